@@ -1,0 +1,58 @@
+# make demo   both methods on the embedded data set: a table and runs/demo/curves.png
+# make test   the tests
+# make check  format, lint, types
+# make test-all  the tests and the slow tier (installs PyTorch for parity)
+# make lock   new versions in requirements.lock
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS ?= dev
+PYTEST_FLAGS ?=
+
+.PHONY: demo test test-all check format lock clean
+
+# Made anew whenever the project's needs change; otherwise a second run starts at once.
+$(VENV)/.installed-$(EXTRAS): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), \
+	  f"Python 3.11, 3.12 or 3.13 is needed, not {sys.version.split()[0]}: make PYTHON=python3.12 ..."'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing locked versions into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c requirements.lock -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(VENV)/.installed-$(EXTRAS)
+	@$(BIN)/dss demo --output_dir runs/demo
+
+test: $(VENV)/.installed-$(EXTRAS)
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+
+test-all: $(VENV)/.installed-$(EXTRAS) $(VENV)/.installed-torch
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+$(VENV)/.installed-torch: requirements-parity.txt | $(VENV)/.installed-$(EXTRAS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c requirements.lock -r requirements-parity.txt
+	@touch $@
+
+check: $(VENV)/.installed-$(EXTRAS)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed-$(EXTRAS)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+# One file for Python 3.11 to 3.13 and for every platform, with markers.
+lock:
+	@$(PYTHON) -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip install --quiet uv
+	@$(VENV)-lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	  --extra dev --extra cuda --extra tpu --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+	  -o requirements.lock
+	@rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) $(VENV)-lock runs .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,87 @@
+"""Standard fine-tuning and distilling step-by-step on the embedded data set, side by side.
+
+  dss demo --output_dir runs/demo
+
+No download, no key, no GPU. The problems are generated, the teacher is simulated and the model is
+trained from nothing; what is real is the whole path from text to scores.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dss_jax.cli import gin_config, options
+from dss_jax.core import registry
+
+METHODS = ("standard", "dss")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's flags."""
+    parser.add_argument("--output_dir", default="runs/demo", help="default: runs/demo")
+    parser.add_argument("--store_dir", help="folder of the token stores (also: DSS_STORE_DIR)")
+    parser.add_argument("--gin.NAME", metavar="VALUE", dest="gin_example", help="a binding")
+
+
+def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Runs the command."""
+    bindings = options.gin_bindings(rest, parser)
+    bindings += options.flag_bindings(args, leave_out=("output_dir",))
+    runs = {}
+    for method in METHODS:
+        files = [options.BASE_GIN_FILE, gin_config.named_file("method", method), "runs/demo.gin"]
+        run = gin_config.load_run(files, bindings)
+        folder = Path(args.output_dir) / method
+        runs[method] = replace(run, train=replace(run.train, output_dir=str(folder)))
+    first = runs[METHODS[0]]
+    assert first.task.name is not None
+    task = registry.load_task(first.task.name)
+
+    from dss_jax.data.prepare import ensure_store
+
+    store = ensure_store(first.task, first.vocabulary, first.data)
+
+    from dss_jax.cli.tables import number, print_table
+    from dss_jax.experiment import single
+    from dss_jax.experiment.curves import plot_curves
+    from dss_jax.train.loop import Interrupted
+
+    results = {}
+    for i, (method, run) in enumerate(runs.items(), 1):
+        print(f"\n{i}/{len(runs)}  {method}: {run.train.steps} steps at batch {run.data.batch_size}")
+        try:
+            results[method] = single.train(run, store, task.scorer)
+        except Interrupted as stop:
+            print(f"\n{stop}. To go on: dss demo --output_dir {args.output_dir}")
+            return 130
+    metric = task.scorer.name
+    rows = [
+        [
+            method,
+            number(r["validation"][metric]),
+            number(r["test"][metric]),
+            number(r["best_step"]),
+        ]
+        for method, r in results.items()
+    ]
+    teacher = results["dss"]["test"].get("teacher")
+    rows.append(["simulated teacher", number(results["dss"]["validation"].get("teacher")),
+                 number(teacher), "-"])  # fmt: skip
+    examples = first.task.train_count or "all"
+    print_table(
+        f"{task.name}: {metric}, %, after {first.train.steps} steps on {examples} examples",
+        ("method", "validation", "test", "best step"),
+        rows,
+        note="Generated problems, a simulated teacher, one seed, a tiny T5 trained from nothing.",
+    )
+    picture = Path(args.output_dir) / "curves.png"
+    plot_curves(
+        [(method, Path(str(run.train.output_dir))) for method, run in runs.items()],
+        metric,
+        picture,
+        title=f"{task.name} (generated), {examples} training examples, tiny T5 from nothing",
+        teacher=results["dss"]["validation"].get("teacher"),
+    )
+    print(f"curves: {picture}")
+    return 0

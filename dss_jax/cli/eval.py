@@ -1,0 +1,61 @@
+"""Score a trained student, and write its predictions.
+
+  dss eval --output_dir runs/cqa --split test --rationales
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dss_jax.cli import gin_config, options
+from dss_jax.core import registry
+from dss_jax.core.errors import UsageError
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's flags."""
+    parser.add_argument("--output_dir", required=True, help="folder of the run")
+    parser.add_argument("--split", action="append", help="train, validation, test (default: test)")
+    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+    parser.add_argument("--rationales", action="store_true", help="generate rationales too")
+    parser.add_argument("--limit", type=int, help="score the first so many rows only")
+    parser.add_argument("--store", help="one token store to use as it is")
+    options.add_data_flags(parser)
+    parser.add_argument("--gin.NAME", metavar="VALUE", dest="gin_example", help="a binding")
+
+
+def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Runs the command."""
+    from dss_jax.experiment import run_folder
+
+    folder = Path(args.output_dir)
+    saved = run_folder.saved_config(folder).absolute()
+    bindings = options.flag_bindings(args, leave_out=("output_dir",))
+    run = gin_config.load_run([saved], bindings + options.gin_bindings(rest, parser))
+    if args.limit is not None and args.limit < 1:
+        raise UsageError(f"--limit must be at least 1, not {args.limit}.")
+    task = registry.load_task(run.task.name, args.task_dir) if run.task.name else None
+
+    from dss_jax.cli.tables import SCORE_COLUMNS, print_table, score_rows
+    from dss_jax.core.scoring import TEXT_ACCURACY
+    from dss_jax.data.prepare import ensure_store
+    from dss_jax.experiment import single
+
+    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=args.task_dir)
+    splits = [{"valid": "validation"}.get(s, s) for s in args.split or ["test"]]
+    for split in splits:
+        store.split(split)
+    run = replace(run, evaluate=replace(run.evaluate, rationales=args.rationales))
+    scorer = task.scorer if task else TEXT_ACCURACY
+    session = single.open_session(run, folder, store, scorer)
+    step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)
+    name = run.task.name or run.task.mixture_or_task_name
+    print_table(
+        f"{name}, {run.method.name}: {scorer.name} of step {step}",
+        SCORE_COLUMNS,
+        score_rows(scores, scorer.name),
+    )
+    for split in splits:
+        print(f"predictions: {folder}/{run_folder.PREDICTIONS}/{split}-{step}.jsonl")
+    return 0

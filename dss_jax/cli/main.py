@@ -1,0 +1,71 @@
+"""`dss`: one file a command. Imports nothing heavy until the arguments are known to be right."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from dss_jax import __version__
+from dss_jax.core.errors import UsageError, nearest
+
+COMMANDS = {
+    "train": "train a student, and score it",
+    "eval": "score a trained student",
+    "prepare": "make the token store of a task",
+    "tasks": "list tasks; show examples and statistics",
+    "config": "print the resolved configuration",
+    "demo": "both methods on the embedded data set: a table and a picture",
+}
+"""Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+def _help() -> str:
+    lines = ["usage: dss COMMAND [flags]   (dss COMMAND --help shows its flags)", ""]
+    lines += [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
+    lines += ["", "  --version", "", "First steps: make demo. Documentation: docs/."]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+      The exit status: 0; 2 for a mistake that the user can fix; 130 for an interrupted run.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if given[0] == "--version":
+        print(f"dss-jax {__version__}")
+        return 0
+    name, rest = given[0], given[1:]
+    try:
+        if name not in COMMANDS:
+            near = nearest(name, COMMANDS)
+            hint = f" Did you mean {near!r}?" if near else ""
+            raise UsageError(f"unknown command {name!r}.{hint} Known: {', '.join(COMMANDS)}.")
+        module = import_module(f"dss_jax.cli.{name}")
+        parser = argparse.ArgumentParser(
+            prog=f"dss {name}", description=module.__doc__, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        module.add_flags(parser)
+        args, unknown = parser.parse_known_args(rest)
+        return module.main(args, unknown, parser)
+    except UsageError as error:
+        print(f"dss: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("dss: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; Python would complain again at exit.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

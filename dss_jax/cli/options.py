@@ -1,0 +1,143 @@
+"""Flags that the commands share, and how they become a checked configuration."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dss_jax.cli import gin_config
+from dss_jax.core import config, registry
+from dss_jax.core.errors import UsageError, nearest
+from dss_jax.core.types import DistillationTask
+
+BASE_GIN_FILE = "runs/train.gin"
+
+BOUND_FLAGS = {
+    "data_dir": "Task.data_dir",
+    "vocabulary": "Vocabulary.path",
+    "store_dir": "Data.store_dir",
+    "store": "Data.store",
+    "output_dir": "Train.output_dir",
+    "mixture_or_task_name": "Task.mixture_or_task_name",
+    "mixture_or_task_module": "Task.mixture_or_task_module",
+}
+"""Flag -> the gin binding that it is short for."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked configuration and the task that it names (None: a SeqIO task of the user's)."""
+
+    run: config.Run
+    task: DistillationTask | None
+    task_dirs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.run.task.name or self.run.task.mixture_or_task_name or ""
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that say which data."""
+    parser.add_argument("--data_dir", help="folder of the data (also: DSS_DATA_DIR)")
+    parser.add_argument("--vocabulary", help="SentencePiece model: a file, gs:// or https://")
+    parser.add_argument("--store_dir", help="folder of the token stores (also: DSS_STORE_DIR)")
+    parser.add_argument(
+        "--task_dir", action="append", default=[], help="a folder with task files of yours"
+    )
+
+
+def add_gin_flags(parser: argparse.ArgumentParser) -> None:
+    """T5X's flags for gin."""
+    parser.add_argument("--gin_file", action="append", default=[], help="read after the others")
+    parser.add_argument(
+        "--gin_search_paths", default="", help="folders with gin files, separated by commas"
+    )
+    parser.add_argument(
+        "--gin.NAME", metavar="VALUE", dest="gin_example", help="a binding: --gin.Train.steps=300"
+    )
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that name a whole run."""
+    parser.add_argument("--task", help="a task file's name: see `dss tasks`")
+    parser.add_argument("--method", help="standard, distill, dss or dss_unlabeled (default: dss)")
+    parser.add_argument("--model", help="for example t5_1_1_base: gin_configs/models/")
+    parser.add_argument("--output_dir", help="where the run writes, and goes on from")
+    parser.add_argument("--store", help="one token store to use as it is")
+    parser.add_argument("--mixture_or_task_name", help="a SeqIO task or mixture of yours")
+    parser.add_argument("--mixture_or_task_module", help="the Python module that registers it")
+    add_data_flags(parser)
+    add_gin_flags(parser)
+
+
+def gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """`--gin.NAME=value` flags -> bindings.
+
+    Raises:
+      UsageError: a flag is none of the parser's.
+    """
+    bindings = []
+    for flag in rest:
+        if flag.startswith("--gin."):
+            name, separator, value = flag.removeprefix("--gin.").partition("=")
+            if not separator:
+                raise UsageError(f"{flag} needs a value: --gin.{name}=VALUE.")
+            bindings.append(f"{name} = {value}")
+        else:
+            known = [o for action in parser._actions for o in action.option_strings]
+            near = nearest(flag.partition("=")[0], known)
+            hint = f" Did you mean {near}?" if near else ""
+            raise UsageError(f"unknown argument {flag!r}.{hint} See {parser.prog} --help.")
+    return bindings
+
+
+def flag_bindings(args: argparse.Namespace, leave_out: Sequence[str] = ()) -> list[str]:
+    """Flags that were given -> the bindings they are short for."""
+    given = {f: getattr(args, f, None) for f in BOUND_FLAGS if f not in leave_out}
+    return [f"{BOUND_FLAGS[f]} = {value!r}" for f, value in given.items() if value is not None]
+
+
+def _files(args: argparse.Namespace, search: list[str]) -> tuple[list[str | Path], list[str]]:
+    """Gin files that the flags are short for, and bindings where a task has no gin file."""
+    files: list[str | Path] = [BASE_GIN_FILE]
+    bindings: list[str] = []
+    if args.model:
+        files.append(gin_config.named_file("model", args.model, search))
+    method = args.method or ("standard" if args.mixture_or_task_name else None)
+    if method:
+        files.append(gin_config.named_file("method", method, search))
+    if args.task:
+        registry.load_task(args.task, args.task_dir)
+        own = gin_config.gin_names("tasks", search).get(args.task)
+        if own:
+            files.append(own)
+        else:
+            bindings.append(f"Task.name = {args.task!r}")
+    return [*files, *args.gin_file], bindings
+
+
+def resolve(
+    args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser
+) -> Resolved:
+    """Flags -> checked configuration. Later ones win: base, model, method, task, `--gin_file`s,
+    flags, `--gin.` bindings.
+
+    Raises:
+      UsageError: a name or a value is wrong.
+    """
+    # A folder of the user's holds tasks/ and gin_configs/ side by side, as this project does.
+    beside = [str(Path(d).absolute().parent / "gin_configs") for d in args.task_dir]
+    search = [p for p in args.gin_search_paths.split(",") if p] + beside
+    files, bindings = _files(args, search)
+    bindings += flag_bindings(args)
+    run = gin_config.load_run(files, bindings + gin_bindings(rest, parser), search)
+    if run.task.name is None and run.task.mixture_or_task_name is None:
+        known = ", ".join(sorted(registry.task_names(args.task_dir)))
+        raise UsageError(f"no task: give --task NAME. Known: {known}.")
+    if not args.model and not args.gin_file and args.needs_model:
+        known = ", ".join(sorted(gin_config.gin_names("models", search)))
+        raise UsageError(f"no model: give --model NAME. Known: {known}.")
+    task = registry.load_task(run.task.name, args.task_dir) if run.task.name else None
+    return Resolved(run, task, tuple(args.task_dir))

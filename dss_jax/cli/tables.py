@@ -1,0 +1,49 @@
+"""Tables on the terminal, drawn by rich."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def number(value: float | int | None, digits: int = 2) -> str:
+    """A number as text; "-" where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+) -> None:
+    """Prints a table: the first column to the left, the others to the right."""
+    table = Table(title=title, caption=note or None, box=box.SIMPLE, title_justify="left")
+    table.caption_justify = "left"
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A file or a pipe has no width; wrapped cells would be hard to read there.
+        console = Console(highlight=False, width=160)
+    console.print(table)
+
+
+SCORE_COLUMNS = ("split", "examples", "score", "teacher", "label loss", "rationale loss")
+
+
+def score_rows(scores: dict, metric: str) -> list[list[str]]:
+    """Rows of a table with `SCORE_COLUMNS` from split -> numbers."""
+    return [
+        [
+            split,
+            number(numbers["examples"]),
+            number(numbers[metric]),
+            number(numbers.get("teacher")),
+            number(numbers.get("label/loss"), 4),
+            number(numbers.get("rationale/loss"), 4),
+        ]
+        for split, numbers in scores.items()
+    ]

@@ -1,0 +1,109 @@
+"""List tasks, show examples as the model sees them, and count.
+
+  dss tasks
+  dss tasks show cqa --n 3
+  dss tasks stats cqa
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from dss_jax.cli import options
+from dss_jax.core import registry
+from dss_jax.core.errors import UsageError, unknown_name
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's flags."""
+    parser.add_argument("action", nargs="?", default="list", help="list (default), show or stats")
+    parser.add_argument("task", nargs="?", help="a task's name")
+    parser.add_argument("--n", type=int, default=3, help="show: how many examples (default 3)")
+    parser.add_argument("--split", default="train", help="show: train, validation or test")
+    parser.add_argument("--store", help="one token store to use as it is")
+    parser.add_argument("--prefixes", help="paper or released_code")
+    options.add_data_flags(parser)
+    options.add_gin_flags(parser)
+    parser.set_defaults(needs_model=False, model=None, method=None, mixture_or_task_name=None)
+
+
+def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Runs the command."""
+    actions = {"list": _list, "show": _show, "stats": _stats}
+    if args.action not in actions:
+        raise unknown_name("action", args.action, actions)
+    if args.action != "list" and args.task is None:
+        raise UsageError(f"which task? dss tasks {args.action} NAME. `dss tasks` lists them.")
+    if args.n < 1:
+        raise UsageError(f"--n must be at least 1, not {args.n}.")
+    if args.prefixes:
+        rest = [*rest, f"--gin.Task.prefixes={args.prefixes!r}"]
+    return actions[args.action](args, rest, parser)
+
+
+def _list(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    options.gin_bindings(rest, parser)
+    from dss_jax.cli.tables import print_table
+
+    rows = []
+    for name in sorted(registry.task_names(args.task_dir)):
+        task = registry.load_task(name, args.task_dir)
+        sources = ", ".join(type(s).__name__.lower() for s in task.sources)
+        rows.append([name, task.description, sources, task.scorer.name, task.licence])
+    print_table("tasks", ("name", "what", "from", "metric", "licence"), rows)
+    return 0
+
+
+def _show(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    resolved = options.resolve(args, rest, parser)
+    from dss_jax.data.summary import describe_examples
+    from dss_jax.data.prepare import ensure_store
+
+    run = resolved.run
+    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs)
+    split = {"valid": "validation"}.get(args.split, args.split)
+    for text in describe_examples(store, split, args.n, run.data):
+        print(text)
+    return 0
+
+
+def _stats(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    resolved = options.resolve(args, rest, parser)
+    assert resolved.task is not None
+    from dss_jax.cli.tables import number, print_table
+    from dss_jax.data import summary
+    from dss_jax.data.prepare import ensure_store
+
+    run, task = resolved.run, resolved.task
+    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs)
+    rows = [
+        [
+            s.split,
+            number(s.rows),
+            number(s.teacher_accuracy),
+            number(s.invalid_labels),
+            number(s.empty_labels),
+            number(s.empty_rationales),
+            f"{number(s.rationale_words[0], 1)}/{number(s.rationale_words[1], 0)}",
+        ]
+        for s in summary.label_counts(task, run.task.data_dir)
+    ]
+    print_table(
+        f"{task.name}: rows and the teacher's labels ({task.scorer.name}, %)",
+        ("split", "rows", "teacher accuracy", "invalid labels", "of them empty",
+         "empty rationales", "rationale words mean/p99"),
+        rows,
+        note="Invalid: none of the labels allowed for that row, or none at all.",
+    )  # fmt: skip
+    lengths = [
+        [f"{s.split} {s.column}", *(number(v, d) for v, d in
+         ((s.mean, 1), (s.median, 0), (s.p99, 0), (s.longest, 0))), number(s.cut)]
+        for s in summary.token_lengths(store, run.data)
+    ]  # fmt: skip
+    print_table(
+        f"{task.name}: tokens, prefix and EOS included, under the vocabulary of the store",
+        ("split, feature", "mean", "p50", "p99", "max", "cut"),
+        lengths,
+        note=f"Cut: longer than {run.data.input_length} (inputs) or {run.data.target_length} "
+        "(targets) tokens.",
+    )
+    return 0

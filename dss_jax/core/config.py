@@ -1,0 +1,465 @@
+"""The configuration of a run: frozen dataclasses that check themselves. Standard library only.
+
+gin fills them (`dss_jax.cli.gin_config`); nothing else in the package knows gin. A name here is
+the name in a gin file: `Train.steps = 300`. Fields marked `free` may change when a run continues
+in the same output folder, all others may not: they would make it another experiment.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from dss_jax.core.errors import UsageError, unknown_name
+
+AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+MESH_AXES = ("data", "fsdp", "model")
+LOGICAL_AXES = (
+    "batch", "length", "vocab", "embed", "joined_kv", "mlp", "layers", "heads", "kv",
+    "relpos_buckets", "activation_embed",
+)  # fmt: skip
+
+DEFAULT_LOGICAL_AXIS_RULES: AxisRules = (
+    ("batch", ("data", "fsdp")),
+    ("vocab", "model"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("embed", "fsdp"),
+    ("length", None),
+    ("kv", None),
+    ("layers", None),
+    ("relpos_buckets", None),
+    ("activation_embed", None),
+)
+
+
+def free(default: Any) -> Any:
+    """A field that may change when a run is continued."""
+    return field(default=default, metadata={"free": True})
+
+
+def _among(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise unknown_name(what, str(value), allowed)
+
+
+def _number(what: str, value: Any, kinds: type | tuple[type, ...]) -> None:
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        wanted = "a whole number" if kinds is int else "a number"
+        raise UsageError(f"{what} must be {wanted}, not {value!r}.")
+
+
+def _at_least(what: str, value: Any, least: int, fix: str = "") -> None:
+    _number(what, value, int)
+    if value < least:
+        raise UsageError(f"{what} must be at least {least}, not {value}. {fix}".strip())
+
+
+def _between(what: str, value: Any, low: float, high: float) -> None:
+    _number(what, value, (int, float))
+    if not low <= value <= high:
+        raise UsageError(f"{what} must be between {low:g} and {high:g}, not {value}.")
+
+
+def _flag(what: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise UsageError(f"{what} must be True or False, not {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Which data set, and how much of it.
+
+    Attributes:
+      name: a task file's name ("cqa"); None where `mixture_or_task_name` is used.
+      data_dir: folder of the data (for the benchmarks, the authors' release layout); None: the
+        environment's DSS_DATA_DIR.
+      prefixes: "paper" ("[label] ", "[rationale] ") or "released_code" ("predict: ", "explain: ").
+      train_fraction: share of the training split that is used, in (0, 1]; smaller shares are
+        inside larger ones.
+      train_count: number of training examples instead; None: use the fraction.
+      subset_seed: which subset.
+      mixture_or_task_name: a SeqIO task or mixture of the user's with `inputs` and `targets`.
+      mixture_or_task_module: the Python module that registers it.
+    """
+
+    name: str | None = None
+    data_dir: str | None = free(None)
+    prefixes: str = "paper"
+    train_fraction: float = 1.0
+    train_count: int | None = None
+    subset_seed: int = 0
+    mixture_or_task_name: str | None = None
+    mixture_or_task_module: str | None = None
+
+    def __post_init__(self) -> None:
+        _among("Task.prefixes", self.prefixes, ("paper", "released_code"))
+        _between("Task.train_fraction", self.train_fraction, 0, 1)
+        if self.train_fraction == 0:
+            raise UsageError("Task.train_fraction must be above 0.")
+        if self.train_count is not None:
+            _at_least("Task.train_count", self.train_count, 1)
+            if self.train_fraction != 1.0:
+                raise UsageError("give Task.train_fraction or Task.train_count, not both.")
+        _at_least("Task.subset_seed", self.subset_seed, 0)
+        if self.name is not None and self.mixture_or_task_name is not None:
+            raise UsageError(
+                f"give Task.name ({self.name!r}) or Task.mixture_or_task_name "
+                f"({self.mixture_or_task_name!r}), not both."
+            )
+        if self.mixture_or_task_name is not None and self.mixture_or_task_module is None:
+            raise UsageError(
+                "Task.mixture_or_task_name needs Task.mixture_or_task_module, the Python module "
+                "that registers it."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The SentencePiece vocabulary.
+
+    Attributes:
+      path: the `.model` file: a local path, https://, or gs:// of a public bucket (fetched once
+        into the cache); None: the task's own where it ships one, else T5's public vocabulary.
+      extra_ids: sentinel ids above the model's pieces (T5: 100).
+    """
+
+    path: str | None = None
+    extra_ids: int = 100
+
+    def __post_init__(self) -> None:
+        _at_least("Vocabulary.extra_ids", self.extra_ids, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Token store and batches.
+
+    Attributes:
+      batch_size: examples a step, global; each is trained on in both roles.
+      input_length: longest input in tokens, EOS included; longer ones are cut and counted.
+      target_length: longest label or rationale in tokens, EOS included.
+      layout: how a batch is laid out; "padded".
+      length_multiple: padded lengths are rounded up to a multiple of this, in tokens.
+      seed: seed of the order of the training examples.
+      store_dir: folder of all token stores; None: the environment's DSS_STORE_DIR, or the
+        user's cache folder.
+      store: one store to use as it is, for example copied from a machine with TensorFlow.
+    """
+
+    batch_size: int = 64
+    input_length: int = 1024
+    target_length: int = 256
+    layout: str = "padded"
+    length_multiple: int = 8
+    seed: int = 0
+    store_dir: str | None = free(None)
+    store: str | None = free(None)
+
+    def __post_init__(self) -> None:
+        _at_least("Data.batch_size", self.batch_size, 1)
+        _at_least("Data.input_length", self.input_length, 2)
+        _at_least("Data.target_length", self.target_length, 2)
+        _at_least("Data.length_multiple", self.length_multiple, 1)
+        _at_least("Data.seed", self.seed, 0)
+        _among("Data.layout", self.layout, ("padded",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What the student learns.
+
+    Attributes:
+      name: "standard", "distill", "dss" or "dss_unlabeled", as in METHOD's table .
+      label: "gold" or "teacher": whose label is trained on.
+      rationale: whether the teacher's rationale is learned as a second task.
+    """
+
+    name: str = "dss"
+    label: str = "gold"
+    rationale: bool = True
+
+    def __post_init__(self) -> None:
+        _among("Method.label", self.label, ("gold", "teacher"))
+        _flag("Method.rationale", self.rationale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """alpha * mean over label tokens + (1 - alpha) * mean over rationale tokens.
+
+    Attributes:
+      alpha: weight of the label task, in [0, 1]. 0.5 is the paper's lambda = 1: it halves the
+        whole loss, which Adam ignores. Without a rationale task it is not used.
+      z_loss: coefficient of log(Z)^2, as in T5X (1e-4 there for pre-training); 0 is off.
+      label_smoothing: in [0, 1), as in T5X; 0 is off.
+    """
+
+    alpha: float = 0.5
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _between("Loss.alpha", self.alpha, 0, 1)
+        _between("Loss.z_loss", self.z_loss, 0, 1)
+        _between("Loss.label_smoothing", self.label_smoothing, 0, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """The optimiser. The defaults are the authors' released code.
+
+    Attributes:
+      name: "adamw" or "adafactor" (as T5X uses it: factored, scaled by the parameters' RMS).
+      learning_rate: peak.
+      schedule: "linear" (to 0 at Train.steps) or "constant".
+      warmup_steps: linear warm-up, optimiser updates.
+      b1, b2, eps, weight_decay: of AdamW.
+      decay_rate: of Adafactor's second moment: 1 - (t + 1)^-decay_rate.
+      clip_norm: gradients are clipped to this global norm; 0 is off.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 5e-5
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decay_rate: float = 0.8
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        _among("Optimizer.name", self.name, ("adamw", "adafactor"))
+        _among("Optimizer.schedule", self.schedule, ("linear", "constant"))
+        _between("Optimizer.learning_rate", self.learning_rate, 0, 10)
+        _at_least("Optimizer.warmup_steps", self.warmup_steps, 0)
+        for name in ("b1", "b2", "decay_rate"):
+            _between(f"Optimizer.{name}", getattr(self, name), 0, 1)
+        for name in ("eps", "weight_decay", "clip_norm"):
+            _between(f"Optimizer.{name}", getattr(self, name), 0, float("inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """The device mesh and what is sharded over it.
+
+    Attributes:
+      data, fsdp, model: devices along each axis; one of them may be -1: all that are left.
+      logical_axis_rules: (logical axis, mesh axis or axes or None), as in T5X.
+    """
+
+    data: int = free(-1)
+    fsdp: int = free(1)
+    model: int = free(1)
+    logical_axis_rules: AxisRules = free(DEFAULT_LOGICAL_AXIS_RULES)
+
+    def __post_init__(self) -> None:
+        for axis in MESH_AXES:
+            size = getattr(self, axis)
+            _number(f"Mesh.{axis}", size, int)
+            if size != -1 and size < 1:
+                raise UsageError(f"Mesh.{axis} must be at least 1, or -1 (the rest), not {size}.")
+        if [self.data, self.fsdp, self.model].count(-1) > 1:
+            raise UsageError("at most one of Mesh.data, Mesh.fsdp and Mesh.model may be -1.")
+        for logical, mesh_axes in self.logical_axis_rules:
+            _among("logical axis in Mesh.logical_axis_rules", logical, LOGICAL_AXES)
+            for axis in (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ():
+                _among("mesh axis in Mesh.logical_axis_rules", axis, MESH_AXES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """The T5 model; names as in T5X's `network.T5Config`.
+
+    Attributes:
+      vocab_size: rows of the embedding; None: the vocabulary's size, rounded up to a multiple of
+        128 as T5's is.
+      emb_dim: width of the residual stream (Hugging Face: d_model).
+      num_heads, head_dim: attention heads and their width (num_heads, d_kv).
+      mlp_dim: width of the feed-forward layer (d_ff).
+      num_encoder_layers, num_decoder_layers: layers.
+      mlp_activations: ("relu",) for v1.0, ("gelu", "linear") for v1.1.
+      logits_via_embedding: v1.0: logits are the scaled product with the input embedding.
+      relative_attention_num_buckets, relative_attention_max_distance: of the position bias.
+      layer_norm_epsilon: of the RMS norm.
+      dropout_rate: in [0, 1).
+      dtype: of activations, "float32" or "bfloat16"; parameters, norms, softmax and loss stay
+        in float32.
+    """
+
+    vocab_size: int | None = 32128
+    emb_dim: int = 768
+    num_heads: int = 12
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    num_encoder_layers: int = 12
+    num_decoder_layers: int = 12
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    logits_via_embedding: bool = False
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    dropout_rate: float = 0.1
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.vocab_size is not None:
+            _at_least("T5Config.vocab_size", self.vocab_size, 3)
+        for name in ("emb_dim", "num_heads", "head_dim", "mlp_dim"):
+            _at_least(f"T5Config.{name}", getattr(self, name), 1)
+        for name in ("num_encoder_layers", "num_decoder_layers"):
+            _at_least(f"T5Config.{name}", getattr(self, name), 1)
+        _at_least(
+            "T5Config.relative_attention_num_buckets", self.relative_attention_num_buckets, 4
+        )
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
+            raise UsageError(
+                "T5Config.relative_attention_max_distance must be above half of "
+                f"relative_attention_num_buckets ({self.relative_attention_num_buckets}), not "
+                f"{self.relative_attention_max_distance}."
+            )
+        if not 1 <= len(self.mlp_activations) <= 2:
+            raise UsageError(
+                "T5Config.mlp_activations must name one activation, or two for a gated layer, "
+                f"not {self.mlp_activations!r}."
+            )
+        for activation in self.mlp_activations:
+            _among("T5Config.mlp_activations", activation, ("relu", "gelu", "silu", "linear"))
+        _flag("T5Config.logits_via_embedding", self.logits_via_embedding)
+        _between("T5Config.dropout_rate", self.dropout_rate, 0, 0.999)
+        _among("T5Config.dtype", self.dtype, ("float32", "bfloat16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Scoring by greedy decoding.
+
+    Attributes:
+      every: optimiser updates between evaluations on the validation split.
+      batch_size: examples decoded at once, global.
+      max_decode_length: longest prediction of a label, in tokens.
+      max_rationale_length: longest generated rationale, in tokens.
+      validation_examples: how many validation rows are scored each time (the first ones); None:
+        all.
+      rationales: whether the written predictions carry a generated rationale.
+    """
+
+    every: int = 250
+    batch_size: int = 256
+    max_decode_length: int = 64
+    max_rationale_length: int = 128
+    validation_examples: int | None = None
+    rationales: bool = free(False)
+
+    def __post_init__(self) -> None:
+        for name in ("every", "batch_size", "max_decode_length", "max_rationale_length"):
+            _at_least(f"Evaluate.{name}", getattr(self, name), 1)
+        if self.validation_examples is not None:
+            _at_least("Evaluate.validation_examples", self.validation_examples, 1)
+        _flag("Evaluate.rationales", self.rationales)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """The loop.
+
+    Attributes:
+      steps: optimiser updates.
+      seed: of the parameters and of dropout.
+      microbatches: the batch is split into this many parts whose gradients are added up; the
+        result is that of the whole batch.
+      checkpoint_every: optimiser updates between checkpoints; None: at each evaluation.
+      keep_checkpoints: how many of the latest are kept, beside the best on validation.
+      log_every: optimiser updates between lines of `metrics.jsonl`.
+      output_dir: where everything that the run makes goes.
+    """
+
+    steps: int = 10_000
+    seed: int = 0
+    microbatches: int = 1
+    checkpoint_every: int | None = free(None)
+    keep_checkpoints: int = free(1)
+    log_every: int = free(10)
+    output_dir: str | None = free(None)
+
+    def __post_init__(self) -> None:
+        _at_least("Train.steps", self.steps, 1)
+        _at_least("Train.seed", self.seed, 0)
+        _at_least("Train.microbatches", self.microbatches, 1)
+        _at_least("Train.keep_checkpoints", self.keep_checkpoints, 1)
+        _at_least("Train.log_every", self.log_every, 1)
+        if self.checkpoint_every is not None:
+            _at_least("Train.checkpoint_every", self.checkpoint_every, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that decides the result of a run."""
+
+    task: Task = Task()
+    vocabulary: Vocabulary = Vocabulary()
+    data: Data = Data()
+    method: Method = Method()
+    model: T5Config = T5Config()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    mesh: Mesh = Mesh()
+    evaluate: Evaluate = Evaluate()
+    train: Train = Train()
+
+    def __post_init__(self) -> None:
+        if self.data.batch_size % self.train.microbatches:
+            raise UsageError(
+                f"Data.batch_size ({self.data.batch_size}) must be a multiple of "
+                f"Train.microbatches ({self.train.microbatches})."
+            )
+        if self.task.mixture_or_task_name is not None and (
+            self.method.rationale or self.method.label != "gold"
+        ):
+            raise UsageError(
+                f"the SeqIO task {self.task.mixture_or_task_name!r} has inputs and targets only, "
+                f"so --method must be standard, not {self.method.name!r}. For rationales, write "
+                "a task file: docs/add_a_task.md."
+            )
+
+
+SECTIONS: dict[str, type] = {
+    "Task": Task,
+    "Vocabulary": Vocabulary,
+    "Data": Data,
+    "Method": Method,
+    "T5Config": T5Config,
+    "Loss": Loss,
+    "Optimizer": Optimizer,
+    "Mesh": Mesh,
+    "Evaluate": Evaluate,
+    "Train": Train,
+}
+"""Name in gin files -> class, in the order in which they are printed."""
+
+
+def sections(run: Run) -> dict[str, Any]:
+    """Name in gin files -> the run's value of it."""
+    values = [getattr(run, f.name) for f in dataclasses.fields(run)]
+    by_name = {type(v).__name__: v for v in values}
+    return {name: by_name[name] for name in SECTIONS}
+
+
+def to_gin(run: Run, *, only_fixed: bool = False) -> str:
+    """The resolved configuration as gin text, which gives the same `Run` again.
+
+    Args:
+      run: the configuration.
+      only_fixed: leave out the fields that may change when a run continues.
+    """
+    lines = []
+    for name, value in sections(run).items():
+        lines.append(f"# {name}")
+        for f in dataclasses.fields(value):
+            if not (only_fixed and f.metadata.get("free")):
+                lines.append(f"{name}.{f.name} = {getattr(value, f.name)!r}")
+        lines.append("")
+    return "\n".join(lines)

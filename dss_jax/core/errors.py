@@ -1,0 +1,26 @@
+"""Errors written for people: the value, what is allowed, the nearest name, the fix."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """The user can fix this. The command line prints its text without a traceback."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, or None where nothing is close."""
+    names = list(known)
+    found = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    if not found:
+        return None
+    return next(n for n in names if n.lower() == found[0])
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """An error for a name that is not among `known`, with the nearest that is."""
+    names = sorted(known)
+    near = nearest(name, names)
+    hint = f" Did you mean {near!r}?" if near else ""
+    listed = ", ".join(names) if names else "none"
+    return UsageError(f"unknown {kind} {name!r}.{hint} Known: {listed}.")

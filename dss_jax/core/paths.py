@@ -1,0 +1,23 @@
+"""Where files are that come with the package, and where it keeps its own. Standard library only."""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped(name: str) -> Path:
+    """A folder that comes with the package, for example "tasks" or "gin_configs".
+
+    In an installed wheel it is inside the package, in a checkout beside it.
+    """
+    inside = PACKAGE / "_share" / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+def cache_folder() -> Path:
+    """Folder of what can be made or fetched again: DSS_CACHE_DIR, or dss-jax in the user's cache."""
+    if own := os.environ.get("DSS_CACHE_DIR"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dss-jax"

@@ -1,0 +1,106 @@
+"""Finds task files by name and loads them. Standard library only.
+
+A task is found in the first folder of this list that has `<name>.py`: folders given by the
+caller, those of the environment's DSS_TASK_PATH, `./tasks`, the tasks that come with the package.
+Files whose name starts with an underscore are skipped.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.core.paths import shipped
+from dss_jax.core.types import DistillationTask
+
+TaskDirs = Iterable[str | os.PathLike[str]]
+
+
+def task_folders(dirs: TaskDirs = ()) -> list[Path]:
+    """The folders that are searched, first wins.
+
+    Raises:
+      UsageError: a folder of `dirs` or of DSS_TASK_PATH does not exist.
+    """
+    path = os.environ.get("DSS_TASK_PATH", "")
+    asked = [(str(d), "task folder") for d in dirs]
+    asked += [(p, "folder in DSS_TASK_PATH") for p in path.split(os.pathsep) if p]
+    for folder, what in asked:
+        if not Path(folder).is_dir():
+            raise UsageError(f"{what} {folder!r} does not exist. Give an existing folder.")
+    return [Path(folder) for folder, _ in asked] + [Path("tasks"), shipped("tasks")]
+
+
+def task_names(dirs: TaskDirs = ()) -> dict[str, Path]:
+    """Name -> file of every task that can be found, sorted by name."""
+    found: dict[str, Path] = {}
+    for folder in task_folders(dirs):
+        for file in sorted(folder.glob("*.py")):
+            if not file.name.startswith("_"):
+                found.setdefault(file.stem, file.resolve())
+    return dict(sorted(found.items()))
+
+
+def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
+    """The task of that name, with `file` filled in.
+
+    Args:
+      name: stem of the task file, for example "cqa".
+      dirs: folders that are searched before the others.
+
+    Raises:
+      UsageError: no such task; or its file fails to load or holds no `TASK`, with file and line.
+    """
+    known = task_names(dirs)
+    if name not in known:
+        raise unknown_name("task", name, known)
+    return load_task_file(known[name])
+
+
+def load_task_file(file: Path) -> DistillationTask:
+    """The `TASK` of one file; errors as in `load_task`."""
+    task = getattr(_import(file), "TASK", None)
+    if not isinstance(task, DistillationTask):
+        found = "none" if task is None else f"a {type(task).__name__}"
+        raise UsageError(
+            f"{file}: a task file must define TASK, a dss_jax.core.types.DistillationTask; "
+            f"found {found}. docs/add_a_task.md shows one."
+        )
+    if task.name != file.stem:
+        raise UsageError(
+            f"{file}: TASK.name is {task.name!r}, but must be the file's name, {file.stem!r}."
+        )
+    return dataclasses.replace(task, file=str(file))
+
+
+def _import(file: Path) -> ModuleType:
+    digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
+    module_name = f"_dss_task_{file.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses and pickle look a class's module up by name.
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        where = f"{file}:{_line(error, file)}"
+        raise UsageError(
+            f"{where}: the task file fails to load: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _line(error: Exception, file: Path) -> int:
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return error.lineno or 1
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == str(file) and f.lineno]
+    return lines[-1] if lines else 1

@@ -1,0 +1,45 @@
+"""The two rules by which a predicted label is right. Standard library only."""
+
+import math
+import unicodedata
+
+from dss_jax.core.arithmetic import evaluate
+from dss_jax.core.types import Scorer
+
+RELATIVE_TOLERANCE = 1e-9
+"""Of the larger value. Only forgives the rounding of 64-bit floats: 2 / 3 is not 0.667."""
+
+ABSOLUTE_TOLERANCE = 1e-9
+"""Near zero, where a relative tolerance forgives nothing."""
+
+
+def same_text(target: str, prediction: str) -> bool:
+    """Whether two labels are the same text to a student.
+
+    Both sides go through Unicode NFKC, and each run of white space becomes one space. A student
+    can only write what its vocabulary can spell: SentencePiece's `nmt_nfkc` rule changes text
+    when it is encoded (full-width letters, ligatures, fractions, no-break and doubled spaces), so
+    without this a label with such a character would not match its own `decode(encode(label))`,
+    and could never be scored right. Case and punctuation count.
+    """
+    return _normal(target) == _normal(prediction)
+
+
+def same_value(target: str, prediction: str) -> bool:
+    """Whether two equations have the same number as value, as SVAMP is scored.
+
+    A side without a value (see `dss_jax.core.arithmetic.evaluate`) is just wrong, also where both
+    sides are the same text. `( 84.0 / 2.0 )` equals `(84 / 2)` and `42`.
+    """
+    wanted, got = evaluate(target), evaluate(prediction)
+    if wanted is None or got is None:
+        return False
+    return math.isclose(wanted, got, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
+
+
+def _normal(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+TEXT_ACCURACY = Scorer(name="text_accuracy", correct=same_text)
+EQUATION_ACCURACY = Scorer(name="equation_accuracy", correct=same_value)

@@ -1,0 +1,200 @@
+"""What a data set is: the types that files in `tasks/` fill in. Standard library only.
+
+A task file describes; it never reads. The readers of the sources below live in
+`dss_jax.data.rows`, so that a task file loads in milliseconds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SPLITS = ("train", "validation", "test")
+"""Names of splits, as in SeqIO and TFDS."""
+
+Row = Mapping[str, Any]
+"""One row as the source holds it: field name -> value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One row of a task as text, before prefixes.
+
+    Attributes:
+      id: unique within its split; "": the reader gives it the row's number.
+      input: what the student reads.
+      label: the gold label; "" where the row has none (it is then left out where the gold
+        label is trained on or scored).
+      teacher_label: the teacher's label; "" where it gave none.
+      rationale: the teacher's rationale; "" where it gave none (such a row trains only the
+        label task).
+      allowed_labels: the labels that are valid answers here; () where any text may be.
+    """
+
+    id: str
+    input: str
+    label: str = ""
+    teacher_label: str = ""
+    rationale: str = ""
+    allowed_labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A teacher's completion, taken apart. Either part is "" where it is missing."""
+
+    rationale: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Rows in the layout of the authors' public release, below `--data_dir`.
+
+    Attributes:
+      folder: sub-folder of the data directory, for example "cqa".
+      files: split -> file in the folder, one JSON object a line.
+      completions: split -> pattern of the files with the teacher's raw completions, for example
+        "llm/train_CoT_{k}.json" for k = 0, 1, ...; each a JSON list of strings, in row order.
+    """
+
+    folder: str
+    files: Mapping[str, str]
+    completions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tfds:
+    """Rows of a TensorFlow Datasets data set, read through SeqIO's `TfdsDataSource`.
+
+    Attributes:
+      name: with version, for example "esnli:0.1.0".
+      splits: our split name -> its name in TFDS.
+      completions: as in `Release`; joined to the rows by position, from the same data directory.
+      completions_folder: sub-folder of the data directory that holds them.
+    """
+
+    name: str
+    splits: Mapping[str, str]
+    completions: Mapping[str, str] = field(default_factory=dict)
+    completions_folder: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jsonl:
+    """One JSON object a line. Files are relative to `--data_dir`, or to the task file."""
+
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Csv:
+    """Comma-separated values with a header line. Files as in `Jsonl`."""
+
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """Rows from a function of the split, for data sets that are computed.
+
+    Attributes:
+      rows: split -> rows; must give the same rows each time.
+      splits: the splits it knows.
+    """
+
+    rows: Callable[[str], Iterator[Row]]
+    splits: tuple[str, ...] = SPLITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeqioSource:
+    """Any `seqio.DataSource`, made when it is needed (so that nothing imports TensorFlow early).
+
+    Attributes:
+      make: returns the `seqio.DataSource`.
+      splits: the splits it offers, by our names.
+    """
+
+    make: Callable[[], Any]
+    splits: tuple[str, ...] = SPLITS
+
+
+Source = Release | Tfds | Jsonl | Csv | Generated | SeqioSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Accuracy by a yes-or-no rule for each item.
+
+    Calling it gives SeqIO's form of a metric function:
+    `scorer(targets, predictions) -> {name: per cent right}`.
+
+    Attributes:
+      name: name of the metric, for example "text_accuracy".
+      correct: (target, prediction) -> whether the prediction is right.
+    """
+
+    name: str
+    correct: Callable[[str, str], bool]
+
+    @property
+    def __name__(self) -> str:  # SeqIO logs metric functions by this name.
+        return self.name
+
+    def __call__(self, targets: list[str], predictions: list[str]) -> dict[str, float]:
+        if len(targets) != len(predictions):
+            raise ValueError(f"{len(targets)} targets but {len(predictions)} predictions")
+        right = sum(self.correct(t, p) for t, p in zip(targets, predictions, strict=True))
+        return {self.name: 100.0 * right / len(targets) if targets else 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationTask:
+    """A data set with labels and a teacher's rationales.
+
+    Attributes:
+      name: also the file's name and the name of the SeqIO mixture.
+      description: one line.
+      licence: of the data.
+      sources: tried in order, split by split; the first that has the split serves it.
+      to_example: (row, raw completion or None) -> `Example`.
+      scorer: judges predicted labels.
+      validation_fraction: share of train that becomes validation where the source has no
+        validation split (rounded up, as `datasets.train_test_split` does).
+      validation_seed: seed of that split.
+      default_vocabulary: path of a SentencePiece model relative to the task file, for a data set
+        that ships its own; None means that the model's vocabulary is used.
+      file: path of the task file; the registry fills it in.
+    """
+
+    name: str
+    description: str
+    licence: str
+    sources: tuple[Source, ...]
+    to_example: Callable[[Row, str | None], Example]
+    scorer: Scorer
+    validation_fraction: float = 0.0
+    validation_seed: int = 0
+    default_vocabulary: str | None = None
+    file: str | None = None
+
+
+def plain_example(row: Row, completion: str | None) -> Example:
+    """`to_example` for rows that have the fields already, as in plain JSONL or CSV.
+
+    Args:
+      row: `input`, and as far as known `label`, `teacher_label`, `rationale`, `id`.
+      completion: not used.
+    """
+    del completion
+    return Example(
+        id=_text(row.get("id")),
+        input=_text(row["input"]),
+        label=_text(row.get("label")),
+        teacher_label=_text(row.get("teacher_label")),
+        rationale=_text(row.get("rationale")),
+    )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,254 @@
+"""Finds or makes the token store of a run. No TensorFlow: the work is done in a child process.
+
+A store's folder is named by a digest of all that decides its content, so that a changed source,
+vocabulary, prefix or task file makes another store and an old one is never served for it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import PACKAGE, cache_folder
+from dss_jax.core.registry import load_task, load_task_file
+from dss_jax.data import prepare_child, rows, vocabulary
+from dss_jax.data.store import FORMAT, StoreDamaged, TokenStore, open_store
+from dss_jax.data.store_writer import remove_leftovers
+
+Log = Callable[[str], None]
+Request = dict[str, Any]
+"""What the child process is asked for; plain JSON. `made_from` is what the key is a digest of."""
+
+CODE = (
+    "core/completions.py", "core/prefixes.py", "core/types.py", "data/row_files.py",
+    "data/rows.py", "data/seqio_prepare.py", "data/seqio_sources.py", "data/seqio_tasks.py",
+    "data/store_writer.py", "data/vocabulary.py",
+)  # fmt: skip
+"""The modules that decide what is in a store."""
+
+
+def ensure_store(
+    task_cfg: config.Task,
+    vocabulary_cfg: config.Vocabulary,
+    data_cfg: config.Data,
+    *,
+    task_dirs: Iterable[str | os.PathLike[str]] = (),
+    need: Sequence[str] = (),
+    log: Log = print,
+) -> TokenStore:
+    """The token store of a task: opened if it is there and sound, made if not.
+
+    Args:
+      task_cfg: which task, or which SeqIO task or mixture of the user's.
+      vocabulary_cfg: the vocabulary.
+      data_cfg: `store` (one store, taken as it is) or `store_dir`.
+      task_dirs: folders searched for task files before the others.
+      need: splits that the caller cannot do without; a store that lacks one because a download
+        failed is made again.
+      log: is given lines that tell the user what happens.
+
+    Raises:
+      UsageError: unknown task, missing or ill-formed data, a store for something else,
+        TensorFlow not installed.
+      prepare_child.PrepareFailed: the child process failed for a reason that is not the user's.
+    """
+    if data_cfg.store is not None:
+        return _given_store(data_cfg.store, task_cfg, vocabulary_cfg)
+    request = make_request(task_cfg, vocabulary_cfg, task_dirs)
+    path = store_folder(data_cfg) / f"{_safe(request['name'])}-{request['key'][:16]}"
+    found = _open(path, need, log)
+    if found is not None:
+        return found
+    with _lock(path, log):
+        # Another process may have made it while this one waited.
+        found = _open(path, need, lambda _: None)
+        if found is not None:
+            return found
+        remove_leftovers(path)
+        log(f"preparing the token store of {request['name']} (once): {path}")
+        prepare_child.run({**request, "path": str(path)}, log)
+    store = open_store(path)
+    for split, reason in store.manifest.get("unavailable", {}).items():
+        log(f"without the {split} split: {reason}")
+    return store
+
+
+def store_folder(data_cfg: config.Data) -> Path:
+    """Folder of all stores: Data.store_dir, DSS_STORE_DIR, or the user's cache."""
+    folder = data_cfg.store_dir or os.environ.get("DSS_STORE_DIR")
+    return Path(folder).expanduser().resolve() if folder else cache_folder() / "stores"
+
+
+def make_request(
+    task_cfg: config.Task,
+    vocabulary_cfg: config.Vocabulary,
+    task_dirs: Iterable[str | os.PathLike[str]] = (),
+) -> Request:
+    """What the child process has to make, and the key of it.
+
+    Raises:
+      UsageError: unknown task, no data, no vocabulary.
+    """
+    if task_cfg.mixture_or_task_name is not None:
+        assert task_cfg.mixture_or_task_module is not None
+        return _with_key(
+            {
+                "kind": "seqio",
+                "name": task_cfg.mixture_or_task_name,
+                "module": task_cfg.mixture_or_task_module,
+            }
+        )
+    if task_cfg.name is None:
+        raise UsageError("no task is given. Give --task NAME; dss tasks lists them.")
+    task = load_task(task_cfg.name, task_dirs)
+    data_dir = rows.data_folder(task_cfg.data_dir)
+    if not rows.available_splits(task, data_dir):
+        rows.examples(task, "train", data_dir)  # Raises, with where it looked.
+    return _with_key(
+        {
+            "kind": "task",
+            "name": task.name,
+            "task_file": task.file,
+            "data_dir": str(data_dir.resolve()) if data_dir else None,
+            "prefixes": task_cfg.prefixes,
+            "vocabulary": str(vocabulary.resolve(vocabulary_cfg.path, task)),
+            "extra_ids": vocabulary_cfg.extra_ids,
+        }
+    )
+
+
+def made_from(request: Request) -> dict[str, Any]:
+    """Everything that decides a store's content, read anew from the disk."""
+    code = hashlib.sha256()
+    for name in CODE:
+        code.update((PACKAGE / name).read_bytes())
+    common = {"format": FORMAT, "code": code.hexdigest(), "seqio": _version("seqio")}
+    if request["kind"] == "seqio":
+        file = module_file(request["module"])
+        digest = vocabulary.file_digest(file) if file else None
+        return {**common, "seqio_task": request["name"], "module": request["module"],
+                "module_sha256": digest}  # fmt: skip
+    file = Path(request["task_file"])
+    task = load_task_file(file)
+    sources = rows.source_files(task, request["data_dir"])
+    return {
+        **common,
+        "task": request["name"],
+        "task_file_sha256": vocabulary.file_digest(file),
+        "files": {name: vocabulary.file_digest(path) for name, path in sources.items()},
+        "vocabulary_sha256": vocabulary.file_digest(Path(request["vocabulary"])),
+        "extra_ids": request["extra_ids"],
+        "prefixes": request["prefixes"],
+    }
+
+
+def key_of(content: dict[str, Any]) -> str:
+    """SHA-256 of what a store is made from, in hex."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def module_file(name: str) -> Path | None:
+    """The source file of a module, found without importing anything; None where there is none."""
+    parts = Path(*name.split("."))
+    for folder in dict.fromkeys([os.getcwd(), *sys.path]):
+        for file in (Path(folder, parts).with_suffix(".py"), Path(folder, parts, "__init__.py")):
+            if file.is_file():
+                return file
+    return None
+
+
+def _with_key(request: Request) -> Request:
+    content = made_from(request)
+    return {**request, "made_from": content, "key": key_of(content)}
+
+
+def _open(path: Path, need: Sequence[str], log: Log) -> TokenStore | None:
+    """The store if it can be used; else None, after saying why."""
+    if not path.exists():
+        return None
+    try:
+        store = open_store(path)
+    except StoreDamaged as error:
+        log(f"{error} It is made again.")
+        return None
+    lacking = [s for s in need if s in store.manifest.get("unavailable", {})]
+    if lacking:
+        log(f"{path} lacks the {lacking[0]} split, which could not be had. Trying again.")
+        return None
+    for name, (size, mtime_ns) in store.manifest.get("source_files", {}).items():
+        stat = os.stat(name) if os.path.exists(name) else None
+        if stat is None or (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns):
+            log(f"{name} has changed since {path} was made. It is made again.")
+            return None
+    return store
+
+
+def _given_store(
+    path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary
+) -> TokenStore:
+    store = open_store(path)
+    manifest = store.manifest
+    wanted = task_cfg.name or task_cfg.mixture_or_task_name
+    if wanted is not None and manifest["name"] != wanted:
+        raise UsageError(
+            f"the store {path} is for {manifest['name']!r}, not for {wanted!r}. "
+            "Give the store of that task with --store, or another --task."
+        )
+    if manifest["kind"] == "seqio":
+        return store
+    if manifest["prefixes"] != task_cfg.prefixes:
+        raise UsageError(
+            f"the store {path} was made with prefixes {manifest['prefixes']!r}, not "
+            f"{task_cfg.prefixes!r}. Give --gin.Task.prefixes=\"'{manifest['prefixes']}'\"."
+        )
+    if store.extra_ids != vocabulary_cfg.extra_ids:
+        raise UsageError(
+            f"the store {path} was made with {store.extra_ids} extra ids, not "
+            f"{vocabulary_cfg.extra_ids}. Give --gin.Vocabulary.extra_ids={store.extra_ids}."
+        )
+    if vocabulary_cfg.path is not None:
+        given = vocabulary.resolve(vocabulary_cfg.path)
+        if vocabulary.file_digest(given) != manifest["vocabulary"]["sha256"]:
+            raise UsageError(
+                f"the store {path} was made with another vocabulary than {given}. Leave "
+                f"--vocabulary out to use the store's own, {store.vocabulary_path}."
+            )
+    return store
+
+
+@contextlib.contextmanager
+def _lock(path: Path, log: Log) -> Iterator[None]:
+    """Lets one process of this machine make a store; the others wait for it.
+
+    The lock only saves work: without it, the rename of a finished store decides.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.parent / f".lock-{path.name}", "w") as file:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log("another process is preparing this token store; waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)

@@ -1,0 +1,101 @@
+"""Runs `dss_jax.data.seqio_prepare` in a child process and shows what it says. No TensorFlow."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import PACKAGE
+
+STDERR_LINES = 40
+"""How much of the child's error output is shown when it fails unexpectedly."""
+
+_QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "GRPC_VERBOSITY": "ERROR",
+    "GLOG_minloglevel": "3",
+    # Text is prepared on the CPU; TensorFlow would take the trainer's accelerator memory.
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "JAX_PLATFORMS": "cpu",
+}
+
+
+class PrepareFailed(RuntimeError):
+    """The child process failed and gave no message for the user; carries its error output."""
+
+
+def run(request: dict[str, Any], log: Callable[[str], None]) -> None:
+    """Makes the store that `request` describes.
+
+    Args:
+      request: see `dss_jax.data.prepare.make_request`; plus `path`, the store's place.
+      log: is given the child's progress lines.
+
+    Raises:
+      UsageError: what the child has to tell the user; TensorFlow or SeqIO is not installed.
+      PrepareFailed: anything else.
+    """
+    missing = [m for m in ("tensorflow", "seqio") if importlib.util.find_spec(m) is None]
+    if missing:
+        raise UsageError(
+            f"preparing data needs {' and '.join(missing)}, not installed here. Run `dss prepare` "
+            "on a machine that has it, copy the store's folder here and pass it with --store."
+        )
+    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "dss_jax.data.seqio_prepare"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            encoding="utf-8",
+            env={**os.environ, **_QUIET, "PYTHONPATH": path.rstrip(os.pathsep)},
+        )
+        try:
+            message = _talk(child, request, log)
+        except BaseException:
+            _stop(child)
+            raise
+        if message is not None:
+            raise UsageError(message)
+        if child.returncode != 0:
+            stderr.seek(0)
+            tail = "".join(stderr.readlines()[-STDERR_LINES:])
+            raise PrepareFailed(f"preparing the token store failed ({child.returncode}):\n{tail}")
+
+
+def _talk(
+    child: "subprocess.Popen[str]", request: dict[str, Any], log: Callable[[str], None]
+) -> str | None:
+    """Sends the request and passes progress on; returns the child's message for the user."""
+    assert child.stdin is not None and child.stdout is not None
+    message = None
+    try:
+        child.stdin.write(json.dumps(request))
+        child.stdin.close()
+    except BrokenPipeError:
+        pass  # It died at once; its exit status and error output tell why.
+    with child.stdout:
+        for line in child.stdout:
+            said = json.loads(line)
+            if "error" in said:
+                message = said["error"]
+            else:
+                log(said["progress"])
+    child.wait()
+    return message
+
+
+def _stop(child: "subprocess.Popen[str]") -> None:
+    child.terminate()
+    try:
+        child.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -1,0 +1,250 @@
+"""Makes a token store from SeqIO tasks. Run as a child process: it imports TensorFlow.
+
+Reads a request as JSON from standard input, writes JSON lines to standard output:
+`{"progress": text}` and, for the user's mistakes, `{"error": text}`.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.prefixes import prefixes
+from dss_jax.core.registry import load_task_file
+from dss_jax.core.types import SPLITS, DistillationTask, Example
+from dss_jax.data import prepare, rows
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS
+from dss_jax.data.store_writer import SplitBuilder, write_store
+from dss_jax.data.vocabulary import SentencePiece
+
+Say = Callable[[str], None]
+PROGRESS_SECONDS = 2.0
+
+
+def make(request: Mapping[str, Any], say: Say) -> None:
+    """Makes the store that a request of `dss_jax.data.prepare` describes.
+
+    Raises:
+      UsageError: ill-formed or missing data; or the sources changed since the request was made.
+    """
+    path = Path(request["path"])
+    build = _from_seqio if request["kind"] == "seqio" else _from_task
+    splits, vocabulary_file, extra_ids, description = build(request, say)
+    if prepare.key_of(prepare.made_from(dict(request))) != request["key"]:
+        raise UsageError(
+            f"the files that {request['name']!r} is made from changed while its token store was "
+            "made. Run the command again."
+        )
+    fields = {k: request[k] for k in ("name", "kind", "key", "made_from")} | description
+    # The caller has looked: what is there is damaged, stale or incomplete.
+    write_store(path, splits, vocabulary_file, extra_ids, fields, replace=True)
+
+
+Built = tuple[dict[str, SplitBuilder], Path, int, dict[str, Any]]
+
+
+def _from_task(request: Mapping[str, Any], say: Say) -> Built:
+    task = load_task_file(Path(request["task_file"]))
+    # Before TensorFlow is imported, so that a mistake in the data shows at once.
+    examples, unavailable = _read(task, request["data_dir"])
+    from dss_jax.data import seqio_tasks
+
+    vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
+    tasks = seqio_tasks.register(
+        task,
+        vocabulary_path=vocabulary.path,
+        extra_ids=vocabulary.extra_ids,
+        data_dir=request["data_dir"],
+        prefixes=request["prefixes"],
+        examples=examples,
+    )
+    builders = {}
+    for split, found in examples.items():
+        tokens = _tokens(tasks, split, len(found), say)
+        _fill_inputs(tokens, found, vocabulary, request["prefixes"])
+        builder = SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
+        for row, example in enumerate(found):
+            texts = {c: getattr(example, c) for c in TEXT_COLUMNS}
+            builder.append({c: ids[row] for c, ids in tokens.items()}, texts)
+        builders[split] = builder
+    description = {
+        "prefixes": request["prefixes"],
+        "counts": {split: _counts(found) for split, found in examples.items()},
+        "unavailable": unavailable,
+    }
+    return builders, vocabulary.path, vocabulary.extra_ids, description
+
+
+def _read(
+    task: DistillationTask, data_dir: str | None
+) -> tuple[dict[str, list[Example]], dict[str, str]]:
+    """The rows of every split that can be had, and why the others cannot."""
+    found, unavailable = {}, {}
+    folder = rows.data_folder(data_dir)
+    for split in rows.available_splits(task, folder):
+        try:
+            found[split] = rows.examples(task, split, folder)
+        except UsageError as error:
+            if not rows.needs_tensorflow(task, split, folder):
+                raise
+            unavailable[split] = str(error)
+    if not found:
+        raise UsageError("\n".join(unavailable.values()))
+    return found, unavailable
+
+
+def _tokens(
+    tasks: Mapping[str, Any], split: str, count: int, say: Say
+) -> dict[str, list[Any]]:
+    """Runs the SeqIO tasks over a split: token column -> ids of each row, () where it has none."""
+    columns: dict[str, list[Any]] = {c: [()] * count for c in TOKEN_COLUMNS}
+    said = time.monotonic()
+    for suffix, task in tasks.items():
+        inputs = columns["rationale_inputs" if suffix == "rationale" else "label_inputs"]
+        targets = columns[f"{suffix}_targets"]
+        dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
+        for done, example in enumerate(dataset.as_numpy_iterator()):
+            row = int(example["row"])
+            inputs[row], targets[row] = example["inputs"], example["targets"]
+            if time.monotonic() - said > PROGRESS_SECONDS:
+                said = time.monotonic()
+                say(f"  {split}: {suffix} {done + 1:,} of {count:,} rows")
+    say(f"  {split}: {count:,} rows")
+    return columns
+
+
+def _fill_inputs(
+    tokens: Mapping[str, list[Any]],
+    examples: list[Example],
+    vocabulary: SentencePiece,
+    style: str,
+) -> None:
+    """Inputs of rows that no SeqIO task has, for want of a target: they can still be predicted."""
+    chosen = prefixes(style)
+    for column, prefix in (
+        ("label_inputs", chosen.label),
+        ("rationale_inputs", chosen.rationale),
+    ):
+        for row, ids in enumerate(tokens[column]):
+            if not len(ids):
+                tokens[column][row] = vocabulary.encode_input(prefix + examples[row].input)
+
+
+def _counts(examples: list[Example]) -> dict[str, int]:
+    fields = ("label", "teacher_label", "rationale")
+    return {"rows": len(examples), **{f: sum(bool(getattr(e, f)) for e in examples) for f in fields}}
+
+
+def _from_seqio(request: Mapping[str, Any], say: Say) -> Built:
+    """A user's own SeqIO task or mixture: each row of each of its tasks once, whatever its rate."""
+    import seqio
+
+    # Like `python -m`, so that a module in the working folder is found.
+    sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(request["module"])
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"Task.mixture_or_task_module {request['module']!r} cannot be imported: {error}. "
+            "Run from the folder that holds it, or put that folder on PYTHONPATH."
+        ) from error
+    try:
+        provider = seqio.get_mixture_or_task(request["name"])
+    except ValueError as error:
+        known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+        raise UsageError(
+            f"{request['module']} registers no SeqIO task or mixture {request['name']!r}. "
+            f"It has: {', '.join(sorted(known))}."
+        ) from error
+    vocabulary = _vocabulary_of(provider, seqio)
+    builders = {}
+    for split in (s for s in SPLITS if s in provider.splits):
+        builder = SplitBuilder(("label_inputs", "label_targets"), ("id", "input", "label"))
+        for task in seqio.get_subtasks(provider):
+            if split in task.splits:
+                _add_rows(builder, task, split, vocabulary)
+        say(f"  {split}: {len(builder):,} rows")
+        builders[split] = builder
+    if not any(len(b) for b in builders.values()):
+        raise UsageError(f"the SeqIO task {request['name']!r} has no rows in {', '.join(SPLITS)}.")
+    description = {"prefixes": None, "source_files": _source_files(provider, seqio)}
+    return builders, Path(vocabulary.path), vocabulary.extra_ids, description
+
+
+def _vocabulary_of(provider: Any, seqio: Any) -> SentencePiece:
+    features = provider.output_features
+    missing = {"inputs", "targets"} - set(features)
+    if missing:
+        raise UsageError(
+            f"the SeqIO task {provider.name!r} must have the features inputs and targets; it has "
+            f"{', '.join(features)}."
+        )
+    vocabularies = [features[f].vocabulary for f in ("inputs", "targets")]
+    if not all(isinstance(v, seqio.SentencePieceVocabulary) for v in vocabularies):
+        raise UsageError(
+            f"the SeqIO task {provider.name!r} must use a seqio.SentencePieceVocabulary, not "
+            f"{type(vocabularies[0]).__name__}."
+        )
+    if vocabularies[0] != vocabularies[1]:
+        raise UsageError(f"inputs and targets of {provider.name!r} must share one vocabulary.")
+    file = vocabularies[0].sentencepiece_model_file
+    from dss_jax.data.vocabulary import resolve
+
+    return SentencePiece(resolve(file), vocabularies[0].extra_ids)
+
+
+def _add_rows(builder: SplitBuilder, task: Any, split: str, vocabulary: SentencePiece) -> None:
+    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
+    for number, row in enumerate(_ints_and_texts(dataset)):
+        texts = {"id": f"{task.name}-{number}"}
+        for column, feature in (("input", "inputs"), ("label", "targets")):
+            kept = row.get(f"{feature}_pretokenized")
+            texts[column] = vocabulary.decode(row[feature]) if kept is None else kept
+        builder.append({"label_inputs": row["inputs"], "label_targets": row["targets"]}, texts)
+
+
+def _ints_and_texts(dataset: Any) -> Iterator[dict[str, Any]]:
+    for row in dataset.as_numpy_iterator():
+        yield {k: v.decode("utf-8") if isinstance(v, bytes) else v for k, v in row.items()}
+
+
+def _source_files(provider: Any, seqio: Any) -> dict[str, tuple[int, int]]:
+    """Local files that the rows come from, where SeqIO knows them: path -> (bytes, mtime in ns)."""
+    files = {}
+    for task in seqio.get_subtasks(provider):
+        if isinstance(task.source, seqio.FileDataSource):
+            for split in task.splits:
+                for name in task.source.list_shards(split):
+                    if os.path.isfile(name):
+                        stat = os.stat(name)
+                        files[os.path.abspath(name)] = (stat.st_size, stat.st_mtime_ns)
+    return files
+
+
+def main() -> int:
+    """Reads a request from standard input and makes its store."""
+    # Libraries write to standard output as they like; only this module may speak to the parent.
+    speech = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    # So that a stopped child removes its half-written folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def say(**message: str) -> None:
+        speech.write(json.dumps(message) + "\n")
+
+    try:
+        make(json.load(sys.stdin), lambda text: say(progress=text))
+    except UsageError as error:
+        say(error=str(error))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Importing this registers every task that can be found with SeqIO. Imports TensorFlow.
+
+For plain SeqIO and for T5X (`--gin.MIXTURE_OR_TASK_MODULE="'dss_jax.data.seqio_register'"`).
+Settings come from the environment: DSS_TASK_PATH, DSS_DATA_DIR, DSS_VOCABULARY, DSS_EXTRA_IDS
+(100) and DSS_PREFIXES ("paper").
+"""
+
+import logging
+import os
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.registry import load_task, task_names
+from dss_jax.data import seqio_tasks, vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+def register_all() -> tuple[str, ...]:
+    """Registers every task found; one whose file is broken is reported and left out.
+
+    Returns:
+      Names of the tasks registered.
+    """
+    extra_ids = os.environ.get("DSS_EXTRA_IDS", "100")
+    if not extra_ids.isdigit():
+        raise UsageError(f"DSS_EXTRA_IDS must be a whole number, not {extra_ids!r}.")
+    done = []
+    for name in task_names():
+        try:
+            task = load_task(name)
+        except UsageError as error:
+            logger.warning("%s", error)
+            continue
+        seqio_tasks.register(
+            task,
+            # Opened by SeqIO when it is needed, so an address need not be fetched here.
+            vocabulary_path=vocabulary.wanted(None, task),
+            extra_ids=int(extra_ids),
+            prefixes=os.environ.get("DSS_PREFIXES", "paper"),
+        )
+        done.append(name)
+    return tuple(done)
+
+
+register_all()

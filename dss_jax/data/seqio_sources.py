@@ -1,0 +1,102 @@
+"""Rows from TFDS and other SeqIO data sources. Imports TensorFlow."""
+
+import logging
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import seqio
+import tensorflow_datasets as tfds
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import cache_folder
+from dss_jax.core.types import Row, Tfds
+
+logger = logging.getLogger(__name__)
+
+REACHABLE_SECONDS = 20.0
+"""How long the server of a data set may take to answer before it counts as unreachable."""
+
+
+def rows(source: seqio.DataSource, split: str) -> Iterator[Row]:
+    """The rows of any SeqIO data source, unshuffled; bytes become text."""
+    for row in source.get_dataset(split=split, shuffle=False).as_numpy_iterator():
+        yield {name: _plain(value) for name, value in row.items()}
+
+
+def tfds_rows(source: Tfds, split: str, *, in_order: bool) -> list[Row]:
+    """The rows of a TFDS split.
+
+    TFDS shuffles rows when it prepares a data set (by a hash of their keys), so a completion
+    joined by position to what `tfds.load` gives would belong to another row. With `in_order` the
+    data set is therefore prepared a second time, unshuffled, in this package's cache folder.
+
+    Args:
+      source: which data set.
+      split: our name of the split.
+      in_order: whether the rows must come in the order of the original files.
+
+    Raises:
+      UsageError: the data set can be neither found nor downloaded.
+    """
+    folder: Path | None = None
+    try:
+        if in_order:
+            folder = cache_folder() / "tfds_in_order"
+        builder = tfds.builder(source.name, data_dir=str(folder) if folder else None)
+        if not builder.data_path.exists():
+            _check_reachable(builder)
+        if in_order:
+            _prepare_in_order(builder)
+        data = seqio.TfdsDataSource(
+            tfds_name=source.name,
+            tfds_data_dir=str(folder) if folder else None,
+            splits=dict(source.splits),
+        )
+        found = list(rows(data, split))
+    except Exception as error:
+        # TFDS has no error type of its own: no network, no space and a wrong name all differ.
+        logger.debug("TFDS %s", source.name, exc_info=True)
+        raise UsageError(_help(source, split, folder, error)) from error
+    return found
+
+
+def _prepare_in_order(builder: tfds.core.DatasetBuilder) -> None:
+    if not builder.data_path.exists():
+        builder.info.as_proto.disable_shuffling = True
+        downloads = Path(tfds.core.constants.DATA_DIR).expanduser() / "downloads"
+        builder.download_and_prepare(download_dir=str(downloads))
+    if not builder.info.disable_shuffling:
+        raise RuntimeError(f"{builder.data_path} was prepared shuffled; delete it")
+
+
+def _check_reachable(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises `OSError` at once where TFDS would retry for minutes before it does."""
+    hosts = {urllib.parse.urlsplit(url).hostname for url in builder.url_infos}
+    if not urllib.request.getproxies():
+        for host in sorted(h for h in hosts if h):
+            socket.create_connection((host, 443), timeout=REACHABLE_SECONDS).close()
+
+
+def _help(source: Tfds, split: str, folder: Path | None, error: Exception) -> str:
+    reason = str(error).strip().splitlines()
+    where = f" into {folder}" if folder else ""
+    return (
+        f"the {split} split is to come from TensorFlow Datasets ({source.name}){where}, but it "
+        f"could not be read or downloaded: {type(error).__name__}: {reason[0] if reason else ''}. "
+        "Run once where there is a network, copy the prepared folder here, or put the authors' "
+        "release, which has the split, below --data_dir (DSS_DATA_DIR)."
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if getattr(value, "shape", None) == ():
+        return value.item()
+    if getattr(value, "dtype", None) == object:
+        return [v.decode("utf-8") if isinstance(v, bytes) else v for v in value.tolist()]
+    return value

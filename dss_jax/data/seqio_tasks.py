@@ -1,0 +1,161 @@
+"""Registers real SeqIO tasks and mixtures for a `DistillationTask`. Imports TensorFlow.
+
+For a task "cqa" there are then
+
+    cqa_label            [label] x -> gold label
+    cqa_teacher_label    [label] x -> the teacher's label
+    cqa_rationale        [rationale] x -> the teacher's rationale
+    cqa                  mixture of cqa_label and cqa_rationale, one to one
+    cqa_unlabeled        mixture of cqa_teacher_label and cqa_rationale, one to one
+
+Rows whose target is empty are left out of the SeqIO task in question. Each example carries its row
+number, so that the tasks can be aligned again: a plain mixture with token-summed loss is not the
+method's loss (METHOD.md, Traps), which is why this package pairs rows in its token store.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import seqio
+import tensorflow as tf
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.prefixes import prefixes as prefixes_of
+from dss_jax.core.types import SPLITS, DistillationTask, Example
+from dss_jax.data import rows
+from dss_jax.data.vocabulary import SEPARATOR
+
+ROW = "row"
+
+_TARGETS: Mapping[str, tuple[str, str]] = {
+    "label": ("label", "label"),
+    "teacher_label": ("label", "teacher_label"),
+    "rationale": ("rationale", "rationale"),
+}
+"""Suffix of the SeqIO task -> (its prefix, the field of `Example` that is its target)."""
+
+_MIXTURES = {"": ("label", "rationale"), "_unlabeled": ("teacher_label", "rationale")}
+
+
+def register(
+    task: DistillationTask,
+    *,
+    vocabulary_path: str | Path,
+    extra_ids: int = 100,
+    data_dir: str | Path | None = None,
+    prefixes: str = "paper",
+    examples: Mapping[str, list[Example]] | None = None,
+) -> dict[str, seqio.Task]:
+    """Registers the SeqIO tasks and mixtures of a task, instead of those registered before.
+
+    Data and vocabulary are first read when a data set is asked for.
+
+    Args:
+      task: the task.
+      vocabulary_path: the SentencePiece model; anything that `tf.io.gfile` opens.
+      extra_ids: sentinel ids above the model's pieces.
+      data_dir: folder of the data; None: DSS_DATA_DIR.
+      prefixes: "paper" or "released_code".
+      examples: split -> rows, where they are read already; None: they are read from the task's
+        sources.
+
+    Returns:
+      Suffix ("label", "teacher_label", "rationale") -> SeqIO task.
+    """
+    vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
+    features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
+    style = prefixes_of(prefixes)
+    if examples is None:
+        read = functools.cache(lambda split: rows.examples(task, split, data_dir))
+        splits = _splits(task, data_dir)
+    else:
+        read, splits = examples.__getitem__, tuple(examples)
+    names = [task.name + suffix for suffix in _MIXTURES]
+    _forget(seqio.MixtureRegistry, names)
+    _forget(seqio.TaskRegistry, [f"{task.name}_{suffix}" for suffix in _TARGETS])
+    tasks = {}
+    for suffix, (prefix, field) in _TARGETS.items():
+        is_label = suffix != "rationale"
+        tasks[suffix] = seqio.TaskRegistry.add(
+            f"{task.name}_{suffix}",
+            source=seqio.FunctionDataSource(
+                dataset_fn=_dataset_fn(read, getattr(style, prefix), field),
+                splits=splits,
+            ),
+            preprocessors=[tokenize, seqio.preprocessors.append_eos_after_trim],
+            output_features=features,
+            postprocess_fn=stripped_text,
+            metric_fns=[task.scorer] if is_label else [],
+        )
+    for suffix, parts in _MIXTURES.items():
+        seqio.MixtureRegistry.add(
+            task.name + suffix, [(f"{task.name}_{part}", 1.0) for part in parts]
+        )
+    return tasks
+
+
+def tokenize(
+    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+    """SeqIO preprocessor: texts become ids, as `seqio.preprocessors.tokenize` with one addition.
+
+    "</s>" in an input becomes the end-of-sequence id, and the parts are tokenised on their own, as
+    Hugging Face's tokenizer does; SentencePiece alone would spell it as unknown pieces. The authors
+    join premise and hypothesis so. The texts are kept as `inputs_pretokenized` and
+    `targets_pretokenized`.
+    """
+
+    def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        inputs, targets = output_features["inputs"], output_features["targets"]
+        parts = tf.strings.split(example["inputs"], SEPARATOR)
+        ids = inputs.vocabulary.encode_tf(parts)
+        ends = tf.fill([tf.shape(parts)[0], 1], inputs.vocabulary.eos_id)
+        joined = tf.concat([ids, tf.RaggedTensor.from_tensor(ends)], axis=1)
+        return {
+            **{f"{name}_pretokenized": example[name] for name in ("inputs", "targets")},
+            "inputs": tf.cast(joined.flat_values[:-1], tf.int32),
+            "targets": targets.vocabulary.encode_tf(example["targets"]),
+            ROW: example[ROW],
+        }
+
+    return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def stripped_text(text: str | bytes, example: object = None, is_target: bool = False) -> str:
+    """SeqIO postprocessor: the text without white space around it."""
+    del example, is_target
+    return (text.decode("utf-8") if isinstance(text, bytes) else str(text)).strip()
+
+
+def _dataset_fn(
+    read: Callable[[str], list[Example]], prefix: str, field: str
+) -> Callable[..., tf.data.Dataset]:
+    def dataset_fn(
+        split: str, shuffle_files: bool = False, seed: int | None = None
+    ) -> tf.data.Dataset:
+        kept = [(row, e) for row, e in enumerate(read(split)) if getattr(e, field)]
+        columns = {
+            "inputs": tf.constant([prefix + e.input for _, e in kept], tf.string, [len(kept)]),
+            "targets": tf.constant([getattr(e, field) for _, e in kept], tf.string, [len(kept)]),
+            ROW: tf.constant([row for row, _ in kept], tf.int32, [len(kept)]),
+        }
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
+        # The source is one in-memory "file", so shuffling files means shuffling rows.
+        return dataset.shuffle(max(1, len(kept)), seed=seed) if shuffle_files else dataset
+
+    return dataset_fn
+
+
+def _splits(task: DistillationTask, data_dir: str | Path | None) -> tuple[str, ...]:
+    """The splits to offer; all, where the data is not there (yet): reading it then explains."""
+    try:
+        return rows.available_splits(task, data_dir) or SPLITS
+    except UsageError:
+        return SPLITS
+
+
+def _forget(registry: type[seqio.DatasetProviderRegistry], names: list[str]) -> None:
+    for name in names:
+        if name in registry.names():
+            registry.remove(name)

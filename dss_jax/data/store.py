@@ -1,0 +1,222 @@
+"""The token store: tokens and texts of a task as flat, memory-mapped arrays. NumPy only.
+
+A store is a folder:
+
+    manifest.json                     what it holds, what it was made from, checksums
+    vocabulary.model                  a copy, so that the folder can be moved alone
+    <split>/<column>.values.npy       all rows of a column, one after another
+    <split>/<column>.offsets.npy      int64 [rows + 1], where each row starts
+
+Token columns hold ids uncut, end-of-sequence included; a row that has no such text (no gold label,
+no rationale) has length 0 in its targets. Text columns hold UTF-8 bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from dss_jax.core.errors import UsageError, unknown_name
+
+FORMAT = 1
+"""Rises when the layout of the folder changes."""
+
+TOKEN_COLUMNS = (
+    "label_inputs", "label_targets", "teacher_label_targets", "rationale_inputs",
+    "rationale_targets",
+)  # fmt: skip
+TEXT_COLUMNS = ("id", "input", "label", "teacher_label", "rationale")
+MANIFEST, VOCABULARY = "manifest.json", "vocabulary.model"
+
+
+class StoreDamaged(UsageError):
+    """A store that is half-written, was changed, or has another format."""
+
+
+class Ragged:
+    """Rows of different lengths in one flat array.
+
+    Attributes:
+      values: [total], all rows one after another.
+      offsets: int64 [rows + 1]; row i is values[offsets[i]:offsets[i + 1]].
+    """
+
+    def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
+        assert offsets.ndim == values.ndim == 1 and len(offsets) >= 1
+        assert offsets[0] == 0 and offsets[-1] == len(values)
+        self.values = values
+        self.offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        row %= len(self)
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def lengths(self) -> np.ndarray:
+        """Length of each row: int64 [rows]."""
+        return np.diff(self.offsets)
+
+
+class TextColumn:
+    """Texts, decoded when asked for."""
+
+    def __init__(self, utf8: Ragged) -> None:
+        self._utf8 = utf8
+
+    def __len__(self) -> int:
+        return len(self._utf8)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        return self._utf8[row].tobytes().decode("utf-8")
+
+
+class StoreSplit:
+    """One split of a store."""
+
+    def __init__(self, folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+        self.name = name
+        self._rows = int(entry["rows"])
+        self._columns = {c: _load_column(folder / name, c) for c in entry["columns"]}
+        for column, ragged in self._columns.items():
+            if len(ragged) != self._rows:
+                raise StoreDamaged(f"{folder}: {name}/{column} has {len(ragged)} rows.")
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def has(self, column: str) -> bool:
+        """Whether the split has a column."""
+        return column in self._columns
+
+    def tokens(self, column: str) -> Ragged:
+        """A token column: ids with end-of-sequence, unsigned integers of the smallest type."""
+        return self._column(column, TOKEN_COLUMNS)
+
+    def text(self, column: str) -> TextColumn:
+        """A text column."""
+        return TextColumn(self._column(column, TEXT_COLUMNS))
+
+    def _column(self, column: str, kind: tuple[str, ...]) -> Ragged:
+        known = [c for c in kind if c in self._columns]
+        if column not in known:
+            raise unknown_name("store column", column, known)
+        return self._columns[column]
+
+
+class TokenStore:
+    """A whole store, opened.
+
+    Attributes:
+      path: its folder.
+      manifest: what it holds and was made from.
+      splits: names of the splits it has.
+      vocabulary_path: the SentencePiece model inside the store.
+      extra_ids: sentinel ids above the model's pieces.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.manifest = dict(manifest)
+        self.splits = tuple(manifest["splits"])
+        self.vocabulary_path = path / VOCABULARY
+        self.extra_ids = int(manifest["vocabulary"]["extra_ids"])
+        self._splits = {s: StoreSplit(path, s, e) for s, e in manifest["splits"].items()}
+
+    def split(self, name: str) -> StoreSplit:
+        """One split.
+
+        Raises:
+          UsageError: the store lacks it; with the reason where one was recorded.
+        """
+        if name in self._splits:
+            return self._splits[name]
+        reason = self.manifest.get("unavailable", {}).get(name, "")
+        raise UsageError(
+            f"the store {self.path} has no {name!r} split; it has: {', '.join(self.splits)}. "
+            f"{reason}".strip()
+        )
+
+    def has(self, column: str) -> bool:
+        """Whether every split has the column."""
+        return all(s.has(column) for s in self._splits.values())
+
+
+def open_store(path: str | Path) -> TokenStore:
+    """Opens a store after checking format, size and SHA-256 of every file.
+
+    Raises:
+      StoreDamaged: it is not there, incomplete, changed, or of another format.
+    """
+    path = Path(path).expanduser().resolve()
+    manifest = _read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise StoreDamaged(f"the token store {path} is incomplete: {name} is missing.")
+        if file.stat().st_size != entry["size"]:
+            raise StoreDamaged(
+                f"the token store {path} is damaged: {name} has {file.stat().st_size} bytes, not "
+                f"{entry['size']}."
+            )
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != entry["sha256"]:
+            raise StoreDamaged(f"the token store {path} is damaged: {name} was changed.")
+    return TokenStore(path, manifest)
+
+
+def count_overlong(split: StoreSplit, column: str, limit: int) -> int:
+    """How many rows of a token column have more than `limit` tokens and would be cut."""
+    return int((split.tokens(column).lengths() > limit).sum())
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest without its own digest."""
+    content = {k: v for k, v in manifest.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise StoreDamaged(f"{path} is no token store: it has no {MANIFEST}.")
+    try:
+        manifest = json.loads(file.read_bytes())
+        version, digest = manifest["format"], manifest["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreDamaged(f"the token store {path} is damaged: {MANIFEST} is unreadable.") from error
+    if version != FORMAT:
+        raise StoreDamaged(
+            f"the token store {path} has format {version}, but this version of dss-jax reads "
+            f"format {FORMAT}. Make it again with dss prepare."
+        )
+    if digest != manifest_digest(manifest):
+        raise StoreDamaged(f"the token store {path} is damaged: {MANIFEST} was changed.")
+    return manifest
+
+
+def _load_column(folder: Path, column: str) -> Ragged:
+    return Ragged(
+        _load(folder / f"{column}.values.npy"), np.array(_load(folder / f"{column}.offsets.npy"))
+    )
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        # An empty array cannot be memory-mapped.
+        return np.load(file, allow_pickle=False)

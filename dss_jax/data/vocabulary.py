@@ -1,0 +1,169 @@
+"""The SentencePiece vocabulary without TensorFlow: finding the file, encoding, decoding.
+
+`sentencepiece` is imported when a model is opened, so that finding one costs nothing.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import cache_folder
+from dss_jax.core.types import DistillationTask
+
+T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+"""T5's and T5 v1.1's vocabulary: 32,000 pieces, used with 100 extra ids."""
+
+SEPARATOR = "</s>"
+"""In an input this text stands for the end-of-sequence id, as in Hugging Face's tokenizer."""
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+FETCH_SECONDS = 60.0
+
+
+def wanted(path: str | None, task: DistillationTask | None) -> str:
+    """Path or address of the vocabulary: the argument, the task's own, DSS_VOCABULARY, T5's."""
+    if path:
+        return path
+    if task is not None and task.default_vocabulary and task.file:
+        return str(Path(task.file).parent / task.default_vocabulary)
+    return os.environ.get("DSS_VOCABULARY") or T5_PUBLIC
+
+
+def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
+    """A local file with the vocabulary; fetched into the cache where it is an address.
+
+    Args:
+      path: local path, `https://`, or `gs://` of a public bucket; None: the task's own where it
+        ships one, else the environment's DSS_VOCABULARY, else T5's public vocabulary.
+      task: the task.
+
+    Raises:
+      UsageError: no such file, or it cannot be fetched.
+    """
+    name = wanted(path, task)
+    url = name.replace("gs://", "https://storage.googleapis.com/", 1)
+    if not url.startswith(("https://", "http://")):
+        file = Path(name).expanduser()
+        if not file.is_file():
+            raise UsageError(
+                f"the vocabulary {name!r} does not exist. Give a SentencePiece .model file with "
+                "--vocabulary FILE, or set DSS_VOCABULARY."
+            )
+        return file.resolve()
+    stem = hashlib.sha256(url.encode()).hexdigest()[:12]
+    file = cache_folder() / "vocabularies" / f"{stem}-{Path(url).name}"
+    if not file.is_file():
+        _fetch(url, name, file)
+    return file
+
+
+def _fetch(url: str, name: str, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=file.parent, prefix=".partial-")
+    try:
+        with (
+            os.fdopen(handle, "wb") as out,
+            urllib.request.urlopen(url, timeout=FETCH_SECONDS) as response,
+        ):
+            shutil.copyfileobj(response, out)
+            length = response.headers.get("Content-Length")
+            if length is not None and out.tell() != int(length):
+                raise OSError(f"got {out.tell()} of {length} bytes")
+        os.replace(partial, file)
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        raise UsageError(
+            f"cannot fetch the vocabulary {name} ({reason}). Give a local SentencePiece .model "
+            "file with --vocabulary FILE, or set DSS_VOCABULARY."
+        ) from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class SentencePiece:
+    """Encodes and decodes exactly as `seqio.SentencePieceVocabulary(path, extra_ids)`."""
+
+    def __init__(self, path: str | os.PathLike[str], extra_ids: int = 100) -> None:
+        """Opens a model.
+
+        Args:
+          path: a SentencePiece `.model` file.
+          extra_ids: sentinels `<extra_id_...>` above the model's pieces, highest number first.
+
+        Raises:
+          UsageError: not a SentencePiece model, or one whose padding, end-of-sequence and unknown
+            ids are not 0, 1 and 2, which T5 needs.
+        """
+        self.path = Path(path)
+        self.extra_ids = extra_ids
+        import sentencepiece
+
+        self._processor: Any = sentencepiece.SentencePieceProcessor()
+        try:
+            model = self.path.read_bytes()
+            self._processor.LoadFromSerializedProto(model + _extra_pieces(extra_ids))
+        except (OSError, RuntimeError) as error:
+            raise UsageError(f"{self.path} cannot be read as a SentencePiece model.") from error
+        ids = (self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id())
+        if ids != (PAD_ID, EOS_ID, UNK_ID):
+            raise UsageError(
+                f"{self.path}: padding, end-of-sequence and unknown have the ids {ids}; T5 needs "
+                "(0, 1, 2). Train the model with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1."
+            )
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Pieces and extra ids together."""
+        return int(self._processor.GetPieceSize())
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the model file, in hex."""
+        return file_digest(self.path)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without end-of-sequence."""
+        return list(self._processor.EncodeAsIds(text))
+
+    def encode_input(self, text: str) -> list[int]:
+        """Ids of an input: `</s>` inside becomes the end-of-sequence id; one more at the end."""
+        ids: list[int] = []
+        for part in text.split(SEPARATOR):
+            ids += [*self.encode(part), EOS_ID]
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids up to the first end-of-sequence; ids out of range become unknown."""
+        known = [int(i) if i < self.vocab_size else UNK_ID for i in ids]
+        if EOS_ID in known:
+            known = known[: known.index(EOS_ID) + 1]
+        return str(self._processor.DecodeIds(known))
+
+
+def _extra_pieces(extra_ids: int) -> bytes:
+    """The extra ids as SeqIO appends them to a model, in protocol-buffer wire format.
+
+    A serialised message followed by more entries of a repeated field is that message with the
+    entries added (ModelProto.pieces is field 1), so no protobuf library is needed.
+    """
+    pieces = bytearray()
+    for number in reversed(range(extra_ids)):
+        name = f"▁<extra_id_{number}>".encode()
+        # piece = 1 (text), score = 2 (float 0), type = 3 (USER_DEFINED = 4)
+        entry = bytes([0x0A, len(name)]) + name + b"\x15\0\0\0\0" + b"\x18\x04"
+        pieces += bytes([0x0A, len(entry)]) + entry
+    return bytes(pieces)

@@ -1,0 +1,133 @@
+"""Scores of a split: label accuracy by greedy decoding, and token-level numbers of each task."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dss_jax.core import config
+from dss_jax.core.types import Scorer
+from dss_jax.data.batches import ROLES, PaddedBlocks, eval_batches
+from dss_jax.data.store import StoreSplit, TokenStore
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.evaluate.predict import GreedyPredictor
+from dss_jax.train.sharding import put_batch
+from dss_jax.train.step import Program
+
+GOLD = config.Method(name="gold", label="gold", rationale=True)
+GOLD_ONLY = config.Method(name="gold", label="gold", rationale=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Scores and predictions of a split.
+
+    Attributes:
+      numbers: metric -> value: `<scorer>` (per cent), and for each task `<task>/loss` and
+        `<task>/token_accuracy` (per cent), by teacher forcing against the gold label and the
+        teacher's rationale.
+      predictions: one dictionary a row: id, input, target, prediction, correct, and rationale
+        where asked for.
+    """
+
+    numbers: dict[str, float]
+    predictions: list[dict[str, Any]]
+
+
+class Evaluator:
+    """Scores splits of one store with one program. Gold labels judge, whatever was trained on."""
+
+    def __init__(
+        self, run: config.Run, program: Program, store: TokenStore, scorer: Scorer
+    ) -> None:
+        self._run, self._program, self._store = run, program, store
+        self.scorer = scorer
+        self._vocabulary = SentencePiece(store.vocabulary_path, store.extra_ids)
+        self._labels = GreedyPredictor(run, program, run.evaluate.max_decode_length)
+        self._rationales = GreedyPredictor(run, program, run.evaluate.max_rationale_length)
+        # One input length for all splits that are scored, so that decoding compiles once.
+        self._input_length = max(
+            (
+                self._labels.input_length(split.tokens("label_inputs"), np.arange(len(split)))
+                for name in store.splits
+                if name != "train"
+                for split in [store.split(name)]
+            ),
+            default=None,
+        )
+
+    @property
+    def metric(self) -> str:
+        """Name of the score that decides which checkpoint is the best."""
+        return self.scorer.name
+
+    def rows(self, split: StoreSplit, limit: int | None = None) -> np.ndarray:
+        """Rows with a gold label, the first `limit` of them."""
+        return np.flatnonzero(split.tokens("label_targets").lengths() > 0)[:limit]
+
+    def __call__(
+        self, params: Any, split_name: str, *, limit: int | None = None, rationales: bool = False
+    ) -> Result:
+        """Decodes and scores a split.
+
+        Args:
+          params: on the mesh.
+          split_name: "train", "validation" or "test".
+          limit: score the first rows only.
+          rationales: generate a rationale for each row too, which takes several times as long.
+        """
+        split = self._store.split(split_name)
+        rows = self.rows(split, limit)
+        inputs = split.tokens("label_inputs")
+        length = self._input_length if split_name != "train" else None
+        decoded = self._labels(params, inputs, rows, length)
+        texts = [self._vocabulary.decode(ids) for ids in decoded]
+        targets = [split.text("label")[int(r)] for r in rows]
+        numbers = self.scorer(targets, texts) | self._token_numbers(params, split, rows)
+        predictions: list[dict[str, Any]] = [
+            {
+                "id": split.text("id")[int(r)],
+                "input": split.text("input")[int(r)],
+                "target": target,
+                "prediction": text,
+                "correct": self.scorer.correct(target, text),
+            }
+            for r, target, text in zip(rows, targets, texts, strict=True)
+        ]
+        if rationales and self._store.has("rationale_inputs"):
+            explained = self._rationales(params, split.tokens("rationale_inputs"), rows)
+            for prediction, ids in zip(predictions, explained, strict=True):
+                prediction["rationale"] = self._vocabulary.decode(ids)
+        return Result(numbers=numbers, predictions=predictions)
+
+    def _token_numbers(self, params: Any, split: StoreSplit, rows: np.ndarray) -> dict[str, float]:
+        if not len(rows):
+            return {}
+        learns = self._run.method.rationale and self._store.has("rationale_targets")
+        method = GOLD if learns else GOLD_ONLY
+        layout = PaddedBlocks(split, rows, self._run.data, method)
+        size = self._labels.batch_size(len(rows))
+        totals = [
+            self._program.eval_step(params, put_batch(layout(part), self._program.mesh))
+            for part in eval_batches(rows, size)
+        ]
+        loss, correct, tokens = (np.sum([np.asarray(t[i]) for t in totals], 0) for i in range(3))
+        numbers = {}
+        for k, role in enumerate(ROLES):
+            if tokens[k]:
+                numbers[f"{role}/loss"] = float(loss[k] / tokens[k])
+                numbers[f"{role}/token_accuracy"] = float(100.0 * correct[k] / tokens[k])
+        return numbers
+
+
+def write_predictions(file: Path, predictions: Iterable[dict[str, Any]]) -> None:
+    """Writes predictions as JSONL; the file appears whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(file.suffix + ".new")
+    with fresh.open("w") as out:
+        out.writelines(json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
+    os.replace(fresh, file)

@@ -1,0 +1,59 @@
+"""Learning curves of runs, as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dss_jax.experiment.run_folder import METRICS
+from dss_jax.train.metric_log import read_metrics
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
+
+
+def _series(folder: Path, group: str, name: str) -> tuple[list[int], list[float]]:
+    lines = [m for m in read_metrics(folder / METRICS) if m["group"] == group and name in m]
+    return [m["step"] for m in lines], [m[name] for m in lines]
+
+
+def plot_curves(
+    runs: Sequence[tuple[str, Path]],
+    metric: str,
+    file: Path,
+    *,
+    title: str,
+    teacher: float | None = None,
+) -> None:
+    """Draws validation accuracy and training losses by step.
+
+    Args:
+      runs: (name in the legend, output folder).
+      metric: name of the accuracy, in per cent.
+      file: the PNG to write.
+      title: above the picture.
+      teacher: the teacher's own label accuracy on validation, in per cent; drawn as a line.
+    """
+    import matplotlib  # noqa: PLC0415 - half a second, and only where a picture is drawn
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for colour, (name, folder) in zip(PALETTE * len(runs), runs, strict=False):
+        steps, values = _series(folder, "validation", metric)
+        left.plot(steps, values, color=colour, marker="o", markersize=3, label=name)
+        for task, style in (("label", "-"), ("rationale", ":")):
+            steps, values = _series(folder, "train", f"{task}/loss")
+            if steps:
+                right.plot(steps, values, style, color=colour, linewidth=1.2, label=f"{name}: {task}")
+    if teacher is not None:
+        left.axhline(teacher, color="0.4", linestyle="--", linewidth=1, label="teacher's labels")
+    left.set(xlabel="step", ylabel=f"{metric.replace('_', ' ')}, validation, %", ylim=(-2, 102))
+    right.set(xlabel="step", ylabel="training loss a token, nats", yscale="log")
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,105 @@
+"""The output folder of a run: what is in it, and whether it may go on.
+
+  config.gin            the resolved configuration
+  checkpoints/STEP/     params, optimizer
+  metrics.jsonl         a line a logged step
+  tensorboard/
+  predictions/          SPLIT-STEP.jsonl
+  results.json          scores of the best checkpoint, when the run is done
+  curves.png
+"""
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+
+CONFIG, RESULTS, CHECKPOINTS = "config.gin", "results.json", "checkpoints"
+METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
+STORE_LINE = "# token store: "
+
+
+def _fixed_lines(text: str) -> list[str]:
+    """The bindings that may not change while a run goes on."""
+    may_change = {
+        f"{name}.{field.name}"
+        for name, section in config.SECTIONS.items()
+        for field in config.dataclasses.fields(section)
+        if field.metadata.get("free")
+    }
+    lines = [
+        line for line in text.splitlines() if line and line[0] != "#" or line.startswith(STORE_LINE)
+    ]
+    return [line for line in lines if line.split(" = ")[0] not in may_change]
+
+
+def open_run_folder(run: config.Run, store_digest: str) -> Path:
+    """Makes the output folder, or checks that the one that is there is of the same run.
+
+    Args:
+      run: the configuration.
+      store_digest: of the token store, so that a run does not go on with other data.
+
+    Raises:
+      UsageError: no folder was given, or it holds a run with another configuration (the message
+        shows the difference) or files of something else.
+    """
+    if run.train.output_dir is None:
+        raise UsageError("no output folder: give --output_dir DIR.")
+    folder = Path(run.train.output_dir)
+    text = f"{STORE_LINE}{store_digest}\n{config.to_gin(run)}"
+    file = folder / CONFIG
+    if file.exists():
+        before, now = _fixed_lines(file.read_text()), _fixed_lines(text)
+        if before != now:
+            diff = "\n".join(
+                line
+                for line in difflib.unified_diff(before, now, str(folder), "this run", "", "", 0)
+                if not line.startswith("@@")
+            )
+            raise UsageError(
+                f"{folder} holds a run with another configuration:\n{diff}\n"
+                "Give another --output_dir, or the same settings to go on with that run."
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
+            "Give another --output_dir."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
+    return folder
+
+
+def saved_config(folder: Path) -> Path:
+    """The configuration of the run in a folder.
+
+    Raises:
+      UsageError: the folder holds no run.
+    """
+    file = folder / CONFIG
+    if not file.exists():
+        raise UsageError(f"{folder} holds no run: there is no {CONFIG} in it.")
+    return file
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
+    fresh = file.with_suffix(file.suffix + ".new")
+    fresh.write_text(text)
+    os.replace(fresh, file)
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Writes `results.json`, which says that the run is done."""
+    write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """The results of a finished run; None while it is not finished."""
+    file = folder / RESULTS
+    return json.loads(file.read_text()) if file.exists() else None

@@ -1,0 +1,281 @@
+"""One run from its configuration to its scores: the wiring that `dss train` and the demo share."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.types import Scorer
+from dss_jax.data.batches import TrainBatches
+from dss_jax.data.store import TokenStore
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.evaluate.evaluator import Evaluator, write_predictions
+from dss_jax.experiment import run_folder
+from dss_jax.experiment.curves import plot_curves
+from dss_jax.train import loop
+from dss_jax.train.checkpoint import Checkpoints
+from dss_jax.train.metric_log import MetricLog, Progress
+from dss_jax.train.sharding import make_mesh
+from dss_jax.train.step import Program, TrainState, build
+
+Say = Callable[[str], None]
+
+
+def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
+    """Fills in T5Config.vocab_size where it is None: the vocabulary's, rounded up to 128s.
+
+    Raises:
+      UsageError: the model has fewer embeddings than the vocabulary has ids.
+    """
+    needed = SentencePiece(store.vocabulary_path, store.extra_ids).vocab_size
+    size = run.model.vocab_size
+    if size is None:
+        size = -(-needed // 128) * 128
+    if size < needed:
+        raise UsageError(
+            f"T5Config.vocab_size is {size}, but the vocabulary has {needed} ids "
+            f"({store.extra_ids} of them extra ids). Give at least {needed}, or None."
+        )
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=size))
+
+
+def teacher_accuracy(store: TokenStore, split_name: str, scorer: Scorer) -> float | None:
+    """The teacher's own label accuracy on a split, per cent; None where there is no teacher."""
+    if split_name not in store.splits or not store.has("teacher_label_targets"):
+        return None
+    split = store.split(split_name)
+    pairs = [
+        (gold, teacher)
+        for gold, teacher in zip(split.text("label"), split.text("teacher_label"), strict=True)
+        if gold
+    ]
+    if not any(teacher for _, teacher in pairs):
+        return None
+    return scorer([g for g, _ in pairs], [t for _, t in pairs])[scorer.name]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run with its program, its store and its scorer, ready to train or score."""
+
+    run: config.Run
+    folder: Path
+    store: TokenStore
+    program: Program
+    evaluator: Evaluator
+
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints, open."""
+        return Checkpoints(
+            self.folder / run_folder.CHECKPOINTS, keep=self.run.train.keep_checkpoints
+        )
+
+
+def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
+    """Builds the model and its compiled functions for a run."""
+    run = with_vocab_size(run, store)
+    program = build(run, make_mesh(run.mesh))
+    return Session(run, folder, store, program, Evaluator(run, program, store, scorer))
+
+
+def _describe(session: Session, batches: TrainBatches, say: Say) -> None:
+    run, program = session.run, session.program
+    count = sum(x.size for x in jax.tree.leaves(program.abstract_state.params))
+    mesh = " x ".join(f"{a} {n}" for a, n in program.mesh.shape.items())
+    device = program.mesh.devices.flat[0]
+    say(f"model: {count / 1e6:.1f}M parameters, {run.model.dtype} activations; starts from nothing")
+    say(f"mesh: {mesh} on {device.device_kind} ({device.platform})")
+    say(
+        f"data: {len(batches.rows)} training examples"
+        + (f" ({batches.left_out} left out: no {run.method.label} label)" if batches.left_out else "")
+        + f", padded lengths (input, target) {' and '.join(map(str, batches.layout.lengths))}"
+    )
+    say("exact match near 0 is normal in the first 250 to 750 steps of pre-trained T5 v1.1 at")
+    say("batch 64: it has only seen span corruption. The losses show that it learns.")
+
+
+def _start(session: Session, checkpoints: Checkpoints, say: Say) -> TrainState:
+    # Order: 1. the run's own latest checkpoint; 2. parameters drawn from Train.seed.
+    latest = checkpoints.latest_step()
+    if latest is None:
+        return session.program.init()
+    say(f"going on from the checkpoint of step {latest}")
+    return checkpoints.restore(latest, session.program.abstract_state)
+
+
+def _validate(
+    session: Session, log: MetricLog, say: Say
+) -> Callable[[Any, int], float | None]:
+    evaluate, run = session.run.evaluate, session.run
+
+    def validate(params: Any, step: int) -> float | None:
+        if "validation" not in session.store.splits:
+            return None
+        began = time.monotonic()
+        result = session.evaluator(params, "validation", limit=evaluate.validation_examples)
+        log(step, "validation", result.numbers)
+        file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
+        write_predictions(file, result.predictions)
+        score = result.numbers[session.evaluator.metric]
+        say(
+            f"step {step}/{run.train.steps}  validation {session.evaluator.metric} {score:.2f}  "
+            f"label loss {result.numbers.get('label/loss', float('nan')):.4f}  "
+            f"({len(result.predictions)} examples, {time.monotonic() - began:.1f} s)"
+        )
+        return score
+
+    return validate
+
+
+def _finish(session: Session, checkpoints: Checkpoints, log: MetricLog, say: Say) -> dict:
+    """Scores the test split once, with the best checkpoint on validation."""
+    best = checkpoints.best_step()
+    assert best is not None
+    params = checkpoints.restore_params(best, session.program.abstract_state.params)
+    evaluator, store = session.evaluator, session.store
+    results: dict[str, Any] = {
+        "metric": evaluator.metric,
+        "best_step": best,
+        "steps": session.run.train.steps,
+        "method": session.run.method.name,
+    }
+    for name in ("validation", "test"):
+        if name not in store.splits:
+            continue
+        result = evaluator(params, name, rationales=session.run.evaluate.rationales)
+        file = session.folder / run_folder.PREDICTIONS / f"{name}-best.jsonl"
+        write_predictions(file, result.predictions)
+        numbers = dict(result.numbers) | {"examples": len(result.predictions)}
+        teacher = teacher_accuracy(store, name, evaluator.scorer)
+        if teacher is not None:
+            numbers["teacher"] = teacher
+        results[name] = numbers
+    if "test" in results:
+        log(session.run.train.steps, "test", results["test"])
+    else:
+        say("there is no test split: only validation is scored")
+    return results
+
+
+def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) -> dict:
+    """Trains, or goes on training, and scores the best checkpoint.
+
+    Args:
+      run: the configuration, with an output folder.
+      store: of the task.
+      scorer: judges labels.
+      say: prints a line.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      UsageError: see `open_run_folder` and `step.build`.
+      loop.Interrupted: the run was asked to stop; its state is saved.
+    """
+    folder = run_folder.open_run_folder(run, str(store.manifest["key"]))
+    finished = run_folder.read_results(folder)
+    if finished is not None:
+        say(f"{folder} is finished; these are its results")
+        return finished
+    session = open_session(run, folder, store, scorer)
+    batches = TrainBatches(
+        store.split("train"),
+        run.task,
+        run.data,
+        run.method,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    _describe(session, batches, say)
+    checkpoints = session.checkpoints()
+    state = _start(session, checkpoints, say)
+    log = MetricLog(folder, int(state.step))
+    progress = Progress(run.train.steps, int(state.step))
+    try:
+        with loop.stop_on_signals(progress.say) as stop:
+            loop.fit(
+                session.run,
+                session.program,
+                state,
+                batches,
+                checkpoints,
+                evaluate=_validate(session, log, progress.say),
+                log=log,
+                progress=progress,
+                stop=stop,
+            )
+        progress.close()
+        results = _finish(session, checkpoints, log, say)
+        plot_curves(
+            [(run.method.name, folder)],
+            session.evaluator.metric,
+            folder / run_folder.CURVES,
+            title=f"{run.task.name or run.task.mixture_or_task_name}, {run.method.name}",
+            teacher=results.get("validation", {}).get("teacher"),
+        )
+        run_folder.write_results(folder, results)
+    finally:
+        progress.close()
+        log.close()
+        checkpoints.close()
+    return results
+
+
+def score(
+    session: Session,
+    splits: Sequence[str],
+    checkpoint: str = "best",
+    rationales: bool = False,
+    limit: int | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """Scores splits with a checkpoint of a run, and writes the predictions.
+
+    Args:
+      session: of the run.
+      splits: names.
+      checkpoint: "best", "latest" or a step.
+      rationales: generate rationales too.
+      limit: score the first rows only.
+
+    Returns:
+      The step, and split -> numbers.
+
+    Raises:
+      UsageError: there is no such checkpoint or split.
+    """
+    checkpoints = session.checkpoints()
+    try:
+        step = _which(checkpoints, checkpoint, session.folder)
+        params = checkpoints.restore_params(step, session.program.abstract_state.params)
+    finally:
+        checkpoints.close()
+    scores: dict[str, Any] = {}
+    for name in splits:
+        result = session.evaluator(params, name, limit=limit, rationales=rationales)
+        file = session.folder / run_folder.PREDICTIONS / f"{name}-{step}.jsonl"
+        write_predictions(file, result.predictions)
+        scores[name] = dict(result.numbers) | {"examples": len(result.predictions)}
+        teacher = teacher_accuracy(session.store, name, session.evaluator.scorer)
+        if teacher is not None:
+            scores[name]["teacher"] = teacher
+    return step, scores
+
+
+def _which(checkpoints: Checkpoints, name: str, folder: Path) -> int:
+    if not checkpoints.steps():
+        raise UsageError(f"{folder} has no checkpoint yet.")
+    if name.isdigit():
+        return int(name)
+    step = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}.get(name)
+    if step is None:
+        raise UsageError(f"--checkpoint must be best, latest or a step, not {name!r}.")
+    found = step()
+    assert found is not None
+    return found

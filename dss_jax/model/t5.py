@@ -1,0 +1,322 @@
+"""T5 in Flax Linen: encoder, decoder, logits. Layers are stacked over a leading axis.
+
+Parameters are named as in T5X:
+
+  token_embedder/embedding
+  encoder/relpos_bias/rel_embedding
+  encoder/layers/{pre_attention_layer_norm, attention/{query,key,value,out}, pre_mlp_layer_norm,
+                  mlp/{wi | wi_0,wi_1, wo}}
+  encoder/encoder_norm
+  decoder/relpos_bias/rel_embedding
+  decoder/layers/{pre_self_attention_layer_norm, self_attention, pre_cross_attention_layer_norm,
+                  encoder_decoder_attention, pre_mlp_layer_norm, mlp}
+  decoder/decoder_norm
+  decoder/logits_dense                      (v1.1 only; v1.0 uses the embedding)
+
+Shape letters are those of `dss_jax.model.layers`. Masks and the position bias are built once, in
+`T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dss_jax.core.config import T5Config
+from dss_jax.core.errors import UsageError
+from dss_jax.model.layers import (
+    Attention,
+    Dense,
+    Embed,
+    KeyValue,
+    Mlp,
+    RelativePositionBias,
+    RMSNorm,
+    causal_mask,
+    padding_mask,
+)
+
+_HIDDEN = ("batch", "length", "activation_embed")
+
+
+def _stacked(layer: type[nn.Module], length: int, num_shared_inputs: int) -> Any:
+    """`length` of `layer`, run in turn; each parameter gets a leading axis "layers"."""
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast,) * num_shared_inputs,
+        length=length,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each behind a norm and added to its input."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        config = self.config
+        self.pre_attention_layer_norm = RMSNorm(config.layer_norm_epsilon)
+        self.attention = Attention(config)
+        self.pre_mlp_layer_norm = RMSNorm(config.layer_norm_epsilon)
+        self.mlp = Mlp(config)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def __call__(
+        self,
+        x_BxSxE: jax.Array,
+        mask: jax.Array,
+        bias_1xHxSxS: jax.Array,
+        deterministic: bool,
+    ) -> tuple[jax.Array, None]:
+        """[B, S, E] -> [B, S, E], and None for the scan."""
+        h_BxSxE = self.pre_attention_layer_norm(x_BxSxE)
+        key_value = self.attention.key_value(h_BxSxE)
+        h_BxSxE = self.attention(h_BxSxE, key_value, mask, bias_1xHxSxS, deterministic)
+        x_BxSxE = x_BxSxE + self.dropout(h_BxSxE, deterministic=deterministic)
+        h_BxSxE = self.mlp(self.pre_mlp_layer_norm(x_BxSxE), deterministic)
+        x_BxSxE = x_BxSxE + self.dropout(h_BxSxE, deterministic=deterministic)
+        return nn.with_logical_constraint(x_BxSxE, _HIDDEN), None
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention (without position bias) and feed-forward."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        config = self.config
+        self.pre_self_attention_layer_norm = RMSNorm(config.layer_norm_epsilon)
+        self.self_attention = Attention(config)
+        self.pre_cross_attention_layer_norm = RMSNorm(config.layer_norm_epsilon)
+        self.encoder_decoder_attention = Attention(config)
+        self.pre_mlp_layer_norm = RMSNorm(config.layer_norm_epsilon)
+        self.mlp = Mlp(config)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def __call__(
+        self,
+        x_BxTxE: jax.Array,
+        encoded_BxSxE: jax.Array,
+        self_mask: jax.Array,
+        self_bias_1xHxTxT: jax.Array,
+        cross_mask: jax.Array,
+        deterministic: bool,
+    ) -> tuple[jax.Array, None]:
+        """[B, T, E] -> [B, T, E], and None for the scan."""
+        h_BxTxE = self.pre_self_attention_layer_norm(x_BxTxE)
+        self_key_value = self.self_attention.key_value(h_BxTxE)
+        h_BxTxE = self.self_attention(
+            h_BxTxE, self_key_value, self_mask, self_bias_1xHxTxT, deterministic
+        )
+        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic=deterministic)
+        cross_key_value = self.encoder_decoder_attention.key_value(encoded_BxSxE)
+        return self._after_self_attention(x_BxTxE, cross_key_value, cross_mask, deterministic), None
+
+    def step(
+        self,
+        x_Bx1xE: jax.Array,
+        cache: KeyValue,
+        layer: jax.Array,
+        position: jax.Array,
+        self_bias_1xHx1xT: jax.Array,
+        cross_key_value: KeyValue,
+        cross_mask: jax.Array,
+    ) -> tuple[jax.Array, KeyValue]:
+        """One position, with the keys and values of those before it.
+
+        Args:
+          x_Bx1xE: the position's input.
+          cache: of all layers, [L, B, T, H, D]; written at (`layer`, `position`).
+          layer, position: int32 scalars.
+          self_bias_1xHx1xT: the position's row of the bias.
+          cross_key_value: this layer's keys and values of the encoder, [B, S, H, D].
+          cross_mask: bool [B, 1, 1, S].
+
+        Returns:
+          [B, 1, E], and the cache.
+        """
+        h_Bx1xE = self.pre_self_attention_layer_norm(x_Bx1xE)
+        new = self.self_attention.key_value(h_Bx1xE)
+        start = (layer, 0, position, 0, 0)
+        cache = KeyValue(
+            jax.lax.dynamic_update_slice(cache.key, new.key[None], start),
+            jax.lax.dynamic_update_slice(cache.value, new.value[None], start),
+        )
+        seen_BxTxHxD = KeyValue(cache.key[layer], cache.value[layer])
+        mask_T = jnp.arange(cache.key.shape[2]) <= position
+        h_Bx1xE = self.self_attention(h_Bx1xE, seen_BxTxHxD, mask_T, self_bias_1xHx1xT, True)
+        return self._after_self_attention(
+            x_Bx1xE + h_Bx1xE, cross_key_value, cross_mask, True
+        ), cache
+
+    def _after_self_attention(
+        self,
+        x_BxTxE: jax.Array,
+        cross_key_value: KeyValue,
+        cross_mask: jax.Array,
+        deterministic: bool,
+    ) -> jax.Array:
+        h_BxTxE = self.encoder_decoder_attention(
+            self.pre_cross_attention_layer_norm(x_BxTxE),
+            cross_key_value,
+            cross_mask,
+            None,
+            deterministic,
+        )
+        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic=deterministic)
+        h_BxTxE = self.mlp(self.pre_mlp_layer_norm(x_BxTxE), deterministic)
+        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic=deterministic)
+        return nn.with_logical_constraint(x_BxTxE, _HIDDEN)
+
+
+class Encoder(nn.Module):
+    """The encoder's stack, its position bias and its final norm."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        config = self.config
+        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
+        self.layers = _stacked(EncoderLayer, config.num_encoder_layers, 3)(config)
+        self.encoder_norm = RMSNorm(config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def __call__(self, x_BxSxE: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
+        """Embedded tokens [B, S, E], mask broadcastable to [B, H, S, S] -> [B, S, E]."""
+        positions_S = jnp.arange(x_BxSxE.shape[1])
+        bias_1xHxSxS = self.relpos_bias(positions_S, positions_S)
+        x_BxSxE = self.dropout(x_BxSxE, deterministic=deterministic)
+        x_BxSxE, _ = self.layers(x_BxSxE, mask, bias_1xHxSxS, deterministic)
+        return self.dropout(self.encoder_norm(x_BxSxE), deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+    """The decoder's stack, its position bias, its final norm and, for v1.1, the logits."""
+
+    config: T5Config
+    vocab_size: int
+
+    def setup(self) -> None:
+        config = self.config
+        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
+        self.layers = _stacked(DecoderLayer, config.num_decoder_layers, 5)(config)
+        self.decoder_norm = RMSNorm(config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout_rate)
+        if not config.logits_via_embedding:
+            self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"), config.dtype)
+
+    def __call__(
+        self,
+        x_BxTxE: jax.Array,
+        encoded_BxSxE: jax.Array,
+        self_mask: jax.Array,
+        cross_mask: jax.Array,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Embedded tokens [B, T, E] -> [B, T, E], before the final norm."""
+        bias_1xHxTxT = self.position_bias(x_BxTxE.shape[1])
+        x_BxTxE = self.dropout(x_BxTxE, deterministic=deterministic)
+        x_BxTxE, _ = self.layers(
+            x_BxTxE, encoded_BxSxE, self_mask, bias_1xHxTxT, cross_mask, deterministic
+        )
+        return x_BxTxE
+
+    def position_bias(self, length: int) -> jax.Array:
+        """The bias [1, H, T, T] of all positions."""
+        positions_T = jnp.arange(length)
+        return self.relpos_bias(positions_T, positions_T)
+
+    def norm(self, x_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
+        """The final norm, with its dropout."""
+        return self.dropout(self.decoder_norm(x_BxTxE), deterministic=deterministic)
+
+
+class T5(nn.Module):
+    """T5 v1.0 or v1.1, as the configuration says.
+
+    Token 0 is padding: as a key it is hidden in the encoder and in cross-attention. The decoder
+    is causal only, so the logits after a target's end must be ignored by the loss.
+
+    Attributes:
+      config: `vocab_size` must be a number; `UsageError` (a `ValueError`) if it is None.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        vocab_size = self.config.vocab_size
+        if vocab_size is None:
+            raise UsageError(
+                "T5Config.vocab_size is None, which means the vocabulary's size: set it from the "
+                "vocabulary before the model is built (dataclasses.replace)."
+            )
+        self.token_embedder = Embed(vocab_size, self.config)
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config, vocab_size)
+
+    def __call__(
+        self,
+        encoder_input_tokens: jax.Array,
+        decoder_input_tokens: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """int32 [B, S], int32 [B, T] (targets shifted right) -> logits [B, T, V] in float32.
+
+        Without `deterministic` it needs a key named "dropout".
+        """
+        encoded_BxSxE = self.encode(encoder_input_tokens, deterministic=deterministic)
+        return self.decode(
+            encoded_BxSxE, encoder_input_tokens, decoder_input_tokens, deterministic=deterministic
+        )
+
+    def encode(self, encoder_input_tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """int32 [B, S] -> [B, S, E] in the activations' dtype."""
+        mask_Bx1x1xS = padding_mask(encoder_input_tokens)
+        return self.encoder(self.embed(encoder_input_tokens), mask_Bx1x1xS, deterministic)
+
+    def decode(
+        self,
+        encoded_BxSxE: jax.Array,
+        encoder_input_tokens: jax.Array,
+        decoder_input_tokens: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Output of `encode`, int32 [B, S], int32 [B, T] -> logits [B, T, V] in float32."""
+        x_BxTxE = self.decoder(
+            self.embed(decoder_input_tokens),
+            encoded_BxSxE,
+            causal_mask(decoder_input_tokens.shape[1]),
+            padding_mask(encoder_input_tokens),
+            deterministic,
+        )
+        return self.logits(x_BxTxE, deterministic=deterministic)
+
+    def embed(self, tokens_BxT: jax.Array) -> jax.Array:
+        """int32 [B, T] -> [B, T, E], before dropout."""
+        return self.token_embedder(tokens_BxT)
+
+    def decoder_position_bias(self, length: int) -> jax.Array:
+        """The decoder's bias [1, H, T, T] in float32."""
+        return self.decoder.position_bias(length)
+
+    def logits(self, x_BxTxE: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Output of the decoder's last layer [B, T, E] -> logits [B, T, V] in float32."""
+        y_BxTxE = self.decoder.norm(x_BxTxE, deterministic)
+        if self.config.logits_via_embedding:
+            # v1.0 rescales here, because the shared embedding has unit variance.
+            logits_BxTxV = self.token_embedder.attend(y_BxTxE * self.config.emb_dim**-0.5)
+        else:
+            logits_BxTxV = self.decoder.logits_dense(y_BxTxE, accumulate_in_float32=True)
+        return nn.with_logical_constraint(logits_BxTxV, ("batch", "length", "vocab"))
+
+
+def count_parameters(params: Any) -> int:
+    """Numbers in a tree of arrays or of shapes (as from `jax.eval_shape`)."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

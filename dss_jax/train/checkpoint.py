@@ -1,0 +1,121 @@
+"""Checkpoints of a run, written by Orbax while training goes on."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from dss_jax.core.errors import UsageError
+from dss_jax.train.step import TrainState
+
+BEST_METRIC = "score"
+"""Metric under which a checkpoint's validation score is kept; the highest is the best."""
+
+
+class Checkpoints:
+    """`<folder>/<step>/` with two items: `params`, and `optimizer` (step and state).
+
+    Kept are the latest n and the best on validation. An unfinished write is never read: Orbax
+    renames a checkpoint into place when it is whole.
+    """
+
+    def __init__(self, folder: Path, keep: int = 1) -> None:
+        """Opens the folder, which need not exist.
+
+        Args:
+          folder: of all checkpoints of the run.
+          keep: how many of the latest are kept.
+        """
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save.
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[BEST_METRIC],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(keep), best]
+                ),
+                best_fn=lambda metrics: metrics[BEST_METRIC],
+                best_mode="max",
+            ),
+            item_names=("params", "optimizer"),
+        )
+
+    def save(self, state: TrainState, step: int, score: float | None) -> None:
+        """Starts writing a checkpoint; training may go on at once.
+
+        Args:
+          state: of the run. Its arrays are copied before this returns, so they may be donated.
+          step: updates done.
+          score: validation score, the higher the better; None where it was not evaluated.
+        """
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                optimizer=ocp.args.StandardSave(
+                    {"step": state.step, "opt_state": state.opt_state}
+                ),
+            ),
+            metrics=None if score is None else {BEST_METRIC: score},
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The last step saved."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step with the best validation score; the latest where none was scored."""
+        best = self._manager.best_step()
+        return self.latest_step() if best is None else best
+
+    def scores(self) -> Mapping[int, float]:
+        """Step -> validation score, of the checkpoints that are there and were scored."""
+        found = {s: self._manager.metrics(s) for s in self.steps()}
+        return {s: m[BEST_METRIC] for s, m in found.items() if m and BEST_METRIC in m}
+
+    def _check(self, step: int) -> None:
+        if step not in self.steps():
+            there = ", ".join(map(str, self.steps())) or "none"
+            raise UsageError(f"there is no checkpoint of step {step}. There: {there}.")
+
+    def restore(self, step: int, abstract: TrainState) -> TrainState:
+        """Reads a whole state, onto the shardings that `abstract` gives."""
+        self._check(step)
+        optimizer = {"step": abstract.step, "opt_state": abstract.opt_state}
+        read = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract.params),
+                optimizer=ocp.args.StandardRestore(optimizer),
+            ),
+        )
+        return TrainState(read.optimizer["step"], read.params, read.optimizer["opt_state"])
+
+    def restore_params(self, step: int, abstract_params: Any) -> Any:
+        """Reads the parameters only."""
+        self._check(step)
+        read = self._manager.restore(
+            step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
+        )
+        return read.params
+
+    def wait(self) -> None:
+        """Returns when every checkpoint that was started is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and frees the threads."""
+        self._manager.close()

@@ -1,0 +1,176 @@
+"""The training loop. It knows nothing of scoring, logging back-ends or export: they are passed in."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+
+from dss_jax.core import config
+from dss_jax.data.batches import Batch
+from dss_jax.train.checkpoint import Checkpoints
+from dss_jax.train.sharding import put_batch
+from dss_jax.train.step import Metrics, Program, TrainState
+
+Numbers = dict[str, float]
+
+
+class ShowProgress(Protocol):
+    """Shows that so many updates are done; `dss_jax.train.metric_log.Progress` is one."""
+
+    def __call__(self, step: int, numbers: Numbers | None = None) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and saved its state at `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"interrupted after {step} steps; the state is saved")
+        self.step = step
+
+
+@dataclass
+class StopRequest:
+    """Whether the run was asked to stop; the loop looks at it between steps."""
+
+    asked: bool = False
+
+
+@contextmanager
+def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
+    """Turns Ctrl-C and SIGTERM (preemption) into a request; a second Ctrl-C stops at once."""
+    request = StopRequest()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if request.asked:
+            raise KeyboardInterrupt
+        request.asked = True
+        say(f"{signal.Signals(number).name}: saving after this step; again to stop at once")
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class _Meter:
+    """Examples and real tokens a second between readings, evaluation left out.
+
+    A step's numbers are counted when it is sent off, but the clock is read when its metrics have
+    arrived: the device may be a step behind the host.
+    """
+
+    examples: int = 0
+    tokens: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def add(self, batch: Batch, examples: int) -> None:
+        self.examples += examples
+        self.tokens += sum(
+            int(np.count_nonzero(b.encoder_input_tokens) + np.count_nonzero(b.decoder_roles))
+            for b in batch
+        )
+
+    def take(self) -> tuple[int, int]:
+        """What was added since the last time."""
+        taken = self.examples, self.tokens
+        self.examples = self.tokens = 0
+        return taken
+
+    def rates(self, taken: tuple[int, int]) -> Numbers:
+        """Turns what was taken into rates, at the moment when it is done."""
+        now = time.monotonic()
+        seconds, self.since = max(now - self.since, 1e-9), now
+        return {
+            "examples_per_second": taken[0] / seconds,
+            "tokens_per_second": taken[1] / seconds,
+        }
+
+    def restart(self) -> None:
+        """Leaves out what has passed since the last reading."""
+        self.take()
+        self.since = time.monotonic()
+
+
+def fit(
+    run: config.Run,
+    program: Program,
+    state: TrainState,
+    batches: Callable[[int], Batch],
+    checkpoints: Checkpoints,
+    *,
+    evaluate: Callable[[Any, int], float | None],
+    log: Callable[[int, str, Numbers], None],
+    progress: ShowProgress,
+    stop: StopRequest,
+) -> TrainState:
+    """Trains from `state` to `run.train.steps`.
+
+    Args:
+      run: the configuration.
+      program: compiled functions.
+      state: where to start: fresh, or restored. Its step decides which batch comes next.
+      batches: step -> this process's batch.
+      checkpoints: where the state is saved, every `checkpoint_every` steps and at the end.
+      evaluate: (params, step) -> validation score, the higher the better; None: no such split.
+      log: (step, "train", numbers) every `log_every` steps.
+      progress: told of every step.
+      stop: looked at after every step.
+
+    Returns:
+      The state at the last step.
+
+    Raises:
+      Interrupted: a stop was asked for; the state is on disk.
+    """
+    steps, done = run.train.steps, int(state.step)
+    save_every = run.train.checkpoint_every or run.evaluate.every
+    # Numbers are read one step late, so that the device never waits for the host.
+    pending: tuple[int, Metrics, tuple[int, int]] | None = None
+    meter = _Meter()
+
+    def flush() -> None:
+        nonlocal pending
+        if pending is not None:
+            step, metrics, taken = pending
+            numbers = {name: float(value) for name, value in metrics.items()}
+            numbers |= meter.rates(taken)
+            if not np.isfinite(numbers["loss"]):
+                progress.say(f"step {step}: the loss is {numbers['loss']}")
+            log(step, "train", numbers)
+            progress(step, numbers)
+            pending = None
+
+    while done < steps:
+        batch = batches(done)
+        state, metrics = program.train_step(state, put_batch(batch, program.mesh))
+        done += 1
+        meter.add(batch, run.data.batch_size)
+        flush()
+        progress(done)
+        if done % run.train.log_every == 0 or done == steps:
+            pending = (done, metrics, meter.take())
+        at_evaluation = done % run.evaluate.every == 0 or done == steps
+        at_save = done % save_every == 0 or done == steps
+        score = None
+        if at_evaluation or at_save or stop.asked:
+            flush()
+        if at_evaluation:
+            score = evaluate(state.params, done)
+        if at_save or at_evaluation or stop.asked:
+            # Every evaluated state is saved, so that the best of them can be scored on test.
+            checkpoints.save(state, done, score)
+            meter.restart()
+        if stop.asked and done < steps:
+            checkpoints.wait()
+            raise Interrupted(done)
+    checkpoints.wait()
+    return state

@@ -1,0 +1,121 @@
+"""Where numbers go: `metrics.jsonl`, TensorBoard files, and a bar or lines on the terminal."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+Numbers = Mapping[str, float]
+
+
+def read_metrics(file: Path) -> list[dict]:
+    """The lines of a `metrics.jsonl`; a line cut short by a crash is left out."""
+    if not file.exists():
+        return []
+    lines = []
+    for line in file.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class MetricLog:
+    """Writes numbers of a step to `metrics.jsonl` and `tensorboard/` in the output folder."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Opens the logs for a run that goes on from `step`.
+
+        Lines of later steps, which an interrupted run wrote after its last checkpoint, are
+        taken out: they will come again.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(file) if line["step"] <= step]
+        fresh = file.with_suffix(".jsonl.new")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(fresh, file)
+        self._file = file.open("a", buffering=1)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def __call__(self, step: int, group: str, numbers: Numbers) -> None:
+        """Writes numbers of one step.
+
+        Args:
+          step: updates done.
+          group: "train", "validation" or "test".
+          numbers: name -> value.
+        """
+        line = {"step": step, "group": group, **{k: float(v) for k, v in numbers.items()}}
+        self._file.write(json.dumps(line) + "\n")
+        for name, value in numbers.items():
+            self._board.add_scalar(f"{group}/{name}", float(value), step)
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        self._board.close()
+
+
+class Progress:
+    """A bar on a terminal; elsewhere (a log file, CI) a line every few seconds."""
+
+    def __init__(
+        self, total: int, start: int, stream: TextIO | None = None, seconds: float = 10.0
+    ) -> None:
+        """Starts at `start` of `total` updates; `seconds` apart where lines are printed."""
+        self._stream = stream or sys.stderr
+        self._total, self._start, self._seconds = total, start, seconds
+        self._began = self._last_line = time.monotonic()
+        self._step, self._text = start, ""
+        self._bar = (
+            tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, file=self._stream)
+            if self._stream.isatty()
+            else None
+        )
+
+    def __call__(self, step: int, numbers: Numbers | None = None) -> None:
+        """Shows that `step` updates are done, with the latest numbers where there are new ones."""
+        if numbers is not None:
+            shown = {
+                "label": "label/loss", "rationale": "rationale/loss",
+                "ex/s": "examples_per_second", "tok/s": "tokens_per_second",
+            }  # fmt: skip
+            self._text = "  ".join(
+                f"{name} {numbers[key]:.4g}" for name, key in shown.items() if key in numbers
+            )
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._text, refresh=False)
+            self._bar.update(step - self._step)
+        self._step = step
+        now = time.monotonic()
+        due = now - self._last_line >= self._seconds or step == self._total
+        if self._bar is None and due and numbers is not None:
+            self._last_line = now
+            self._stream.write(f"step {step}/{self._total}  {self._text}  {self._eta(now)}\n")
+            self._stream.flush()
+
+    def _eta(self, now: float) -> str:
+        done = self._step - self._start
+        left = (now - self._began) / max(1, done) * (self._total - self._step)
+        return f"ETA {int(left) // 60}:{int(left) % 60:02d}"
+
+    def say(self, text: str) -> None:
+        """Prints a line without disturbing the bar."""
+        if self._bar is not None:
+            tqdm.write(text, file=self._stream)
+        else:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,116 @@
+"""The device mesh, and which array lives where on it."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+
+
+def make_mesh(cfg: config.Mesh, devices: list[Any] | None = None) -> Mesh:
+    """A mesh with axes `data`, `fsdp`, `model` over the devices (default: all there are).
+
+    Raises:
+      UsageError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {axis: getattr(cfg, axis) for axis in config.MESH_AXES}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if -1 in sizes.values() and len(devices) % fixed == 0:
+        sizes = {a: len(devices) // fixed if s == -1 else s for a, s in sizes.items()}
+    if math.prod(sizes.values()) != len(devices):
+        given = ", ".join(f"Mesh.{a} = {s}" for a, s in sizes.items())
+        raise UsageError(
+            f"the mesh ({given}) does not fit {len(devices)} devices: the sizes must multiply to "
+            "that number; one of them may be -1, for all that are left."
+        )
+    grid = np.asarray(devices).reshape(*sizes.values())
+    return Mesh(grid, config.MESH_AXES)
+
+
+def data_parallelism(mesh: Mesh) -> int:
+    """Into how many parts a batch is cut."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch(size: int, mesh: Mesh, microbatches: int, name: str) -> None:
+    """Raises UsageError where a batch cannot be cut evenly over devices and microbatches."""
+    parts = data_parallelism(mesh) * microbatches
+    if size % parts:
+        raise UsageError(
+            f"{name} is {size}, which {data_parallelism(mesh)} data-parallel devices x "
+            f"{microbatches} microbatches cannot share evenly. Give a multiple of {parts}."
+        )
+
+
+def param_shardings(boxed_params: dict, mesh: Mesh, rules: config.AxisRules) -> dict:
+    """Shardings of parameters from their logical axes.
+
+    Args:
+      boxed_params: abstract parameters still in their `nn.LogicallyPartitioned` boxes.
+      mesh: the mesh.
+      rules: logical axis -> mesh axis.
+
+    Raises:
+      UsageError: a dimension is not a multiple of the devices that share it.
+    """
+    specs = nn.get_partition_spec(boxed_params)
+    shardings = nn.logical_to_mesh_sharding(specs, mesh, list(rules))
+    shapes = nn.meta.unbox(boxed_params)
+
+    def check(path: tuple, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> None:
+        for size, axes in zip(leaf.shape, sharding.spec, strict=False):
+            names = (axes,) if isinstance(axes, str) else axes or ()
+            parts = math.prod(mesh.shape[a] for a in names)
+            if size % parts:
+                raise UsageError(
+                    f"parameter {jax.tree_util.keystr(path)} of shape {leaf.shape} cannot be cut "
+                    f"into {parts} along mesh axis {'+'.join(names)}: {size} is not a multiple. "
+                    "Change Mesh.* or Mesh.logical_axis_rules."
+                )
+
+    jax.tree_util.tree_map_with_path(check, shapes, shardings)
+    return shardings
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, params: dict, shardings: dict, mesh: Mesh
+) -> Any:
+    """Shardings of the optimiser's state: an array that has its parameter's shape lies as the
+    parameter does; the rest (counts, Adafactor's factored moments, which are small) is on every
+    device.
+    """
+    replicated = NamedSharding(mesh, PartitionSpec())
+    by_path = {
+        jax.tree_util.keystr(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
+        )
+    }
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        for start in range(len(path)):
+            shape, sharding = by_path.get(jax.tree_util.keystr(path[start:]), (None, None))
+            if shape == leaf.shape and sharding is not None:
+                return sharding
+        return replicated
+
+    state = jax.eval_shape(optimizer.init, params)
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's part of a batch -> global arrays on the mesh."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -1,0 +1,105 @@
+"""Parameter names of Hugging Face's PyTorch T5 <-> our tree of stacked layers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dss_jax.core.config import T5Config
+
+
+class Entry(NamedTuple):
+    """One of our parameters and where Hugging Face keeps it.
+
+    Attributes:
+      path: in our tree, with "/" between the names.
+      hf_name: in the state dict; "{i}" stands for the layer, if `layers` is set.
+      transposed: whether the last two axes are swapped (`nn.Linear` keeps [out, in]).
+      layers: how many are stacked over our leading axis; None: the parameter is not stacked.
+    """
+
+    path: str
+    hf_name: str
+    transposed: bool
+    layers: int | None = None
+
+    def hf_names(self) -> list[str]:
+        if self.layers is None:
+            return [self.hf_name]
+        return [self.hf_name.format(i=i) for i in range(self.layers)]
+
+
+def entries(config: T5Config) -> list[Entry]:
+    """All parameters of the model. Aliases in the state dict (embed_tokens) are left out."""
+    found = [
+        Entry("token_embedder/embedding", "shared.weight", False),
+        *_stack(config, "encoder", config.num_encoder_layers),
+        *_stack(config, "decoder", config.num_decoder_layers),
+    ]
+    if not config.logits_via_embedding:
+        found.append(Entry("decoder/logits_dense/kernel", "lm_head.weight", True))
+    return found
+
+
+def _stack(config: T5Config, stack: str, layers: int) -> Iterator[Entry]:
+    # (our norm, HF's layer number, our sub-layer, HF's sub-layer)
+    if stack == "encoder":
+        parts = [
+            ("pre_attention_layer_norm", 0, "attention", "SelfAttention"),
+            ("pre_mlp_layer_norm", 1, "mlp", "DenseReluDense"),
+        ]
+    else:
+        parts = [
+            ("pre_self_attention_layer_norm", 0, "self_attention", "SelfAttention"),
+            ("pre_cross_attention_layer_norm", 1, "encoder_decoder_attention", "EncDecAttention"),
+            ("pre_mlp_layer_norm", 2, "mlp", "DenseReluDense"),
+        ]
+    gated = len(config.mlp_activations) > 1
+    mlp = {name: name for name in (("wi_0", "wi_1", "wo") if gated else ("wi", "wo"))}
+    attention = {"query": "q", "key": "k", "value": "v", "out": "o"}
+    for norm, number, ours, theirs in parts:
+        block = f"{stack}.block.{{i}}.layer.{number}"
+        yield Entry(f"{stack}/layers/{norm}/scale", f"{block}.layer_norm.weight", False, layers)
+        for kernel, letter in (mlp if ours == "mlp" else attention).items():
+            yield Entry(
+                f"{stack}/layers/{ours}/{kernel}/kernel",
+                f"{block}.{theirs}.{letter}.weight",
+                True,
+                layers,
+            )
+    bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    yield Entry(f"{stack}/relpos_bias/rel_embedding", bias, True)
+    yield Entry(f"{stack}/{stack}_norm/scale", f"{stack}.final_layer_norm.weight", False)
+
+
+def from_hf(state: Mapping[str, np.ndarray], config: T5Config) -> dict[str, Any]:
+    """Our nested parameter tree in float32, from arrays by their Hugging Face names.
+
+    Raises:
+      KeyError: a name is missing.
+    """
+    tree: dict[str, Any] = {}
+    for entry in entries(config):
+        arrays = [np.asarray(state[name], np.float32) for name in entry.hf_names()]
+        value = arrays[0] if entry.layers is None else np.stack(arrays)
+        *parents, leaf = entry.path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value.swapaxes(-1, -2) if entry.transposed else value
+    return tree
+
+
+def to_hf(params: Mapping[str, Any], config: T5Config) -> dict[str, np.ndarray]:
+    """Arrays by their Hugging Face names, from our parameter tree; without aliases."""
+    state = {}
+    for entry in entries(config):
+        value: Any = params
+        for name in entry.path.split("/"):
+            value = value[name]
+        value = np.asarray(value)
+        if entry.transposed:
+            value = value.swapaxes(-1, -2)
+        values = [value] if entry.layers is None else list(value)
+        state.update(zip(entry.hf_names(), values, strict=True))
+    return state

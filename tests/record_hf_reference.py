@@ -1,0 +1,198 @@
+"""Records golden arrays from Hugging Face's PyTorch T5: `python tests/record_hf_reference.py`.
+
+Recorded with torch 2.13.0 and transformers 5.23.0 (also in each file's `meta`):
+`pip install torch==2.13.0 transformers==5.23.0`. The slow tests use the same functions live.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from hf_mapping import entries
+
+from dss_jax.core.config import T5Config
+
+GOLDEN = Path(__file__).parent / "golden"
+
+V1_0 = T5Config(
+    vocab_size=60,
+    emb_dim=20,
+    num_heads=3,
+    head_dim=8,
+    mlp_dim=28,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    mlp_activations=("relu",),
+    logits_via_embedding=True,
+)
+V1_1 = dataclasses.replace(
+    V1_0,
+    mlp_activations=("gelu", "linear"),
+    logits_via_embedding=False,
+    relative_attention_num_buckets=8,
+    relative_attention_max_distance=20,
+)
+# Lengths beyond relative_attention_max_distance in the encoder (v1.0) and the decoder (v1.1).
+CASES = {"v1_0": (V1_0, 150, 12), "v1_1": (V1_1, 24, 40)}
+MAX_DECODE_LENGTH = 12
+
+
+def hf_model(config: T5Config, seed: int) -> transformers.T5ForConditionalGeneration:
+    """A float32 model without dropout whose weights are random at the scale of training."""
+    gated = len(config.mlp_activations) > 1
+    hf_config = transformers.T5Config(
+        vocab_size=config.vocab_size,
+        d_model=config.emb_dim,
+        d_kv=config.head_dim,
+        d_ff=config.mlp_dim,
+        num_heads=config.num_heads,
+        num_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        relative_attention_num_buckets=config.relative_attention_num_buckets,
+        relative_attention_max_distance=config.relative_attention_max_distance,
+        layer_norm_epsilon=config.layer_norm_epsilon,
+        feed_forward_proj="gated-gelu" if gated else "relu",
+        tie_word_embeddings=config.logits_via_embedding,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    model = transformers.T5ForConditionalGeneration(hf_config).eval()
+    if not config.logits_via_embedding:
+        # transformers 5 ties lm_head whatever the configuration says, unless a checkpoint has it.
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            noise = torch.randn(weight.shape, generator=generator)
+            if name.endswith("norm.weight"):
+                weight.copy_(1 + 0.2 * noise)
+            elif "relative_attention_bias" in name or name == "shared.weight":
+                weight.copy_(noise)
+            elif name.endswith("Attention.q.weight"):
+                weight.copy_(noise * (weight.shape[1] * config.head_dim) ** -0.5)
+            else:
+                weight.copy_(noise * weight.shape[1] ** -0.5)
+    assert (model.lm_head.weight is model.shared.weight) == config.logits_via_embedding
+    return model
+
+
+def random_batch(
+    config: T5Config, input_length: int, target_length: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Three rows of different lengths, padded with 0, EOS at the end of the input and target."""
+    rng = np.random.default_rng(seed)
+
+    def rows(length: int) -> np.ndarray:
+        tokens = rng.integers(2, config.vocab_size, (3, length)).astype(np.int32)
+        for row, real in zip(tokens, (length, length // 2, 5), strict=True):
+            row[real - 1], row[real:] = 1, 0
+        return tokens
+
+    inputs, targets = rows(input_length), rows(target_length)
+    shifted = np.concatenate([np.zeros((3, 1), np.int32), targets[:, :-1]], axis=1)
+    return {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": shifted,
+        "decoder_target_tokens": targets,
+    }
+
+
+def reference(
+    config: T5Config, model: transformers.T5ForConditionalGeneration, batch: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Logits, loss (mean over real target tokens), parameters, gradients and greedy tokens."""
+    inputs = torch.tensor(batch["encoder_input_tokens"], dtype=torch.long)
+    targets = torch.tensor(batch["decoder_target_tokens"], dtype=torch.long)
+    model.zero_grad()
+    out = model(
+        input_ids=inputs,
+        attention_mask=(inputs != 0).long(),
+        decoder_input_ids=torch.tensor(batch["decoder_input_tokens"], dtype=torch.long),
+        labels=torch.where(targets == 0, -100, targets),
+        use_cache=False,
+    )
+    out.loss.backward()
+    recorded = {"logits": out.logits.detach().numpy(), "loss": out.loss.detach().numpy()}
+    named = dict(model.named_parameters())
+    for name in [name for entry in entries(config) for name in entry.hf_names()]:
+        recorded[f"param/{name}"] = named[name].detach().numpy()
+        recorded[f"grad/{name}"] = named[name].grad.numpy()
+    recorded["greedy"], recorded["greedy_margin"] = greedy(model, inputs)
+    return recorded
+
+
+def greedy(
+    model: transformers.T5ForConditionalGeneration, inputs: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [B, MAX_DECODE_LENGTH] of `generate`, and the least lead of a best token."""
+    out = model.generate(
+        inputs,
+        attention_mask=(inputs != 0).long(),
+        max_new_tokens=MAX_DECODE_LENGTH,
+        do_sample=False,
+        num_beams=1,
+        use_cache=False,  # transformers 5.23 sizes it by the encoder's layers.
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    tokens = np.zeros((len(inputs), MAX_DECODE_LENGTH), np.int32)
+    generated = out.sequences[:, 1:].numpy()
+    tokens[:, : generated.shape[1]] = generated
+    top = torch.stack(out.logits).topk(2, dim=-1).values
+    return tokens, (top[..., 0] - top[..., 1]).min().numpy()
+
+
+def _telling(tokens: np.ndarray, margin: np.ndarray) -> bool:
+    """Whether rows end at different steps, one not at all, and none by a hair."""
+    ends = {int(np.argmax(row == 1)) if 1 in row else None for row in tokens}
+    return margin > 1e-2 and len(ends) == 3 and None in ends and 0 not in ends
+
+
+def record(name: str, config: T5Config, input_length: int, target_length: int) -> None:
+    """Writes tests/golden/t5_hf_<name>.npz, with the first seed whose greedy tokens tell enough."""
+    for seed in range(5000):
+        batch = random_batch(config, input_length, target_length, seed)
+        model = hf_model(config, seed)
+        if _telling(*greedy(model, torch.tensor(batch["encoder_input_tokens"]).long())):
+            break
+    else:
+        raise RuntimeError(f"{name}: no seed gives rows that end at different steps.")
+    meta = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": np.__version__,
+        "seed": seed,
+        "config": dataclasses.asdict(config),
+    }
+    arrays: dict[str, Any] = {**batch, **reference(config, model, batch)}
+    path = GOLDEN / f"t5_hf_{name}.npz"
+    np.savez_compressed(path, meta=np.array(json.dumps(meta)), **arrays)
+    print(f"{path}: seed {seed}, {path.stat().st_size // 1024} KiB\n{arrays['greedy']}")
+
+
+def record_buckets() -> None:
+    """Writes tests/golden/t5_hf_buckets.npz: buckets of the distances -300 to 300."""
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    arrays = {}
+    for bidirectional in (True, False):
+        for buckets, furthest in ((32, 128), (8, 20), (64, 256)):
+            relative = torch.arange(-300, 301)
+            found = T5Attention._relative_position_bucket(
+                relative, bidirectional, buckets, furthest
+            )
+            arrays[f"{bidirectional}/{buckets}/{furthest}"] = found.numpy().astype(np.int16)
+    np.savez_compressed(GOLDEN / "t5_hf_buckets.npz", **arrays)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    GOLDEN.mkdir(exist_ok=True)
+    record_buckets()
+    for case, (case_config, case_input_length, case_target_length) in CASES.items():
+        record(case, case_config, case_input_length, case_target_length)

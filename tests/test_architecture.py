@@ -1,0 +1,116 @@
+"""Rooms, sizes, import budgets and the list of commands (docs/architecture.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dss_jax
+from dss_jax.cli.main import COMMANDS
+from dss_jax.core.paths import shipped
+
+PACKAGE = Path(dss_jax.__file__).parent
+ROOMS = ("core", "data", "model", "train", "evaluate", "experiment", "cli")
+"""In order: a room imports from itself and from those before it."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOP_LINES = 400, 60, 120
+
+TENSORFLOW = ("tensorflow", "seqio", "tensorflow_datasets")
+
+
+def _imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(str(node.module))
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _room(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else "core"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_go_one_way(file: Path) -> None:
+    for name in _imports(file):
+        parts = name.split(".")
+        if parts[0] == "dss_jax" and len(parts) > 1 and parts[1] in ROOMS:
+            assert ROOMS.index(parts[1]) <= ROOMS.index(_room(file)), f"{file} imports {name}"
+
+
+def _foreign(file: Path) -> set[str]:
+    return {name.split(".")[0] for name in _imports(file)} - {"dss_jax"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_each_library_stays_in_its_rooms(file: Path) -> None:
+    foreign = _foreign(file) - set(sys.stdlib_module_names)
+    if _room(file) == "core":
+        assert not foreign, "core is the standard library only"
+    if not file.name.startswith("seqio_"):
+        assert not foreign & set(TENSORFLOW)
+    if file.name != "gin_config.py":
+        assert "gin" not in foreign
+    if _room(file) == "data" and not file.name.startswith("seqio_"):
+        assert foreign <= {"numpy", "sentencepiece"}
+
+
+@pytest.mark.parametrize("file", sorted(shipped("tasks").glob("*.py")), ids=lambda f: f.stem)
+def test_task_files_need_the_standard_library_only(file: Path) -> None:
+    assert not _foreign(file) - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_files_and_functions_stay_small(file: Path) -> None:
+    text = file.read_text()
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    if file.name == "__init__.py" and file.parent != PACKAGE:
+        assert not text, "packages import nothing of their own accord"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            limit = MAX_LOOP_LINES if file.name == "loop.py" else MAX_FUNCTION_LINES
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= limit, f"{node.name} has {length} lines"
+
+
+def test_commands_are_these() -> None:
+    assert list(COMMANDS) == ["train", "eval", "prepare", "tasks", "config", "demo"]
+    for name in COMMANDS:
+        assert (PACKAGE / "cli" / f"{name}.py").exists()
+
+
+def _modules_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_configuration_and_tasks_load_without_numerical_libraries() -> None:
+    loaded = _modules_after(
+        "from dss_jax.cli import main, options, gin_config\n"
+        "from dss_jax.core import registry\n"
+        "gin_config.load_run(['runs/train.gin'])\n"
+        "[registry.load_task(n) for n in registry.task_names()]"
+    )
+    assert not loaded & {"jax", "flax", "numpy", *TENSORFLOW}
+
+
+def test_the_trainer_never_loads_tensorflow() -> None:
+    loaded = _modules_after("import dss_jax.experiment.single, dss_jax.cli.train")
+    assert {"jax", "flax", "optax", "orbax"} <= loaded
+    assert not loaded & set(TENSORFLOW)
+
+
+def test_the_loop_knows_nothing_of_scoring_and_logging() -> None:
+    imported = _imports(PACKAGE / "train" / "loop.py")
+    assert not any("evaluate" in n or "tensorboard" in n or "metric_log" in n for n in imported)

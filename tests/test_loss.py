@@ -1,0 +1,105 @@
+"""The loss against plain NumPy, optax, and T5X's published formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dss_jax.core import config
+from dss_jax.data.batches import LABEL, RATIONALE, Block, shift_right
+from dss_jax.model.t5 import T5
+from dss_jax.train import loss as losses
+
+MODEL = config.T5Config(
+    vocab_size=32, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32,
+    num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0,
+)  # fmt: skip
+
+
+def _block(rng: np.random.Generator, role: int, lengths: list[int], width: int) -> Block:
+    targets = np.zeros((len(lengths), width), np.int32)
+    for row, length in zip(targets, lengths, strict=True):
+        row[:length] = rng.integers(2, 32, length)
+    inputs = rng.integers(2, 32, (len(lengths), 6)).astype(np.int32)
+    return Block(inputs, shift_right(targets), targets, np.where(targets > 0, role, 0))
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[Block, ...]:
+    rng = np.random.default_rng(0)
+    return (
+        _block(rng, LABEL, [1, 2, 1, 3], 4),
+        _block(rng, RATIONALE, [7, 9, 0, 8], 10),
+    )
+
+
+@pytest.fixture(scope="module")
+def model_and_params() -> tuple[T5, dict]:
+    model = T5(MODEL)
+    tokens = jnp.ones((1, 2), jnp.int32)
+    import flax.linen as nn
+
+    return model, nn.meta.unbox(model.init(jax.random.key(0), tokens, tokens)["params"])
+
+
+def test_it_is_the_weighted_sum_of_each_tasks_own_mean(batch, model_and_params) -> None:
+    model, params = model_and_params
+    sums = losses.task_sums(model, params, batch, config.Loss(), None)
+    means = []
+    for block in batch:
+        logits = np.asarray(
+            model.apply(
+                {"params": params}, block.encoder_input_tokens, block.decoder_input_tokens
+            ),
+            np.float64,
+        )
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        real = block.decoder_target_tokens > 0
+        picked = np.take_along_axis(log_probs, block.decoder_target_tokens[..., None], -1)[..., 0]
+        means.append(-picked[real].mean())
+    total = losses.weighted_loss(sums.loss, sums.tokens, (0.3, 0.7))
+    np.testing.assert_allclose(total, 0.3 * means[0] + 0.7 * means[1], rtol=1e-5)
+    # A token-summed mixture is something else: the label would weigh 7 tokens of 31.
+    assert abs(float(total) - float(sums.loss.sum() / sums.tokens.sum())) > 1e-3
+
+
+def test_tokens_are_counted_by_task(batch) -> None:
+    np.testing.assert_array_equal(losses.count_tokens(batch), [7.0, 24.0])
+
+
+def test_a_task_without_tokens_weighs_nothing(batch, model_and_params) -> None:
+    model, params = model_and_params
+    sums = losses.task_sums(model, params, batch[:1], config.Loss(), None)
+    total = losses.weighted_loss(sums.loss, sums.tokens, (0.5, 0.5))
+    np.testing.assert_allclose(total, 0.5 * sums.loss[0] / sums.tokens[0], rtol=1e-6)
+
+
+def test_methods_without_rationales_weigh_the_label_fully() -> None:
+    standard = config.Method(name="standard", label="gold", rationale=False)
+    assert losses.task_weights(config.Loss(alpha=0.2), standard) == (1.0, 0.0)
+    assert losses.task_weights(config.Loss(alpha=0.2), config.Method()) == (0.2, 0.8)
+
+
+def test_cross_entropy_equals_optax() -> None:
+    key = jax.random.key(1)
+    logits = 4.0 * jax.random.normal(key, (3, 5, 11))
+    targets = jax.random.randint(key, (3, 5), 0, 11)
+    ours = losses.token_losses(logits, targets, config.Loss())
+    theirs = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_label_smoothing_and_z_loss_are_those_of_t5x() -> None:
+    # t5x.losses.compute_weighted_cross_entropy, written out in NumPy.
+    rng = np.random.default_rng(2)
+    logits, targets = 3 * rng.normal(size=(2, 4, 9)), rng.integers(0, 9, (2, 4))
+    smoothing, z_loss, size = 0.1, 1e-2, 9
+    confidence, low = 1 - smoothing, smoothing / (size - 1)
+    constant = -(confidence * np.log(confidence) + (size - 1) * low * np.log(low + 1e-20))
+    soft = np.where(np.arange(size) == targets[..., None], confidence, low)
+    log_z = np.log(np.exp(logits).sum(-1))
+    expected = -(soft * (logits - log_z[..., None])).sum(-1) - constant + z_loss * log_z**2
+    cfg = config.Loss(label_smoothing=smoothing, z_loss=z_loss)
+    ours = losses.token_losses(jnp.asarray(logits, jnp.float32), jnp.asarray(targets), cfg)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)

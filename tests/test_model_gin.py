@@ -1,0 +1,74 @@
+"""The model sizes that ship as gin files are the published ones."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dss_jax.core.config import T5Config
+from dss_jax.model.t5 import T5, count_parameters
+
+MODELS = Path(__file__).resolve().parents[1] / "gin_configs" / "models"
+
+# Name -> (number printed by the authors, number counted in Hugging Face's model of that size).
+PUBLISHED = {
+    "t5_small": (60e6, 60_506_624),
+    "t5_base": (220e6, 222_903_552),
+    "t5_large": (770e6, 737_668_096),
+    "t5_3b": (3e9, 2_851_598_336),
+    "t5_11b": (11e9, 11_307_321_344),
+    "t5_1_1_small": (77e6, 76_961_152),
+    "t5_1_1_base": (248e6, 247_577_856),
+    "t5_1_1_large": (783e6, 783_150_080),
+    "t5_1_1_xl": (2.85e9, 2_849_757_184),
+    "t5_1_1_xxl": (11.1e9, 11_135_332_352),
+}
+TINY = ("t5_tiny", "t5_1_1_tiny")
+
+
+def read(name: str) -> tuple[str, dict[str, Any]]:
+    """First line, and the bindings of `T5Config`."""
+    lines = (MODELS / f"{name}.gin").read_text().splitlines()
+    bindings = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            key, value = line.split("=", 1)
+            section, field = key.strip().split(".")
+            assert section == "T5Config"
+            bindings[field] = ast.literal_eval(value.strip())
+    return lines[0], bindings
+
+
+def count(bindings: dict[str, Any]) -> int:
+    model = T5(T5Config(**bindings))
+    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    return count_parameters(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens))
+
+
+def test_all_files_are_tested() -> None:
+    assert {path.stem for path in MODELS.glob("*.gin")} == {*PUBLISHED, *TINY}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name: str) -> None:
+    header, bindings = read(name)
+    published, exact = PUBLISHED[name]
+    number = count(bindings)
+    assert number == exact
+    assert number == pytest.approx(published, rel=0.05)
+    assert f": {number:,} parameters." in header
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_sizes(name: str) -> None:
+    header, bindings = read(name)
+    assert bindings["vocab_size"] is None
+    match = re.search(r": ([\d,]+) parameters and (\d+) more for each entry", header)
+    assert match is not None
+    fixed, each = (int(group.replace(",", "")) for group in match.groups())
+    for vocab_size in (512, 32128):
+        assert count({**bindings, "vocab_size": vocab_size}) == fixed + each * vocab_size
