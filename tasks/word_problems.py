@@ -38,22 +38,24 @@ BLOCK, WRONG_IN_BLOCK = 50, 13
 _SPLIT_OF_CHECKSUM = {0: "test", 1: "validation"}
 _CHECKSUMS = 20
 
-NAMES = tuple(
-    "Faye Julia Danny Bobby Luke Paco Kelly Rachel Dave Mary Edward Jack Robin Emily Olivia Adam "
-    "Haley Frank Lewis Megan Tom Nancy Henry Rosa".split()
-)
-OBJECTS = tuple(
-    "marbles cards stickers coins shells pencils crayons stamps buttons beads apples oranges "
-    "cookies candies books toys balls cups plates flowers ribbons badges stones balloons".split()
-)
-GAINED = tuple(
-    "got,bought,found,won,received,picked up,collected,earned,borrowed,was given,dug up,"
-    "took home".split(",")
-)
-LOST = tuple(
-    "lost,sold,gave away,threw away,broke,dropped,lent out,used up,traded away,donated,"
-    "left behind,mislaid".split(",")
-)
+NAMES = (
+    "Faye", "Julia", "Danny", "Bobby", "Luke", "Paco", "Kelly", "Rachel", "Dave", "Mary",
+    "Edward", "Jack", "Robin", "Emily", "Olivia", "Adam", "Haley", "Frank", "Lewis", "Megan",
+    "Tom", "Nancy", "Henry", "Rosa",
+)  # fmt: skip
+OBJECTS = (
+    "marbles", "cards", "stickers", "coins", "shells", "pencils", "crayons", "stamps", "buttons",
+    "beads", "apples", "oranges", "cookies", "candies", "books", "toys", "balls", "cups",
+    "plates", "flowers", "ribbons", "badges", "stones", "balloons",
+)  # fmt: skip
+GAINED = (
+    "got", "bought", "found", "won", "received", "picked up", "collected", "earned", "borrowed",
+    "was given", "dug up", "took home",
+)  # fmt: skip
+LOST = (
+    "lost", "sold", "gave away", "threw away", "broke", "dropped", "lent out", "used up",
+    "traded away", "donated", "left behind", "mislaid",
+)  # fmt: skip
 MAKES = ("makes", "paints", "wraps", "cleans", "checks", "sorts")
 BOXES = (
     ("boxes", "box"), ("bags", "bag"), ("jars", "jar"), ("baskets", "basket"), ("trays", "tray"),

@@ -17,16 +17,14 @@ needs_release = pytest.mark.skipif(
 
 CQA = AnswerForm(run_on="Q:", marker="So the answer is", label=r"(?s)\)(.*?)\.?$")
 SVAMP = AnswerForm(run_on="Q:", marker="The answer is", label=r"(\(.*\))")
-ESNLI = AnswerForm(
-    run_on="Premise", marker="Answer:", label=UP_TO_FINAL_STOP, keep_unanswered=True
-)
+ESNLI = AnswerForm(run_on="Premise", marker="Answer:", label=UP_TO_FINAL_STOP, keep_unanswered=True)
 ANLI = AnswerForm(run_on="Premise", marker="So the answer is", label=UP_TO_FINAL_STOP)
 
 
 @pytest.mark.parametrize(
     ("form", "completion", "rationale", "label"),
     [
-        (CQA, "It is wet. So the answer is (c) the sea.\n\nQ: Why? So the", "It is wet.", "the sea"),
+        (CQA, "It is wet. So the answer is (c) the sea.\n\nQ: Why? So", "It is wet.", "the sea"),
         (CQA, "So the answer is (e) washington d.c.", "", "washington d.c"),
         (CQA, "x So the answer is (d) good luck!", "x", "good luck!"),
         (CQA, "x So the answer is either (a) sea or (b) lake.", "x", "sea or (b) lake"),

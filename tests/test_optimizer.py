@@ -81,10 +81,20 @@ def test_adafactor_is_that_of_t5x_also_for_stacked_layers(shape: tuple, factored
     )
     optimizer = make_optimizer(cfg, steps=100)
     single, stacked = jnp.asarray(layers[0]), jnp.stack([jnp.asarray(x) for x in layers])
-    params = {"embedding": single, "layers": {"kernel": stacked}}
+    # The decoder has another number of layers than the encoder.
+    params = {
+        "embedding": single,
+        "encoder": {"layers": {"kernel": stacked}},
+        "decoder": {"layers": {"kernel": stacked[:1]}},
+    }
     state = optimizer.init(params)
     for pair in gradients:
-        tree = {"embedding": jnp.asarray(pair[0]), "layers": {"kernel": jnp.stack(pair)}}
+        both = jnp.stack([jnp.asarray(x) for x in pair])
+        tree = {
+            "embedding": jnp.asarray(pair[0]),
+            "encoder": {"layers": {"kernel": both}},
+            "decoder": {"layers": {"kernel": both[:1]}},
+        }
         updates, state = jax.jit(optimizer.update)(tree, state, params)
         params = optax.apply_updates(params, updates)
     for layer in range(2):
@@ -92,8 +102,10 @@ def test_adafactor_is_that_of_t5x_also_for_stacked_layers(shape: tuple, factored
             layers[layer], [pair[layer] for pair in gradients], 1e-2, factored
         )
         np.testing.assert_allclose(
-            params["layers"]["kernel"][layer], expected, rtol=2e-4, atol=1e-6
+            params["encoder"]["layers"]["kernel"][layer], expected, rtol=2e-4, atol=1e-6
         )
+    first = params["encoder"]["layers"]["kernel"][0]
+    np.testing.assert_allclose(params["embedding"], first, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(
-        params["embedding"], params["layers"]["kernel"][0], rtol=1e-5, atol=1e-7
+        params["decoder"]["layers"]["kernel"][0], first, rtol=1e-5, atol=1e-7
     )

@@ -118,7 +118,7 @@ class TestRegistry:
         assert time.perf_counter() - started < 0.5
 
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="task folder .*nowhere.* does not exist"):
+        with pytest.raises(UsageError, match=r"task folder .*nowhere.* does not exist"):
             task_names([tmp_path / "nowhere"])
 
     @pytest.mark.parametrize(

@@ -128,7 +128,8 @@ def resolve(
       UsageError: a name or a value is wrong.
     """
     # A folder of the user's holds tasks/ and gin_configs/ side by side, as this project does.
-    beside = [str(Path(d).absolute().parent / "gin_configs") for d in args.task_dir]
+    folders = [*args.task_dir, *registry.folders_on_path()]
+    beside = [str(Path(d).absolute().parent / "gin_configs") for d in folders]
     search = [p for p in args.gin_search_paths.split(",") if p] + beside
     files, bindings = _files(args, search)
     bindings += flag_bindings(args)

@@ -33,7 +33,9 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.data.prepare import ensure_store
     from dss_jax.data.summary import report_cuts
 
-    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs)
+    store = ensure_store(
+        run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs, need=("train",)
+    )
     report_cuts(store, run.data, print)
     scorer = resolved.task.scorer if resolved.task else TEXT_ACCURACY
 

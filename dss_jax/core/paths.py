@@ -16,7 +16,7 @@ def shipped(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Folder of what can be made or fetched again: DSS_CACHE_DIR, or dss-jax in the user's cache."""
+    """Folder of what can be made or fetched again: DSS_CACHE_DIR, else in the user's cache."""
     if own := os.environ.get("DSS_CACHE_DIR"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")

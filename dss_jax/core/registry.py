@@ -22,15 +22,19 @@ from dss_jax.core.types import DistillationTask
 TaskDirs = Iterable[str | os.PathLike[str]]
 
 
+def folders_on_path() -> list[str]:
+    """The folders that DSS_TASK_PATH names."""
+    return [p for p in os.environ.get("DSS_TASK_PATH", "").split(os.pathsep) if p]
+
+
 def task_folders(dirs: TaskDirs = ()) -> list[Path]:
     """The folders that are searched, first wins.
 
     Raises:
       UsageError: a folder of `dirs` or of DSS_TASK_PATH does not exist.
     """
-    path = os.environ.get("DSS_TASK_PATH", "")
     asked = [(str(d), "task folder") for d in dirs]
-    asked += [(p, "folder in DSS_TASK_PATH") for p in path.split(os.pathsep) if p]
+    asked += [(p, "folder in DSS_TASK_PATH") for p in folders_on_path()]
     for folder, what in asked:
         if not Path(folder).is_dir():
             raise UsageError(f"{what} {folder!r} does not exist. Give an existing folder.")
@@ -83,7 +87,8 @@ def _import(file: Path) -> ModuleType:
     digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
     module_name = f"_dss_task_{file.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # dataclasses and pickle look a class's module up by name.
     sys.modules[module_name] = module

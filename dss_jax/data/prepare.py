@@ -58,7 +58,7 @@ def ensure_store(
     Raises:
       UsageError: unknown task, missing or ill-formed data, a store for something else,
         TensorFlow not installed.
-      prepare_child.PrepareFailed: the child process failed for a reason that is not the user's.
+      prepare_child.PrepareError: the child process failed for a reason that is not the user's.
     """
     if data_cfg.store is not None:
         return _given_store(data_cfg.store, task_cfg, vocabulary_cfg)
@@ -158,7 +158,7 @@ def key_of(content: dict[str, Any]) -> str:
 def module_file(name: str) -> Path | None:
     """The source file of a module, found without importing anything; None where there is none."""
     parts = Path(*name.split("."))
-    for folder in dict.fromkeys([os.getcwd(), *sys.path]):
+    for folder in dict.fromkeys([str(Path.cwd()), *sys.path]):
         for file in (Path(folder, parts).with_suffix(".py"), Path(folder, parts, "__init__.py")):
             if file.is_file():
                 return file
@@ -184,16 +184,15 @@ def _open(path: Path, need: Sequence[str], log: Log) -> TokenStore | None:
         log(f"{path} lacks the {lacking[0]} split, which could not be had. Trying again.")
         return None
     for name, (size, mtime_ns) in store.manifest.get("source_files", {}).items():
-        stat = os.stat(name) if os.path.exists(name) else None
+        file = Path(name)
+        stat = file.stat() if file.exists() else None
         if stat is None or (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns):
             log(f"{name} has changed since {path} was made. It is made again.")
             return None
     return store
 
 
-def _given_store(
-    path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary
-) -> TokenStore:
+def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary) -> TokenStore:
     store = open_store(path)
     manifest = store.manifest
     wanted = task_cfg.name or task_cfg.mixture_or_task_name
@@ -231,7 +230,7 @@ def _lock(path: Path, log: Log) -> Iterator[None]:
     The lock only saves work: without it, the rename of a finished store decides.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / f".lock-{path.name}", "w") as file:
+    with (path.parent / f".lock-{path.name}").open("w") as file:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 

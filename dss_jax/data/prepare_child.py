@@ -26,7 +26,7 @@ _QUIET = {
 }
 
 
-class PrepareFailed(RuntimeError):
+class PrepareError(RuntimeError):
     """The child process failed and gave no message for the user; carries its error output."""
 
 
@@ -39,7 +39,7 @@ def run(request: dict[str, Any], log: Callable[[str], None]) -> None:
 
     Raises:
       UsageError: what the child has to tell the user; TensorFlow or SeqIO is not installed.
-      PrepareFailed: anything else.
+      PrepareError: anything else.
     """
     missing = [m for m in ("tensorflow", "seqio") if importlib.util.find_spec(m) is None]
     if missing:
@@ -67,14 +67,15 @@ def run(request: dict[str, Any], log: Callable[[str], None]) -> None:
         if child.returncode != 0:
             stderr.seek(0)
             tail = "".join(stderr.readlines()[-STDERR_LINES:])
-            raise PrepareFailed(f"preparing the token store failed ({child.returncode}):\n{tail}")
+            raise PrepareError(f"preparing the token store failed ({child.returncode}):\n{tail}")
 
 
 def _talk(
     child: "subprocess.Popen[str]", request: dict[str, Any], log: Callable[[str], None]
 ) -> str | None:
     """Sends the request and passes progress on; returns the child's message for the user."""
-    assert child.stdin is not None and child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout is not None
     message = None
     try:
         child.stdin.write(json.dumps(request))

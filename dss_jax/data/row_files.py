@@ -11,6 +11,10 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.types import Row
 
 
+class SplitUnavailable(UsageError):  # noqa: N818
+    """A split that exists in the world but could not be downloaded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Located:
     """A row, and where it is, for messages ("cqa/cqa_train.json, line 3")."""
@@ -62,7 +66,7 @@ def csv_rows(file: Path) -> Iterator[Located]:
 
 def _open(file: Path, newline: str | None = None) -> Any:
     try:
-        return open(file, encoding="utf-8-sig", newline=newline)
+        return file.open(encoding="utf-8-sig", newline=newline)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}.") from error
 

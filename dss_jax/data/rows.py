@@ -76,6 +76,7 @@ def examples(
       data_dir: folder of the data; None: DSS_DATA_DIR.
 
     Raises:
+      SplitUnavailable: the split is to come from TFDS but cannot be downloaded.
       UsageError: unknown or unavailable split; missing, unreadable or ill-formed data, with file
         and line.
     """
@@ -93,7 +94,7 @@ def examples(
 
 
 def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The row numbers that `datasets.Dataset.train_test_split(test_size=fraction, seed=seed)` gives.
+    """The row numbers of `datasets.Dataset.train_test_split(test_size=fraction, seed=seed)`.
 
     Args:
       n: number of rows.
@@ -101,7 +102,7 @@ def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray
       seed: of `numpy.random.default_rng`.
 
     Returns:
-      (train, held out), int64, in that function's order (`datasets` 2.x and 3.x).
+      (train, held out), int64, in that function's order (checked against `datasets` 5.2.0).
     """
     held = math.ceil(fraction * n)
     order = np.random.default_rng(seed).permutation(n)

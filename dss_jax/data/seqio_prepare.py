@@ -19,6 +19,7 @@ from dss_jax.core.prefixes import prefixes
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data import prepare, rows
+from dss_jax.data.row_files import SplitUnavailable
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.vocabulary import SentencePiece
@@ -90,18 +91,14 @@ def _read(
     for split in rows.available_splits(task, folder):
         try:
             found[split] = rows.examples(task, split, folder)
-        except UsageError as error:
-            if not rows.needs_tensorflow(task, split, folder):
-                raise
+        except SplitUnavailable as error:
             unavailable[split] = str(error)
     if not found:
         raise UsageError("\n".join(unavailable.values()))
     return found, unavailable
 
 
-def _tokens(
-    tasks: Mapping[str, Any], split: str, count: int, say: Say
-) -> dict[str, list[Any]]:
+def _tokens(tasks: Mapping[str, Any], split: str, count: int, say: Say) -> dict[str, list[Any]]:
     """Runs the SeqIO tasks over a split: token column -> ids of each row, () where it has none."""
     columns: dict[str, list[Any]] = {c: [()] * count for c in TOKEN_COLUMNS}
     said = time.monotonic()
@@ -138,7 +135,10 @@ def _fill_inputs(
 
 def _counts(examples: list[Example]) -> dict[str, int]:
     fields = ("label", "teacher_label", "rationale")
-    return {"rows": len(examples), **{f: sum(bool(getattr(e, f)) for e in examples) for f in fields}}
+    return {
+        "rows": len(examples),
+        **{f: sum(bool(getattr(e, f)) for e in examples) for f in fields},
+    }
 
 
 def _from_seqio(request: Mapping[str, Any], say: Say) -> Built:
@@ -146,7 +146,7 @@ def _from_seqio(request: Mapping[str, Any], say: Say) -> Built:
     import seqio
 
     # Like `python -m`, so that a module in the working folder is found.
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     try:
         importlib.import_module(request["module"])
     except ModuleNotFoundError as error:
@@ -221,9 +221,9 @@ def _source_files(provider: Any, seqio: Any) -> dict[str, tuple[int, int]]:
         if isinstance(task.source, seqio.FileDataSource):
             for split in task.splits:
                 for name in task.source.list_shards(split):
-                    if os.path.isfile(name):
-                        stat = os.stat(name)
-                        files[os.path.abspath(name)] = (stat.st_size, stat.st_mtime_ns)
+                    file = Path(name).absolute()
+                    if file.is_file():
+                        files[str(file)] = (file.stat().st_size, file.stat().st_mtime_ns)
     return files
 
 

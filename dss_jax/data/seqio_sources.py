@@ -11,9 +11,9 @@ from typing import Any
 import seqio
 import tensorflow_datasets as tfds
 
-from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
 from dss_jax.core.types import Row, Tfds
+from dss_jax.data.row_files import SplitUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def tfds_rows(source: Tfds, split: str, *, in_order: bool) -> list[Row]:
       in_order: whether the rows must come in the order of the original files.
 
     Raises:
-      UsageError: the data set can be neither found nor downloaded.
+      SplitUnavailable: the data set can be neither found nor downloaded.
     """
     folder: Path | None = None
     try:
@@ -60,7 +60,7 @@ def tfds_rows(source: Tfds, split: str, *, in_order: bool) -> list[Row]:
     except Exception as error:
         # TFDS has no error type of its own: no network, no space and a wrong name all differ.
         logger.debug("TFDS %s", source.name, exc_info=True)
-        raise UsageError(_help(source, split, folder, error)) from error
+        raise SplitUnavailable(_help(source, split, folder, error)) from error
     return found
 
 
@@ -97,6 +97,6 @@ def _plain(value: Any) -> Any:
         return value.decode("utf-8")
     if getattr(value, "shape", None) == ():
         return value.item()
-    if getattr(value, "dtype", None) == object:
+    if getattr(getattr(value, "dtype", None), "kind", "") == "O":
         return [v.decode("utf-8") if isinstance(v, bytes) else v for v in value.tolist()]
     return value

@@ -66,6 +66,7 @@ def register(
     vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
     features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
     style = prefixes_of(prefixes)
+    read: Callable[[str], list[Example]]
     if examples is None:
         read = functools.cache(lambda split: rows.examples(task, split, data_dir))
         splits = _splits(task, data_dir)

@@ -32,7 +32,7 @@ TEXT_COLUMNS = ("id", "input", "label", "teacher_label", "rationale")
 MANIFEST, VOCABULARY = "manifest.json", "vocabulary.model"
 
 
-class StoreDamaged(UsageError):
+class StoreDamaged(UsageError):  # noqa: N818
     """A store that is half-written, was changed, or has another format."""
 
 
@@ -45,8 +45,9 @@ class Ragged:
     """
 
     def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
-        assert offsets.ndim == values.ndim == 1 and len(offsets) >= 1
-        assert offsets[0] == 0 and offsets[-1] == len(values)
+        assert offsets.ndim == values.ndim == 1
+        assert offsets[0] == 0
+        assert offsets[-1] == len(values)
         self.values = values
         self.offsets = offsets
 
@@ -171,7 +172,7 @@ def open_store(path: str | Path) -> TokenStore:
                 f"the token store {path} is damaged: {name} has {file.stat().st_size} bytes, not "
                 f"{entry['size']}."
             )
-        with open(file, "rb") as stream:
+        with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if digest != entry["sha256"]:
             raise StoreDamaged(f"the token store {path} is damaged: {name} was changed.")
@@ -197,7 +198,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_bytes())
         version, digest = manifest["format"], manifest["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreDamaged(f"the token store {path} is damaged: {MANIFEST} is unreadable.") from error
+        raise StoreDamaged(
+            f"the token store {path} is damaged: {MANIFEST} is unreadable."
+        ) from error
     if version != FORMAT:
         raise StoreDamaged(
             f"the token store {path} has format {version}, but this version of dss-jax reads "

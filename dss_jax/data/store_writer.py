@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 from array import array
@@ -55,13 +56,15 @@ class SplitBuilder:
 
     def __init__(self, tokens: Sequence[str], texts: Sequence[str]) -> None:
         """Declares the columns, of `TOKEN_COLUMNS` and `TEXT_COLUMNS`."""
-        assert set(tokens) <= set(TOKEN_COLUMNS) and set(texts) <= set(TEXT_COLUMNS)
+        assert set(tokens) <= set(TOKEN_COLUMNS)
+        assert set(texts) <= set(TEXT_COLUMNS)
         self._tokens = {c: RaggedBuilder("i") for c in tokens}
         self._texts = {c: RaggedBuilder("B") for c in texts}
 
     def append(self, tokens: Mapping[str, Sequence[int]], texts: Mapping[str, str]) -> None:
         """Adds a row; it must fill every column."""
-        assert tokens.keys() == self._tokens.keys() and texts.keys() == self._texts.keys()
+        assert tokens.keys() == self._tokens.keys()
+        assert texts.keys() == self._texts.keys()
         for column, ids in tokens.items():
             self._tokens[column].append(ids)
         for column, text in texts.items():
@@ -105,8 +108,7 @@ def write_store(
       The store, opened from `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f"{_partial_prefix(path)}{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = path.parent / f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}"
     partial.mkdir()
     try:
         shutil.copyfile(vocabulary_file, partial / VOCABULARY)
@@ -128,7 +130,7 @@ def write_store(
 def remove_leftovers(path: Path) -> None:
     """Deletes what interrupted writers of this store left on this machine."""
     for folder in path.parent.glob(f"{_partial_prefix(path)}*"):
-        pid = folder.name.rpartition("-")[2]
+        pid = folder.name.removeprefix(_partial_prefix(path)).partition("-")[0]
         if not (pid.isdigit() and _alive(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -155,7 +157,7 @@ def _manifest(
 ) -> dict[str, Any]:
     files = {}
     for file in sorted(f for f in folder.rglob("*") if f.is_file()):
-        with open(file, "rb") as stream:
+        with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         name = file.relative_to(folder).as_posix()
         files[name] = {"size": file.stat().st_size, "sha256": digest}
@@ -164,8 +166,7 @@ def _manifest(
         **description,
         "vocabulary": {"sha256": files[VOCABULARY]["sha256"], "extra_ids": extra_ids},
         "splits": {
-            name: {"rows": len(split), "columns": split.names}
-            for name, split in splits.items()
+            name: {"rows": len(split), "columns": split.names} for name, split in splits.items()
         },
         "files": files,
     }
@@ -195,7 +196,7 @@ def _move(partial: Path, path: Path, replace: bool) -> None:
         if replace:
             _discard(path, partial)
         try:
-            os.rename(partial, path)
+            partial.rename(path)
             return
         except OSError:
             if not path.exists():
@@ -208,9 +209,9 @@ def _move(partial: Path, path: Path, replace: bool) -> None:
 
 
 def _discard(path: Path, partial: Path) -> None:
-    old = partial.with_name(f"{partial.name.rpartition('-')[0]}-old-{os.getpid()}")
+    old = partial.with_name(f"{partial.name}-old")
     with contextlib.suppress(FileNotFoundError):
-        os.rename(path, old)
+        path.rename(old)
     if old.is_dir():
         shutil.rmtree(old, ignore_errors=True)
     else:

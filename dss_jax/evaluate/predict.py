@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -15,7 +14,7 @@ from dss_jax.core import config
 from dss_jax.data.batches import eval_batches, pad_rows, rounded_length
 from dss_jax.data.store import Ragged
 from dss_jax.model.decoding import greedy_decode
-from dss_jax.train.sharding import batch_sharding, data_parallelism, put_batch
+from dss_jax.train.sharding import batch_sharding, data_parallelism, on_mesh, put_batch
 from dss_jax.train.step import Program
 
 
@@ -68,8 +67,7 @@ class GreedyPredictor:
             real = places[places >= 0]
             tokens = np.zeros((len(places), length), np.int32)
             tokens[: len(real)] = pad_rows(inputs, rows[real], length)
-            rules = list(self._run.mesh.logical_axis_rules)
-            with self._program.mesh, nn.logical_axis_rules(rules):
+            with on_mesh(self._program.mesh, self._run.mesh.logical_axis_rules):
                 decoded = self._decode(params, put_batch(tokens, self._program.mesh))
             out[real] = np.asarray(decoded)[: len(real)]
         return out

@@ -39,8 +39,11 @@ def _per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformat
 
 
 def _labels(params: dict) -> dict:
+    """"encoder" or "decoder" for stacked parameters (the two may differ in depth), else "single"."""
+
     def label(path: tuple, _: jax.Array) -> str:
-        return "stacked" if any(getattr(p, "key", None) == STACKED for p in path) else "single"
+        names = [getattr(p, "key", None) for p in path]
+        return str(names[0]) if STACKED in names else "single"
 
     return jax.tree_util.tree_map_with_path(label, params)
 
@@ -57,7 +60,10 @@ def _adafactor(cfg: config.Optimizer, schedule: Callable) -> optax.GradientTrans
         momentum=None,
         weight_decay_rate=cfg.weight_decay or None,
     )
-    return optax.partition({"stacked": _per_layer(inner), "single": inner}, _labels)
+    stacked = _per_layer(inner)
+    return optax.partition(
+        {"encoder": stacked, "decoder": stacked, "single": inner}, _labels
+    )
 
 
 def make_optimizer(cfg: config.Optimizer, steps: int) -> optax.GradientTransformation:

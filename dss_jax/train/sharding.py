@@ -1,6 +1,8 @@
 """The device mesh, and which array lives where on it."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
@@ -32,6 +34,13 @@ def make_mesh(cfg: config.Mesh, devices: list[Any] | None = None) -> Mesh:
         )
     grid = np.asarray(devices).reshape(*sizes.values())
     return Mesh(grid, config.MESH_AXES)
+
+
+@contextmanager
+def on_mesh(mesh: Mesh, rules: config.AxisRules) -> Iterator[None]:
+    """Within it, logical axis names in the model mean axes of this mesh."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(rules)):
+        yield
 
 
 def data_parallelism(mesh: Mesh) -> int:

@@ -125,7 +125,7 @@ def make_train_step(
         gradients, sums = _gradients(model, run, state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = _metrics(sums, run)
-        metrics["grad_norm"] = optax.global_norm(gradients)
+        metrics["grad_norm"] = optax.tree.norm(gradients)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), metrics
@@ -181,7 +181,7 @@ def build(run: config.Run, mesh: Mesh) -> Program:
 
     def with_rules(function: Callable) -> Callable:
         def call(*args: Any) -> Any:
-            with mesh, nn.logical_axis_rules(list(run.mesh.logical_axis_rules)):
+            with sharding.on_mesh(mesh, run.mesh.logical_axis_rules):
                 return function(*args)
 
         return call

@@ -1,0 +1,37 @@
+"""Settings and fixtures that many tests share."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Four simulated devices, for the tests of meshes. Compiling takes most of the suite's time on a CPU. These flags make it 2 to 5 times quicker and
+# the compiled code slower; they must be set before JAX starts, and never in a real run.
+FAST_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_force_host_platform_device_count=4"
+)
+os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    """No test reads the user's settings, or writes into the user's cache."""
+    for name in ("DSS_DATA_DIR", "DSS_VOCABULARY", "DSS_PREFIXES", "DSS_TASK_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("DSS_CACHE_DIR", str(cache))
+    monkeypatch.delenv("DSS_STORE_DIR", raising=False)
+
+
+@pytest.fixture(scope="session")
+def toy_store(tmp_path_factory: pytest.TempPathFactory):
+    """A small sound store of random tokens: see `toy.make_store`."""
+    import toy
+
+    return toy.make_store(tmp_path_factory.mktemp("stores") / "toy", np.random.default_rng(0))

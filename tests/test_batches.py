@@ -1,0 +1,146 @@
+"""The batch at step k: a pure function of (store, seed, k), and what is in it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import toy
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.data import batches
+from dss_jax.data.batches import LABEL, RATIONALE, TrainBatches
+
+DATA = config.Data(batch_size=8)
+METHODS = {
+    "standard": config.Method(name="standard", label="gold", rationale=False),
+    "distill": config.Method(name="distill", label="teacher", rationale=False),
+    "dss": config.Method(name="dss", label="gold", rationale=True),
+    "dss_unlabeled": config.Method(name="dss_unlabeled", label="teacher", rationale=True),
+}
+
+PERMUTATION_10_0 = [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
+PERMUTATION_10_3_7 = [5, 0, 6, 9, 8, 7, 4, 2, 3, 1]
+
+
+def _batches(store, method: str = "dss", task=None, data=DATA, **kwargs) -> TrainBatches:
+    task = task or config.Task(name="toy")
+    return TrainBatches(store.split("train"), task, data, METHODS[method], **kwargs)
+
+
+def _same(a: batches.Batch, b: batches.Batch) -> bool:
+    return all(
+        np.array_equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
+
+
+def test_the_order_is_pinned() -> None:
+    # Recorded once; a run of today must be repeatable with tomorrow's NumPy.
+    assert batches.permutation(10, 0).tolist() == PERMUTATION_10_0
+    assert batches.permutation(10, 3, 7).tolist() == PERMUTATION_10_3_7
+
+
+def test_a_batch_depends_on_store_seed_and_step_alone(toy_store) -> None:
+    first, second = _batches(toy_store), _batches(toy_store)
+    [first(k) for k in range(9)]
+    assert _same(first(5), second(5))
+    assert not _same(first(5), first(6))
+    assert not _same(first(5), _batches(toy_store, data=dataclasses.replace(DATA, seed=1))(5))
+
+
+def test_each_epoch_holds_every_example_once_and_drops_none(toy_store) -> None:
+    make = _batches(toy_store)
+    n = toy.SIZES["train"]
+    drawn = np.concatenate([make.rows_at(k) for k in range(n)])  # n steps of 8: 8 epochs
+    for epoch in range(8):
+        assert sorted(drawn[epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert drawn[:n].tolist() != drawn[n : 2 * n].tolist()
+
+
+def test_processes_make_slices_of_the_one_global_batch(toy_store) -> None:
+    whole = _batches(toy_store)
+    parts = [_batches(toy_store, process_index=i, process_count=4) for i in range(4)]
+    for step in (0, 4, 5, 11):
+        joined = np.concatenate([p.rows_at(step) for p in parts])
+        np.testing.assert_array_equal(joined, whole.rows_at(step))
+    with pytest.raises(UsageError, match=r"multiple of the number of processes \(3\)"):
+        _batches(toy_store, process_count=3)
+
+
+def test_each_example_is_there_in_both_roles(toy_store) -> None:
+    make, split = _batches(toy_store), toy_store.split("train")
+    label, rationale = make(3)
+    for i, row in enumerate(make.rows_at(3)):
+        for block, role, columns in (
+            (label, LABEL, ("label_inputs", "label_targets")),
+            (rationale, RATIONALE, ("rationale_inputs", "rationale_targets")),
+        ):
+            inputs, targets = (split.tokens(c)[int(row)] for c in columns)
+            got = block.encoder_input_tokens[i]
+            np.testing.assert_array_equal(got[got > 0], inputs)
+            got = block.decoder_target_tokens[i]
+            np.testing.assert_array_equal(got[got > 0], targets)
+            np.testing.assert_array_equal(block.decoder_roles[i], np.where(got > 0, role, 0))
+            assert block.decoder_input_tokens[i, 0] == 0
+            np.testing.assert_array_equal(block.decoder_input_tokens[i, 1:], got[:-1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_train_on_their_own_columns(toy_store, method: str) -> None:
+    make, split = _batches(toy_store, method), toy_store.split("train")
+    blocks = make(0)
+    assert len(blocks) == (2 if "dss" in method else 1)
+    teacher = method in ("distill", "dss_unlabeled")
+    targets = split.tokens("teacher_label_targets" if teacher else "label_targets")
+    row = int(make.rows_at(0)[0])
+    got = blocks[0].decoder_target_tokens[0]
+    np.testing.assert_array_equal(got[got > 0], targets[row])
+    assert make.left_out == (5 if teacher else 0)  # every seventh of 37 has no teacher's label
+
+
+def test_lengths_come_from_the_data_and_are_rounded_up(toy_store) -> None:
+    split = toy_store.split("train")
+    longest = int(split.tokens("rationale_inputs").lengths().max())
+    make = _batches(toy_store, data=dataclasses.replace(DATA, length_multiple=4))
+    (inputs, _), (also_inputs, targets) = make.layout.lengths
+    assert inputs == also_inputs == -(-longest // 4) * 4
+    assert targets == -(-int(split.tokens("rationale_targets").lengths().max()) // 4) * 4
+
+
+def test_long_rows_are_cut_and_end_in_eos(toy_store) -> None:
+    data = dataclasses.replace(DATA, input_length=6, target_length=4, length_multiple=1)
+    make, split = _batches(toy_store, data=data), toy_store.split("train")
+    _, rationale = make(0)
+    assert rationale.encoder_input_tokens.shape == (8, 6)
+    for i, row in enumerate(make.rows_at(0)):
+        whole = split.tokens("rationale_inputs")[int(row)]
+        got = rationale.encoder_input_tokens[i]
+        if len(whole) > 6:
+            np.testing.assert_array_equal(got, [*whole[:5], 1])
+        else:
+            np.testing.assert_array_equal(got[: len(whole)], whole)
+
+
+def test_subsets_are_nested_seeded_and_counted() -> None:
+    def rows(**task: object) -> set[int]:
+        return set(batches.subset_rows(1000, config.Task(name="toy", **task)).tolist())
+
+    shares = [rows(train_fraction=f) for f in (0.001, 0.125, 0.25, 0.5, 0.8, 1.0)]
+    assert [len(s) for s in shares] == [1, 125, 250, 500, 800, 1000]
+    assert all(a < b for a, b in zip(shares, shares[1:], strict=False))
+    assert rows(train_count=125) == shares[1]
+    assert rows(train_fraction=0.125, subset_seed=1) != shares[1]
+    with pytest.raises(UsageError, match="the training split has 1000 examples"):
+        rows(train_count=1001)
+
+
+def test_an_empty_row_of_an_evaluation_batch_weighs_nothing(toy_store) -> None:
+    make = _batches(toy_store)
+    label, rationale = make.layout(np.array([3, -1]))
+    assert not label.decoder_roles[1].any()
+    assert not rationale.encoder_input_tokens[1].any()
+
+
+def test_evaluation_batches_keep_every_row() -> None:
+    parts = batches.eval_batches([4, 2, 7, 1, 9], 2)
+    assert [p.tolist() for p in parts] == [[4, 2], [7, 1], [9, -1]]

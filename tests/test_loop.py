@@ -1,0 +1,184 @@
+"""Training as a whole: exact resume, interruption, what is written, what is kept."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from dss_jax.cli import gin_config
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.experiment import run_folder, single
+from dss_jax.train import loop
+from dss_jax.train.checkpoint import Checkpoints
+from dss_jax.train.metric_log import read_metrics
+
+SAID: list[str] = []
+
+
+def _run(folder: Path, **train: object) -> config.Run:
+    run = toy.make_run(mesh=config.Mesh(data=4))
+    train = {"output_dir": str(folder), "log_every": 1} | train
+    return dataclasses.replace(run, train=dataclasses.replace(run.train, **train))
+
+
+def _train(run: config.Run, store) -> dict:
+    SAID.clear()
+    return single.train(run, store, TEXT_ACCURACY, say=SAID.append)
+
+
+def _interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Sends Ctrl-C's signal while the step after `step` is being made."""
+    real = loop.put_batch
+    calls = []
+
+    def put_batch(*args: object) -> object:
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "put_batch", put_batch)
+
+
+def _final_state(run: config.Run, store) -> list[np.ndarray]:
+    session = single.open_session(
+        run, Path(str(run.train.output_dir)), store, TEXT_ACCURACY
+    )
+    checkpoints = session.checkpoints()
+    state = checkpoints.restore(run.train.steps, session.program.abstract_state)
+    checkpoints.close()
+    return [np.asarray(x) for x in jax.tree.leaves(state)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, toy_store):
+    """A run that was never interrupted."""
+    run = _run(tmp_path_factory.mktemp("runs") / "whole")
+    return run, _train(run, toy_store), list(SAID)
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory, toy_store):
+    """The same run, stopped by Ctrl-C between two evaluations, and continued."""
+    run = _run(tmp_path_factory.mktemp("runs") / "resumed")
+    with pytest.MonkeyPatch.context() as patch:
+        _interrupt_after(patch, 3)
+        with pytest.raises(loop.Interrupted, match="interrupted after 3 steps"):
+            _train(run, toy_store)
+    return run, _train(run, toy_store), list(SAID)
+
+
+def test_a_stopped_run_ends_bit_for_bit_as_one_that_was_not(whole, resumed, toy_store) -> None:
+    assert "going on from the checkpoint of step 3" in resumed[2]
+    a, b = _final_state(whole[0], toy_store), _final_state(resumed[0], toy_store)
+    assert len(a) == len(b) > 10
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_metrics_of_a_resumed_run_are_those_of_the_whole(whole, resumed) -> None:
+    timing = {"examples_per_second", "tokens_per_second"}
+    lines = [
+        [
+            {k: v for k, v in line.items() if k not in timing}
+            for line in read_metrics(Path(str(run.train.output_dir)) / run_folder.METRICS)
+        ]
+        for run, _, _ in (whole, resumed)
+    ]
+    assert lines[0] == lines[1]
+    steps = [line["step"] for line in lines[0] if line["group"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines[0] if line["group"] == "validation"] == [2, 4, 6]
+    assert whole[1] == resumed[1]
+
+
+def test_the_folder_holds_what_the_user_looks_for(whole, toy_store) -> None:
+    run, results, said = whole
+    folder = Path(str(run.train.output_dir))
+    saved = gin_config.load_run([folder / run_folder.CONFIG])
+    assert saved == run
+    assert json.loads((folder / run_folder.RESULTS).read_text()) == results
+    assert (folder / run_folder.CURVES).read_bytes().startswith(b"\x89PNG")
+    assert list((folder / "tensorboard").iterdir())
+    assert results["validation"]["examples"] == toy.SIZES["validation"]
+    assert results["test"]["teacher"] == pytest.approx(
+        100 * np.mean([f"label {r % 2}" == f"label {r % 3}" for r in range(6)] + [False])
+    )
+    lines = (folder / "predictions" / "test-best.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [r["id"] for r in rows] == [f"test-{i}" for i in range(toy.SIZES["test"])]
+    assert {"input", "target", "prediction", "correct"} <= rows[0].keys()
+    assert any("exact match near 0 is normal" in line for line in said)
+
+
+def test_the_best_and_the_latest_checkpoints_are_kept(tmp_path: Path, whole, toy_store) -> None:
+    session = single.open_session(whole[0], tmp_path, toy_store, TEXT_ACCURACY)
+    state = session.program.init()
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    for step, score in ((1, 10.0), (2, 30.0), (3, 20.0), (4, None), (5, 5.0)):
+        checkpoints.save(state, step, score)
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 5]
+    assert (checkpoints.best_step(), checkpoints.latest_step()) == (2, 5)
+    checkpoints.close()
+    reopened = Checkpoints(tmp_path / "checkpoints", keep=1)
+    assert reopened.best_step() == 2
+    params = reopened.restore_params(2, session.program.abstract_state.params)
+    for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(x, y)
+    with pytest.raises(UsageError, match=r"no checkpoint of step 3\. There: 2, 5"):
+        reopened.restore_params(3, session.program.abstract_state.params)
+    reopened.close()
+
+
+def test_a_finished_run_is_not_trained_again(whole, toy_store) -> None:
+    run, results, _ = whole
+    before = {f: f.stat().st_mtime_ns for f in Path(str(run.train.output_dir)).rglob("*.jsonl")}
+    assert _train(run, toy_store) == results
+    assert all(f.stat().st_mtime_ns == t for f, t in before.items())
+
+
+def test_another_configuration_is_refused_with_the_difference(whole) -> None:
+    run = whole[0]
+    other = dataclasses.replace(run, loss=config.Loss(alpha=0.25))
+    with pytest.raises(UsageError) as error:
+        run_folder.open_run_folder(other, "toy")
+    assert "-Loss.alpha = 0.5" in str(error.value)
+    assert "+Loss.alpha = 0.25" in str(error.value)
+    with pytest.raises(UsageError, match="token store"):
+        run_folder.open_run_folder(run, "other data")
+    # How often it logs does not make it another experiment.
+    logs_less = dataclasses.replace(run, train=dataclasses.replace(run.train, log_every=7))
+    run_folder.open_run_folder(logs_less, "toy")
+    run_folder.open_run_folder(run, "toy")
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("all my work")
+    with pytest.raises(UsageError, match="not empty and holds no"):
+        run_folder.open_run_folder(_run(tmp_path), "toy")
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_lines_after_the_last_checkpoint_are_taken_back(tmp_path: Path) -> None:
+    from dss_jax.train.metric_log import MetricLog
+
+    log = MetricLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log(step, "train", {"loss": step})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "gro')  # a crash in the middle of a line
+    log = MetricLog(tmp_path, 2)
+    log(3, "train", {"loss": 30.0})
+    log.close()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 2), (3, 30)]

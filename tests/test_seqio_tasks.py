@@ -1,0 +1,330 @@
+"""Registered SeqIO tasks, vocabulary parity, TFDS order, and stores made from them.
+
+The one test file that imports TensorFlow into the test process.
+"""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.prefixes import PREFIXES
+from dss_jax.core.registry import load_task
+from dss_jax.core.types import DistillationTask, Example, SeqioSource, plain_example
+from dss_jax.data import prepare
+from dss_jax.data.rows import examples
+from dss_jax.data.store import TEXT_COLUMNS, TokenStore, open_store
+from dss_jax.data.vocabulary import SentencePiece
+
+ROOT = Path(__file__).parents[1]
+RELEASE = ROOT / "tests" / "fixtures" / "release"
+MODEL = ROOT / "tasks" / "vocabularies" / "word_problems.model"
+SHARED = ROOT.parent / "shared" / "data"
+T5_MODEL = SHARED / "vocab" / "t5_sentencepiece_32000.model"
+EXTRA_IDS = 10
+
+
+@pytest.fixture(scope="module")
+def seqio() -> Any:
+    return pytest.importorskip("seqio")
+
+
+@pytest.fixture
+def register(seqio: Any) -> Any:
+    from dss_jax.data import seqio_tasks
+
+    def call(name: str, **settings: Any) -> dict[str, Any]:
+        settings = {
+            "vocabulary_path": MODEL, "extra_ids": EXTRA_IDS, "data_dir": RELEASE, **settings,
+        }  # fmt: skip
+        return seqio_tasks.register(load_task(name), **settings)
+
+    return call
+
+
+def rows_of(seqio: Any, name: str, split: str, **kwargs: Any) -> list[dict[str, Any]]:
+    kwargs = {"sequence_length": None, "shuffle": False, **kwargs}
+    dataset = seqio.get_mixture_or_task(name).get_dataset(split=split, **kwargs)
+    return list(dataset.as_numpy_iterator())
+
+
+class TestRegistered:
+    @pytest.mark.parametrize("style", ["paper", "released_code"])
+    def test_prefixes_tokens_and_rows(self, seqio: Any, register: Any, style: str) -> None:
+        register("cqa", prefixes=style)
+        vocabulary = SentencePiece(MODEL, EXTRA_IDS)
+        found = examples(load_task("cqa"), "test", RELEASE)
+        for suffix, field in (("label", "label"), ("rationale", "rationale")):
+            rows = rows_of(seqio, f"cqa_{suffix}", "test")
+            assert [r["row"] for r in rows] == list(range(len(found)))
+            prefix = getattr(PREFIXES[style], suffix)
+            for row, example in zip(rows, found, strict=True):
+                assert row["inputs_pretokenized"].decode() == prefix + example.input
+                assert row["inputs"].tolist() == vocabulary.encode_input(prefix + example.input)
+                target = getattr(example, field)
+                assert row["targets"].tolist() == [*vocabulary.encode(target), 1]
+
+    def test_rows_without_a_target_are_left_out(self, seqio: Any, register: Any) -> None:
+        register("cqa")
+        found = [e for s in ("train", "validation") for e in examples(load_task("cqa"), s, RELEASE)]
+        lacking = sum(not e.teacher_label for e in found)
+        assert lacking == 1
+        rows = [r for s in ("train", "validation") for r in rows_of(seqio, "cqa_teacher_label", s)]
+        assert len(rows) == len(found) - lacking
+        assert all(len(r["targets"]) > 1 for r in rows)
+
+    def test_mixtures_hold_both_tasks(self, seqio: Any, register: Any) -> None:
+        register("svamp")
+        for name, label in (("svamp", "svamp_label"), ("svamp_unlabeled", "svamp_teacher_label")):
+            mixture = seqio.get_mixture_or_task(name)
+            assert {t.name for t in mixture.tasks} == {label, "svamp_rationale"}
+        mixed = rows_of(
+            seqio, "svamp", "test", shuffle=True, num_epochs=1,
+            sequence_length={"inputs": 256, "targets": 128},
+        )  # fmt: skip
+        assert 5 <= len(mixed) <= 12
+
+    def test_long_rows_are_cut_with_eos(self, seqio: Any, register: Any) -> None:
+        register("cqa")
+        rows = rows_of(seqio, "cqa_rationale", "test", sequence_length={"inputs": 9, "targets": 5})
+        assert {len(r["inputs"]) for r in rows} == {9}
+        assert all(r["inputs"][-1] == 1 and r["targets"][-1] == 1 for r in rows)
+
+    def test_metrics_and_postprocessors(self, seqio: Any, register: Any) -> None:
+        tasks = register("svamp")
+        assert tasks["label"].postprocess_fn(" (1 + 2) ", example={}, is_target=True) == "(1 + 2)"
+        (metric,) = tasks["label"].metric_fns
+        assert metric(["( 1.0 + 2.0 )", "2"], ["3", "3"]) == {"equation_accuracy": 50.0}
+        assert not tasks["rationale"].metric_fns
+
+    def test_separator_becomes_the_eos_id(self, seqio: Any, register: Any) -> None:
+        tasks = register("esnli", examples={"train": [
+            Example(id="0", input="A man</s>A dog", label="neutral"),
+            Example(id="1", input="</s>b</s></s>", label="neutral"),
+        ]})  # fmt: skip
+        vocabulary = SentencePiece(MODEL, EXTRA_IDS)
+        first, second = list(
+            tasks["label"].get_dataset(sequence_length=None, split="train", shuffle=False)
+            .as_numpy_iterator()
+        )  # fmt: skip
+        prefix = vocabulary.encode("[label] ")
+        man = vocabulary.encode("[label] A man")
+        assert first["inputs"].tolist() == [*man, 1, *vocabulary.encode("A dog"), 1]
+        assert second["inputs"].tolist() == [*prefix, 1, *vocabulary.encode("b"), 1, 1, 1]
+
+    def test_no_data_is_explained_when_it_is_asked_for(
+        self, register: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("DSS_DATA_DIR", raising=False)
+        tasks = register("cqa", data_dir=None)
+        with pytest.raises(UsageError, match=r"--data_dir"):
+            tasks["label"].get_dataset(sequence_length=None, split="train")
+
+    def test_the_register_module_takes_settings_from_the_environment(
+        self, seqio: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DSS_DATA_DIR", str(RELEASE))
+        monkeypatch.setenv("DSS_VOCABULARY", str(MODEL))
+        monkeypatch.setenv("DSS_EXTRA_IDS", "0")
+        monkeypatch.setenv("DSS_PREFIXES", "released_code")
+        from dss_jax.data import seqio_register
+
+        assert {"cqa", "svamp", "esnli", "anli1"} <= set(seqio_register.register_all())
+        (row, *_) = rows_of(seqio, "anli1_label", "validation")
+        assert row["inputs_pretokenized"].startswith(b"predict: A woman")
+        assert 1 in row["inputs"][:-1]
+
+
+class TestVocabulary:
+    @pytest.mark.parametrize("extra_ids", [0, 100])
+    @pytest.mark.parametrize("model", [MODEL, T5_MODEL], ids=["own", "t5"])
+    def test_it_is_seqios(self, seqio: Any, model: Path, extra_ids: int) -> None:
+        if not model.is_file():
+            pytest.skip(f"{model} is not there")
+        theirs = seqio.SentencePieceVocabulary(str(model), extra_ids)
+        ours = SentencePiece(model, extra_ids)
+        assert ours.vocab_size == theirs.vocab_size
+        texts = ["How many?", " two  spaces ", "<extra_id_0> and <extra_id_1>", "½ ﬁ ü 中", ""]
+        assert [ours.encode(t) for t in texts] == [theirs.encode(t) for t in texts]
+        draw = np.random.default_rng(0)
+        for _ in range(300):
+            ids = draw.integers(0, ours.vocab_size + 30, 12).tolist()
+            assert ours.decode(ids) == theirs.decode(ids)
+            without_end = [i for i in ids if i != 1]
+            assert ours.decode(np.array(without_end)) == theirs.decode(without_end)
+
+
+class TestTfds:
+    def test_rows_come_in_the_order_of_the_files(
+        self, seqio: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """TFDS shuffles by key; completions are joined by position, so that would be wrong."""
+        from dss_jax.data import seqio_sources
+
+        tfds = seqio_sources.tfds
+        file = tmp_path / "esnli.csv"
+        with file.open("w", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(["pairID", "gold_label", "Sentence1", "Sentence2", "Explanation_1"])
+            labels = ("entailment", "neutral", "contradiction")
+            writer.writerows([f"p{i}", labels[i % 3], f"s {i}", "h", ""] for i in range(60))
+        files = {"train": [str(file)], "validation": [str(file)], "test": [str(file)]}
+        monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", lambda *_: files)
+        monkeypatch.setattr(seqio_sources, "_check_reachable", lambda _: None)
+        monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path / "cache"))
+        source = load_task("esnli").sources[1]
+        rows = seqio_sources.tfds_rows(source, "train", in_order=True)
+        assert [r["premise"] for r in rows] == [f"s {i}" for i in range(60)]
+        assert [r["label"] for r in rows] == [i % 3 for i in range(60)]
+        # Joined with completions that lie in the release folder, none for the other splits.
+        folder = tmp_path / "release" / "esnli" / "llm"
+        folder.mkdir(parents=True)
+        texts = [f'"r {i}\\nAnswer: neutral\\n\\nPremise: x"' for i in range(60)]
+        (folder / "train_CoT_0.json").write_text(f"[{','.join(texts)}]")
+        joined = examples(load_task("esnli"), "train", tmp_path / "release")
+        assert [(e.input, e.rationale) for e in joined] == [
+            (f"s {i}</s>h", f"r {i}") for i in range(60)
+        ]
+        # Too few completions are the user's to put right, not a split that cannot be had.
+        (folder / "train_CoT_0.json").write_text(f"[{','.join(texts[1:])}]")
+        task = config.Task(name="esnli", data_dir=str(tmp_path / "release"))
+        with pytest.raises(UsageError, match="has 60 rows, but there are 59 completions"):
+            make_store(tmp_path, task)
+
+    def test_a_data_set_that_cannot_be_had_is_explained(
+        self, seqio: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from dss_jax.data import seqio_sources
+
+        def unreachable(_: object) -> None:
+            raise OSError("no network in tests")
+
+        monkeypatch.setattr(seqio_sources, "_check_reachable", unreachable)
+        monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path))
+        store = make_store(tmp_path, config.Task(name="anli1", data_dir=str(RELEASE)))
+        assert store.splits == ("validation",)
+        with pytest.raises(UsageError, match=r"no 'train' split.*no network in tests"):
+            store.split("train")
+        source = load_task("anli1").sources[1]
+        with pytest.raises(UsageError, match=r"anli/r1.*no network in tests.*--data_dir"):
+            seqio_sources.tfds_rows(source, "train", in_order=True)
+
+    def test_any_seqio_source_can_be_a_tasks(self, seqio: Any, tmp_path: Path) -> None:
+        import tensorflow as tf
+
+        (tmp_path / "a.txt").write_text("one\ntwo\n")
+
+        def make() -> Any:
+            def lines(split: str, shuffle_files: bool) -> Any:
+                del split, shuffle_files
+                return tf.data.TextLineDataset(str(tmp_path / "a.txt")).map(
+                    lambda line: {"input": line}
+                )
+
+            return seqio.FunctionDataSource(lines, splits=["train"])
+
+        task = DistillationTask(
+            name="mine", description="d", licence="l",
+            sources=(SeqioSource(make=make, splits=("train",)),), to_example=plain_example,
+            scorer=load_task("cqa").scorer,
+        )  # fmt: skip
+        assert [e.input for e in examples(task, "train")] == ["one", "two"]
+
+
+def make_store(tmp_path: Path, task: config.Task) -> TokenStore:
+    """What the child process does, in this process."""
+    from dss_jax.data import seqio_prepare
+
+    vocabulary = config.Vocabulary(path=str(MODEL), extra_ids=EXTRA_IDS)
+    request = {**prepare.make_request(task, vocabulary), "path": str(tmp_path / "store")}
+    seqio_prepare.make(request, lambda _: None)
+    return open_store(tmp_path / "store")
+
+
+class TestStore:
+    @pytest.mark.parametrize(("name", "split"), [("cqa", "train"), ("svamp", "test")])
+    def test_tokens_are_those_of_plain_seqio(
+        self, seqio: Any, register: Any, tmp_path: Path, name: str, split: str
+    ) -> None:
+        store = make_store(tmp_path, config.Task(name=name, data_dir=str(RELEASE)))
+        register(name)
+        found = examples(load_task(name), split, RELEASE)
+        stored = store.split(split)
+        assert len(stored) == len(found)
+        for column in TEXT_COLUMNS:
+            assert stored.text(column)[:] == [getattr(e, column) for e in found]
+        for suffix in ("label", "teacher_label", "rationale"):
+            inputs = "rationale_inputs" if suffix == "rationale" else "label_inputs"
+            rows = {int(r["row"]): r for r in rows_of(seqio, f"{name}_{suffix}", split)}
+            assert rows
+            for row in range(len(found)):
+                targets = stored.tokens(f"{suffix}_targets")[row].tolist()
+                assert targets == (rows[row]["targets"].tolist() if row in rows else [])
+                if row in rows:
+                    assert stored.tokens(inputs)[row].tolist() == rows[row]["inputs"].tolist()
+                # A row without a target can still be predicted.
+                assert len(stored.tokens(inputs)[row]) > 1
+
+    def test_a_source_that_changes_meanwhile_is_noticed(
+        self, seqio: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(prepare, "key_of", lambda content: str(id(content)))
+        with pytest.raises(UsageError, match=r"changed while its token store was made"):
+            make_store(tmp_path, config.Task(name="svamp", data_dir=str(RELEASE)))
+        assert not (tmp_path / "store").exists()
+
+    def test_a_users_own_mixture(
+        self, seqio: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "lines.tsv").write_text("q one\ta\nq two\tb\nq three\tc\n")
+        (tmp_path / "my_own_tasks.py").write_text(OWN.format(folder=tmp_path, model=MODEL))
+        monkeypatch.chdir(tmp_path)
+        task = config.Task(mixture_or_task_name="my_mix", mixture_or_task_module="my_own_tasks")
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        store = make_store(tmp_path, task)
+        train = store.split("train")
+        assert store.splits == ("train",)
+        assert store.extra_ids == 7
+        assert train.text("input")[:] == ["q one", "q two", "q three"] * 2
+        assert train.text("label")[:] == ["a", "b", "c"] * 2
+        assert train.text("id")[3] == "my_second-0"
+        vocabulary = SentencePiece(MODEL, 7)
+        assert train.tokens("label_inputs")[1].tolist() == [*vocabulary.encode("q two"), 1]
+        assert list(store.manifest["source_files"]) == [str(tmp_path / "lines.tsv")]
+
+        wrong = config.Task(mixture_or_task_name="my_mx", mixture_or_task_module="my_own_tasks")
+        with pytest.raises(UsageError, match=r"no SeqIO task or mixture 'my_mx'. It has: .*my_mix"):
+            make_store(tmp_path, wrong)
+        wrong = config.Task(mixture_or_task_name="my_mix", mixture_or_task_module="my_own_tsks")
+        with pytest.raises(UsageError, match=r"'my_own_tsks' cannot be imported.*PYTHONPATH"):
+            make_store(tmp_path, wrong)
+
+
+OWN = """
+import seqio
+import tensorflow as tf
+
+
+def split_tabs(dataset):
+    def one(row):
+        parts = tf.strings.split(row, "\\t")
+        return {{"inputs": parts[0], "targets": parts[1]}}
+    return dataset.map(one)
+
+
+vocabulary = seqio.SentencePieceVocabulary("{model}", extra_ids=7)
+for name in ("my_first", "my_second"):
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.TextLineDataSource({{"train": "{folder}/lines.tsv"}}),
+        preprocessors=[split_tabs, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        output_features={{n: seqio.Feature(vocabulary) for n in ("inputs", "targets")}},
+        metric_fns=[],
+    )
+seqio.MixtureRegistry.add("my_mix", ["my_first", "my_second"], default_rate=1.0)
+"""

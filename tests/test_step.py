@@ -1,0 +1,125 @@
+"""The step: the same losses on 1 and on 4 devices, and from parts of the batch as from the whole."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.data.batches import TrainBatches
+from dss_jax.experiment.single import with_vocab_size
+from dss_jax.train.sharding import make_mesh, put_batch
+from dss_jax.train.step import Program, TrainState, build
+
+NO_DROPOUT = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
+
+
+def _steps(run: config.Run, store, devices: int, n: int = 3) -> tuple[list[dict], TrainState]:
+    run = with_vocab_size(run, store)
+    program: Program = build(run, make_mesh(run.mesh, jax.devices()[:devices]))
+    batches = TrainBatches(store.split("train"), run.task, run.data, run.method)
+    state, metrics = program.init(), []
+    for k in range(n):
+        state, step_metrics = program.train_step(state, put_batch(batches(k), program.mesh))
+        metrics.append({name: float(value) for name, value in step_metrics.items()})
+    return metrics, state
+
+
+def _assert_same(a: tuple[list[dict], TrainState], b: tuple[list[dict], TrainState]) -> None:
+    for x, y in zip(a[0], b[0], strict=True):
+        assert x.keys() == y.keys()
+        for name in x:
+            np.testing.assert_allclose(x[name], y[name], rtol=2e-5, err_msg=name)
+    for x, y in zip(jax.tree.leaves(a[1].params), jax.tree.leaves(b[1].params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def one_device(toy_store):
+    # A large epsilon, because Adam turns rounding of a tiny gradient into a whole step.
+    optimizer = config.Optimizer(learning_rate=1e-2, eps=1e-3)
+    run = toy.make_run(optimizer=optimizer)
+    return run, _steps(run, toy_store, 1)
+
+
+MESHES = {
+    "data": config.Mesh(data=4),
+    "fsdp": config.Mesh(data=1, fsdp=4),
+    "model": config.Mesh(data=1, model=4),
+    "fsdp and model": config.Mesh(data=1, fsdp=2, model=2),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    # Each mesh compiles for many seconds; the mixed one covers the ways of the slow two.
+    [pytest.param(m, marks=[pytest.mark.slow] if m in ("fsdp", "model") else []) for m in MESHES],
+)
+def test_a_mesh_of_four_gives_the_losses_of_one_device(name: str, one_device, toy_store) -> None:
+    run, expected = one_device
+    assert run.model.dropout_rate > 0, "dropout masks must not depend on the mesh either"
+    got = _steps(dataclasses.replace(run, mesh=MESHES[name]), toy_store, 4)
+    _assert_same(got, expected)
+    if name != "data":
+        kernels = [x for x in jax.tree.leaves(got[1].params) if x.ndim == 3]
+        assert all(x.addressable_shards[0].data.size < x.size for x in kernels)
+        moments = [x for x in jax.tree.leaves(got[1].opt_state) if x.ndim == 3]
+        assert len(moments) == 2 * len(kernels)
+        assert all(x.addressable_shards[0].data.size < x.size for x in moments)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_parts_of_a_batch_add_up_to_the_whole(devices: int, toy_store) -> None:
+    run = toy.make_run(model=NO_DROPOUT, optimizer=config.Optimizer(learning_rate=1e-2, eps=1e-3))
+    mesh = config.Mesh(data=2, fsdp=2) if devices == 4 else config.Mesh()
+    run = dataclasses.replace(run, mesh=mesh)
+    train = dataclasses.replace(run.train, microbatches=2 if devices == 4 else 4)
+    parts = _steps(dataclasses.replace(run, train=train), toy_store, devices)
+    _assert_same(parts, _steps(run, toy_store, devices))
+
+
+def test_adafactor_trains_on_a_mesh_as_on_one_device(toy_store) -> None:
+    optimizer = config.Optimizer(
+        name="adafactor", learning_rate=1e-2, schedule="constant", clip_norm=0.0
+    )
+    run = toy.make_run(optimizer=optimizer, model=NO_DROPOUT)
+    expected = _steps(run, toy_store, 1)
+    meshed = dataclasses.replace(run, mesh=config.Mesh(data=2, fsdp=2))
+    got = _steps(meshed, toy_store, 4)
+    for x, y in zip(got[0], expected[0], strict=True):
+        np.testing.assert_allclose(x["loss"], y["loss"], rtol=1e-4)
+
+
+def test_bfloat16_keeps_parameters_and_losses_in_float32(toy_store) -> None:
+    model = dataclasses.replace(NO_DROPOUT, dtype="bfloat16")
+    half, state = _steps(toy.make_run(model=model), toy_store, 1)
+    full, _ = _steps(toy.make_run(model=NO_DROPOUT), toy_store, 1)
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    for x, y in zip(half, full, strict=True):
+        np.testing.assert_allclose(x["loss"], y["loss"], rtol=2e-2)
+        assert x["loss"] != y["loss"]
+
+
+def test_the_weighted_loss_and_the_learning_rate_are_reported(toy_store) -> None:
+    run = toy.make_run(loss=config.Loss(alpha=0.3), model=NO_DROPOUT)
+    metrics, _ = _steps(run, toy_store, 1)
+    for k, m in enumerate(metrics):
+        expected = 0.3 * m["label/loss"] + 0.7 * m["rationale/loss"]
+        np.testing.assert_allclose(m["loss"], expected, rtol=1e-5)
+        np.testing.assert_allclose(m["learning_rate"], 1e-2 * (1 - k / 6), rtol=1e-5)
+
+
+def test_what_does_not_fit_the_mesh_is_refused_by_name(toy_store) -> None:
+    with pytest.raises(UsageError, match="does not fit 4 devices"):
+        make_mesh(config.Mesh(data=3), jax.devices()[:4])
+    run = toy.make_run(data=config.Data(batch_size=6), mesh=config.Mesh(data=4))
+    with pytest.raises(UsageError, match=r"Data\.batch_size is 6.*multiple of 4"):
+        _steps(run, toy_store, 4)
+    model = dataclasses.replace(toy.MODEL, num_heads=3, head_dim=3)
+    run = toy.make_run(model=model, mesh=config.Mesh(data=1, model=4))
+    with pytest.raises(UsageError, match=r"cannot be cut into 4 along mesh axis model"):
+        _steps(run, toy_store, 4)

@@ -1,0 +1,64 @@
+"""A token store and runs that are small enough to train in a test."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dss_jax.core import config
+from dss_jax.core.paths import shipped
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TokenStore
+from dss_jax.data.store_writer import SplitBuilder, write_store
+
+VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
+SIZES = {"train": 37, "validation": 9, "test": 7}
+"""Rows."""
+
+MODEL = config.T5Config(
+    vocab_size=None, emb_dim=16, num_heads=4, head_dim=4, mlp_dim=32,
+    num_encoder_layers=2, num_decoder_layers=1, dropout_rate=0.1,
+)  # fmt: skip
+
+
+def _ids(rng: np.random.Generator, low: int, high: int) -> list[int]:
+    return [*map(int, rng.integers(10, 300, rng.integers(low, high))), 1]
+
+
+def make_store(path: Path, rng: np.random.Generator) -> TokenStore:
+    """Random tokens; every fifth row lacks a rationale, every seventh a teacher's label."""
+    splits = {}
+    for name, size in SIZES.items():
+        split = SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
+        for row in range(size):
+            inputs = _ids(rng, 3, 12)
+            rationale = [] if row % 5 == 4 else _ids(rng, 4, 15)
+            teacher = [] if row % 7 == 6 else _ids(rng, 1, 4)
+            tokens = {
+                "label_inputs": inputs,
+                "label_targets": _ids(rng, 1, 4),
+                "teacher_label_targets": teacher,
+                "rationale_inputs": [5, *inputs],
+                "rationale_targets": rationale,
+            }
+            texts = {
+                "id": f"{name}-{row}",
+                "input": f"input {row}",
+                "label": f"label {row % 3}",
+                "teacher_label": f"label {row % 2}" if teacher else "",
+                "rationale": f"because {row}" if rationale else "",
+            }
+            split.append(tokens, texts)
+        splits[name] = split
+    return write_store(path, splits, VOCABULARY, 0, {"name": "toy", "kind": "task", "key": "toy"})
+
+
+def make_run(**sections: object) -> config.Run:
+    """A run of 6 steps at batch 8 over the toy store."""
+    defaults = {
+        "task": config.Task(name="toy"),
+        "model": MODEL,
+        "data": config.Data(batch_size=8),
+        "optimizer": config.Optimizer(learning_rate=1e-2),
+        "evaluate": config.Evaluate(every=2, batch_size=4, max_decode_length=5),
+        "train": config.Train(steps=6, log_every=1),
+    }
+    return config.Run(**(defaults | sections))
