@@ -97,9 +97,7 @@ def test_stats_counts_rows_and_judges_the_teacher(folder: Path) -> None:
     assert table_row(text, "validation")[0] == "2"
 
 
-def test_the_folder_is_found_from_elsewhere_with_its_gin_file(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_folder_is_found_from_elsewhere_with_its_gin_file(folder: Path, tmp_path: Path) -> None:
     run = ["config", "--task", "sink_or_float", "--model", "t5_1_1_small"]
     by_flag = dss([*run, "--task_dir", str(folder / "tasks")], tmp_path)
     by_path = dss(run, tmp_path, DSS_TASK_PATH=str(folder / "tasks"))
@@ -128,5 +126,3 @@ def test_raw_completions(folder: Path) -> None:
     assert [(e.label, e.teacher_label, e.rationale) for e in found] == [
         ("yes", "yes", "Steel is denser than water."), ("no", "", "")
     ]  # fmt: skip
-
-

@@ -1,6 +1,7 @@
 """The batch at step k: a pure function of (store, seed, k), and what is in it."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_subsets_are_nested_seeded_and_counted() -> None:
 
     shares = [rows(train_fraction=f) for f in (0.001, 0.125, 0.25, 0.5, 0.8, 1.0)]
     assert [len(s) for s in shares] == [1, 125, 250, 500, 800, 1000]
-    assert all(a < b for a, b in zip(shares, shares[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(shares))
     assert rows(train_count=125) == shares[1]
     assert rows(train_fraction=0.125, subset_seed=1) != shares[1]
     with pytest.raises(UsageError, match="the training split has 1000 examples"):

@@ -49,9 +49,7 @@ def _interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def _final_state(run: config.Run, store) -> list[np.ndarray]:
-    session = single.open_session(
-        run, Path(str(run.train.output_dir)), store, TEXT_ACCURACY
-    )
+    session = single.open_session(run, Path(str(run.train.output_dir)), store, TEXT_ACCURACY)
     checkpoints = session.checkpoints()
     state = checkpoints.restore(run.train.steps, session.program.abstract_state)
     checkpoints.close()

@@ -49,9 +49,7 @@ def test_it_is_the_weighted_sum_of_each_tasks_own_mean(batch, model_and_params) 
     means = []
     for block in batch:
         logits = np.asarray(
-            model.apply(
-                {"params": params}, block.encoder_input_tokens, block.decoder_input_tokens
-            ),
+            model.apply({"params": params}, block.encoder_input_tokens, block.decoder_input_tokens),
             np.float64,
         )
         log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

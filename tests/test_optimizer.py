@@ -76,9 +76,7 @@ def test_adafactor_is_that_of_t5x_also_for_stacked_layers(shape: tuple, factored
     # Layers of unlike size: clipping and scale must be each layer's own.
     layers = [rng.normal(size=shape) * s for s in (1.0, 0.01)]
     gradients = [[rng.normal(size=shape) * s for s in (1.0, 30.0)] for _ in range(3)]
-    cfg = config.Optimizer(
-        name="adafactor", learning_rate=1e-2, schedule="constant", clip_norm=0.0
-    )
+    cfg = config.Optimizer(name="adafactor", learning_rate=1e-2, schedule="constant", clip_norm=0.0)
     optimizer = make_optimizer(cfg, steps=100)
     single, stacked = jnp.asarray(layers[0]), jnp.stack([jnp.asarray(x) for x in layers])
     # The decoder has another number of layers than the encoder.

@@ -1,4 +1,4 @@
-"""The step: the same losses on 1 and on 4 devices, and from parts of the batch as from the whole."""
+"""The step: the same losses on 1 and 4 devices, and from parts of a batch as from the whole."""
 
 import dataclasses
 

@@ -124,7 +124,9 @@ def _train_torch(run: config.Run, model: Any, batches: list[Batch]) -> Trace:
         rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
-        numbers.append([float(x) for x in (loss.detach(), label.detach(), rationale.detach(), norm, rate)])
+        numbers.append(
+            [float(x) for x in (loss.detach(), label.detach(), rationale.detach(), norm, rate)]
+        )
     return Trace(np.array(numbers), _state(model))
 
 

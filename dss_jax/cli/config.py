@@ -1,6 +1,6 @@
 """Print the resolved configuration, as gin text that gives the same run again.
 
-  dss config --task cqa --method dss --model t5_1_1_base
+dss config --task cqa --method dss --model t5_1_1_base
 """
 
 import argparse

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dss_jax.cli import gin_config, options
 from dss_jax.core import registry
+from dss_jax.core.types import DistillationTask
 
 METHODS = ("standard", "dss")
 
@@ -30,7 +31,11 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     bindings += options.flag_bindings(args, leave_out=("output_dir",))
     runs = {}
     for method in METHODS:
-        files = [options.BASE_GIN_FILE, gin_config.named_file("method", method), "runs/demo.gin"]
+        files: list[str | Path] = [
+            options.BASE_GIN_FILE,
+            gin_config.named_file("method", method),
+            "runs/demo.gin",
+        ]
         run = gin_config.load_run(files, bindings)
         folder = Path(args.output_dir) / method
         runs[method] = replace(run, train=replace(run.train, output_dir=str(folder)))
@@ -42,46 +47,47 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
 
     store = ensure_store(first.task, first.vocabulary, first.data)
 
-    from dss_jax.cli.tables import number, print_table
     from dss_jax.experiment import single
-    from dss_jax.experiment.curves import plot_curves
     from dss_jax.train.loop import Interrupted
 
     results = {}
     for i, (method, run) in enumerate(runs.items(), 1):
-        print(f"\n{i}/{len(runs)}  {method}: {run.train.steps} steps at batch {run.data.batch_size}")
+        print(
+            f"\n{i}/{len(runs)}  {method}: {run.train.steps} steps at batch {run.data.batch_size}"
+        )
         try:
             results[method] = single.train(run, store, task.scorer)
         except Interrupted as stop:
             print(f"\n{stop}. To go on: dss demo --output_dir {args.output_dir}")
             return 130
-    metric = task.scorer.name
+    _report(Path(args.output_dir), runs, results, task)
+    return 0
+
+
+def _report(folder: Path, runs: dict, results: dict, task: DistillationTask) -> None:
+    from dss_jax.cli.tables import number, print_table
+    from dss_jax.experiment.curves import plot_curves
+
+    metric, first = task.scorer.name, runs[METHODS[0]]
+    last = results[METHODS[-1]]
     rows = [
-        [
-            method,
-            number(r["validation"][metric]),
-            number(r["test"][metric]),
-            number(r["best_step"]),
-        ]
-        for method, r in results.items()
+        [name, *(number(r[s][metric]) for s in ("validation", "test")), number(r["best_step"])]
+        for name, r in results.items()
     ]
-    teacher = results["dss"]["test"].get("teacher")
-    rows.append(["simulated teacher", number(results["dss"]["validation"].get("teacher")),
-                 number(teacher), "-"])  # fmt: skip
-    examples = first.task.train_count or "all"
+    teacher = [number(last[s].get("teacher")) for s in ("validation", "test")]
+    rows.append(["simulated teacher", *teacher, "-"])
+    examples = f"{first.task.train_count or 'all'} training examples"
     print_table(
-        f"{task.name}: {metric}, %, after {first.train.steps} steps on {examples} examples",
+        f"{task.name}: {metric}, %, after {first.train.steps} steps on {examples}",
         ("method", "validation", "test", "best step"),
         rows,
         note="Generated problems, a simulated teacher, one seed, a tiny T5 trained from nothing.",
     )
-    picture = Path(args.output_dir) / "curves.png"
     plot_curves(
-        [(method, Path(str(run.train.output_dir))) for method, run in runs.items()],
+        [(name, folder / name) for name in runs],
         metric,
-        picture,
-        title=f"{task.name} (generated), {examples} training examples, tiny T5 from nothing",
-        teacher=results["dss"]["validation"].get("teacher"),
+        folder / "curves.png",
+        title=f"{task.name} (generated), {examples}, tiny T5 from nothing",
+        teacher=last["validation"].get("teacher"),
     )
-    print(f"curves: {picture}")
-    return 0
+    print(f"curves: {folder / 'curves.png'}")

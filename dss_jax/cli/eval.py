@@ -1,6 +1,6 @@
 """Score a trained student, and write its predictions.
 
-  dss eval --output_dir runs/cqa --split test --rationales
+dss eval --output_dir runs/cqa --split test --rationales
 """
 
 import argparse

@@ -5,6 +5,7 @@ values here; the dataclasses of `dss_jax.core.config` are built, and so checked,
 keeps them plain and picklable.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -62,8 +63,8 @@ def _explain(error: Exception) -> UsageError:
     if found := re.search(r"No configurable matching '([^']+)'", text):
         return UsageError(f"{unknown_name('section', found[1], config.SECTIONS)}{place}")
     if found := re.search(r"'(\w+)' doesn't have a parameter named '([^']+)'", text):
-        fields = config.SECTIONS[found[1]].__dataclass_fields__
-        names = [f"{found[1]}.{f}" for f in fields]
+        fields = dataclasses.fields(config.SECTIONS[found[1]])
+        names = [f"{found[1]}.{f.name}" for f in fields]
         return UsageError(f"{unknown_name('setting', f'{found[1]}.{found[2]}', names)}{place}")
     return UsageError(f"gin cannot read the configuration: {text}")
 
@@ -85,7 +86,7 @@ def load_run(
     gin.config._LOCATION_PREFIXES = ["", *paths]
     gin.config._FILE_READERS = [(open, os.path.isfile)]
     for file in files:
-        if not any(os.path.isfile(os.path.join(p, file)) for p in ["", *paths]):
+        if not any((Path(p) / file).is_file() for p in ["", *paths]):
             looked = ", ".join(["the path itself", *paths])
             raise UsageError(f"no gin file {str(file)!r}. Looked at: {looked}.")
     try:

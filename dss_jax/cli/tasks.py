@@ -1,8 +1,8 @@
 """List tasks, show examples as the model sees them, and count.
 
-  dss tasks
-  dss tasks show cqa --n 3
-  dss tasks stats cqa
+dss tasks
+dss tasks show cqa --n 3
+dss tasks stats cqa
 """
 
 import argparse
@@ -55,8 +55,8 @@ def _list(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argume
 
 def _show(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     resolved = options.resolve(args, rest, parser)
-    from dss_jax.data.summary import describe_examples
     from dss_jax.data.prepare import ensure_store
+    from dss_jax.data.summary import describe_examples
 
     run = resolved.run
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs)

@@ -9,7 +9,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.core.checks import among, at_least, between, flag, number
+from dss_jax.core.errors import UsageError
+from dss_jax.core.t5_config import T5Config
 
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
@@ -39,34 +41,6 @@ def free(default: Any) -> Any:
     return field(default=default, metadata={"free": True})
 
 
-def _among(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise unknown_name(what, str(value), allowed)
-
-
-def _number(what: str, value: Any, kinds: type | tuple[type, ...]) -> None:
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        wanted = "a whole number" if kinds is int else "a number"
-        raise UsageError(f"{what} must be {wanted}, not {value!r}.")
-
-
-def _at_least(what: str, value: Any, least: int, fix: str = "") -> None:
-    _number(what, value, int)
-    if value < least:
-        raise UsageError(f"{what} must be at least {least}, not {value}. {fix}".strip())
-
-
-def _between(what: str, value: Any, low: float, high: float) -> None:
-    _number(what, value, (int, float))
-    if not low <= value <= high:
-        raise UsageError(f"{what} must be between {low:g} and {high:g}, not {value}.")
-
-
-def _flag(what: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise UsageError(f"{what} must be True or False, not {value!r}.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """Which data set, and how much of it.
@@ -94,15 +68,15 @@ class Task:
     mixture_or_task_module: str | None = None
 
     def __post_init__(self) -> None:
-        _among("Task.prefixes", self.prefixes, ("paper", "released_code"))
-        _between("Task.train_fraction", self.train_fraction, 0, 1)
+        among("Task.prefixes", self.prefixes, ("paper", "released_code"))
+        between("Task.train_fraction", self.train_fraction, 0, 1)
         if self.train_fraction == 0:
             raise UsageError("Task.train_fraction must be above 0.")
         if self.train_count is not None:
-            _at_least("Task.train_count", self.train_count, 1)
+            at_least("Task.train_count", self.train_count, 1)
             if self.train_fraction != 1.0:
                 raise UsageError("give Task.train_fraction or Task.train_count, not both.")
-        _at_least("Task.subset_seed", self.subset_seed, 0)
+        at_least("Task.subset_seed", self.subset_seed, 0)
         if self.name is not None and self.mixture_or_task_name is not None:
             raise UsageError(
                 f"give Task.name ({self.name!r}) or Task.mixture_or_task_name "
@@ -129,7 +103,7 @@ class Vocabulary:
     extra_ids: int = 100
 
     def __post_init__(self) -> None:
-        _at_least("Vocabulary.extra_ids", self.extra_ids, 0)
+        at_least("Vocabulary.extra_ids", self.extra_ids, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +132,12 @@ class Data:
     store: str | None = free(None)
 
     def __post_init__(self) -> None:
-        _at_least("Data.batch_size", self.batch_size, 1)
-        _at_least("Data.input_length", self.input_length, 2)
-        _at_least("Data.target_length", self.target_length, 2)
-        _at_least("Data.length_multiple", self.length_multiple, 1)
-        _at_least("Data.seed", self.seed, 0)
-        _among("Data.layout", self.layout, ("padded",))
+        at_least("Data.batch_size", self.batch_size, 1)
+        at_least("Data.input_length", self.input_length, 2)
+        at_least("Data.target_length", self.target_length, 2)
+        at_least("Data.length_multiple", self.length_multiple, 1)
+        at_least("Data.seed", self.seed, 0)
+        among("Data.layout", self.layout, ("padded",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +155,8 @@ class Method:
     rationale: bool = True
 
     def __post_init__(self) -> None:
-        _among("Method.label", self.label, ("gold", "teacher"))
-        _flag("Method.rationale", self.rationale)
+        among("Method.label", self.label, ("gold", "teacher"))
+        flag("Method.rationale", self.rationale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +175,9 @@ class Loss:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        _between("Loss.alpha", self.alpha, 0, 1)
-        _between("Loss.z_loss", self.z_loss, 0, 1)
-        _between("Loss.label_smoothing", self.label_smoothing, 0, 0.999)
+        between("Loss.alpha", self.alpha, 0, 1)
+        between("Loss.z_loss", self.z_loss, 0, 1)
+        between("Loss.label_smoothing", self.label_smoothing, 0, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,14 +206,14 @@ class Optimizer:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        _among("Optimizer.name", self.name, ("adamw", "adafactor"))
-        _among("Optimizer.schedule", self.schedule, ("linear", "constant"))
-        _between("Optimizer.learning_rate", self.learning_rate, 0, 10)
-        _at_least("Optimizer.warmup_steps", self.warmup_steps, 0)
+        among("Optimizer.name", self.name, ("adamw", "adafactor"))
+        among("Optimizer.schedule", self.schedule, ("linear", "constant"))
+        between("Optimizer.learning_rate", self.learning_rate, 0, 10)
+        at_least("Optimizer.warmup_steps", self.warmup_steps, 0)
         for name in ("b1", "b2", "decay_rate"):
-            _between(f"Optimizer.{name}", getattr(self, name), 0, 1)
+            between(f"Optimizer.{name}", getattr(self, name), 0, 1)
         for name in ("eps", "weight_decay", "clip_norm"):
-            _between(f"Optimizer.{name}", getattr(self, name), 0, float("inf"))
+            between(f"Optimizer.{name}", getattr(self, name), 0, float("inf"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,78 +233,15 @@ class Mesh:
     def __post_init__(self) -> None:
         for axis in MESH_AXES:
             size = getattr(self, axis)
-            _number(f"Mesh.{axis}", size, int)
+            number(f"Mesh.{axis}", size, int)
             if size != -1 and size < 1:
                 raise UsageError(f"Mesh.{axis} must be at least 1, or -1 (the rest), not {size}.")
         if [self.data, self.fsdp, self.model].count(-1) > 1:
             raise UsageError("at most one of Mesh.data, Mesh.fsdp and Mesh.model may be -1.")
         for logical, mesh_axes in self.logical_axis_rules:
-            _among("logical axis in Mesh.logical_axis_rules", logical, LOGICAL_AXES)
+            among("logical axis in Mesh.logical_axis_rules", logical, LOGICAL_AXES)
             for axis in (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ():
-                _among("mesh axis in Mesh.logical_axis_rules", axis, MESH_AXES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class T5Config:
-    """The T5 model; names as in T5X's `network.T5Config`.
-
-    Attributes:
-      vocab_size: rows of the embedding; None: the vocabulary's size, rounded up to a multiple of
-        128 as T5's is.
-      emb_dim: width of the residual stream (Hugging Face: d_model).
-      num_heads, head_dim: attention heads and their width (num_heads, d_kv).
-      mlp_dim: width of the feed-forward layer (d_ff).
-      num_encoder_layers, num_decoder_layers: layers.
-      mlp_activations: ("relu",) for v1.0, ("gelu", "linear") for v1.1.
-      logits_via_embedding: v1.0: logits are the scaled product with the input embedding.
-      relative_attention_num_buckets, relative_attention_max_distance: of the position bias.
-      layer_norm_epsilon: of the RMS norm.
-      dropout_rate: in [0, 1).
-      dtype: of activations, "float32" or "bfloat16"; parameters, norms, softmax and loss stay
-        in float32.
-    """
-
-    vocab_size: int | None = 32128
-    emb_dim: int = 768
-    num_heads: int = 12
-    head_dim: int = 64
-    mlp_dim: int = 2048
-    num_encoder_layers: int = 12
-    num_decoder_layers: int = 12
-    mlp_activations: tuple[str, ...] = ("gelu", "linear")
-    logits_via_embedding: bool = False
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
-    dropout_rate: float = 0.1
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.vocab_size is not None:
-            _at_least("T5Config.vocab_size", self.vocab_size, 3)
-        for name in ("emb_dim", "num_heads", "head_dim", "mlp_dim"):
-            _at_least(f"T5Config.{name}", getattr(self, name), 1)
-        for name in ("num_encoder_layers", "num_decoder_layers"):
-            _at_least(f"T5Config.{name}", getattr(self, name), 1)
-        _at_least(
-            "T5Config.relative_attention_num_buckets", self.relative_attention_num_buckets, 4
-        )
-        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
-            raise UsageError(
-                "T5Config.relative_attention_max_distance must be above half of "
-                f"relative_attention_num_buckets ({self.relative_attention_num_buckets}), not "
-                f"{self.relative_attention_max_distance}."
-            )
-        if not 1 <= len(self.mlp_activations) <= 2:
-            raise UsageError(
-                "T5Config.mlp_activations must name one activation, or two for a gated layer, "
-                f"not {self.mlp_activations!r}."
-            )
-        for activation in self.mlp_activations:
-            _among("T5Config.mlp_activations", activation, ("relu", "gelu", "silu", "linear"))
-        _flag("T5Config.logits_via_embedding", self.logits_via_embedding)
-        _between("T5Config.dropout_rate", self.dropout_rate, 0, 0.999)
-        _among("T5Config.dtype", self.dtype, ("float32", "bfloat16"))
+                among("mesh axis in Mesh.logical_axis_rules", axis, MESH_AXES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,10 +267,10 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         for name in ("every", "batch_size", "max_decode_length", "max_rationale_length"):
-            _at_least(f"Evaluate.{name}", getattr(self, name), 1)
+            at_least(f"Evaluate.{name}", getattr(self, name), 1)
         if self.validation_examples is not None:
-            _at_least("Evaluate.validation_examples", self.validation_examples, 1)
-        _flag("Evaluate.rationales", self.rationales)
+            at_least("Evaluate.validation_examples", self.validation_examples, 1)
+        flag("Evaluate.rationales", self.rationales)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,13 +297,13 @@ class Train:
     output_dir: str | None = free(None)
 
     def __post_init__(self) -> None:
-        _at_least("Train.steps", self.steps, 1)
-        _at_least("Train.seed", self.seed, 0)
-        _at_least("Train.microbatches", self.microbatches, 1)
-        _at_least("Train.keep_checkpoints", self.keep_checkpoints, 1)
-        _at_least("Train.log_every", self.log_every, 1)
+        at_least("Train.steps", self.steps, 1)
+        at_least("Train.seed", self.seed, 0)
+        at_least("Train.microbatches", self.microbatches, 1)
+        at_least("Train.keep_checkpoints", self.keep_checkpoints, 1)
+        at_least("Train.log_every", self.log_every, 1)
         if self.checkpoint_every is not None:
-            _at_least("Train.checkpoint_every", self.checkpoint_every, 1)
+            at_least("Train.checkpoint_every", self.checkpoint_every, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,10 +32,10 @@ def plot_curves(
       title: above the picture.
       teacher: the teacher's own label accuracy on validation, in per cent; drawn as a line.
     """
-    import matplotlib  # noqa: PLC0415 - half a second, and only where a picture is drawn
+    import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for colour, (name, folder) in zip(PALETTE * len(runs), runs, strict=False):
@@ -44,7 +44,9 @@ def plot_curves(
         for task, style in (("label", "-"), ("rationale", ":")):
             steps, values = _series(folder, "train", f"{task}/loss")
             if steps:
-                right.plot(steps, values, style, color=colour, linewidth=1.2, label=f"{name}: {task}")
+                right.plot(
+                    steps, values, style, color=colour, linewidth=1.2, label=f"{name}: {task}"
+                )
     if teacher is not None:
         left.axhline(teacher, color="0.4", linestyle="--", linewidth=1, label="teacher's labels")
     left.set(xlabel="step", ylabel=f"{metric.replace('_', ' ')}, validation, %", ylim=(-2, 102))

@@ -1,12 +1,12 @@
 """The output folder of a run: what is in it, and whether it may go on.
 
-  config.gin            the resolved configuration
-  checkpoints/STEP/     params, optimizer
-  metrics.jsonl         a line a logged step
-  tensorboard/
-  predictions/          SPLIT-STEP.jsonl
-  results.json          scores of the best checkpoint, when the run is done
-  curves.png
+config.gin            the resolved configuration
+checkpoints/STEP/     params, optimizer
+metrics.jsonl         a line a logged step
+tensorboard/
+predictions/          SPLIT-STEP.jsonl
+results.json          scores of the best checkpoint, when the run is done
+curves.png
 """
 
 import difflib
@@ -32,7 +32,9 @@ def _fixed_lines(text: str) -> list[str]:
         if field.metadata.get("free")
     }
     lines = [
-        line for line in text.splitlines() if line and line[0] != "#" or line.startswith(STORE_LINE)
+        line
+        for line in text.splitlines()
+        if (line and line[0] != "#") or line.startswith(STORE_LINE)
     ]
     return [line for line in lines if line.split(" = ")[0] not in may_change]
 
@@ -58,7 +60,9 @@ def open_run_folder(run: config.Run, store_digest: str) -> Path:
         if before != now:
             diff = "\n".join(
                 line
-                for line in difflib.unified_diff(before, now, str(folder), "this run", "", "", 0)
+                for line in difflib.unified_diff(
+                    before, now, str(folder), "this run", n=0, lineterm=""
+                )
                 if not line.startswith("@@")
             )
             raise UsageError(

@@ -52,7 +52,9 @@ def teacher_accuracy(store: TokenStore, split_name: str, scorer: Scorer) -> floa
     split = store.split(split_name)
     pairs = [
         (gold, teacher)
-        for gold, teacher in zip(split.text("label"), split.text("teacher_label"), strict=True)
+        for gold, teacher in zip(
+            split.text("label")[:], split.text("teacher_label")[:], strict=True
+        )
         if gold
     ]
     if not any(teacher for _, teacher in pairs):
@@ -93,7 +95,11 @@ def _describe(session: Session, batches: TrainBatches, say: Say) -> None:
     say(f"mesh: {mesh} on {device.device_kind} ({device.platform})")
     say(
         f"data: {len(batches.rows)} training examples"
-        + (f" ({batches.left_out} left out: no {run.method.label} label)" if batches.left_out else "")
+        + (
+            f" ({batches.left_out} left out: no {run.method.label} label)"
+            if batches.left_out
+            else ""
+        )
         + f", padded lengths (input, target) {' and '.join(map(str, batches.layout.lengths))}"
     )
     say("exact match near 0 is normal in the first 250 to 750 steps of pre-trained T5 v1.1 at")
@@ -109,9 +115,7 @@ def _start(session: Session, checkpoints: Checkpoints, say: Say) -> TrainState:
     return checkpoints.restore(latest, session.program.abstract_state)
 
 
-def _validate(
-    session: Session, log: MetricLog, say: Say
-) -> Callable[[Any, int], float | None]:
+def _validate(session: Session, log: MetricLog, say: Say) -> Callable[[Any, int], float | None]:
     evaluate, run = session.run.evaluate, session.run
 
     def validate(params: Any, step: int) -> float | None:
@@ -213,19 +217,25 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
             )
         progress.close()
         results = _finish(session, checkpoints, log, say)
-        plot_curves(
-            [(run.method.name, folder)],
-            session.evaluator.metric,
-            folder / run_folder.CURVES,
-            title=f"{run.task.name or run.task.mixture_or_task_name}, {run.method.name}",
-            teacher=results.get("validation", {}).get("teacher"),
-        )
-        run_folder.write_results(folder, results)
     finally:
         progress.close()
         log.close()
         checkpoints.close()
+    _draw(session, results)
+    # Last, because it says that the run is finished.
+    run_folder.write_results(folder, results)
     return results
+
+
+def _draw(session: Session, results: dict) -> None:
+    task = session.run.task
+    plot_curves(
+        [(session.run.method.name, session.folder)],
+        session.evaluator.metric,
+        session.folder / run_folder.CURVES,
+        title=f"{task.name or task.mixture_or_task_name}, {session.run.method.name}",
+        teacher=results.get("validation", {}).get("teacher"),
+    )
 
 
 def score(

@@ -38,9 +38,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [policies.LatestN(keep), best]
-                ),
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
                 best_fn=lambda metrics: metrics[BEST_METRIC],
                 best_mode="max",
             ),
@@ -61,9 +59,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave(
-                    {"step": state.step, "opt_state": state.opt_state}
-                ),
+                optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
             ),
             metrics=None if score is None else {BEST_METRIC: score},
         )

@@ -1,4 +1,4 @@
-"""The training loop. It knows nothing of scoring, logging back-ends or export: they are passed in."""
+"""The training loop. Scoring, logging back-ends and export are passed in: it knows none of them."""
 
 import signal
 import time
@@ -26,7 +26,7 @@ class ShowProgress(Protocol):
     def say(self, text: str) -> None: ...
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - it is no error
     """The run was asked to stop, and saved its state at `step`."""
 
     def __init__(self, step: int) -> None:

@@ -28,9 +28,7 @@ class TaskSums(NamedTuple):
     tokens: jax.Array
 
 
-def token_losses(
-    logits_BxTxV: jax.Array, targets_BxT: jax.Array, cfg: config.Loss
-) -> jax.Array:
+def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array, cfg: config.Loss) -> jax.Array:
     """Cross entropy of each token, with label smoothing and z-loss as T5X has them.
 
     Args:
@@ -77,8 +75,10 @@ def _block_sums(
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
-    losses_BxT = token_losses(logits_BxTxV, block.decoder_target_tokens, cfg)
-    hits_BxT = jnp.argmax(logits_BxTxV, axis=-1) == block.decoder_target_tokens
+    assert isinstance(logits_BxTxV, jax.Array)
+    targets_BxT = jnp.asarray(block.decoder_target_tokens)
+    losses_BxT = token_losses(logits_BxTxV, targets_BxT, cfg)
+    hits_BxT = jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT
     masks = [block.decoder_roles == role for role in (LABEL, RATIONALE)]
     return TaskSums(
         loss=jnp.stack([jnp.sum(jnp.where(m, losses_BxT, 0.0)) for m in masks]),

@@ -23,7 +23,7 @@ def learning_rate_schedule(cfg: config.Optimizer, steps: int) -> Callable[[jax.A
         step = jnp.asarray(count, jnp.float32)
         warm = jnp.minimum(1.0, step / cfg.warmup_steps) if cfg.warmup_steps else 1.0
         if cfg.schedule == "constant":
-            return cfg.learning_rate * warm
+            return jnp.asarray(cfg.learning_rate * warm)
         left = jnp.clip((steps - step) / max(1, steps - cfg.warmup_steps), 0.0, 1.0)
         return cfg.learning_rate * jnp.where(step < cfg.warmup_steps, warm, left)
 
@@ -39,7 +39,7 @@ def _per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformat
 
 
 def _labels(params: dict) -> dict:
-    """"encoder" or "decoder" for stacked parameters (the two may differ in depth), else "single"."""
+    """Stack of each parameter: encoder and decoder may differ in depth; "single": in no stack."""
 
     def label(path: tuple, _: jax.Array) -> str:
         names = [getattr(p, "key", None) for p in path]
@@ -61,9 +61,7 @@ def _adafactor(cfg: config.Optimizer, schedule: Callable) -> optax.GradientTrans
         weight_decay_rate=cfg.weight_decay or None,
     )
     stacked = _per_layer(inner)
-    return optax.partition(
-        {"encoder": stacked, "decoder": stacked, "single": inner}, _labels
-    )
+    return optax.partition({"encoder": stacked, "decoder": stacked, "single": inner}, _labels)
 
 
 def make_optimizer(cfg: config.Optimizer, steps: int) -> optax.GradientTransformation:

@@ -26,12 +26,12 @@ class TrainState:
     """What a checkpoint holds.
 
     Attributes:
-      step: int32 scalar, updates done; also the number of the next batch.
+      step: int32 scalar array, updates done; also the number of the next batch.
       params: float32 tree.
       opt_state: of the optimiser.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
 
@@ -195,11 +195,7 @@ def build(run: config.Run, mesh: Mesh) -> Program:
         model=model,
         mesh=mesh,
         abstract_state=abstract,
-        init=with_rules(
-            jax.jit(lambda: nn.meta.unbox(init()), out_shardings=state_shardings)
-        ),
+        init=with_rules(jax.jit(lambda: nn.meta.unbox(init()), out_shardings=state_shardings)),
         train_step=with_rules(train_step),
         eval_step=with_rules(eval_step),
     )
-
-
