@@ -20,8 +20,9 @@ from hf_mapping import from_hf, to_hf
 from dss_jax.core import config
 from dss_jax.data.batches import Batch, Block, TrainBatches
 from dss_jax.data.store import TokenStore
+from dss_jax.train.optimizer import make_optimizer
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import build
+from dss_jax.train.step import TrainState, build
 
 pytestmark = pytest.mark.slow
 
@@ -30,13 +31,12 @@ STEPS = 5
 LOSS_TOLERANCE = 1e-4
 """Relative, for losses and gradient norms; float32 sums in another order give about 1e-6."""
 
-MOVE_TOLERANCE = {1e-8: 1e-2, 1e-3: 1e-3}
-"""AdamW's eps -> how far each parameter's way from start to end may be off, relative to its length.
+MOVE_TOLERANCE = 1e-3
+"""Of each parameter's way from start to end: the error relative to the length of that way.
 
-Adam divides a gradient by its own size, so with the authors' eps of 1e-8 an element whose gradient
-is all rounding error moves as far as any other, in either direction. An eps of 1e-3 leaves such
-elements where they are, and the comparison can be sharper. Parameters hardly move in 5 steps, so
-to compare them themselves would show little.
+Parameters hardly move in 5 steps, so to compare them themselves would show little. Adam divides a
+gradient by its own size, which makes much of rounding errors where a gradient is nearly 0:
+2e-5 to 9e-5 was measured, with Adam's eps at the authors' 1e-8.
 """
 
 
@@ -53,10 +53,19 @@ class Trace(NamedTuple):
     params: dict[str, np.ndarray]
 
 
+class Reference(NamedTuple):
+    """Training in PyTorch: T5's version, the batches, the parameters at the start, what it did."""
+
+    version: str
+    batches: list[Batch]
+    start: dict[str, np.ndarray]
+    trace: Trace
+
+
 NAMES = ("loss", "label/loss", "rationale/loss", "grad_norm", "learning_rate")
 
 
-def _run(version: str, microbatches: int, eps: float) -> config.Run:
+def _run(version: str, microbatches: int) -> config.Run:
     import record_hf_reference as hf
 
     model = dataclasses.replace(
@@ -71,7 +80,7 @@ def _run(version: str, microbatches: int, eps: float) -> config.Run:
         model=model,
         # Unequal weights, so that swapped ones would show.
         loss=config.Loss(alpha=0.3),
-        optimizer=config.Optimizer(learning_rate=3e-3, eps=eps),
+        optimizer=config.Optimizer(learning_rate=3e-3),
         train=config.Train(steps=STEPS, microbatches=microbatches),
     )
 
@@ -79,7 +88,8 @@ def _run(version: str, microbatches: int, eps: float) -> config.Run:
 def _train_ours(run: config.Run, params: dict[str, np.ndarray], batches: list[Batch]) -> Trace:
     program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
     start = jax.tree.map(jnp.asarray, from_hf(params, run.model))
-    state = program.init().replace(params=start)
+    optimizer = make_optimizer(run.optimizer, STEPS)
+    state = TrainState(jnp.zeros((), jnp.int32), start, optimizer.init(start))
     numbers = []
     for batch in batches:
         state, metrics = program.train_step(state, put_batch(batch, program.mesh))
@@ -124,9 +134,7 @@ def _train_torch(run: config.Run, model: Any, batches: list[Batch]) -> Trace:
         rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
-        numbers.append(
-            [float(x) for x in (loss.detach(), label.detach(), rationale.detach(), norm, rate)]
-        )
+        numbers.append([*(x.item() for x in (loss, label, rationale, norm)), rate])
     return Trace(np.array(numbers), _state(model))
 
 
@@ -142,27 +150,26 @@ def _check_batches(batches: Sequence[Batch]) -> None:
     assert len(np.unique(lengths)) > 5
 
 
-@pytest.mark.parametrize("eps", MOVE_TOLERANCE)
-@pytest.mark.parametrize("microbatches", [1, 2])
-@pytest.mark.parametrize("version", ["v1_0", "v1_1"])
-def test_training_is_that_of_the_released_code(
-    version: str, microbatches: int, eps: float, toy_store: TokenStore
-) -> None:
+@pytest.fixture(scope="module", params=["v1_0", "v1_1"])
+def released_code(request: pytest.FixtureRequest, toy_store: TokenStore) -> Reference:
     pytest.importorskip("torch", reason="parity with the released code needs torch")
     pytest.importorskip("transformers", reason="parity with the released code needs transformers")
     import record_hf_reference as hf
 
-    run = _run(version, microbatches, eps)
+    run = _run(request.param, microbatches=1)
     make = TrainBatches(toy_store.split("train"), run.task, run.data, run.method)
     batches = [make(step) for step in range(STEPS)]
     _check_batches(batches)
-
     model = hf.hf_model(run.model, seed=1)
     start = _state(model)
-    theirs = _train_torch(run, model, batches)
-    ours = _train_ours(run, start, batches)
+    return Reference(request.param, batches, start, _train_torch(run, model, batches))
 
-    assert (theirs.numbers[:, 3] > 1.0).all(), "the gradient is never clipped: this shows little"
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_training_is_that_of_the_released_code(released_code: Reference, microbatches: int) -> None:
+    version, batches, start, theirs = released_code
+    assert (theirs.numbers[:, NAMES.index("grad_norm")] > 1.0).all(), "nothing is clipped"
+    ours = _train_ours(_run(version, microbatches), start, batches)
     for column, name in enumerate(NAMES):
         np.testing.assert_allclose(
             ours.numbers[:, column],
@@ -171,7 +178,7 @@ def test_training_is_that_of_the_released_code(
             err_msg=f"{name} at each step",
         )
     for name, value in ours.params.items():
-        moved = theirs.params[name] - start[name]
-        assert np.linalg.norm(moved) > 0, f"{name} was not trained"
-        difference = np.linalg.norm(value - theirs.params[name]) / np.linalg.norm(moved)
-        assert difference < MOVE_TOLERANCE[eps], f"{name}: way off by {difference:.1e}"
+        moved = np.linalg.norm(theirs.params[name] - start[name])
+        assert moved > 0, f"{name} was not trained"
+        difference = np.linalg.norm(value - theirs.params[name]) / moved
+        assert difference < MOVE_TOLERANCE, f"{name}: its way is off by {difference:.1e}"

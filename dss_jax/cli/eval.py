@@ -37,7 +37,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         raise UsageError(f"--limit must be at least 1, not {args.limit}.")
     task = registry.load_task(run.task.name, args.task_dir) if run.task.name else None
 
-    from dss_jax.cli.tables import SCORE_COLUMNS, print_table, score_rows
+    from dss_jax.cli.tables import print_scores
     from dss_jax.core.scoring import TEXT_ACCURACY
     from dss_jax.data.prepare import ensure_store
     from dss_jax.experiment import single
@@ -51,10 +51,10 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     session = single.open_session(run, folder, store, scorer)
     step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)
     name = run.task.name or run.task.mixture_or_task_name
-    print_table(
+    print_scores(
         f"{name}, {run.method.name}: {scorer.name} of step {step}",
-        SCORE_COLUMNS,
-        score_rows(scores, scorer.name),
+        scores,
+        scorer.name,
     )
     for split in splits:
         print(f"predictions: {folder}/{run_folder.PREDICTIONS}/{split}-{step}.jsonl")

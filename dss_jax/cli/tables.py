@@ -31,7 +31,17 @@ def print_table(
     console.print(table)
 
 
-SCORE_COLUMNS = ("split", "examples", "score", "teacher", "label loss", "rationale loss")
+SCORE_COLUMNS = ("split", "examples", "accuracy", "teacher", "label loss", "rationale loss")
+
+
+def print_scores(title: str, scores: dict, metric: str) -> None:
+    """Prints split -> numbers as a table, and below it the metrics of a user's SeqIO task."""
+    print_table(title, SCORE_COLUMNS, score_rows(scores, metric))
+    shown = {metric, "examples", "teacher"}
+    for split, numbers in scores.items():
+        for name, value in numbers.items():
+            if name not in shown and not name.startswith(("label/", "rationale/")):
+                print(f"{split}  {name} {number(value)}")
 
 
 def score_rows(scores: dict, metric: str) -> list[list[str]]:

@@ -39,7 +39,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     report_cuts(store, run.data, print)
     scorer = resolved.task.scorer if resolved.task else TEXT_ACCURACY
 
-    from dss_jax.cli.tables import SCORE_COLUMNS, print_table, score_rows
+    from dss_jax.cli.tables import print_scores
     from dss_jax.experiment import single
     from dss_jax.train.loop import Interrupted
 
@@ -49,11 +49,11 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         print(f"\n{stop}. To go on, give the same command again:\n  dss {' '.join(sys.argv[1:])}")
         return 130
     scores = {name: results[name] for name in ("validation", "test") if name in results}
-    print_table(
+    print_scores(
         f"{resolved.name}, {run.method.name}: {results['metric']} of step {results['best_step']}, "
         "the best on validation",
-        SCORE_COLUMNS,
-        score_rows(scores, results["metric"]),
+        scores,
+        results["metric"],
     )
     print(f"curves: {run.train.output_dir}/curves.png")
     return 0

@@ -29,7 +29,8 @@ Request = dict[str, Any]
 
 CODE = (
     "core/completions.py", "core/prefixes.py", "core/types.py", "data/row_files.py",
-    "data/rows.py", "data/seqio_prepare.py", "data/seqio_sources.py", "data/seqio_tasks.py",
+    "data/rows.py", "data/seqio_child.py", "data/seqio_prepare.py",
+    "data/seqio_sources.py", "data/seqio_tasks.py",
     "data/store_writer.py", "data/vocabulary.py",
 )  # fmt: skip
 """The modules that decide what is in a store."""

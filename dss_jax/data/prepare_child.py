@@ -1,4 +1,8 @@
-"""Runs `dss_jax.data.seqio_prepare` in a child process and shows what it says. No TensorFlow."""
+"""Runs a module that needs TensorFlow in a child process, and shows what it says.
+
+The child reads a request as JSON from standard input and writes JSON lines to standard output:
+`{"progress": text}`, `{"result": value}`, and for the user's mistakes `{"error": text}`.
+"""
 
 import importlib.util
 import json
@@ -30,12 +34,21 @@ class PrepareError(RuntimeError):
     """The child process failed and gave no message for the user; carries its error output."""
 
 
-def run(request: dict[str, Any], log: Callable[[str], None]) -> None:
-    """Makes the store that `request` describes.
+def run(
+    request: dict[str, Any],
+    log: Callable[[str], None],
+    module: str = "dss_jax.data.seqio_prepare",
+) -> Any:
+    """Runs a module on a request.
 
     Args:
-      request: see `dss_jax.data.prepare.make_request`; plus `path`, the store's place.
+      request: plain JSON; for the default module see `dss_jax.data.prepare.make_request`, plus
+        `path`, the store's place.
       log: is given the child's progress lines.
+      module: one that calls `seqio_child.serve`.
+
+    Returns:
+      The child's result; None where it has none.
 
     Raises:
       UsageError: what the child has to tell the user; TensorFlow or SeqIO is not installed.
@@ -50,7 +63,7 @@ def run(request: dict[str, Any], log: Callable[[str], None]) -> None:
     path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-m", "dss_jax.data.seqio_prepare"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -58,25 +71,26 @@ def run(request: dict[str, Any], log: Callable[[str], None]) -> None:
             env={**os.environ, **_QUIET, "PYTHONPATH": path.rstrip(os.pathsep)},
         )
         try:
-            message = _talk(child, request, log)
+            said = _talk(child, request, log)
         except BaseException:
             _stop(child)
             raise
-        if message is not None:
-            raise UsageError(message)
+        if "error" in said:
+            raise UsageError(said["error"])
         if child.returncode != 0:
             stderr.seek(0)
             tail = "".join(stderr.readlines()[-STDERR_LINES:])
-            raise PrepareError(f"preparing the token store failed ({child.returncode}):\n{tail}")
+            raise PrepareError(f"{module} failed ({child.returncode}):\n{tail}")
+    return said.get("result")
 
 
 def _talk(
     child: "subprocess.Popen[str]", request: dict[str, Any], log: Callable[[str], None]
-) -> str | None:
-    """Sends the request and passes progress on; returns the child's message for the user."""
+) -> dict[str, Any]:
+    """Sends the request and passes progress on; returns the child's error and result, if any."""
     assert child.stdin is not None
     assert child.stdout is not None
-    message = None
+    kept: dict[str, Any] = {}
     try:
         child.stdin.write(json.dumps(request))
         child.stdin.close()
@@ -85,12 +99,12 @@ def _talk(
     with child.stdout:
         for line in child.stdout:
             said = json.loads(line)
-            if "error" in said:
-                message = said["error"]
-            else:
+            if "progress" in said:
                 log(said["progress"])
+            else:
+                kept |= said
     child.wait()
-    return message
+    return kept
 
 
 def _stop(child: "subprocess.Popen[str]") -> None:

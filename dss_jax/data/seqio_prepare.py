@@ -1,16 +1,8 @@
-"""Makes a token store from SeqIO tasks. Run as a child process: it imports TensorFlow.
+"""Makes a token store from SeqIO tasks. Run as a child process: it imports TensorFlow."""
 
-Reads a request as JSON from standard input, writes JSON lines to standard output:
-`{"progress": text}` and, for the user's mistakes, `{"error": text}`.
-"""
-
-import importlib
-import json
-import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +12,7 @@ from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data import prepare, rows
 from dss_jax.data.row_files import SplitUnavailable
+from dss_jax.data.seqio_child import find_provider, ints_and_texts, serve
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.vocabulary import SentencePiece
@@ -145,23 +138,7 @@ def _from_seqio(request: Mapping[str, Any], say: Say) -> Built:
     """A user's own SeqIO task or mixture: each row of each of its tasks once, whatever its rate."""
     import seqio
 
-    # Like `python -m`, so that a module in the working folder is found.
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        importlib.import_module(request["module"])
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"Task.mixture_or_task_module {request['module']!r} cannot be imported: {error}. "
-            "Run from the folder that holds it, or put that folder on PYTHONPATH."
-        ) from error
-    try:
-        provider = seqio.get_mixture_or_task(request["name"])
-    except ValueError as error:
-        known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-        raise UsageError(
-            f"{request['module']} registers no SeqIO task or mixture {request['name']!r}. "
-            f"It has: {', '.join(sorted(known))}."
-        ) from error
+    provider = find_provider(request["module"], request["name"])
     vocabulary = _vocabulary_of(provider, seqio)
     builders = {}
     for split in (s for s in SPLITS if s in provider.splits):
@@ -201,17 +178,12 @@ def _vocabulary_of(provider: Any, seqio: Any) -> SentencePiece:
 
 def _add_rows(builder: SplitBuilder, task: Any, split: str, vocabulary: SentencePiece) -> None:
     dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
-    for number, row in enumerate(_ints_and_texts(dataset)):
+    for number, row in enumerate(ints_and_texts(dataset)):
         texts = {"id": f"{task.name}-{number}"}
         for column, feature in (("input", "inputs"), ("label", "targets")):
             kept = row.get(f"{feature}_pretokenized")
             texts[column] = vocabulary.decode(row[feature]) if kept is None else kept
         builder.append({"label_inputs": row["inputs"], "label_targets": row["targets"]}, texts)
-
-
-def _ints_and_texts(dataset: Any) -> Iterator[dict[str, Any]]:
-    for row in dataset.as_numpy_iterator():
-        yield {k: v.decode("utf-8") if isinstance(v, bytes) else v for k, v in row.items()}
 
 
 def _source_files(provider: Any, seqio: Any) -> dict[str, tuple[int, int]]:
@@ -227,24 +199,5 @@ def _source_files(provider: Any, seqio: Any) -> dict[str, tuple[int, int]]:
     return files
 
 
-def main() -> int:
-    """Reads a request from standard input and makes its store."""
-    # Libraries write to standard output as they like; only this module may speak to the parent.
-    speech = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    # So that a stopped child removes its half-written folder.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-    def say(**message: str) -> None:
-        speech.write(json.dumps(message) + "\n")
-
-    try:
-        make(json.load(sys.stdin), lambda text: say(progress=text))
-    except UsageError as error:
-        say(error=str(error))
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(make))

@@ -36,8 +36,10 @@ def plot_curves(
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     for colour, (name, folder) in zip(PALETTE * len(runs), runs, strict=False):
         steps, values = _series(folder, "validation", metric)
         left.plot(steps, values, color=colour, marker="o", markersize=3, label=name)
@@ -51,6 +53,9 @@ def plot_curves(
         left.axhline(teacher, color="0.4", linestyle="--", linewidth=1, label="teacher's labels")
     left.set(xlabel="step", ylabel=f"{metric.replace('_', ' ')}, validation, %", ylim=(-2, 102))
     right.set(xlabel="step", ylabel="training loss a token, nats", yscale="log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter(NullFormatter())
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

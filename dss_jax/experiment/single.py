@@ -12,6 +12,7 @@ import jax
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import Scorer
+from dss_jax.data import prepare_child
 from dss_jax.data.batches import TrainBatches
 from dss_jax.data.store import TokenStore
 from dss_jax.data.vocabulary import SentencePiece
@@ -86,6 +87,34 @@ def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Score
     return Session(run, folder, store, program, Evaluator(run, program, store, scorer))
 
 
+def own_metrics(session: Session, split_name: str, predictions: list[dict]) -> dict[str, float]:
+    """What the metric functions of a user's own SeqIO task say; {} for a task file.
+
+    They may need TensorFlow, so they run in a child process.
+    """
+    task = session.run.task
+    if task.mixture_or_task_name is None:
+        return {}
+    request = {
+        "module": task.mixture_or_task_module,
+        "name": task.mixture_or_task_name,
+        "split": split_name,
+        "predictions": {p["id"]: p["prediction"] for p in predictions},
+    }
+    return prepare_child.run(request, print, "dss_jax.data.seqio_score")
+
+
+def _score_split(session: Session, params: Any, name: str, file: str, **options: Any) -> dict:
+    """Scores a split, writes its predictions, and adds the teacher's accuracy if there is one."""
+    result = session.evaluator(params, name, **options)
+    write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
+    numbers = dict(result.numbers) | {"examples": len(result.predictions)}
+    teacher = teacher_accuracy(session.store, name, session.evaluator.scorer)
+    if teacher is not None:
+        numbers["teacher"] = teacher
+    return numbers | own_metrics(session, name, result.predictions)
+
+
 def _describe(session: Session, batches: TrainBatches, say: Say) -> None:
     run, program = session.run, session.program
     count = sum(x.size for x in jax.tree.leaves(program.abstract_state.params))
@@ -152,14 +181,10 @@ def _finish(session: Session, checkpoints: Checkpoints, log: MetricLog, say: Say
     for name in ("validation", "test"):
         if name not in store.splits:
             continue
-        result = evaluator(params, name, rationales=session.run.evaluate.rationales)
-        file = session.folder / run_folder.PREDICTIONS / f"{name}-best.jsonl"
-        write_predictions(file, result.predictions)
-        numbers = dict(result.numbers) | {"examples": len(result.predictions)}
-        teacher = teacher_accuracy(store, name, evaluator.scorer)
-        if teacher is not None:
-            numbers["teacher"] = teacher
-        results[name] = numbers
+        rationales = session.run.evaluate.rationales
+        results[name] = _score_split(
+            session, params, name, f"{name}-best.jsonl", rationales=rationales
+        )
     if "test" in results:
         log(session.run.train.steps, "test", results["test"])
     else:
@@ -268,13 +293,9 @@ def score(
         checkpoints.close()
     scores: dict[str, Any] = {}
     for name in splits:
-        result = session.evaluator(params, name, limit=limit, rationales=rationales)
-        file = session.folder / run_folder.PREDICTIONS / f"{name}-{step}.jsonl"
-        write_predictions(file, result.predictions)
-        scores[name] = dict(result.numbers) | {"examples": len(result.predictions)}
-        teacher = teacher_accuracy(session.store, name, session.evaluator.scorer)
-        if teacher is not None:
-            scores[name]["teacher"] = teacher
+        scores[name] = _score_split(
+            session, params, name, f"{name}-{step}.jsonl", limit=limit, rationales=rationales
+        )
     return step, scores
 
 
