@@ -9,6 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 PYTEST_FLAGS ?=
+WORKERS ?= 2
 
 .PHONY: demo test test-all check format lock clean
 
@@ -26,10 +27,10 @@ demo: $(VENV)/.installed-$(EXTRAS)
 	@$(BIN)/dss demo --output_dir runs/demo
 
 test: $(VENV)/.installed-$(EXTRAS)
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_FLAGS)
 
 test-all: $(VENV)/.installed-$(EXTRAS) $(VENV)/.installed-torch
-	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
 $(VENV)/.installed-torch: requirements-parity.txt | $(VENV)/.installed-$(EXTRAS)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \

@@ -231,14 +231,16 @@ def draw(report: dict[str, Any], file: Path) -> None:
     total = sum(numbers[part]["median"] for part in PARTS)
     for part in PARTS:
         width = numbers[part]["median"]
-        label = f"{part}: {_unit(width)} ({100 * width / total:.2g} %)"
+        label = f"{part}: {_unit(width)} ({100 * width / total:.1f} %)"
         axes.barh(0, width, left=left, height=0.5, color=COLOURS[part], label=label)
         left += width
-    axes.plot([whole["p10"], whole["p90"]], [0, 0], color="black", linewidth=1.5, marker="|")
+    axes.plot(
+        [whole["p10"], whole["p90"]], [-0.33, -0.33], color="black", linewidth=1.5, marker="|"
+    )
     axes.set(
         xlabel="seconds a step, median; black: 10th to 90th percentile of the whole step",
         yticks=[],
-        ylim=(-0.4, 0.4),
+        ylim=(-0.42, 0.3),
         xlim=(0, 1.08 * max(left, whole["p90"])),
     )
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -113,7 +113,11 @@ def test_train_killed_half_way_then_continued_then_scored(tmp_path: Path) -> Non
         "--checkpoint", "latest", cwd=tmp_path,
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr
-    lines = (tmp_path / "killed" / "predictions" / "validation-40.jsonl").read_text().splitlines()
+    lines = (
+        (tmp_path / "killed" / "predictions" / "validation-40-first5.jsonl")
+        .read_text()
+        .splitlines()
+    )
     assert len(lines) == 5
     assert "rationale" in json.loads(lines[0])
 

@@ -31,7 +31,7 @@ STEPS = 5
 LOSS_TOLERANCE = 1e-4
 """Relative, for losses and gradient norms; float32 sums in another order give about 1e-6."""
 
-MOVE_TOLERANCE = 1e-3
+MOVE_TOLERANCE = 5e-4
 """Of each parameter's way from start to end: the error relative to the length of that way.
 
 Parameters hardly move in 5 steps, so to compare them themselves would show little. Adam divides a

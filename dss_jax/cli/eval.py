@@ -57,5 +57,6 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         scorer.name,
     )
     for split in splits:
-        print(f"predictions: {folder}/{run_folder.PREDICTIONS}/{split}-{step}.jsonl")
+        file = single.predictions_name(split, step, args.limit)
+        print(f"predictions: {folder / run_folder.PREDICTIONS / file}")
     return 0

@@ -15,13 +15,17 @@ def number(value: float | int | None, digits: int = 2) -> str:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    note: str = "",
+    texts: bool = False,
 ) -> None:
-    """Prints a table: the first column to the left, the others to the right."""
+    """Prints a table: the first column to the left, the others to the right unless `texts`."""
     table = Table(title=title, caption=note or None, box=box.SIMPLE, title_justify="left")
     table.caption_justify = "left"
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
+        table.add_column(column, justify="right" if i and not texts else "left", no_wrap=not i)
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)

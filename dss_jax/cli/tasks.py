@@ -49,7 +49,7 @@ def _list(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argume
         task = registry.load_task(name, args.task_dir)
         sources = ", ".join(type(s).__name__.lower() for s in task.sources)
         rows.append([name, task.description, sources, task.scorer.name, task.licence])
-    print_table("tasks", ("name", "what", "from", "metric", "licence"), rows)
+    print_table("tasks", ("name", "what", "from", "metric", "licence"), rows, texts=True)
     return 0
 
 
@@ -85,7 +85,7 @@ def _stats(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argum
             number(s.empty_rationales),
             f"{number(s.rationale_words[0], 1)}/{number(s.rationale_words[1], 0)}",
         ]
-        for s in summary.label_counts(task, run.task.data_dir)
+        for s in summary.label_counts(task, run.task.data_dir, store.splits)
     ]
     print_table(
         f"{task.name}: rows and the teacher's labels ({task.scorer.name}, %)",

@@ -6,6 +6,7 @@ The same output folder goes on where it stopped. Ctrl-C saves first.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -46,12 +47,13 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     try:
         results = single.train(run, store, scorer)
     except Interrupted as stop:
-        print(f"\n{stop}. To go on, give the same command again:\n  dss {' '.join(sys.argv[1:])}")
+        print(f"\n{stop}. To go on, give the same command again:\n  dss {shlex.join(sys.argv[1:])}")
         return 130
     scores = {name: results[name] for name in ("validation", "test") if name in results}
+    which = "the best on validation" if "validation" in results else "the last"
     print_scores(
         f"{resolved.name}, {run.method.name}: {results['metric']} of step {results['best_step']}, "
-        "the best on validation",
+        f"{which}",
         scores,
         results["metric"],
     )

@@ -57,6 +57,11 @@ def find_provider(module: str, name: str) -> Any:
             f"Task.mixture_or_task_module {module!r} cannot be imported: {error}. "
             "Run from the folder that holds it, or put that folder on PYTHONPATH."
         ) from error
+    except Exception as error:
+        raise UsageError(
+            f"Task.mixture_or_task_module {module!r} fails to import: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     try:
         return seqio.get_mixture_or_task(name)
     except ValueError as error:

@@ -1,6 +1,6 @@
 """What a task's rows and tokens look like: counts, lengths, and examples as the model sees them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +61,11 @@ def _count(name: str, examples: list[Example], task: DistillationTask) -> LabelC
     )
 
 
-def label_counts(task: DistillationTask, data_dir: str | None) -> list[LabelCounts]:
-    """Counts of each split that there is; with a hold-out also of the two together."""
-    splits = {s: rows.examples(task, s, data_dir) for s in rows.available_splits(task, data_dir)}
+def label_counts(
+    task: DistillationTask, data_dir: str | None, split_names: Sequence[str]
+) -> list[LabelCounts]:
+    """Counts of each of the splits; with a hold-out also of train and validation together."""
+    splits = {s: rows.examples(task, s, data_dir) for s in split_names}
     counts = [_count(name, examples, task) for name, examples in splits.items()]
     if task.validation_fraction and {"train", "validation"} <= splits.keys():
         both = splits["train"] + splits["validation"]

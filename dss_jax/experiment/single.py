@@ -46,8 +46,13 @@ def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
     return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=size))
 
 
-def teacher_accuracy(store: TokenStore, split_name: str, scorer: Scorer) -> float | None:
-    """The teacher's own label accuracy on a split, per cent; None where there is no teacher."""
+def teacher_accuracy(
+    store: TokenStore, split_name: str, scorer: Scorer, limit: int | None = None
+) -> float | None:
+    """The teacher's own label accuracy on a split, per cent; None where there is no teacher.
+
+    With `limit`, on the first so many rows that have a gold label.
+    """
     if split_name not in store.splits or not store.has("teacher_label_targets"):
         return None
     split = store.split(split_name)
@@ -57,7 +62,7 @@ def teacher_accuracy(store: TokenStore, split_name: str, scorer: Scorer) -> floa
             split.text("label")[:], split.text("teacher_label")[:], strict=True
         )
         if gold
-    ]
+    ][:limit]
     if not any(teacher for _, teacher in pairs):
         return None
     return scorer([g for g, _ in pairs], [t for _, t in pairs])[scorer.name]
@@ -104,12 +109,19 @@ def own_metrics(session: Session, split_name: str, predictions: list[dict]) -> d
     return prepare_child.run(request, print, "dss_jax.data.seqio_score")
 
 
-def _score_split(session: Session, params: Any, name: str, file: str, **options: Any) -> dict:
+def _score_split(
+    session: Session,
+    params: Any,
+    name: str,
+    file: str,
+    rationales: bool,
+    limit: int | None = None,
+) -> dict:
     """Scores a split, writes its predictions, and adds the teacher's accuracy if there is one."""
-    result = session.evaluator(params, name, **options)
+    result = session.evaluator(params, name, limit=limit, rationales=rationales)
     write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
     numbers = dict(result.numbers) | {"examples": len(result.predictions)}
-    teacher = teacher_accuracy(session.store, name, session.evaluator.scorer)
+    teacher = teacher_accuracy(session.store, name, session.evaluator.scorer, limit)
     if teacher is not None:
         numbers["teacher"] = teacher
     return numbers | own_metrics(session, name, result.predictions)
@@ -182,9 +194,7 @@ def _finish(session: Session, checkpoints: Checkpoints, log: MetricLog, say: Say
         if name not in store.splits:
             continue
         rationales = session.run.evaluate.rationales
-        results[name] = _score_split(
-            session, params, name, f"{name}-best.jsonl", rationales=rationales
-        )
+        results[name] = _score_split(session, params, name, f"{name}-best.jsonl", rationales)
     if "test" in results:
         log(session.run.train.steps, "test", results["test"])
     else:
@@ -294,9 +304,15 @@ def score(
     scores: dict[str, Any] = {}
     for name in splits:
         scores[name] = _score_split(
-            session, params, name, f"{name}-{step}.jsonl", limit=limit, rationales=rationales
+            session, params, name, predictions_name(name, step, limit), rationales, limit
         )
     return step, scores
+
+
+def predictions_name(split_name: str, step: int, limit: int | None) -> str:
+    """File of the predictions; those of a part of a split do not overwrite those of the whole."""
+    part = "" if limit is None else f"-first{limit}"
+    return f"{split_name}-{step}{part}.jsonl"
 
 
 def _which(checkpoints: Checkpoints, name: str, folder: Path) -> int:
