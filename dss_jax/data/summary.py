@@ -57,7 +57,7 @@ def _count(name: str, examples: list[Example], task: DistillationTask) -> LabelC
         invalid_labels=sum(map(_invalid, examples)) if taught else 0,
         empty_labels=sum(not e.teacher_label for e in examples) if taught else 0,
         empty_rationales=sum(not e.rationale for e in examples),
-        # The 99th percentile as in the figures of docs/data.md: the row at that place, not between two rows.
+        # The row at that place, not a value between two rows: so the published figures were made.
         rationale_words=(float(np.mean(words)), float(np.sort(words)[int(0.99 * len(words))])),
     )
 
