@@ -9,6 +9,9 @@ from dss_jax.train.metric_log import read_metrics
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, which colour-blind readers can tell apart."""
 
+WIDE = 4
+"""Losses that span more than this factor are drawn on a logarithmic axis."""
+
 
 def _series(folder: Path, group: str, name: str) -> tuple[list[int], list[float]]:
     lines = [m for m in read_metrics(folder / METRICS) if m["group"] == group and name in m]
@@ -52,11 +55,15 @@ def plot_curves(
     if teacher is not None:
         left.axhline(teacher, color="0.4", linestyle="--", linewidth=1, label="teacher's labels")
     left.set(xlabel="step", ylabel=f"{metric.replace('_', ' ')}, validation, %", ylim=(-2, 102))
-    right.set(xlabel="step", ylabel="training loss a token, nats", yscale="log")
-    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter(NullFormatter())
+    right.set(xlabel="step", ylabel="training loss a token, nats")
+    low, high = right.get_ylim()
+    if high > WIDE * max(low, 1e-9):
+        right.set_yscale("log")
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.yaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_minor_formatter(NullFormatter())
     for axes in (left, right):
+        axes.set_xlim(left=0)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
