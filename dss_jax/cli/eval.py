@@ -50,9 +50,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     scorer = task.scorer if task else TEXT_ACCURACY
     session = single.open_session(run, folder, store, scorer)
     step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)
-    name = run.task.name or run.task.mixture_or_task_name
     print_scores(
-        f"{name}, {run.method.name}: {scorer.name} of step {step}",
+        f"{run.task.shown_name}, {run.method.name}: {scorer.name} of step {step}",
         scores,
         scorer.name,
     )

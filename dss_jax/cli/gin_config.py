@@ -18,7 +18,7 @@ from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import shipped
 
 _FIELD_OF_SECTION = {f.default.__class__.__name__: f.name for f in
-                     config.dataclasses.fields(config.Run)}  # fmt: skip
+                     dataclasses.fields(config.Run)}  # fmt: skip
 
 
 def _register() -> None:

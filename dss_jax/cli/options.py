@@ -32,11 +32,6 @@ class Resolved:
     task: DistillationTask | None
     task_dirs: tuple[str, ...]
 
-    @property
-    def name(self) -> str:
-        """Name of the task."""
-        return self.run.task.name or self.run.task.mixture_or_task_name or ""
-
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say which data."""

@@ -52,8 +52,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     scores = {name: results[name] for name in ("validation", "test") if name in results}
     which = "the best on validation" if "validation" in results else "the last"
     print_scores(
-        f"{resolved.name}, {run.method.name}: {results['metric']} of step {results['best_step']}, "
-        f"{which}",
+        f"{run.task.shown_name}, {run.method.name}: {results['metric']} of step "
+        f"{results['best_step']}, {which}",
         scores,
         results["metric"],
     )

@@ -18,11 +18,11 @@ def number(what: str, value: Any, kinds: type | tuple[type, ...]) -> None:
         raise UsageError(f"{what} must be {wanted}, not {value!r}.")
 
 
-def at_least(what: str, value: Any, least: int, fix: str = "") -> None:
+def at_least(what: str, value: Any, least: int) -> None:
     """`value` is a whole number, at least `least`."""
     number(what, value, int)
     if value < least:
-        raise UsageError(f"{what} must be at least {least}, not {value}. {fix}".strip())
+        raise UsageError(f"{what} must be at least {least}, not {value}.")
 
 
 def between(what: str, value: Any, low: float, high: float) -> None:

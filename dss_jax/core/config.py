@@ -88,6 +88,11 @@ class Task:
                 "that registers it."
             )
 
+    @property
+    def shown_name(self) -> str:
+        """Name for people: of the task file, or of the user's SeqIO task; "" where none is set."""
+        return self.name or self.mixture_or_task_name or ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
@@ -359,18 +364,12 @@ def sections(run: Run) -> dict[str, Any]:
     return {name: by_name[name] for name in SECTIONS}
 
 
-def to_gin(run: Run, *, only_fixed: bool = False) -> str:
-    """The resolved configuration as gin text, which gives the same `Run` again.
-
-    Args:
-      run: the configuration.
-      only_fixed: leave out the fields that may change when a run continues.
-    """
+def to_gin(run: Run) -> str:
+    """The resolved configuration as gin text, which gives the same `Run` again."""
     lines = []
     for name, value in sections(run).items():
         lines.append(f"# {name}")
         for f in dataclasses.fields(value):
-            if not (only_fixed and f.metadata.get("free")):
-                lines.append(f"{name}.{f.name} = {getattr(value, f.name)!r}")
+            lines.append(f"{name}.{f.name} = {getattr(value, f.name)!r}")
         lines.append("")
     return "\n".join(lines)

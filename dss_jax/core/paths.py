@@ -15,6 +15,14 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / name
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all, and its folder where there is none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(file.suffix + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, file)
+
+
 def cache_folder() -> Path:
     """Folder of what can be made or fetched again: DSS_CACHE_DIR, else in the user's cache."""
     if own := os.environ.get("DSS_CACHE_DIR"):

@@ -1,7 +1,6 @@
 """Scores of a split: label accuracy by greedy decoding, and token-level numbers of each task."""
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax.core import config
+from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
 from dss_jax.data.batches import ROLES, PaddedBlocks, eval_batches
 from dss_jax.data.store import StoreSplit, TokenStore
@@ -126,8 +126,4 @@ class Evaluator:
 
 def write_predictions(file: Path, predictions: Iterable[dict[str, Any]]) -> None:
     """Writes predictions as JSONL; the file appears whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(file.suffix + ".new")
-    with fresh.open("w") as out:
-        out.writelines(json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
-    os.replace(fresh, file)
+    write_whole(file, "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in predictions))

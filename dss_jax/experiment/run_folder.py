@@ -9,14 +9,15 @@ results.json          scores of the best checkpoint, when the run is done
 curves.png
 """
 
+import dataclasses
 import difflib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import write_whole
 
 CONFIG, RESULTS, CHECKPOINTS = "config.gin", "results.json", "checkpoints"
 METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
@@ -28,7 +29,7 @@ def _fixed_lines(text: str) -> list[str]:
     may_change = {
         f"{name}.{field.name}"
         for name, section in config.SECTIONS.items()
-        for field in config.dataclasses.fields(section)
+        for field in dataclasses.fields(section)
         if field.metadata.get("free")
     }
     lines = [
@@ -74,8 +75,7 @@ def open_run_folder(run: config.Run, store_digest: str) -> Path:
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
             "Give another --output_dir."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
+    write_whole(file, text)
     return folder
 
 
@@ -91,16 +91,9 @@ def saved_config(folder: Path) -> Path:
     return file
 
 
-def write_text(file: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    fresh = file.with_suffix(file.suffix + ".new")
-    fresh.write_text(text)
-    os.replace(fresh, file)
-
-
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Writes `results.json`, which says that the run is done."""
-    write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+    write_whole(folder / RESULTS, json.dumps(results, indent=2) + "\n")
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:

@@ -263,12 +263,11 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
 
 
 def _draw(session: Session, results: dict) -> None:
-    task = session.run.task
     plot_curves(
         [(session.run.method.name, session.folder)],
         session.evaluator.metric,
         session.folder / run_folder.CURVES,
-        title=f"{task.name or task.mixture_or_task_name}, {session.run.method.name}",
+        title=f"{session.run.task.shown_name}, {session.run.method.name}",
         teacher=results.get("validation", {}).get("teacher"),
     )
 

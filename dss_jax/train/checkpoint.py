@@ -1,7 +1,6 @@
 """Checkpoints of a run, written by Orbax while training goes on."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +75,6 @@ class Checkpoints:
         """The step with the best validation score; the latest where none was scored."""
         best = self._manager.best_step()
         return self.latest_step() if best is None else best
-
-    def scores(self) -> Mapping[int, float]:
-        """Step -> validation score, of the checkpoints that are there and were scored."""
-        found = {s: self._manager.metrics(s) for s in self.steps()}
-        return {s: m[BEST_METRIC] for s, m in found.items() if m and BEST_METRIC in m}
 
     def _check(self, step: int) -> None:
         if step not in self.steps():

@@ -1,7 +1,6 @@
 """Where numbers go: `metrics.jsonl`, TensorBoard files, and a bar or lines on the terminal."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +9,8 @@ from typing import TextIO
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from dss_jax.core.paths import write_whole
 
 Numbers = Mapping[str, float]
 
@@ -36,12 +37,9 @@ class MetricLog:
         Lines of later steps, which an interrupted run wrote after its last checkpoint, are
         taken out: they will come again.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         file = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(file) if line["step"] <= step]
-        fresh = file.with_suffix(".jsonl.new")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(fresh, file)
+        write_whole(file, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = file.open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
