@@ -7,6 +7,7 @@ reading 11B parameters never holds more than the model and one leaf.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def from_tree(
     check_names(expected_shapes(config), {p: a.shape for p, a in arrays.items()}, origin)
     return Weights(
         config=config,
-        leaves={p: Leaf(a.shape, lambda a=a: np.asarray(a, np.float32)) for p, a in arrays.items()},
+        leaves={
+            p: Leaf(a.shape, partial(np.asarray, a, dtype=np.float32)) for p, a in arrays.items()
+        },
         vocabulary=vocabulary,
         extra_ids=extra_ids,
         origin=origin,
