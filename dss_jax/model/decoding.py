@@ -1,9 +1,14 @@
-"""Greedy decoding with a key-value cache.
+"""Autoregressive decoding with a key-value cache, whatever chooses the tokens.
 
-Shape letters are those of `dss_jax.model.layers`; here T is `max_decode_length`.
+A search (`dss_jax.model.sampling`, `dss_jax.model.beam`) chooses; this file encodes, runs the
+decoder one position at a time, and stops. The work comes in parts, `start` and `advance`, so that
+a host can look in between and drop the rows that are done (`take_rows`); `decode` is all of it.
+
+Shape letters are those of `dss_jax.model.layers`; here K is sequences an input and T is
+`max_decode_length`. In every array of `Prepared` and of `State.rows` the input is axis 0.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -12,185 +17,264 @@ import jax.numpy as jnp
 from dss_jax.model.layers import PAD_ID, KeyValue, padding_mask
 from dss_jax.model.t5 import T5, DecoderLayer
 
-_CACHE = ("layers", "batch", "length", "heads", "kv")
+EOS_ID = 1
+
+
+class Decoded(NamedTuple):
+    """Sequences, the best of an input first where the search ranks them.
+
+    Attributes:
+      tokens: int32 [B, K, T]; EOS is kept, 0 after it.
+      log_probs: float32 [B, K]: the model's log-probability of the sequence, EOS included.
+      scores: float32 [B, K]: by which they are ranked.
+    """
+
+    tokens: jax.Array
+    log_probs: jax.Array
+    scores: jax.Array
+
+
+class Chosen(NamedTuple):
+    """What a search says after a position.
+
+    Attributes:
+      state: its own, of any shape with inputs on axis 0.
+      tokens_BxK: int32, the next tokens.
+      parents_BxK: int32, which sequence each one goes on from; None: each from itself.
+      done_B: bool, whether nothing can change any more.
+    """
+
+    state: Any
+    tokens_BxK: jax.Array
+    parents_BxK: jax.Array | None
+    done_B: jax.Array
+
+
+class Search(Protocol):
+    """How tokens are chosen. Must be hashable: it is a static argument of compiled functions."""
+
+    @property
+    def width(self) -> int:
+        """K, sequences an input."""
+
+    def start(self, ids_B: jax.Array, max_decode_length: int) -> Any:
+        """Its state before position 0; `ids_B` are the numbers of the inputs, int32."""
+
+    def choose(self, state: Any, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
+        """Takes the tokens of a position."""
+
+    def finish(self, state: Any) -> Decoded:
+        """The result."""
 
 
 class Prepared(NamedTuple):
-    """What stays the same over all positions.
+    """What stays the same over all positions: cross-attention, a pair for each layer."""
 
-    Attributes:
-      layers: parameters of the decoder's layers, kernels in the activations' dtype.
-      cross_LxBxSxHxD: keys and values of the encoder, for all layers.
-      cross_mask_Bx1x1xS: True where the encoder's token is real.
-      bias_1xHxTxT: the decoder's position bias.
-    """
-
-    layers: Any
-    cross_LxBxSxHxD: KeyValue
+    cross: tuple[KeyValue, ...]
     cross_mask_Bx1x1xS: jax.Array
-    bias_1xHxTxT: jax.Array
+
+
+class Rows(NamedTuple):
+    """What changes, input by input. The cache has a pair [B, K, H, T, D] for each layer."""
+
+    tokens_BxK: jax.Array
+    done_B: jax.Array
+    cache: tuple[KeyValue, ...]
+    search: Any
 
 
 class State(NamedTuple):
-    """What the loop carries. `cache` is [L, B, T, H, D] and written in place."""
+    """What the loop carries."""
 
     position: jax.Array
-    last_B: jax.Array
-    done_B: jax.Array
-    tokens_BxT: jax.Array
-    cache: KeyValue
+    rows: Rows
 
 
 def _apply(module: nn.Module, params: Any, *args: Any, method: str) -> Any:
     return module.apply({"params": params}, *args, method=method)
 
 
-def prepare(
-    model: T5, params: Any, encoder_input_tokens: jax.Array, max_decode_length: int
-) -> Prepared:
-    """Encodes, and computes all that no position changes."""
-    config, dtype = model.config, jnp.dtype(model.config.dtype)
-    encoded_BxSxE = _apply(model, params, encoder_input_tokens, method="encode")
-    # Cast once: the layers would do it again at each position.
-    layers = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.astype(dtype) if path[-1].key == "kernel" else leaf,
+def _decoder_layers(model: T5, params: Any) -> Any:
+    """The decoder's stacked parameters, kernels in the activations' dtype: cast once."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.astype(model.config.dtype) if path[-1].key == "kernel" else leaf,
         params["decoder"]["layers"],
     )
 
-    def cross(name: str) -> jax.Array:
-        kernel_LxExJ = layers["encoder_decoder_attention"][name]["kernel"]
-        x_LxBxSxJ = jnp.einsum("bse,lej->lbsj", encoded_BxSxE, kernel_LxExJ)
-        shape = (*x_LxBxSxJ.shape[:-1], config.num_heads, config.head_dim)
-        return nn.with_logical_constraint(x_LxBxSxJ.reshape(shape), _CACHE)
 
-    return Prepared(
-        layers=layers,
-        cross_LxBxSxHxD=KeyValue(cross("key"), cross("value")),
-        cross_mask_Bx1x1xS=padding_mask(encoder_input_tokens),
-        bias_1xHxTxT=_apply(model, params, max_decode_length, method="decoder_position_bias"),
-    )
-
-
-def empty_cache(model: T5, batch_size: int, max_decode_length: int) -> KeyValue:
-    """Zeros [L, B, T, H, D] for keys and for values, in the activations' dtype."""
+def _cross_attention(model: T5, params: Any, encoded_BxSxE: jax.Array) -> tuple[KeyValue, ...]:
+    """Keys and values of the encoder: one product for all layers."""
     config = model.config
-    shape = (
-        config.num_decoder_layers,
-        batch_size,
-        max_decode_length,
-        config.num_heads,
-        config.head_dim,
-    )
-    zeros = nn.with_logical_constraint(jnp.zeros(shape, config.dtype), _CACHE)
-    return KeyValue(zeros, zeros)
+    kernels = _decoder_layers(model, params)["encoder_decoder_attention"]
+
+    def of_all_layers(name: str) -> jax.Array:
+        kernel_LxExJ = kernels[name]["kernel"]
+        kernel_LxExHxD = kernel_LxExJ.reshape(
+            *kernel_LxExJ.shape[:2], config.num_heads, config.head_dim
+        )
+        x_LxBxHxSxD = jnp.einsum("bse,lehd->lbhsd", encoded_BxSxE, kernel_LxExHxD)
+        axes = ("layers", "batch", "heads", "length", "kv")
+        return nn.with_logical_constraint(x_LxBxHxSxD, axes)
+
+    keys, values = of_all_layers("key"), of_all_layers("value")
+    return tuple(KeyValue(k, v) for k, v in zip(keys, values, strict=True))
 
 
-def decode_step(
+def empty_cache(
+    model: T5, batch_size: int, width: int, max_decode_length: int
+) -> tuple[KeyValue, ...]:
+    """Zeros [B, K, H, T, D] for keys and for values of each layer, in the activations' dtype."""
+    config = model.config
+    shape = (batch_size, width, config.num_heads, max_decode_length, config.head_dim)
+    axes = ("batch", None, "heads", "length", "kv")
+
+    def zeros() -> jax.Array:
+        return nn.with_logical_constraint(jnp.zeros(shape, config.dtype), axes)
+
+    return tuple(KeyValue(zeros(), zeros()) for _ in range(config.num_decoder_layers))
+
+
+def start(
     model: T5,
     params: Any,
-    prepared: Prepared,
-    cache: KeyValue,
-    tokens_B: jax.Array,
-    position: jax.Array,
-) -> tuple[jax.Array, KeyValue]:
-    """Logits for the token after `tokens_B`, which stand at `position`.
+    encoder_input_tokens: jax.Array,
+    ids_B: jax.Array,
+    search: Search,
+    max_decode_length: int,
+) -> tuple[Prepared, State]:
+    """Encodes, and computes all that no position changes.
 
-    Args:
-      model, params: the model and its parameters.
-      prepared: from `prepare`.
-      cache: keys and values of the positions before; those after are not read.
-      tokens_B: int32 [B], the decoder's input at `position` (0 at position 0).
-      position: int32 scalar.
-
-    Returns:
-      Logits [B, V] in float32, and the cache with `position` written.
+    A row that is all padding (as fills up a last batch) is done at once.
     """
-    layer_module = DecoderLayer(model.config, parent=None)
-    bias_1xHx1xT = jax.lax.dynamic_slice_in_dim(prepared.bias_1xHxTxT, position, 1, axis=2)
+    batch_size = encoder_input_tokens.shape[0]
+    encoded_BxSxE = _apply(model, params, encoder_input_tokens, method="encode")
+    prepared = Prepared(
+        cross=_cross_attention(model, params, encoded_BxSxE),
+        cross_mask_Bx1x1xS=padding_mask(encoder_input_tokens),
+    )
+    rows = Rows(
+        tokens_BxK=jnp.zeros((batch_size, search.width), jnp.int32),
+        done_B=jnp.all(encoder_input_tokens == PAD_ID, axis=1),
+        cache=empty_cache(model, batch_size, search.width, max_decode_length),
+        search=search.start(ids_B, max_decode_length),
+    )
+    return prepared, State(jnp.int32(0), rows)
 
-    def layer(carry: tuple[jax.Array, KeyValue], xs: tuple[Any, KeyValue, jax.Array]) -> Any:
-        x_Bx1xE, cache = carry
-        layer_params, cross, index = xs
-        carry = _apply(
+
+def _step(
+    model: T5,
+    params: Any,
+    layers: list[Any],
+    prepared: Prepared,
+    bias_1xHxTxT: jax.Array,
+    rows: Rows,
+    position: jax.Array,
+) -> tuple[jax.Array, tuple[KeyValue, ...]]:
+    """Logits [B, K, V] after `rows.tokens_BxK`, which stand at `position`, and the cache."""
+    layer_module = DecoderLayer(model.config, parent=None)
+    bias_1xHx1xT = jax.lax.dynamic_slice_in_dim(bias_1xHxTxT, position, 1, axis=2)
+    x_BxKxE = _apply(model, params, rows.tokens_BxK, method="embed")
+    cache = []
+    for layer_params, old, cross in zip(layers, rows.cache, prepared.cross, strict=True):
+        x_BxKxE, new = _apply(
             layer_module,
             layer_params,
-            x_Bx1xE,
-            cache,
-            index,
+            x_BxKxE,
+            old,
             position,
             bias_1xHx1xT,
             cross,
             prepared.cross_mask_Bx1x1xS,
             method="step",
         )
-        return carry, None
+        cache.append(new)
+    return _apply(model, params, x_BxKxE, method="logits"), tuple(cache)
 
-    x_Bx1xE = _apply(model, params, tokens_B[:, None], method="embed")
-    # The cache is carried, not scanned over: scanning would copy all of it at each position.
-    (x_Bx1xE, cache), _ = jax.lax.scan(
-        layer,
-        (x_Bx1xE, cache),
-        (
-            prepared.layers,
-            prepared.cross_LxBxSxHxD,
-            jnp.arange(model.config.num_decoder_layers),
-        ),
+
+def _from_parents(x_BxKx: jax.Array, parents_BxK: jax.Array) -> jax.Array:
+    index = parents_BxK.reshape(*parents_BxK.shape, *(1,) * (x_BxKx.ndim - 2))
+    return jnp.take_along_axis(x_BxKx, index, axis=1)
+
+
+def advance(
+    model: T5,
+    params: Any,
+    prepared: Prepared,
+    state: State,
+    until: jax.Array | int,
+    search: Search,
+) -> State:
+    """Decodes until position `until`, or until every row is done."""
+    length = state.rows.cache[0].key.shape[3]
+    # Sliced here, outside of the loop: a scan over layers would copy every weight at each position.
+    stacked = _decoder_layers(model, params)
+    layers = [
+        jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+        for i in range(model.config.num_decoder_layers)
+    ]
+    bias_1xHxTxT = _apply(model, params, length, method="decoder_position_bias")
+
+    def unfinished(state: State) -> jax.Array:
+        return (state.position < until) & ~jnp.all(state.rows.done_B)
+
+    def one_position(state: State) -> State:
+        rows = state.rows
+        logits_BxKxV, cache = _step(
+            model, params, layers, prepared, bias_1xHxTxT, rows, state.position
+        )
+        chosen = search.choose(rows.search, logits_BxKxV, state.position)
+        parents_BxK = chosen.parents_BxK
+        if parents_BxK is not None:
+            cache = jax.tree.map(lambda x: _from_parents(x, parents_BxK), cache)
+
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(rows.done_B.reshape(-1, *(1,) * (new.ndim - 1)), old, new)
+
+        return State(
+            position=state.position + 1,
+            rows=Rows(
+                tokens_BxK=chosen.tokens_BxK,
+                done_B=rows.done_B | chosen.done_B,
+                cache=cache,
+                search=jax.tree.map(keep, chosen.state, rows.search),
+            ),
+        )
+
+    return jax.lax.while_loop(unfinished, one_position, state)
+
+
+def take_rows(prepared: Prepared, state: State, rows_B: jax.Array) -> tuple[Prepared, State]:
+    """The batch of these rows only."""
+    return (
+        jax.tree.map(lambda x: x[rows_B], prepared),
+        State(state.position, jax.tree.map(lambda x: x[rows_B], state.rows)),
     )
-    return _apply(model, params, x_Bx1xE, method="logits")[:, 0], cache
 
 
-def greedy_decode(
+def decode(
     model: T5,
     params: Any,
     encoder_input_tokens: jax.Array,
+    search: Search,
     *,
     max_decode_length: int,
-    eos_id: int = 1,
-) -> jax.Array:
-    """The most likely token at each position, until EOS or `max_decode_length`.
+    ids_B: jax.Array | None = None,
+) -> Decoded:
+    """Decodes a batch in one go.
 
-    Stops as soon as every row has its EOS. A row that is all padding (as fills up a last batch)
-    gives only zeros and holds up nothing. Can be jitted with `model`, `max_decode_length` and
-    `eos_id` static; runs without dropout.
+    Can be jitted with `model`, `search` and `max_decode_length` static; runs without dropout.
 
     Args:
       model: the model.
       params: its parameters, boxed with logical axes or not.
-      encoder_input_tokens: int32 [B, S], 0 is padding.
+      encoder_input_tokens: int32 [B, S], 0 is padding. A row of padding only gives zeros.
+      search: chooses the tokens.
       max_decode_length: longest output in tokens, EOS included.
-      eos_id: ends a row.
-
-    Returns:
-      int32 [B, max_decode_length]: EOS is kept, 0 after it.
+      ids_B: int32 [B], numbers of the inputs, on which a sampled sequence depends; None: 0, 1, ...
     """
     params = nn.unbox(params)
-    batch_size = encoder_input_tokens.shape[0]
-    prepared = prepare(model, params, encoder_input_tokens, max_decode_length)
-
-    def unfinished(state: State) -> jax.Array:
-        return (state.position < max_decode_length) & ~jnp.all(state.done_B)
-
-    def advance(state: State) -> State:
-        logits_BxV, cache = decode_step(
-            model, params, prepared, state.cache, state.last_B, state.position
-        )
-        best_B = jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
-        next_B = jnp.where(state.done_B, PAD_ID, best_B)
-        return State(
-            position=state.position + 1,
-            last_B=next_B,
-            done_B=state.done_B | (next_B == eos_id),
-            tokens_BxT=jax.lax.dynamic_update_slice(
-                state.tokens_BxT, next_B[:, None], (0, state.position)
-            ),
-            cache=cache,
-        )
-
-    start = State(
-        position=jnp.int32(0),
-        last_B=jnp.zeros(batch_size, jnp.int32),
-        done_B=jnp.all(encoder_input_tokens == PAD_ID, axis=1),
-        tokens_BxT=jnp.zeros((batch_size, max_decode_length), jnp.int32),
-        cache=empty_cache(model, batch_size, max_decode_length),
-    )
-    return jax.lax.while_loop(unfinished, advance, start).tokens_BxT
+    if ids_B is None:
+        ids_B = jnp.arange(encoder_input_tokens.shape[0], dtype=jnp.int32)
+    prepared, state = start(model, params, encoder_input_tokens, ids_B, search, max_decode_length)
+    state = advance(model, params, prepared, state, max_decode_length, search)
+    return search.finish(state.rows.search)

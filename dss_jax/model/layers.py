@@ -38,9 +38,14 @@ def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
     return (tokens_BxS != PAD_ID)[:, None, None, :]
 
 
-def causal_mask(length: int) -> jax.Array:
-    """Bool [1, 1, T, T]: True where the key is not after the query."""
-    return jnp.tril(jnp.ones((1, 1, length, length), dtype=bool))
+def causal_mask(length: int, sequences: int = 1) -> jax.Array:
+    """Bool [1, 1, T, T]: True where the key is not after the query.
+
+    T is `length` times `sequences`, which lie one after another and do not see each other.
+    """
+    position_T = jnp.arange(length * sequences)
+    own = position_T[:, None] // length == position_T // length
+    return (own & (position_T[:, None] >= position_T))[None, None]
 
 
 def relative_position_buckets(
@@ -186,7 +191,8 @@ class RelativePositionBias(nn.Module):
 
 
 class KeyValue(NamedTuple):
-    """Keys and values of attention, each [B, S, H, D]; a cache has L in front."""
+    """Keys and values of attention, each [B, H, S, D]: heads before length, so that both products
+    are batched matrix products without a transposition at each decoded position."""
 
     key: jax.Array
     value: jax.Array
@@ -211,9 +217,8 @@ class Attention(nn.Module):
 
     def _heads(self, x_BxTxJ: jax.Array) -> jax.Array:
         shape = (*x_BxTxJ.shape[:-1], self.config.num_heads, self.config.head_dim)
-        return nn.with_logical_constraint(
-            x_BxTxJ.reshape(shape), ("batch", "length", "heads", "kv")
-        )
+        x_BxHxTxD = x_BxTxJ.reshape(shape).swapaxes(1, 2)
+        return nn.with_logical_constraint(x_BxHxTxD, ("batch", "heads", "length", "kv"))
 
     def key_value(self, x_BxSxE: jax.Array) -> KeyValue:
         """Keys and values of what is attended to."""
@@ -239,9 +244,9 @@ class Attention(nn.Module):
         Returns:
           [B, T, E]. A query that sees no key gets the mean of all values.
         """
-        q_BxTxHxD = self._heads(self.query(x_BxTxE))
+        q_BxHxTxD = self._heads(self.query(x_BxTxE))
         scores_BxHxTxS = jnp.einsum(
-            "bthd,bshd->bhts", q_BxTxHxD, key_value.key, preferred_element_type=jnp.float32
+            "bhtd,bhsd->bhts", q_BxHxTxD, key_value.key, preferred_element_type=jnp.float32
         )
         if bias is not None:
             scores_BxHxTxS += bias
@@ -249,8 +254,8 @@ class Attention(nn.Module):
             scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, MASKED)
         weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(x_BxTxE.dtype)
         weights_BxHxTxS = self.dropout(weights_BxHxTxS, deterministic=deterministic)
-        mixed_BxTxHxD = jnp.einsum("bhts,bshd->bthd", weights_BxHxTxS, key_value.value)
-        mixed_BxTxJ = mixed_BxTxHxD.reshape(*mixed_BxTxHxD.shape[:-2], -1)
+        mixed_BxHxTxD = jnp.einsum("bhts,bhsd->bhtd", weights_BxHxTxS, key_value.value)
+        mixed_BxTxJ = mixed_BxHxTxD.swapaxes(1, 2).reshape(*x_BxTxE.shape[:-1], -1)
         return self.out(mixed_BxTxJ)
 
 

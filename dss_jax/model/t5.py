@@ -119,40 +119,44 @@ class DecoderLayer(nn.Module):
 
     def step(
         self,
-        x_Bx1xE: jax.Array,
+        x_BxKxE: jax.Array,
         cache: KeyValue,
-        layer: jax.Array,
         position: jax.Array,
         self_bias_1xHx1xT: jax.Array,
         cross_key_value: KeyValue,
         cross_mask: jax.Array,
     ) -> tuple[jax.Array, KeyValue]:
-        """One position, with the keys and values of those before it.
+        """One position of K sequences an input, with the keys and values of those before it.
 
         Args:
-          x_Bx1xE: the position's input.
-          cache: of all layers, [L, B, T, H, D]; written at (`layer`, `position`).
-          layer, position: int32 scalars.
+          x_BxKxE: the position's input.
+          cache: this layer's, each [B, K, H, T, D]; written at `position`.
+          position: int32 scalar.
           self_bias_1xHx1xT: the position's row of the bias.
-          cross_key_value: this layer's keys and values of the encoder, [B, S, H, D].
+          cross_key_value: this layer's keys and values of the encoder, [B, H, S, D].
           cross_mask: bool [B, 1, 1, S].
 
         Returns:
-          [B, 1, E], and the cache.
+          [B, K, E], and the cache.
         """
-        h_Bx1xE = self.pre_self_attention_layer_norm(x_Bx1xE)
-        new = self.self_attention.key_value(h_Bx1xE)
-        start = (layer, 0, position, 0, 0)
-        cache = KeyValue(
-            jax.lax.dynamic_update_slice(cache.key, new.key[None], start),
-            jax.lax.dynamic_update_slice(cache.value, new.value[None], start),
+        rows = x_BxKxE.shape[0] * x_BxKxE.shape[1]
+        h_Rx1xE = self.pre_self_attention_layer_norm(x_BxKxE).reshape(rows, 1, -1)
+        new_RxHx1xD = self.self_attention.key_value(h_Rx1xE)
+        seen_RxHxTxD = KeyValue(
+            *(
+                jax.lax.dynamic_update_slice(
+                    old.reshape(rows, *old.shape[2:]), new, (0, 0, position, 0)
+                )
+                for old, new in zip(cache, new_RxHx1xD, strict=True)
+            )
         )
-        seen_BxTxHxD = KeyValue(cache.key[layer], cache.value[layer])
-        mask_T = jnp.arange(cache.key.shape[2]) <= position
-        h_Bx1xE = self.self_attention(h_Bx1xE, seen_BxTxHxD, mask_T, self_bias_1xHx1xT, True)
-        return self._after_self_attention(
-            x_Bx1xE + h_Bx1xE, cross_key_value, cross_mask, True
-        ), cache
+        mask_T = jnp.arange(cache.key.shape[3]) <= position
+        h_Rx1xE = self.self_attention(h_Rx1xE, seen_RxHxTxD, mask_T, self_bias_1xHx1xT, True)
+        # The K sequences of an input are K queries of the same keys: nothing is repeated.
+        x_BxKxE = self._after_self_attention(
+            x_BxKxE + h_Rx1xE.reshape(x_BxKxE.shape), cross_key_value, cross_mask, True
+        )
+        return x_BxKxE, KeyValue(*(a.reshape(cache.key.shape) for a in seen_RxHxTxD))
 
     def _after_self_attention(
         self,
@@ -214,12 +218,13 @@ class Decoder(nn.Module):
         self,
         x_BxTxE: jax.Array,
         encoded_BxSxE: jax.Array,
+        positions_T: jax.Array,
         self_mask: jax.Array,
         cross_mask: jax.Array,
         deterministic: bool,
     ) -> jax.Array:
         """Embedded tokens [B, T, E] -> [B, T, E], before the final norm."""
-        bias_1xHxTxT = self.position_bias(x_BxTxE.shape[1])
+        bias_1xHxTxT = self.relpos_bias(positions_T, positions_T)
         x_BxTxE = self.dropout(x_BxTxE, deterministic=deterministic)
         x_BxTxE, _ = self.layers(
             x_BxTxE, encoded_BxSxE, self_mask, bias_1xHxTxT, cross_mask, deterministic
@@ -286,13 +291,20 @@ class T5(nn.Module):
         encoder_input_tokens: jax.Array,
         decoder_input_tokens: jax.Array,
         *,
+        candidates: int = 1,
         deterministic: bool = True,
     ) -> jax.Array:
-        """Output of `encode`, int32 [B, S], int32 [B, T] -> logits [B, T, V] in float32."""
+        """Output of `encode`, int32 [B, S], int32 [B, T] -> logits [B, T, V] in float32.
+
+        Where there are several candidates, T holds them one after another, all of one length;
+        each sees itself only, and starts at position 0.
+        """
+        length = decoder_input_tokens.shape[1] // candidates
         x_BxTxE = self.decoder(
             self.embed(decoder_input_tokens),
             encoded_BxSxE,
-            causal_mask(decoder_input_tokens.shape[1]),
+            jnp.tile(jnp.arange(length), candidates),
+            causal_mask(length, candidates),
             padding_mask(encoder_input_tokens),
             deterministic,
         )
