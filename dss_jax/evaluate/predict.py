@@ -26,7 +26,7 @@ class GreedyPredictor:
         self._run, self._program = run, program
         self.decode_length = max_decode_length
         decode = partial(greedy_decode, program.model, max_decode_length=max_decode_length)
-        params = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
+        params = jax.tree.map(lambda x: x.sharding, program.abstract_params)
         rows = batch_sharding(program.mesh)
         self._decode: Callable[[Any, Any], jax.Array] = jax.jit(
             decode, in_shardings=(params, rows), out_shardings=rows
@@ -49,7 +49,7 @@ class GreedyPredictor:
         """Decodes rows of a column.
 
         Args:
-          params: on the mesh.
+          params: of the plain model, on the mesh.
           inputs: token column.
           rows: int [N], row numbers.
           input_length: S; None: from the rows.
