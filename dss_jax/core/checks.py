@@ -1,8 +1,14 @@
 """Checks of configured values. Each raises UsageError with the value and what is allowed."""
 
+from dataclasses import field
 from typing import Any
 
 from dss_jax.core.errors import UsageError, unknown_name
+
+
+def free(default: Any) -> Any:
+    """A dataclass field that may change when a run is continued."""
+    return field(default=default, metadata={"free": True})
 
 
 def among(what: str, value: str, allowed: tuple[str, ...]) -> None:

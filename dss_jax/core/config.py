@@ -6,11 +6,12 @@ in the same output folder, all others may not: they would make it another experi
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from dss_jax.core.checks import among, at_least, between, flag, number
+from dss_jax.core.checks import among, at_least, between, flag, free, number
 from dss_jax.core.errors import UsageError
+from dss_jax.core.lora_config import Lora
 from dss_jax.core.t5_config import T5Config
 
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
@@ -18,7 +19,7 @@ AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 MESH_AXES = ("data", "fsdp", "model")
 LOGICAL_AXES = (
     "batch", "length", "vocab", "embed", "joined_kv", "mlp", "layers", "heads", "kv",
-    "relpos_buckets", "activation_embed",
+    "relpos_buckets", "activation_embed", "lora",
 )  # fmt: skip
 
 DEFAULT_LOGICAL_AXIS_RULES: AxisRules = (
@@ -33,12 +34,8 @@ DEFAULT_LOGICAL_AXIS_RULES: AxisRules = (
     ("layers", None),
     ("relpos_buckets", None),
     ("activation_embed", None),
+    ("lora", None),
 )
-
-
-def free(default: Any) -> Any:
-    """A field that may change when a run is continued."""
-    return field(default=default, metadata={"free": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,6 +317,7 @@ class Run:
     data: Data = Data()
     method: Method = Method()
     model: T5Config = T5Config()
+    lora: Lora = Lora()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     mesh: Mesh = Mesh()
@@ -348,6 +346,7 @@ SECTIONS: dict[str, type] = {
     "Data": Data,
     "Method": Method,
     "T5Config": T5Config,
+    "Lora": Lora,
     "Loss": Loss,
     "Optimizer": Optimizer,
     "Mesh": Mesh,

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
-from dss_jax.core.checks import among, at_least, between, flag
+from dss_jax.core.checks import among, at_least, between, flag, free
 from dss_jax.core.errors import UsageError
+
+REMAT_POLICIES = ("none", "minimal", "full")
+"""From the most memory to the least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,11 @@ class T5Config:
       dropout_rate: in [0, 1).
       dtype: of activations, "float32" or "bfloat16"; parameters, norms, softmax and loss stay
         in float32.
+      remat_policy: what the backward pass computes again instead of keeping it, as in T5X's
+        scalable_t5: "none"; "minimal": all but the layers' products with their kernels;
+        "full": all but each layer's input.
+      scan_unroll: layers that one turn of the loop over the layers runs; more is longer to
+        compile and may be faster.
     """
 
     vocab_size: int | None = 32128
@@ -40,6 +48,8 @@ class T5Config:
     layer_norm_epsilon: float = 1e-6
     dropout_rate: float = 0.1
     dtype: str = "float32"
+    remat_policy: str = free("none")
+    scan_unroll: int = free(1)
 
     def __post_init__(self) -> None:
         if self.vocab_size is not None:
@@ -65,3 +75,5 @@ class T5Config:
         flag("T5Config.logits_via_embedding", self.logits_via_embedding)
         between("T5Config.dropout_rate", self.dropout_rate, 0, 0.999)
         among("T5Config.dtype", self.dtype, ("float32", "bfloat16"))
+        among("T5Config.remat_policy", self.remat_policy, REMAT_POLICIES)
+        at_least("T5Config.scan_unroll", self.scan_unroll, 1)

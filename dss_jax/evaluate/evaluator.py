@@ -75,11 +75,12 @@ class Evaluator:
         """Decodes and scores a split.
 
         Args:
-          params: on the mesh.
+          params: of the state, on the mesh; LoRA is merged first.
           split_name: "train", "validation" or "test".
           limit: score the first rows only.
           rationales: generate a rationale for each row too, which takes several times as long.
         """
+        params = self._program.merge(params)
         split = self._store.split(split_name)
         rows = self.rows(split, limit)
         inputs = split.tokens("label_inputs")

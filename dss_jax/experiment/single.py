@@ -19,6 +19,7 @@ from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator, write_predictions
 from dss_jax.experiment import run_folder
 from dss_jax.experiment.curves import plot_curves
+from dss_jax.model import lora
 from dss_jax.train import loop
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import MetricLog, Progress
@@ -130,6 +131,9 @@ def _score_split(
 def _describe(session: Session, batches: TrainBatches, say: Say) -> None:
     run, program = session.run, session.program
     count = sum(x.size for x in jax.tree.leaves(program.abstract_state.params))
+    if run.lora.rank:
+        trained = sum(x.size for x in jax.tree.leaves(lora.split(program.abstract_state.params)[0]))
+        say(f"LoRA of rank {run.lora.rank}: {trained / 1e6:.2f}M of them are trained")
     mesh = " x ".join(f"{a} {n}" for a, n in program.mesh.shape.items())
     device = program.mesh.devices.flat[0]
     say(f"model: {count / 1e6:.1f}M parameters, {run.model.dtype} activations; starts from nothing")

@@ -92,7 +92,11 @@ def _parameter(
 
 
 class Dense(nn.Module):
-    """Linear map of the last axis, without bias; kernel [in, features] in float32."""
+    """Linear map of the last axis, without bias; kernel [in, features] in float32.
+
+    Where the parameters hold `lora_a` [in, r] and `lora_b` [r, features] beside the kernel
+    (`dss_jax.model.lora`), their product is added to it.
+    """
 
     features: int
     axes: tuple[str, str]
@@ -106,12 +110,13 @@ class Dense(nn.Module):
         kernel = _parameter(self, "kernel", self.kernel_init, self.axes, shape)
         dtype = jnp.dtype(self.dtype)
         out_dtype = jnp.float32 if accumulate_in_float32 else dtype
-        return jnp.einsum(
-            "...i,io->...o",
-            x.astype(dtype),
-            kernel.astype(dtype),
-            preferred_element_type=out_dtype,
-        )
+        x = x.astype(dtype)
+        y = jnp.matmul(x, kernel.astype(dtype), preferred_element_type=out_dtype)
+        if self.has_variable("params", "lora_a"):
+            a: jax.Array = self.get_variable("params", "lora_a").astype(dtype)
+            b: jax.Array = self.get_variable("params", "lora_b").astype(dtype)
+            y += jnp.matmul(jnp.matmul(x, a), b, preferred_element_type=out_dtype)
+        return y
 
 
 class Embed(nn.Module):

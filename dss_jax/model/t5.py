@@ -40,15 +40,30 @@ from dss_jax.model.layers import (
 
 _HIDDEN = ("batch", "length", "activation_embed")
 
+_REMAT_POLICIES = {
+    "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What the backward pass finds kept of each layer, beside its input."""
 
-def _stacked(layer: type[nn.Module], length: int, num_shared_inputs: int) -> Any:
+
+def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_inputs: int) -> Any:
     """`length` of `layer`, run in turn; each parameter gets a leading axis "layers"."""
+    if config.remat_policy != "none":
+        layer = nn.remat(
+            layer,
+            policy=_REMAT_POLICIES[config.remat_policy],
+            # Two loops cannot share results; without a loop XLA would undo the recomputation.
+            prevent_cse=config.scan_unroll >= length,
+            static_argnums=(1 + num_shared_inputs,),  # deterministic, the last
+        )
     return nn.scan(
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast,) * num_shared_inputs,
         length=length,
+        unroll=config.scan_unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
 
@@ -186,7 +201,7 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = RelativePositionBias(config, bidirectional=True)
-        self.layers = _stacked(EncoderLayer, config.num_encoder_layers, 3)(config)
+        self.layers = _stacked(EncoderLayer, config, config.num_encoder_layers, 3)(config)
         self.encoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout_rate)
 
@@ -208,7 +223,7 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = RelativePositionBias(config, bidirectional=False)
-        self.layers = _stacked(DecoderLayer, config.num_decoder_layers, 5)(config)
+        self.layers = _stacked(DecoderLayer, config, config.num_decoder_layers, 5)(config)
         self.decoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout_rate)
         if not config.logits_via_embedding:

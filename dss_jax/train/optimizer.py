@@ -1,6 +1,7 @@
 """Optimisers: AdamW as the authors' code uses it, Adafactor as T5X uses it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,13 @@ from dss_jax.core import config
 
 STACKED = "layers"
 """Path element below which parameters are stacked over layers on axis 0."""
+
+
+def settings(run: config.Run) -> config.Optimizer:
+    """The run's optimiser; with LoRA at LoRA's learning rate."""
+    if not run.lora.rank:
+        return run.optimizer
+    return replace(run.optimizer, learning_rate=run.lora.learning_rate)
 
 
 def learning_rate_schedule(cfg: config.Optimizer, steps: int) -> Callable[[jax.Array], jax.Array]:

@@ -13,10 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
 from dss_jax.data.batches import Batch
+from dss_jax.model import lora
 from dss_jax.model.t5 import T5
 from dss_jax.train import loss as losses
 from dss_jax.train import sharding
-from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer, settings
 
 Metrics = dict[str, jax.Array]
 
@@ -27,8 +28,8 @@ class TrainState:
 
     Attributes:
       step: int32 scalar array, updates done; also the number of the next batch.
-      params: float32 tree.
-      opt_state: of the optimiser.
+      params: float32 tree; with LoRA its leaves too (`dss_jax.model.lora`).
+      opt_state: of the optimiser, for the parameters that are trained.
     """
 
     step: Any
@@ -43,16 +44,22 @@ class Program:
     Attributes:
       model, mesh: of the run.
       abstract_state: shapes, dtypes and shardings of the state.
+      abstract_params: of the plain model's parameters, as evaluation takes them.
       init: () -> the state at step 0, on the mesh.
       train_step: (state, batch on the mesh) -> (state, metrics); the old state is given up.
-      eval_step: (params, batch on the mesh) -> `TaskSums` without dropout.
+      lower: (shapes of a batch) -> `train_step` lowered, to be compiled; takes no memory.
+      merge: parameters of the state -> of the plain model; without LoRA the same.
+      eval_step: (plain params, batch on the mesh) -> `TaskSums` without dropout.
     """
 
     model: T5
     mesh: Mesh
     abstract_state: TrainState
+    abstract_params: Any
     init: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    lower: Callable[[Batch], jax.stages.Lowered]
+    merge: Callable[[Any], Any]
     eval_step: Callable[[Any, Batch], losses.TaskSums]
 
 
@@ -68,13 +75,19 @@ def split_microbatches(batch: Batch, parts: int) -> Batch:
 
 
 def _gradients(
-    model: T5, run: config.Run, params: Any, batch: Batch, dropout_key: jax.Array | None
+    model: T5,
+    run: config.Run,
+    trained: dict,
+    frozen: dict,
+    batch: Batch,
+    dropout_key: jax.Array | None,
 ) -> tuple[Any, losses.TaskSums]:
-    """Gradient of the weighted loss over the whole batch, and the sums behind it."""
+    """Gradient of the weighted loss over the whole batch, for `trained`, and the sums behind it."""
     weights = losses.task_weights(run.loss, run.method)
     tokens_K = losses.count_tokens(batch)
 
-    def part(params: Any, blocks: Batch, key: jax.Array | None) -> tuple[jax.Array, Any]:
+    def part(trained: dict, blocks: Batch, key: jax.Array | None) -> tuple[jax.Array, Any]:
+        params = lora.join(trained, frozen)
         sums = losses.task_sums(model, params, blocks, run.loss, key)
         # Divided by the tokens of the whole batch, so that parts add up to its mean exactly.
         return losses.weighted_loss(sums.loss, tokens_K, weights), sums
@@ -82,15 +95,15 @@ def _gradients(
     grad = jax.grad(part, has_aux=True)
     parts = run.train.microbatches
     if parts == 1:
-        return grad(params, batch, dropout_key)
+        return grad(trained, batch, dropout_key)
 
     def add(total: Any, step: tuple) -> tuple[Any, None]:
         index, blocks = step
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-        return jax.tree.map(jnp.add, total, grad(params, blocks, key)), None
+        return jax.tree.map(jnp.add, total, grad(trained, blocks, key)), None
 
     zeros = jnp.zeros(tokens_K.shape, jnp.float32)
-    start = (jax.tree.map(jnp.zeros_like, params), losses.TaskSums(zeros, zeros, zeros))
+    start = (jax.tree.map(jnp.zeros_like, trained), losses.TaskSums(zeros, zeros, zeros))
     steps = (jnp.arange(parts), split_microbatches(batch, parts))
     return jax.lax.scan(add, start, steps)[0]
 
@@ -116,18 +129,19 @@ def make_train_step(
     `<task>/token_accuracy` (per cent) and `<task>/tokens`, the global `grad_norm` before
     clipping, and `learning_rate`.
     """
-    schedule = learning_rate_schedule(run.optimizer, run.train.steps)
+    schedule = learning_rate_schedule(settings(run), run.train.steps)
     root_key = jax.random.fold_in(jax.random.key(run.train.seed), 1)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # The key depends on the step alone, so a resumed run draws the same dropout masks.
         key = jax.random.fold_in(root_key, state.step) if run.model.dropout_rate else None
-        gradients, sums = _gradients(model, run, state.params, batch, key)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        trained, frozen = lora.split(state.params)
+        gradients, sums = _gradients(model, run, trained, frozen, batch, key)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         metrics = _metrics(sums, run)
         metrics["grad_norm"] = optax.tree.norm(gradients)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
-        params = optax.apply_updates(state.params, updates)
+        params = lora.join(optax.apply_updates(trained, updates), frozen)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
@@ -140,44 +154,60 @@ def make_init(
 
     def init() -> TrainState:
         tokens = jnp.ones((1, 2), jnp.int32)
-        params = model.init(jax.random.key(run.train.seed), tokens, tokens)["params"]
-        opt_state = optimizer.init(nn.meta.unbox(params))
+        key = jax.random.key(run.train.seed)
+        params = model.init(key, tokens, tokens)["params"]
+        params = lora.add(params, run.lora, jax.random.fold_in(key, 2))
+        opt_state = optimizer.init(lora.split(nn.meta.unbox(params))[0])
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
     return init
 
 
+def _abstract(run: config.Run, mesh: Mesh, init: Callable, optimizer: Any) -> TrainState:
+    """Shapes, dtypes and shardings of the state; takes no memory."""
+    boxed = jax.eval_shape(init)
+    params = nn.meta.unbox(boxed.params)
+    placed = sharding.param_shardings(boxed.params, mesh, run.mesh.logical_axis_rules)
+    opt_placed = sharding.optimizer_shardings(
+        optimizer, lora.split(params)[0], lora.split(placed)[0], mesh
+    )
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        TrainState(boxed.step, params, boxed.opt_state),
+        TrainState(NamedSharding(mesh, PartitionSpec()), placed, opt_placed),
+    )
+
+
 def build(run: config.Run, mesh: Mesh) -> Program:
-    """Builds model, optimiser and jitted functions of a run on a mesh.
+    """Builds model, optimiser and jitted functions of a run on a mesh. Takes no memory.
 
     Raises:
       UsageError: batch or parameters cannot be shared out over the mesh.
     """
     sharding.check_batch(run.data.batch_size, mesh, run.train.microbatches, "Data.batch_size")
     model = T5(run.model)
-    optimizer = make_optimizer(run.optimizer, run.train.steps)
+    optimizer = make_optimizer(settings(run), run.train.steps)
     init = make_init(model, run, optimizer)
-    boxed = jax.eval_shape(init)
-    params = nn.meta.unbox(boxed.params)
-    placed = sharding.param_shardings(boxed.params, mesh, run.mesh.logical_axis_rules)
+    abstract = _abstract(run, mesh, init, optimizer)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    plain, rows = lora.base(placed.params), sharding.batch_sharding(mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
-    state_shardings = TrainState(
-        replicated, placed, sharding.optimizer_shardings(optimizer, params, placed, mesh)
-    )
-    rows = sharding.batch_sharding(mesh)
-    step = make_train_step(model, run, optimizer)
     # One jit call site; the old state's memory is given to the new one.
     train_step = jax.jit(
-        step,
-        in_shardings=(state_shardings, rows),
-        out_shardings=(state_shardings, replicated),
+        make_train_step(model, run, optimizer),
+        in_shardings=(placed, rows),
+        out_shardings=(placed, replicated),
         donate_argnums=0,
     )
     eval_step = jax.jit(
         lambda params, batch: losses.task_sums(model, params, batch, run.loss, None),
-        in_shardings=(placed, rows),
+        in_shardings=(plain, rows),
         out_shardings=replicated,
     )
+
+    def merge(params: dict) -> dict:
+        # Not jitted: jit would copy the kernels that stay as they are.
+        return jax.device_put(lora.merge(params), plain)
 
     def with_rules(function: Callable) -> Callable:
         def call(*args: Any) -> Any:
@@ -186,16 +216,14 @@ def build(run: config.Run, mesh: Mesh) -> Program:
 
         return call
 
-    abstract = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        TrainState(boxed.step, params, boxed.opt_state),
-        state_shardings,
-    )
     return Program(
         model=model,
         mesh=mesh,
         abstract_state=abstract,
-        init=with_rules(jax.jit(lambda: nn.meta.unbox(init()), out_shardings=state_shardings)),
+        abstract_params=lora.base(abstract.params),
+        init=with_rules(jax.jit(lambda: nn.meta.unbox(init()), out_shardings=placed)),
         train_step=with_rules(train_step),
+        lower=with_rules(lambda batch: train_step.lower(abstract, batch)),
+        merge=merge,
         eval_step=with_rules(eval_step),
     )
