@@ -15,7 +15,8 @@ from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import write_predictions
 from dss_jax.experiment import single
-from dss_jax.model.decoding import greedy_decode
+from dss_jax.model.decoding import decode
+from dss_jax.model.sampling import SampleSearch
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,17 @@ def test_predictions_are_those_of_each_row_alone_in_input_order(session, params,
     split = toy_store.split("test")
     vocabulary = SentencePiece(toy_store.vocabulary_path, toy_store.extra_ids)
     alone = jax.device_put(params, jax.devices()[0])
-    decode = jax.jit(lambda p, x: greedy_decode(session.program.model, p, x, max_decode_length=5))
+    model = session.program.model
+    greedy = jax.jit(lambda p, x: decode(model, p, x, SampleSearch(), max_decode_length=5).tokens)
     assert [p["id"] for p in result.predictions] == [f"test-{i}" for i in range(len(split))]
     width = int(split.tokens("label_inputs").lengths().max())
     for row, prediction in enumerate(result.predictions):
         inputs = np.zeros((1, width), np.int32)
         ids = split.tokens("label_inputs")[row]
         inputs[0, : len(ids)] = ids
-        assert prediction["prediction"] == vocabulary.decode(np.asarray(decode(alone, inputs))[0])
+        assert prediction["prediction"] == vocabulary.decode(
+            np.asarray(greedy(alone, inputs))[0, 0]
+        )
         assert prediction["target"] == f"label {row % 3}"
         assert prediction["rationale"] != ""
 

@@ -1,4 +1,4 @@
-"""Greedy decoding with the cache equals the whole model run again at each position."""
+"""Decoding with the cache equals the whole model run again at each position."""
 
 import dataclasses
 import functools
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from dss_jax.core.config import T5Config
+from dss_jax.core.decode_config import GREEDY
 from dss_jax.model import decoding
-from dss_jax.model.decoding import greedy_decode
+from dss_jax.model.decoding import decode
+from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
 
 V1_1 = T5Config(
@@ -29,7 +31,17 @@ V1_1 = T5Config(
 V1_0 = dataclasses.replace(V1_1, mlp_activations=("relu",), logits_via_embedding=True)
 LENGTH = 20
 
-jitted = jax.jit(greedy_decode, static_argnames=("model", "max_decode_length", "eos_id"))
+jit_decode = jax.jit(decode, static_argnames=("model", "search", "max_decode_length"))
+
+
+def jitted(
+    model: T5, params: Any, inputs: Any, *, max_decode_length: int, eos_id: int = 1
+) -> jax.Array:
+    """Greedy tokens [B, T]."""
+    search = SampleSearch(GREEDY, eos_id)
+    return jit_decode(model, params, inputs, search, max_decode_length=max_decode_length).tokens[
+        :, 0
+    ]
 
 
 @functools.cache
@@ -96,26 +108,25 @@ def test_rows_of_padding_finish_at_once() -> None:
     assert (alone != 0).any(axis=1).sum() > 20
 
 
-def test_stops_when_all_rows_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stops_when_all_rows_are_done() -> None:
     model, params, inputs = make(V1_1)
-    steps = []
-    real_step = decoding.decode_step
+    positions: list[int] = []
 
-    def counted(*args: Any) -> Any:
-        jax.debug.callback(lambda position: steps.append(int(position)), args[-1])
-        return real_step(*args)
+    class Watched(SampleSearch):
+        def choose(self, state: Any, logits_BxKxV: jax.Array, position: jax.Array) -> Any:
+            jax.debug.callback(lambda p: positions.append(int(p)), position)
+            return super().choose(state, logits_BxKxV, position)
 
-    monkeypatch.setattr(decoding, "decode_step", counted)
-    greedy_decode(model, params, jnp.zeros_like(inputs), max_decode_length=LENGTH)
+    decode(model, params, jnp.zeros_like(inputs), Watched(), max_decode_length=LENGTH)
     jax.effects_barrier()
-    assert steps == []
+    assert positions == []
 
     free, _ = uncached(model, params, inputs[:1], eos_id=-1)
     eos_id = int(free[0, 3])
     first = int(np.argmax(free[0] == eos_id))
-    greedy_decode(model, params, inputs[:1], max_decode_length=LENGTH, eos_id=eos_id)
+    decode(model, params, inputs[:1], Watched(GREEDY, eos_id), max_decode_length=LENGTH)
     jax.effects_barrier()
-    assert sorted(steps) == list(range(first + 1))
+    assert sorted(positions) == list(range(first + 1))
 
 
 def test_boxed_parameters_and_bfloat16() -> None:
@@ -126,9 +137,10 @@ def test_boxed_parameters_and_bfloat16() -> None:
     np.testing.assert_array_equal(
         tokens, jitted(model, nn.unbox(boxed), inputs, max_decode_length=6)
     )
-    cache = decoding.empty_cache(model, len(inputs), 6)
-    assert cache.key.shape == (3, len(inputs), 6, 2, 12)
-    assert cache.key.dtype == jnp.bfloat16
+    cache = decoding.empty_cache(model, len(inputs), 4, 6)
+    assert len(cache) == 3
+    assert cache[0].key.shape == (len(inputs), 4, 2, 6, 12)
+    assert cache[0].key.dtype == jnp.bfloat16
 
 
 def test_the_cache_is_updated_in_place() -> None:
@@ -136,6 +148,7 @@ def test_the_cache_is_updated_in_place() -> None:
     config = dataclasses.replace(V1_1, num_decoder_layers=8)
     model, params, _ = make(config)
     inputs = jax.ShapeDtypeStruct((64, 4), jnp.int32)
-    compiled = jitted.lower(model, params, inputs, max_decode_length=256).compile()
+    lowered = jit_decode.lower(model, params, inputs, SampleSearch(), max_decode_length=256)
+    compiled = lowered.compile()
     cache = 2 * 8 * 64 * 256 * 2 * 12 * 4
     assert compiled.memory_analysis().temp_size_in_bytes < 1.6 * cache

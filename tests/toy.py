@@ -45,6 +45,7 @@ def make_store(path: Path, rng: np.random.Generator) -> TokenStore:
                 "label": f"label {row % 3}",
                 "teacher_label": f"label {row % 2}" if teacher else "",
                 "rationale": f"because {row}" if rationale else "",
+                "allowed_labels": '["label 0", "label 1", "label 2"]',
             }
             split.append(tokens, texts)
         splits[name] = split

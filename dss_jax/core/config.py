@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dss_jax.core.checks import among, at_least, between, flag, free, number
+from dss_jax.core.decode_config import DECODE_METHODS, Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lora_config import Lora
 from dss_jax.core.t5_config import T5Config
@@ -248,9 +249,12 @@ class Mesh:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Scoring by greedy decoding.
+    """Scoring by decoding.
 
     Attributes:
+      decode: "greedy"; "beam" (see `Beam`); "sample" (see `Sample`): the most frequent of several
+        outputs (self-consistency, Wang et al. 2022, arXiv 2203.11171); "rank": the most probable
+        of the row's allowed labels (rationales are then decoded greedily).
       every: optimiser updates between evaluations on the validation split.
       batch_size: examples decoded at once, global.
       max_decode_length: longest prediction of a label, in tokens.
@@ -260,6 +264,7 @@ class Evaluate:
       rationales: whether the written predictions carry a generated rationale.
     """
 
+    decode: str = "greedy"
     every: int = 250
     batch_size: int = 256
     max_decode_length: int = 64
@@ -268,6 +273,7 @@ class Evaluate:
     rationales: bool = free(False)
 
     def __post_init__(self) -> None:
+        among("Evaluate.decode", self.decode, DECODE_METHODS)
         for name in ("every", "batch_size", "max_decode_length", "max_rationale_length"):
             at_least(f"Evaluate.{name}", getattr(self, name), 1)
         if self.validation_examples is not None:
@@ -322,6 +328,8 @@ class Run:
     optimizer: Optimizer = Optimizer()
     mesh: Mesh = Mesh()
     evaluate: Evaluate = Evaluate()
+    beam: Beam = Beam()
+    sample: Sample = Sample()
     train: Train = Train()
 
     def __post_init__(self) -> None:
@@ -351,6 +359,8 @@ SECTIONS: dict[str, type] = {
     "Optimizer": Optimizer,
     "Mesh": Mesh,
     "Evaluate": Evaluate,
+    "Beam": Beam,
+    "Sample": Sample,
     "Train": Train,
 }
 """Name in gin files -> class, in the order in which they are printed."""

@@ -1,5 +1,6 @@
 """Makes a token store from SeqIO tasks. Run as a child process: it imports TensorFlow."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -65,6 +66,7 @@ def _from_task(request: Mapping[str, Any], say: Say) -> Built:
         builder = SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
         for row, example in enumerate(found):
             texts = {c: getattr(example, c) for c in TEXT_COLUMNS}
+            texts["allowed_labels"] = json.dumps(example.allowed_labels, ensure_ascii=False)
             builder.append({c: ids[row] for c, ids in tokens.items()}, texts)
         builders[split] = builder
     description = {

@@ -8,7 +8,8 @@ A store is a folder:
     <split>/<column>.offsets.npy      int64 [rows + 1], where each row starts
 
 Token columns hold ids uncut, end-of-sequence included; a row that has no such text (no gold label,
-no rationale) has length 0 in its targets. Text columns hold UTF-8 bytes.
+no rationale) has length 0 in its targets. Text columns hold UTF-8 bytes; `allowed_labels` is a
+JSON list.
 """
 
 import hashlib
@@ -21,14 +22,14 @@ import numpy as np
 
 from dss_jax.core.errors import UsageError, unknown_name
 
-FORMAT = 1
+FORMAT = 2
 """Rises when the layout of the folder changes."""
 
 TOKEN_COLUMNS = (
     "label_inputs", "label_targets", "teacher_label_targets", "rationale_inputs",
     "rationale_targets",
 )  # fmt: skip
-TEXT_COLUMNS = ("id", "input", "label", "teacher_label", "rationale")
+TEXT_COLUMNS = ("id", "input", "label", "teacher_label", "rationale", "allowed_labels")
 MANIFEST, VOCABULARY = "manifest.json", "vocabulary.model"
 
 

@@ -1,4 +1,4 @@
-"""Scores of a split: label accuracy by greedy decoding, and token-level numbers of each task."""
+"""Scores of a split: label accuracy by decoding, and token-level numbers of each task."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,8 @@ from dss_jax.core.types import Scorer
 from dss_jax.data.batches import ROLES, PaddedBlocks, eval_batches
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.evaluate.predict import GreedyPredictor
+from dss_jax.evaluate.engine import rows_at_once
+from dss_jax.evaluate.predict import LabelRanker, Prediction, make_engine, texts_of
 from dss_jax.train.sharding import put_batch
 from dss_jax.train.step import Program
 
@@ -47,18 +48,10 @@ class Evaluator:
         self._run, self._program, self._store = run, program, store
         self.scorer = scorer
         self._vocabulary = SentencePiece(store.vocabulary_path, store.extra_ids)
-        self._labels = GreedyPredictor(run, program, run.evaluate.max_decode_length)
-        self._rationales = GreedyPredictor(run, program, run.evaluate.max_rationale_length)
-        # One input length for all splits that are scored, so that decoding compiles once.
-        self._input_length = max(
-            (
-                self._labels.input_length(split.tokens("label_inputs"), np.arange(len(split)))
-                for name in store.splits
-                if name != "train"
-                for split in [store.split(name)]
-            ),
-            default=None,
-        )
+        self._labels = make_engine(run, program, run.evaluate.max_decode_length)
+        self._rationales = make_engine(run, program, run.evaluate.max_rationale_length)
+        self._ranker = LabelRanker(run, program, self._vocabulary)
+        self._lengths: dict[str, tuple[int, ...]] = {}
 
     @property
     def metric(self) -> str:
@@ -83,10 +76,8 @@ class Evaluator:
         params = self._program.merge(params)
         split = self._store.split(split_name)
         rows = self.rows(split, limit)
-        inputs = split.tokens("label_inputs")
-        length = self._input_length if split_name != "train" else None
-        decoded = self._labels(params, inputs, rows, length)
-        texts = [self._vocabulary.decode(ids) for ids in decoded]
+        labels = self._predict_labels(params, split_name, rows)
+        texts = [label["prediction"] for label in labels]
         targets = [split.text("label")[int(r)] for r in rows]
         numbers = self.scorer(targets, texts) | self._token_numbers(params, split, rows)
         predictions: list[dict[str, Any]] = [
@@ -94,16 +85,42 @@ class Evaluator:
                 "id": split.text("id")[int(r)],
                 "input": split.text("input")[int(r)],
                 "target": target,
-                "prediction": text,
-                "correct": self.scorer.correct(target, text),
+                **label,
+                "correct": self.scorer.correct(target, label["prediction"]),
             }
-            for r, target, text in zip(rows, targets, texts, strict=True)
+            for r, target, label in zip(rows, targets, labels, strict=True)
         ]
         if rationales and self._store.has("rationale_inputs"):
-            explained = self._rationales(params, split.tokens("rationale_inputs"), rows)
-            for prediction, ids in zip(predictions, explained, strict=True):
-                prediction["rationale"] = self._vocabulary.decode(ids)
+            lengths = self._padded_lengths("rationale_inputs", split_name)
+            inputs = split.tokens("rationale_inputs")
+            decoded = self._rationales(params, inputs, rows, lengths=lengths)
+            explained = texts_of(decoded, self._vocabulary, vote=False)
+            for prediction, rationale in zip(predictions, explained, strict=True):
+                prediction["rationale"] = rationale["prediction"]
         return Result(numbers=numbers, predictions=predictions)
+
+    def _padded_lengths(self, column: str, split_name: str) -> tuple[int, ...]:
+        """Padded input lengths: the same for all splits that are scored, so that decoding compiles
+        once.
+        """
+        if split_name == "train":
+            split = self._store.split("train")
+            return self._labels.lengths_for(split.tokens(column), np.arange(len(split)))
+        if column not in self._lengths:
+            scored = [self._store.split(s) for s in self._store.splits if s != "train"]
+            found = [self._labels.lengths_for(s.tokens(column), np.arange(len(s))) for s in scored]
+            # The split with the longest input decides.
+            self._lengths[column] = max(found, key=lambda lengths: lengths[-1])
+        return self._lengths[column]
+
+    def _predict_labels(self, params: Any, split_name: str, rows: np.ndarray) -> list[Prediction]:
+        split = self._store.split(split_name)
+        inputs, decode = split.tokens("label_inputs"), self._run.evaluate.decode
+        lengths = self._padded_lengths("label_inputs", split_name)
+        if decode == "rank":
+            return self._ranker(params, split, inputs, rows, lengths[-1])
+        decoded = self._labels(params, inputs, rows, lengths=lengths)
+        return texts_of(decoded, self._vocabulary, vote=decode == "sample")
 
     def _token_numbers(self, params: Any, split: StoreSplit, rows: np.ndarray) -> dict[str, float]:
         if not len(rows):
@@ -111,7 +128,7 @@ class Evaluator:
         learns = self._run.method.rationale and self._store.has("rationale_targets")
         method = GOLD if learns else GOLD_ONLY
         layout = PaddedBlocks(split, rows, self._run.data, method)
-        size = self._labels.batch_size(len(rows))
+        size = rows_at_once(len(rows), self._run.evaluate.batch_size, self._program.mesh)
         totals = [
             self._program.eval_step(params, put_batch(layout(part), self._program.mesh))
             for part in eval_batches(rows, size)

@@ -21,7 +21,7 @@ EOS_ID = 1
 
 
 class Decoded(NamedTuple):
-    """Sequences, the best of an input first where the search ranks them.
+    """Sequences, the best of an input first where the search ranks them. JAX or NumPy arrays.
 
     Attributes:
       tokens: int32 [B, K, T]; EOS is kept, 0 after it.
@@ -29,9 +29,9 @@ class Decoded(NamedTuple):
       scores: float32 [B, K]: by which they are ranked.
     """
 
-    tokens: jax.Array
-    log_probs: jax.Array
-    scores: jax.Array
+    tokens: Any
+    log_probs: Any
+    scores: Any
 
 
 class Chosen(NamedTuple):

@@ -1,0 +1,216 @@
+"""Decoding of many inputs, on a mesh: sorted by length, in batches that shrink as rows end.
+
+Shape letters: N inputs, B inputs of a batch, S input length, K sequences an input, T longest
+output.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dss_jax.core import config
+from dss_jax.data.batches import eval_batches, pad_rows, rounded_length
+from dss_jax.data.store import Ragged
+from dss_jax.model import decoding
+from dss_jax.model.decoding import Decoded, Search
+from dss_jax.model.t5 import T5
+from dss_jax.train.sharding import batch_sharding, data_parallelism, on_mesh, put_batch
+
+CHUNK = 8
+"""Positions between two looks at which rows are done. Each look waits for the device."""
+
+SMALLEST_BATCH = 8
+"""A batch does not shrink below this: there is nothing to win."""
+
+
+def rows_at_once(n: int, batch_size: int, mesh: Mesh) -> int:
+    """B: the setting, or fewer where there are fewer inputs, in whole shares for the devices."""
+    parts = data_parallelism(mesh)
+    return -(-min(n, batch_size) // parts) * parts
+
+
+def input_lengths(
+    lengths: np.ndarray, batch_size: int, limit: int, multiple: int, shapes: int
+) -> tuple[int, ...]:
+    """The padded lengths S that waste least when sorted inputs are cut into batches.
+
+    Args:
+      lengths: int [N], of the inputs in tokens.
+      batch_size: B.
+      limit: longer inputs are cut.
+      multiple: S is a multiple of it.
+      shapes: how many different S at most; each is compiled once.
+
+    Returns:
+      Ascending; the last takes the longest input.
+    """
+    longest_of_batches = np.sort(lengths)[::-1][::batch_size]
+    needed = [rounded_length(max(int(n), 1), limit, multiple) for n in longest_of_batches]
+    needed = needed or [multiple]
+    shorter = sorted(set(needed) - {needed[0]})
+
+    def cost(chosen: tuple[int, ...]) -> int:
+        return sum(min((c for c in chosen if c >= n), default=needed[0]) for n in needed)
+
+    best = min(combinations(shorter, min(shapes - 1, len(shorter))), key=cost)
+    return (*best, needed[0])
+
+
+class Engine:
+    """Decodes with one model, one search and one mesh; jitted once a shape.
+
+    Inputs of like length share a batch. Every 8 positions the host looks which inputs are done;
+    where half of a batch is, the rest goes on in one of half the size. Neither changes a result.
+    """
+
+    def __init__(
+        self,
+        model: T5,
+        mesh: Mesh,
+        rules: config.AxisRules,
+        search: Search,
+        *,
+        max_decode_length: int,
+        batch_size: int,
+        input_length: int = 1024,
+        length_multiple: int = 8,
+        shapes: int = 2,
+    ) -> None:
+        """Nothing is compiled yet.
+
+        Args:
+          model, mesh, rules: of the parameters that will be given.
+          search: chooses the tokens.
+          max_decode_length: T, EOS included.
+          batch_size: inputs decoded at once, over all devices.
+          input_length: longer inputs are cut.
+          length_multiple: padded input lengths are multiples of it.
+          shapes: how many padded input lengths, and how many smaller batches, at most.
+        """
+        self.mesh, self.batch_size = mesh, batch_size
+        self._rules, self._search, self._shapes = rules, search, shapes
+        self._limit, self._multiple = input_length, length_multiple
+        self.max_decode_length = max_decode_length
+        rows = batch_sharding(mesh)
+        # Small results are on every device, so that every process can read them.
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        start = partial(decoding.start, model, search=search, max_decode_length=max_decode_length)
+        self._start: Callable = jax.jit(
+            lambda params, tokens, ids: start(params, tokens, ids), in_shardings=(None, rows, rows)
+        )
+        self._model = model
+        self._jitted: tuple[Callable, Callable] | None = None
+        self._finish: Callable = jax.jit(
+            lambda state: search.finish(state.rows.search), out_shardings=self._everywhere
+        )
+
+    def _compiled(self, prepared: Any, state: Any) -> tuple[Callable, Callable]:
+        """`advance` and `take_rows`, whose results lie on the mesh as `start` has laid them."""
+        if self._jitted is None:
+            of_prepared, of_state = jax.tree.map(lambda x: x.sharding, (prepared, state))
+
+            def advance(params: Any, prepared: Any, state: Any, until: Any) -> Any:
+                state = decoding.advance(self._model, params, prepared, state, until, self._search)
+                return state, state.rows.done_B
+
+            self._jitted = (
+                jax.jit(advance, donate_argnums=2, out_shardings=(of_state, self._everywhere)),
+                jax.jit(decoding.take_rows, out_shardings=(of_prepared, of_state)),
+            )
+        return self._jitted
+
+    def lengths_for(self, inputs: Ragged, rows: np.ndarray) -> tuple[int, ...]:
+        """The padded lengths for these rows: see `input_lengths`."""
+        size = rows_at_once(len(rows), self.batch_size, self.mesh)
+        lengths = inputs.lengths()[rows]
+        return input_lengths(lengths, max(size, 1), self._limit, self._multiple, self._shapes)
+
+    def _smaller_batch(self, size: int, first: int, left: int) -> int:
+        """The batch that `left` inputs go on in: of the first size, halved as often as allowed."""
+        parts = data_parallelism(self.mesh)
+        for _ in range(self._shapes):
+            half = first // 2
+            if half % parts or half < max(parts, SMALLEST_BATCH) or half < left:
+                break
+            first = half
+        return min(first, size)
+
+    def _decode_batch(
+        self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray, emit: Callable
+    ) -> None:
+        """Decodes a batch; `emit` is called with places in it and their results."""
+        tokens, ids = put_batch((tokens_BxS, ids_B), self.mesh)
+        prepared, state = self._start(params, tokens, ids)
+        advance, take_rows = self._compiled(prepared, state)
+        places, first = np.arange(len(ids_B)), len(ids_B)
+        for until in range(CHUNK, self.max_decode_length + CHUNK, CHUNK):
+            state, done = advance(params, prepared, state, min(until, self.max_decode_length))
+            left = np.flatnonzero(~np.asarray(done))
+            size = self._smaller_batch(len(places), first, len(left))
+            if not len(left) or until >= self.max_decode_length:
+                break
+            if size < len(places):
+                emit(places, self._finish(state))
+                # Filled up with a row that is done, and so takes no part.
+                filled = np.full(size, np.flatnonzero(np.asarray(done))[0])
+                filled[: len(left)] = left
+                prepared, state = take_rows(prepared, state, filled)
+                places = places[filled]
+        emit(places, self._finish(state))
+
+    def __call__(
+        self,
+        params: Any,
+        inputs: Ragged,
+        rows: np.ndarray,
+        *,
+        lengths: Sequence[int] | None = None,
+        ids: np.ndarray | None = None,
+    ) -> Decoded:
+        """Decodes rows of a token column.
+
+        Args:
+          params: on the mesh.
+          inputs: the column.
+          rows: int [N], row numbers.
+          lengths: padded input lengths, ascending; None: chosen from the rows.
+          ids: int [N], numbers of the inputs, on which samples depend; None: the row numbers.
+
+        Returns:
+          NumPy arrays in the order of `rows`: tokens [N, K, T], log_probs and scores [N, K].
+        """
+        n, width = len(rows), self._search.width
+        out = Decoded(
+            tokens=np.zeros((n, width, self.max_decode_length), np.int32),
+            log_probs=np.zeros((n, width), np.float32),
+            scores=np.zeros((n, width), np.float32),
+        )
+        if not n:
+            return out
+        rows = np.asarray(rows)
+        numbers = rows if ids is None else np.asarray(ids)
+        lengths = tuple(lengths or self.lengths_for(inputs, rows))
+        row_lengths = inputs.lengths()[rows]
+        order = np.argsort(-row_lengths, kind="stable")
+        with on_mesh(self.mesh, self._rules):
+            for at in eval_batches(order, rows_at_once(n, self.batch_size, self.mesh)):
+                real = at[at >= 0]
+                longest = int(row_lengths[real].max())
+                length = next((s for s in lengths if s >= longest), lengths[-1])
+                tokens = np.zeros((len(at), length), np.int32)
+                tokens[: len(real)] = pad_rows(inputs, rows[real], length)
+                ids_B = np.zeros(len(at), np.int32)
+                ids_B[: len(real)] = numbers[real]
+
+                def emit(places: np.ndarray, decoded: Decoded, at: np.ndarray = at) -> None:
+                    there = at[places] >= 0
+                    for whole, part in zip(out, decoded, strict=True):
+                        whole[at[places][there]] = np.asarray(part)[there]
+
+                self._decode_batch(params, tokens, ids_B, emit)
+        return out

@@ -1,0 +1,158 @@
+"""Beam search, after the rules of Hugging Face's `generate` or of T5X.
+
+Shape letters: B inputs, K beams, T longest output, V vocabulary, C = 2 * K candidates.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dss_jax.core.decode_config import Beam
+from dss_jax.model.decoding import EOS_ID, Chosen, Decoded
+from dss_jax.model.sampling import without_eos
+
+DEAD = -1e9
+"""Log-probability of a beam that is not there; finite, as in both references."""
+
+
+class Hypotheses(NamedTuple):
+    """Sequences [B, n, T], their log-probabilities and scores [B, n], and which are there."""
+
+    tokens: jax.Array
+    log_probs: jax.Array
+    scores: jax.Array
+    real: jax.Array
+
+    def best(self, n: int) -> "Hypotheses":
+        """The n with the highest score, best first."""
+        _, at_BxN = jax.lax.top_k(self.scores, n)
+        return Hypotheses(*(_gather(x, at_BxN) for x in self))
+
+
+class BeamState(NamedTuple):
+    """Beams that go on, and those that have ended.
+
+    Attributes:
+      live: their score is the log-probability.
+      ended: their score is normalised by length.
+    """
+
+    live: Hypotheses
+    ended: Hypotheses
+
+
+def _gather(x: jax.Array, at_BxN: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x, at_BxN.reshape(*at_BxN.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+def _top_k(scores_BxKxV: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The n best of all beams: scores, beams and tokens, each [B, n]. Two stages: the first sorts
+    each beam's vocabulary alone, which stays on its device and is short.
+    """
+    vocabulary = scores_BxKxV.shape[-1]
+    of_beam_BxKxN, token_BxKxN = jax.lax.top_k(scores_BxKxV, min(n, vocabulary))
+    flat = of_beam_BxKxN.reshape(of_beam_BxKxN.shape[0], -1)
+    best_BxN, at_BxN = jax.lax.top_k(flat, n)
+    beam_BxN = at_BxN // of_beam_BxKxN.shape[-1]
+    return best_BxN, beam_BxN, _gather(token_BxKxN.reshape(flat.shape), at_BxN)
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    """Keeps the K best beginnings; gives the K best sequences."""
+
+    settings: Beam
+    eos_id: int = EOS_ID
+
+    @property
+    def width(self) -> int:
+        """K."""
+        return self.settings.num_beams
+
+    def start(self, ids_B: jax.Array, max_decode_length: int) -> BeamState:
+        """One empty live beam; the others are dead, so that the first tokens all differ."""
+        shape = (ids_B.shape[0], self.width)
+        tokens = jnp.zeros((*shape, max_decode_length), jnp.int32)
+        dead, none = jnp.full(shape, DEAD, jnp.float32), jnp.zeros(shape, bool)
+        first = dead.at[:, 0].set(0.0)
+        return BeamState(
+            live=Hypotheses(tokens, first, first, none),
+            ended=Hypotheses(tokens, dead, dead, none),
+        )
+
+    def _norm(self, length: jax.Array | int) -> jax.Array:
+        """What a log-probability is divided by."""
+        length = jnp.asarray(length, jnp.float32)
+        if self.settings.rule == "t5x":
+            length = (5.0 + length) / 6.0
+        return length**self.settings.length_penalty
+
+    def _hopeless(self, live: Hypotheses, ended: Hypotheses, position: jax.Array) -> jax.Array:
+        """Bool [B]: no live beam can come among the ended ones any more."""
+        longest = live.tokens.shape[-1]
+        worst_B = jnp.min(jnp.where(ended.real, ended.scores, DEAD), axis=1)
+        best_live_B = jnp.max(live.log_probs, axis=1)
+        if self.settings.rule == "t5x":
+            # T5X counts the start token here, so its bound is that of one token more.
+            return worst_B > best_live_B / self._norm(longest + 1)
+        hopeful = self.settings.early_stopping == "never" and self.settings.length_penalty > 0
+        possible_B = best_live_B / self._norm(longest if hopeful else position + 1)
+        hopeless_B = jnp.all(ended.real, axis=1) & (possible_B <= worst_B)
+        if self.settings.early_stopping is True:
+            hopeless_B |= jnp.all(ended.real, axis=1)
+        return hopeless_B
+
+    def choose(self, state: BeamState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
+        """Takes the tokens of a position."""
+        beams, longest = self.width, state.live.tokens.shape[-1]
+        log_probs_BxKxV = jax.nn.log_softmax(logits_BxKxV, axis=-1)
+        log_probs_BxKxV = without_eos(
+            log_probs_BxKxV, self.eos_id, position, self.settings.min_decode_length
+        )
+        totals_BxKxV = state.live.log_probs[..., None] + log_probs_BxKxV
+        # 2 K, so that K go on even where the K best all end.
+        totals_BxC, parents_BxC, tokens_BxC = _top_k(totals_BxKxV, 2 * beams)
+        sequences_BxCxT = jax.lax.dynamic_update_slice(
+            _gather(state.live.tokens, parents_BxC), tokens_BxC[..., None], (0, 0, position)
+        )
+        ends_BxC = tokens_BxC == self.eos_id
+        closes_BxC = ends_BxC
+        if self.settings.rule == "hf":
+            last = position + 1 == longest
+            closes_BxC = (ends_BxC | last) & (jnp.arange(2 * beams) < beams)
+        scores_BxC = jnp.where(closes_BxC, totals_BxC / self._norm(position + 1), DEAD)
+        new = Hypotheses(sequences_BxCxT, totals_BxC, scores_BxC, closes_BxC)
+        ended = Hypotheses(
+            *(jnp.concatenate(pair, axis=1) for pair in zip(state.ended, new, strict=True))
+        ).best(beams)
+
+        live_scores_BxC = jnp.where(ends_BxC, DEAD, totals_BxC)
+        _, at_BxK = jax.lax.top_k(live_scores_BxC, beams)
+        log_probs_BxK = _gather(live_scores_BxC, at_BxK)
+        live = Hypotheses(
+            _gather(sequences_BxCxT, at_BxK),
+            log_probs_BxK,
+            log_probs_BxK,
+            jnp.ones_like(log_probs_BxK, dtype=bool),
+        )
+        return Chosen(
+            state=BeamState(live, ended),
+            tokens_BxK=_gather(tokens_BxC, at_BxK),
+            parents_BxK=_gather(parents_BxC, at_BxK),
+            done_B=self._hopeless(live, ended, position),
+        )
+
+    def finish(self, state: BeamState) -> Decoded:
+        """The ended sequences, best first; the live ones where none has ended."""
+        none_B = ~jnp.any(state.ended.real, axis=1)
+
+        def pick(ended: jax.Array, live: jax.Array) -> jax.Array:
+            return jnp.where(none_B.reshape(-1, *(1,) * (ended.ndim - 1)), live, ended)
+
+        tokens, log_probs, scores, real = (
+            pick(e, v) for e, v in zip(state.ended, state.live, strict=True)
+        )
+        tokens = jnp.where(real[..., None], tokens, 0)
+        return Decoded(tokens, jnp.where(real, log_probs, DEAD), scores)

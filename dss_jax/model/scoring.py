@@ -1,0 +1,47 @@
+"""How probable given targets are.
+
+Shape letters: B inputs, S input length, C candidates an input, T candidate length, V vocabulary.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dss_jax.model.layers import PAD_ID
+from dss_jax.model.t5 import T5
+
+
+def candidate_log_probs(
+    model: T5, params: Any, encoder_input_tokens: jax.Array, candidates_BxCxT: jax.Array
+) -> jax.Array:
+    """The log-probability of each candidate, given its input.
+
+    The input is encoded once, and its candidates share the encoder's keys and values.
+
+    Args:
+      model, params: the model and its parameters.
+      encoder_input_tokens: int32 [B, S], 0 is padding.
+      candidates_BxCxT: int32, targets with EOS, padded with 0; one of padding only is no candidate.
+
+    Returns:
+      float32 [B, C]: summed over the candidate's tokens, EOS included; -inf where there is none.
+    """
+    batch_size, candidates, length = candidates_BxCxT.shape
+    shifted_BxCxT = jnp.pad(candidates_BxCxT, ((0, 0), (0, 0), (1, 0)))[..., :-1]
+    encoded_BxSxE = model.apply({"params": params}, encoder_input_tokens, method="encode")
+    logits = model.apply(
+        {"params": params},
+        encoded_BxSxE,
+        encoder_input_tokens,
+        shifted_BxCxT.reshape(batch_size, candidates * length),
+        candidates=candidates,
+        method="decode",
+    )
+    assert isinstance(logits, jax.Array)
+    logits_BxCxTxV = logits.reshape(batch_size, candidates, length, -1)
+    chosen_BxCxT = jnp.take_along_axis(logits_BxCxTxV, candidates_BxCxT[..., None], axis=-1)[..., 0]
+    log_probs_BxCxT = chosen_BxCxT - jax.nn.logsumexp(logits_BxCxTxV, axis=-1)
+    real_BxCxT = candidates_BxCxT != PAD_ID
+    sums_BxC = jnp.sum(jnp.where(real_BxCxT, log_probs_BxCxT, 0.0), axis=-1)
+    return jnp.where(jnp.any(real_BxCxT, axis=-1), sums_BxC, -jnp.inf)
