@@ -8,6 +8,7 @@ Shape letters are those of `dss_jax.model.layers`; here K is sequences an input 
 `max_decode_length`. In every array of `Prepared` and of `State.rows` the input is axis 0.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -214,6 +215,14 @@ def advance(
     ]
     bias_1xHxTxT = _apply(model, params, length, method="decoder_position_bias")
 
+    # The loop's cache has inputs and sequences in one axis. With a reshape between its update and
+    # its use, XLA would update a copy at each position.
+    def joined(x_BxKx: jax.Array) -> jax.Array:
+        return x_BxKx.reshape(-1, *x_BxKx.shape[2:])
+
+    def parted(x_Rx: jax.Array) -> jax.Array:
+        return x_Rx.reshape(-1, search.width, *x_Rx.shape[1:])
+
     def unfinished(state: State) -> jax.Array:
         return (state.position < until) & ~jnp.all(state.rows.done_B)
 
@@ -225,7 +234,7 @@ def advance(
         chosen = search.choose(rows.search, logits_BxKxV, state.position)
         parents_BxK = chosen.parents_BxK
         if parents_BxK is not None:
-            cache = jax.tree.map(lambda x: _from_parents(x, parents_BxK), cache)
+            cache = jax.tree.map(lambda x: joined(_from_parents(parted(x), parents_BxK)), cache)
 
         def keep(new: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(rows.done_B.reshape(-1, *(1,) * (new.ndim - 1)), old, new)
@@ -240,7 +249,12 @@ def advance(
             ),
         )
 
-    return jax.lax.while_loop(unfinished, one_position, state)
+    def with_cache(state: State, change: Callable) -> State:
+        cache = jax.tree.map(change, state.rows.cache)
+        return State(state.position, state.rows._replace(cache=cache))
+
+    state = with_cache(state, joined)
+    return with_cache(jax.lax.while_loop(unfinished, one_position, state), parted)
 
 
 def take_rows(prepared: Prepared, state: State, rows_B: jax.Array) -> tuple[Prepared, State]:

@@ -145,7 +145,7 @@ class DecoderLayer(nn.Module):
 
         Args:
           x_BxKxE: the position's input.
-          cache: this layer's, each [B, K, H, T, D]; written at `position`.
+          cache: this layer's, each [R, H, T, D] with R = B * K; written at `position`.
           position: int32 scalar.
           self_bias_1xHx1xT: the position's row of the bias.
           cross_key_value: this layer's keys and values of the encoder, [B, H, S, D].
@@ -157,21 +157,20 @@ class DecoderLayer(nn.Module):
         rows = x_BxKxE.shape[0] * x_BxKxE.shape[1]
         h_Rx1xE = self.pre_self_attention_layer_norm(x_BxKxE).reshape(rows, 1, -1)
         new_RxHx1xD = self.self_attention.key_value(h_Rx1xE)
-        seen_RxHxTxD = KeyValue(
+
+        cache = KeyValue(
             *(
-                jax.lax.dynamic_update_slice(
-                    old.reshape(rows, *old.shape[2:]), new, (0, 0, position, 0)
-                )
+                jax.lax.dynamic_update_slice(old, new, (0, 0, position, 0))
                 for old, new in zip(cache, new_RxHx1xD, strict=True)
             )
         )
-        mask_T = jnp.arange(cache.key.shape[3]) <= position
-        h_Rx1xE = self.self_attention(h_Rx1xE, seen_RxHxTxD, mask_T, self_bias_1xHx1xT, True)
+        mask_T = jnp.arange(cache.key.shape[2]) <= position
+        h_Rx1xE = self.self_attention(h_Rx1xE, cache, mask_T, self_bias_1xHx1xT, True)
         # The K sequences of an input are K queries of the same keys: nothing is repeated.
         x_BxKxE = self._after_self_attention(
             x_BxKxE + h_Rx1xE.reshape(x_BxKxE.shape), cross_key_value, cross_mask, True
         )
-        return x_BxKxE, KeyValue(*(a.reshape(cache.key.shape) for a in seen_RxHxTxD))
+        return x_BxKxE, cache
 
     def _after_self_attention(
         self,
