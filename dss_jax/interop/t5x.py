@@ -36,7 +36,7 @@ from dss_jax.interop.t5x_store import (
     orbax_arrays,
     read_arrays,
     read_file,
-    write_array,
+    write_arrays,
     write_index,
 )
 from dss_jax.interop.weights import Leaf, Weights, check_names, nested
@@ -55,7 +55,7 @@ def is_t5x(path: str) -> bool:
 
 def _index(path: str) -> tuple[str, bytes] | None:
     """Name and content of the file that names the arrays."""
-    for name in (ORBAX_INDEX, LEGACY_INDEX):
+    for name in (LEGACY_INDEX, ORBAX_INDEX):
         data = read_file(path, name)
         # TensorFlow writes a text file of the legacy index's name.
         if data is not None and not data.startswith(b"model_checkpoint_path"):
@@ -140,9 +140,9 @@ def write_t5x(weights: Weights, path: str) -> None:
     with _fresh(path) as folder:
         for entry in entries(weights.config, scanned=False):
             ours = weights.leaves[entry.path].read()
-            for name, array in zip(entry.names, entry.to_t5x(ours), strict=True):
-                target[name] = write_array(folder, name.replace("/", "."), array)
-                states[name.removeprefix("target/")] = _adafactor_state(array.shape)
+            target |= write_arrays(folder, dict(zip(entry.names, entry.to_t5x(ours), strict=True)))
+            for name in entry.names:
+                states[name.removeprefix("target/")] = _adafactor_state(entry.t5x_shape)
         state = {"step": np.asarray(int(match[1]), np.int32), "param_states": nested(states)}
         write_index(folder, {"version": 3, "optimizer": {"state": state, **nested(target)}})
 

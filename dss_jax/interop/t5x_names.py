@@ -122,7 +122,9 @@ def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
     bias = _shape(shapes, f"{bias_of}/relpos_bias/rel_embedding", 2 + scanned, origin)
     wi = f"{layer['encoder']}/mlp/{'wi_0' if gated else 'wi'}/kernel"
     query = {
-        stack: _shape(shapes, f"{layer[stack]}/{attention}/query/kernel", 4 if scanned else 2, origin)
+        stack: _shape(
+            shapes, f"{layer[stack]}/{attention}/query/kernel", 4 if scanned else 2, origin
+        )
         for stack, attention in _STACKS.items()
     }
     layers = {

@@ -6,7 +6,7 @@ arrays; in the Orbax form it is `state/_METADATA`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ def read_file(folder: str, name: str) -> bytes | None:
     try:
         found = ts.KvStore.open(kvstore(folder), context=_CONTEXT).result().read(name).result()
     except ValueError as error:
-        raise UsageError(f"cannot read {folder}/{name}: {_first_line(error)}") from error
+        raise UsageError(
+            f"cannot read {folder}/{name}: {_first_line(error)}. A public bucket needs a network "
+            "only, any other one credentials: `gcloud auth application-default login`."
+        ) from error
     return found.value if found.state == "value" else None
 
 
@@ -160,7 +163,8 @@ def _below(store: dict[str, Any], name: str) -> dict[str, Any]:
 def _open(specs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Opens arrays side by side."""
     futures = {
-        # T5X leaves no chunk of a parameter out: a missing one is a copy that was cut short.
+        # A missing chunk would read as zeros. tensorstore may leave out a chunk that is all zeros,
+        # which no trained parameter has; a copy that was cut short is what lacks chunks.
         name: ts.open({**spec, "fill_missing_data_reads": False}, open=True, context=_CONTEXT)
         for name, spec in specs.items()
     }
@@ -171,7 +175,7 @@ def _result(name: str, future: Any) -> Any:
     try:
         return future.result()
     except ValueError as error:
-        raise UsageError(f"cannot read {name}: {_first_line(error)}") from error
+        raise UsageError(f"cannot read or write {name}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -215,41 +219,46 @@ def read_arrays(arrays: Mapping[str, Array]) -> list[np.ndarray]:
     ]
 
 
-def write_array(folder: str, name: str, array: np.ndarray) -> dict[str, Any]:
-    """Writes a float32 array as T5X's legacy form does.
+def write_arrays(folder: str, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Writes float32 arrays as T5X's legacy form does, side by side.
 
     Args:
       folder: of the checkpoint, as for `kvstore`.
-      name: of the array's own folder in it.
-      array: float32.
+      arrays: T5X's name ("target/token_embedder/embedding") -> float32.
 
     Returns:
-      What the msgpack file keeps for it; the path is relative, so that the folder can be moved.
+      Name -> what the msgpack file keeps for it, in the order of `arrays`. The paths are
+      relative, so that the folder can be moved.
     """
-    row_bytes = max(1, array[:1].nbytes)
-    rows = min(len(array), max(1, _CHUNK_BYTES // row_bytes))
-    metadata = {
-        "chunks": [rows, *array.shape[1:]],
-        "compressor": {"id": "gzip", "level": 1},
-        "shape": list(array.shape),
-    }
-    spec = {
-        "driver": "zarr",
-        "dtype": "float32",
-        "kvstore": _below(kvstore(folder), name),
-        "metadata": metadata,
-        "store_data_equal_to_fill_value": True,
-    }
-    _result(name, _result(name, ts.open(spec, create=True, context=_CONTEXT)).write(array))
+    specs = {name: _zarr(name.replace("/", "."), array) for name, array in arrays.items()}
+    futures = {}
+    for name, spec in specs.items():
+        store = _below(kvstore(folder), spec["kvstore"]["path"].rstrip("/"))
+        # Else tensorstore writes no chunk for zeros, and a reader cannot tell that from a loss.
+        whole = {**spec, "kvstore": store, "store_data_equal_to_fill_value": True}
+        futures[name] = ts.open(whole, create=True, context=_CONTEXT)
+    opened = {name: _result(name, future) for name, future in futures.items()}
+    writes = {name: store.write(arrays[name]) for name, store in opened.items()}
+    for name, future in writes.items():
+        _result(name, future)
+    return specs
+
+
+def _zarr(folder: str, array: np.ndarray) -> dict[str, Any]:
+    rows = min(len(array), max(1, _CHUNK_BYTES // array[:1].nbytes))
     return {
         "driver": "zarr",
         "dtype": "float32",
-        "kvstore": {"driver": "file", "path": f"{name}/"},
-        "metadata": metadata,
+        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        "metadata": {
+            "chunks": [rows, *array.shape[1:]],
+            "compressor": {"id": "gzip", "level": 1},
+            "shape": list(array.shape),
+        },
     }
 
 
-def write_index(folder: str, content: Sequence[Any] | Mapping[str, Any]) -> None:
+def write_index(folder: str, content: dict[str, Any]) -> None:
     """Writes the msgpack file `checkpoint`, which makes a legacy checkpoint whole."""
     store = _result(LEGACY_INDEX, ts.KvStore.open(kvstore(folder), context=_CONTEXT))
     data = serialization.msgpack_serialize(content)
