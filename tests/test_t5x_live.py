@@ -27,11 +27,12 @@ pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5  # of the norm of the difference, relative to the norm of T5X's.
 
-# vocabulary, emb_dim, heads, head_dim, mlp_dim, encoder and decoder layers, input and target length
+# Vocabulary, emb_dim, heads, head_dim, mlp_dim, encoder and decoder layers, input and target
+# length. T5X shards heads, vocabulary and mlp_dim over the 4 simulated devices.
 SHAPES = [
     (128, 64, 4, 16, 128, 2, 2, 24, 12),
-    (96, 32, 2, 8, 80, 1, 3, 150, 40),
-    (256, 132, 3, 48, 160, 3, 1, 17, 70),
+    (96, 32, 4, 8, 80, 1, 3, 150, 40),
+    (256, 132, 8, 20, 164, 3, 1, 17, 70),
 ]
 
 
