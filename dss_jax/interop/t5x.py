@@ -184,10 +184,9 @@ def _fresh(path: str) -> Iterator[str]:
 def _adafactor_state(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """As `t5x.adafactor.Adafactor.init_param_state` makes it, without momentum.
 
-    The second moment is factored over the two largest axes where both have at least 128 rows.
+    The second moment of a matrix is factored where both its sizes are at least 128.
     """
     sizes = {"m": (1,), "v": shape, "v_row": (1,), "v_col": (1,)}
     if len(shape) == 2 and min(shape) >= _MIN_DIM_SIZE_TO_FACTOR:
-        smaller, larger = np.argsort(shape)
-        sizes |= {"v": (1,), "v_row": (shape[smaller],), "v_col": (shape[larger],)}
+        sizes |= {"v": (1,), "v_row": (min(shape),), "v_col": (max(shape),)}
     return {name: np.zeros(size, np.float32) for name, size in sizes.items()}

@@ -28,6 +28,9 @@ MAX_DISTANCE = 128
 EPSILON = 1e-6
 NUM_BUCKETS = 32
 
+_STACKS = {"encoder": "attention", "decoder": "self_attention"}
+"""Stack -> the name of self-attention in it."""
+
 
 class Entry(NamedTuple):
     """One of our parameters and where T5X keeps it.
@@ -55,12 +58,12 @@ class Entry(NamedTuple):
             return arrays[0][:, 0]
         if "/layers/" not in self.path:
             return arrays[0]
-        if len(self.names) == self.shape[0] and self.t5x_shape == self.shape[1:]:
+        if self.t5x_shape == self.shape[1:]:
             return np.stack(arrays)
         return np.moveaxis(arrays[0], 1, 0).reshape(self.shape)
 
     def to_t5x(self, ours: np.ndarray) -> Sequence[np.ndarray]:
-        """T5X's unscanned arrays from ours, in the order of `names`."""
+        """T5X's unscanned arrays from ours, in the order of `names` of an unscanned entry."""
         return list(ours) if "/layers/" in self.path else [ours]
 
 
@@ -71,11 +74,13 @@ def is_scanned(names: Mapping[str, Shape]) -> bool:
 
 def entries(config: T5Config, *, scanned: bool) -> list[Entry]:
     """All parameters of the model."""
-    name = _scanned if scanned else _unscanned
-    return [name(path, shape, config) for path, shape in expected_shapes(config).items()]
+    return [
+        _scanned(path, shape, config) if scanned else _unscanned(path, shape)
+        for path, shape in expected_shapes(config).items()
+    ]
 
 
-def _unscanned(path: str, shape: Shape, config: T5Config) -> Entry:
+def _unscanned(path: str, shape: Shape) -> Entry:
     if "/layers/" not in path:
         return Entry(path, shape, [f"target/{path}"], shape)
     layers = [path.replace("/layers/", f"/layers_{i}/") for i in range(shape[0])]
@@ -89,7 +94,7 @@ def _scanned(path: str, shape: Shape, config: T5Config) -> Entry:
         name = path.replace("/relpos_bias/", f"/{stack}/relpos_bias/")
         return Entry(path, shape, [f"target/{name}"], (shape[0], layers, shape[1]))
     if "/layers/" not in path:
-        return _unscanned(path, shape, config)
+        return _unscanned(path, shape)
     layers, *rest = shape
     heads = (config.num_heads, config.head_dim)
     if path.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
@@ -144,9 +149,6 @@ def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
         relative_attention_max_distance=MAX_DISTANCE,
         layer_norm_epsilon=EPSILON,
     )
-
-
-_STACKS = {"encoder": "attention", "decoder": "self_attention"}
 
 
 def _count_layers(shapes: Mapping[str, Shape], stack: str) -> int:
