@@ -1,6 +1,6 @@
 """T5X checkpoints in and out, without importing t5x or TensorFlow.
 
-Read are both forms that T5X has written since June 2021, legacy and Orbax, of T5 (unscanned) and
+Read are both forms that T5X writes, legacy and Orbax, of T5 (unscanned) and
 `scalable_t5` (scanned), local or under gs://, whatever optimizer state lies beside the parameters.
 Written is the legacy form, unscanned, which T5X restores as it does its own.
 """

@@ -89,17 +89,17 @@ def legacy_arrays(folder: str, index: bytes) -> dict[str, Array]:
       T5X's name ("target/encoder/layers_0/mlp/wo/kernel") -> array.
 
     Raises:
-      UsageError: the file is broken, or from before version 3 (June 2021).
+      UsageError: the file is broken, or from before version 2, which T5X refuses as well.
     """
     try:
         content = serialization.msgpack_restore(index)
     except ValueError as error:
         raise UsageError(f"{folder}/{LEGACY_INDEX} is broken or cut short: {error}") from error
     version = content.get("version", 0)
-    if version != 3:
+    if version < 2:
         raise UsageError(
-            f"{folder} is a T5X checkpoint of version {version}; version 3 is read, which T5X "
-            "writes since June 2021. Restore and save it with T5X once."
+            f"{folder} is a checkpoint of version {version}; T5X reads and writes version 2 and "
+            "later, and so does this."
         )
     target = content["optimizer"].get("target", {})
     leaves = traverse_util.flatten_dict(
@@ -163,8 +163,7 @@ def _below(store: dict[str, Any], name: str) -> dict[str, Any]:
 def _open(specs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Opens arrays side by side."""
     futures = {
-        # A missing chunk would read as zeros. tensorstore may leave out a chunk that is all zeros,
-        # which no trained parameter has; a copy that was cut short is what lacks chunks.
+        # A chunk that is not there would read as zeros: a copy that was cut short lacks some.
         name: ts.open({**spec, "fill_missing_data_reads": False}, open=True, context=_CONTEXT)
         for name, spec in specs.items()
     }
@@ -183,7 +182,8 @@ def _first_line(error: Exception) -> str:
 
 
 def check_readable(arrays: Mapping[str, Array], origin: str) -> None:
-    """
+    """Checks that float32 holds every array exactly.
+
     Raises:
       UsageError: with the names of arrays whose dtype does not fit into float32.
     """
@@ -234,9 +234,7 @@ def write_arrays(folder: str, arrays: Mapping[str, np.ndarray]) -> dict[str, dic
     futures = {}
     for name, spec in specs.items():
         store = _below(kvstore(folder), spec["kvstore"]["path"].rstrip("/"))
-        # Else tensorstore writes no chunk for zeros, and a reader cannot tell that from a loss.
-        whole = {**spec, "kvstore": store, "store_data_equal_to_fill_value": True}
-        futures[name] = ts.open(whole, create=True, context=_CONTEXT)
+        futures[name] = ts.open({**spec, "kvstore": store}, create=True, context=_CONTEXT)
     opened = {name: _result(name, future) for name, future in futures.items()}
     writes = {name: store.write(arrays[name]) for name, store in opened.items()}
     for name, future in writes.items():
