@@ -1,0 +1,263 @@
+"""Files and arrays of a T5X checkpoint, in a local folder or under gs://, through tensorstore.
+
+T5X stores each large array as a zarr array of its own. What holds their names is, in the legacy
+form, a msgpack file `checkpoint` (`t5x.checkpoints.Checkpointer`), which also holds the small
+arrays; in the Orbax form it is `state/_METADATA`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from flax import serialization, traverse_util
+
+from dss_jax.core.errors import UsageError
+from dss_jax.interop.weights import Shape
+
+LEGACY_INDEX = "checkpoint"
+ORBAX_INDEX = "state/_METADATA"
+
+_CHUNK_BYTES = 64 * 1024 * 1024
+"""Aim for a zarr chunk, as in T5X."""
+
+_EXACT_IN_FLOAT32 = ("float32", "bfloat16", "float16")
+
+# The driver's default, 32 retries, is half an hour on a machine without a network.
+_CONTEXT = ts.Context({"gcs_request_retries": {"max_retries": 4}})
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of a checkpoint, not read yet.
+
+    Attributes:
+      shape, dtype: as stored.
+      source: tensorstore's JSON spec, or the array itself where it lies in the msgpack file.
+    """
+
+    shape: Shape
+    dtype: str
+    source: dict[str, Any] | np.ndarray
+
+
+def kvstore(folder: str) -> dict[str, Any]:
+    """Tensorstore's JSON for the keys below a local folder or below gs://bucket/folder.
+
+    Public buckets need nothing. For others tensorstore takes the credentials that
+    GOOGLE_APPLICATION_CREDENTIALS or `gcloud auth application-default login` gives.
+    """
+    if folder.startswith("gs://"):
+        bucket, _, path = folder.removeprefix("gs://").strip("/").partition("/")
+        return {"driver": "gcs", "bucket": bucket, "path": f"{path}/" if path else ""}
+    return {"driver": "file", "path": f"{Path(folder).expanduser().resolve()}/"}
+
+
+def read_file(folder: str, name: str) -> bytes | None:
+    """A file's content; None: there is none.
+
+    Raises:
+      UsageError: the bucket does not answer, or the permission is missing.
+    """
+    if not folder.startswith("gs://"):
+        file = Path(folder).expanduser() / name
+        return file.read_bytes() if file.is_file() else None
+    try:
+        found = ts.KvStore.open(kvstore(folder), context=_CONTEXT).result().read(name).result()
+    except ValueError as error:
+        raise UsageError(
+            f"cannot read {folder}/{name}: {_first_line(error)}. A public bucket needs a network "
+            "only, any other one credentials: `gcloud auth application-default login`."
+        ) from error
+    return found.value if found.state == "value" else None
+
+
+def legacy_arrays(folder: str, index: bytes) -> dict[str, Array]:
+    """The parameters that a legacy checkpoint's msgpack file names.
+
+    Each file's path is taken to be beside the msgpack file, whatever bucket or folder it was
+    first written to.
+
+    Args:
+      folder: of the checkpoint.
+      index: content of its file `checkpoint`.
+
+    Returns:
+      T5X's name ("target/encoder/layers_0/mlp/wo/kernel") -> array.
+
+    Raises:
+      UsageError: the file is broken, or from before version 2, which T5X refuses as well.
+    """
+    try:
+        content = serialization.msgpack_restore(index)
+    except ValueError as error:
+        raise UsageError(f"{folder}/{LEGACY_INDEX} is broken or cut short: {error}") from error
+    version = content.get("version", 0)
+    if version < 2:
+        raise UsageError(
+            f"{folder} is a checkpoint of version {version}; T5X reads and writes version 2 and "
+            "later, and so does this."
+        )
+    target = content["optimizer"].get("target", {})
+    leaves = traverse_util.flatten_dict(
+        {"target": target}, is_leaf=lambda _, x: "driver" in x, sep="/"
+    )
+    return {name: _legacy_array(folder, value) for name, value in leaves.items()}
+
+
+def _legacy_array(folder: str, value: Any) -> Array:
+    if not isinstance(value, Mapping):
+        return Array(value.shape, value.dtype.name, value)
+    # tensorstore before 0.1.14 kept the path outside "kvstore".
+    path = value["kvstore"].get("path") or value["path"]
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    spec = {"driver": value["driver"], "kvstore": _below(kvstore(folder), name)}
+    return Array(tuple(value["metadata"]["shape"]), value["dtype"], spec)
+
+
+def orbax_arrays(folder: str, index: bytes) -> dict[str, Array]:
+    """The parameters in a checkpoint that T5X wrote with Orbax.
+
+    Args:
+      folder: of the checkpoint, which holds `state`.
+      index: content of `state/_METADATA`.
+
+    Returns:
+      As `legacy_arrays`.
+
+    Raises:
+      UsageError: an array cannot be opened.
+    """
+    metadata = json.loads(index)
+    paths = [
+        [str(key["key"]) for key in entry["key_metadata"]]
+        for entry in metadata["tree_metadata"].values()
+    ]
+    base = kvstore(f"{folder}/state")
+    specs = {}
+    for path in paths:
+        if path[0] != "target":
+            continue
+        name = ".".join(path)
+        store = (
+            {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+            if metadata.get("use_ocdbt")
+            else _below(base, name)
+        )
+        driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+        specs["/".join(path)] = {"driver": driver, "kvstore": store}
+    opened = _open(specs)
+    return {
+        name: Array(tuple(array.shape), array.dtype.name, specs[name])
+        for name, array in opened.items()
+    }
+
+
+def _below(store: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**store, "path": f"{store['path']}{name}/"}
+
+
+def _open(specs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Opens arrays side by side."""
+    futures = {
+        # A chunk that is not there would read as zeros: a copy that was cut short lacks some.
+        name: ts.open({**spec, "fill_missing_data_reads": False}, open=True, context=_CONTEXT)
+        for name, spec in specs.items()
+    }
+    return {name: _result(name, future) for name, future in futures.items()}
+
+
+def _result(name: str, future: Any) -> Any:
+    try:
+        return future.result()
+    except ValueError as error:
+        raise UsageError(f"cannot read or write {name}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split(" [", 1)[0].splitlines()[0]
+
+
+def check_readable(arrays: Mapping[str, Array], origin: str) -> None:
+    """Checks that float32 holds every array exactly.
+
+    Raises:
+      UsageError: with the names of arrays whose dtype does not fit into float32.
+    """
+    wrong = [
+        f"  {name} is {array.dtype}"
+        for name, array in sorted(arrays.items())
+        if array.dtype not in _EXACT_IN_FLOAT32
+    ]
+    if wrong:
+        raise UsageError(
+            f"{origin} holds parameters that are none of {', '.join(_EXACT_IN_FLOAT32)}:\n"
+            + "\n".join(wrong)
+        )
+
+
+def read_arrays(arrays: Mapping[str, Array]) -> list[np.ndarray]:
+    """Reads arrays side by side, in their order, as float32.
+
+    Raises:
+      UsageError: one is missing, broken, or not of the shape that the index says.
+    """
+    opened = _open({n: a.source for n, a in arrays.items() if isinstance(a.source, dict)})
+    for name, store in opened.items():
+        if tuple(store.shape) != arrays[name].shape:
+            raise UsageError(
+                f"cannot read {name}: it is {list(store.shape)}, and "
+                f"{list(arrays[name].shape)} by the file {LEGACY_INDEX}."
+            )
+    futures = {name: store.read() for name, store in opened.items()}
+    return [
+        np.asarray(_result(name, futures[name]) if name in futures else array.source, np.float32)
+        for name, array in arrays.items()
+    ]
+
+
+def write_arrays(folder: str, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Writes float32 arrays as T5X's legacy form does, side by side.
+
+    Args:
+      folder: of the checkpoint, as for `kvstore`.
+      arrays: T5X's name ("target/token_embedder/embedding") -> float32.
+
+    Returns:
+      Name -> what the msgpack file keeps for it, in the order of `arrays`. The paths are
+      relative, so that the folder can be moved.
+    """
+    specs = {name: _zarr(name.replace("/", "."), array) for name, array in arrays.items()}
+    futures = {}
+    for name, spec in specs.items():
+        store = _below(kvstore(folder), spec["kvstore"]["path"].rstrip("/"))
+        futures[name] = ts.open({**spec, "kvstore": store}, create=True, context=_CONTEXT)
+    opened = {name: _result(name, future) for name, future in futures.items()}
+    writes = {name: store.write(arrays[name]) for name, store in opened.items()}
+    for name, future in writes.items():
+        _result(name, future)
+    return specs
+
+
+def _zarr(folder: str, array: np.ndarray) -> dict[str, Any]:
+    rows = min(len(array), max(1, _CHUNK_BYTES // array[:1].nbytes))
+    return {
+        "driver": "zarr",
+        "dtype": "float32",
+        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        "metadata": {
+            "chunks": [rows, *array.shape[1:]],
+            "compressor": {"id": "gzip", "level": 1},
+            "shape": list(array.shape),
+        },
+    }
+
+
+def write_index(folder: str, content: dict[str, Any]) -> None:
+    """Writes the msgpack file `checkpoint`, which makes a legacy checkpoint whole."""
+    store = _result(LEGACY_INDEX, ts.KvStore.open(kvstore(folder), context=_CONTEXT))
+    data = serialization.msgpack_serialize(content)
+    _result(LEGACY_INDEX, store.write(LEGACY_INDEX, data))
