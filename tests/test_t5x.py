@@ -18,10 +18,12 @@ import tensorstore as ts
 from fake_gcs import FakeGcs
 from flax import serialization, traverse_util
 
+from dss_jax.core.decode_config import Beam
 from dss_jax.core.errors import UsageError
 from dss_jax.interop.t5x import is_t5x, read_t5x, write_t5x
 from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, nested
-from dss_jax.model.decoding import greedy_decode
+from dss_jax.model.beam import BeamSearch
+from dss_jax.model.decoding import decode
 from dss_jax.model.t5 import T5
 
 VERSIONS = [{"gated": True, "tied": False}, {"gated": False, "tied": True}]
@@ -363,20 +365,23 @@ def test_t5x_reference_computes_the_same() -> None:
     real = targets != 0
     assert relative(logits[real], recorded["logits"][real]) < 1e-5
     assert relative(losses.sum(where=real), recorded["summed_loss"]) < 1e-5
-    tokens = greedy_decode(model, params, encoder_tokens, max_decode_length=16)
-    np.testing.assert_array_equal(tokens, t5x_greedy(recorded["greedy_tokens"]))
-
-
-def t5x_greedy(one_beam: np.ndarray) -> np.ndarray:
-    """What `t5x.decoding.temperature_sample` with temperature 0 gives (commit cc342d4).
-
-    The recorded `greedy_tokens` are those of T5X's default, `beam_search` with one beam, which
-    prefers a finished second-best at two places.
-    """
-    tokens = one_beam.copy()
-    tokens[2] = [3, 2, 7, 19, 22, 3, 2, 7, 19, 22, 3, 2, 7, 19, 22, 3]
-    tokens[4] = [3, 2, 7, 2, 7, 2, 7, 2, 7, 2, 7, 2, 1, 0, 0, 0]
-    return tokens
+    # `greedy_tokens` are of T5X's default too, beam search, with one beam: it prefers a second-best
+    # that ends at two places, where greedy decoding goes on.
+    one, four = (
+        decode(
+            model,
+            params,
+            encoder_tokens,
+            BeamSearch(Beam(num_beams=beams, rule="t5x", length_penalty=0.6)),
+            max_decode_length=16,
+        )
+        for beams in (1, 4)
+    )
+    np.testing.assert_array_equal(one.tokens[:, 0], recorded["greedy_tokens"])
+    # T5X gives the worst first, and -1e7 for a beam that never ended.
+    np.testing.assert_array_equal(four.tokens[:, ::-1], recorded["beam4_tokens"])
+    ended = recorded["beam4_scores"] > -1e6
+    assert relative(four.scores[:, ::-1][ended], recorded["beam4_scores"][ended]) < 1e-5
 
 
 def relative(ours: Any, theirs: Any) -> float:

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy
 from flax import traverse_util
 
 from dss_jax.core.config import T5Config
 from dss_jax.interop.t5x import read_t5x, write_t5x
 from dss_jax.interop.t5x_names import entries
 from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, nested
-from dss_jax.model.decoding import greedy_decode
 from dss_jax.model.t5 import T5
 
 pytest.importorskip("t5x.checkpoints", reason="T5X is not installed (it is not on PyPI)")
@@ -201,9 +201,7 @@ def test_same_greedy_tokens() -> None:
     batch = batch_of(shape, size=64)
     arrays = traverse_util.unflatten_dict(t5x_arrays(weights), sep="/")["target"]
     expected = model.predict_batch(arrays, {k: jnp.asarray(v) for k, v in batch.items()})
-    tokens = greedy_decode(
-        T5(weights.config), weights.tree(), batch["encoder_input_tokens"], max_decode_length=12
-    )
+    tokens = toy.tokens_of(T5(weights.config), weights.tree(), batch["encoder_input_tokens"], 12)
     np.testing.assert_array_equal(tokens, expected)
 
 

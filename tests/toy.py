@@ -1,13 +1,19 @@
 """A token store and runs that are small enough to train in a test."""
 
+import functools
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from dss_jax.core import config
+from dss_jax.core.decode_config import GREEDY
 from dss_jax.core.paths import shipped
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
+from dss_jax.model.decoding import Search, decode
+from dss_jax.model.sampling import SampleSearch
+from dss_jax.model.t5 import T5
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
 SIZES = {"train": 37, "validation": 9, "test": 7}
@@ -63,3 +69,16 @@ def make_run(**sections: object) -> config.Run:
         "train": config.Train(steps=6, log_every=1),
     }
     return config.Run(**(defaults | sections))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "max_decode_length", "search"))
+def tokens_of(
+    model: T5,
+    params: dict,
+    inputs: jax.Array,
+    max_decode_length: int,
+    search: Search = SampleSearch(GREEDY),  # noqa: B008
+) -> jax.Array:
+    """The best sequence of each input: int32 [B, max_decode_length]; greedy by default."""
+    decoded = decode(model, params, inputs, search, max_decode_length=max_decode_length)
+    return decoded.tokens[:, 0]
