@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
@@ -43,12 +43,12 @@ def on_mesh(mesh: Mesh, rules: config.AxisRules) -> Iterator[None]:
         yield
 
 
-def data_parallelism(mesh: Mesh) -> int:
+def data_parallelism(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts a batch is cut."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch(size: int, mesh: Mesh, microbatches: int, name: str) -> None:
+def check_batch(size: int, mesh: Mesh | AbstractMesh, microbatches: int, name: str) -> None:
     """Raises UsageError where a batch cannot be cut evenly over devices and microbatches."""
     parts = data_parallelism(mesh) * microbatches
     if size % parts:
@@ -58,7 +58,7 @@ def check_batch(size: int, mesh: Mesh, microbatches: int, name: str) -> None:
         )
 
 
-def param_shardings(boxed_params: dict, mesh: Mesh, rules: config.AxisRules) -> dict:
+def param_shardings(boxed_params: dict, mesh: Mesh | AbstractMesh, rules: config.AxisRules) -> dict:
     """Shardings of parameters from their logical axes.
 
     Args:
@@ -89,7 +89,10 @@ def param_shardings(boxed_params: dict, mesh: Mesh, rules: config.AxisRules) -> 
 
 
 def optimizer_shardings(
-    optimizer: optax.GradientTransformation, params: dict, shardings: dict, mesh: Mesh
+    optimizer: optax.GradientTransformation,
+    params: dict,
+    shardings: dict,
+    mesh: Mesh | AbstractMesh,
 ) -> Any:
     """Shardings of the optimiser's state: an array that has its parameter's shape lies as the
     parameter does; the rest (counts, Adafactor's factored moments, which are small) is on every
