@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -70,7 +70,8 @@ def param_shardings(boxed_params: dict, mesh: Mesh | AbstractMesh, rules: config
       UsageError: a dimension is not a multiple of the devices that share it.
     """
     specs = nn.get_partition_spec(boxed_params)
-    shardings = nn.logical_to_mesh_sharding(specs, mesh, list(rules))
+    # Flax's annotation has Mesh only; it makes NamedShardings, which take both.
+    shardings = nn.logical_to_mesh_sharding(specs, cast(Mesh, mesh), list(rules))
     shapes = nn.meta.unbox(boxed_params)
 
     def check(path: tuple, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> None:
