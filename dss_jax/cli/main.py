@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare": "make the token store of a task",
     "tasks": "list tasks; show examples and statistics",
     "config": "print the resolved configuration",
+    "fit": "whether a model fits a device, and with which mesh",
     "demo": "both methods on the embedded data set: a table and a picture",
 }
 """Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
@@ -43,12 +43,12 @@ def on_mesh(mesh: Mesh, rules: config.AxisRules) -> Iterator[None]:
         yield
 
 
-def data_parallelism(mesh: Mesh) -> int:
+def data_parallelism(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts a batch is cut."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch(size: int, mesh: Mesh, microbatches: int, name: str) -> None:
+def check_batch(size: int, mesh: Mesh | AbstractMesh, microbatches: int, name: str) -> None:
     """Raises UsageError where a batch cannot be cut evenly over devices and microbatches."""
     parts = data_parallelism(mesh) * microbatches
     if size % parts:
@@ -58,7 +58,7 @@ def check_batch(size: int, mesh: Mesh, microbatches: int, name: str) -> None:
         )
 
 
-def param_shardings(boxed_params: dict, mesh: Mesh, rules: config.AxisRules) -> dict:
+def param_shardings(boxed_params: dict, mesh: Mesh | AbstractMesh, rules: config.AxisRules) -> dict:
     """Shardings of parameters from their logical axes.
 
     Args:
@@ -70,7 +70,8 @@ def param_shardings(boxed_params: dict, mesh: Mesh, rules: config.AxisRules) -> 
       UsageError: a dimension is not a multiple of the devices that share it.
     """
     specs = nn.get_partition_spec(boxed_params)
-    shardings = nn.logical_to_mesh_sharding(specs, mesh, list(rules))
+    # Flax's annotation has Mesh only; it makes NamedShardings, which take both.
+    shardings = nn.logical_to_mesh_sharding(specs, cast(Mesh, mesh), list(rules))
     shapes = nn.meta.unbox(boxed_params)
 
     def check(path: tuple, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> None:
@@ -89,7 +90,10 @@ def param_shardings(boxed_params: dict, mesh: Mesh, rules: config.AxisRules) -> 
 
 
 def optimizer_shardings(
-    optimizer: optax.GradientTransformation, params: dict, shardings: dict, mesh: Mesh
+    optimizer: optax.GradientTransformation,
+    params: dict,
+    shardings: dict,
+    mesh: Mesh | AbstractMesh,
 ) -> Any:
     """Shardings of the optimiser's state: an array that has its parameter's shape lies as the
     parameter does; the rest (counts, Adafactor's factored moments, which are small) is on every

@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
 from dss_jax.data.batches import Batch
@@ -163,9 +163,19 @@ def make_init(
     return init
 
 
-def _abstract(run: config.Run, mesh: Mesh, init: Callable, optimizer: Any) -> TrainState:
-    """Shapes, dtypes and shardings of the state; takes no memory."""
-    boxed = jax.eval_shape(init)
+def boxed_state(run: config.Run) -> TrainState:
+    """Shapes and dtypes of the state, the parameters in their logical-axis boxes."""
+    optimizer = make_optimizer(settings(run), run.train.steps)
+    return jax.eval_shape(make_init(T5(run.model), run, optimizer))
+
+
+def abstract_state(run: config.Run, mesh: Mesh | AbstractMesh, boxed: TrainState) -> TrainState:
+    """Shapes, dtypes and shardings of the state; takes no memory and needs no device.
+
+    Raises:
+      UsageError: the parameters cannot be shared out over the mesh.
+    """
+    optimizer = make_optimizer(settings(run), run.train.steps)
     params = nn.meta.unbox(boxed.params)
     placed = sharding.param_shardings(boxed.params, mesh, run.mesh.logical_axis_rules)
     opt_placed = sharding.optimizer_shardings(
@@ -188,7 +198,7 @@ def build(run: config.Run, mesh: Mesh) -> Program:
     model = T5(run.model)
     optimizer = make_optimizer(settings(run), run.train.steps)
     init = make_init(model, run, optimizer)
-    abstract = _abstract(run, mesh, init, optimizer)
+    abstract = abstract_state(run, mesh, boxed_state(run))
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     plain, rows = lora.base(placed.params), sharding.batch_sharding(mesh)
     replicated = NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,161 @@
+"""Say whether a training run fits into a device's memory, and with which mesh and settings.
+
+  dss fit --model t5_1_1_xxl --device h200 --count 8 --batch 64
+  dss fit --model t5_1_1_large                                   all devices, one of each
+
+Nothing is allocated or compiled, and no accelerator is needed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dss_jax.cli import gin_config, options
+from dss_jax.core import config
+from dss_jax.core.checks import at_least
+from dss_jax.core.devices import DEVICES, GB, Device, device
+from dss_jax.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from dss_jax.train.plan import Plan
+
+VOCAB_SIZE = 32128
+"""Taken where the model's gin file leaves it to the vocabulary."""
+
+FLAGS = {
+    "batch": "Data.batch_size",
+    "optimizer": "Optimizer.name",
+    "dtype": "T5Config.dtype",
+    "input_length": "Data.input_length",
+    "target_length": "Data.target_length",
+    "lora_rank": "Lora.rank",
+}
+"""Flag -> the gin binding that it is short for."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's flags."""
+    parser.add_argument("--model", help="for example t5_1_1_xxl: gin_configs/models/")
+    parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: a table of all)")
+    parser.add_argument("--count", type=int, default=1, help="devices (default: 1)")
+    parser.add_argument("--batch", type=int, help="examples a step, global (default: 64)")
+    parser.add_argument("--method", help="dss: two rows an example (default); standard: one")
+    parser.add_argument("--optimizer", help="adamw (default) or adafactor")
+    parser.add_argument("--dtype", help="of activations: bfloat16 or float32 (default)")
+    parser.add_argument("--input_length", type=int, help="longest input, tokens (default: 1024)")
+    parser.add_argument("--target_length", type=int, help="longest target, tokens (default: 256)")
+    parser.add_argument("--lora_rank", type=int, help="0 is off (default)")
+    options.add_gin_flags(parser)
+
+
+def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Runs the command."""
+    search = [p for p in args.gin_search_paths.split(",") if p]
+    if not args.model and not args.gin_file:
+        known = ", ".join(sorted(gin_config.gin_names("models", search)))
+        raise UsageError(f"no model: give --model NAME. Known: {known}.")
+    at_least("--count", args.count, 1)
+    wanted = device(args.device) if args.device else None
+    files = [
+        gin_config.named_file(kind, name, search)
+        for kind, name in (("model", args.model), ("method", args.method))
+        if name
+    ]
+    given = {flag: getattr(args, flag) for flag in FLAGS}
+    bindings = [f"{FLAGS[f]} = {value!r}" for f, value in given.items() if value is not None]
+    bindings += options.gin_bindings(rest, parser)
+    run = gin_config.load_run([options.BASE_GIN_FILE, *files, *args.gin_file], bindings, search)
+    run = replace(run, model=replace(run.model, vocab_size=run.model.vocab_size or VOCAB_SIZE))
+    title = (
+        f"{args.model or args.gin_file[-1]}, {run.optimizer.name}, {run.model.dtype}, batch "
+        f"{run.data.batch_size}, lengths {run.data.input_length} and {run.data.target_length}"
+        + (f", LoRA of rank {run.lora.rank}" if run.lora.rank else "")
+    )
+    if wanted is None:
+        _all_devices(title, run, args.count)
+        return 0
+    return _one_device(title, run, wanted, args.count)
+
+
+def _gb(size: int) -> str:
+    return f"{size / GB:,.1f}"
+
+
+def _bindings(run: config.Run) -> dict[str, object]:
+    return {
+        **{f"Mesh.{axis}": getattr(run.mesh, axis) for axis in config.MESH_AXES},
+        "T5Config.remat_policy": run.model.remat_policy,
+        "Train.microbatches": run.train.microbatches,
+    }
+
+
+def _flags(plan: "Plan") -> str:
+    """What to add to `dss train`; the settings that were asked for among it."""
+    run = plan.run
+    asked = {
+        "Data.batch_size": run.data.batch_size,
+        "Data.input_length": run.data.input_length,
+        "Data.target_length": run.data.target_length,
+        "Optimizer.name": run.optimizer.name,
+        "T5Config.dtype": run.model.dtype,
+    }
+    if run.lora.rank:
+        asked["Lora.rank"] = run.lora.rank
+    values = (asked | _bindings(run)).items()
+    return "\n".join(
+        f"  --gin.{name}=" + (f"'\"{value}\"'" if isinstance(value, str) else str(value))
+        for name, value in values
+    )
+
+
+def _mesh(run: config.Run) -> str:
+    return " x ".join(f"{axis} {getattr(run.mesh, axis)}" for axis in config.MESH_AXES)
+
+
+def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
+    from dss_jax.cli.tables import print_table
+    from dss_jax.train.plan import enough_devices, plan
+
+    best = plan(run, wanted, count)
+    memory = best.memory
+    parts = ("parameters", "gradients", "optimizer", "activations", "working", "total")
+    rows = [[name, _gb(getattr(memory, name))] for name in parts]
+    rows.append(["usable", _gb(wanted.usable)])
+    print(f"{title}: {count} x {wanted.title}")
+    print_table("", ("on each device", "GB"), rows)
+    more = None if best.fits(wanted) else enough_devices(run, wanted, count)
+    if best.fits(wanted):
+        print("It fits. Add to dss train:")
+        print(_flags(best))
+        return 0
+    print(f"It does not fit: this is the least it takes, with {_shown(best)}.")
+    if more is None:
+        print("No number of these devices helps at this batch: try --batch, --lora_rank,")
+        print("--optimizer adafactor, --dtype bfloat16, or shorter lengths.")
+    else:
+        needed = more.run.mesh.data * more.run.mesh.fsdp * more.run.mesh.model
+        print(f"It would fit {needed} of them, with {_shown(more)}.")
+    return 1
+
+
+def _shown(plan: "Plan") -> str:
+    run = plan.run
+    return (
+        f"mesh {_mesh(run)}, remat {run.model.remat_policy}, {run.train.microbatches} microbatches"
+    )
+
+
+def _all_devices(title: str, run: config.Run, count: int) -> None:
+    from dss_jax.cli.tables import print_table
+    from dss_jax.train.plan import plan
+    from dss_jax.train.step import boxed_state
+
+    boxed, rows = boxed_state(run), []
+    for name, wanted in DEVICES.items():
+        best = plan(run, wanted, count, boxed)
+        settings = [str(value) for value in _bindings(best.run).values()]
+        fits = "yes" if best.fits(wanted) else "no"
+        rows.append([name, _gb(wanted.usable), _gb(best.memory.total), fits, *settings])
+    columns = ("device", "usable GB", "needed GB", "fits", "data", "fsdp", "model", "remat")
+    print_table(f"{title}: {count} of each", (*columns, "microbatches"), rows)
