@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare": "make the token store of a task",
     "tasks": "list tasks; show examples and statistics",
     "config": "print the resolved configuration",
+    "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
     "demo": "both methods on the embedded data set: a table and a picture",
 }
 """Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""

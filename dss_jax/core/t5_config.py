@@ -5,6 +5,13 @@ from dataclasses import dataclass
 from dss_jax.core.checks import among, at_least, between, flag
 from dss_jax.core.errors import UsageError
 
+SHAPE_FIELDS = (
+    "vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim", "num_encoder_layers",
+    "num_decoder_layers", "mlp_activations", "logits_via_embedding",
+    "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon",
+)  # fmt: skip
+"""The fields of `T5Config` that belong to a checkpoint; the others belong to a run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config:
