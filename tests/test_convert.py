@@ -109,7 +109,7 @@ def test_checkpoints_of_a_run(run_folder: Path) -> None:
     best = json.loads((run_folder / "results.json").read_text())["best_step"]
     assert read_orbax(run_folder).origin.endswith(f"/checkpoints/{best}/params")
     assert read_orbax(run_folder, "latest").origin.endswith("/checkpoints/6/params")
-    with pytest.raises(UsageError, match="no checkpoint of step 5. There: 2, 4, 6"):
+    with pytest.raises(UsageError, match=r"no checkpoint of step 5\. There: 2, 4, 6"):
         read_orbax(run_folder, 5)
     with pytest.raises(UsageError, match="best, latest or a step"):
         read_orbax(run_folder, "bst")
