@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from hf_mapping import entries
 
 from dss_jax.core.config import T5Config
+from dss_jax.interop.hf_names import entries
 
 GOLDEN = Path(__file__).parent / "golden"
 

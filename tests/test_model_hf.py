@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hf_mapping import entries, from_hf, to_hf
 
 from dss_jax.core.config import T5Config
+from dss_jax.interop.hf_names import entries, from_hf, to_hf
 from dss_jax.model.decoding import greedy_decode
 from dss_jax.model.layers import relative_position_buckets
 from dss_jax.model.t5 import T5

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from hf_mapping import from_hf, to_hf
 
 from dss_jax.core import config
 from dss_jax.data.batches import Batch, Block, TrainBatches
 from dss_jax.data.store import TokenStore
+from dss_jax.interop.hf_names import from_hf, to_hf
 from dss_jax.train.optimizer import make_optimizer
 from dss_jax.train.sharding import make_mesh, put_batch
 from dss_jax.train.step import TrainState, build

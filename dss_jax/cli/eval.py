@@ -28,10 +28,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
     from dss_jax.experiment import run_folder
+    from dss_jax.interop.model_files import VOCABULARY
 
     folder = Path(args.output_dir)
     saved = run_folder.saved_config(folder).absolute()
     bindings = options.flag_bindings(args, leave_out=("output_dir",))
+    vocabulary = folder.absolute() / VOCABULARY
+    if args.vocabulary is None and vocabulary.is_file():
+        # The run's own copy is there where the original has moved.
+        bindings.append(f"Vocabulary.path = {str(vocabulary)!r}")
     run = gin_config.load_run([saved], bindings + options.gin_bindings(rest, parser))
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {args.limit}.")

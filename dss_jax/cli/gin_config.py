@@ -69,6 +69,11 @@ def _explain(error: Exception) -> UsageError:
     return UsageError(f"gin cannot read the configuration: {text}")
 
 
+def bound_settings() -> frozenset[str]:
+    """The settings ("T5Config.emb_dim") that the last `load_run` was given, not defaults."""
+    return frozenset(f"{n}.{field}" for n in config.SECTIONS for field in gin.get_bindings(n))
+
+
 def load_run(
     files: Sequence[str | Path] = (),
     bindings: Sequence[str] = (),

@@ -15,6 +15,7 @@ COMMANDS = {
     "tasks": "list tasks; show examples and statistics",
     "config": "print the resolved configuration",
     "fit": "whether a model fits a device, and with which mesh",
+    "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
     "demo": "both methods on the embedded data set: a table and a picture",
 }
 """Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""

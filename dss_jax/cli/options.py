@@ -18,6 +18,7 @@ BOUND_FLAGS = {
     "store_dir": "Data.store_dir",
     "store": "Data.store",
     "output_dir": "Train.output_dir",
+    "init_from": "Train.init_from",
     "mixture_or_task_name": "Task.mixture_or_task_name",
     "mixture_or_task_module": "Task.mixture_or_task_module",
 }
@@ -59,6 +60,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="a task file's name: see `dss tasks`")
     parser.add_argument("--method", help="standard, distill, dss or dss_unlabeled (default: dss)")
     parser.add_argument("--model", help="for example t5_1_1_base: gin_configs/models/")
+    parser.add_argument(
+        "--init_from", help="checkpoint to start from: Hugging Face, Orbax or T5X; gives the model"
+    )
     parser.add_argument("--output_dir", help="where the run writes, and goes on from")
     parser.add_argument("--store", help="one token store to use as it is")
     parser.add_argument("--mixture_or_task_name", help="a SeqIO task or mixture of yours")
@@ -120,7 +124,7 @@ def resolve(
     flags, `--gin.` bindings.
 
     Raises:
-      UsageError: a name or a value is wrong.
+      UsageError: a name or a value is wrong, or differs from that of `--init_from`.
     """
     # A folder of the user's holds tasks/ and gin_configs/ side by side, as this project does.
     folders = [*args.task_dir, *registry.folders_on_path()]
@@ -132,8 +136,12 @@ def resolve(
     if run.task.name is None and run.task.mixture_or_task_name is None:
         known = ", ".join(sorted(registry.task_names(args.task_dir)))
         raise UsageError(f"no task: give --task NAME. Known: {known}.")
-    if not args.model and not args.gin_file and args.needs_model:
+    if not (args.model or args.gin_file or run.train.init_from) and args.needs_model:
         known = ", ".join(sorted(gin_config.gin_names("models", search)))
-        raise UsageError(f"no model: give --model NAME. Known: {known}.")
+        raise UsageError(f"no model: give --model NAME, or --init_from PATH. Known: {known}.")
     task = registry.load_task(run.task.name, args.task_dir) if run.task.name else None
+    if run.train.init_from is not None:
+        from dss_jax.experiment.init_from import with_checkpoint
+
+        run = with_checkpoint(run, gin_config.bound_settings())
     return Resolved(run, task, tuple(args.task_dir))

@@ -102,7 +102,7 @@ class Vocabulary:
       extra_ids: sentinel ids above the model's pieces (T5: 100).
     """
 
-    path: str | None = None
+    path: str | None = free(None)  # What is in the file decides, and the token store has that.
     extra_ids: int = 100
 
     def __post_init__(self) -> None:
@@ -294,6 +294,8 @@ class Train:
       keep_checkpoints: how many of the latest are kept, beside the best on validation.
       log_every: optimiser updates between lines of `metrics.jsonl`.
       output_dir: where everything that the run makes goes.
+      init_from: checkpoint whose parameters the run starts from: a Hugging Face folder, an Orbax
+        model folder or run folder, or a T5X checkpoint; None: random parameters.
     """
 
     steps: int = 10_000
@@ -303,6 +305,7 @@ class Train:
     keep_checkpoints: int = free(1)
     log_every: int = free(10)
     output_dir: str | None = free(None)
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         at_least("Train.steps", self.steps, 1)

@@ -1,7 +1,13 @@
 """Where files are that come with the package, and where it keeps its own. Standard library only."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from dss_jax.core.errors import UsageError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -15,12 +21,39 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / name
 
 
-def write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, content: str | bytes) -> None:
     """Writes a file that appears whole or not at all, and its folder where there is none."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(file.suffix + ".new")
-    fresh.write_text(text, encoding="utf-8")
+    fresh.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(fresh, file)
+
+
+def check_new_folder(path: Path) -> None:
+    """Raises UsageError where `path` is a file or a folder with something in it."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(
+            f"{path} is there already and is not empty. Give the name of a new folder, or remove "
+            "it first."
+        )
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `path` at the end, and is removed after an error.
+
+    Raises:
+      UsageError: see `check_new_folder`.
+    """
+    check_new_folder(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
+    partial.chmod(0o755)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def cache_folder() -> Path:

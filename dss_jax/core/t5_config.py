@@ -8,6 +8,13 @@ from dss_jax.core.errors import UsageError
 REMAT_POLICIES = ("none", "minimal", "full")
 """From the most memory to the least."""
 
+SHAPE_FIELDS = (
+    "vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim", "num_encoder_layers",
+    "num_decoder_layers", "mlp_activations", "logits_via_embedding",
+    "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon",
+)  # fmt: skip
+"""The fields of `T5Config` that belong to a checkpoint; the others belong to a run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config:

@@ -15,6 +15,10 @@ Row = Mapping[str, Any]
 """One row as the source holds it: field name -> value."""
 
 
+CHECKPOINT_FORMATS = ("hf", "orbax", "t5x")
+"""Hugging Face's, our own, and T5X's; `dss_jax.interop` reads and writes them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One row of a task as text, before prefixes.

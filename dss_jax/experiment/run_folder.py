@@ -1,6 +1,8 @@
 """The output folder of a run: what is in it, and whether it may go on.
 
 config.gin            the resolved configuration
+t5_config.json        the model's shape, so that the checkpoints can be read without gin
+spiece.model          the vocabulary
 checkpoints/STEP/     params, optimizer
 metrics.jsonl         a line a logged step
 tensorboard/
@@ -18,8 +20,9 @@ from typing import Any
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
+from dss_jax.interop.model_files import CHECKPOINTS
 
-CONFIG, RESULTS, CHECKPOINTS = "config.gin", "results.json", "checkpoints"
+CONFIG, RESULTS = "config.gin", "results.json"
 METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
 STORE_LINE = "# token store: "
 
@@ -89,6 +92,12 @@ def saved_config(folder: Path) -> Path:
     if not file.exists():
         raise UsageError(f"{folder} holds no run: there is no {CONFIG} in it.")
     return file
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run in the folder has saved its state."""
+    checkpoints = folder / CHECKPOINTS
+    return checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator, write_predictions
 from dss_jax.experiment import run_folder
 from dss_jax.experiment.curves import plot_curves
+from dss_jax.experiment.init_from import start_from
+from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.model import lora
 from dss_jax.train import loop
 from dss_jax.train.checkpoint import Checkpoints
@@ -131,12 +133,12 @@ def _score_split(
 def _describe(session: Session, batches: TrainBatches, say: Say) -> None:
     run, program = session.run, session.program
     count = sum(x.size for x in jax.tree.leaves(program.abstract_state.params))
+    mesh = " x ".join(f"{a} {n}" for a, n in program.mesh.shape.items())
+    device = program.mesh.devices.flat[0]
+    say(f"model: {count / 1e6:.1f}M parameters, {run.model.dtype} activations")
     if run.lora.rank:
         trained = sum(x.size for x in jax.tree.leaves(lora.split(program.abstract_state.params)[0]))
         say(f"LoRA of rank {run.lora.rank}: {trained / 1e6:.2f}M of them are trained")
-    mesh = " x ".join(f"{a} {n}" for a, n in program.mesh.shape.items())
-    device = program.mesh.devices.flat[0]
-    say(f"model: {count / 1e6:.1f}M parameters, {run.model.dtype} activations; starts from nothing")
     say(f"mesh: {mesh} on {device.device_kind} ({device.platform})")
     say(
         f"data: {len(batches.rows)} training examples"
@@ -152,12 +154,15 @@ def _describe(session: Session, batches: TrainBatches, say: Say) -> None:
 
 
 def _start(session: Session, checkpoints: Checkpoints, say: Say) -> TrainState:
-    # Order: 1. the run's own latest checkpoint; 2. parameters drawn from Train.seed.
+    # Order: 1. the run's own latest checkpoint; 2. Train.init_from; 3. drawn from Train.seed.
     latest = checkpoints.latest_step()
-    if latest is None:
-        return session.program.init()
-    say(f"going on from the checkpoint of step {latest}")
-    return checkpoints.restore(latest, session.program.abstract_state)
+    if latest is not None:
+        say(f"going on from the checkpoint of step {latest}")
+        return checkpoints.restore(latest, session.program.abstract_state)
+    if session.run.train.init_from is not None:
+        return start_from(session.run, session.program, session.store, say)
+    say(f"starts from random parameters (Train.seed = {session.run.train.seed})")
+    return session.program.init()
 
 
 def _validate(session: Session, log: MetricLog, say: Say) -> Callable[[Any, int], float | None]:
@@ -228,6 +233,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
         say(f"{folder} is finished; these are its results")
         return finished
     session = open_session(run, folder, store, scorer)
+    write_model_files(folder, ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids))
     batches = TrainBatches(
         store.split("train"),
         run.task,
@@ -300,7 +306,7 @@ def score(
     """
     checkpoints = session.checkpoints()
     try:
-        step = _which(checkpoints, checkpoint, session.folder)
+        step = checkpoints.find(checkpoint)
         params = checkpoints.restore_params(step, session.program.abstract_state.params)
     finally:
         checkpoints.close()
@@ -316,16 +322,3 @@ def predictions_name(split_name: str, step: int, limit: int | None) -> str:
     """File of the predictions; those of a part of a split do not overwrite those of the whole."""
     part = "" if limit is None else f"-first{limit}"
     return f"{split_name}-{step}{part}.jsonl"
-
-
-def _which(checkpoints: Checkpoints, name: str, folder: Path) -> int:
-    if not checkpoints.steps():
-        raise UsageError(f"{folder} has no checkpoint yet.")
-    if name.isdigit():
-        return int(name)
-    step = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}.get(name)
-    if step is None:
-        raise UsageError(f"--checkpoint must be best, latest or a step, not {name!r}.")
-    found = step()
-    assert found is not None
-    return found

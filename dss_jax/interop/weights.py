@@ -46,6 +46,7 @@ class Weights:
       vocabulary: the SentencePiece file that lies beside the checkpoint, if there is one.
       extra_ids: sentinel ids above the SentencePiece model's pieces.
       origin: format and place, for messages.
+      notes: what the reader decided or left out, for people.
     """
 
     config: T5Config
@@ -53,6 +54,7 @@ class Weights:
     vocabulary: Path | None = None
     extra_ids: int = 100
     origin: str
+    notes: tuple[str, ...] = ()
 
     def tree(self) -> dict[str, Any]:
         """All parameters as a nested dictionary of float32 arrays."""

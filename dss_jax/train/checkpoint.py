@@ -10,6 +10,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 from dss_jax.core.errors import UsageError
 from dss_jax.train.step import TrainState
 
+PARAMS, OPTIMIZER = "params", "optimizer"
+"""Folders of a checkpoint's two items."""
+
 BEST_METRIC = "score"
 """Metric under which a checkpoint's validation score is kept; the highest is the best."""
 
@@ -41,7 +44,7 @@ class Checkpoints:
                 best_fn=lambda metrics: metrics[BEST_METRIC],
                 best_mode="max",
             ),
-            item_names=("params", "optimizer"),
+            item_names=(PARAMS, OPTIMIZER),
         )
 
     def save(self, state: TrainState, step: int, score: float | None) -> None:
@@ -75,6 +78,22 @@ class Checkpoints:
         """The step with the best validation score; the latest where none was scored."""
         best = self._manager.best_step()
         return self.latest_step() if best is None else best
+
+    def find(self, name: int | str) -> int:
+        """The step that "best", "latest", or a step itself means.
+
+        Raises:
+          UsageError: there is no such checkpoint, or none at all.
+        """
+        if not self.steps():
+            raise UsageError(f"{self._manager.directory} has no checkpoint yet.")
+        found = {"best": self.best_step, "latest": self.latest_step}.get(str(name), lambda: None)()
+        if found is None:
+            if not str(name).isdigit():
+                raise UsageError(f"the checkpoint must be best, latest or a step, not {name!r}.")
+            found = int(name)
+        self._check(found)
+        return found
 
     def _check(self, step: int) -> None:
         if step not in self.steps():

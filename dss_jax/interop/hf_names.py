@@ -1,11 +1,12 @@
 """Parameter names of Hugging Face's PyTorch T5 <-> our tree of stacked layers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dss_jax.core.config import T5Config
+from dss_jax.interop.weights import Shape, expected_shapes, flat, nested
 
 
 class Entry(NamedTuple):
@@ -72,34 +73,62 @@ def _stack(config: T5Config, stack: str, layers: int) -> Iterator[Entry]:
     yield Entry(f"{stack}/{stack}_norm/scale", f"{stack}.final_layer_norm.weight", False)
 
 
+def hf_shapes(config: T5Config) -> dict[str, Shape]:
+    """Hugging Face's name -> shape, of every tensor that the model needs; without aliases."""
+    ours = expected_shapes(config)
+    shapes = {}
+    for entry in entries(config):
+        shape = ours[entry.path] if entry.layers is None else ours[entry.path][1:]
+        shape = (*shape[:-2], shape[-1], shape[-2]) if entry.transposed else shape
+        shapes.update(dict.fromkeys(entry.hf_names(), shape))
+    return shapes
+
+
+def to_ours(entry: Entry, shape: Shape, tensors: Iterable[np.ndarray]) -> np.ndarray:
+    """One of our parameters from Hugging Face's tensors of it, which are taken one at a time.
+
+    Args:
+      entry: which parameter.
+      shape: of ours.
+      tensors: in the order of `entry.hf_names()`; of any floating type.
+
+    Returns:
+      float32 array of `shape`.
+    """
+    value = np.empty(shape, np.float32)
+    slots = [value] if entry.layers is None else value
+    for slot, tensor in zip(slots, tensors, strict=True):
+        slot[...] = tensor.swapaxes(-1, -2) if entry.transposed else tensor
+    return value
+
+
+def to_theirs(entry: Entry, value: np.ndarray) -> dict[str, np.ndarray]:
+    """Hugging Face's tensors by name, as views of one of our parameters."""
+    if entry.transposed:
+        value = value.swapaxes(-1, -2)
+    values = [value] if entry.layers is None else value
+    return dict(zip(entry.hf_names(), values, strict=True))
+
+
 def from_hf(state: Mapping[str, np.ndarray], config: T5Config) -> dict[str, Any]:
     """Our nested parameter tree in float32, from arrays by their Hugging Face names.
 
     Raises:
       KeyError: a name is missing.
     """
-    tree: dict[str, Any] = {}
-    for entry in entries(config):
-        arrays = [np.asarray(state[name], np.float32) for name in entry.hf_names()]
-        value = arrays[0] if entry.layers is None else np.stack(arrays)
-        *parents, leaf = entry.path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value.swapaxes(-1, -2) if entry.transposed else value
-    return tree
+    shapes = expected_shapes(config)
+    return nested(
+        {
+            entry.path: to_ours(entry, shapes[entry.path], (state[n] for n in entry.hf_names()))
+            for entry in entries(config)
+        }
+    )
 
 
 def to_hf(params: Mapping[str, Any], config: T5Config) -> dict[str, np.ndarray]:
     """Arrays by their Hugging Face names, from our parameter tree; without aliases."""
-    state = {}
+    arrays = flat(params)
+    state: dict[str, np.ndarray] = {}
     for entry in entries(config):
-        value: Any = params
-        for name in entry.path.split("/"):
-            value = value[name]
-        value = np.asarray(value)
-        if entry.transposed:
-            value = value.swapaxes(-1, -2)
-        values = [value] if entry.layers is None else list(value)
-        state.update(zip(entry.hf_names(), values, strict=True))
+        state |= to_theirs(entry, np.asarray(arrays[entry.path]))
     return state

@@ -1,0 +1,94 @@
+"""Convert a checkpoint between Hugging Face's, our own and T5X's format.
+
+  dss convert --from hf flan-t5-base --to orbax models/flan_t5_base
+  dss convert --from orbax runs/cqa --to hf students/cqa
+
+A run folder is converted at its best checkpoint on validation; --checkpoint names another.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from dss_jax.cli import options
+from dss_jax.core.checks import among
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import check_new_folder
+from dss_jax.core.types import CHECKPOINT_FORMATS
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's flags."""
+    formats = ", ".join(CHECKPOINT_FORMATS)
+    for flag, help_text in (
+        ("--from", f"format ({formats}) and folder to read; gs:// for t5x"),
+        ("--to", "format and folder to write, which must be new"),
+    ):
+        parser.add_argument(
+            flag, nargs=2, metavar=("FORMAT", "DIR"), required=True, dest=flag[2:] + "_",
+            help=help_text,
+        )  # fmt: skip
+    parser.add_argument("--checkpoint", help="of a run folder: best (default), latest or a step")
+    parser.add_argument("--vocabulary", help="SentencePiece model, where the source has none")
+    parser.add_argument(
+        "--dtype", default="float32", help="of the tensors for hf: float32 (default), bfloat16"
+    )
+
+
+def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Runs the command."""
+    options.gin_bindings(rest, parser)
+    (source_format, source), (target_format, target) = args.from_, args.to_
+    for format in (source_format, target_format):
+        among("format of a checkpoint", format, CHECKPOINT_FORMATS)
+    among("--dtype", args.dtype, ("float32", "bfloat16"))
+    if not target.startswith("gs://"):
+        check_new_folder(Path(target))
+
+    from dss_jax.cli.tables import number, print_table
+    from dss_jax.data.vocabulary import SentencePiece, file_digest, resolve
+    from dss_jax.interop.formats import read_weights, write_weights
+    from dss_jax.model.t5 import count_parameters
+
+    weights = read_weights(source, source_format, args.checkpoint)
+    if args.vocabulary is not None:
+        given = resolve(args.vocabulary)
+        if weights.vocabulary and file_digest(given) != file_digest(weights.vocabulary):
+            raise UsageError(
+                f"{weights.origin} has a vocabulary, {weights.vocabulary}, and {given} is another. "
+                "Leave --vocabulary out."
+            )
+        weights = dataclasses.replace(weights, vocabulary=given)
+    shown = "none: give --vocabulary FILE if it has one"
+    if weights.vocabulary is not None:
+        ids = SentencePiece(weights.vocabulary, weights.extra_ids).vocab_size
+        assert weights.config.vocab_size is not None
+        if ids > weights.config.vocab_size:
+            raise UsageError(
+                f"the vocabulary {weights.vocabulary} has {ids} ids ({weights.extra_ids} of them "
+                f"extra ids), but the embedding only {weights.config.vocab_size} rows: it is not "
+                f"that of {weights.origin}."
+            )
+        shown = f"{weights.vocabulary} ({ids:,} ids, {weights.extra_ids} of them extra)"
+    write_weights(weights, target, target_format, args.dtype)
+    model = weights.config
+    print_table(
+        f"{source_format} to {target_format}",
+        ("", "value"),
+        [
+            ["read", weights.origin],
+            ["parameters", number(count_parameters(dict(weights.leaves)))],
+            ["shape", f"{model.num_encoder_layers} + {model.num_decoder_layers} layers, width "
+             f"{model.emb_dim}, {model.num_heads} heads of {model.head_dim}, feed-forward "
+             f"{model.mlp_dim} ({' x '.join(model.mlp_activations)})"],
+            ["embedding", f"{model.vocab_size:,} rows, "
+             + ("also gives the logits" if model.logits_via_embedding else "logits of their own")],
+            ["vocabulary", shown],
+            ["written", f"{target} ({args.dtype})"],
+        ],
+        texts=True,
+    )  # fmt: skip
+    for note in weights.notes:
+        print(note)
+    return 0

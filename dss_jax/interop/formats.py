@@ -1,0 +1,95 @@
+"""Reads and writes a checkpoint of any format that the package knows."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+from dss_jax.core.checks import among
+from dss_jax.core.errors import UsageError
+from dss_jax.core.types import CHECKPOINT_FORMATS
+from dss_jax.interop import hf, orbax_folder
+from dss_jax.interop.weights import Weights
+
+LOOKED_FOR = (
+    "hf: config.json and model.safetensors or pytorch_model.bin, or the index of their shards; "
+    "orbax: t5_config.json and params/ (a model folder) or checkpoints/ (a run folder); "
+    "t5x: a folder checkpoint_STEP that T5X wrote"
+)
+
+
+def _t5x() -> ModuleType:
+    # Imported when it is needed: it loads tensorstore and msgpack.
+    if find_spec("dss_jax.interop.t5x") is None:
+        raise UsageError("this build cannot read or write T5X checkpoints.")
+    return import_module("dss_jax.interop.t5x")
+
+
+def detect(path: str) -> str:
+    """The format of a checkpoint, from what its folder holds.
+
+    Raises:
+      UsageError: no such folder, or nothing in it that tells.
+    """
+    if path.startswith("gs://"):
+        return "t5x"
+    if not Path(path).is_dir():
+        raise UsageError(f"there is no folder {path}.")
+    tests = {"hf": hf.is_hf(Path(path)), "orbax": orbax_folder.is_orbax(Path(path))}
+    found = [name for name, fits in tests.items() if fits]
+    if not found and _t5x().is_t5x(path):
+        found = ["t5x"]
+    if len(found) != 1:
+        what = f"is of several formats ({', '.join(found)})" if found else "is of no known format"
+        raise UsageError(f"{path} {what}. Looked for: {LOOKED_FOR}.")
+    return found[0]
+
+
+def read_weights(
+    path: str, format: str | None = None, checkpoint: int | str | None = None
+) -> Weights:
+    """Opens a checkpoint; its parameters are read later, one at a time.
+
+    Args:
+      path: a folder; for T5X also `gs://`.
+      format: one of `CHECKPOINT_FORMATS`; None: see `detect`.
+      checkpoint: of an Orbax run folder: "best", "latest" or a step.
+
+    Raises:
+      UsageError: no such checkpoint, or not one of a T5 that the package has.
+    """
+    path = path if path.startswith("gs://") else str(Path(path).expanduser())
+    format = format or detect(path)
+    among("format of a checkpoint", format, CHECKPOINT_FORMATS)
+    if checkpoint is not None and format != "orbax":
+        raise UsageError(f"only the folder of a run has several checkpoints, not {format} {path}.")
+    if format == "t5x":
+        return _t5x().read_t5x(path)
+    if not Path(path).is_dir():
+        raise UsageError(f"there is no folder {path}.")
+    if format == "hf":
+        return hf.read_hf(Path(path))
+    return orbax_folder.read_orbax(Path(path), checkpoint)
+
+
+def write_weights(weights: Weights, path: str, format: str, dtype: str = "float32") -> None:
+    """Writes a checkpoint, which appears whole or not at all.
+
+    Args:
+      weights: read one parameter at a time.
+      path: a new folder; for T5X also `gs://`.
+      format: one of `CHECKPOINT_FORMATS`.
+      dtype: of the tensors, for "hf": "float32" or "bfloat16"; the others keep float32.
+
+    Raises:
+      UsageError: the folder is not empty, or the format has no such model.
+    """
+    among("format of a checkpoint", format, CHECKPOINT_FORMATS)
+    if format != "hf" and dtype != "float32":
+        raise UsageError(f"{format} is written in float32, not {dtype}.")
+    if format == "t5x":
+        _t5x().write_t5x(weights, path)
+    elif format == "hf":
+        hf.write_hf(weights, Path(path), dtype)
+    else:
+        orbax_folder.write_orbax(weights, Path(path))

@@ -1,0 +1,193 @@
+"""Hugging Face folders of T5: `config.json`, tensors, and the SentencePiece file.
+
+Parameters are compared under Hugging Face's names. Nothing is left out silently or made up: what
+a reader had to decide is in `Weights.notes`.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from dss_jax.core.config import T5Config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import whole_folder, write_whole
+from dss_jax.interop import hf_config
+from dss_jax.interop.hf_files import SAFETENSORS, open_tensors, weights_file
+from dss_jax.interop.hf_names import Entry, entries, hf_shapes, to_ours, to_theirs
+from dss_jax.interop.model_files import VOCABULARY
+from dss_jax.interop.weights import Leaf, Weights, check_names, expected_shapes
+
+EMBEDDING, HEAD = "shared.weight", "lm_head.weight"
+EMBEDDING_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+"""In checkpoints of v1.0 from 2019 and 2020; no implementation of T5 has ever read it."""
+
+DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+"""Types that tensors can be written in."""
+
+SHARD_BYTES = 5_000_000_000
+"""Largest file of tensors, as `transformers` writes them."""
+
+
+def is_hf(path: Path) -> bool:
+    """Whether a folder has Hugging Face's configuration and tensors."""
+    return (path / hf_config.CONFIG).is_file() and weights_file(path) is not None
+
+
+def read_hf(path: Path) -> Weights:
+    """Opens a folder of T5 v1.0 or v1.1, mT5, ByT5, and those trained from them.
+
+    Raises:
+      UsageError: another architecture; missing, unexpected or misshapen tensors; an alias that
+        differs from what it stands for; configuration and tensors that disagree on the head.
+    """
+    origin = f"the Hugging Face folder {path}"
+    fields = hf_config.read_json(path / hf_config.CONFIG)
+    config = hf_config.shape_of(fields, origin)
+    tensors, notes = open_tensors(path), []
+    if tensors.pop(UNUSED, None) is not None:
+        notes.append(f"left out: {UNUSED}, which no implementation of T5 uses")
+    _drop_embedding_aliases(tensors, origin)
+    if config.logits_via_embedding:
+        _drop_tied_head(tensors, origin)
+    elif HEAD not in tensors and EMBEDDING in tensors and hf_config.is_tied_without_head(fields):
+        tensors[HEAD] = tensors[EMBEDDING]
+        notes.append(
+            f"{HEAD} is {EMBEDDING} in this checkpoint, unscaled: it becomes a tensor of its own, "
+            "with the same values, and training will part the two"
+        )
+    check_names(hf_shapes(config), {name: t.shape for name, t in tensors.items()}, origin)
+    vocabulary = path / VOCABULARY
+    return Weights(
+        config=config,
+        leaves=dict(_leaves(config, tensors)),
+        vocabulary=vocabulary if vocabulary.is_file() else None,
+        extra_ids=_extra_ids(path, fields),
+        origin=origin,
+        notes=tuple(notes),
+    )
+
+
+def _leaves(config: T5Config, tensors: Mapping[str, Leaf]) -> Iterator[tuple[str, Leaf]]:
+    shapes = expected_shapes(config)
+
+    def read(entry: Entry) -> np.ndarray:
+        names = entry.hf_names()
+        return to_ours(entry, shapes[entry.path], (tensors[name].read() for name in names))
+
+    for entry in entries(config):
+        yield entry.path, Leaf(shapes[entry.path], partial(read, entry))
+
+
+def _same(a: Leaf, b: Leaf) -> bool:
+    return a.shape == b.shape and np.array_equal(a.read(), b.read())
+
+
+def _drop_embedding_aliases(tensors: dict[str, Leaf], origin: str) -> None:
+    for alias in EMBEDDING_ALIASES:
+        tensor = tensors.pop(alias, None)
+        if tensor is None:
+            continue
+        if not _same(tensor, tensors.setdefault(EMBEDDING, tensor)):
+            raise UsageError(
+                f"{origin}: {alias} {list(tensor.shape)} differs from {EMBEDDING} "
+                f"{list(tensors[EMBEDDING].shape)}. In T5 they are one tensor, so this is another "
+                "model, or a damaged file."
+            )
+
+
+def _drop_tied_head(tensors: dict[str, Leaf], origin: str) -> None:
+    head = tensors.pop(HEAD, None)
+    if head is None:
+        return
+    if not _same(head, tensors.setdefault(EMBEDDING, head)):
+        raise UsageError(
+            f"{origin}: {hf_config.CONFIG} says that the logits come from the embedding "
+            f"(tie_word_embeddings), but {HEAD} {list(head.shape)} differs from {EMBEDDING} "
+            f"{list(tensors[EMBEDDING].shape)}. If the head is its own, as in T5 v1.1, set "
+            f'"tie_word_embeddings": false in {hf_config.CONFIG}; if not, remove {HEAD}.'
+        )
+
+
+def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
+    """Sentinels above the SentencePiece model's pieces; those of mT5 are inside the model."""
+    default = 0 if fields["model_type"] == "mt5" else 100
+    file = path / "tokenizer_config.json"
+    return int(hf_config.read_json(file).get("extra_ids", default)) if file.is_file() else default
+
+
+def write_hf(weights: Weights, path: Path, dtype: str = "float32") -> None:
+    """Writes a folder that `transformers` loads; it appears whole or not at all.
+
+    Args:
+      weights: read one parameter at a time.
+      path: the folder.
+      dtype: of the tensors, one of `DTYPES`.
+
+    Raises:
+      UsageError: `path` is there and not empty, or `transformers` has no such model.
+    """
+    config = hf_config.config_json(weights.config, dtype)
+    with whole_folder(path) as folder:
+        _write_tensors(weights, folder, np.dtype(DTYPES[dtype]))
+        _write_json(folder / hf_config.CONFIG, config)
+        _write_json(folder / "generation_config.json", hf_config.generation_config_json())
+        if weights.vocabulary is not None:
+            shutil.copyfile(weights.vocabulary, folder / VOCABULARY)
+            tokenizer = hf_config.tokenizer_config_json(weights.extra_ids)
+            _write_json(folder / "tokenizer_config.json", tokenizer)
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    write_whole(file, json.dumps(value, indent=2) + "\n")
+
+
+def plan_shards(config: T5Config, itemsize: int, limit: int) -> list[list[str]]:
+    """Hugging Face's names in the order of writing, cut into files of at most `limit` bytes.
+
+    A tensor that is larger is a file of its own.
+    """
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, shape in hf_shapes(config).items():
+        size = int(np.prod(shape)) * itemsize
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _write_tensors(weights: Weights, folder: Path, dtype: np.dtype) -> None:
+    shards = plan_shards(weights.config, dtype.itemsize, SHARD_BYTES)
+    stem, suffix = SAFETENSORS.split(".")
+    files = [f"{stem}-{i:05}-of-{len(shards):05}.{suffix}" for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        files = [SAFETENSORS]
+    tensors = _tensors(weights, dtype)
+    for file, names in zip(files, shards, strict=True):
+        shard = dict(next(tensors) for _ in names)
+        assert list(shard) == names
+        # transformers refuses a file without this mark.
+        save_file(shard, folder / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        sizes = [int(np.prod(shape)) for shape in hf_shapes(weights.config).values()]
+        weight_map = {n: file for file, names in zip(files, shards, strict=True) for n in names}
+        total = {"total_size": sum(sizes) * dtype.itemsize}
+        index = {"metadata": total, "weight_map": weight_map}
+        _write_json(folder / f"{SAFETENSORS}.index.json", index)
+
+
+def _tensors(weights: Weights, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Contiguous tensors in the order of `hf_shapes`; one of our parameters is held at a time."""
+    for entry in entries(weights.config):
+        for name, tensor in to_theirs(entry, weights.leaves[entry.path].read()).items():
+            yield name, np.ascontiguousarray(tensor, dtype=dtype)

@@ -1,0 +1,183 @@
+"""Hugging Face's `config.json` <-> the shape of our model.
+
+`tie_word_embeddings` meant two things in `transformers` 4: that `lm_head` is the embedding, and
+that the decoder's output is scaled by d_model^-0.5 before it (v1.0). `transformers` 5 always ties,
+unless the checkpoint has an `lm_head` of its own, and keeps the scaling in
+`scale_decoder_outputs`. Only `scaled` is read from the configuration here; the tensors say
+whether the head is tied.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core.config import T5Config
+from dss_jax.core.errors import UsageError
+
+CONFIG = "config.json"
+
+REFUSED = {
+    "umt5": "it has a relative position bias in each layer, where T5 and mT5 share the first's",
+    "longt5": "its encoder has local or transient-global attention",
+    "switch_transformers": "its feed-forward layers are mixtures of experts",
+}
+"""Relatives of T5 whose model is another one, and why."""
+
+SHAPE = {
+    "vocab_size": "vocab_size",
+    "emb_dim": "d_model",
+    "num_heads": "num_heads",
+    "head_dim": "d_kv",
+    "mlp_dim": "d_ff",
+    "num_encoder_layers": "num_layers",
+}
+"""Our field -> Hugging Face's, of those that every `config.json` of T5 has."""
+
+OPTIONAL = {
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "dropout_rate": 0.1,
+}
+"""Fields of the same name on both sides -> `transformers`' value where the file lacks it."""
+
+ACTIVATIONS = {"relu": "relu", "silu": "silu", "swish": "silu", "gelu_new": "gelu"}
+"""Hugging Face's activation -> ours. Ours of "gelu" is the tanh approximation, as T5's is."""
+
+TOKEN_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      UsageError: no such file, or not a JSON object.
+    """
+    try:
+        value = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{file} does not hold a JSON object.")
+    return value
+
+
+def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
+    """Our configuration from the contents of `config.json`.
+
+    `logits_via_embedding` is set by whether the decoder's output is scaled; see `is_scaled`.
+
+    Raises:
+      UsageError: another architecture, a missing field, an activation or a token id that our
+        model does not have.
+    """
+    model_type = fields.get("model_type")
+    if model_type not in ("t5", "mt5"):
+        why = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
+        raise UsageError(
+            f"{origin} is of model_type {model_type!r}, which this T5 cannot hold{why}. "
+            "Allowed: t5 (v1.0, v1.1, LM-adapted, Flan, ByT5) and mt5."
+        )
+    missing = [name for name in SHAPE.values() if name not in fields]
+    if missing:
+        raise UsageError(f"{origin}: {CONFIG} lacks {', '.join(missing)}.")
+    for name, needed in TOKEN_IDS.items():
+        given = fields.get(name)
+        if given is not None and given not in (needed, [needed]):
+            raise UsageError(f"{origin}: {name} is {given}; this T5 needs {needed}.")
+    decoder_layers = fields.get("num_decoder_layers")
+    return T5Config(
+        **{ours: fields[theirs] for ours, theirs in SHAPE.items()},
+        **{name: fields.get(name, default) for name, default in OPTIONAL.items()},
+        num_decoder_layers=fields["num_layers"] if decoder_layers is None else decoder_layers,
+        mlp_activations=_activations(fields, origin),
+        logits_via_embedding=is_scaled(fields),
+    )
+
+
+def is_scaled(fields: Mapping[str, Any]) -> bool:
+    """Whether the decoder's output is scaled by d_model^-0.5 before the logits, as in v1.0."""
+    if "scale_decoder_outputs" in fields:
+        return bool(fields["scale_decoder_outputs"])
+    if fields.get("model_type") == "mt5" and _written_by_transformers_5(fields):
+        return False  # Its mT5 never scales, and ties where there is no head, whatever is set.
+    return fields.get("tie_word_embeddings") is not False
+
+
+def is_tied_without_head(fields: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint without a head means one that equals the embedding and is not scaled.
+
+    `transformers` 5 makes such models from a v1.1 or mT5 configuration.
+    """
+    return not is_scaled(fields) and _written_by_transformers_5(fields)
+
+
+def _written_by_transformers_5(fields: Mapping[str, Any]) -> bool:
+    major = str(fields.get("transformers_version", "")).partition(".")[0]
+    return major.isdigit() and int(major) >= 5
+
+
+def _activations(fields: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    default = "gated-gelu" if fields["model_type"] == "mt5" else "relu"
+    layer = str(fields.get("feed_forward_proj", default))
+    gated = layer.startswith("gated-")
+    # `transformers` takes "gated-gelu" for T5 v1.1's tanh approximation, "gelu" for the exact one.
+    name = "gelu_new" if layer == "gated-gelu" else layer.removeprefix("gated-")
+    name = str(fields.get("dense_act_fn", name))
+    if name not in ACTIVATIONS or fields.get("is_gated_act", gated) != gated:
+        raise UsageError(
+            f"{origin}: the feed-forward layer {layer!r} (activation {name!r}) is none of this "
+            f"T5's: {', '.join(ACTIVATIONS)}, plain or gated. The exact gelu is none either."
+        )
+    return (ACTIVATIONS[name], "linear") if gated else (ACTIVATIONS[name],)
+
+
+def config_json(config: T5Config, dtype: str) -> dict[str, Any]:
+    """The contents of `config.json` for a model.
+
+    Args:
+      config: of the model.
+      dtype: of the tensors that lie beside it.
+
+    Raises:
+      UsageError: `transformers` has no such feed-forward layer.
+    """
+    names = {("relu",): "relu", ("silu",): "silu", ("gelu",): "gelu_new",
+             ("relu", "linear"): "gated-relu", ("silu", "linear"): "gated-silu",
+             ("gelu", "linear"): "gated-gelu"}  # fmt: skip
+    if config.mlp_activations not in names:
+        raise UsageError(
+            f"Hugging Face's T5 has no feed-forward layer {config.mlp_activations}. It has: "
+            f"{', '.join(map(str, names))}."
+        )
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        **{theirs: getattr(config, ours) for ours, theirs in SHAPE.items()},
+        "num_decoder_layers": config.num_decoder_layers,
+        **{name: getattr(config, name) for name in OPTIONAL},
+        "feed_forward_proj": names[config.mlp_activations],
+        "tie_word_embeddings": config.logits_via_embedding,
+        "dtype": dtype,
+        **TOKEN_IDS,
+    }
+
+
+def generation_config_json() -> dict[str, Any]:
+    """The contents of `generation_config.json`."""
+    return dict(TOKEN_IDS)
+
+
+def tokenizer_config_json(extra_ids: int) -> dict[str, Any]:
+    """The contents of `tokenizer_config.json`, for a `spiece.model` beside it."""
+    return {
+        "tokenizer_class": "T5Tokenizer",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "extra_ids": extra_ids,
+        "additional_special_tokens": [f"<extra_id_{i}>" for i in range(extra_ids)],
+        "clean_up_tokenization_spaces": False,
+    }

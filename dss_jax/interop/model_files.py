@@ -1,0 +1,75 @@
+"""The two small files that say what model a folder of ours holds; read without JAX.
+
+A run folder and a model folder have both:
+
+t5_config.json   the model's shape, and the vocabulary's extra ids
+spiece.model     the SentencePiece vocabulary, by Hugging Face's name for it
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dss_jax.core.config import T5Config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import write_whole
+from dss_jax.core.t5_config import SHAPE_FIELDS
+
+T5_CONFIG, VOCABULARY = "t5_config.json", "spiece.model"
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints, in the run's folder."""
+
+
+class ModelFiles(NamedTuple):
+    """What the files say.
+
+    Attributes:
+      config: its shape fields; the others are the defaults.
+      vocabulary: the SentencePiece file; None where there is none.
+      extra_ids: sentinel ids above the vocabulary's pieces.
+    """
+
+    config: T5Config
+    vocabulary: Path | None
+    extra_ids: int
+
+
+def shape_fields(config: T5Config) -> dict[str, Any]:
+    """Name -> value of the fields that belong to a checkpoint."""
+    return {name: getattr(config, name) for name in SHAPE_FIELDS}
+
+
+def write_model_files(folder: Path, files: ModelFiles) -> None:
+    """Writes both files; no vocabulary where there is none."""
+    text = json.dumps({**shape_fields(files.config), "extra_ids": files.extra_ids}, indent=2)
+    if files.vocabulary is not None:
+        write_whole(folder / VOCABULARY, files.vocabulary.read_bytes())
+    write_whole(folder / T5_CONFIG, text + "\n")
+
+
+def read_model_files(folder: Path) -> ModelFiles:
+    """Reads them.
+
+    Raises:
+      UsageError: `t5_config.json` is missing or is not of this form.
+    """
+    file = folder / T5_CONFIG
+    try:
+        fields = json.loads(file.read_text())
+        extra_ids = fields.pop("extra_ids")
+        fields["mlp_activations"] = tuple(fields["mlp_activations"])
+        if fields.keys() != set(SHAPE_FIELDS):
+            raise KeyError(", ".join(sorted(fields.keys() ^ set(SHAPE_FIELDS))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{file} cannot be read ({error}). It is written by `dss train` and `dss convert "
+            f"--to orbax`, and has the fields {', '.join(SHAPE_FIELDS)} and extra_ids."
+        ) from error
+    vocabulary = folder / VOCABULARY
+    return ModelFiles(
+        dataclasses.replace(T5Config(), **fields),
+        vocabulary if vocabulary.is_file() else None,
+        extra_ids,
+    )

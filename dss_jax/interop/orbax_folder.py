@@ -1,0 +1,126 @@
+"""Our own checkpoints, written by Orbax: a model folder, or the folder of a run.
+
+A model folder, as `dss convert --to orbax` writes it:
+
+t5_config.json, spiece.model   see `dss_jax.interop.model_files`
+params/                        Orbax, float32
+"""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dss_jax.core.config import T5Config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import whole_folder
+from dss_jax.interop import model_files
+from dss_jax.interop.model_files import CHECKPOINTS
+from dss_jax.interop.weights import Leaf, Weights, check_names, expected_shapes, flat, nested
+from dss_jax.train.checkpoint import PARAMS, Checkpoints
+
+
+def is_orbax(path: Path) -> bool:
+    """Whether `path` is a model folder, a run folder or one checkpoint of a run."""
+    root = _root(path)
+    return (root / model_files.T5_CONFIG).is_file() and (
+        (root / CHECKPOINTS).is_dir() or (path / PARAMS).is_dir()
+    )
+
+
+def read_orbax(path: Path, step: int | str | None = None) -> Weights:
+    """Opens a model folder, a run folder, or `RUN/checkpoints/STEP`.
+
+    Args:
+      path: the folder.
+      step: for a run folder: "best" (on validation; also None), "latest" or a step.
+
+    Raises:
+      UsageError: not such a folder, no such step, or parameters of another model.
+    """
+    root, params = _places(path, step)
+    files = model_files.read_model_files(root)
+    return Weights(
+        config=files.config,
+        leaves=_leaves(params, files.config),
+        vocabulary=files.vocabulary,
+        extra_ids=files.extra_ids,
+        origin=f"the Orbax checkpoint {params}",
+    )
+
+
+def write_orbax(weights: Weights, path: Path) -> None:
+    """Writes a model folder, which appears whole or not at all.
+
+    Raises:
+      UsageError: `path` is there and not empty.
+    """
+    _quiet()
+    with whole_folder(path) as folder:
+        files = model_files.ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
+        model_files.write_model_files(folder, files)
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            checkpointer.save(
+                folder.absolute() / PARAMS, args=ocp.args.StandardSave(weights.tree())
+            )
+
+
+def _root(path: Path) -> Path:
+    """The folder with the model's files: the run's, for one checkpoint of a run."""
+    in_run = path.parent.name == CHECKPOINTS and path.name.isdigit()
+    return path.parents[1] if in_run else path
+
+
+def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
+    """The folder with the model's files, and the one with the parameters."""
+    root = _root(path)
+    if not is_orbax(path):
+        raise UsageError(
+            f"{path} is no Orbax checkpoint of dss-jax: a model folder holds "
+            f"{model_files.T5_CONFIG} and {PARAMS}/, a run folder {model_files.T5_CONFIG} and "
+            f"{CHECKPOINTS}/."
+        )
+    chosen = path
+    if root == path and (root / CHECKPOINTS).is_dir():
+        checkpoints = Checkpoints(root / CHECKPOINTS)
+        try:
+            chosen = root / CHECKPOINTS / str(checkpoints.find("best" if step is None else step))
+        finally:
+            checkpoints.close()
+    elif step is not None:
+        raise UsageError(
+            f"{path} holds one checkpoint, so there is no {step!r} to choose. Give the folder of "
+            "a run, or leave --checkpoint out."
+        )
+    if not (chosen / PARAMS).is_dir():
+        raise UsageError(f"there is no checkpoint {chosen}: it has no {PARAMS}/.")
+    return root, chosen / PARAMS
+
+
+def _leaves(params: Path, config: T5Config) -> Mapping[str, Leaf]:
+    """The checked parameters, each read from the disk when it is asked for."""
+    _quiet()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        found = flat(checkpointer.metadata(params.absolute()).item_metadata.tree)
+    shapes = {path: tuple(leaf.shape) for path, leaf in found.items()}
+    check_names(expected_shapes(config), shapes, f"the Orbax checkpoint {params}")
+    return {path: Leaf(shape, partial(_read, params, path)) for path, shape in shapes.items()}
+
+
+def _read(params: Path, path: str) -> np.ndarray:
+    wanted = nested({path: np.zeros((), np.float32)})
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.restore(
+            params.absolute(),
+            args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
+        )
+    return np.asarray(flat(tree)[path], np.float32)
+
+
+def _quiet() -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates what it does.

@@ -1,0 +1,140 @@
+"""A run that starts from a checkpoint: shape, vocabulary, parameters, resume without it."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from dss_jax.cli.gin_config import load_run
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.t5_config import SHAPE_FIELDS
+from dss_jax.experiment import single
+from dss_jax.experiment.init_from import start_from, with_checkpoint
+from dss_jax.interop.hf import write_hf
+from dss_jax.interop.orbax_folder import read_orbax
+from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, nested
+
+CONFIG = dataclasses.replace(toy.MODEL, vocab_size=520)
+"""416 pieces of the toy vocabulary, and rows beyond them."""
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    rng = np.random.default_rng(0)
+    tree = {
+        path: 0.3 * rng.standard_normal(shape).astype(np.float32)
+        for path, shape in expected_shapes(CONFIG).items()
+    }
+    vocabulary = {"vocabulary": toy.VOCABULARY, "extra_ids": 0}
+    return from_tree(CONFIG, nested(tree), origin="a test", **vocabulary)
+
+
+@pytest.fixture
+def source(weights: Weights, tmp_path: Path) -> Path:
+    write_hf(weights, tmp_path / "source")
+    return tmp_path / "source"
+
+
+def make_run(source: Path, folder: Path, **sections: object) -> config.Run:
+    """A run as the command line gives it when no model was named."""
+    run = toy.make_run(
+        model=config.T5Config(dropout_rate=0.2), mesh=config.Mesh(data=2, model=2), **sections
+    )
+    train = {"output_dir": str(folder), "init_from": str(source), "steps": 2}
+    return dataclasses.replace(run, train=dataclasses.replace(run.train, **train))
+
+
+def test_the_checkpoint_gives_shape_and_vocabulary(source: Path, tmp_path: Path) -> None:
+    run = with_checkpoint(make_run(source, tmp_path / "run"), ())
+    for name in SHAPE_FIELDS:
+        assert getattr(run.model, name) == getattr(CONFIG, name)
+    assert run.model.dropout_rate == 0.2
+    assert run.vocabulary == config.Vocabulary(path=str(source / "spiece.model"), extra_ids=0)
+
+
+def test_what_was_given_and_differs_is_named(source: Path, tmp_path: Path) -> None:
+    run = make_run(source, tmp_path / "run")
+    given = [f"T5Config.{name}" for name in SHAPE_FIELDS]
+    with pytest.raises(UsageError) as error:
+        with_checkpoint(run, given)
+    text = str(error.value)
+    assert "T5Config.emb_dim is 768, in the checkpoint 16" in text
+    assert "T5Config.vocab_size is 32128, in the checkpoint 520" in text
+    assert "mlp_activations" not in text
+    # None is the vocabulary's size: the checkpoint's rows take its place.
+    same = dataclasses.replace(run, model=dataclasses.replace(CONFIG, vocab_size=None))
+    assert with_checkpoint(same, given).model.vocab_size == 520
+    with pytest.raises(UsageError, match=r"Vocabulary\.extra_ids is 100"):
+        with_checkpoint(run, ["Vocabulary.extra_ids"])
+
+
+def test_another_vocabulary_is_refused(source: Path, tmp_path: Path, toy_store) -> None:
+    other = tmp_path / "other.model"
+    other.write_bytes(toy.VOCABULARY.read_bytes() + b"\n")
+    run = make_run(source, tmp_path / "run", vocabulary=config.Vocabulary(path=str(other)))
+    with pytest.raises(UsageError, match=r"other\.model is not that of"):
+        with_checkpoint(run, ())
+    # The store may have been made with another one.
+    run = with_checkpoint(make_run(source, tmp_path / "run"), ())
+    shutil.copy(other, source / "spiece.model")
+    with pytest.raises(UsageError, match="is not that of the Hugging Face folder"):
+        single.train(run, toy_store, TEXT_ACCURACY, say=lambda _: None)
+    (source / "spiece.model").unlink()
+    with pytest.raises(UsageError, match="Give it with --vocabulary FILE"):
+        with_checkpoint(make_run(source, tmp_path / "run"), ())
+
+
+def test_it_starts_from_exactly_those_parameters(
+    source: Path, weights: Weights, tmp_path: Path, toy_store
+) -> None:
+    run = with_checkpoint(make_run(source, tmp_path / "run"), ())
+    session = single.open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
+    said: list[str] = []
+    state = start_from(session.run, session.program, toy_store, said.append)
+    assert said == [f"starts from the Hugging Face folder {source}"]
+    assert int(state.step) == 0
+    wanted = session.program.abstract_state.params
+    assert jax.tree.structure(state.params) == jax.tree.structure(wanted)
+    for path, leaf in flat(state.params).items():
+        assert leaf.sharding == flat(wanted)[path].sharding
+        np.testing.assert_array_equal(leaf, weights.leaves[path].read())
+
+
+def test_it_goes_on_when_the_checkpoint_is_gone(source: Path, tmp_path: Path, toy_store) -> None:
+    folder = tmp_path / "run"
+    said: list[str] = []
+    first = with_checkpoint(make_run(source, folder), ())
+    single.train(first, toy_store, TEXT_ACCURACY, say=said.append)
+    assert f"starts from the Hugging Face folder {source}" in said
+    saved = load_run([folder / "config.gin"])
+    assert saved.model == first.model
+    assert saved.train.init_from == str(source)
+    shutil.rmtree(source)
+    (folder / "results.json").unlink()
+    again = with_checkpoint(make_run(source, folder), ())
+    assert again.model == first.model
+    assert again.vocabulary.path == str(folder / "spiece.model")
+    said.clear()
+    single.train(again, toy_store, TEXT_ACCURACY, say=said.append)
+    assert "going on from the checkpoint of step 2" in said
+    # A run is itself a checkpoint to start from.
+    third = with_checkpoint(make_run(folder, tmp_path / "next"), ())
+    assert third.model == first.model
+    session = single.open_session(third, tmp_path / "next", toy_store, TEXT_ACCURACY)
+    state = start_from(session.run, session.program, toy_store, said.append)
+    for path, leaf in read_orbax(folder).leaves.items():
+        np.testing.assert_array_equal(flat(state.params)[path], leaf.read())
+
+
+def test_without_a_checkpoint_it_says_so(tmp_path: Path, toy_store) -> None:
+    run = toy.make_run()
+    train = dataclasses.replace(run.train, output_dir=str(tmp_path / "run"), steps=1)
+    said: list[str] = []
+    single.train(dataclasses.replace(run, train=train), toy_store, TEXT_ACCURACY, say=said.append)
+    assert "starts from random parameters (Train.seed = 0)" in said
