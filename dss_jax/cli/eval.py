@@ -1,6 +1,7 @@
 """Score a trained student, and write its predictions.
 
 dss eval --output_dir runs/cqa --split test --rationales
+dss eval --output_dir runs/cqa --decode rank
 """
 
 import argparse
@@ -19,6 +20,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", action="append", help="train, validation, test (default: test)")
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
     parser.add_argument("--rationales", action="store_true", help="generate rationales too")
+    parser.add_argument(
+        "--decode", help="greedy, beam, sample or rank (the most probable allowed label)"
+    )
     parser.add_argument("--limit", type=int, help="score the first so many rows only")
     parser.add_argument("--store", help="one token store to use as it is")
     options.add_data_flags(parser)

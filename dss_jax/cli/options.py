@@ -18,6 +18,7 @@ BOUND_FLAGS = {
     "store_dir": "Data.store_dir",
     "store": "Data.store",
     "output_dir": "Train.output_dir",
+    "decode": "Evaluate.decode",
     "init_from": "Train.init_from",
     "mixture_or_task_name": "Task.mixture_or_task_name",
     "mixture_or_task_module": "Task.mixture_or_task_module",

@@ -1,14 +1,11 @@
 """Reads and writes a checkpoint of any format that the package knows."""
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import CHECKPOINT_FORMATS
-from dss_jax.interop import hf, orbax_folder
+from dss_jax.interop import hf, orbax_folder, t5x
 from dss_jax.interop.weights import Weights
 
 LOOKED_FOR = (
@@ -16,13 +13,6 @@ LOOKED_FOR = (
     "orbax: t5_config.json and params/ (a model folder) or checkpoints/ (a run folder); "
     "t5x: a folder checkpoint_STEP that T5X wrote"
 )
-
-
-def _t5x() -> ModuleType:
-    # Imported when it is needed: it loads tensorstore and msgpack.
-    if find_spec("dss_jax.interop.t5x") is None:
-        raise UsageError("this build cannot read or write T5X checkpoints.")
-    return import_module("dss_jax.interop.t5x")
 
 
 def detect(path: str) -> str:
@@ -37,7 +27,7 @@ def detect(path: str) -> str:
         raise UsageError(f"there is no folder {path}.")
     tests = {"hf": hf.is_hf(Path(path)), "orbax": orbax_folder.is_orbax(Path(path))}
     found = [name for name, fits in tests.items() if fits]
-    if not found and _t5x().is_t5x(path):
+    if not found and t5x.is_t5x(path):
         found = ["t5x"]
     if len(found) != 1:
         what = f"is of several formats ({', '.join(found)})" if found else "is of no known format"
@@ -64,7 +54,7 @@ def read_weights(
     if checkpoint is not None and format != "orbax":
         raise UsageError(f"only the folder of a run has several checkpoints, not {format} {path}.")
     if format == "t5x":
-        return _t5x().read_t5x(path)
+        return t5x.read_t5x(path)
     if not Path(path).is_dir():
         raise UsageError(f"there is no folder {path}.")
     if format == "hf":
@@ -88,7 +78,7 @@ def write_weights(weights: Weights, path: str, format: str, dtype: str = "float3
     if format != "hf" and dtype != "float32":
         raise UsageError(f"{format} is written in float32, not {dtype}.")
     if format == "t5x":
-        _t5x().write_t5x(weights, path)
+        t5x.write_t5x(weights, path)
     elif format == "hf":
         hf.write_hf(weights, Path(path), dtype)
     else:

@@ -21,6 +21,7 @@ from dss_jax.core.paths import whole_folder
 from dss_jax.interop import model_files
 from dss_jax.interop.model_files import CHECKPOINTS
 from dss_jax.interop.weights import Leaf, Weights, check_names, expected_shapes, flat, nested
+from dss_jax.model import lora
 from dss_jax.train.checkpoint import PARAMS, Checkpoints
 
 
@@ -102,24 +103,29 @@ def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
 
 
 def _leaves(params: Path, config: T5Config) -> Mapping[str, Leaf]:
-    """The checked parameters, each read from the disk when it is asked for."""
+    """The checked parameters, each read from the disk when it is asked for; LoRA is merged."""
     _quiet()
     with ocp.PyTreeCheckpointer() as checkpointer:
         found = flat(checkpointer.metadata(params.absolute()).item_metadata.tree)
     shapes = {path: tuple(leaf.shape) for path, leaf in found.items()}
-    check_names(expected_shapes(config), shapes, f"the Orbax checkpoint {params}")
-    return {path: Leaf(shape, partial(_read, params, path)) for path, shape in shapes.items()}
+    beside = {path: [path] for path in shapes if path.rpartition("/")[2] not in (lora.A, lora.B)}
+    for path in shapes.keys() - beside:
+        beside[f"{path.rpartition('/')[0]}/kernel"].append(path)
+    plain = {path: shapes[path] for path in beside}
+    check_names(expected_shapes(config), plain, f"the Orbax checkpoint {params}")
+    return {path: Leaf(shapes[path], partial(_read, params, beside[path])) for path in beside}
 
 
-def _read(params: Path, path: str) -> np.ndarray:
-    wanted = nested({path: np.zeros((), np.float32)})
+def _read(params: Path, paths: list[str]) -> np.ndarray:
+    """The first of `paths`, with the LoRA leaves that follow merged in."""
+    wanted = nested({path: np.zeros((), np.float32) for path in paths})
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.restore(
             params.absolute(),
             args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
         )
-    return np.asarray(flat(tree)[path], np.float32)
+    return np.asarray(flat(lora.merge(tree))[paths[0]], np.float32)
 
 
 def _quiet() -> None:
