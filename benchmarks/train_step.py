@@ -161,7 +161,7 @@ def public_path(text: str) -> str:
     return f"PATH/{path.name}"
 
 
-def command(arguments: list[str]) -> str:
+def command(arguments: list[str], script: str = "train_step.py") -> str:
     """The command line, without paths of this machine."""
 
     def shown(argument: str) -> str:
@@ -171,7 +171,7 @@ def command(arguments: list[str]) -> str:
 
     data_dir = os.environ.get("DSS_DATA_DIR")
     setting = f"DSS_DATA_DIR={shlex.quote(public_path(data_dir))} " if data_dir else ""
-    words = ["python", "benchmarks/train_step.py", *map(shown, arguments)]
+    words = ["python", f"benchmarks/{script}", *map(shown, arguments)]
     return setting + shlex.join(words)
 
 
