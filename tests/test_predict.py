@@ -1,4 +1,4 @@
-"""Predictions: ranked labels, the vote of samples, and every way to decode through the evaluator."""
+"""Predictions: ranked labels, the vote of samples, and every way to decode."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from dss_jax.core.decode_config import Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.evaluate.evaluator import Evaluator
 from dss_jax.evaluate.predict import LabelRanker, texts_of
 from dss_jax.experiment import single
 from dss_jax.model.decoding import Decoded
@@ -46,10 +47,15 @@ def ranked(store: Any, vocabulary: SentencePiece, devices: int) -> tuple[Any, An
     return program.model, params, ranker(params, fake, split.tokens("label_inputs"), rows, 16)
 
 
+@pytest.fixture(scope="module")
+def on_one_device(toy_store, vocabulary: SentencePiece) -> tuple[Any, Any, list[dict]]:
+    return ranked(toy_store, vocabulary, devices=1)
+
+
 def test_the_ranker_takes_the_most_probable_label_as_the_whole_model_says(
-    toy_store, vocabulary: SentencePiece
+    toy_store, vocabulary: SentencePiece, on_one_device: tuple[Any, Any, list[dict]]
 ) -> None:
-    model, params, predictions = ranked(toy_store, vocabulary, devices=1)
+    model, params, predictions = on_one_device
     inputs = toy_store.split("validation").tokens("label_inputs")
     apply = jax.jit(lambda x, y: model.apply({"params": params}, x, y))
     for row, prediction in zip(reversed(range(len(inputs))), predictions, strict=True):
@@ -67,9 +73,11 @@ def test_the_ranker_takes_the_most_probable_label_as_the_whole_model_says(
         assert prediction["log_prob"] == pytest.approx(max(expected.values()), rel=1e-4)
 
 
-def test_four_devices_rank_as_one(toy_store, vocabulary: SentencePiece) -> None:
-    one, four = (ranked(toy_store, vocabulary, devices)[2] for devices in (1, 4))
-    for a, b in zip(one, four, strict=True):
+def test_four_devices_rank_as_one(
+    toy_store, vocabulary: SentencePiece, on_one_device: tuple[Any, Any, list[dict]]
+) -> None:
+    four = ranked(toy_store, vocabulary, devices=4)[2]
+    for a, b in zip(on_one_device[2], four, strict=True):
         assert a["prediction"] == b["prediction"]
         assert a["label_log_probs"] == pytest.approx(b["label_log_probs"], rel=1e-4)
 
@@ -103,19 +111,18 @@ def test_samples_vote_and_among_equals_the_most_probable_wins(vocabulary: Senten
 
 
 @pytest.fixture(scope="module")
-def results(toy_store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+def results(toy_store) -> dict[str, list[dict]]:
     """Way to decode -> predictions of test, by the same parameters."""
-    found = {}
+    run = toy.make_run(model=MODEL, beam=Beam(num_beams=3), sample=Sample(num_samples=3))
+    run = single.with_vocab_size(run, toy_store)
+    program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
+    params, found = program.init().params, {}
     for decode in ("greedy", "beam", "sample", "rank"):
-        run = toy.make_run(
-            model=MODEL,
-            evaluate=config.Evaluate(decode=decode, batch_size=4, max_decode_length=5),
-            beam=Beam(num_beams=3),
-            sample=Sample(num_samples=3),
+        evaluate = config.Evaluate(decode=decode, batch_size=8, max_decode_length=5)
+        evaluator = Evaluator(
+            dataclasses.replace(run, evaluate=evaluate), program, toy_store, TEXT_ACCURACY
         )
-        folder = tmp_path_factory.mktemp("run")
-        session = single.open_session(run, folder, toy_store, TEXT_ACCURACY)
-        found[decode] = session.evaluator(session.program.init().params, "test").predictions
+        found[decode] = evaluator(params, "test").predictions
     return found
 
 
