@@ -3,18 +3,22 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import toy
 from test_hf import recorded, write_folder
 
 from dss_jax.cli.main import main
+from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.experiment import single
-from dss_jax.interop import formats
 from dss_jax.interop.formats import read_weights
+from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.interop.orbax_folder import read_orbax
+from dss_jax.interop.weights import flat
+from dss_jax.model import lora
 
 
 def convert(*arguments: object) -> int:
@@ -66,8 +70,7 @@ def test_a_mistake_is_named(source: Path, tmp_path: Path, capsys) -> None:
         assert not new.exists()
 
 
-def test_a_folder_of_no_known_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_t5x", lambda: type("T5X", (), {"is_t5x": lambda path: False}))
+def test_a_folder_of_no_known_format(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"(?s)no known format. Looked for: hf: .*orbax: .*t5x: "):
         read_weights(str(tmp_path))
     with pytest.raises(UsageError, match="there is no folder"):
@@ -117,6 +120,25 @@ def test_checkpoints_of_a_run(run_folder: Path) -> None:
         read_orbax(run_folder / "checkpoints" / "6", "best")
     with pytest.raises(UsageError, match="there is no checkpoint"):
         read_orbax(run_folder / "checkpoints" / "5")
+
+
+def test_a_run_with_lora_is_read_merged(toy_store, tmp_path: Path) -> None:
+    run = toy.make_run(lora=config.Lora(rank=2, targets=("query", "wo")))
+    session = single.open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
+    state = session.program.init()
+    # B is 0 at first, which would hide a merge that is left out.
+    params = jax.tree.map(lambda x: x + 0.1, state.params)
+    checkpoints = session.checkpoints()
+    checkpoints.save(dataclasses.replace(state, params=params), 3, None)
+    checkpoints.close()
+    write_model_files(tmp_path / "run", ModelFiles(session.run.model, toy.VOCABULARY, 0))
+    expected, plain = flat(lora.merge(params)), flat(lora.base(params))
+    read = read_orbax(tmp_path / "run", "latest").leaves
+    assert read.keys() == expected.keys()
+    for path, leaf in read.items():
+        np.testing.assert_allclose(leaf.read(), expected[path], rtol=1e-6, atol=1e-6)
+    changed = [p for p in plain if not np.allclose(plain[p], expected[p])]
+    assert {p.split("/")[-2] for p in changed} == {"query", "wo"}
 
 
 def test_parameters_of_another_model(source: Path, tmp_path: Path) -> None:

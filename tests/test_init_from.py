@@ -20,7 +20,7 @@ from dss_jax.interop.hf import write_hf
 from dss_jax.interop.orbax_folder import read_orbax
 from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, nested
 
-CONFIG = dataclasses.replace(toy.MODEL, vocab_size=520)
+CONFIG = dataclasses.replace(toy.MODEL, vocab_size=500)
 """416 pieces of the toy vocabulary, and rows beyond them."""
 
 
@@ -65,11 +65,11 @@ def test_what_was_given_and_differs_is_named(source: Path, tmp_path: Path) -> No
         with_checkpoint(run, given)
     text = str(error.value)
     assert "T5Config.emb_dim is 768, in the checkpoint 16" in text
-    assert "T5Config.vocab_size is 32128, in the checkpoint 520" in text
+    assert "T5Config.vocab_size is 32128, in the checkpoint 500" in text
     assert "mlp_activations" not in text
     # None is the vocabulary's size: the checkpoint's rows take its place.
     same = dataclasses.replace(run, model=dataclasses.replace(CONFIG, vocab_size=None))
-    assert with_checkpoint(same, given).model.vocab_size == 520
+    assert with_checkpoint(same, given).model.vocab_size == 500
     with pytest.raises(UsageError, match=r"Vocabulary\.extra_ids is 100"):
         with_checkpoint(run, ["Vocabulary.extra_ids"])
 
@@ -88,6 +88,19 @@ def test_another_vocabulary_is_refused(source: Path, tmp_path: Path, toy_store) 
     (source / "spiece.model").unlink()
     with pytest.raises(UsageError, match="Give it with --vocabulary FILE"):
         with_checkpoint(make_run(source, tmp_path / "run"), ())
+
+
+def test_a_vocabulary_of_more_ids_than_the_embedding_has_rows(source: Path, tmp_path: Path) -> None:
+    """Refused before the store is made and the run's folder with it."""
+    (source / "tokenizer_config.json").unlink()
+    with pytest.raises(UsageError, match=r"(?s)has 516 ids \(100 .* only 500 rows.*extra_ids"):
+        with_checkpoint(make_run(source, tmp_path / "run"), ())
+    (source / "spiece.model").unlink()
+    given = make_run(
+        source, tmp_path / "run", vocabulary=config.Vocabulary(path=str(toy.VOCABULARY))
+    )
+    with pytest.raises(UsageError, match="only 500 rows"):
+        with_checkpoint(given, ())
 
 
 def test_it_starts_from_exactly_those_parameters(

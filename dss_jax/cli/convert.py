@@ -47,8 +47,9 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         check_new_folder(Path(target))
 
     from dss_jax.cli.tables import number, print_table
-    from dss_jax.data.vocabulary import SentencePiece, file_digest, resolve
+    from dss_jax.data.vocabulary import file_digest, resolve
     from dss_jax.interop.formats import read_weights, write_weights
+    from dss_jax.interop.model_files import vocabulary_size
     from dss_jax.model.t5 import count_parameters
 
     weights = read_weights(source, source_format, args.checkpoint)
@@ -62,14 +63,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         weights = dataclasses.replace(weights, vocabulary=given)
     shown = "none: give --vocabulary FILE if it has one"
     if weights.vocabulary is not None:
-        ids = SentencePiece(weights.vocabulary, weights.extra_ids).vocab_size
-        assert weights.config.vocab_size is not None
-        if ids > weights.config.vocab_size:
-            raise UsageError(
-                f"the vocabulary {weights.vocabulary} has {ids} ids ({weights.extra_ids} of them "
-                f"extra ids), but the embedding only {weights.config.vocab_size} rows: it is not "
-                f"that of {weights.origin}."
-            )
+        ids = vocabulary_size(weights.vocabulary, weights.extra_ids, weights.config, weights.origin)
         shown = f"{weights.vocabulary} ({ids:,} ids, {weights.extra_ids} of them extra)"
     write_weights(weights, target, target_format, args.dtype)
     model = weights.config

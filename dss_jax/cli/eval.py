@@ -65,6 +65,6 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         scorer.name,
     )
     for split in splits:
-        file = single.predictions_name(split, step, args.limit)
+        file = single.predictions_name(run, split, step, args.limit)
         print(f"predictions: {folder / run_folder.PREDICTIONS / file}")
     return 0

@@ -135,7 +135,7 @@ def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
         print("--optimizer adafactor, --dtype bfloat16, or shorter lengths.")
     else:
         needed = more.run.mesh.data * more.run.mesh.fsdp * more.run.mesh.model
-        print(f"It would fit {needed} of them, with {_shown(more)}.")
+        print(f"{needed} of them would do, with {_shown(more)}.")
     return 1
 
 

@@ -17,7 +17,7 @@ from dss_jax.data.store import TokenStore
 from dss_jax.data.vocabulary import T5_PUBLIC, file_digest, resolve
 from dss_jax.experiment import run_folder
 from dss_jax.interop.formats import read_weights
-from dss_jax.interop.model_files import ModelFiles, read_model_files
+from dss_jax.interop.model_files import ModelFiles, read_model_files, vocabulary_size
 from dss_jax.interop.weights import flat, nested
 from dss_jax.train.step import Program, TrainState
 
@@ -83,6 +83,8 @@ def _vocabulary(
                 f"is not known. Give it with --vocabulary FILE; T5's public one is {T5_PUBLIC}. "
                 "ByT5, whose vocabulary is bytes, can be converted but not trained."
             )
+        if own.path is not None:
+            vocabulary_size(resolve(own.path), own.extra_ids, files.config, origin)
         return own
     if own.path is not None:
         _check_same(resolve(own.path), files.vocabulary, origin)
@@ -91,6 +93,7 @@ def _vocabulary(
             f"Vocabulary.extra_ids is {own.extra_ids}, but {origin} has {files.extra_ids}. Leave "
             "the setting out: the checkpoint gives it."
         )
+    vocabulary_size(files.vocabulary, files.extra_ids, files.config, origin)
     path = own.path if own.path is not None else str(files.vocabulary)
     return config.Vocabulary(path=path, extra_ids=files.extra_ids)
 

@@ -313,12 +313,20 @@ def score(
     scores: dict[str, Any] = {}
     for name in splits:
         scores[name] = _score_split(
-            session, params, name, predictions_name(name, step, limit), rationales, limit
+            session,
+            params,
+            name,
+            predictions_name(session.run, name, step, limit),
+            rationales,
+            limit,
         )
     return step, scores
 
 
-def predictions_name(split_name: str, step: int, limit: int | None) -> str:
-    """File of the predictions; those of a part of a split do not overwrite those of the whole."""
+def predictions_name(run: config.Run, split_name: str, step: int, limit: int | None) -> str:
+    """File of the predictions; one of a part of a split, or decoded in another way, does not
+    overwrite that of the whole.
+    """
+    how = "" if run.evaluate.decode == "greedy" else f"-{run.evaluate.decode}"
     part = "" if limit is None else f"-first{limit}"
-    return f"{split_name}-{step}{part}.jsonl"
+    return f"{split_name}-{step}{how}{part}.jsonl"

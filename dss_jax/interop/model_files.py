@@ -15,6 +15,7 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.t5_config import SHAPE_FIELDS
+from dss_jax.data.vocabulary import SentencePiece
 
 T5_CONFIG, VOCABULARY = "t5_config.json", "spiece.model"
 
@@ -39,6 +40,24 @@ class ModelFiles(NamedTuple):
 def shape_fields(config: T5Config) -> dict[str, Any]:
     """Name -> value of the fields that belong to a checkpoint."""
     return {name: getattr(config, name) for name in SHAPE_FIELDS}
+
+
+def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:
+    """Ids of a checkpoint's vocabulary, extra ids included.
+
+    Raises:
+      UsageError: the embedding has fewer rows.
+    """
+    ids = SentencePiece(vocabulary, extra_ids).vocab_size
+    assert config.vocab_size is not None
+    if ids > config.vocab_size:
+        raise UsageError(
+            f"the vocabulary {vocabulary} has {ids} ids ({extra_ids} of them extra ids), but the "
+            f"embedding only {config.vocab_size} rows: it is not that of {origin}. Where a Hugging "
+            "Face model has another number of extra ids than 100, its tokenizer_config.json must "
+            "say so (extra_ids)."
+        )
+    return ids
 
 
 def write_model_files(folder: Path, files: ModelFiles) -> None:
