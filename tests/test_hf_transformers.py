@@ -18,7 +18,6 @@ from dss_jax.data.vocabulary import UNK_ID, SentencePiece
 from dss_jax.interop.hf import read_hf, write_hf
 from dss_jax.interop.hf_names import to_hf
 from dss_jax.interop.weights import Weights, from_tree
-from dss_jax.model.decoding import greedy_decode
 from dss_jax.model.t5 import T5
 
 torch = pytest.importorskip("torch", reason="parity with Hugging Face needs torch")
@@ -99,7 +98,7 @@ def test_transformers_loads_what_we_write(config: T5Config, tmp_path: Path, capl
     generated = model.generate(
         inputs, attention_mask=(inputs != 0).long(), max_new_tokens=10, do_sample=False
     )
-    tokens = greedy_decode(
+    tokens = toy.tokens_of(
         T5(config),
         jax.tree.map(jnp.asarray, weights.tree()),
         jnp.asarray(batch["encoder_input_tokens"]),
@@ -168,9 +167,7 @@ def test_we_read_what_transformers_writes(config: T5Config, dtype: str, tmp_path
 
 
 def test_a_square_model(tmp_path: Path) -> None:
-    """Only here do square kernels, as in T5 base, hide from the check of shapes a transpose that is
-    left out.
-    """
+    """As in T5 base: the check of shapes cannot see a transpose that is left out."""
     square = dataclasses.replace(V1_0, emb_dim=24, mlp_dim=24)
     assert square.emb_dim == square.num_heads * square.head_dim
     model = hf.hf_model(square, seed=7)

@@ -153,3 +153,14 @@ def test_a_row_without_allowed_labels_cannot_be_ranked(
     ranker = LabelRanker(run, program, vocabulary)
     with pytest.raises(UsageError, match="row 1 of the split has no list of allowed labels"):
         ranker(None, split, inputs, np.arange(2), 16)
+
+
+def test_predictions_of_another_kind_have_a_file_of_their_own() -> None:
+    def name(decode: str, limit: int | None = None) -> str:
+        run = toy.make_run(evaluate=config.Evaluate(decode=decode))
+        return single.predictions_name(run, "test", 250, limit)
+
+    assert name("greedy") == "test-250.jsonl"
+    assert name("greedy", 20) == "test-250-first20.jsonl"
+    assert name("rank") == "test-250-rank.jsonl"
+    assert name("beam", 20) == "test-250-beam-first20.jsonl"
