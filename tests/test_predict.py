@@ -23,8 +23,12 @@ from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import build
 
 MODEL = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
-ALLOWED = [["3", "the answer is 12", "yes"], ["no", "maybe"], ["42"], ["1", "2", "3", "4 + 4"]]
-"""Of the rows in turn: other numbers of labels, and labels of other lengths."""
+ALLOWED = [
+    ["3", "the answer is 12", "yes"], ["no", "maybe"], ["42"], ["1", "2", "3", "4 + 4"], ["5", "6"]
+]  # fmt: skip
+"""Of the rows in turn: other numbers of labels, and labels of other lengths. They are 5, so that
+batches of 4 rows do not begin with the same ones.
+"""
 
 
 @pytest.fixture(scope="module")
