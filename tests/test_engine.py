@@ -160,3 +160,4 @@ def test_padded_lengths_waste_least() -> None:
     assert input_lengths(lengths, 2, limit=1024, multiple=8, shapes=2) == (8, 104)
     assert input_lengths(lengths, 2, limit=64, multiple=8, shapes=2) == (8, 64)
     assert input_lengths(lengths, 8, limit=1024, multiple=8, shapes=3) == (104,)
+    assert input_lengths(lengths[2:], 2, limit=1024, multiple=8, shapes=2) == (104,)

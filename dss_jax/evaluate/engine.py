@@ -44,7 +44,7 @@ def input_lengths(
       batch_size: B.
       limit: longer inputs are cut.
       multiple: S is a multiple of it.
-      shapes: how many different S at most; each is compiled once.
+      shapes: how many different S at most, and no more than half the batches; each is compiled.
 
     Returns:
       Ascending; the last takes the longest input.
@@ -57,7 +57,9 @@ def input_lengths(
     def cost(chosen: tuple[int, ...]) -> int:
         return sum(min((c for c in chosen if c >= n), default=needed[0]) for n in needed)
 
-    best = min(combinations(shorter, min(shapes - 1, len(shorter))), key=cost)
+    # Compiling one takes longer than a batch or two.
+    others = min(shapes, max(1, len(needed) // 2)) - 1
+    best = min(combinations(shorter, min(others, len(shorter))), key=cost)
     return (*best, needed[0])
 
 
