@@ -58,7 +58,8 @@ CASES = {
 )
 def test_the_estimate_is_near_what_xla_says(case: str) -> None:
     run = _run(CASES[case][0], **CASES[case][1])
-    estimated = memory.estimate(run, boxed_state(run))
+    boxed = boxed_state(run)
+    estimated = memory.estimate(run, boxed)
     count = run.mesh.data * run.mesh.fsdp * run.mesh.model
     program = build(run, make_mesh(run.mesh, jax.devices()[:count]))
     batch = memory.abstract_batch(run, run.data.batch_size)
@@ -66,7 +67,11 @@ def test_the_estimate_is_near_what_xla_says(case: str) -> None:
     rows = run.data.batch_size // (run.mesh.data * run.mesh.fsdp)
     tokens = sum(4 * rows * leaf.shape[1] for leaf in jax.tree.leaves(batch))
     state = estimated.parameters + estimated.optimizer
-    assert state + STEP + tokens == said.argument_size_in_bytes
+    # Adafactor holds numbers that no step reads (a placeholder for each moment that a parameter has
+    # not), and XLA leaves those arguments out.
+    placeholders = [x for x in jax.tree.leaves(boxed.opt_state) if x.ndim and x.shape[-1] == 1]
+    unread = state + STEP + tokens - said.argument_size_in_bytes
+    assert 0 <= unread <= sum(4 * x.size for x in placeholders)
     total = said.argument_size_in_bytes + said.temp_size_in_bytes
     assert estimated.total == pytest.approx(total, rel=TOLERANCE), (estimated, said)
 
