@@ -63,8 +63,11 @@ def test_the_resolved_configuration_gives_the_same_run_again(capsys, tmp_path: P
     assert "Train.steps = 7" in first
 
 
+ONE_DEVICE = {**os.environ, "XLA_FLAGS": FAST_COMPILE.replace("=4", "=1")}
+
+
 def _dss(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "XLA_FLAGS": FAST_COMPILE.replace("=4", "=1"), **environment}
+    env = {**ONE_DEVICE, **environment}
     return subprocess.run(
         [sys.executable, "-m", "dss_jax.cli.main", *arguments],
         cwd=cwd, env=env, capture_output=True, text=True, timeout=500,
@@ -96,7 +99,8 @@ def test_train_killed_half_way_then_continued_then_scored(tmp_path: Path) -> Non
     assert "equation_accuracy" in whole.stdout
     command = [sys.executable, "-m", "dss_jax.cli.main", *train, "--output_dir", "killed"]
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+        # As many devices as the runs it is compared with: sums over four of them round otherwise.
+        process = subprocess.Popen(command, cwd=tmp_path, env=ONE_DEVICE, stdout=log, stderr=log)
         checkpoints = tmp_path / "killed" / "checkpoints"
         while not (checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())):
             assert process.poll() is None, (tmp_path / "log").read_text()
