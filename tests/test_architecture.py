@@ -12,7 +12,7 @@ from dss_jax.cli.main import COMMANDS
 from dss_jax.core.paths import shipped
 
 PACKAGE = Path(dss_jax.__file__).parent
-ROOMS = ("core", "data", "model", "train", "evaluate", "interop", "experiment", "cli")
+ROOMS = ("core", "teacher", "data", "model", "train", "evaluate", "interop", "experiment", "cli")
 """In order: a room imports from itself and from those before it."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))

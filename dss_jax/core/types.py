@@ -6,7 +6,10 @@ A task file describes; it never reads. The readers of the sources below live in
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dss_jax.core.prompt import Prompt
 
 SPLITS = ("train", "validation", "test")
 """Names of splits, as in SeqIO and TFDS."""
@@ -163,6 +166,7 @@ class DistillationTask:
       sources: tried in order, split by split; the first that has the split serves it.
       to_example: (row, raw completion or None) -> `Example`.
       scorer: judges predicted labels.
+      prompt: how `dss extract` asks a teacher; None: this task cannot be extracted.
       validation_fraction: share of train that becomes validation where the source has no
         validation split (rounded up, as `datasets.train_test_split` does).
       validation_seed: seed of that split.
@@ -177,6 +181,7 @@ class DistillationTask:
     sources: tuple[Source, ...]
     to_example: Callable[[Row, str | None], Example]
     scorer: Scorer
+    prompt: "Prompt | None" = None
     validation_fraction: float = 0.0
     validation_seed: int = 0
     default_vocabulary: str | None = None

@@ -1,0 +1,125 @@
+"""Rationale records: what a teacher answered, row by row, as JSONL. `docs/records.md`.
+
+The first line of a file is its header, each further line one row with all of its samples.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+FORMAT = 1
+"""Of the record files; the header has it as `dss_records`."""
+
+STATUSES = (
+    "ok",  # a rationale, and a label that is allowed
+    "no_answer",  # no answer where the pattern wants one
+    "invalid_label",  # an answer that is none of the allowed labels
+    "no_rationale",  # an answer, but nothing before it
+    "truncated",  # cut by the length limit before the answer
+    "refused",  # the model or the server declined
+    "error",  # no answer came, after all attempts
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What came back for one request, as it came.
+
+    Attributes:
+      text: the completion; "" where none came.
+      finish_reason: the server's: "stop", "length", "content_filter"; "" where not given; "error"
+        where the request was given up.
+      refusal: the model's refusal, or the server's reason for the error; "" for neither.
+      prompt_tokens, completion_tokens: as the server counted; 0 where it did not say.
+      model: the model's name as the server gave it.
+    """
+
+    text: str
+    finish_reason: str = ""
+    refusal: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One completion of a row, taken apart.
+
+    Attributes:
+      status: one of STATUSES.
+      label: the label, normalised to one of the task's allowed labels; "" unless it is one. Where
+        any text is allowed, the text.
+      raw_label: the label as `core.completions.parse_completion` reads it: the released code's
+        rule, by which METHOD's figures are counted.
+      rationale: "" where there is none.
+      text: the raw completion.
+      reason: why, for "refused" and "error".
+    """
+
+    status: str
+    label: str
+    raw_label: str
+    rationale: str
+    text: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One row: its input, all of its samples, and the label that they vote for.
+
+    Attributes:
+      id: of the row, as the task gives it.
+      input: what the student reads.
+      gold: the gold label; "" where there is none.
+      teacher_label: the label most "ok" samples have (the first of equals); "" without any.
+      agreement: share of all samples that have that label.
+      status: of the first sample with that label; of the first sample where there is none.
+      samples: in the order of their sample index.
+    """
+
+    id: str
+    input: str
+    gold: str
+    teacher_label: str
+    agreement: float
+    status: str
+    samples: tuple[Sample, ...]
+
+    @property
+    def rationale(self) -> str:
+        """Of the first sample whose label is the vote; "" without a vote."""
+        return next((s.rationale for s in self.samples if self.votes(s)), "")
+
+    def votes(self, sample: Sample) -> bool:
+        """Whether the sample stands for the row's label."""
+        return sample.status == "ok" and sample.label == self.teacher_label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """Provenance of a record file.
+
+    Attributes:
+      task, split: whose rows.
+      teacher: the model asked for.
+      endpoint: host of the server, without path, query or key; "" for none.
+      prompt_sha256: of the prompt with an empty row (what all requests share).
+      sampling: temperature, max_tokens, top_p, samples, ...
+      date: day on which it was written, ISO 8601, UTC.
+      terms: the user's note on the terms of use of the teacher's outputs.
+      totals: rows, requests, prompt_tokens, completion_tokens, cost (with its currency), retries,
+        seconds, and the number of rows of each status.
+      filters: what `dss records filter` left out, in order.
+    """
+
+    task: str
+    split: str
+    teacher: str
+    endpoint: str = ""
+    prompt_sha256: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+    terms: str = ""
+    totals: dict[str, Any] = field(default_factory=dict)
+    filters: tuple[dict[str, Any], ...] = ()
