@@ -118,6 +118,8 @@ class _Run:
             taken = self.journal.claim(missing)
             keys = {job.key for job in taken}
             held = [job for job in missing if job.key not in keys]
+            if held:
+                self.journal.drop_claims_of_the_dead()
             if taken or held:
                 yield taken
 
@@ -194,9 +196,11 @@ class _Run:
                 return
 
     async def all(self, jobs: Iterable[Job]) -> Summary:
-        # Twice what is sent at once, so that workers never wait for a look into the journal.
-        queue: asyncio.Queue[Job] = asyncio.Queue(2 * self.options.concurrency)
-        tasks = [asyncio.create_task(self.worker(queue)) for _ in range(self.options.concurrency)]
+        # Twice what is sent at once: some wait for their next attempt, and the limiter bounds the
+        # rest.
+        count = 2 * self.options.concurrency
+        queue: asyncio.Queue[Job] = asyncio.Queue(count)
+        tasks = [asyncio.create_task(self.worker(queue)) for _ in range(count)]
         tasks.append(asyncio.create_task(self.flusher()))
         try:
             for chunk in self.claimed(jobs):

@@ -7,15 +7,17 @@ waits for the disk. The write-ahead log needs a local disk: where a file system 
 older journal is used.
 
 A process claims the requests that it is about to send, so that a second one on the same journal
-sends others. The claims of a process that died run out after `LEASE_SECONDS`.
+sends others. The claims of a process of this machine that died are dropped at once, those of
+another machine's run out after `LEASE_SECONDS`.
 """
 
 import json
 import os
+import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -54,9 +56,11 @@ class Journal:
       UsageError: the file cannot be opened or written, is no journal, or of a newer version.
     """
 
-    def __init__(self, path: str | os.PathLike[str], clock=time.time) -> None:  # noqa: ANN001
+    def __init__(
+        self, path: str | os.PathLike[str], clock: Callable[[], float] = time.time
+    ) -> None:
         self.path = Path(path)
-        self.owner = uuid.uuid4().hex
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         self._clock = clock
         self._waiting: dict[str, tuple] = {}
         self._last_commit = self._last_beat = clock()
@@ -73,6 +77,7 @@ class Journal:
                 )
             self._db.executescript(_TABLES)
             self._db.execute(f"pragma user_version = {VERSION}")
+            self.drop_claims_of_the_dead()
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error) from error
 
@@ -105,6 +110,13 @@ class Journal:
                     if done.rowcount:
                         taken.append(job)
         return taken
+
+    def drop_claims_of_the_dead(self) -> None:
+        """Frees what processes of this machine had claimed that are no more."""
+        for (owner,) in self._db.execute("select distinct owner from claims").fetchall():
+            host, pid, _ = owner.rsplit(":", 2)
+            if host == socket.gethostname() and not _is_alive(int(pid)):
+                self._db.execute("delete from claims where owner = ?", (owner,))
 
     def put(self, job: Job, reply: Reply) -> None:
         """Keeps a reply; it is on the disk after the next `flush`."""
@@ -191,6 +203,16 @@ class Journal:
             f"the journal {self.path} cannot be used: {error}. What it holds is kept. Make room on "
             "the disk or give another --journal, and run the same command again."
         )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # Another user's.
+        return True
+    return True
 
 
 class _transaction:  # noqa: N801
