@@ -10,6 +10,7 @@ missing. The key comes from the environment. docs/extract.md.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     extraction = _extraction(args, task)
     if args.show_prompt is not None:
         return _show(extraction, examples[: args.show_prompt])
-    return 0
+    return _ask(args, extraction, examples)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -154,4 +155,165 @@ def _show(extraction: Any, examples: Sequence[Example]) -> int:
         for job in extraction.jobs_of(example):
             print(f"--- {example.id}, sample {job.sample}\n{shown(job.body)}\n")
             break
+    return 0
+
+
+def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example]) -> int:
+    """Estimates, asks, writes."""
+    from dss_jax.experiment import extraction as stage
+    from dss_jax.teacher import client, extract, prices
+    from dss_jax.teacher.journal import Journal
+
+    price = prices.find_prices(args.model, args.price_in, args.price_out, args.price_table)
+    if args.budget is not None and price(1, 1) is None:
+        raise UsageError(
+            "--budget needs prices: --price_in and --price_out, or --price_table. They are on the "
+            "provider's page."
+        )
+    if args.out is None:  # A dry run before anything was asked.
+        _print_estimate(args, _estimate(args, extraction, extraction.jobs(examples), price))
+        return 0
+    send = None if args.dry_run else client.Client(
+        args.base_url, args.api_key_env, args.timeout, args.concurrency
+    )  # fmt: skip
+    with Journal(args.journal or args.out.with_name(args.out.name + ".journal")) as journal:
+        missing = stage.missing(extraction, examples, journal, only_failed=args.only_failed)
+        expected = _estimate(args, extraction, missing, price)
+        if send is None:
+            _print_estimate(args, expected)
+            return 0
+        over = _confirm(args, expected)
+        progress = _Progress(extraction, len(examples), price)
+        options = extract.RunOptions(
+            concurrency=args.concurrency, rpm=args.rpm, tpm=args.tpm,
+            max_attempts=args.max_attempts, only_failed=args.only_failed,
+        )  # fmt: skip
+        try:
+            summary = stage.ask(
+                extraction, examples, journal, send, options, progress,
+                None if over else _spending_limit(args.budget, price),
+            )  # fmt: skip
+        finally:
+            progress.close()
+        if summary.stopped:
+            print(
+                f"stopped: {summary.stopped}. {summary.done:,} of {progress.total:,} requests are "
+                f"done and kept in {journal.path}. The same command goes on from there."
+            )
+            return 130 if summary.stopped == "interrupted" else 1
+        header = stage.write(
+            extraction, examples, journal, args.out,
+            price=price, endpoint=client.host_of(args.base_url), terms=args.terms,
+        )  # fmt: skip
+    _report(args, header, summary)
+    return 0
+
+
+def _estimate(args: argparse.Namespace, extraction: Any, jobs: Any, price: Any) -> Any:
+    from dss_jax.teacher import prices
+
+    answers = [len(e.rationale) + len(e.output) for e in extraction.prompt.exemplars]
+    # The answer's own words ("So the answer is") are some tens of characters.
+    length = (sum(answers) / len(answers) + 30 if answers else 200) / prices.CHARACTERS_PER_TOKEN
+    return prices.estimate(
+        (job.body for job in jobs), length, price,
+        concurrency=args.concurrency, rpm=args.rpm, tpm=args.tpm,
+    )  # fmt: skip
+
+
+def _print_estimate(args: argparse.Namespace, expected: Any) -> None:
+    from dss_jax.cli.tables import number, print_table
+
+    cost = "not known" if expected.cost is None else f"{expected.cost:,.2f} USD"
+    rows = [
+        ["requests to send", number(expected.requests)],
+        ["prompt tokens, about", number(expected.prompt_tokens)],
+        ["completion tokens, about", number(expected.completion_tokens)],
+        ["cost, about", cost],
+        ["time, about", f"{expected.seconds / 60:,.0f} minutes"],
+    ]
+    print_table(
+        f"{args.task}, {args.split}, {args.model}", ("", ""), rows,
+        note="4 characters a token; answers as long as the exemplars'; 2 seconds a request.",
+    )  # fmt: skip
+
+
+def _confirm(args: argparse.Namespace, expected: Any) -> bool:
+    """Whether the user agreed to spend more than the budget.
+
+    Raises:
+      UsageError: the user did not, or cannot be asked.
+    """
+    if args.budget is None or expected.cost <= args.budget:
+        return False
+    text = f"this will cost about {expected.cost:,.2f} USD, more than --budget {args.budget:g}"
+    if args.yes:
+        print(text)
+        return True
+    if sys.stdin.isatty() and input(f"{text}. Go on? [y/N] ").strip().lower() in ("y", "yes"):
+        return True
+    raise UsageError(f"{text}. Nothing was sent. Raise --budget, ask for fewer rows, or add --yes.")
+
+
+def _spending_limit(budget: float | None, price: Any) -> Any:
+    """A check of what this run has spent; None without a budget."""
+    if budget is None:
+        return None
+
+    def check(summary: Any) -> str | None:
+        spent = price(summary.prompt_tokens, summary.completion_tokens)
+        return f"the budget of {budget:g} USD is spent" if spent >= budget else None
+
+    return check
+
+
+class _Progress:
+    """A bar of requests with tokens, cost and errors."""
+
+    def __init__(self, extraction: Any, rows: int, price: Any) -> None:
+        from tqdm import tqdm
+
+        self.total, self._price = rows * extraction.samples, price
+        self._bar = tqdm(total=self.total, unit="request", desc=extraction.split, mininterval=0.5)
+
+    def __call__(self, summary: Any) -> None:
+        """Shows the state."""
+        self._bar.update(summary.done - self._bar.n)
+        spent = self._price(summary.prompt_tokens, summary.completion_tokens)
+        self._bar.set_postfix(
+            {"tokens": f"{summary.prompt_tokens + summary.completion_tokens:,}"}
+            | ({} if spent is None else {"USD": f"{spent:.2f}"})
+            | {"retries": summary.retries, "failed": summary.failed},
+            refresh=False,
+        )
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+
+def _report(args: argparse.Namespace, header: Any, summary: Any) -> None:
+    from dss_jax.cli.tables import number, print_table
+
+    totals = dict(header.totals)
+    statuses = totals.pop("statuses")
+    rows = [[name.replace("_", " "), number(value)] for name, value in totals.items()]
+    rows += [[f"rows: {status}", number(count)] for status, count in statuses.items()]
+    rows += [["sent now", number(summary.answered)], ["taken from the journal",
+             number(summary.reused)], ["retries", number(summary.retries)]]  # fmt: skip
+    print_table(f"{args.out}", ("", ""), rows)
+    for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1])[:5]:
+        print(f"failed, {count:,}: {reason}")
+    if summary.failed:
+        print("The same command asks again for the failed ones; --only_failed for them alone.")
+
+
+def _from_release(args: argparse.Namespace, task: DistillationTask) -> int:
+    from dss_jax.experiment import extraction as stage
+
+    header = stage.from_release(task, args.split, args.from_release, args.out)
+    from dss_jax.cli.tables import number, print_table
+
+    counts = header.totals["statuses"]
+    print_table(f"{args.out}", ("rows", ""), [[s, number(n)] for s, n in counts.items()])
     return 0

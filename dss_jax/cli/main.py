@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a student, and score it",
     "eval": "score a trained student",
     "prepare": "make the token store of a task",
+    "extract": "ask an LLM for rationales and labels",
     "tasks": "list tasks; show examples and statistics",
     "config": "print the resolved configuration",
     "fit": "whether a model fits a device, and with which mesh",

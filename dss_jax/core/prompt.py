@@ -45,8 +45,6 @@ class Prompt:
       stop: stop sequences that are sent.
       form: how a completion is read.
       input_of: example -> text for `{input}`; the student's input where left out.
-      valid: whether a text is a label where any text is allowed, for example an equation that has
-        a value.
       output_of: example -> its gold label as `{output}`, for the hint; the label itself where left
         out.
     """
@@ -60,7 +58,6 @@ class Prompt:
     form: AnswerForm
     input_of: Callable[[Example], str] = _input
     output_of: Callable[[Example], str] = _label
-    valid: Callable[[str], bool] = bool
 
     def __post_init__(self) -> None:
         if "{input}" not in self.question:

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import DistillationTask, Example
-from dss_jax.teacher.extract import RunOptions, Summary, run
-from dss_jax.teacher.jobs import Job, Send
+from dss_jax.data import rows
+from dss_jax.teacher.client import Client
+from dss_jax.teacher.extract import CHUNK, Progress, RunOptions, Summary, run
+from dss_jax.teacher.jobs import Job
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import PromptOptions, prompt_sha256, request_body
@@ -166,13 +169,59 @@ def write(
     return header
 
 
+def missing(
+    extraction: Extraction,
+    examples: Iterable[Example],
+    journal: Journal,
+    *,
+    only_failed: bool = False,
+) -> Iterator[Job]:
+    """The requests that `ask` would send, in order."""
+    jobs = extraction.jobs(examples)
+    while chunk := list(itertools.islice(jobs, CHUNK)):
+        yield from journal.missing(chunk, only_failed=only_failed)
+
+
 def ask(
     extraction: Extraction,
     examples: Sequence[Example],
     journal: Journal,
-    send: Send,
+    send: Client,
     options: RunOptions,
-    progress: Any = None,
+    progress: Progress | None = None,
+    may_go_on: Callable[[Summary], str | None] | None = None,
 ) -> Summary:
-    """Asks for every sample that the journal does not have."""
-    return asyncio.run(run(extraction.jobs(examples), send, journal, options, progress))
+    """Asks for every sample that the journal does not have, and closes the client."""
+
+    async def work() -> Summary:
+        try:
+            return await run(
+                extraction.jobs(examples), send, journal, options, progress, may_go_on
+            )
+        finally:
+            await send.close()
+
+    return asyncio.run(work())
+
+
+def from_release(task: DistillationTask, split: str, data_dir: str, out: Path) -> Header:
+    """Writes records of the completions that came with the authors' release."""
+    extraction = Extraction(task=task, split=split, model="PaLM 540B (released completions)")
+    totals = Totals()
+    made = []
+    for example, completion in rows.with_completions(task, split, data_dir):
+        reply = NOT_ASKED if completion is None else Reply(text=completion)
+        sample = read_reply(reply, example, extraction.prompt, extraction.options)
+        made.append(record_of(example, [sample], same=task.scorer.correct))
+        totals.add_reply(reply)
+        totals.add_record(made[-1])
+    header = Header(
+        task=task.name,
+        split=split,
+        teacher=extraction.model,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        terms=f"data: {task.licence}",
+        totals=totals.as_dict(lambda *_: None),
+    )
+    write_records(out, header, made)
+    return header

@@ -35,6 +35,7 @@ class RunOptions:
       rpm, tpm: requests and tokens a minute; None: no limit.
       max_attempts: for one request, before it is given up.
       only_failed: ask again only for requests that were given up before.
+      first_wait: seconds; the wait before repetition n is drawn from 0 to first_wait * 2^n.
       seed: of the jitter between attempts.
     """
 
@@ -43,6 +44,7 @@ class RunOptions:
     tpm: int | None = None
     max_attempts: int = 8
     only_failed: bool = False
+    first_wait: float = 0.5
     seed: int | None = None
 
 
@@ -136,7 +138,8 @@ class _Run:
                 if error.overload:
                     self.limiter.overloaded(error.retry_after)
                 if attempt < self.options.max_attempts:
-                    await asyncio.sleep(max(error.retry_after or 0.0, backoff(attempt, self.dice)))
+                    wait = backoff(attempt, self.options.first_wait, self.dice)
+                    await asyncio.sleep(max(error.retry_after or 0.0, wait))
             except Rejected as error:
                 self.give_up(job, str(error))
                 self.rejected += 1

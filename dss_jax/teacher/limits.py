@@ -1,7 +1,7 @@
 """How fast requests may go: at most so many at once, so many a minute, and slower when told.
 
 Concurrency follows additive increase, multiplicative decrease (as TCP does; Chiu and Jain, 1989):
-each answer adds a little, each "too many requests" halves it. `Retry-After` holds everybody back.
+each answer adds a little, each "too many requests" takes a part away. `Retry-After` holds everybody back.
 """
 
 import asyncio
@@ -11,19 +11,22 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
-"""Seconds; the wait before attempt n is drawn from 0 to FIRST_WAIT * 2^n, at most LONGEST_WAIT."""
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts at one request, at most."""
 
-HALVE_AT_MOST_EVERY = 1.0
-"""Seconds: requests sent before the last halving say nothing about the new rate."""
+DECREASE = 0.7
+"""What is left of the requests at once after the server did not cope."""
+
+DECREASE_AT_MOST_EVERY = 1.0
+"""Seconds: requests sent before the last decrease say nothing about the new rate."""
 
 LONGEST_RETRY_AFTER = 600.0
 """Seconds; a server's longer wish is cut to this, so that a wrong header cannot stop a run."""
 
 
-def backoff(attempt: int, dice: random.Random) -> float:
-    """Seconds to wait before attempt `attempt` (1 is the first repetition): full jitter."""
-    return dice.uniform(0.0, min(LONGEST_WAIT, FIRST_WAIT * 2.0**attempt))
+def backoff(repetition: int, first_wait: float, dice: random.Random) -> float:
+    """Seconds before a repetition (from 1): 0 to `first_wait` * 2^repetition, full jitter."""
+    return dice.uniform(0.0, min(LONGEST_WAIT, first_wait * 2.0**repetition))
 
 
 @dataclass
@@ -70,7 +73,7 @@ class Limiter:
         self._under_way = 0
         self._clock, self._sleep = clock, sleep
         self._requests, self._tokens = Bucket(rpm, clock), Bucket(tpm, clock)
-        self._held_until = self._halved_at = float("-inf")
+        self._held_until = self._decreased_at = float("-inf")
         self._queue: deque[asyncio.Future] = deque()
 
     async def acquire(self, tokens: float) -> None:
@@ -109,9 +112,9 @@ class Limiter:
         if retry_after is not None:
             wait = min(retry_after, LONGEST_RETRY_AFTER)
             self._held_until = max(self._held_until, now + wait)
-        if now - self._halved_at >= HALVE_AT_MOST_EVERY:
-            self._halved_at = now
-            self.allowed = max(1.0, self.allowed / 2)
+        if now - self._decreased_at >= DECREASE_AT_MOST_EVERY:
+            self._decreased_at = now
+            self.allowed = max(1.0, self.allowed * DECREASE)
 
     def _wake(self) -> None:
         free = int(self.allowed) - self._under_way

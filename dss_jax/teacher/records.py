@@ -75,8 +75,7 @@ class Record:
       teacher_label: the label most "ok" samples have (the first of equals); "" without any.
       agreement: share of all samples that have that label.
       status: of the first sample with that label; of the first sample where there is none.
-      samples: in the order of their sample index. One whose label is another spelling of the vote
-        (an equation with the same value) has the spelling of the vote.
+      samples: in the order of their sample index.
     """
 
     id: str
