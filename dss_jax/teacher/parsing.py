@@ -28,15 +28,26 @@ _LETTER_ANSWER = re.compile(r"(?s)(?:\(([a-z])\)?|([a-z])(?:\)|[.:](?=\s)))\s*(.
 """Of a text without case: "(c) sea", "(c)", "c) sea", "c. sea", "c: sea", "c"."""
 
 _OTHER_LETTER = re.compile(r"\(([a-z])\)")
-_WRAPPING = " \t\r\n\"'“”‘’*_`.:"
-_LOOSE_MARKER = r"(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\bthe\s+)?\b(?:final\s+)?answer(?:\s+is\b|\s*:)"
+_WRAPPING = " \t\r\n\"'\u201c\u201d\u2018\u2019*_`:"
+"""What may stand around an answer: quotes, curly ones too, and Markdown."""
+
+_LOOSE_MARKER = (
+    r"(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\bthe\s+)?\b(?:final\s+)?answer(?:\s+is\b|\s*:)"
+)
 
 
 class _Found(NamedTuple):
-    """An answer, "" where it is none that is allowed, and the text before it."""
+    """An answer.
+
+    Attributes:
+      label: "" where it names none that is allowed, or several.
+      rationale: the text before it.
+      at_end: whether nothing follows it, so that a length limit may have cut it.
+    """
 
     label: str
     rationale: str
+    at_end: bool
 
 
 def read_reply(reply: Reply, example: Example, prompt: Prompt, options: PromptOptions) -> Sample:
@@ -80,7 +91,7 @@ def normalised(text: str, example: Example, prompt: Prompt) -> str:
       prompt: how a label is written, and which are valid.
     """
     if not example.allowed_labels:
-        plain = text.strip(_WRAPPING)
+        plain = _unwrapped(text)
         return plain if prompt.valid(plain) else ""
     exact = text.strip()
     if exact in example.allowed_labels:
@@ -92,23 +103,25 @@ def normalised(text: str, example: Example, prompt: Prompt) -> str:
         if (match := _LETTERED.fullmatch(output.casefold()))
     }
     answer = _plain(text)
-    named = [label for label, plain in labels.items() if plain == answer]
-    named += [label for label, plain in letters.items() if _is_choice(answer, *plain)]
+    named = {label for label, plain in labels.items() if plain == answer}
+    if letters and (match := _LETTER_ANSWER.fullmatch(answer)):
+        letter = match.group(1) or match.group(2) or match.group(4)
+        words = _plain(match.group(3) or "")
+        by_letter = {label for label, (known, _) in letters.items() if known == letter}
+        by_words = {label for label, (_, plain) in letters.items() if plain == words}
+        # A row may have one text twice. Its second letter is then no label's, and contradicts none.
+        named |= by_letter & by_words if words and by_letter else by_letter | by_words
     # Two labels that differ only in what is forgiven cannot be told apart.
-    return named[0] if len(set(named)) == 1 else ""
+    return named.pop() if len(named) == 1 else ""
 
 
-def _is_choice(answer: str, letter: str, label: str) -> bool:
-    """Whether `answer` is this letter, alone or with this label; both without case."""
-    match = _LETTER_ANSWER.fullmatch(answer)
-    if match is None:
-        return False
-    written = match.group(1) or match.group(2) or match.group(4)
-    return written == letter and _plain(match.group(3) or "") in ("", label)
+def _unwrapped(text: str) -> str:
+    # No full stop on the left: ".5 * 3" is an equation.
+    return text.lstrip(_WRAPPING).rstrip(_WRAPPING + ".")
 
 
 def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_WRAPPING)
+    return _unwrapped(" ".join(unicodedata.normalize("NFKC", text).casefold().split()))
 
 
 def _status(found: _Found | None, reply: Reply) -> tuple[str, str, str]:
@@ -117,7 +130,7 @@ def _status(found: _Found | None, reply: Reply) -> tuple[str, str, str]:
     if found is None:
         return ("truncated" if cut else "no_answer"), "", ""
     if not found.label:
-        return ("truncated" if cut else "invalid_label"), "", found.rationale
+        return ("truncated" if cut and found.at_end else "invalid_label"), "", found.rationale
     return ("ok" if found.rationale else "no_rationale"), found.label, found.rationale
 
 
@@ -143,29 +156,31 @@ def _read_json(text: str, example: Example, prompt: Prompt) -> tuple[_Found | No
     return _Found(
         label=normalised(raw_label, example, prompt),
         rationale=rationale.strip() if isinstance(rationale, str) else "",
+        at_end=False,
     ), raw_label
 
 
-def _read_text(text: str, example: Example, prompt: Prompt) -> _Found | None:
+def _read_text(whole: str, example: Example, prompt: Prompt) -> _Found | None:
     """The answer of a text; None where no answer is announced."""
-    text = _before_run_on(text, prompt.form)
+    text = _before_run_on(whole, prompt.form)
     strict = re.escape(prompt.form.marker).replace(r"\ ", r"\s+")
     found: list[_Found] = []
     for marker in (strict, _LOOSE_MARKER):
         places = list(re.finditer(marker, text, re.IGNORECASE))
-        ends = [place.start() for place in places[1:]] + [len(text)]
-        for place, end in zip(places, ends, strict=True):
+        ends = [place.start() for place in places] + [len(text)]
+        for place, end in zip(places, ends[1:], strict=True):
             answer = text[place.end() : end].lstrip(_WRAPPING)
             if answer:
                 rationale = _cleaned_rationale(text[: place.start()], prompt)
-                found.append(_Found(_label(answer, example, prompt), rationale))
+                at_end = end == len(whole) and "\n" not in answer
+                found.append(_Found(_label(answer, example, prompt), rationale, at_end))
         if found:
             break
     if not found:
         return None
     named = [answer for answer in found if answer.label]
     if len({answer.label for answer in named}) != 1:
-        return _Found("", found[0].rationale)
+        return found[-1]._replace(label="", rationale=found[0].rationale)
     return named[0]
 
 
