@@ -198,8 +198,20 @@ class TestStore:
         assert self.key(test, train) in keys
         moved = train.rename(train.with_name("moved.jsonl"))
         assert self.key(moved) in keys
-        moved.write_text(moved.read_text().replace("Because", "For"))
-        assert self.key(moved) not in keys
+        for change in (("Because", "For"), ('"train"', '"test"'), ('"cqa"', '"svamp"')):
+            moved.write_text(moved.read_text().replace(*change))
+            key = self.key(moved)
+            assert key not in keys
+            keys.add(key)
+
+    def test_the_same_records_on_another_day_are_the_same_data(self, cqa: Cqa) -> None:
+        keys = set()
+        for day in ("2026-11-24", "2026-11-25"):
+            file = cqa.folder / "train.jsonl"
+            header = Header(task="cqa", split="train", teacher="t", date=day, totals={"x": day})
+            write_records(file, header, map(record, cqa.splits["train"]))
+            keys.add(self.key(file))
+        assert len(keys) == 1
 
     def test_the_store_holds_what_the_rows_have(self, cqa: Cqa, tmp_path: Path) -> None:
         """Starts TensorFlow."""

@@ -20,6 +20,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import PACKAGE, cache_folder
 from dss_jax.core.registry import load_task, load_task_file
 from dss_jax.data import prepare_child, rows, vocabulary
+from dss_jax.data.rationales import records_digest
 from dss_jax.data.store import FORMAT, StoreDamaged, TokenStore, open_store
 from dss_jax.data.store_writer import remove_leftovers
 
@@ -150,7 +151,7 @@ def made_from(request: Request) -> dict[str, Any]:
         "task": request["name"],
         "task_file_sha256": vocabulary.file_digest(file),
         "files": {name: vocabulary.file_digest(path) for name, path in sources.items()},
-        "records": _record_digests(map(Path, request["rationales"])),
+        "records": _record_digests(request["rationales"]),
         "vocabulary_sha256": vocabulary.file_digest(Path(request["vocabulary"])),
         "extra_ids": request["extra_ids"],
         "prefixes": request["prefixes"],
@@ -168,8 +169,8 @@ def _record_files(task_cfg: config.Task) -> list[Path]:
     return files
 
 
-def _record_digests(files: Iterable[Path]) -> list[str]:
-    return sorted(map(vocabulary.file_digest, files))
+def _record_digests(files: Iterable[str | Path]) -> list[str]:
+    return sorted(map(records_digest, files))
 
 
 def key_of(content: dict[str, Any]) -> str:

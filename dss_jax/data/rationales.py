@@ -1,5 +1,7 @@
 """Puts the records of `dss extract` in place of the teacher text that a task's own rows carry."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,6 +19,21 @@ SHOWN_IDS = 5
 Splits = Mapping[str, list[Example]]
 Given = dict[tuple[str, str], str | Path]
 """(split, id) -> the file that has its record."""
+
+
+def records_digest(file: str | Path) -> str:
+    """SHA-256, in hex, of all in a record file that `join_records` may look at.
+
+    The header's date, totals and notes are left out: the same records, written again on another
+    day, are the same data.
+    """
+    header, _ = read_records(Path(file))
+    digest = hashlib.sha256(json.dumps([header.task, header.split]).encode())
+    with Path(file).open("rb") as stream:
+        stream.readline()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def join_records(
