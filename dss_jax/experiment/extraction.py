@@ -20,7 +20,11 @@ from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import PromptOptions, prompt_sha256, request_body
 from dss_jax.teacher.record_files import write_records
 from dss_jax.teacher.records import Header, Record, Reply
+from dss_jax.teacher.release import from_release as records_of_release
+from dss_jax.teacher.release import prompt_of
 from dss_jax.teacher.voting import record_of
+
+RELEASED_TEACHER = "PaLM 540B (released completions)"
 
 NOT_ASKED = Reply(text="", finish_reason="error", refusal="not asked yet")
 
@@ -56,12 +60,7 @@ class Extraction:
         Raises:
           UsageError: it has none.
         """
-        if self.task.prompt is None:
-            raise UsageError(
-                f"task {self.task.name!r} has no prompt, so no teacher can be asked. Add "
-                f"`prompt=Prompt(...)` to {self.task.file}: docs/add_a_task.md."
-            )
-        return self.task.prompt
+        return prompt_of(self.task)
 
     def jobs_of(self, example: Example) -> Iterator[Job]:
         """The requests of one row, one a sample."""
@@ -206,19 +205,16 @@ def ask(
 
 def from_release(task: DistillationTask, split: str, data_dir: str, out: Path) -> Header:
     """Writes records of the completions that came with the authors' release."""
-    extraction = Extraction(task=task, split=split, model="PaLM 540B (released completions)")
     totals = Totals()
     made = []
-    for example, completion in rows.with_completions(task, split, data_dir):
-        reply = NOT_ASKED if completion is None else Reply(text=completion)
-        sample = read_reply(reply, example, extraction.prompt, extraction.options)
-        made.append(record_of(example, [sample], same=task.scorer.correct))
-        totals.add_reply(reply)
-        totals.add_record(made[-1])
+    for record in records_of_release(task, rows.examples_with_completions(task, split, data_dir)):
+        totals.add_reply(Reply(text=""))
+        totals.add_record(record)
+        made.append(record)
     header = Header(
         task=task.name,
         split=split,
-        teacher=extraction.model,
+        teacher=RELEASED_TEACHER,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         terms=f"data: {task.licence}",
         totals=totals.as_dict(lambda *_: None),
