@@ -52,9 +52,7 @@ class Server:
         self.server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=1024)
         return self.server.sockets[0].getsockname()[1]
 
-    async def _connection(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 lines = head.decode().split("\r\n")

@@ -194,9 +194,7 @@ def ask(
 
     async def work() -> Summary:
         try:
-            return await run(
-                extraction.jobs(examples), send, journal, options, progress, may_go_on
-            )
+            return await run(extraction.jobs(examples), send, journal, options, progress, may_go_on)
         finally:
             await send.close()
 
