@@ -1,5 +1,6 @@
 """What every task file has to hold to; runs over all tasks that come with the package."""
 
+import re
 import subprocess
 import sys
 import time
@@ -9,11 +10,17 @@ import pytest
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import shipped
+from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.registry import load_task, load_task_file, task_names
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.rows import available_splits, examples, needs_tensorflow
+from dss_jax.teacher.parsing import read_reply
+from dss_jax.teacher.prompting import FORMS, PromptOptions, outputs, request_body
+from dss_jax.teacher.records import Reply
 
 RELEASE = Path(__file__).parent / "fixtures" / "release"
+WHOLE_RELEASE = Path(__file__).resolve().parents[2] / "shared" / "data" / "release"
+DATA = WHOLE_RELEASE if WHOLE_RELEASE.is_dir() else RELEASE
 NAMES = sorted(f.stem for f in shipped("tasks").glob("*.py") if not f.name.startswith("_"))
 
 
@@ -25,6 +32,18 @@ def local_splits(task: DistillationTask) -> list[str]:
     """Without those that would be downloaded; the tests that import TensorFlow have them."""
     found = available_splits(task, RELEASE)
     return [s for s in found if not needs_tensorflow(task, s, RELEASE)]
+
+
+def prompt_of(task: DistillationTask) -> Prompt:
+    assert task.prompt is not None
+    return task.prompt
+
+
+def as_row(exemplar: Exemplar, task: DistillationTask) -> Example:
+    """An exemplar as a row: with the choices that it shows, or those that all rows have."""
+    row = some_rows(task)[0]
+    shown = re.findall(r"^\(\w\) (.*)$", exemplar.input, re.M)
+    return Example(id="", input=exemplar.input, allowed_labels=tuple(shown) or row.allowed_labels)
 
 
 def test_the_four_benchmarks_are_there() -> None:
@@ -57,6 +76,55 @@ class TestContract:
         labels = [e.label for e in some_rows(task) if e.label]
         assert task.scorer(labels, labels) == {task.scorer.name: 100.0}
         assert task.scorer(labels, ["no such answer"] * len(labels)) == {task.scorer.name: 0.0}
+
+    def test_exemplars_are_answered_as_a_completion_is_read(self, name: str) -> None:
+        task = load_task(name)
+        prompt = prompt_of(task)
+        for form in FORMS:
+            for exemplar in prompt.exemplars:
+                answer = prompt.answer.replace("{rationale}", exemplar.rationale)
+                text = answer.replace("{output}", exemplar.output).removeprefix(prompt.opening)
+                row = as_row(exemplar, task)
+                sample = read_reply(
+                    Reply(text=text + prompt.stop[0]), row, prompt, PromptOptions(form=form)
+                )
+                assert (sample.status, sample.rationale) == ("ok", exemplar.rationale)
+                # The strict rule drops the full stop at the end of "washington d.c." too.
+                assert sample.raw_label == sample.label
+                assert sample.label in exemplar.output
+                assert sample.label in (row.allowed_labels or (exemplar.output,))
+                assert task.scorer([sample.label], [sample.raw_label]) == {task.scorer.name: 100.0}
+
+    def test_exemplars_are_about_ten_and_of_all_labels(self, name: str) -> None:
+        task = load_task(name)
+        exemplars = prompt_of(task).exemplars
+        assert len(exemplars) >= (10 if name != "word_problems" else 6)
+        assert len({e.input for e in exemplars}) == len(exemplars)
+        if task.scorer.name == "equation_accuracy":
+            assert {c for e in exemplars for c in e.output} >= set("+-*/")
+        elif any(re.match(r"\(\w\)", e.output) for e in exemplars):
+            assert {e.output[:3] for e in exemplars} == {f"({letter})" for letter in "abcde"}
+        else:
+            assert {e.output for e in exemplars} == set(some_rows(task)[0].allowed_labels)
+
+    def test_exemplars_are_no_rows(self, name: str) -> None:
+        task = load_task(name)
+        prompt = prompt_of(task)
+        shown = {e.input.casefold() for e in prompt.exemplars}
+        for split in local_splits(task):
+            asked = {prompt.input_of(e).casefold() for e in examples(task, split, DATA)}
+            assert not shown & asked
+
+    def test_rows_are_asked(self, name: str) -> None:
+        task = load_task(name)
+        prompt = prompt_of(task)
+        for row in some_rows(task):
+            for form in FORMS:
+                for hint in {False, bool(row.label)}:
+                    request_body(prompt, row, PromptOptions(form=form, hint=hint))
+            for label, output in outputs(prompt, row).items():
+                text = prompt.answer.replace("{rationale}", "So it is.").replace("{output}", output)
+                assert read_reply(Reply(text=text), row, prompt, PromptOptions()).label == label
 
     def test_no_test_input_is_in_train(self, name: str) -> None:
         task = load_task(name)

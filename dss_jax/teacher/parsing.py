@@ -222,4 +222,4 @@ def _cleaned_rationale(text: str, prompt: Prompt) -> str:
     if prompt.opening:
         text = text.removeprefix(prompt.opening).lstrip()
     # What is left of Markdown around the marker: "**So the answer is**".
-    return re.sub(r"[\s*_#>]+$", "", text)
+    return text.rstrip(" \t\r\n*_#>")
