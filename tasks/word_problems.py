@@ -20,6 +20,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from dss_jax.core.arithmetic import evaluate
+from dss_jax.core.completions import AnswerForm
+from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.scoring import EQUATION_ACCURACY, same_value
 from dss_jax.core.types import DistillationTask, Example, Generated, Row
 
@@ -386,6 +389,62 @@ def _step_dropped(problem: _Problem, dice: _Dice) -> tuple[Step, ...] | None:
     return problem.steps[:-1] or None
 
 
+# "RATIONALE The answer is ( 10 * 45 )."; all between the first and the last parenthesis of a line.
+ANSWER = AnswerForm(run_on="Q:", marker="The answer is", label=r"(\(.*\))")
+
+EXEMPLARS = (
+    Exemplar(
+        input="Clara had 31 beads. Clara found 16 beads.\nHow many beads does Clara have now?",
+        rationale="Clara had 31 beads. Clara got 16 beads. So Clara has 31 + 16 beads.",
+        output="( 31 + 16 )",
+    ),
+    Exemplar(
+        input="Noah has 44 stamps and 9 coins. Noah sold 20 stamps.\nHow many stamps does Noah "
+              "have now?",
+        rationale="Noah had 44 stamps. Noah lost 20 stamps. So Noah has 44 - 20 stamps.",
+        output="( 44 - 20 )",
+    ),
+    Exemplar(
+        input="Ines has 7 trays. Each tray has 5 cups. Ines is 33 years old.\nHow many cups does "
+              "Ines have?",
+        rationale="There are 7 trays. Each tray has 5 cups. So Ines has 7 * 5 cups.",
+        output="( 7 * 5 )",
+    ),
+    Exemplar(
+        input="Viktor has 72 shells. Viktor shares the shells equally among 8 friends.\nHow many "
+              "shells does each friend get?",
+        rationale="Viktor has 72 shells. There are 8 friends. So each gets 72 / 8 shells.",
+        output="( 72 / 8 )",
+    ),
+    Exemplar(
+        input="Greta has 61 books. Greta has 26 more books than Amir.\nHow many books does Amir "
+              "have?",
+        rationale="Greta has 61 books. Amir has 26 fewer. So Amir has 61 - 26 books.",
+        output="( 61 - 26 )",
+    ),
+    Exemplar(
+        input="Simon has 6 bags with 4 stones each. Simon lost 10 stones.\nHow many stones does "
+              "Simon have now?",
+        rationale="There are 6 bags. Each bag has 4 stones. So the bags hold 6 * 4 stones. Simon "
+                  "lost 10 stones. So Simon has ( 6 * 4 ) - 10 stones.",
+        output="( ( 6 * 4 ) - 10 )",
+    ),
+)  # fmt: skip
+
+PROMPT = Prompt(
+    instruction=(
+        "Solve arithmetic word problems. Name each number that counts, then end with "
+        '"The answer is" and one equation in parentheses.'
+    ),
+    exemplars=EXEMPLARS,
+    question="Q: {input}\n",
+    answer="A: {rationale} The answer is {output}.",
+    opening="A:",
+    stop=("\nQ:",),
+    form=ANSWER,
+    valid=lambda text: evaluate(text) is not None,
+)
+
 TASK = DistillationTask(
     name="word_problems",
     description="Generated arithmetic word problems in SVAMP's manner; simulated teacher.",
@@ -393,5 +452,6 @@ TASK = DistillationTask(
     sources=(Generated(rows=generate),),
     to_example=lambda row, _: Example(**row),
     scorer=EQUATION_ACCURACY,
+    prompt=PROMPT,
     default_vocabulary="vocabularies/word_problems.model",
 )

@@ -31,6 +31,10 @@ def _label(example: Example) -> str:
     return example.label
 
 
+def _any(label: str) -> bool:
+    return bool(label)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """A few-shot chain-of-thought prompt, and how its answers are read.
@@ -45,8 +49,11 @@ class Prompt:
       stop: stop sequences that are sent.
       form: how a completion is read.
       input_of: example -> text for `{input}`; the student's input where left out.
-      output_of: example -> its gold label as `{output}`, for the hint; the label itself where left
-        out.
+      output_of: example -> its gold label as `{output}`, for the hint, and for each allowed label
+        what a teacher may write; the label itself where left out. "(c) TEXT" makes "(c)" an
+        answer too.
+      valid: label -> whether it can be one, where any text is allowed; an equation, for example,
+        must have a value.
     """
 
     instruction: str
@@ -58,6 +65,7 @@ class Prompt:
     form: AnswerForm
     input_of: Callable[[Example], str] = _input
     output_of: Callable[[Example], str] = _label
+    valid: Callable[[str], bool] = _any
 
     def __post_init__(self) -> None:
         if "{input}" not in self.question:

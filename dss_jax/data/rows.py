@@ -80,6 +80,13 @@ def examples(
       UsageError: unknown or unavailable split; missing, unreadable or ill-formed data, with file
         and line.
     """
+    return [example for example, _ in examples_with_completions(task, split, data_dir)]
+
+
+def examples_with_completions(
+    task: DistillationTask, split: str, data_dir: str | os.PathLike[str] | None = None
+) -> list[tuple[Example, str | None]]:
+    """As `examples`, each with its raw completion as released; None where there is none."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     folder = data_folder(data_dir)
@@ -200,8 +207,10 @@ def _find(task: DistillationTask, name: str, folder: Path | None) -> Path | None
     return None
 
 
-def _read(task: DistillationTask, split: str, folder: Path | None) -> list[Example]:
-    """The examples of one split of the source that has it, ids made sure of."""
+def _read(
+    task: DistillationTask, split: str, folder: Path | None
+) -> list[tuple[Example, str | None]]:
+    """Examples and completions of one split of the source that has it, ids made sure of."""
     source = _source_of(task, split, folder)
     assert source is not None
     first_seen: dict[str, str] = {}
@@ -217,7 +226,7 @@ def _read(task: DistillationTask, split: str, folder: Path | None) -> list[Examp
                 "out to have rows numbered."
             )
         first_seen[example.id] = located.where
-        found.append(example)
+        found.append((example, located.completion))
     if not found:
         raise UsageError(f"the {split} split of task {task.name!r} has no rows.")
     return found
