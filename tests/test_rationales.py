@@ -133,11 +133,11 @@ def test_a_file_of_train_serves_the_rows_that_are_held_out_of_it(cqa: Cqa) -> No
 
 def test_without_a_hold_out_the_same_id_in_two_splits_is_two_rows(cqa: Cqa) -> None:
     task = dataclasses.replace(cqa.task, validation_fraction=0.0)
-    rows = {s: [Example(id="1", input=s, label=s)] for s in ("train", "test")}
-    file = cqa.write([record(rows["test"][0])], "test")
+    rows = {s: [Example(id="1", input=s, label=s)] for s in ("train", "validation")}
+    file = cqa.write([record(rows["validation"][0])], "validation")
     joined, _ = join_records(task, rows, [file], RELEASE)
     assert text(joined["train"][0]) == ("", "")
-    assert text(joined["test"][0]) == ("test", "Because of 1.")
+    assert text(joined["validation"][0]) == ("validation", "Because of 1.")
 
 
 def test_a_split_that_is_not_there_is_told(cqa: Cqa) -> None:

@@ -47,8 +47,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.data.prepare import ensure_store
     from dss_jax.experiment.demo_records import simulated_records
 
-    files = simulated_records(task, first.task, Path(args.output_dir) / "teacher")
-    rationales = ",".join(map(str, files))
+    records = simulated_records(task, first.task, Path(args.output_dir) / "teacher")
+    rationales = ",".join(map(str, records))
     runs = {m: replace(r, task=replace(r.task, rationales=rationales)) for m, r in runs.items()}
     first = runs[METHODS[0]]
     store = ensure_store(first.task, first.vocabulary, first.data)
