@@ -17,8 +17,10 @@ from pathlib import Path
 FAULTS = ("429", "500", "503", "hang", "cut", "not_json", "no_choices")
 """Failures after which the same request is worth sending again."""
 
-REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
-           429: "Too Many Requests", 500: "Internal Server Error", 503: "Service Unavailable"}  # fmt: skip
+REASONS = {
+    200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests",
+    500: "Internal Server Error", 503: "Service Unavailable",
+}  # fmt: skip
 
 HANG_SECONDS = 30.0
 

@@ -42,8 +42,8 @@ TASK = DistillationTask(
         id=row["id"], input=row["input"], label="yes", allowed_labels=("yes", "no")),
     scorer=TEXT_ACCURACY,
     prompt=Prompt(
-        instruction="Answer.", question="Q: {input}", answer="A: {rationale} So the answer is {output}.",
-        opening="A:", stop=("Q:",),
+        instruction="Answer.", question="Q: {input}", opening="A:", stop=("Q:",),
+        answer="A: {rationale} So the answer is {output}.",
         exemplars=(Exemplar(input="a row", rationale="It is.", output="yes"),),
         form=AnswerForm(run_on="Q:", marker="So the answer is", label=UP_TO_FINAL_STOP),
     ),
@@ -195,7 +195,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:
         return Reply(text="x" * 2000)
 
     journal = Full(tmp_path / "journal")
-    with pytest.raises(UsageError, match="is full.*Make room on the disk"):
+    with pytest.raises(UsageError, match=r"is full.*Make room on the disk"):
         asyncio.run(extract.run(jobs(2000), send, journal, RunOptions(concurrency=8)))
     with Journal(tmp_path / "journal") as kept:
         assert 0 < 2000 - len(kept.missing(list(jobs(2000)))) < 2000

@@ -49,7 +49,7 @@ class Extraction:
     task: DistillationTask
     split: str
     model: str
-    options: PromptOptions = PromptOptions()
+    options: PromptOptions = field(default_factory=PromptOptions)
     samples: int = 1
     sampling: dict[str, Any] = field(default_factory=dict)
 

@@ -1,7 +1,8 @@
 """How fast requests may go: at most so many at once, so many a minute, and slower when told.
 
 Concurrency follows additive increase, multiplicative decrease (as TCP does; Chiu and Jain, 1989):
-each answer adds a little, each "too many requests" takes a part away. `Retry-After` holds everybody back.
+each answer adds a little, each "too many requests" takes a part away. `Retry-After` holds everybody
+back.
 """
 
 import asyncio
