@@ -1,4 +1,4 @@
-"""Stage 1 of the demo: the simulated teacher is asked over HTTP, row by row."""
+"""Stage 1 of the demo: the simulated teacher is asked over HTTP, its records are filtered."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -12,7 +12,9 @@ from dss_jax.experiment import extraction
 from dss_jax.experiment.extraction import Extraction
 from dss_jax.teacher.client import Client, host_of
 from dss_jax.teacher.extract import RunOptions, Summary
+from dss_jax.teacher.filters import Filters, apply_filters
 from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.record_files import read_records, write_records
 from dss_jax.teacher.simulated import MODEL, simulated_teacher
 
 CONCURRENCY = 16
@@ -32,11 +34,11 @@ def simulated_records(
     Args:
       task: a generated task with a prompt.
       subset: which training rows are asked about.
-      folder: of the journal and of the record files, SPLIT.jsonl.
+      folder: of the journal and of the record files, SPLIT.jsonl (only "ok") and SPLIT_raw.jsonl.
       say: prints a line.
 
     Returns:
-      The record files.
+      The record files that are filtered.
 
     Raises:
       KeyboardInterrupt: stopped; what was answered is in the journal.
@@ -48,12 +50,15 @@ def simulated_records(
         with Journal(folder / "journal") as journal, simulated_teacher(str(task.file)) as base_url:
             _ask(task, asked, journal, base_url, say)
             for split, examples in asked.items():
-                header = extraction.write(
-                    _extraction(task, split), examples, journal, files[split],
+                extraction.write(
+                    _extraction(task, split), examples, journal, folder / f"{split}_raw.jsonl",
                     price=lambda *_: 0.0, endpoint=host_of(base_url), terms=TERMS,
                 )  # fmt: skip
-                statuses = header.totals["statuses"].items()
-                say(f"{files[split]}: {', '.join(f'{n:,} {status}' for status, n in statuses)}")
+    for split in asked:
+        header, read = read_records(folder / f"{split}_raw.jsonl")
+        header, kept = apply_filters(header, list(read), Filters(only=("ok",)), task.scorer.correct)
+        write_records(files[split], header, kept)
+        say(f"{files[split]}: {len(kept):,} of {len(asked[split]):,} records are ok")
     return list(files.values())
 
 
