@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +19,8 @@ import openai
 
 from dss_jax.core.errors import UsageError
 from dss_jax.teacher.records import Reply
+
+HOSTED = "https://api.openai.com/v1"
 
 OWN_SERVER_KEY = "none"
 """Sent to a server of the user's own where no key is set: the client wants one."""
@@ -71,22 +73,12 @@ class Client:
         timeout: float = 120.0,
         connections: int = 32,
     ) -> None:
-        if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
-            raise UsageError(
-                f"--base_url must begin with http:// or https://, not {base_url!r}; for example "
-                "http://localhost:8000/v1."
-            )
-        self._key = os.environ.get(api_key_env, "").strip()
-        if not self._key and not is_own_server(base_url):
-            raise UsageError(
-                f"{api_key_env} is not set. Put the key of {host_of(base_url)} into that variable, "
-                "or name another with --api_key_env. Never give a key as a flag."
-            )
+        self._key = key_from(base_url, api_key_env)
         self._timeout = timeout
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         self.openai = openai.AsyncOpenAI(
             api_key=self._key or OWN_SERVER_KEY,
-            base_url=base_url or "https://api.openai.com/v1",
+            base_url=base_url or HOSTED,
             max_retries=0,
             timeout=timeout,
             http_client=openai.DefaultAsyncHttpx2Client(limits=limits, timeout=timeout),
@@ -121,32 +113,7 @@ class Client:
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             cause = error.__cause__ or error
             raise Retryable(self._clean(f"{type(cause).__name__}: {cause}")) from None
-        return self._read(response.content, chat)
-
-    def _read(self, content: bytes, chat: bool) -> Reply:
-        try:
-            answer = json.loads(content)
-            choice = answer["choices"][0]
-            usage = answer.get("usage") or {}
-            message = choice.get("message") or {}
-            text = message.get("content") if chat else choice["text"]
-            refusal = message.get("refusal") or ""
-            reason = choice.get("finish_reason") or ""
-            if text is None and not refusal and reason not in ("content_filter", "length"):
-                raise KeyError("content")
-            return Reply(
-                text=text or "",
-                finish_reason=reason,
-                refusal=self._clean(refusal),
-                prompt_tokens=int(usage.get("prompt_tokens") or 0),
-                completion_tokens=int(usage.get("completion_tokens") or 0),
-                model=str(answer.get("model") or ""),
-            )
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            start = self._clean(content[:80].decode(errors="replace"))
-            raise Retryable(
-                f"the answer is no completion ({type(error).__name__}): {start!r}"
-            ) from None
+        return reply_of(response.content, chat, self._clean)
 
     def _failure(self, error: openai.APIStatusError) -> Exception:
         status = error.status_code
@@ -159,11 +126,66 @@ class Client:
         return Rejected(reason)
 
     def _clean(self, text: str) -> str:
-        """A server's text without the key, shortened."""
-        if self._key:
-            text = text.replace(self._key, "[key]")
-        text = re.sub(r"\b(sk-|Bearer\s+)[\w.\-*]{6,}", "[key]", text)
-        return text[:REASON_LENGTH]
+        return clean(text, self._key)
+
+
+def key_from(base_url: str | None, api_key_env: str) -> str:
+    """The key out of the environment; "" for a server of the user's own that wants none.
+
+    Raises:
+      UsageError: a wrong URL; the variable is not set, and the server is not the user's own.
+    """
+    if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
+        raise UsageError(
+            f"--base_url must begin with http:// or https://, not {base_url!r}; for example "
+            "http://localhost:8000/v1."
+        )
+    key = os.environ.get(api_key_env, "").strip()
+    if not key and not is_own_server(base_url):
+        raise UsageError(
+            f"{api_key_env} is not set. Put the key of {host_of(base_url)} into that variable, or "
+            "name another with --api_key_env. Never give a key as a flag."
+        )
+    return key
+
+
+def clean(text: str, key: str) -> str:
+    """A server's text without the key, shortened."""
+    if key:
+        text = text.replace(key, "[key]")
+    text = re.sub(r"\b(sk-|Bearer\s+)[\w.\-*]{6,}", "[key]", text)
+    return text[:REASON_LENGTH]
+
+
+def reply_of(content: bytes, chat: bool, cleaned: Callable[[str], str]) -> Reply:
+    """The reply in a server's answer.
+
+    Raises:
+      Retryable: it is not JSON, or holds no completion.
+    """
+    try:
+        answer = json.loads(content)
+        choice = answer["choices"][0]
+        usage = answer.get("usage") or {}
+        message = choice.get("message") or {}
+        text = message.get("content") if chat else choice["text"]
+        refusal = message.get("refusal") or ""
+        reason = choice.get("finish_reason") or ""
+        if text is None and not refusal and reason not in ("content_filter", "length"):
+            raise KeyError("content")
+        return Reply(
+            text=text or "",
+            finish_reason=reason,
+            refusal=cleaned(refusal),
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
+            model=str(answer.get("model") or ""),
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        start = cleaned(content[:80].decode(errors="replace"))
+        raise Retryable(
+            f"the answer is no completion ({type(error).__name__}): {start!r}"
+        ) from None
 
 
 def host_of(base_url: str | None) -> str:
