@@ -153,7 +153,8 @@ def main() -> None:
         "peak_memory_mb_after_rows": {rows: round(mb, 1) for rows, mb in memory.items()},
         "raw_seconds": [round(wall, 3) for _, wall, _ in rounds],
         "processor": processor(), "load_average_1_min_before": before,
-        "dss_jax": __version__, "date": datetime.date.today().isoformat(), "command": command(sys.argv[1:], "extract.py"),
+        "dss_jax": __version__, "date": datetime.date.today().isoformat(),
+        "command": command(sys.argv[1:], "extract.py"),
     }  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "extract-cpu.json"

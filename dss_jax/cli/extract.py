@@ -11,7 +11,7 @@ missing. The key comes from the environment. docs/extract.md.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _sampling_flags(parser.add_argument_group("sampling"))
     _sending_flags(parser.add_argument_group("sending"))
     _money_flags(parser.add_argument_group("money"))
+    _jax_flags(parser.add_argument_group("a teacher of T5's family: --model jax:CHECKPOINT"))
 
 
 def _prompt_flags(group: Any) -> None:
@@ -82,6 +83,16 @@ def _money_flags(group: Any) -> None:
     group.add_argument("--yes", action="store_true", help="do not ask")
 
 
+def _jax_flags(group: Any) -> None:
+    group.add_argument("--batch_size", type=int, default=32, help="prompts at once (default 32)")
+    group.add_argument("--input_length", type=int, default=2048,
+                       help="longest prompt in tokens (default 2,048)")  # fmt: skip
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    group.add_argument("--fsdp", type=int, default=1,
+                       help="devices that share the parameters (default 1)")  # fmt: skip
+    group.add_argument("--vocabulary", help="SentencePiece file, where the checkpoint has none")
+
+
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
     if rest:
@@ -106,7 +117,7 @@ def _check(args: argparse.Namespace) -> None:
     """Raises UsageError for flags that do not go together, before anything is read."""
     for name, least in (("limit", 1), ("samples", 1), ("max_tokens", 1), ("concurrency", 1),
                         ("max_attempts", 1), ("show_prompt", 1), ("rpm", 1), ("tpm", 1),
-                        ("exemplars", 0)):  # fmt: skip
+                        ("exemplars", 0), ("batch_size", 1), ("fsdp", 1)):  # fmt: skip
         value = getattr(args, name)
         if value is not None and value < least:
             raise UsageError(f"--{name} must be at least {least}, not {value}.")
@@ -141,7 +152,8 @@ def _extraction(args: argparse.Namespace, task: DistillationTask) -> Any:
         if getattr(args, name) is not None:
             sampling[name] = getattr(args, name)
     options = PromptOptions(
-        exemplars=args.exemplars, order_seed=args.exemplar_seed, form=args.form,
+        exemplars=args.exemplars, order_seed=args.exemplar_seed,
+        form="completion" if args.model.startswith("jax:") else args.form,
         hint=args.hint, structured=args.structured,
     )  # fmt: skip
     return Extraction(task=task, split=args.split, model=args.model, options=options,
@@ -161,7 +173,7 @@ def _show(extraction: Any, examples: Sequence[Example]) -> int:
 def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example]) -> int:
     """Estimates, asks, writes."""
     from dss_jax.experiment import extraction as stage
-    from dss_jax.teacher import client, extract, prices
+    from dss_jax.teacher import client, prices
     from dss_jax.teacher.journal import Journal
 
     price = prices.find_prices(args.model, args.price_in, args.price_out, args.price_table)
@@ -173,26 +185,16 @@ def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example])
     if args.out is None:  # A dry run before anything was asked.
         _print_estimate(args, _estimate(args, extraction, extraction.jobs(examples), price))
         return 0
-    send = None if args.dry_run else client.Client(
-        args.base_url, args.api_key_env, args.timeout, args.concurrency
-    )  # fmt: skip
     with Journal(args.journal or args.out.with_name(args.out.name + ".journal")) as journal:
         missing = stage.missing(extraction, examples, journal, only_failed=args.only_failed)
         expected = _estimate(args, extraction, missing, price)
-        if send is None:
+        if args.dry_run:
             _print_estimate(args, expected)
             return 0
-        over = _confirm(args, expected)
+        ask = _server(args, extraction, examples, journal, price, over=_confirm(args, expected))
         progress = _Progress(extraction, len(examples), price)
-        options = extract.RunOptions(
-            concurrency=args.concurrency, rpm=args.rpm, tpm=args.tpm,
-            max_attempts=args.max_attempts, only_failed=args.only_failed,
-        )  # fmt: skip
         try:
-            summary = stage.ask(
-                extraction, examples, journal, send, options, progress,
-                None if over else _spending_limit(args.budget, price),
-            )  # fmt: skip
+            summary = ask(progress)
         finally:
             progress.close()
         if summary.stopped:
@@ -201,12 +203,50 @@ def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example])
                 f"done and kept in {journal.path}. The same command goes on from there."
             )
             return 130 if summary.stopped == "interrupted" else 1
+        local = args.model.startswith("jax:")
         header = stage.write(
             extraction, examples, journal, args.out,
-            price=price, endpoint=client.host_of(args.base_url), terms=args.terms,
+            price=price, endpoint="" if local else client.host_of(args.base_url), terms=args.terms,
         )  # fmt: skip
     _report(args, header, summary)
     return 0
+
+
+def _server(
+    args: argparse.Namespace,
+    extraction: Any,
+    examples: Sequence[Example],
+    journal: Any,
+    price: Any,
+    *,
+    over: bool,
+) -> Callable[[Any], Any]:
+    """What asks: (progress) -> summary. Fails here if it could not work at all."""
+    if args.model.startswith("jax:"):
+        from dss_jax.experiment import jax_teacher
+
+        teacher = jax_teacher.JaxTeacher(args.model, jax_teacher.TeacherOptions(
+            batch_size=args.batch_size, input_length=args.input_length, dtype=args.dtype,
+            fsdp=args.fsdp, vocabulary=args.vocabulary,
+        ))  # fmt: skip
+        return lambda progress: jax_teacher.ask(
+            teacher, extraction.jobs(examples), journal, progress
+        )
+    if args.batch:
+        from dss_jax.teacher.batch import Batches
+
+        batches = Batches(journal, args.base_url, args.api_key_env)
+        return lambda _: batches.run(extraction.jobs(examples))
+    from dss_jax.experiment import extraction as stage
+    from dss_jax.teacher import client, extract
+
+    send = client.Client(args.base_url, args.api_key_env, args.timeout, args.concurrency)
+    options = extract.RunOptions(
+        concurrency=args.concurrency, rpm=args.rpm, tpm=args.tpm,
+        max_attempts=args.max_attempts, only_failed=args.only_failed,
+    )  # fmt: skip
+    limit = None if over else _spending_limit(args.budget, price)
+    return lambda progress: stage.ask(extraction, examples, journal, send, options, progress, limit)
 
 
 def _estimate(args: argparse.Namespace, extraction: Any, jobs: Any, price: Any) -> Any:

@@ -120,8 +120,12 @@ class Journal:
 
     def put(self, job: Job, reply: Reply) -> None:
         """Keeps a reply; it is on the disk after the next `flush`."""
-        self._waiting[job.key] = (
-            job.key, job.id, job.sample, int(reply.finish_reason == GIVEN_UP),
+        self.keep(job.key, job.id, job.sample, reply)
+
+    def keep(self, key: str, row: str, sample: int, reply: Reply) -> None:
+        """As `put`, where the request itself is not at hand."""
+        self._waiting[key] = (
+            key, row, sample, int(reply.finish_reason == GIVEN_UP),
             reply.prompt_tokens, reply.completion_tokens, self._clock(),
             json.dumps(asdict(reply), ensure_ascii=False),
         )  # fmt: skip
