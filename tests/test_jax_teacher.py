@@ -1,5 +1,6 @@
 """A teacher of T5's family answers requests as a server would."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -32,7 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     one = np.ones((1, 2), np.int32)
     params = nn.meta.unbox(T5(SHAPE).init(jax.random.key(0), one, one)["params"])
     folder = tmp_path_factory.mktemp("teacher") / "checkpoint"
-    weights = from_tree(SHAPE, jax.device_get(params), "test", vocabulary=VOCABULARY)
+    weights = from_tree(SHAPE, jax.device_get(params), origin="test", vocabulary=VOCABULARY)
     write_weights(weights, str(folder), "orbax")
     return f"jax:{folder}"
 
@@ -82,8 +83,6 @@ def test_a_long_prompt_is_refused_by_row(checkpoint: str) -> None:
 def test_a_checkpoint_without_vocabulary_is_refused(checkpoint: str, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     weights = jax_teacher.read_weights(checkpoint.removeprefix("jax:"))
-    import dataclasses
-
     write_weights(dataclasses.replace(weights, vocabulary=None), str(bare), "orbax")
     with pytest.raises(UsageError, match="has no SentencePiece file"):
         JaxTeacher(f"jax:{bare}", TeacherOptions())

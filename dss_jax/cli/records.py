@@ -54,7 +54,9 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     actions = {"stats": _stats, "show": _show, "filter": _filter, "merge": _merge}
     if args.action not in actions:
         raise unknown_name("action", args.action, actions)
-    if unused := options.gin_bindings(rest, parser):
+    # argparse gives back the files that come after a flag: it takes FILE to be none by then.
+    args.files += [word for word in rest if not word.startswith("-")]
+    if unused := options.gin_bindings([w for w in rest if w.startswith("-")], parser):
         raise UsageError(f"dss records takes no gin settings, such as {unused[0]!r}.")
     if args.action != "merge" and len(args.files) != 1:
         raise UsageError(f"dss records {args.action} takes one file, not {len(args.files)}.")

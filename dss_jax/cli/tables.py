@@ -28,11 +28,14 @@ def print_table(
         table.add_column(column, justify="right" if i and not texts else "left", no_wrap=not i)
     for row in rows:
         table.add_row(*row)
+    terminal().print(table)
+
+
+def terminal() -> Console:
+    """Standard output, for rich."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        # A file or a pipe has no width; wrapped cells would be hard to read there.
-        console = Console(highlight=False, width=160)
-    console.print(table)
+    # A file or a pipe has no width; wrapped cells would be hard to read there.
+    return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 SCORE_COLUMNS = ("split", "examples", "accuracy", "teacher", "label loss", "rationale loss")
