@@ -22,7 +22,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
     """No test reads the user's settings, or writes into the user's cache."""
-    for name in ("DSS_DATA_DIR", "DSS_VOCABULARY", "DSS_PREFIXES", "DSS_TASK_PATH"):
+    for name in (
+        "DSS_DATA_DIR",
+        "DSS_VOCABULARY",
+        "DSS_PREFIXES",
+        "DSS_TASK_PATH",
+        "DSS_RATIONALES",
+    ):
         monkeypatch.delenv(name, raising=False)
     cache = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("DSS_CACHE_DIR", str(cache))

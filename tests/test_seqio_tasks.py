@@ -4,6 +4,7 @@ The one test file that imports TensorFlow into the test process.
 """
 
 import csv
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_rationales import record
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
@@ -18,9 +20,12 @@ from dss_jax.core.prefixes import PREFIXES
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import DistillationTask, Example, SeqioSource, plain_example
 from dss_jax.data import prepare
+from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
 from dss_jax.data.store import TEXT_COLUMNS, TokenStore, open_store
 from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.teacher.record_files import write_records
+from dss_jax.teacher.records import Header
 
 ROOT = Path(__file__).parents[1]
 RELEASE = ROOT / "tests" / "fixtures" / "release"
@@ -78,6 +83,29 @@ class TestRegistered:
         rows = [r for s in ("train", "validation") for r in rows_of(seqio, "cqa_teacher_label", s)]
         assert len(rows) == len(found) - lacking
         assert all(len(r["targets"]) > 1 for r in rows)
+
+    def test_records_take_the_place_of_the_teacher_text(
+        self, seqio: Any, register: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task, file = load_task("cqa"), tmp_path / "records.jsonl"
+        found = {s: examples(task, s, RELEASE) for s in ("train", "validation", "test")}
+        records = [record(e) for s in ("train", "validation") for e in found[s][1:]]
+        write_records(file, Header(task="cqa", split="train", teacher="t"), records)
+        joined, _ = join_records(task, found, [file], RELEASE)
+        register("cqa", rationales=[file])
+        for split in found:
+            kept = [e for e in joined[split] if e.rationale]
+            for suffix in ("teacher_label", "rationale"):
+                rows = rows_of(seqio, f"cqa_{suffix}", split)
+                targets = [r["targets_pretokenized"].decode() for r in rows]
+                assert targets == [getattr(e, suffix) for e in kept]
+        monkeypatch.setenv("DSS_DATA_DIR", str(RELEASE))
+        monkeypatch.setenv("DSS_VOCABULARY", str(MODEL))
+        monkeypatch.setenv("DSS_RATIONALES", str(file))
+        seqio_register = importlib.import_module("dss_jax.data.seqio_register")
+        seqio_register.register_all()
+        assert len(rows_of(seqio, "word_problems_rationale", "test")) == 400
+        assert len(rows_of(seqio, "cqa_rationale", "train")) == len(found["train"]) - 1
 
     def test_mixtures_hold_both_tasks(self, seqio: Any, register: Any) -> None:
         register("svamp")

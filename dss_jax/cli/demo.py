@@ -3,7 +3,8 @@
   dss demo --output_dir runs/demo
 
 No download, no key, no GPU. The problems are generated, the teacher is simulated and the model is
-trained from nothing; what is real is the whole path from text to scores.
+trained from nothing; what is real is the whole path: a server on this machine that speaks OpenAI's
+protocol is asked for rationales, and its records are trained on and scored.
 """
 
 import argparse
@@ -44,7 +45,12 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     task = registry.load_task(first.task.name)
 
     from dss_jax.data.prepare import ensure_store
+    from dss_jax.experiment.demo_records import simulated_records
 
+    records = simulated_records(task, first.task, Path(args.output_dir) / "teacher")
+    rationales = ",".join(map(str, records))
+    runs = {m: replace(r, task=replace(r.task, rationales=rationales)) for m, r in runs.items()}
+    first = runs[METHODS[0]]
     store = ensure_store(first.task, first.vocabulary, first.data)
 
     from dss_jax.experiment import single

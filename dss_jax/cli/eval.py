@@ -36,7 +36,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
 
     folder = Path(args.output_dir)
     saved = run_folder.saved_config(folder).absolute()
-    bindings = options.flag_bindings(args, leave_out=("output_dir",))
+    # Here --rationales asks for predicted ones; the run's configuration has its record files.
+    bindings = options.flag_bindings(args, leave_out=("output_dir", "rationales"))
     vocabulary = folder.absolute() / VOCABULARY
     if args.vocabulary is None and vocabulary.is_file():
         # The run's own copy is there where the original has moved.

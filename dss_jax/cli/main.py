@@ -12,10 +12,12 @@ COMMANDS = {
     "train": "train a student, and score it",
     "eval": "score a trained student",
     "prepare": "make the token store of a task",
+    "extract": "ask an LLM for rationales and labels",
     "tasks": "list tasks; show examples and statistics",
     "config": "print the resolved configuration",
     "fit": "whether a model fits a device, and with which mesh",
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
+    "records": "look at what a teacher answered; filter and merge it",
     "demo": "both methods on the embedded data set: a table and a picture",
 }
 """Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""

@@ -14,6 +14,7 @@ BASE_GIN_FILE = "runs/train.gin"
 
 BOUND_FLAGS = {
     "data_dir": "Task.data_dir",
+    "rationales": "Task.rationales",
     "vocabulary": "Vocabulary.path",
     "store_dir": "Data.store_dir",
     "store": "Data.store",
@@ -45,6 +46,15 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rationales_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that says whose teacher text."""
+    parser.add_argument(
+        "--rationales",
+        metavar="FILE",
+        help="records of `dss extract`, in place of the data's own teacher text; several: A,B",
+    )
+
+
 def add_gin_flags(parser: argparse.ArgumentParser) -> None:
     """T5X's flags for gin."""
     parser.add_argument("--gin_file", action="append", default=[], help="read after the others")
@@ -69,6 +79,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mixture_or_task_name", help="a SeqIO task or mixture of yours")
     parser.add_argument("--mixture_or_task_module", help="the Python module that registers it")
     add_data_flags(parser)
+    add_rationales_flag(parser)
     add_gin_flags(parser)
 
 

@@ -22,6 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", help="one token store to use as it is")
     parser.add_argument("--prefixes", help="paper or released_code")
     options.add_data_flags(parser)
+    options.add_rationales_flag(parser)
     options.add_gin_flags(parser)
     parser.set_defaults(needs_model=False, model=None, method=None, mixture_or_task_name=None)
 
@@ -85,7 +86,9 @@ def _stats(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argum
             number(s.empty_rationales),
             f"{number(s.rationale_words[0], 1)}/{number(s.rationale_words[1], 0)}",
         ]
-        for s in summary.label_counts(task, run.task.data_dir, store.splits)
+        for s in summary.label_counts(
+            task, run.task.data_dir, store.splits, run.task.rationale_files
+        )
     ]
     print_table(
         f"{task.name}: rows and the teacher's labels ({task.scorer.name}, %)",

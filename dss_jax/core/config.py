@@ -47,6 +47,8 @@ class Task:
       name: a task file's name ("cqa"); None where `mixture_or_task_name` is used.
       data_dir: folder of the data (for the benchmarks, the authors' release layout); None: the
         environment's DSS_DATA_DIR.
+      rationales: record files of `dss extract`, separated by commas, each of one split; their
+        labels and rationales take the place of the teacher text in the data. None: that text.
       prefixes: "paper" ("[label] ", "[rationale] ") or "released_code" ("predict: ", "explain: ").
       train_fraction: share of the training split that is used, in (0, 1]; smaller shares are
         inside larger ones.
@@ -58,6 +60,7 @@ class Task:
 
     name: str | None = None
     data_dir: str | None = free(None)
+    rationales: str | None = free(None)  # What is in the files decides; the token store has that.
     prefixes: str = "paper"
     train_fraction: float = 1.0
     train_count: int | None = None
@@ -85,6 +88,16 @@ class Task:
                 "Task.mixture_or_task_name needs Task.mixture_or_task_module, the Python module "
                 "that registers it."
             )
+        if self.mixture_or_task_name is not None and self.rationales is not None:
+            raise UsageError(
+                "Task.rationales is for task files: a SeqIO task has inputs and targets only. "
+                "docs/add_a_task.md shows a task file."
+            )
+
+    @property
+    def rationale_files(self) -> tuple[str, ...]:
+        """The record files, one by one."""
+        return tuple(f for f in (self.rationales or "").split(",") if f)
 
     @property
     def shown_name(self) -> str:

@@ -20,6 +20,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import PACKAGE, cache_folder
 from dss_jax.core.registry import load_task, load_task_file
 from dss_jax.data import prepare_child, rows, vocabulary
+from dss_jax.data.rationales import records_digest
 from dss_jax.data.store import FORMAT, StoreDamaged, TokenStore, open_store
 from dss_jax.data.store_writer import remove_leftovers
 
@@ -28,10 +29,10 @@ Request = dict[str, Any]
 """What the child process is asked for; plain JSON. `made_from` is what the key is a digest of."""
 
 CODE = (
-    "core/completions.py", "core/prefixes.py", "core/types.py", "data/row_files.py",
-    "data/rows.py", "data/seqio_child.py", "data/seqio_prepare.py",
+    "core/completions.py", "core/prefixes.py", "core/types.py", "data/rationales.py",
+    "data/row_files.py", "data/rows.py", "data/seqio_child.py", "data/seqio_prepare.py",
     "data/seqio_sources.py", "data/seqio_tasks.py",
-    "data/store_writer.py", "data/vocabulary.py",
+    "data/store_writer.py", "data/vocabulary.py", "teacher/record_files.py", "teacher/records.py",
 )  # fmt: skip
 """The modules that decide what is in a store."""
 
@@ -65,9 +66,13 @@ def ensure_store(
         return _given_store(data_cfg.store, task_cfg, vocabulary_cfg)
     request = make_request(task_cfg, vocabulary_cfg, task_dirs)
     path = store_folder(data_cfg) / f"{_safe(request['name'])}-{request['key'][:16]}"
-    found = _open(path, need, log)
-    if found is not None:
-        return found
+    store = _open(path, need, log) or _make(request, path, need, log)
+    for line in store.manifest.get("rationales", ()):
+        log(line)
+    return store
+
+
+def _make(request: Request, path: Path, need: Sequence[str], log: Log) -> TokenStore:
     with _lock(path, log):
         # Another process may have made it while this one waited.
         found = _open(path, need, lambda _: None)
@@ -119,6 +124,7 @@ def make_request(
             "name": task.name,
             "task_file": task.file,
             "data_dir": str(data_dir.resolve()) if data_dir else None,
+            "rationales": [str(file) for file in _record_files(task_cfg)],
             "prefixes": task_cfg.prefixes,
             "vocabulary": str(vocabulary.resolve(vocabulary_cfg.path, task)),
             "extra_ids": vocabulary_cfg.extra_ids,
@@ -145,10 +151,26 @@ def made_from(request: Request) -> dict[str, Any]:
         "task": request["name"],
         "task_file_sha256": vocabulary.file_digest(file),
         "files": {name: vocabulary.file_digest(path) for name, path in sources.items()},
+        "records": _record_digests(request["rationales"]),
         "vocabulary_sha256": vocabulary.file_digest(Path(request["vocabulary"])),
         "extra_ids": request["extra_ids"],
         "prefixes": request["prefixes"],
     }
+
+
+def _record_files(task_cfg: config.Task) -> list[Path]:
+    files = [Path(f).expanduser().resolve() for f in task_cfg.rationale_files]
+    for file in files:
+        if not file.is_file():
+            raise UsageError(
+                f"the record file {str(file)!r} does not exist. Give what `dss extract --out` "
+                "wrote with --rationales FILE; several are separated by commas."
+            )
+    return files
+
+
+def _record_digests(files: Iterable[str | Path]) -> list[str]:
+    return sorted(map(records_digest, files))
 
 
 def key_of(content: dict[str, Any]) -> str:
@@ -213,6 +235,14 @@ def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabu
         raise UsageError(
             f"the store {path} was made with {store.extra_ids} extra ids, not "
             f"{vocabulary_cfg.extra_ids}. Give --gin.Vocabulary.extra_ids={store.extra_ids}."
+        )
+    files = [Path(f).expanduser() for f in task_cfg.rationale_files]
+    # Where a store was copied to, the records need not be.
+    known = all(f.is_file() for f in files)
+    if files and known and _record_digests(files) != manifest["made_from"].get("records"):
+        raise UsageError(
+            f"the store {path} was not made with the records {task_cfg.rationales}. Leave "
+            "--store out to make one that is, or --rationales to use the store's."
         )
     if vocabulary_cfg.path is not None:
         given = vocabulary.resolve(vocabulary_cfg.path)

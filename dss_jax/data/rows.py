@@ -56,7 +56,7 @@ def available_splits(
     downloaded shows when it is read. A validation split that is held out of train counts too.
     """
     folder = data_folder(data_dir)
-    served = {s for s in SPLITS if _source_of(task, s, folder) is not None}
+    served = _served(task, folder)
     if _holds_out(task, served):
         served.add("validation")
     return tuple(s for s in SPLITS if s in served)
@@ -90,7 +90,7 @@ def examples_with_completions(
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     folder = data_folder(data_dir)
-    served = {s for s in SPLITS if _source_of(task, s, folder) is not None}
+    served = _served(task, folder)
     if _holds_out(task, served) and split != "test":
         rows = _read(task, "train", folder)
         train, validation = hold_out(len(rows), task.validation_fraction, task.validation_seed)
@@ -98,6 +98,11 @@ def examples_with_completions(
     if split not in served:
         raise _no_split(task, split, folder, available_splits(task, folder))
     return _read(task, split, folder)
+
+
+def held_out(task: DistillationTask, data_dir: str | os.PathLike[str] | None = None) -> bool:
+    """Whether the validation split is held out of train; ids are then unique over both."""
+    return _holds_out(task, _served(task, data_folder(data_dir)))
 
 
 def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,6 +145,10 @@ def source_files(
 def needs_tensorflow(task: DistillationTask, split: str, data_dir: Path | None) -> bool:
     """Whether the split is read through TFDS or another SeqIO source."""
     return isinstance(_source_of(task, split, data_dir), Tfds | SeqioSource)
+
+
+def _served(task: DistillationTask, folder: Path | None) -> set[str]:
+    return {s for s in SPLITS if _source_of(task, s, folder) is not None}
 
 
 def _holds_out(task: DistillationTask, served: set[str]) -> bool:

@@ -12,6 +12,7 @@ from dss_jax.core.prefixes import prefixes
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data import prepare, rows
+from dss_jax.data.rationales import join_records
 from dss_jax.data.row_files import SplitUnavailable
 from dss_jax.data.seqio_child import find_provider, ints_and_texts, serve
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS
@@ -47,7 +48,8 @@ Built = tuple[dict[str, SplitBuilder], Path, int, dict[str, Any]]
 def _from_task(request: Mapping[str, Any], say: Say) -> Built:
     task = load_task_file(Path(request["task_file"]))
     # Before TensorFlow is imported, so that a mistake in the data shows at once.
-    examples, unavailable = _read(task, request["data_dir"])
+    read, unavailable = _read(task, request["data_dir"])
+    examples, joined = join_records(task, read, request["rationales"], request["data_dir"])
     from dss_jax.data import seqio_tasks
 
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
@@ -73,6 +75,7 @@ def _from_task(request: Mapping[str, Any], say: Say) -> Built:
         "prefixes": request["prefixes"],
         "counts": {split: _counts(found) for split, found in examples.items()},
         "unavailable": unavailable,
+        "rationales": joined,
     }
     return builders, vocabulary.path, vocabulary.extra_ids, description
 

@@ -2,15 +2,18 @@
 
 For plain SeqIO and for T5X (`--gin.MIXTURE_OR_TASK_MODULE="'dss_jax.data.seqio_register'"`).
 Settings come from the environment: DSS_TASK_PATH, DSS_DATA_DIR, DSS_VOCABULARY, DSS_EXTRA_IDS
-(100) and DSS_PREFIXES ("paper").
+(100), DSS_PREFIXES ("paper") and DSS_RATIONALES (record files, separated by commas; each goes to
+its task).
 """
 
 import logging
 import os
+from pathlib import Path
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task, task_names
 from dss_jax.data import seqio_tasks, vocabulary
+from dss_jax.teacher.record_files import read_records
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ def register_all() -> tuple[str, ...]:
     extra_ids = os.environ.get("DSS_EXTRA_IDS", "100")
     if not extra_ids.isdigit():
         raise UsageError(f"DSS_EXTRA_IDS must be a whole number, not {extra_ids!r}.")
+    records = _record_files()
     done = []
     for name in task_names():
         try:
@@ -37,9 +41,19 @@ def register_all() -> tuple[str, ...]:
             vocabulary_path=vocabulary.wanted(None, task),
             extra_ids=int(extra_ids),
             prefixes=os.environ.get("DSS_PREFIXES", "paper"),
+            rationales=records.get(name, ()),
         )
         done.append(name)
     return tuple(done)
+
+
+def _record_files() -> dict[str, list[str]]:
+    """Task -> its record files."""
+    files: dict[str, list[str]] = {}
+    for file in filter(None, os.environ.get("DSS_RATIONALES", "").split(",")):
+        header, _ = read_records(Path(file).expanduser())
+        files.setdefault(header.task, []).append(file)
+    return files
 
 
 register_all()

@@ -14,7 +14,7 @@ method's loss (METHOD.md, Traps), which is why this package pairs rows in its to
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import seqio
@@ -24,6 +24,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import prefixes as prefixes_of
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data import rows
+from dss_jax.data.rationales import join_records
 from dss_jax.data.vocabulary import SEPARATOR
 
 ROW = "row"
@@ -45,6 +46,7 @@ def register(
     extra_ids: int = 100,
     data_dir: str | Path | None = None,
     prefixes: str = "paper",
+    rationales: Sequence[str | Path] = (),
     examples: Mapping[str, list[Example]] | None = None,
 ) -> dict[str, seqio.Task]:
     """Registers the SeqIO tasks and mixtures of a task, instead of those registered before.
@@ -57,6 +59,7 @@ def register(
       extra_ids: sentinel ids above the model's pieces.
       data_dir: folder of the data; None: DSS_DATA_DIR.
       prefixes: "paper" or "released_code".
+      rationales: record files that take the place of the teacher text in the data.
       examples: split -> rows, where they are read already; None: they are read from the task's
         sources.
 
@@ -68,7 +71,7 @@ def register(
     style = prefixes_of(prefixes)
     read: Callable[[str], list[Example]]
     if examples is None:
-        read = functools.cache(lambda split: rows.examples(task, split, data_dir))
+        read = functools.cache(lambda split: _read(task, split, data_dir, rationales))
         splits = _splits(task, data_dir)
     else:
         read, splits = examples.__getitem__, tuple(examples)
@@ -146,6 +149,16 @@ def _dataset_fn(
         return dataset.shuffle(max(1, len(kept)), seed=seed) if shuffle_files else dataset
 
     return dataset_fn
+
+
+def _read(
+    task: DistillationTask,
+    split: str,
+    data_dir: str | Path | None,
+    rationales: Sequence[str | Path],
+) -> list[Example]:
+    found = {split: rows.examples(task, split, data_dir)}
+    return join_records(task, found, rationales, data_dir)[0][split]
 
 
 def _splits(task: DistillationTask, data_dir: str | Path | None) -> tuple[str, ...]:

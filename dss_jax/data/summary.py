@@ -8,6 +8,7 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
+from dss_jax.data.rationales import join_records
 from dss_jax.data.store import TOKEN_COLUMNS, TokenStore, count_overlong
 from dss_jax.data.vocabulary import EOS_ID, SentencePiece
 
@@ -63,10 +64,14 @@ def _count(name: str, examples: list[Example], task: DistillationTask) -> LabelC
 
 
 def label_counts(
-    task: DistillationTask, data_dir: str | None, split_names: Sequence[str]
+    task: DistillationTask,
+    data_dir: str | None,
+    split_names: Sequence[str],
+    rationales: Sequence[str] = (),
 ) -> list[LabelCounts]:
     """Counts of each of the splits; with a hold-out also of train and validation together."""
-    splits = {s: rows.examples(task, s, data_dir) for s in split_names}
+    read = {s: rows.examples(task, s, data_dir) for s in split_names}
+    splits, _ = join_records(task, read, rationales, data_dir)
     counts = [_count(name, examples, task) for name, examples in splits.items()]
     if task.validation_fraction and {"train", "validation"} <= splits.keys():
         both = splits["train"] + splits["validation"]

@@ -1,0 +1,319 @@
+"""Asks an LLM for rationales and labels: any server that speaks OpenAI's protocol.
+
+  dss extract --task cqa --split train --model gpt-4o-mini --out cqa_train.jsonl
+  dss extract --task cqa --split train --model llama3.2 --base_url http://localhost:11434/v1 \
+      --out cqa_train.jsonl
+  dss extract --task cqa --split test --from_release DIR --out cqa_test.jsonl
+
+Every reply is kept in a journal beside the output as it comes: a second run asks only for what is
+missing. The key comes from the environment. docs/extract.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core import registry
+from dss_jax.core.errors import UsageError
+from dss_jax.core.types import SPLITS, DistillationTask, Example
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's flags."""
+    parser.add_argument("--task", required=True, help="a task file's name: see `dss tasks`")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
+    parser.add_argument("--model", help="the teacher, as its server knows it; or jax:CHECKPOINT")
+    parser.add_argument("--out", type=Path, help="the record file, JSONL")
+    parser.add_argument("--data_dir", help="folder of the data (also: DSS_DATA_DIR)")
+    parser.add_argument("--task_dir", action="append", default=[], help="folder of task files")
+    parser.add_argument("--limit", type=int, help="only the first rows")
+    parser.add_argument("--shard", metavar="I/N", help="every N-th row from the I-th (from 0)")
+    parser.add_argument("--from_release", metavar="DIR",
+                        help="no LLM: parse the completions of the authors' release")  # fmt: skip
+    _prompt_flags(parser.add_argument_group("prompt"))
+    _sampling_flags(parser.add_argument_group("sampling"))
+    _sending_flags(parser.add_argument_group("sending"))
+    _money_flags(parser.add_argument_group("money"))
+
+
+def _prompt_flags(group: Any) -> None:
+    group.add_argument("--show_prompt", type=int, metavar="N", help="print N requests; send none")
+    group.add_argument("--exemplars", type=int, help="how many of the task's (default: all)")
+    group.add_argument("--exemplar_seed", type=int, help="shuffle them (default: the file's order)")
+    group.add_argument("--form", choices=("chat", "completion"), default="chat")
+    group.add_argument("--hint", action="store_true", help="show the teacher the gold label")
+    group.add_argument("--structured", action="store_true", help="ask for JSON by a schema")
+
+
+def _sampling_flags(group: Any) -> None:
+    group.add_argument("--samples", type=int, default=1, help="completions a row (default 1)")
+    group.add_argument("--temperature", type=float, help="default: 0 for one sample, else 0.7")
+    group.add_argument("--top_p", type=float)
+    group.add_argument("--max_tokens", type=int, default=256, help="of a completion (default 256)")
+    group.add_argument("--max_tokens_field", default="max_tokens",
+                       choices=("max_tokens", "max_completion_tokens"),
+                       help="its name: newer OpenAI models want max_completion_tokens")  # fmt: skip
+    group.add_argument("--seed", type=int, help="sent with each request; sample i gets seed + i")
+
+
+def _sending_flags(group: Any) -> None:
+    group.add_argument("--base_url", help="of the server (default: OpenAI's)")
+    group.add_argument("--api_key_env", default="OPENAI_API_KEY", metavar="NAME",
+                       help="variable that holds the key (default: OPENAI_API_KEY)")  # fmt: skip
+    group.add_argument("--concurrency", type=int, default=32, help="requests at once (default 32)")
+    group.add_argument("--rpm", type=int, help="requests a minute, at most")
+    group.add_argument("--tpm", type=int, help="tokens a minute, at most")
+    group.add_argument("--max_attempts", type=int, default=8, help="for one request (default 8)")
+    group.add_argument("--timeout", type=float, default=120, help="seconds (default 120)")
+    group.add_argument("--journal", type=Path, help="default: OUT.journal")
+    group.add_argument("--only_failed", action="store_true", help="ask again for failed rows alone")
+    group.add_argument("--batch", action="store_true", help="the provider's batch API: half price")
+    group.add_argument("--terms", default="", help="note on the terms of use, kept as provenance")
+
+
+def _money_flags(group: Any) -> None:
+    group.add_argument("--dry_run", action="store_true", help="count tokens, cost and time only")
+    group.add_argument("--price_in", type=float, help="USD a million prompt tokens")
+    group.add_argument("--price_out", type=float, help="USD a million completion tokens")
+    group.add_argument("--price_table", type=Path, help="JSON file of prices, in LiteLLM's form")
+    group.add_argument("--budget", type=float, help="USD; asks before it would be passed")
+    group.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Runs the command."""
+    if rest:
+        raise UsageError(f"unknown argument {rest[0]!r}. See {parser.prog} --help.")
+    _check(args)
+    task = registry.load_task(args.task, args.task_dir)
+    if args.from_release:
+        return _from_release(args, task)
+
+    from dss_jax.experiment.extraction import shard_of
+
+    examples = shard_of(_examples(args, task)[: args.limit], args.shard)
+    if not examples:
+        raise UsageError("no row is left to ask about. See --limit and --shard.")
+    extraction = _extraction(args, task)
+    if args.show_prompt is not None:
+        return _show(extraction, examples[: args.show_prompt])
+    return _ask(args, extraction, examples)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UsageError for flags that do not go together, before anything is read."""
+    for name, least in (("limit", 1), ("samples", 1), ("max_tokens", 1), ("concurrency", 1),
+                        ("max_attempts", 1), ("show_prompt", 1), ("rpm", 1), ("tpm", 1),
+                        ("exemplars", 0)):  # fmt: skip
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name} must be at least {least}, not {value}.")
+    if args.timeout <= 0:
+        raise UsageError(f"--timeout must be above 0 seconds, not {args.timeout}.")
+    if args.out is None and args.show_prompt is None and not args.dry_run:
+        raise UsageError("--out is missing: the record file to write, for example cqa.jsonl.")
+    if args.model is None and not args.from_release:
+        raise UsageError(
+            "--model is missing: the teacher's name, as its server knows it, or jax:CHECKPOINT. "
+            "--from_release DIR needs none."
+        )
+
+
+def _examples(args: argparse.Namespace, task: DistillationTask) -> list[Example]:
+    from dss_jax.data import rows
+
+    return rows.examples(task, args.split, args.data_dir)
+
+
+def _extraction(args: argparse.Namespace, task: DistillationTask) -> Any:
+    from dss_jax.experiment.extraction import Extraction
+    from dss_jax.teacher.prompting import PromptOptions
+
+    temperature = args.temperature
+    if temperature is None:
+        temperature = 0.0 if args.samples == 1 else 0.7
+    if args.samples > 1 and temperature == 0:
+        raise UsageError(f"--samples {args.samples} at --temperature 0 are all the same.")
+    sampling = {"temperature": temperature, args.max_tokens_field: args.max_tokens}
+    for name in ("top_p", "seed"):
+        if getattr(args, name) is not None:
+            sampling[name] = getattr(args, name)
+    options = PromptOptions(
+        exemplars=args.exemplars, order_seed=args.exemplar_seed, form=args.form,
+        hint=args.hint, structured=args.structured,
+    )  # fmt: skip
+    return Extraction(task=task, split=args.split, model=args.model, options=options,
+                      samples=args.samples, sampling=sampling)  # fmt: skip
+
+
+def _show(extraction: Any, examples: Sequence[Example]) -> int:
+    from dss_jax.teacher.prompting import shown
+
+    for example in examples:
+        for job in extraction.jobs_of(example):
+            print(f"--- {example.id}, sample {job.sample}\n{shown(job.body)}\n")
+            break
+    return 0
+
+
+def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example]) -> int:
+    """Estimates, asks, writes."""
+    from dss_jax.experiment import extraction as stage
+    from dss_jax.teacher import client, extract, prices
+    from dss_jax.teacher.journal import Journal
+
+    price = prices.find_prices(args.model, args.price_in, args.price_out, args.price_table)
+    if args.budget is not None and price(1, 1) is None:
+        raise UsageError(
+            "--budget needs prices: --price_in and --price_out, or --price_table. They are on the "
+            "provider's page."
+        )
+    if args.out is None:  # A dry run before anything was asked.
+        _print_estimate(args, _estimate(args, extraction, extraction.jobs(examples), price))
+        return 0
+    send = None if args.dry_run else client.Client(
+        args.base_url, args.api_key_env, args.timeout, args.concurrency
+    )  # fmt: skip
+    with Journal(args.journal or args.out.with_name(args.out.name + ".journal")) as journal:
+        missing = stage.missing(extraction, examples, journal, only_failed=args.only_failed)
+        expected = _estimate(args, extraction, missing, price)
+        if send is None:
+            _print_estimate(args, expected)
+            return 0
+        over = _confirm(args, expected)
+        progress = _Progress(extraction, len(examples), price)
+        options = extract.RunOptions(
+            concurrency=args.concurrency, rpm=args.rpm, tpm=args.tpm,
+            max_attempts=args.max_attempts, only_failed=args.only_failed,
+        )  # fmt: skip
+        try:
+            summary = stage.ask(
+                extraction, examples, journal, send, options, progress,
+                None if over else _spending_limit(args.budget, price),
+            )  # fmt: skip
+        finally:
+            progress.close()
+        if summary.stopped:
+            print(
+                f"stopped: {summary.stopped}. {summary.done:,} of {progress.total:,} requests are "
+                f"done and kept in {journal.path}. The same command goes on from there."
+            )
+            return 130 if summary.stopped == "interrupted" else 1
+        header = stage.write(
+            extraction, examples, journal, args.out,
+            price=price, endpoint=client.host_of(args.base_url), terms=args.terms,
+        )  # fmt: skip
+    _report(args, header, summary)
+    return 0
+
+
+def _estimate(args: argparse.Namespace, extraction: Any, jobs: Any, price: Any) -> Any:
+    from dss_jax.teacher import prices
+
+    answers = [len(e.rationale) + len(e.output) for e in extraction.prompt.exemplars]
+    # The answer's own words ("So the answer is") are some tens of characters.
+    length = (sum(answers) / len(answers) + 30 if answers else 200) / prices.CHARACTERS_PER_TOKEN
+    return prices.estimate(
+        (job.body for job in jobs), length, price,
+        concurrency=args.concurrency, rpm=args.rpm, tpm=args.tpm,
+    )  # fmt: skip
+
+
+def _print_estimate(args: argparse.Namespace, expected: Any) -> None:
+    from dss_jax.cli.tables import number, print_table
+
+    cost = "not known" if expected.cost is None else f"{expected.cost:,.2f} USD"
+    rows = [
+        ["requests to send", number(expected.requests)],
+        ["prompt tokens, about", number(expected.prompt_tokens)],
+        ["completion tokens, about", number(expected.completion_tokens)],
+        ["cost, about", cost],
+        ["time, about", f"{expected.seconds / 60:,.0f} minutes"],
+    ]
+    print_table(
+        f"{args.task}, {args.split}, {args.model}", ("", ""), rows,
+        note="4 characters a token; answers as long as the exemplars'; 2 seconds a request.",
+    )  # fmt: skip
+
+
+def _confirm(args: argparse.Namespace, expected: Any) -> bool:
+    """Whether the user agreed to spend more than the budget.
+
+    Raises:
+      UsageError: the user did not, or cannot be asked.
+    """
+    if args.budget is None or expected.cost <= args.budget:
+        return False
+    text = f"this will cost about {expected.cost:,.2f} USD, more than --budget {args.budget:g}"
+    if args.yes:
+        print(text)
+        return True
+    if sys.stdin.isatty() and input(f"{text}. Go on? [y/N] ").strip().lower() in ("y", "yes"):
+        return True
+    raise UsageError(f"{text}. Nothing was sent. Raise --budget, ask for fewer rows, or add --yes.")
+
+
+def _spending_limit(budget: float | None, price: Any) -> Any:
+    """A check of what this run has spent; None without a budget."""
+    if budget is None:
+        return None
+
+    def check(summary: Any) -> str | None:
+        spent = price(summary.prompt_tokens, summary.completion_tokens)
+        return f"the budget of {budget:g} USD is spent" if spent >= budget else None
+
+    return check
+
+
+class _Progress:
+    """A bar of requests with tokens, cost and errors."""
+
+    def __init__(self, extraction: Any, rows: int, price: Any) -> None:
+        from tqdm import tqdm
+
+        self.total, self._price = rows * extraction.samples, price
+        self._bar = tqdm(total=self.total, unit="request", desc=extraction.split, mininterval=0.5)
+
+    def __call__(self, summary: Any) -> None:
+        """Shows the state."""
+        self._bar.update(summary.done - self._bar.n)
+        spent = self._price(summary.prompt_tokens, summary.completion_tokens)
+        self._bar.set_postfix(
+            {"tokens": f"{summary.prompt_tokens + summary.completion_tokens:,}"}
+            | ({} if spent is None else {"USD": f"{spent:.2f}"})
+            | {"retries": summary.retries, "failed": summary.failed},
+            refresh=False,
+        )
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+
+def _report(args: argparse.Namespace, header: Any, summary: Any) -> None:
+    from dss_jax.cli.tables import number, print_table
+
+    totals = dict(header.totals)
+    statuses = totals.pop("statuses")
+    rows = [[name.replace("_", " "), number(value)] for name, value in totals.items()]
+    rows += [[f"rows: {status}", number(count)] for status, count in statuses.items()]
+    rows += [["sent now", number(summary.answered)], ["taken from the journal",
+             number(summary.reused)], ["retries", number(summary.retries)]]  # fmt: skip
+    print_table(f"{args.out}", ("", ""), rows)
+    for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1])[:5]:
+        print(f"failed, {count:,}: {reason}")
+    if summary.failed:
+        print("The same command asks again for the failed ones; --only_failed for them alone.")
+
+
+def _from_release(args: argparse.Namespace, task: DistillationTask) -> int:
+    from dss_jax.experiment import extraction as stage
+
+    header = stage.from_release(task, args.split, args.from_release, args.out)
+    from dss_jax.cli.tables import number, print_table
+
+    counts = header.totals["statuses"]
+    print_table(f"{args.out}", ("rows", ""), [[s, number(n)] for s, n in counts.items()])
+    return 0

@@ -1,0 +1,160 @@
+"""Puts the records of `dss extract` in place of the teacher text that a task's own rows carry."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.types import DistillationTask, Example
+from dss_jax.data import rows
+from dss_jax.teacher.record_files import read_records
+from dss_jax.teacher.records import Header, Record
+
+SHOWN_IDS = 5
+"""How many missing or surplus ids a message names."""
+
+Splits = Mapping[str, list[Example]]
+Given = dict[tuple[str, str], str | Path]
+"""(split, id) -> the file that has its record."""
+
+
+def records_digest(file: str | Path) -> str:
+    """SHA-256, in hex, of all in a record file that `join_records` may look at.
+
+    The header's date, totals and notes are left out: the same records, written again on another
+    day, are the same data.
+    """
+    header, _ = read_records(Path(file))
+    digest = hashlib.sha256(json.dumps([header.task, header.split]).encode())
+    with Path(file).open("rb") as stream:
+        stream.readline()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def join_records(
+    task: DistillationTask,
+    splits: Splits,
+    files: Sequence[str | Path],
+    data_dir: str | Path | None = None,
+) -> tuple[Splits, list[str]]:
+    """Joins records to rows by id.
+
+    Once there are record files, all teacher text comes from them, so that two teachers are never
+    mixed: a row whose record is missing or not "ok" has none, and so has a split without a file.
+
+    Args:
+      task: the task.
+      splits: split -> its rows; a file for a split that is not among them is passed over.
+      files: record files, each of one split. Where validation is held out of train, a file of
+        either serves both.
+      data_dir: folder of the data; None: DSS_DATA_DIR.
+
+    Returns:
+      The rows with the records' labels and rationales (without files: as they were), and what to
+      tell the user: how many rows have a record, missing and surplus ids.
+
+    Raises:
+      UsageError: a file is of another task; no record of a file is for a row of its split; a
+        record's input is not its row's; an id comes twice.
+    """
+    if not files:
+        return splits, []
+    shared: tuple[str, ...] = ("train", "validation") if rows.held_out(task, data_dir) else ()
+    joined = {
+        s: [replace(e, teacher_label="", rationale="") for e in found]
+        for s, found in splits.items()
+    }
+    given: Given = {}
+    said = []
+    for file in files:
+        header, records = read_records(Path(file))
+        _check_task(file, header, task)
+        own = shared if header.split in shared else (header.split,)
+        rows_of = {s: joined[s] for s in own if s in joined}
+        if not rows_of:
+            said.append(f"{file} is not used: {task.name} has no {header.split} split here")
+            continue
+        before = len(given)
+        surplus = _fill(rows_of, file, records, given)
+        if len(given) == before and header.split in joined:
+            raise _no_match(file, header, surplus, joined[header.split])
+        if surplus:
+            said.append(f"{file}: {len(surplus):,} records are for no row: {_some(surplus)}")
+    return joined, [*_counts(joined, given), *said]
+
+
+def _fill(splits: Splits, file: str | Path, records: Iterable[Record], given: Given) -> list[str]:
+    """Puts a file's text into the rows, notes in `given` which have a record; surplus ids."""
+    places = {s: {e.id: i for i, e in enumerate(found)} for s, found in splits.items()}
+    surplus = []
+    for record in records:
+        split = next((s for s in splits if record.id in places[s]), None)
+        if split is None:
+            surplus.append(record.id)
+            continue
+        at = places[split][record.id]
+        row = splits[split][at]
+        _check_record(file, record, row, given.get((split, record.id)))
+        given[split, record.id] = file
+        if record.status == "ok":
+            splits[split][at] = replace(
+                row, teacher_label=record.teacher_label, rationale=record.rationale
+            )
+    return surplus
+
+
+def _check_task(file: str | Path, header: Header, task: DistillationTask) -> None:
+    if header.task != task.name:
+        raise UsageError(
+            f"{file} has records of task {header.task!r}, not of {task.name!r}. Give the records "
+            "of that task with --rationales, or another --task."
+        )
+
+
+def _check_record(
+    file: str | Path, record: Record, row: Example, before: str | Path | None
+) -> None:
+    if before is not None:
+        raise UsageError(
+            f"id {record.id!r} is in {before} and again in {file}. `dss records merge` makes one "
+            "file of several."
+        )
+    if record.input != row.input:
+        raise UsageError(
+            f"{file}: the input of id {record.id!r} is not that of the row: "
+            f"{record.input[:80]!r} and {row.input[:80]!r}. The records were made from other "
+            "data; give that data with --data_dir, or extract again."
+        )
+
+
+def _no_match(
+    file: str | Path, header: Header, ids: Sequence[str], found: Sequence[Example]
+) -> UsageError:
+    theirs = f"its ids: {_some(ids)}" if ids else "it is empty"
+    return UsageError(
+        f"{file}: no record is for a row of {header.task} {header.split} ({theirs}; the rows': "
+        f"{_some([e.id for e in found])}). Give the data that the records were made from."
+    )
+
+
+def _counts(joined: Splits, given: Given) -> Iterator[str]:
+    for split, found in joined.items():
+        with_label = sum(bool(e.teacher_label) for e in found)
+        missing = [e.id for e in found if (split, e.id) not in given]
+        failed = len(found) - len(missing) - with_label
+        notes = [f"not ok: {failed:,}"] if failed else []
+        if missing:
+            ids = "" if len(missing) == len(found) else f": {_some(missing)}"
+            notes.append(f"no record: {len(missing):,}{ids}")
+        note = f" ({'; '.join(notes)})" if notes else ""
+        yield f"{split}: {with_label:,} of {len(found):,} rows have text of the records{note}"
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = ", ..." if len(ids) > SHOWN_IDS else ""
+    return ", ".join(islice(ids, SHOWN_IDS)) + more

@@ -1,0 +1,115 @@
+"""Writes rationale records as a TensorFlow Datasets folder. Run as a child process.
+
+The folder is what a TFDS builder of that name and version prepares, so SeqIO's `TfdsDataSource`,
+`tfds.load` and `tfds.builder_from_directory` read it without this package.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core.errors import UsageError
+from dss_jax.data.seqio_child import serve
+from dss_jax.teacher.record_files import read_records
+from dss_jax.teacher.records import Header, Record
+
+TEXTS = ("id", "input", "label", "teacher_label", "rationale", "status")
+"""Text features; `agreement` is a float32 beside them."""
+
+
+def export_records(
+    files: Sequence[str | Path],
+    folder: str | Path,
+    name: str | None = None,
+    version: str = "1.0.0",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Writes record files, one a split, as the data set `folder/name/version`.
+
+    All records go in, in their order, whatever their status. Features: `id`, `input`, `label` (the
+    gold one, "" without), `teacher_label`, `rationale`, `status` (text) and `agreement` (float32).
+    The description holds the headers, as JSON lines.
+
+    Args:
+      files: record files of one task, each of another split.
+      folder: the TFDS data folder.
+      name: of the data set, in snake case; None: `<task>_rationales`.
+      version: of the data set, "MAJOR.MINOR.PATCH".
+      say: is given a line a split.
+
+    Returns:
+      The folder of the version.
+
+    Raises:
+      UsageError: ill-formed or empty files, files of several tasks, two of one split, a name or
+        version that TFDS does not allow, a folder that is there already.
+    """
+    opened = [(Path(f), *read_records(Path(f))) for f in files]
+    headers = [header for _, header, _ in opened]
+    _check(headers, version)
+    name = name or f"{headers[0].task}_rationales"
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UsageError(f"the name {name!r} is none for TFDS: small letters, digits and _ only.")
+    path = Path(folder).expanduser().resolve() / name / version
+    if path.exists():
+        raise UsageError(f"{path} is there already. Give another --version, or remove it first.")
+    # Before TensorFlow is imported, so that a mistake in a file shows at once.
+    splits = {header.split: list(_rows(file, records)) for file, header, records in opened}
+
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    features: dict[str, Any] = {text: tfds.features.Text() for text in TEXTS}
+    features["agreement"] = tfds.features.Scalar(np.float32)
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version=version,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets=splits,
+        data_dir=str(path.parents[1]),
+        description="\n".join(
+            json.dumps(dataclasses.asdict(header), ensure_ascii=False) for header in headers
+        ),
+        disable_shuffling=True,
+    )
+    for split, info in builder.info.splits.items():
+        say(f"{split}: {info.num_examples:,} records in {info.num_shards} shards")
+    return path
+
+
+def _check(headers: Sequence[Header], version: str) -> None:
+    if not headers:
+        raise UsageError("no record file. Give at least one.")
+    for what in ("task", "split"):
+        values = [getattr(h, what) for h in headers]
+        if what == "task" and len(set(values)) > 1:
+            raise UsageError(f"the files are of several tasks: {', '.join(sorted(set(values)))}.")
+        if what == "split" and len(set(values)) < len(values):
+            raise UsageError(
+                f"two files are of one split: {', '.join(values)}. `dss records merge` makes one "
+                "of them."
+            )
+    if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version):
+        raise UsageError(f"the version must be MAJOR.MINOR.PATCH, as 1.0.0, not {version!r}.")
+
+
+def _rows(file: Path, records: Iterable[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = -1
+    for number, record in enumerate(records):
+        texts = {text: getattr(record, text) for text in TEXTS if text != "label"}
+        yield number, {**texts, "label": record.gold, "agreement": record.agreement}
+    if number < 0:
+        raise UsageError(f"{file} has no records. Leave it out.")
+
+
+def answer(request: dict[str, Any], say: Callable[[str], None]) -> str:
+    """`export_records` for the parent process: its arguments in, the path out."""
+    return str(export_records(**request, say=say))
+
+
+if __name__ == "__main__":
+    sys.exit(serve(answer))

@@ -1,0 +1,213 @@
+"""One request over OpenAI's protocol, through the `openai` client, and what its failure means.
+
+The key is read from the environment here and in `batch.py` only. It is in no message: server texts
+that repeat it are blotted out.
+"""
+
+import asyncio
+import email.utils
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+
+from dss_jax.core.errors import UsageError
+from dss_jax.teacher.records import Reply
+
+OWN_SERVER_KEY = "none"
+"""Sent to a server of the user's own where no key is set: the client wants one."""
+
+REASON_LENGTH = 300
+"""Characters of a server's message that are kept."""
+
+
+class Retryable(Exception):  # noqa: N818
+    """The request may work later.
+
+    Attributes:
+      retry_after: seconds that the server asks to wait; None where it does not say.
+      overload: whether the server has too much to do (429 or 503), so that all should slow down.
+    """
+
+    def __init__(
+        self, reason: str, retry_after: float | None = None, *, overload: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+        self.overload = overload
+
+
+class Rejected(Exception):  # noqa: N818
+    """The server will not answer this request, whenever it is sent."""
+
+
+class Fatal(Exception):  # noqa: N818
+    """No request can work: a wrong key, no right to the model, no such model, no money left."""
+
+
+class Client:
+    """Calling it sends one body, once (a `jobs.Send`).
+
+    Args:
+      base_url: of the server, with its `/v1`; None: OpenAI's.
+      api_key_env: name of the variable that holds the key.
+      timeout: seconds for a whole request, also where a server sends byte by byte.
+      connections: most requests at once.
+
+    Raises:
+      UsageError: the variable is not set, and the server is not on this machine or network.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        timeout: float = 120.0,
+        connections: int = 32,
+    ) -> None:
+        if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
+            raise UsageError(
+                f"--base_url must begin with http:// or https://, not {base_url!r}; for example "
+                "http://localhost:8000/v1."
+            )
+        self._key = os.environ.get(api_key_env, "").strip()
+        if not self._key and not is_own_server(base_url):
+            raise UsageError(
+                f"{api_key_env} is not set. Put the key of {host_of(base_url)} into that variable, "
+                "or name another with --api_key_env. Never give a key as a flag."
+            )
+        self._timeout = timeout
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self.openai = openai.AsyncOpenAI(
+            api_key=self._key or OWN_SERVER_KEY,
+            base_url=base_url or "https://api.openai.com/v1",
+            max_retries=0,
+            timeout=timeout,
+            http_client=openai.DefaultAsyncHttpx2Client(limits=limits, timeout=timeout),
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.openai.close()
+
+    async def __call__(self, body: Mapping[str, Any]) -> Reply:
+        """Sends a body.
+
+        Raises:
+          Retryable: 408, 409, 429, 5xx, no answer in time, a broken connection, an answer that is
+            not JSON or holds no completion.
+          Rejected: 400, 413, 422: this request only.
+          Fatal: 401, 403, 404, or no money left.
+        """
+        chat = "messages" in body
+        try:
+            async with asyncio.timeout(self._timeout):
+                # Not `chat.completions.create`: it takes known fields only, and building its
+                # typed answer costs more than the rest of the client.
+                response = await self.openai.post(
+                    "/chat/completions" if chat else "/completions",
+                    cast_to=httpx2.Response, body=dict(body),
+                )  # fmt: skip
+        except TimeoutError:
+            raise Retryable(f"no answer within {self._timeout:g} seconds") from None
+        except openai.APIStatusError as error:
+            raise self._failure(error) from None
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+            cause = error.__cause__ or error
+            raise Retryable(self._clean(f"{type(cause).__name__}: {cause}")) from None
+        return self._read(response.content, chat)
+
+    def _read(self, content: bytes, chat: bool) -> Reply:
+        try:
+            answer = json.loads(content)
+            choice = answer["choices"][0]
+            usage = answer.get("usage") or {}
+            message = choice.get("message") or {}
+            text = message.get("content") if chat else choice["text"]
+            refusal = message.get("refusal") or ""
+            reason = choice.get("finish_reason") or ""
+            if text is None and not refusal and reason not in ("content_filter", "length"):
+                raise KeyError("content")
+            return Reply(
+                text=text or "",
+                finish_reason=reason,
+                refusal=self._clean(refusal),
+                prompt_tokens=int(usage.get("prompt_tokens") or 0),
+                completion_tokens=int(usage.get("completion_tokens") or 0),
+                model=str(answer.get("model") or ""),
+            )
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            start = self._clean(content[:80].decode(errors="replace"))
+            raise Retryable(
+                f"the answer is no completion ({type(error).__name__}): {start!r}"
+            ) from None
+
+    def _failure(self, error: openai.APIStatusError) -> Exception:
+        status = error.status_code
+        reason = self._clean(f"{status}: {_message(error)}")
+        if status in (401, 403, 404) or _code(error) == "insufficient_quota":
+            return Fatal(reason)
+        if status in (408, 409, 429) or status >= 500:
+            wait = retry_after(error.response.headers)
+            return Retryable(reason, wait, overload=status in (429, 503))
+        return Rejected(reason)
+
+    def _clean(self, text: str) -> str:
+        """A server's text without the key, shortened."""
+        if self._key:
+            text = text.replace(self._key, "[key]")
+        text = re.sub(r"\b(sk-|Bearer\s+)[\w.\-*]{6,}", "[key]", text)
+        return text[:REASON_LENGTH]
+
+
+def host_of(base_url: str | None) -> str:
+    """Host and port of a server, without path, user or password."""
+    if base_url is None:
+        return "api.openai.com"
+    parts = urlsplit(base_url)
+    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+
+
+def is_own_server(base_url: str | None) -> bool:
+    """Whether a server may be asked without a key: it has a port of its own or is this machine."""
+    if base_url is None:
+        return False
+    parts = urlsplit(base_url)
+    return parts.port is not None or parts.hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` as seconds or a date.
+
+    Never negative; None where there is none, or it cannot be read.
+    """
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        value = headers.get("retry-after")
+        if value is None:
+            return None
+        if re.fullmatch(r"\s*\d+(\.\d*)?\s*", value):
+            return float(value)
+        date = email.utils.parsedate_to_datetime(value)
+        return max(0.0, date.timestamp() - (time.time() if now is None else now))
+    except ValueError:
+        return None
+
+
+def _body(error: openai.APIStatusError) -> Mapping[str, Any]:
+    return error.body if isinstance(error.body, dict) else {}
+
+
+def _message(error: openai.APIStatusError) -> str:
+    return str(_body(error).get("message") or error.response.text or error.response.reason_phrase)
+
+
+def _code(error: openai.APIStatusError) -> str:
+    return str(_body(error).get("code") or _body(error).get("type") or "")

@@ -1,0 +1,240 @@
+"""Every reply as it came, kept on disk before it counts as there.
+
+SQLite, because a request is money: a transaction is on the disk whole or not at all, after Ctrl-C,
+kill -9, a full disk or a power cut; two processes may write at once; and a key is found without
+reading the file. Replies are committed in groups, at most `GROUP_SECONDS` apart, since each commit
+waits for the disk. The write-ahead log needs a local disk: where a file system refuses it, SQLite's
+older journal is used.
+
+A process claims the requests that it is about to send, so that a second one on the same journal
+sends others. The claims of a process of this machine that died are dropped at once, those of
+another machine's run out after `LEASE_SECONDS`.
+"""
+
+import json
+import os
+import socket
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from dss_jax.core.errors import UsageError
+from dss_jax.teacher.jobs import Job
+from dss_jax.teacher.records import Reply
+
+VERSION = 1
+GROUP_SECONDS = 0.05
+LEASE_SECONDS = 60.0
+GIVEN_UP = "error"
+"""`Reply.finish_reason` of a request that was given up; it is asked again by a later run."""
+
+_TABLES = """
+create table if not exists replies (
+  key text primary key, id text not null, sample integer not null, failed integer not null,
+  prompt_tokens integer not null, completion_tokens integer not null, time real not null,
+  reply text not null
+) without rowid;
+create index if not exists failures on replies (id) where failed;
+create table if not exists claims (
+  key text primary key, owner text not null, until real not null
+) without rowid;
+create index if not exists owners on claims (owner);
+"""
+
+
+class Journal:
+    """The replies of a file, and the claims on requests under way.
+
+    Args:
+      path: of the SQLite file; made where there is none.
+      clock: seconds since 1970.
+
+    Raises:
+      UsageError: the file cannot be opened or written, is no journal, or of a newer version.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path = Path(path)
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+        self._clock = clock
+        self._waiting: dict[str, tuple] = {}
+        self._last_commit = self._last_beat = clock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute("pragma synchronous = full")
+            found = self._db.execute("pragma user_version").fetchone()[0]
+            if found > VERSION:
+                raise UsageError(
+                    f"{self.path} is a journal of version {found}; this dss-jax knows {VERSION}. "
+                    "Use a newer dss-jax, or another --journal."
+                )
+            self._db.executescript(_TABLES)
+            self._db.execute(f"pragma user_version = {VERSION}")
+            self.drop_claims_of_the_dead()
+        except (sqlite3.Error, OSError) as error:
+            raise self._trouble(error) from error
+
+    def missing(self, jobs: Sequence[Job], *, only_failed: bool = False) -> list[Job]:
+        """The jobs without a reply, in order; failed ones count as missing.
+
+        Args:
+          jobs: at most some thousands at once.
+          only_failed: only those that were asked before and given up.
+        """
+        found = self._failed_by_key([job.key for job in jobs])
+        if only_failed:
+            return [job for job in jobs if found.get(job.key)]
+        return [job for job in jobs if found.get(job.key, True)]
+
+    def claim(self, jobs: Sequence[Job]) -> list[Job]:
+        """Takes the jobs that no other living process has taken or answered; gives those taken."""
+        now = self._clock()
+        with _transaction(self):
+            # Asked inside the transaction: another process may have answered meanwhile.
+            answered = self._failed_by_key([job.key for job in jobs])
+            taken = []
+            for job in jobs:
+                if answered.get(job.key, True):
+                    done = self._db.execute(
+                        "insert into claims values (?1, ?2, ?3) on conflict (key) do update set "
+                        "owner = ?2, until = ?3 where owner = ?2 or until < ?4",
+                        (job.key, self.owner, now + LEASE_SECONDS, now),
+                    )
+                    if done.rowcount:
+                        taken.append(job)
+        return taken
+
+    def drop_claims_of_the_dead(self) -> None:
+        """Frees what processes of this machine had claimed that are no more."""
+        for (owner,) in self._db.execute("select distinct owner from claims").fetchall():
+            host, pid, _ = owner.rsplit(":", 2)
+            if host == socket.gethostname() and not _is_alive(int(pid)):
+                self._db.execute("delete from claims where owner = ?", (owner,))
+
+    def put(self, job: Job, reply: Reply) -> None:
+        """Keeps a reply; it is on the disk after the next `flush`."""
+        self._waiting[job.key] = (
+            job.key, job.id, job.sample, int(reply.finish_reason == GIVEN_UP),
+            reply.prompt_tokens, reply.completion_tokens, self._clock(),
+            json.dumps(asdict(reply), ensure_ascii=False),
+        )  # fmt: skip
+        if self._clock() - self._last_commit > GROUP_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Brings what was put onto the disk, and renews the claims of this process.
+
+        Raises:
+          UsageError: the disk is full or cannot be written; nothing that was flushed is lost.
+        """
+        now = self._clock()
+        beat = now - self._last_beat > LEASE_SECONDS / 4
+        if self._waiting or beat:
+            with _transaction(self):
+                # A given-up request never replaces an answer that another process got.
+                self._db.executemany(
+                    "insert into replies values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do "
+                    "update set failed = excluded.failed, prompt_tokens = excluded.prompt_tokens, "
+                    "completion_tokens = excluded.completion_tokens, time = excluded.time, "
+                    "reply = excluded.reply where replies.failed",
+                    self._waiting.values(),
+                )
+                self._db.executemany(
+                    "delete from claims where key = ?", [(key,) for key in self._waiting]
+                )
+                if beat:
+                    self._db.execute(
+                        "update claims set until = ? where owner = ?",
+                        (now + LEASE_SECONDS, self.owner),
+                    )
+                    self._last_beat = now
+            self._waiting.clear()
+        self._last_commit = self._clock()
+
+    def reply(self, key: str) -> Reply | None:
+        """The reply to a request; None where there is none yet."""
+        if key in self._waiting:
+            return Reply(**json.loads(self._waiting[key][-1]))
+        row = self._db.execute("select reply from replies where key = ?", (key,)).fetchone()
+        return Reply(**json.loads(row[0])) if row else None
+
+    def failed(self) -> Iterator[tuple[str, int, str]]:
+        """(row id, sample, reason) of each request that was given up."""
+        for row, sample, reply in self._db.execute(
+            "select id, sample, reply from replies where failed order by id, sample"
+        ):
+            yield row, sample, json.loads(reply)["refusal"]
+
+    def close(self) -> None:
+        """Flushes, gives up this process's claims, and closes the file."""
+        self.flush()
+        with _transaction(self):
+            self._db.execute("delete from claims where owner = ?", (self.owner,))
+        self._db.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None or not issubclass(kind, UsageError):
+            self.close()
+        else:
+            self._db.close()  # The disk may be full: what is on it stays.
+
+    def _failed_by_key(self, keys: Iterable[str]) -> dict[str, bool]:
+        """Key -> whether it failed, for those keys that the journal has."""
+        rows = self._db.execute(
+            "select key, failed from replies where key in (select value from json_each(?))",
+            (json.dumps(list(keys)),),
+        )
+        return {key: bool(failed) for key, failed in rows} | {
+            key: bool(row[3]) for key, row in self._waiting.items()
+        }
+
+    def _trouble(self, error: Exception) -> UsageError:
+        return UsageError(
+            f"the journal {self.path} cannot be used: {error}. What it holds is kept. Make room on "
+            "the disk or give another --journal, and run the same command again."
+        )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # Another user's.
+        return True
+    return True
+
+
+class _transaction:  # noqa: N801
+    """A write transaction; SQLite's errors become `UsageError`s."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __enter__(self) -> None:
+        try:
+            self._journal._db.execute("begin immediate")
+        except sqlite3.Error as error:
+            raise self._journal._trouble(error) from error
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        try:
+            if kind is None:
+                self._journal._db.execute("commit")
+                return
+            if self._journal._db.in_transaction:
+                self._journal._db.execute("rollback")
+        except sqlite3.Error as failed:
+            raise self._journal._trouble(failed) from failed
+        if isinstance(error, sqlite3.Error):
+            raise self._journal._trouble(error) from error

@@ -1,0 +1,125 @@
+"""How fast requests may go: at most so many at once, so many a minute, and slower when told.
+
+Concurrency follows additive increase, multiplicative decrease (as TCP does; Chiu and Jain, 1989):
+each answer adds a little, each "too many requests" takes a part away. `Retry-After` holds everybody back.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts at one request, at most."""
+
+DECREASE = 0.7
+"""What is left of the requests at once after the server did not cope."""
+
+DECREASE_AT_MOST_EVERY = 1.0
+"""Seconds: requests sent before the last decrease say nothing about the new rate."""
+
+LONGEST_RETRY_AFTER = 600.0
+"""Seconds; a server's longer wish is cut to this, so that a wrong header cannot stop a run."""
+
+
+def backoff(repetition: int, first_wait: float, dice: random.Random) -> float:
+    """Seconds before a repetition (from 1): 0 to `first_wait` * 2^repetition, full jitter."""
+    return dice.uniform(0.0, min(LONGEST_WAIT, first_wait * 2.0**repetition))
+
+
+@dataclass
+class Bucket:
+    """A token bucket: `per_minute` units a minute, at most a second's worth at once.
+
+    Attributes:
+      per_minute: None: no limit.
+      clock: monotonic seconds.
+    """
+
+    per_minute: int | None
+    clock: Callable[[], float] = time.monotonic
+    _free_at: float = field(default=float("-inf"))
+
+    def wait_for(self, units: float) -> float:
+        """Books `units` and returns the seconds to wait before they may be used."""
+        if self.per_minute is None:
+            return 0.0
+        now = self.clock()
+        start = max(self._free_at, now - 1.0)
+        self._free_at = start + 60.0 * units / self.per_minute
+        return max(0.0, start - now)
+
+
+class Limiter:
+    """Lets requests through.
+
+    Args:
+      concurrency: most requests at once.
+      rpm, tpm: requests and tokens a minute; None: no limit.
+    """
+
+    def __init__(
+        self,
+        concurrency: int,
+        rpm: int | None = None,
+        tpm: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = asyncio.sleep,
+    ) -> None:
+        self.concurrency = concurrency
+        self.allowed = float(concurrency)
+        self._under_way = 0
+        self._clock, self._sleep = clock, sleep
+        self._requests, self._tokens = Bucket(rpm, clock), Bucket(tpm, clock)
+        self._held_until = self._decreased_at = float("-inf")
+        self._queue: deque[asyncio.Future] = deque()
+
+    async def acquire(self, tokens: float) -> None:
+        """Waits until a request of about `tokens` tokens may be sent."""
+        while self._under_way >= int(self.allowed):
+            turn = asyncio.get_running_loop().create_future()
+            self._queue.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self._wake()
+                raise
+        self._under_way += 1
+        try:
+            wait = max(self._requests.wait_for(1), self._tokens.wait_for(tokens))
+            if wait:
+                await self._sleep(wait)  # type: ignore[misc]
+            while (held := self._held_until - self._clock()) > 0:
+                await self._sleep(held)  # type: ignore[misc]
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """A request that was let through has ended."""
+        self._under_way -= 1
+        self._wake()
+
+    def answered(self) -> None:
+        """The server coped: one more at once after `allowed` such answers."""
+        self.allowed = min(float(self.concurrency), self.allowed + 1.0 / self.allowed)
+
+    def overloaded(self, retry_after: float | None) -> None:
+        """The server did not cope."""
+        now = self._clock()
+        if retry_after is not None:
+            wait = min(retry_after, LONGEST_RETRY_AFTER)
+            self._held_until = max(self._held_until, now + wait)
+        if now - self._decreased_at >= DECREASE_AT_MOST_EVERY:
+            self._decreased_at = now
+            self.allowed = max(1.0, self.allowed * DECREASE)
+
+    def _wake(self) -> None:
+        free = int(self.allowed) - self._under_way
+        while self._queue and free > 0:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                free -= 1

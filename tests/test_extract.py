@@ -1,0 +1,389 @@
+"""Stage 1 against a real HTTP server that fails on purpose: `protocol_server`."""
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from protocol_server import Server, kind_of
+
+from dss_jax.cli.main import main
+from dss_jax.core.errors import UsageError
+from dss_jax.teacher import client, extract
+from dss_jax.teacher.client import Client
+from dss_jax.teacher.extract import RunOptions, Summary
+from dss_jax.teacher.jobs import Job
+from dss_jax.teacher.journal import LEASE_SECONDS, Journal
+from dss_jax.teacher.limits import Bucket, Limiter, backoff
+from dss_jax.teacher.records import Reply
+
+SECRET = "sk-very-secret-0123456789"
+
+TASK = """
+from dss_jax.core.completions import UP_TO_FINAL_STOP, AnswerForm
+from dss_jax.core.prompt import Exemplar, Prompt
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.types import DistillationTask, Example, Jsonl
+
+TASK = DistillationTask(
+    name="rows", description="rows", licence="none",
+    sources=(Jsonl(files={"train": "rows.jsonl"}),),
+    to_example=lambda row, _: Example(
+        id=row["id"], input=row["input"], label="yes", allowed_labels=("yes", "no")),
+    scorer=TEXT_ACCURACY,
+    prompt=Prompt(
+        instruction="Answer.", question="Q: {input}", answer="A: {rationale} So the answer is {output}.",
+        opening="A:", stop=("Q:",),
+        exemplars=(Exemplar(input="a row", rationale="It is.", output="yes"),),
+        form=AnswerForm(run_on="Q:", marker="So the answer is", label=UP_TO_FINAL_STOP),
+    ),
+)
+"""
+
+
+def jobs(count: int) -> Iterator[Job]:
+    for i in range(count):
+        yield Job(str(i), 0, {"model": "m", "messages": [{"role": "user", "content": f"row {i}"}]})
+
+
+def asked(
+    journal: Path, server: Server, count: int, options: RunOptions, timeout: float = 0.5,
+    key_env: str = "NO_KEY", **more,
+) -> Summary:  # fmt: skip
+    """Runs server and client in one loop."""
+
+    async def work() -> Summary:
+        port = await server.start()
+        send = Client(f"http://127.0.0.1:{port}/v1", key_env, timeout, options.concurrency)
+        with Journal(journal) as kept:
+            try:
+                return await extract.run(jobs(count), send, kept, options, **more)
+            finally:
+                await send.close()
+
+    return asyncio.run(work())
+
+
+QUICK = RunOptions(concurrency=64, max_attempts=30, first_wait=0.01, seed=0)
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
+def test_with_thirty_per_cent_faults_each_row_ends_once(tmp_path: Path, count: int) -> None:
+    server = Server(delay=0.005, faults=0.3)
+    summary = asked(tmp_path / "journal", server, count, QUICK)
+    assert (summary.answered, summary.failed, summary.stopped) == (count, 0, "")
+    assert summary.retries > 0.2 * count
+    assert Counter(server.good) == {f"row {i}": 1 for i in range(count)}
+    with Journal(tmp_path / "journal") as journal:
+        for job in jobs(count):
+            reply = journal.reply(job.key)
+            assert reply is not None
+            kind = kind_of(f"row {job.id}")
+            assert reply.finish_reason == ("length" if kind == "length" else "stop")
+            assert bool(reply.refusal) == (kind == "refusal")
+            assert bool(reply.text) == (kind != "refusal")
+    again = Server()
+    summary = asked(tmp_path / "journal", again, count, QUICK)
+    assert (summary.reused, summary.answered, again.requests) == (count, 0, 0)
+
+
+def test_what_is_given_up_is_told_and_asked_again(tmp_path: Path) -> None:
+    options = RunOptions(concurrency=8, max_attempts=3, first_wait=0.001)
+    broken = Server(always=503)
+    summary = asked(tmp_path / "journal", broken, 10, options)
+    assert (summary.failed, summary.answered, broken.requests) == (10, 0, 30)
+    with Journal(tmp_path / "journal") as journal:
+        failed = list(journal.failed())
+        assert len(failed) == 10
+        assert "given up after 3 attempts: 503" in failed[0][2]
+    only_failed = RunOptions(concurrency=8, only_failed=True)
+    summary = asked(tmp_path / "journal", Server(), 15, only_failed)
+    assert summary.answered == 10, "rows that were never asked stay so"
+    assert asked(tmp_path / "journal", Server(), 15, QUICK).answered == 5
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_server_that_refuses_everything_stops_the_run(tmp_path: Path, status: int) -> None:
+    server = Server(always=status)
+    with pytest.raises(extract.Stopped, match=f"the server refuses: {status}"):
+        asked(tmp_path / "journal", server, 500, RunOptions(concurrency=8))
+    assert server.requests <= 16
+
+
+def test_a_mistake_in_every_request_stops_the_run(tmp_path: Path) -> None:
+    server = Server(always=400)
+    with pytest.raises(extract.Stopped, match="each of the first requests was refused: 400"):
+        asked(tmp_path / "journal", server, 500, RunOptions(concurrency=2))
+    assert server.requests <= 10
+
+
+def test_a_budget_stops_in_the_middle(tmp_path: Path) -> None:
+    def check(summary: Summary) -> str | None:
+        return "spent" if summary.answered >= 20 else None
+
+    summary = asked(tmp_path / "journal", Server(), 500, RunOptions(concurrency=4), may_go_on=check)
+    assert summary.stopped == "spent"
+    assert 20 <= summary.answered <= 28
+    assert asked(tmp_path / "journal", Server(), 500, QUICK).reused == summary.answered
+
+
+def test_two_runs_at_once_ask_nothing_twice(tmp_path: Path) -> None:
+    async def work() -> None:
+        port = await server.start()
+        sends = [Client(f"http://127.0.0.1:{port}/v1", "NO_KEY", 5, 16) for _ in range(2)]
+        with Journal(tmp_path / "journal") as one, Journal(tmp_path / "journal") as other:
+            done = await asyncio.gather(
+                *(
+                    extract.run(jobs(1500), send, journal, RunOptions(concurrency=16))
+                    for send, journal in zip(sends, (one, other), strict=True)
+                )
+            )
+        assert sum(s.answered for s in done) == 1500
+        assert all(s.answered > 100 for s in done), "both had work"
+        assert all(s.done == 1500 for s in done)
+        for send in sends:
+            await send.close()
+
+    server = Server(delay=0.002)
+    asyncio.run(work())
+    assert Counter(server.good) == {f"row {i}": 1 for i in range(1500)}
+
+
+def test_claims_of_another_machine_run_out(tmp_path: Path) -> None:
+    now = [1000.0]
+    mine, theirs = (Journal(tmp_path / "journal", clock=lambda: now[0]) for _ in range(2))
+    theirs.owner = "another-machine:1:x"
+    some = list(jobs(3))
+    assert theirs.claim(some[:2]) == some[:2]
+    assert mine.claim(some) == some[2:]
+    mine.drop_claims_of_the_dead()
+    assert mine.claim(some[:2]) == []
+    now[0] += LEASE_SECONDS + 1
+    assert mine.claim(some[:2]) == some[:2]
+
+
+def test_an_answer_is_never_replaced_by_a_failure(tmp_path: Path) -> None:
+    (job,) = jobs(1)
+    with Journal(tmp_path / "journal") as journal:
+        journal.put(job, Reply(text="good", finish_reason="stop"))
+        journal.flush()
+        journal.put(job, Reply(text="", finish_reason="error", refusal="late"))
+        journal.flush()
+        assert journal.reply(job.key).text == "good"
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:
+    class Full(Journal):
+        def flush(self) -> None:
+            pages = self._db.execute("pragma page_count").fetchone()[0]
+            if pages > 200:
+                self._db.execute(f"pragma max_page_count = {pages}")
+            super().flush()
+
+    async def send(body: dict) -> Reply:
+        await asyncio.sleep(0.001)
+        return Reply(text="x" * 2000)
+
+    journal = Full(tmp_path / "journal")
+    with pytest.raises(UsageError, match="is full.*Make room on the disk"):
+        asyncio.run(extract.run(jobs(2000), send, journal, RunOptions(concurrency=8)))
+    with Journal(tmp_path / "journal") as kept:
+        assert 0 < 2000 - len(kept.missing(list(jobs(2000)))) < 2000
+
+
+def test_a_file_that_is_no_journal_is_not_touched(tmp_path: Path) -> None:
+    file = tmp_path / "journal"
+    file.write_text("my notes\n" * 100)
+    with pytest.raises(UsageError, match="cannot be used"):
+        Journal(file)
+    assert file.read_text() == "my notes\n" * 100
+
+
+def test_retry_after() -> None:
+    assert client.retry_after({"retry-after": "7"}) == 7
+    assert client.retry_after({"retry-after-ms": "250", "retry-after": "7"}) == 0.25
+    date = {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    assert client.retry_after(date, now=1445412470.0) == 10
+    assert client.retry_after(date, now=1445412490.0) == 0
+    assert client.retry_after({"retry-after": "soon"}) is None
+    assert client.retry_after({}) is None
+
+
+def test_limits_of_requests_and_tokens() -> None:
+    now = [0.0]
+    bucket = Bucket(600, lambda: now[0])
+    waits = [bucket.wait_for(1) for _ in range(30)]
+    assert waits[9] == 0
+    assert waits[-1] == pytest.approx(1.9)
+    assert Bucket(None).wait_for(1e9) == 0
+    dice = random.Random(0)
+    assert max(backoff(3, 0.5, dice) for _ in range(100)) <= 4
+    assert max(backoff(20, 0.5, dice) for _ in range(100)) <= 60
+
+
+def test_overload_takes_away_and_answers_give_back() -> None:
+    now = [0.0]
+    limiter = Limiter(10, clock=lambda: now[0])
+    for _ in range(5):
+        limiter.overloaded(None)
+    assert limiter.allowed == 7, "once a second: they were all sent before"
+    for _ in range(100):
+        limiter.answered()
+    assert limiter.allowed == 10
+
+
+def test_retry_after_holds_everybody_back() -> None:
+    now, slept = [0.0], []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    async def work() -> None:
+        limiter = Limiter(4, clock=lambda: now[0], sleep=sleep)
+        limiter.overloaded(3.0)
+        await limiter.acquire(1)
+
+    asyncio.run(work())
+    assert slept == [3.0]
+
+
+def test_a_key_is_wanted_by_hosted_servers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(UsageError, match="SOME_KEY is not set"):
+        Client("https://api.example.com/v1", "SOME_KEY")
+    Client("http://localhost:8000/v1", "SOME_KEY")
+    with pytest.raises(UsageError, match="must begin with http"):
+        Client("localhost:8000", "SOME_KEY")
+
+
+@pytest.fixture
+def task_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "rows.py").write_text(TASK)
+    lines = [json.dumps({"id": f"r{i}", "input": f"row {i}"}) for i in range(400)]
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@contextmanager
+def serving(log: Path, *flags: str) -> Iterator[str]:
+    """The server in a process of its own: its base URL."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("protocol_server.py")), str(log), *flags],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def command(task_dir: Path, url: str, out: Path, *more: str) -> list[str]:
+    return ["extract", "--task", "rows", "--task_dir", str(task_dir), "--model", "teacher-1",
+            "--base_url", url, "--out", str(out), "--timeout", "2", "--concurrency", "16",
+            "--max_attempts", "30", *more]  # fmt: skip
+
+
+def test_the_command_writes_records(tmp_path: Path, task_dir: Path, capsys) -> None:
+    out = tmp_path / "records.jsonl"
+    with serving(tmp_path / "log") as url:
+        assert main(command(task_dir, url, out, "--limit", "40")) == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"rows: ok +36", shown)
+        first = out.read_bytes()
+        assert main(command(task_dir, url, out, "--limit", "40")) == 0
+    assert out.read_bytes() == first
+    assert len((tmp_path / "log").read_text().splitlines()) == 40
+    lines = [json.loads(line) for line in first.decode().splitlines()]
+    assert lines[0]["totals"]["statuses"] == {"ok": 36, "refused": 2, "truncated": 2}
+    assert lines[0]["totals"]["prompt_tokens"] == 4000
+    assert [line["id"] for line in lines[1:]] == [f"r{i}" for i in range(40)]
+    assert lines[1]["teacher_label"] == "yes"
+    assert lines[1]["rationale"] == "Because of row 0."
+
+
+def test_shards_samples_and_dry_run(tmp_path: Path, task_dir: Path, capsys) -> None:
+    out = tmp_path / "records.jsonl"
+    with serving(tmp_path / "log") as url:
+        more = ("--limit", "9", "--shard", "1/3", "--samples", "2")
+        priced = ("--price_in", "10", "--price_out", "30")
+        assert main(command(task_dir, url, out, *more, "--dry_run", *priced)) == 0
+        assert re.search(r"requests to send +6", capsys.readouterr().out)
+        assert not (tmp_path / "log").read_text()
+        assert main(command(task_dir, url, out, *more, *priced, "--budget", "0.000001")) == 2
+        assert "more than --budget" in capsys.readouterr().err
+        assert main(command(task_dir, url, out, *more, *priced)) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["id"] for line in lines[1:]] == ["r1", "r4", "r7"]
+    assert [len(line["samples"]) for line in lines[1:]] == [2, 2, 2]
+    assert lines[0]["totals"]["cost_usd"] == pytest.approx(6 * (100 * 10 + 20 * 30) / 1e6)
+
+
+def test_the_key_is_nowhere(tmp_path: Path, task_dir: Path) -> None:
+    """The server repeats the key in its errors."""
+    out = tmp_path / "out" / "records.jsonl"
+    shown = ""
+    with serving(tmp_path / "log", "--faults", "0.5") as url:
+        for more in (("--limit", "30"), ("--limit", "60", "--max_attempts", "1")):
+            done = subprocess.run(
+                [sys.executable, "-m", "dss_jax.cli.main", *command(task_dir, url, out, *more)],
+                env={**os.environ, "OPENAI_API_KEY": SECRET, "OPENAI_LOG": "debug"},
+                capture_output=True, text=True, timeout=100,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            shown += done.stdout + done.stderr
+    assert "503" in shown, "errors were shown"
+    assert SECRET not in shown
+    files = [file for file in out.parent.iterdir() if file.is_file()]
+    assert len(files) >= 2
+    assert not [file for file in files if SECRET.encode() in file.read_bytes()]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_points_the_records_are_the_same(
+    tmp_path: Path, task_dir: Path, kills: int
+) -> None:
+    dice = random.Random(kills)
+    flags = ("--delay", "0.05", "--faults", "0.1")
+    with serving(tmp_path / "log", *flags) as url:
+        out = tmp_path / "killed.jsonl"
+        start = [sys.executable, "-m", "dss_jax.cli.main", *command(task_dir, url, out)]
+        killed = 0
+        for _ in range(kills):
+            with (tmp_path / "shown").open("w") as shown:
+                process = subprocess.Popen(start, stdout=shown, stderr=shown)
+            seen = _lines(tmp_path / "log")
+            while _lines(tmp_path / "log") <= seen and process.poll() is None:
+                time.sleep(0.02)
+            time.sleep(dice.random() * 4 / kills)
+            process.send_signal(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+        assert killed == kills
+        done = subprocess.run(start, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        whole = tmp_path / "whole.jsonl"
+        twice = _lines(tmp_path / "log") - 400
+        # Only what was under way when the process died is asked again.
+        assert 0 <= twice <= 16 * kills
+        assert main(command(task_dir, url, whole)) == 0
+    records = [file.read_text().splitlines() for file in (out, whole)]
+    assert records[0][1:] == records[1][1:]
+    totals = [json.loads(lines[0])["totals"] for lines in records]
+    assert totals[0] == totals[1]
+
+
+def _lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.exists() else 0
