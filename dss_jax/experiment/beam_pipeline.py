@@ -104,6 +104,6 @@ class WriteRecords(beam.PTransform):
                 num_shards=self._shards,
                 append_trailing_newlines=False,
                 coder=beam.coders.BytesCoder(),
-                header=header_line(self._header).decode().rstrip("\n"),
+                header=header_line(self._header).decode(),
             )
         )
