@@ -12,7 +12,11 @@ import pytest
 
 from dss_jax.core.paths import PACKAGE, shipped
 from dss_jax.core.registry import load_task_file
+from dss_jax.core.types import Example
 from dss_jax.data.rows import examples
+from dss_jax.teacher.parsing import read_reply
+from dss_jax.teacher.prompting import PromptOptions, request_body
+from dss_jax.teacher.records import Reply
 
 PAGE = Path(__file__).parents[1] / "docs" / "add_a_task.md"
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
@@ -119,6 +123,26 @@ def test_train(folder: Path) -> None:
     assert "6 training examples" in printed
     lines = (out / "predictions" / "test-best.jsonl").read_text().splitlines()
     assert [json.loads(line)["target"] for line in lines] == ["sink", "float"]
+
+
+def test_a_teacher_is_asked(folder: Path) -> None:
+    snippet = re.search(r"^```python\n(from dss_jax.core.prompt.*?)^```$", PAGE.read_text(),
+                        re.M | re.S)[1]  # fmt: skip
+    head, _, task = page_files()["tasks/sink_or_float_raw.py"].partition("TASK = ")
+    file = folder / "tasks" / "sink_or_float_asked.py"
+    task = task.replace("sink_or_float_raw", file.stem, 1).replace(
+        "to_example=", "prompt=PROMPT, to_example="
+    )
+    file.write_text(f"{head}{snippet}TASK = {task}")
+    prompt = load_task_file(file).prompt
+    assert prompt is not None
+    row = Example(id="", input="Does a cork sink?", allowed_labels=("yes", "no"))
+    text = request_body(prompt, row, PromptOptions(form="completion"))["prompt"]
+    assert text.endswith("So the answer is no.\n\nQ: Does a cork sink?\nA:")
+    sample = read_reply(
+        Reply(text=" It is light. So the answer is No."), row, prompt, PromptOptions()
+    )
+    assert (sample.status, sample.label) == ("ok", "no")
 
 
 def test_raw_completions(folder: Path) -> None:

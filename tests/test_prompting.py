@@ -10,7 +10,7 @@ from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
 from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.prompting import PromptOptions, prompt_sha256, request_body, shown
+from dss_jax.teacher.prompting import FORMS, PromptOptions, prompt_sha256, request_body, shown
 
 PROMPT = Prompt(
     instruction="Be brief.",
@@ -129,7 +129,9 @@ def test_the_hash_is_of_what_all_requests_share() -> None:
     hashes = [prompt_sha256(PROMPT, options) for options in every]
     assert len(set(hashes)) == len(every)
     assert all(len(h) == 64 for h in hashes)
-    assert prompt_sha256(PROMPT, PromptOptions()) == hashes[0]
+    assert prompt_sha256(PROMPT, PromptOptions(exemplars=4)) == hashes[0]
+    bare = [prompt_sha256(PROMPT, PromptOptions(exemplars=0, form=form)) for form in FORMS]
+    assert len(set(bare)) == 2
 
 
 def test_a_body_is_shown_whole_and_makes_a_key() -> None:

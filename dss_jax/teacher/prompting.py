@@ -8,8 +8,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from dataclasses import replace as replaced
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dss_jax.core import checks
@@ -100,14 +99,14 @@ def request_body(prompt: Prompt, example: Example, options: PromptOptions) -> di
 
 
 def prompt_sha256(prompt: Prompt, options: PromptOptions) -> str:
-    """SHA-256, in hex, of all that the requests of a run share: exemplars, wording, options."""
+    """SHA-256, in hex, of all that the requests of a run share: wording, exemplars, form."""
     shared = [
         _instructions(prompt, options),
         _turns(prompt, options),
         _question(prompt, "{input}", "{output}", options),
         prompt.opening,
         prompt.stop,
-        asdict(options),
+        options.form,
     ]
     return hashlib.sha256(json.dumps(shared, ensure_ascii=False).encode()).hexdigest()
 
@@ -125,7 +124,7 @@ def shown(body: Mapping[str, Any]) -> str:
 def outputs(prompt: Prompt, example: Example) -> dict[str, str]:
     """Allowed label -> how a teacher writes it, as in "sea" -> "(c) sea"."""
     return {
-        label: prompt.output_of(replaced(example, label=label)) for label in example.allowed_labels
+        label: prompt.output_of(replace(example, label=label)) for label in example.allowed_labels
     }
 
 

@@ -32,6 +32,11 @@ def _line(content: dict[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
+def header_line(header: Header) -> bytes:
+    """The first line of a record file."""
+    return _line({"dss_records": FORMAT, **asdict(header)})
+
+
 def record_line(record: Record) -> bytes:
     """The line of a record: one JSON object in UTF-8, with its newline."""
     content = {name: getattr(record, name) for name in _RECORD}
@@ -47,7 +52,7 @@ def write_records(path: Path, header: Header, records: Iterable[Record]) -> None
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as out:
-            out.write(_line({"dss_records": FORMAT, **asdict(header)}))
+            out.write(header_line(header))
             for record in records:
                 out.write(record_line(record))
             out.flush()
