@@ -17,7 +17,7 @@ ROUNDING = 1e-9
 
 
 def normal_text(text: str) -> str:
-    """The text under which two are exact duplicates: NFKC, case folded, white space as one space."""
+    """The text under which two are exact duplicates: NFKC, case folded, single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
