@@ -61,7 +61,9 @@ def print_stats(header: Header, stats: RecordStats, metric: str) -> None:
         [
             [name, number(lengths.mean, 1), number(lengths.percentile(0.5)),
              number(lengths.percentile(0.99))]
-            for name, lengths in (("input", stats.input_words), ("rationale", stats.rationale_words))
+            for name, lengths in (
+                ("input", stats.input_words), ("rationale", stats.rationale_words),
+            )
         ],
     )  # fmt: skip
 

@@ -236,10 +236,11 @@ class Batches:
         if key not in wanted:
             return
         response = answer.get("response") or {}
-        body, status = response.get("body"), response.get("status_code")
+        body: dict[str, Any] = response.get("body") or {}
+        status = response.get("status_code")
         try:
             if status != 200:
-                error = (body or {}).get("error") or answer.get("error") or {}
+                error = body.get("error") or answer.get("error") or {}
                 reason = clean(f"{status}: {error.get('message', '')}", self._key)
                 raise Rejected(reason) if status in (400, 413, 422) else Retryable(reason)
             choice = (body.get("choices") or [{}])[0]
