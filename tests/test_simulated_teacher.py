@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dss_jax.core.completions import AnswerForm, parse_completion
-from dss_jax.core.prompt import Prompt
+from dss_jax.core import config
+from dss_jax.core.completions import parse_completion
 from dss_jax.core.registry import load_task, load_task_file
-from dss_jax.core.types import DistillationTask, Example
+from dss_jax.core.types import SPLITS, DistillationTask, Example
+from dss_jax.data.batches import subset_rows
+from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
+from dss_jax.experiment import demo_records
+from dss_jax.experiment.demo_records import simulated_records
 from dss_jax.teacher.simulated import MODEL, SimulatedTeacher, last_input, simulated_teacher
 
 TASK_FILE = """
@@ -226,15 +231,48 @@ class TestProcess:
             time.sleep(0.05)
 
 
+class TestDemo:
+    """The way of the demo over HTTP: client, journal, parser, filter, records."""
+
+    def test_the_records_are_what_the_rows_carry(
+        self, task: DistillationTask, tmp_path: Path
+    ) -> None:
+        subset, said = config.Task(name="cups", train_count=5), list[str]()
+        files = simulated_records(task, subset, tmp_path, said.append)
+        assert said[1:] == [
+            f"{tmp_path}/train.jsonl: 5 of 5 records are ok",
+            f"{tmp_path}/validation.jsonl: 20 of 20 records are ok",
+            f"{tmp_path}/test.jsonl: 20 of 20 records are ok",
+        ]
+        splits = {s: examples(task, s) for s in SPLITS}
+        joined, _ = join_records(task, splits, files)
+        asked = [e for e in joined["train"] if e.rationale]
+        assert [splits["train"].index(e) for e in asked] == list(subset_rows(20, subset))
+        for split in ("validation", "test"):
+            assert joined[split] == splits[split]
+
+    def test_nothing_is_asked_twice(
+        self, task: DistillationTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        subset = config.Task(name="cups")
+        files = simulated_records(task, subset, tmp_path, lambda _: None)
+        before = {file: file.read_bytes().split(b"\n", 1)[1] for file in files}
+
+        @contextmanager
+        def nobody(task_file: str) -> Iterator[str]:
+            yield "http://127.0.0.1:9/v1"
+
+        monkeypatch.setattr(demo_records, "simulated_teacher", nobody)
+        files[0].unlink()
+        assert simulated_records(task, subset, tmp_path, lambda _: None) == files
+        assert {file: file.read_bytes().split(b"\n", 1)[1] for file in files} == before
+        said: list[str] = []
+        simulated_records(task, subset, tmp_path, said.append)
+        assert said == []
+
+
 def test_the_rows_of_the_demo_come_back_as_they_are() -> None:
     task = load_task("word_problems")
-    if task.prompt is None:
-        form = AnswerForm(run_on="Q:", marker="The answer is", label=r"(\(.*\))")
-        prompt = Prompt(
-            instruction="", exemplars=(), question="Q: {input}\n", opening="A:",
-            answer="A: {rationale} The answer is {output}.", stop=("Q:",), form=form,
-        )  # fmt: skip
-        task = replace(task, prompt=prompt)
     assert task.prompt is not None
     with SimulatedTeacher(task) as server:
         for split in ("train", "validation", "test"):

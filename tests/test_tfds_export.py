@@ -127,17 +127,20 @@ def test_the_command_names_the_data_source(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("files", nargs="*")
     records_export.add_flags(parser)
     file = write(tmp_path, "validation")
     args = parser.parse_args([str(file), "--to", str(tmp_path / "d"), "--name", "my_sums"])
-    assert records_export.main(args, [], parser) == 0
+    assert records_export.main(args) == 0
     assert capsys.readouterr().out.splitlines() == [
         "validation: 30 records in 1 shards",
         f"data set: {tmp_path}/d/my_sums/1.0.0",
         f'seqio.TfdsDataSource(tfds_name="my_sums:1.0.0", tfds_data_dir="{tmp_path}/d")',
     ]
     with pytest.raises(UsageError, match=r"my_sums/1.0.0 is there already.*--version"):
-        records_export.main(args, [], parser)
+        records_export.main(args)
+    with pytest.raises(UsageError, match=r"one a split, and --to DIR"):
+        records_export.main(parser.parse_args([str(file)]))
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,24 @@
-"""Write records as a TensorFlow Datasets folder, which SeqIO's `TfdsDataSource` reads.
-
-dss records export cqa_train.jsonl cqa_test.jsonl --to ~/tensorflow_datasets
-"""
+"""`dss records export`: records as a TensorFlow Datasets folder, which SeqIO reads."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from dss_jax.cli import options
+from dss_jax.core.errors import UsageError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="record files, one a split")
-    parser.add_argument("--to", required=True, metavar="DIR", help="the TFDS data folder")
-    parser.add_argument("--name", help="of the data set (default: TASK_rationales)")
-    parser.add_argument("--version", default="1.0.0", help="of the data set (default: 1.0.0)")
+    """Adds the flags that only export has; the files are those of `dss records`."""
+    parser.add_argument("--to", metavar="DIR", help="export: the TFDS data folder")
+    parser.add_argument("--name", help="export: of the data set (default: TASK_rationales)")
+    parser.add_argument("--version", default="1.0.0", help="export: of it (default: 1.0.0)")
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    options.gin_bindings(rest, parser)
+def main(args: argparse.Namespace) -> int:
+    """Exports `args.files`, one a split, and prints how SeqIO opens them."""
+    if not args.files or args.to is None:
+        raise UsageError(
+            "dss records export takes record files, one a split, and --to DIR, the TFDS folder."
+        )
     from dss_jax.data import prepare_child
 
     request = {
