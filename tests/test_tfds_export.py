@@ -3,7 +3,7 @@
 Imports TensorFlow; the fixture exports once.
 """
 
-import argparse
+import re
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_rationales import MODEL, record
 
-from dss_jax.cli import records_export
+from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import Example
@@ -126,21 +126,18 @@ def test_a_seqio_task_over_it_is_trained_by_its_name(
 def test_the_command_names_the_data_source(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("files", nargs="*")
-    records_export.add_flags(parser)
-    file = write(tmp_path, "validation")
-    args = parser.parse_args([str(file), "--to", str(tmp_path / "d"), "--name", "my_sums"])
-    assert records_export.main(args) == 0
+    file = str(write(tmp_path, "validation"))
+    export = ["records", "export", file, "--to", str(tmp_path / "d"), "--name", "my_sums"]
+    assert main(export) == 0
     assert capsys.readouterr().out.splitlines() == [
         "validation: 30 records in 1 shards",
         f"data set: {tmp_path}/d/my_sums/1.0.0",
         f'seqio.TfdsDataSource(tfds_name="my_sums:1.0.0", tfds_data_dir="{tmp_path}/d")',
     ]
-    with pytest.raises(UsageError, match=r"my_sums/1.0.0 is there already.*--version"):
-        records_export.main(args)
-    with pytest.raises(UsageError, match=r"one a split, and --to DIR"):
-        records_export.main(parser.parse_args([str(file)]))
+    assert main(export) == 2
+    assert re.search(r"my_sums/1.0.0 is there already.*--version", capsys.readouterr().err)
+    assert main(["records", "export", file]) == 2
+    assert "export FILE ... --to DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ dss records stats FILE [--chart PNG]
 dss records show FILE [--status S] [--id ID] [--wrong] [--limit N] [--page]
 dss records filter FILE --out F [--only ok] [--label_equals_gold] ...
 dss records merge FILE FILE ... --out F [--on_conflict first|last]
+dss records export FILE ... --to DIR [--name NAME] [--version 1.0.0]
 """
 
 import argparse
@@ -21,8 +22,13 @@ from dss_jax.teacher.records import STATUSES, Header
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
     add = parser.add_argument
-    add("action", help="stats, show, filter or merge")
-    add("files", nargs="*", metavar="FILE", help="a record file; merge: two or more")
+    add("action", help="stats, show, filter, merge or export")
+    add(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="a record file; merge: two or more; export: one a split",
+    )
     add("--out", metavar="FILE", help="filter, merge: the record file to write")
     add("--task_dir", action="append", default=[], help="a folder with task files of yours")
     add("--chart", metavar="PNG", help="stats: draw it, too")
@@ -47,22 +53,42 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--duplicates_of", default="both",
         help="filter: input (drops rows), rationale (drops samples) or both (default)")  # fmt: skip
     add("--on_conflict", help="merge: the version that is taken of a row with two: first or last")
+    add("--to", metavar="DIR",
+        help="export: the TFDS data folder, which SeqIO's `TfdsDataSource` reads")  # fmt: skip
+    add("--name", help="export: of the data set (default: TASK_rationales)")
+    add("--version", default="1.0.0", help="export: of the data set (default: 1.0.0)")
 
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
-    actions = {"stats": _stats, "show": _show, "filter": _filter, "merge": _merge}
+    actions = {"stats": _stats, "show": _show, "filter": _filter, "merge": _merge,
+               "export": _export}  # fmt: skip
     if args.action not in actions:
         raise unknown_name("action", args.action, actions)
     # argparse gives back the files that come after a flag: it takes FILE to be none by then.
     args.files += [word for word in rest if not word.startswith("-")]
     if unused := options.gin_bindings([w for w in rest if w.startswith("-")], parser):
         raise UsageError(f"dss records takes no gin settings, such as {unused[0]!r}.")
-    if args.action != "merge" and len(args.files) != 1:
+    if args.action not in ("merge", "export") and len(args.files) != 1:
         raise UsageError(f"dss records {args.action} takes one file, not {len(args.files)}.")
     if args.action in ("filter", "merge") and not args.out:
         raise UsageError(f"where to? Give dss records {args.action} ... --out FILE.")
+    if args.action == "export" and not (args.to and args.files):
+        raise UsageError("which files, and where to? dss records export FILE ... --to DIR.")
     return actions[args.action](args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from dss_jax.data import prepare_child
+
+    request = {
+        "files": args.files, "folder": args.to, "name": args.name, "version": args.version,
+    }  # fmt: skip
+    path = Path(prepare_child.run(request, print, "dss_jax.data.seqio_export"))
+    name, version, folder = path.parent.name, path.name, path.parents[1]
+    print(f"data set: {path}")
+    print(f'seqio.TfdsDataSource(tfds_name="{name}:{version}", tfds_data_dir="{folder}")')
+    return 0
 
 
 def _task(header: Header, args: argparse.Namespace) -> DistillationTask:
