@@ -17,7 +17,7 @@ ROUNDING = 1e-9
 
 
 def normal_text(text: str) -> str:
-    """The text under which two are exact duplicates: NFKC, case folded, white space as one space."""
+    """What exact duplicates share: NFKC, case folded, each run of white space one space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
