@@ -3,8 +3,8 @@
 Imports TensorFlow; the fixture exports once.
 """
 
-import re
 import json
+import re
 from pathlib import Path
 from typing import Any
 

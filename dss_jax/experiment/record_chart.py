@@ -26,9 +26,7 @@ def plot_records(stats: RecordStats, file: Path, *, title: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
-    figure.get_layout_engine().set(  # type: ignore[union-attr]
-        wspace=0.06, hspace=0.08
-    )  # type: ignore[call-arg]
+    figure.get_layout_engine().set(wspace=0.06, hspace=0.08)  # type: ignore[union-attr,call-arg]
     _statuses(axes[0, 0], stats)
     _agreement(axes[0, 1], stats)
     _accuracy(axes[1, 0], stats)
