@@ -60,17 +60,9 @@ def print_stats(header: Header, stats: RecordStats, metric: str) -> None:
         "words",
         ("", "mean", "p50", "p99"),
         [
-<<<<<<< HEAD
-            [name, number(lengths.mean, 1), number(lengths.percentile(0.5)),
-             number(lengths.percentile(0.99))]
-            for name, lengths in (
-                ("input", stats.input_words), ("rationale", stats.rationale_words),
-            )
-=======
             [name, number(words.mean, 1), number(words.percentile(0.5)),
              number(words.percentile(0.99))]
             for name, words in lengths
->>>>>>> 1acec5cbe52057930f0a66ab4117eb9fabdde462
         ],
     )  # fmt: skip
 

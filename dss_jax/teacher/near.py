@@ -17,11 +17,7 @@ ROUNDING = 1e-9
 
 
 def normal_text(text: str) -> str:
-<<<<<<< HEAD
     """The text under which two are exact duplicates: NFKC, case folded, single spaces."""
-=======
-    """What exact duplicates share: NFKC, case folded, each run of white space one space."""
->>>>>>> 1acec5cbe52057930f0a66ab4117eb9fabdde462
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
