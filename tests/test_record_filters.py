@@ -46,7 +46,7 @@ def test_each_filter_keeps_what_it_says() -> None:
 
 
 def test_a_row_never_loses_the_rationale_of_its_label() -> None:
-    header, left = apply_filters(HEADER, RECORDS, Filters(rationale_words=(1, 3)), same_value)
+    _, left = apply_filters(HEADER, RECORDS, Filters(rationale_words=(1, 3)), same_value)
     assert all(r.rationale for r in left)
     mixed = next(r for r in left if r.id == "mixed")
     assert (mixed.teacher_label, mixed.agreement, mixed.status) == ("(1 + 2)", 1 / 3, "ok")

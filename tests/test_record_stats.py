@@ -40,8 +40,8 @@ def test_counts_by_hand() -> None:
     assert {n: (s.right, s.all) for n, s in stats.right_by_agreement.items()} == {
         7: (1, 1), 10: (0, 1),
     }  # fmt: skip
-    assert stats.rationale_words.words == {4: 1, 3: 3}
-    assert stats.rationale_words.mean == pytest.approx(13 / 4)
+    assert stats.rationale_words.words == {4: 1, 3: 2}
+    assert stats.rationale_words.mean == pytest.approx(10 / 3)
     assert stats.rationale_words.percentile(0.5) == 3
     assert stats.rationale_words.percentile(0.99) == 4
 
