@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dss_jax.core.errors import UsageError
+from dss_jax.teacher import batch as batch_api
 from dss_jax.teacher.batch import Batches
 from dss_jax.teacher.jobs import Job
 from dss_jax.teacher.journal import Journal
@@ -26,6 +30,8 @@ class Provider(ThreadingHTTPServer):
       status_of: row text -> HTTP status of its answer.
       answered: row texts, each as often as it was paid for.
       fail_create: the next batch is made, but its answer is lost.
+      away: looks at batches that are answered with 503 before one is answered well.
+      spoilt: what stands in the place of the last line of an output file.
     """
 
     def __init__(self) -> None:
@@ -35,6 +41,7 @@ class Provider(ThreadingHTTPServer):
         self.looks, self.ends, self.fail_create = 2, "completed", False
         self.status_of = lambda text: 200
         self.answered: list[str] = []
+        self.away, self.spoilt = 0, b""
 
     @property
     def url(self) -> str:
@@ -51,6 +58,11 @@ class Provider(ThreadingHTTPServer):
             return
         lines = self.files[batch["input_file_id"]].splitlines()
         good, bad = [], []
+        ids = [json.loads(line)["custom_id"] for line in lines]
+        if len(set(ids)) < len(ids):
+            batch["status"] = "failed"
+            batch["errors"] = {"data": [{"message": "a custom_id is there twice", "code": "x"}]}
+            return
         for line in lines if self.ends == "completed" else lines[:2]:
             request = json.loads(line)
             text = request["body"]["messages"][-1]["content"]
@@ -67,6 +79,8 @@ class Provider(ThreadingHTTPServer):
             (good if status == 200 else bad).append(json.dumps(line))
         for name, part in (("output", good), ("error", bad)):
             if part:
+                if self.spoilt and name == "output":
+                    part[-1] = self.spoilt.decode()
                 self.files[f"{batch['id']}-{name}"] = "\n".join(part).encode()
                 batch[f"{name}_file_id"] = f"{batch['id']}-{name}"
 
@@ -96,6 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/v1/files/(.+)/content", self.path):
             self._send(self.server.files[match.group(1)])
         elif match := re.fullmatch(r"/v1/batches/([\w-]+)", self.path):
+            if self.server.away:
+                self.server.away -= 1
+                self.send_error(503)
+                return
             batch = self.server.batches[match.group(1)]
             self.server.work(batch)
             self._send(batch)
@@ -216,3 +234,106 @@ def test_notes_that_cannot_be_read_are_not_thrown_away(
     with pytest.raises(UsageError, match="lists the batches under way"):
         batches(journal, provider).run(jobs())
     assert notes.read_text() == "{"
+
+
+def test_rows_with_one_text_are_one_request(provider: Provider, journal: Journal) -> None:
+    twins = [*jobs(3), Job("twin", 0, jobs(1)[0].body)]
+    assert batches(journal, provider).run(twins).answered == 3
+    assert len(provider.answered) == 3
+
+
+def test_a_provider_that_is_away_for_a_while_is_waited_for(
+    provider: Provider, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_api, "RETRIES", 0)
+    provider.away = 3
+    assert batches(journal, provider).run(jobs()).answered == 5
+    provider.away = 100
+    with pytest.raises(UsageError, match="the same command fetches them"):
+        batches(journal, provider).run(jobs(6))
+    provider.away = 0
+    assert batches(journal, provider).run(jobs(6)).answered == 1
+    assert len(provider.batches) == 2
+
+
+def test_a_second_process_is_refused(provider: Provider, journal: Journal) -> None:
+    said: list[str] = []
+
+    def second(_: float) -> None:
+        with pytest.raises(UsageError, match="another process waits") as caught:
+            batches(journal, provider).run(jobs())
+        said.append(str(caught.value))
+
+    assert batches(journal, provider, sleep=second).run(jobs()).answered == 5
+    assert said
+    assert len(provider.batches) == 1
+
+
+def test_a_line_that_cannot_be_read_is_missing(provider: Provider, journal: Journal) -> None:
+    provider.spoilt = b'{"custom_id": "cut off'
+    assert batches(journal, provider).run(jobs()).answered == 4
+    provider.spoilt = b""
+    assert batches(journal, provider).run(jobs()).answered == 1
+
+
+def test_only_the_failed_are_asked_again(provider: Provider, journal: Journal) -> None:
+    provider.status_of = lambda text: 400 if text == "row 1" else 200
+    batches(journal, provider).run(jobs(2))
+    provider.status_of = lambda text: 200
+    assert batches(journal, provider).run(jobs(), only_failed=True).answered == 1
+    assert sorted(provider.answered) == ["row 0", "row 1"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from dss_jax.core import paths
+from dss_jax.teacher import batch
+from dss_jax.teacher.jobs import Job
+from dss_jax.teacher.journal import Journal
+
+url, folder, when, texts = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+calls = 0
+whole, keep = paths.write_whole, Journal.keep
+
+
+def dies(then):
+    def call(*args, **more):
+        global calls
+        calls += 1
+        if calls == when:
+            os.kill(os.getpid(), 9)
+        return then(*args, **more)
+
+    return call
+
+
+batch.write_whole = dies(batch.write_whole)
+batch.openai.resources.files.Files.create = dies(batch.openai.resources.files.Files.create)
+batch.openai.resources.batches.Batches.create = dies(batch.openai.resources.batches.Batches.create)
+batch.openai.resources.batches.Batches.retrieve = dies(
+    batch.openai.resources.batches.Batches.retrieve
+)
+Journal.keep = dies(Journal.keep)
+body = lambda text: {"model": "m", "messages": [{"role": "user", "content": text}]}
+with Journal(folder / "journal") as journal:
+    asked = [Job(text, 0, body(text)) for text in texts]
+    batch.Batches(journal, url, "BATCH_KEY", max_requests=2, sleep=lambda _: None).run(asked)
+"""
+
+
+def test_killed_at_any_point_each_row_is_paid_for_once(
+    provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCH_KEY", SECRET)
+    texts = ["row 0", "row 1", "row 2"]
+    # Each life dies one step later than the one before began: uploads, notes, creations, replies.
+    for when in (*range(1, 12, 2), 1_000):
+        command = [sys.executable, "-c", KILLED, provider.url, str(tmp_path), str(when), *texts]
+        code = subprocess.run(command, check=False, capture_output=True).returncode
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert code == 0
+    assert when > 3, "no life was cut short: this test tells nothing"
+    assert sorted(provider.answered) == texts

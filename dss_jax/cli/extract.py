@@ -236,7 +236,7 @@ def _server(
         from dss_jax.teacher.batch import Batches
 
         batches = Batches(journal, args.base_url, args.api_key_env)
-        return lambda _: batches.run(extraction.jobs(examples))
+        return lambda _: batches.run(extraction.jobs(examples), only_failed=args.only_failed)
     from dss_jax.experiment import extraction as stage
     from dss_jax.teacher import client, extract
 

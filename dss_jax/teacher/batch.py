@@ -5,12 +5,14 @@ handed in twice: what a batch holds is noted in a file beside the journal before
 a tag that the batch carries too, so that one made just before a crash is found again.
 """
 
+import fcntl
 import hashlib
 import io
 import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,15 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 
 TAG = "dss_jax"
 """Name of the tag in the batch's metadata."""
+
+RETRIES = 5
+"""Of a request that changes nothing at the provider, by the client, some seconds apart."""
+
+LOOKS_WITHOUT_ANSWER = 12
+"""One after another, after which waiting is given up: an hour, at the longest pause."""
+
+PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
+"""Errors that a provider has for a while."""
 
 
 @dataclass
@@ -75,6 +86,23 @@ class _Notes:
                     f"{self.file} cannot be read: {error}. It lists the batches under way; remove "
                     "it only if there are none, or they are paid for twice."
                 ) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within it no other process hands in batches of this journal.
+
+        Raises:
+          UsageError: another one does.
+        """
+        with self.file.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process waits for the batches in {self.file}. Let it finish, or stop "
+                    "it: this command then goes on from there."
+                ) from None
+            yield
 
     def save(self) -> None:
         write_whole(self.file, json.dumps({"batches": [asdict(b) for b in self.batches]}))
@@ -112,30 +140,33 @@ class Batches:
         self._poll, self._longest_poll = poll_seconds, longest_poll
         self._max_requests = max_requests
         self._notes = _Notes(journal.path.with_name(journal.path.name + ".batches.json"))
-        # Creating a batch is not repeated by the client: the first may have come through.
         self._openai = openai.OpenAI(
-            api_key=self._key or OWN_SERVER_KEY, base_url=base_url or HOSTED, max_retries=0
+            api_key=self._key or OWN_SERVER_KEY, base_url=base_url or HOSTED, max_retries=RETRIES
         )
 
-    def run(self, jobs: Iterable[Job]) -> Summary:
+    def run(self, jobs: Iterable[Job], *, only_failed: bool = False) -> Summary:
         """Asks for every job that the journal has no reply to, and waits for the answers.
+
+        Args:
+          jobs: requests of one model and one form.
+          only_failed: only those that were asked before and given up.
 
         Returns:
           What was done. Requests without an answer (a batch that expired, an error of the server)
           are missing again at the next run.
 
         Raises:
-          UsageError: the server refuses, or cannot be reached.
+          UsageError: the server refuses or cannot be reached, or another process is at it.
         """
         started = time.monotonic()
         summary = Summary()
         try:
-            self._notes.load()
-            self._find_lost()
-            under_way = {r[0] for batch in self._notes.batches for r in batch.requests}
-            for chunk in self._chunks(self._missing(jobs, under_way, summary)):
-                self._hand_in(chunk)
-            self._wait(summary)
+            with self._notes.alone():
+                self._notes.load()
+                self._find_lost()
+                for chunk in self._chunks(self._missing(jobs, summary, only_failed)):
+                    self._hand_in(chunk)
+                self._wait(summary)
         except openai.OpenAIError as error:
             text = clean(f"{type(error).__name__}: {error}", self._key)
             raise UsageError(
@@ -147,12 +178,17 @@ class Batches:
         summary.seconds = time.monotonic() - started
         return summary
 
-    def _missing(self, jobs: Iterable[Job], under_way: set[str], summary: Summary) -> Iterator[Job]:
+    def _missing(self, jobs: Iterable[Job], summary: Summary, only_failed: bool) -> Iterator[Job]:
+        """Jobs to hand in. Rows with one text share a request: a batch may not hold it twice."""
+        seen = {r[0] for batch in self._notes.batches for r in batch.requests}
         jobs = iter(jobs)
         while chunk := list(itertools.islice(jobs, CHUNK)):
-            missing = self._journal.missing(chunk)
+            missing = self._journal.missing(chunk, only_failed=only_failed)
             summary.reused += len(chunk) - len(missing)
-            yield from (job for job in missing if job.key not in under_way)
+            for job in missing:
+                if job.key not in seen:
+                    seen.add(job.key)
+                    yield job
 
     def _chunks(self, jobs: Iterable[Job]) -> Iterator[list[tuple[Job, bytes]]]:
         """Jobs and their lines, within the provider's limits."""
@@ -187,7 +223,8 @@ class Batches:
         uploaded = self._openai.files.create(file=(f"{tag}.jsonl", file), purpose="batch")
         self._notes.batches.append(batch)
         self._notes.save()
-        made = self._openai.batches.create(
+        # Not repeated by the client: the first may have come through.
+        made = self._openai.with_options(max_retries=0).batches.create(
             input_file_id=uploaded.id,
             endpoint=_endpoint(chunk[0][0]),  # type: ignore[arg-type]
             completion_window="24h",
@@ -198,26 +235,38 @@ class Batches:
         self._say(f"batch {made.id}: {len(chunk):,} requests handed in")
 
     def _wait(self, summary: Summary) -> None:
-        wait = self._poll
+        wait, unanswered = self._poll, 0
         while self._notes.batches:
-            for batch in list(self._notes.batches):
-                state = self._openai.batches.retrieve(batch.id)
-                if state.status in ENDED:
-                    self._fetch(batch, state, summary)
-                elif state.request_counts is not None:
-                    counts = state.request_counts
-                    self._say(f"batch {batch.id}: {state.status}, {counts.completed:,} of "
-                              f"{counts.total or len(batch.requests):,}")  # fmt: skip
+            try:
+                for batch in list(self._notes.batches):
+                    self._look(batch, summary)
+                unanswered = 0
+            except PASSING as error:
+                # A batch takes up to a day: a provider that is away for minutes must not end it.
+                unanswered += 1
+                if unanswered == LOOKS_WITHOUT_ANSWER:
+                    raise
+                self._say(f"no answer, waiting: {clean(str(error), self._key)}")
             if self._notes.batches:
                 self._sleep(wait)
                 wait = min(2 * wait, self._longest_poll)
 
+    def _look(self, batch: _Batch, summary: Summary) -> None:
+        state = self._openai.batches.retrieve(batch.id)
+        if state.status in ENDED:
+            self._fetch(batch, state, summary)
+        elif state.request_counts is not None:
+            counts = state.request_counts
+            self._say(f"batch {batch.id}: {state.status}, {counts.completed:,} of "
+                      f"{counts.total or len(batch.requests):,}")  # fmt: skip
+
     def _fetch(self, batch: _Batch, state: Any, summary: Summary) -> None:
         wanted = {key: (row, sample) for key, row, sample in batch.requests}
-        for file in (state.output_file_id, state.error_file_id):
-            if file:
-                for line in self._openai.files.content(file).content.splitlines():
-                    self._take(line, wanted, summary)
+        files = [file for file in (state.output_file_id, state.error_file_id) if file]
+        # All are there before the first is taken, so that a broken one is not counted twice.
+        for content in [self._openai.files.content(file).content for file in files]:
+            for line in content.splitlines():
+                self._take(line, wanted, summary)
         self._journal.flush()
         self._notes.drop(batch)
         if state.status == "failed":
@@ -228,16 +277,17 @@ class Batches:
         self._say(f"batch {batch.id}: {state.status}{left}")
 
     def _take(self, line: bytes, wanted: dict[str, tuple[str, int]], summary: Summary) -> None:
-        """One line of an output or error file."""
-        if not line.strip():
+        """One line of an output or error file; one that cannot be read is no answer."""
+        try:
+            answer = json.loads(line)
+            key = answer["custom_id"]
+            response = answer.get("response") or {}
+            body: dict[str, Any] = response.get("body") or {}
+            status = response.get("status_code")
+        except (ValueError, KeyError, TypeError, AttributeError):
             return
-        answer = json.loads(line)
-        key = answer["custom_id"]
         if key not in wanted:
             return
-        response = answer.get("response") or {}
-        body: dict[str, Any] = response.get("body") or {}
-        status = response.get("status_code")
         try:
             if status != 200:
                 error = body.get("error") or answer.get("error") or {}
