@@ -19,8 +19,8 @@ from dss_jax.teacher.records import Reply
 CHUNK = 512
 """Jobs that are looked up in the journal at once; what bounds the memory."""
 
-REJECTED_AT_START = 5
-"""So many requests refused before any was answered: the mistake is in all of them."""
+HOPELESS = 5
+"""So many requests given up before any was answered: the mistake is in all of them."""
 
 WAIT_FOR_OTHERS = 2.0
 """Seconds between looks at requests that another process has claimed."""
@@ -93,7 +93,6 @@ class _Run:
         self.summary = Summary()
         self.started = time.monotonic()
         self.fatal: Exception | None = None
-        self.rejected = 0
 
     def report(self) -> None:
         self.summary.seconds = time.monotonic() - self.started
@@ -140,9 +139,6 @@ class _Run:
                     await asyncio.sleep(max(error.retry_after or 0.0, wait))
             except Rejected as error:
                 self.give_up(job, str(error))
-                self.rejected += 1
-                if self.rejected >= REJECTED_AT_START and not self.summary.answered:
-                    raise Fatal(f"each of the first requests was refused: {error}") from None
                 return
             else:
                 self.limiter.answered()
@@ -171,6 +167,8 @@ class _Run:
         self.summary.reasons[reason] = self.summary.reasons.get(reason, 0) + 1
         self.journal.put(job, Reply(text="", finish_reason=GIVEN_UP, refusal=reason))
         self.report()
+        if self.summary.failed >= HOPELESS and not self.summary.answered:
+            raise Fatal(f"none of the first {self.summary.failed} requests was answered: {reason}")
 
     async def worker(self, queue: "asyncio.Queue[Job]") -> None:
         while True:
@@ -264,8 +262,8 @@ async def run(
         journal.release_claims()
     if isinstance(state.fatal, Fatal):
         raise Stopped(
-            f"the server refuses: {state.fatal}. Nothing more was sent; {summary.answered} replies "
-            "are kept. Check --model, --base_url and the key, and run the same command again."
+            f"the server does not answer: {state.fatal}. Nothing more was sent; {summary.answered} "
+            "replies are kept. Check --model, --base_url and the key, and run the same command again."
         )
     if state.fatal is not None:
         raise state.fatal
