@@ -27,7 +27,9 @@ HANG_SECONDS = 30.0
 
 def kind_of(text: str) -> str:
     """What becomes of a row's text in the end: a function of the text alone."""
-    return {3: "length", 7: "refusal", 11: "drip"}.get(int(text.rsplit(" ", 1)[-1]) % 20, "answer")
+    number = text.rsplit(" ", 1)[-1]
+    kinds = {3: "length", 7: "refusal", 11: "drip"}
+    return kinds.get(int(number) % 20, "answer") if number.isdigit() else "answer"
 
 
 class Server:
@@ -43,6 +45,7 @@ class Server:
         always: int | None = None,
     ) -> None:  # fmt: skip
         self.delay, self.faults, self.key, self.always = delay, faults, key, always
+        self.drip_seconds = 0.01
         self.dice = random.Random(seed)
         self.log = log.open("a", buffering=1) if log else None
         self.answer = answer or (lambda text: f"Because of {text}. So the answer is yes.")
@@ -106,7 +109,7 @@ class Server:
         return await self._send(writer, 200, data, slowly=kind_of(text) == "drip")
 
     def _completion(self, text: str, chat: bool) -> dict:
-        kind = kind_of(text) if text.rsplit(" ", 1)[-1].isdigit() else "answer"
+        kind = kind_of(text)
         answer, reason, refusal = self.answer(text), "stop", None
         if kind == "length":
             answer, reason = answer[:12], "length"
@@ -141,7 +144,7 @@ class Server:
             writer.write(data[at : at + size])
             await writer.drain()
             if slowly:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(self.drip_seconds)
         return True
 
 

@@ -19,6 +19,9 @@ from protocol_server import Server, kind_of
 
 from dss_jax.cli.main import main
 from dss_jax.core.errors import UsageError
+from dss_jax.core.registry import load_task
+from dss_jax.core.types import Example
+from dss_jax.experiment.extraction import Extraction
 from dss_jax.teacher import client, extract
 from dss_jax.teacher.client import Client
 from dss_jax.teacher.extract import RunOptions, Summary
@@ -80,7 +83,8 @@ QUICK = RunOptions(concurrency=64, max_attempts=30, first_wait=0.01, seed=0)
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
 def test_with_thirty_per_cent_faults_each_row_ends_once(tmp_path: Path, count: int) -> None:
     server = Server(delay=0.005, faults=0.3)
-    summary = asked(tmp_path / "journal", server, count, QUICK)
+    # Long enough for a machine with other work: an answer after it would be asked for twice.
+    summary = asked(tmp_path / "journal", server, count, QUICK, timeout=3.0)
     assert (summary.answered, summary.failed, summary.stopped) == (count, 0, "")
     assert summary.retries > 0.2 * count
     assert Counter(server.good) == {f"row {i}": 1 for i in range(count)}
@@ -157,6 +161,63 @@ def test_two_runs_at_once_ask_nothing_twice(tmp_path: Path) -> None:
     server = Server(delay=0.002)
     asyncio.run(work())
     assert Counter(server.good) == {f"row {i}": 1 for i in range(1500)}
+
+
+def test_an_answer_that_drips_in_too_slowly_ends(tmp_path: Path) -> None:
+    server = Server()
+    server.drip_seconds = 0.2
+    summary = asked(tmp_path / "journal", server, 12, RunOptions(max_attempts=1))
+    assert summary.reasons == {"given up after 1 attempts: no answer within 0.5 seconds": 1}
+
+
+def test_overload_is_told_to_the_limiter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    class Watched(Limiter):
+        def overloaded(self, retry_after: float | None) -> None:
+            told.append(retry_after)
+
+    monkeypatch.setattr(extract, "Limiter", Watched)
+    options = RunOptions(max_attempts=2, first_wait=0.001)
+    asked(tmp_path / "journal", Server(always=429), 3, options)
+    asked(tmp_path / "journal", Server(always=500), 3, options)
+    assert told == [0.05] * 6
+
+
+def test_what_another_process_has_answered_is_not_claimed(tmp_path: Path) -> None:
+    (job,) = jobs(1)
+    with Journal(tmp_path / "journal") as mine, Journal(tmp_path / "journal") as theirs:
+        assert mine.missing([job]) == [job]
+        theirs.put(job, Reply(text="good"))
+        theirs.flush()
+        assert mine.claim([job]) == []
+
+
+def test_equal_requests_are_sent_once(tmp_path: Path) -> None:
+    async def work() -> Summary:
+        url = f"http://127.0.0.1:{await server.start()}/v1"
+        send = Client(url, "NO_KEY", 5, 8)
+        with Journal(tmp_path / "journal") as journal:
+            twice = [Job(f"{job.id}-{i}", 0, job.body) for job in jobs(30) for i in range(2)]
+            try:
+                return await extract.run(twice, send, journal, RunOptions(concurrency=8))
+            finally:
+                await send.close()
+
+    server = Server(delay=0.01)
+    summary = asyncio.run(work())
+    assert (summary.answered, summary.reused, summary.failed) == (30, 30, 0)
+    assert len(server.good) == 30
+
+
+def test_each_sample_has_its_key_and_its_seed(task_dir: Path) -> None:
+    what = Extraction(
+        task=load_task("rows", [task_dir]), split="train", model="m", samples=3,
+        sampling={"seed": 5},
+    )  # fmt: skip
+    asked_for = list(what.jobs_of(Example(id="r", input="row 1")))
+    assert [job.body["seed"] for job in asked_for] == [5, 6, 7]
+    assert len({Job("r", sample, asked_for[0].body).key for sample in range(3)}) == 3
 
 
 def test_claims_of_another_machine_run_out(tmp_path: Path) -> None:

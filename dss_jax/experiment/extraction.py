@@ -206,7 +206,6 @@ def from_release(task: DistillationTask, split: str, data_dir: str, out: Path) -
     totals = Totals()
     made = []
     for record in records_of_release(task, rows.examples_with_completions(task, split, data_dir)):
-        totals.add_reply(Reply(text=""))
         totals.add_record(record)
         made.append(record)
     header = Header(

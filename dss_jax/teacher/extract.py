@@ -103,23 +103,21 @@ class _Run:
             self.summary.stopped = self.may_go_on(self.summary) or ""
 
     def claimed(self, jobs: Iterable[Job]) -> Iterator[list[Job]]:
-        """Chunks of jobs to send. An empty one: wait, another process is at work on the rest."""
+        """Chunks of jobs to send. An empty one: wait, the rest is under way, here or elsewhere."""
         jobs = iter(jobs)
         held: list[Job] = []
         while chunk := list(itertools.islice(jobs, CHUNK)):
             missing = self.journal.missing(chunk, only_failed=self.options.only_failed)
             self.summary.reused += len(chunk) - len(missing)
             taken = self.journal.claim(missing)
-            keys = {job.key for job in taken}
-            held += [job for job in missing if job.key not in keys]
+            held += _without(missing, taken)
             if taken:
                 yield taken
         while held:
             missing = self.journal.missing(held)
             self.summary.reused += len(held) - len(missing)
             taken = self.journal.claim(missing)
-            keys = {job.key for job in taken}
-            held = [job for job in missing if job.key not in keys]
+            held = _without(missing, taken)
             if held:
                 self.journal.drop_claims_of_the_dead()
             if taken or held:
@@ -224,6 +222,12 @@ class _Run:
         return self.summary
 
 
+def _without(jobs: list[Job], taken: list[Job]) -> list[Job]:
+    """The others. Equal requests are different jobs, so these are told apart as objects."""
+    known = set(map(id, taken))
+    return [job for job in jobs if id(job) not in known]
+
+
 async def run(
     jobs: Iterable[Job],
     send: Send,
@@ -255,7 +259,9 @@ async def run(
     state = _Run(send, journal, options, progress, may_go_on)
     with _stop_on_interrupt(state.summary):
         summary = await state.all(jobs)
-    journal.flush()
+    if not isinstance(state.fatal, UsageError):  # Else the journal cannot be written.
+        journal.flush()
+        journal.release_claims()
     if isinstance(state.fatal, Fatal):
         raise Stopped(
             f"the server refuses: {state.fatal}. Nothing more was sent; {summary.answered} replies "

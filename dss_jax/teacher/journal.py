@@ -94,7 +94,10 @@ class Journal:
         return [job for job in jobs if found.get(job.key, True)]
 
     def claim(self, jobs: Sequence[Job]) -> list[Job]:
-        """Takes the jobs that no other living process has taken or answered; gives those taken."""
+        """Takes the jobs that nobody has taken or answered; gives those taken.
+
+        Of equal requests (two rows with the same input) one is taken.
+        """
         now = self._clock()
         with _transaction(self):
             # Asked inside the transaction: another process may have answered meanwhile.
@@ -104,7 +107,7 @@ class Journal:
                 if answered.get(job.key, True):
                     done = self._db.execute(
                         "insert into claims values (?1, ?2, ?3) on conflict (key) do update set "
-                        "owner = ?2, until = ?3 where owner = ?2 or until < ?4",
+                        "owner = ?2, until = ?3 where until < ?4",
                         (job.key, self.owner, now + LEASE_SECONDS, now),
                     )
                     if done.rowcount:
@@ -176,11 +179,15 @@ class Journal:
         ):
             yield row, sample, json.loads(reply)["refusal"]
 
-    def close(self) -> None:
-        """Flushes, gives up this process's claims, and closes the file."""
-        self.flush()
+    def release_claims(self) -> None:
+        """Lets others take what this process has claimed and not answered."""
         with _transaction(self):
             self._db.execute("delete from claims where owner = ?", (self.owner,))
+
+    def close(self) -> None:
+        """Flushes, releases the claims, and closes the file."""
+        self.flush()
+        self.release_claims()
         self._db.close()
 
     def __enter__(self) -> "Journal":
