@@ -176,20 +176,23 @@ def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example])
     from dss_jax.teacher import client, prices
     from dss_jax.teacher.journal import Journal
 
-    price = prices.find_prices(args.model, args.price_in, args.price_out, args.price_table)
+    price = prices.find_prices(
+        args.model, args.price_in, args.price_out, args.price_table,
+        base_url=args.base_url, batch=args.batch,
+    )  # fmt: skip
     if args.budget is not None and price(1, 1) is None:
         raise UsageError(
             "--budget needs prices: --price_in and --price_out, or --price_table. They are on the "
             "provider's page."
         )
     if args.out is None:  # A dry run before anything was asked.
-        _print_estimate(args, _estimate(args, extraction, extraction.jobs(examples), price))
+        _print_estimate(args, _estimate(args, extraction, extraction.jobs(examples), price), price)
         return 0
     with Journal(args.journal or args.out.with_name(args.out.name + ".journal")) as journal:
         missing = stage.missing(extraction, examples, journal, only_failed=args.only_failed)
         expected = _estimate(args, extraction, missing, price)
         if args.dry_run:
-            _print_estimate(args, expected)
+            _print_estimate(args, expected, price)
             return 0
         ask = _server(args, extraction, examples, journal, price, over=_confirm(args, expected))
         progress = _Progress(extraction, len(examples), price)
@@ -261,8 +264,9 @@ def _estimate(args: argparse.Namespace, extraction: Any, jobs: Any, price: Any) 
     )  # fmt: skip
 
 
-def _print_estimate(args: argparse.Namespace, expected: Any) -> None:
+def _print_estimate(args: argparse.Namespace, expected: Any, price: Any) -> None:
     from dss_jax.cli.tables import number, print_table
+    from dss_jax.teacher.prices import CHARACTERS_PER_TOKEN
 
     cost = "not known" if expected.cost is None else f"{expected.cost:,.2f} USD"
     rows = [
@@ -270,11 +274,13 @@ def _print_estimate(args: argparse.Namespace, expected: Any) -> None:
         ["prompt tokens, about", number(expected.prompt_tokens)],
         ["completion tokens, about", number(expected.completion_tokens)],
         ["cost, about", cost],
-        ["time, about", f"{expected.seconds / 60:,.0f} minutes"],
+        ["prices", price.source],
+        ["time, about", "up to a day" if args.batch else f"{expected.seconds / 60:,.0f} minutes"],
     ]
     print_table(
         f"{args.task}, {args.split}, {args.model}", ("", ""), rows,
-        note="4 characters a token; answers as long as the exemplars'; 2 seconds a request.",
+        note=f"{CHARACTERS_PER_TOKEN} characters a token; answers as long as the exemplars'; "
+             "2 seconds a request.",
     )  # fmt: skip
 
 
