@@ -183,10 +183,5 @@ def ask(
     return summary
 
 
-def is_jax(model: str | None) -> bool:
-    """Whether a model's name means a checkpoint of ours."""
-    return model is not None and model.startswith(PREFIX)
-
-
 def _max_tokens(body: Mapping[str, Any]) -> int:
     return int(body.get("max_tokens") or body["max_completion_tokens"])

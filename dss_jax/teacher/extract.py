@@ -263,7 +263,8 @@ async def run(
     if isinstance(state.fatal, Fatal):
         raise Stopped(
             f"the server does not answer: {state.fatal}. Nothing more was sent; {summary.answered} "
-            "replies are kept. Check --model, --base_url and the key, and run the same command again."
+            "replies are kept. Check --model, --base_url and the key, and run the same command "
+            "again."
         )
     if state.fatal is not None:
         raise state.fatal
