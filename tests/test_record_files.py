@@ -154,6 +154,14 @@ def test_shards_become_one_file(tmp_path: Path) -> None:
     assert {r.id: r.status for r in read_records(out)[1]}["b"] == "ok"
 
 
+def test_two_failures_of_a_row_are_no_answer(tmp_path: Path) -> None:
+    first, other = record("a", FAILED), record("a", replace(FAILED, reason="timeout"))
+    out = tmp_path / "m.jsonl"
+    done = merge(two_files(tmp_path, [first], [other]), out)
+    assert (done.rows, done.equal, done.answered, done.conflicts) == (1, 0, 0, [])
+    assert list(read_records(out)[1]) == [first]
+
+
 @pytest.mark.parametrize(
     "other", [record("a", sample("(2 - 1)")), replace(record("a", FAILED), input="Another?")]
 )
