@@ -128,6 +128,16 @@ def test_other_files_and_second_ids_are_refused(tmp_path: Path) -> None:
         list(read_records(file)[1])
 
 
+def test_who_reads_while_a_file_is_replaced_reads_the_old_one(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    write_records(file, HEADER, [record("a"), record("b")])
+    with file.open("rb") as old:
+        before = file.read_bytes()
+        write_records(file, HEADER, [record("c")])
+        assert old.read() == before
+    assert [r.id for r in read_records(file)[1]] == ["c"]
+
+
 def two_files(tmp_path: Path, first: list[Record], second: list[Record], **changes) -> list[Path]:
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     write_records(paths[0], HEADER, first)
@@ -152,6 +162,14 @@ def test_shards_become_one_file(tmp_path: Path) -> None:
     back = merge(list(reversed([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])), out)
     assert back.answered == 1
     assert {r.id: r.status for r in read_records(out)[1]}["b"] == "ok"
+
+
+def test_two_failures_of_a_row_are_no_answer(tmp_path: Path) -> None:
+    first, other = record("a", FAILED), record("a", replace(FAILED, reason="timeout"))
+    out = tmp_path / "m.jsonl"
+    done = merge(two_files(tmp_path, [first], [other]), out)
+    assert (done.rows, done.equal, done.answered, done.conflicts) == (1, 0, 0, [])
+    assert list(read_records(out)[1]) == [first]
 
 
 @pytest.mark.parametrize(

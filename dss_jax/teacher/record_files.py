@@ -229,7 +229,8 @@ def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> M
             if new == old:
                 equal += 1
             elif _same_row(old, new) and "error" in (old.status, new.status):
-                answered += 1
+                # Of two failures the first stays: neither is an answer.
+                answered += old.status != new.status
                 if old.status == "error" and new.status != "error":
                     kept[new.id] = (new, path)
             else:
