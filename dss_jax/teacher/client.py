@@ -95,7 +95,7 @@ class Client:
           Retryable: 408, 409, 429, 5xx, no answer in time, a broken connection, an answer that is
             not JSON or holds no completion.
           Rejected: 400, 413, 422: this request only.
-          Fatal: 401, 403, 404, or no money left.
+          Fatal: 401, 402, 403, 404, or no money left.
         """
         chat = "messages" in body
         try:
@@ -118,7 +118,7 @@ class Client:
     def _failure(self, error: openai.APIStatusError) -> Exception:
         status = error.status_code
         reason = self._clean(f"{status}: {_message(error)}")
-        if status in (401, 403, 404) or _code(error) == "insufficient_quota":
+        if status in (401, 402, 403, 404) or _code(error) == "insufficient_quota":
             return Fatal(reason)
         if status in (408, 409, 429) or status >= 500:
             wait = retry_after(error.response.headers)
@@ -133,7 +133,8 @@ def key_from(base_url: str | None, api_key_env: str) -> str:
     """The key out of the environment; "" for a server of the user's own that wants none.
 
     Raises:
-      UsageError: a wrong URL; the variable is not set, and the server is not the user's own.
+      UsageError: a wrong URL; the variable is not set, and the server is not the user's own; the
+        key can be none.
     """
     if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
         raise UsageError(
@@ -145,6 +146,12 @@ def key_from(base_url: str | None, api_key_env: str) -> str:
         raise UsageError(
             f"{api_key_env} is not set. Put the key of {host_of(base_url)} into that variable, or "
             "name another with --api_key_env. Never give a key as a flag."
+        )
+    # Told here: the HTTP library's error would show the key.
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"{api_key_env} holds a line break or another character that no key has. It must be "
+            "the key alone, on one line."
         )
     return key
 
@@ -168,11 +175,13 @@ def reply_of(content: bytes, chat: bool, cleaned: Callable[[str], str]) -> Reply
         choice = answer["choices"][0]
         usage = answer.get("usage") or {}
         message = choice.get("message") or {}
-        text = message.get("content") if chat else choice["text"]
+        text = _joined(message.get("content")) if chat else choice["text"]
         refusal = message.get("refusal") or ""
         reason = choice.get("finish_reason") or ""
         if text is None and not refusal and reason not in ("content_filter", "length"):
             raise KeyError("content")
+        if reason == "error":  # Of some routers, where the model behind them broke down.
+            raise ValueError("error")
         return Reply(
             text=text or "",
             finish_reason=reason,
@@ -182,10 +191,17 @@ def reply_of(content: bytes, chat: bool, cleaned: Callable[[str], str]) -> Reply
             model=str(answer.get("model") or ""),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        start = cleaned(content[:80].decode(errors="replace"))
+        start = cleaned(content.decode(errors="replace"))[:80]
         raise Retryable(
             f"the answer is no completion ({type(error).__name__}): {start!r}"
         ) from None
+
+
+def _joined(content: Any) -> str | None:
+    """The text of a message; some servers send it in parts, of which those of thought have none."""
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content)
+    return content
 
 
 def host_of(base_url: str | None) -> str:

@@ -13,17 +13,21 @@ from dss_jax.core.errors import UsageError
 from dss_jax.teacher.client import Fatal, Rejected, Retryable
 from dss_jax.teacher.jobs import Job, Send
 from dss_jax.teacher.journal import GIVEN_UP, GROUP_SECONDS, Journal
-from dss_jax.teacher.limits import Limiter, backoff
+from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, Limiter, backoff
+from dss_jax.teacher.prices import tokens_of
 from dss_jax.teacher.records import Reply
 
 CHUNK = 512
 """Jobs that are looked up in the journal at once; what bounds the memory."""
 
 HOPELESS = 5
-"""So many requests given up before any was answered: the mistake is in all of them."""
+"""The first so many requests were all given up: the mistake is in each."""
 
 WAIT_FOR_OTHERS = 2.0
 """Seconds between looks at requests that another process has claimed."""
+
+LOOK_FOR_STOP = 0.2
+"""Seconds between looks, while waiting to send, whether the run has been stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,10 @@ class Stopped(UsageError):  # noqa: N818
     """The server will answer no request; what was answered is kept."""
 
 
+class _Halted(Exception):  # noqa: N818
+    """The run was stopped before a request was sent."""
+
+
 class _Run:
     def __init__(
         self,
@@ -88,11 +96,24 @@ class _Run:
     ) -> None:
         self.send, self.journal, self.options = send, journal, options
         self.progress, self.may_go_on = progress, may_go_on
-        self.limiter = Limiter(options.concurrency, options.rpm, options.tpm)
+        self.limiter = Limiter(options.concurrency, options.rpm, options.tpm, sleep=self.pause)
         self.dice = random.Random(options.seed)
         self.summary = Summary()
         self.started = time.monotonic()
         self.fatal: Exception | None = None
+        self.begun = self.first_lost = 0
+
+    async def pause(self, seconds: float) -> None:
+        """Waits.
+
+        Raises:
+          _Halted: the run was stopped meanwhile.
+        """
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LOOK_FOR_STOP))
+            if self.summary.stopped:
+                raise _Halted
 
     def report(self) -> None:
         self.summary.seconds = time.monotonic() - self.started
@@ -125,6 +146,8 @@ class _Run:
     async def one(self, job: Job) -> None:
         """Sends one request until there is a reply to keep."""
         reason = ""
+        is_first = self.begun < HOPELESS
+        self.begun += 1
         for attempt in range(1, self.options.max_attempts + 1):
             if attempt > 1:
                 self.summary.retries += 1
@@ -136,9 +159,10 @@ class _Run:
                     self.limiter.overloaded(error.retry_after)
                 if attempt < self.options.max_attempts:
                     wait = backoff(attempt, self.options.first_wait, self.dice)
-                    await asyncio.sleep(max(error.retry_after or 0.0, wait))
+                    await self.pause(max(min(error.retry_after or 0.0, LONGEST_RETRY_AFTER), wait))
             except Rejected as error:
-                self.give_up(job, str(error))
+                # Where others like it were answered in an earlier run, it is this row alone.
+                self.give_up(job, str(error), is_first and not self.summary.reused)
                 return
             else:
                 self.limiter.answered()
@@ -148,27 +172,35 @@ class _Run:
                 self.journal.put(job, reply)
                 self.report()
                 return
-        self.give_up(job, f"given up after {self.options.max_attempts} attempts: {reason}")
+        self.give_up(
+            job, f"given up after {self.options.max_attempts} attempts: {reason}", is_first
+        )
 
     async def once(self, job: Job) -> Reply:
-        await self.limiter.acquire(self.expected_tokens())
+        await self.limiter.acquire(self.expected_tokens(job))
         try:
+            if self.summary.stopped:
+                raise _Halted
             return await self.send(job.body)
         finally:
             self.limiter.release()
 
-    def expected_tokens(self) -> float:
-        """What a request takes, from those answered so far."""
+    def expected_tokens(self, job: Job) -> float:
+        """What a request takes, from those answered so far; before, from its own length."""
         total = self.summary.prompt_tokens + self.summary.completion_tokens
-        return total / self.summary.answered if self.summary.answered else 1.0
+        if total:
+            return total / self.summary.answered
+        return tokens_of(job.body)
 
-    def give_up(self, job: Job, reason: str) -> None:
+    def give_up(self, job: Job, reason: str, is_first: bool) -> None:
         self.summary.failed += 1
         self.summary.reasons[reason] = self.summary.reasons.get(reason, 0) + 1
         self.journal.put(job, Reply(text="", finish_reason=GIVEN_UP, refusal=reason))
         self.report()
-        if self.summary.failed >= HOPELESS and not self.summary.answered:
-            raise Fatal(f"none of the first {self.summary.failed} requests was answered: {reason}")
+        # Of the first, not any: a refusal comes at once, an answer takes seconds.
+        self.first_lost += is_first
+        if self.first_lost == HOPELESS and not self.summary.answered:
+            raise Fatal(f"none of the first {HOPELESS} requests was answered: {reason}")
 
     async def worker(self, queue: "asyncio.Queue[Job]") -> None:
         while True:
@@ -176,6 +208,8 @@ class _Run:
             try:
                 if not self.summary.stopped:
                     await self.one(job)
+            except _Halted:
+                pass
             except Exception as error:
                 # Of several only the first is told: the others follow from it, or are the same.
                 self.fatal = self.fatal or error

@@ -28,6 +28,8 @@ from dss_jax.teacher.records import Reply
 VERSION = 1
 GROUP_SECONDS = 0.05
 LEASE_SECONDS = 60.0
+LOCK_SECONDS = 60.0
+"""How long another process may hold the file."""
 GIVEN_UP = "error"
 """`Reply.finish_reason` of a request that was given up; it is asked again by a later run."""
 
@@ -66,8 +68,8 @@ class Journal:
         self._last_commit = self._last_beat = clock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._db.execute("pragma journal_mode = wal")
+            self._db = sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None)
+            self._use_write_ahead_log()
             self._db.execute("pragma synchronous = full")
             found = self._db.execute("pragma user_version").fetchone()[0]
             if found > VERSION:
@@ -80,6 +82,18 @@ class Journal:
             self.drop_claims_of_the_dead()
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error) from error
+
+    def _use_write_ahead_log(self) -> None:
+        # SQLite does not wait by itself here where two processes make the file at once.
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                self._db.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(0.01)
 
     def missing(self, jobs: Sequence[Job], *, only_failed: bool = False) -> list[Job]:
         """The jobs without a reply, in order; failed ones count as missing.
