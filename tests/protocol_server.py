@@ -71,7 +71,7 @@ class Server:
                         break
                 finally:
                     self.at_once -= 1
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

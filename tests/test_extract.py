@@ -322,6 +322,39 @@ def test_retry_after_holds_everybody_back() -> None:
     assert slept == [3.0]
 
 
+def test_who_asks_first_goes_first() -> None:
+    order: list[str] = []
+
+    async def worker(limiter: Limiter, name: str) -> None:
+        for _ in range(3):
+            await limiter.acquire(1)
+            order.append(name)
+            await asyncio.sleep(0)
+            limiter.release()
+
+    async def work() -> None:
+        limiter = Limiter(1)
+        await asyncio.gather(*(worker(limiter, name) for name in "abc"))
+
+    asyncio.run(work())
+    assert order == list("abcabcabc")
+
+
+def test_who_gives_up_waiting_takes_no_place() -> None:
+    async def work() -> None:
+        limiter = Limiter(1)
+        await limiter.acquire(1)
+        queued, woken = (asyncio.create_task(limiter.acquire(1)) for _ in range(2))
+        await asyncio.sleep(0)
+        queued.cancel()
+        limiter.release()
+        woken.cancel()
+        assert await asyncio.gather(queued, woken, return_exceptions=True)
+        await asyncio.wait_for(limiter.acquire(1), 5)
+
+    asyncio.run(work())
+
+
 def test_a_key_is_wanted_by_hosted_servers_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(UsageError, match="SOME_KEY is not set"):

@@ -79,15 +79,15 @@ class Limiter:
 
     async def acquire(self, tokens: float) -> None:
         """Waits until a request of about `tokens` tokens may be sent."""
-        while self._under_way >= int(self.allowed):
-            turn = asyncio.get_running_loop().create_future()
-            self._queue.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                self._wake()
-                raise
-        self._under_way += 1
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        self._wake()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release()
+            raise
         try:
             wait = max(self._requests.wait_for(1), self._tokens.wait_for(tokens))
             if wait:
@@ -118,9 +118,13 @@ class Limiter:
             self.allowed = max(1.0, self.allowed * DECREASE)
 
     def _wake(self) -> None:
-        free = int(self.allowed) - self._under_way
-        while self._queue and free > 0:
+        """Gives free places to those who have waited longest.
+
+        The place is taken here, not by the one who wakes: another, who asks before it runs, would
+        take it every time, and the first would wait for the end.
+        """
+        while self._queue and self._under_way < int(self.allowed):
             turn = self._queue.popleft()
             if not turn.done():
+                self._under_way += 1
                 turn.set_result(None)
-                free -= 1
