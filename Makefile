@@ -2,6 +2,7 @@
 # make test   the tests
 # make check  format, lint, types
 # make test-all  the tests and the slow tier (installs PyTorch for parity)
+# make t5x    T5X, the optional second engine (needs git and the network); docs/t5x.md
 # make lock   new versions in requirements.lock
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ EXTRAS ?= dev
 PYTEST_FLAGS ?=
 WORKERS ?= 2
 
-.PHONY: demo test test-all check format lock clean
+.PHONY: demo test test-all check format t5x lock clean
 
 # Made anew whenever the project's needs change; otherwise a second run starts at once.
 $(VENV)/.installed-$(EXTRAS): pyproject.toml requirements.lock
@@ -45,6 +46,15 @@ check: $(VENV)/.installed-$(EXTRAS)
 format: $(VENV)/.installed-$(EXTRAS)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+# Two calls: T5X and what it takes from git must come without their dependencies, which would
+# overwrite the locked versions.
+t5x: $(VENV)/.installed-$(EXTRAS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c requirements.lock -r requirements-t5x.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --force-reinstall -r requirements-t5x-git.txt
+	@$(BIN)/dss doctor --engine t5x
 
 # One file for Python 3.11 to 3.13 and for every platform, with markers.
 lock:

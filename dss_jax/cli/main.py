@@ -18,6 +18,7 @@ COMMANDS = {
     "fit": "whether a model fits a device, and with which mesh",
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
     "records": "look at what a teacher answered; filter, merge, export",
+    "doctor": "check this installation: versions, devices, the T5X engine",
     "demo": "both methods on the embedded data set: a table and a picture",
 }
 """Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""

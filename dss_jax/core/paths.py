@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped(name: str) -> Path:
-    """A folder that comes with the package, for example "tasks" or "gin_configs".
+    """A folder or file that comes with the package, for example "tasks" or "gin_configs".
 
     In an installed wheel it is inside the package, in a checkout beside it.
     """
     inside = PACKAGE / "_share" / name
-    return inside if inside.is_dir() else PACKAGE.parent / name
+    return inside if inside.exists() else PACKAGE.parent / name
 
 
 def write_whole(file: Path, content: str | bytes) -> None:

@@ -21,6 +21,9 @@ Row = Mapping[str, Any]
 CHECKPOINT_FORMATS = ("hf", "orbax", "t5x")
 """Hugging Face's, our own, and T5X's; `dss_jax.interop` reads and writes them."""
 
+ENGINES = ("jax", "t5x")
+"""What runs the training loop: this package, or T5X (docs/t5x.md)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:

@@ -1,0 +1,93 @@
+"""Check this installation: versions, devices, folders, and the T5X engine.
+
+  dss doctor
+  dss doctor --engine t5x
+
+Exit status 1 where something is wrong. Without --engine t5x a missing T5X is not wrong.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from dss_jax.cli import options
+from dss_jax.core import environment
+from dss_jax.core.checks import among, at_least
+from dss_jax.core.environment import Check
+from dss_jax.core.types import ENGINES
+
+FOUND_WRONG = 1
+
+_DEVICES = """
+import json, jax
+devices = jax.devices()
+kinds = sorted({d.device_kind for d in devices})
+print(json.dumps([len(devices), devices[0].platform, kinds, jax.process_count()]))
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's flags."""
+    parser.add_argument("--engine", help="jax, or t5x: that T5X must be able to run")
+    parser.add_argument(
+        "--device_seconds", type=int, default=60,
+        help="how long JAX may take to find its devices (default 60)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--api_key_env", default="OPENAI_API_KEY", help="variable with the key of your LLM server"
+    )
+
+
+def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Runs the command."""
+    options.gin_bindings(rest, parser)
+    at_least("--device_seconds", args.device_seconds, 1)
+    if args.engine is not None:
+        among("--engine", args.engine, ENGINES)
+    wanted = [
+        environment.python_check(),
+        *environment.package_checks(),
+        device_check(args.device_seconds),
+        *environment.folder_checks(),
+        environment.vocabulary_check(),
+        environment.key_check(args.api_key_env),
+    ]
+    t5x = environment.t5x_checks()
+    asked = args.engine == "t5x"
+    _show("dss-jax", wanted)
+    _show("T5X engine" + ("" if asked else " (optional)"), t5x)
+    wrong = [c for c in (*wanted, *(t5x if asked else ())) if c.problem]
+    if any(c.problem for c in t5x):
+        print(f"to install T5X: {environment.INSTALL_T5X}")
+    print(f"{len(wrong)} thing(s) wrong" if wrong else "nothing is wrong")
+    return FOUND_WRONG if wrong else 0
+
+
+def device_check(seconds: int) -> Check:
+    """JAX's devices, found in a child process: a driver may hang, and would hold the memory."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _DEVICES], capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return Check("devices", "no answer", f"JAX found no device within {seconds} s: another "
+                     "process may hold the accelerator")  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Check("devices", "none", f"JAX does not start: {last}")
+    count, platform, kinds, processes = json.loads(done.stdout.splitlines()[-1])
+    shown = f"{count} x {', '.join(kinds)} ({platform})"
+    return Check("devices", shown + (f", {processes} processes" if processes > 1 else ""))
+
+
+def _show(title: str, checks: Sequence[Check]) -> None:
+    # Not a table of rich's: this must run where the installation is broken.
+    width = max(len(c.name) for c in checks)
+    print(title)
+    for check in checks:
+        mark = "!" if check.problem else " "
+        tail = f"   <- {check.problem}" if check.problem else ""
+        print(f"{mark} {check.name:<{width}}  {check.found}{tail}")
+    print()

@@ -1,0 +1,225 @@
+"""What is installed here, and what is wrong with it. Standard library only, and nothing imported:
+distributions are looked up by their metadata, so that a broken one is found before it breaks a run.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import cache_folder, shipped
+
+PYPI_FILE, GIT_FILE = "requirements-t5x.txt", "requirements-t5x-git.txt"
+"""What `make t5x` installs: the first with dependencies, the second without."""
+
+PYTHONS = ((3, 11), (3, 13))
+"""Oldest and newest Python that the package is made for."""
+
+SHOWN = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy", "gin-config",
+    "seqio", "tensorflow", "tensorflow-datasets", "sentencepiece", "safetensors",
+)  # fmt: skip
+
+INSTALL_T5X = (
+    "make t5x, or: pip install -c requirements.lock -r requirements-t5x.txt && "
+    "pip install --no-deps --force-reinstall -r requirements-t5x-git.txt"
+)
+
+SearchPath = Sequence[str] | None
+"""Folders that are searched for distributions; None: sys.path."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+      name: what.
+      found: what there is, for people.
+      problem: what is wrong with it; "" where nothing is.
+    """
+
+    name: str
+    found: str
+    problem: str = ""
+
+
+def distribution(name: str, path: SearchPath = None) -> metadata.Distribution | None:
+    """An installed distribution, by its name on PyPI."""
+    return next(
+        iter(metadata.distributions(name=name, path=sys.path if path is None else list(path))), None
+    )
+
+
+def requirement_lines(file: str) -> list[str]:
+    """The lines of one of the requirement files that come with the package."""
+    lines = [line.strip() for line in shipped(file).read_text().splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def git_pins() -> dict[str, str]:
+    """Distribution -> full commit, of `GIT_FILE`."""
+    found = [re.fullmatch(r"(\S+) @ git\+https://\S+@([0-9a-f]{40})", line)
+             for line in requirement_lines(GIT_FILE)]  # fmt: skip
+    assert all(found)
+    return {match[1]: match[2] for match in found if match}
+
+
+def pypi_pins() -> dict[str, str]:
+    """Distribution -> version, of `PYPI_FILE`."""
+    return dict(line.split("==") for line in requirement_lines(PYPI_FILE))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(n) for n in match[0].split(".")) if match else ()
+
+
+def outside(version: str, allowed: str) -> bool:
+    """Whether a version is outside a range like ">=0.10,<0.11". Only >= and < are known."""
+    for bound in filter(None, allowed.replace(" ", "").split(",")):
+        match = re.fullmatch(r"(>=|<)([\d.]+)", bound)
+        if match is None:
+            continue
+        below = _numbers(version) < _numbers(match[2])
+        if below == (match[1] == ">="):
+            return True
+    return False
+
+
+def supported(path: SearchPath = None) -> dict[str, str]:
+    """Distribution -> range of versions, as this package's own metadata has them."""
+    own = distribution("dss-jax", path) or distribution("dss-jax")
+    found = {}
+    for line in (own.requires or []) if own else []:
+        match = re.fullmatch(r"([\w.-]+)\s*([^;]*)", line)
+        if match:
+            found[match[1].lower()] = match[2].strip()
+    return found
+
+
+def python_check(version: tuple[int, int, int] = sys.version_info[:3]) -> Check:
+    """Python's version."""
+    shown = ".".join(map(str, version))
+    fits = PYTHONS[0] <= version[:2] <= PYTHONS[1]
+    allowed = " to ".join(".".join(map(str, v)) for v in PYTHONS)
+    return Check("Python", shown, "" if fits else f"{allowed} is needed")
+
+
+def package_checks(path: SearchPath = None) -> list[Check]:
+    """The libraries that decide what runs, against the ranges of this package's metadata."""
+    ranges = supported(path)
+    checks = []
+    for name in SHOWN:
+        found, allowed = distribution(name, path), ranges.get(name, "")
+        if found is None:
+            checks.append(Check(name, "not installed", f"install {name}{allowed}"))
+        else:
+            wrong = f"{allowed} is needed" if outside(found.version, allowed) else ""
+            checks.append(Check(name, found.version, wrong))
+    return checks
+
+
+def _origin(found: metadata.Distribution) -> tuple[str, str | None]:
+    """Where a distribution was installed from, for people; and its commit, if that is known."""
+    text = found.read_text("direct_url.json")
+    if text is None:
+        return f"{found.version} from an index", None
+    url = json.loads(text)
+    commit = url.get("vcs_info", {}).get("commit_id")
+    return f"git {commit[:7]}" if commit else f"{found.version} from {url.get('url')}", commit
+
+
+def _git_check(name: str, pin: str, path: SearchPath) -> Check:
+    found = distribution(name, path)
+    if found is None:
+        return Check(name, "not installed", f"git {pin[:7]} is needed")
+    shown, commit = _origin(found)
+    if name == "jestimator":
+        helper = Path(str(found.locate_file("jestimator/amos_helper.py")))
+        if helper.is_file() and "jax.experimental.pjit" in helper.read_text():
+            return Check(name, shown, f"this release fails at import; git {pin[:7]} is needed, "
+                         "which has the same version number")  # fmt: skip
+    wrong = commit is not None and commit != pin
+    return Check(name, shown, f"tried is git {pin[:7]}" if wrong else "")
+
+
+def _overwriting(path: SearchPath) -> Iterable[Check]:
+    """Distributions that put their files over those of another."""
+    for name, other, brought_by in (
+        ("tfds-nightly", "tensorflow-datasets", "airio"),
+        ("tensorflow-cpu", "tensorflow", "t5x"),
+    ):
+        found = distribution(name, path)
+        if found is not None:
+            yield Check(
+                name, found.version,
+                f"{brought_by}'s dependencies brought it and it overwrites {other}: pip uninstall "
+                f"{name}, then pip install --force-reinstall --no-deps {other} in the locked "
+                "version",
+            )  # fmt: skip
+
+
+def t5x_checks(path: SearchPath = None) -> list[Check]:
+    """Everything that the second engine needs beyond this package's own requirements."""
+    checks = [_git_check(name, pin, path) for name, pin in git_pins().items()]
+    for name, pin in pypi_pins().items():
+        found = distribution(name, path)
+        missing = "" if found else f"{name}=={pin} is needed"
+        checks.append(Check(name, found.version if found else "not installed", missing))
+    return [*checks, *_overwriting(path)]
+
+
+def require_t5x(path: SearchPath = None) -> None:
+    """Raises UsageError, with everything that is missing or wrong, where T5X cannot run."""
+    lines = [f"  {c.name}: {c.found}; {c.problem}" for c in t5x_checks(path) if c.problem]
+    if lines:
+        raise UsageError(
+            "T5X cannot run here:\n" + "\n".join(lines) + f"\nTo install it: {INSTALL_T5X}\n"
+            "(needs the network and git; docs/t5x.md). `dss doctor --engine t5x` looks again."
+        )
+
+
+def _folder(name: str, folder: Path) -> Check:
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    wrong = "" if os.access(nearest, os.W_OK) else f"{nearest} cannot be written to"
+    return Check(name, f"{folder}{'' if folder.is_dir() else ' (not there yet)'}", wrong)
+
+
+def folder_checks() -> list[Check]:
+    """Cache, token stores and JAX's compilation cache."""
+    stores = os.environ.get("DSS_STORE_DIR")
+    checks = [
+        _folder("cache", cache_folder()),
+        _folder("token stores", Path(stores).expanduser() if stores else cache_folder() / "stores"),
+    ]
+    if compiled := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        local = "://" not in compiled
+        checks.append(
+            _folder("compilation cache", Path(compiled)) if local
+            else Check("compilation cache", compiled)
+        )  # fmt: skip
+    if data := os.environ.get("DSS_DATA_DIR"):
+        wrong = "" if Path(data).expanduser().is_dir() else "there is no such folder"
+        checks.append(Check("data", data, wrong))
+    return checks
+
+
+def vocabulary_check() -> Check:
+    """The vocabulary of tasks that ship none: DSS_VOCABULARY, or T5's public one in the cache."""
+    if own := os.environ.get("DSS_VOCABULARY"):
+        is_file = "://" in own or Path(own).expanduser().is_file()
+        return Check("vocabulary", own, "" if is_file else "there is no such file")
+    cached = sorted((cache_folder() / "vocabularies").glob("*.model"))
+    shown = f"in the cache: {cached[0].name}" if cached else "T5's is fetched when it is needed"
+    return Check("vocabulary", shown)
+
+
+def key_check(variable: str) -> Check:
+    """Whether a variable with a key is set. Its value is not shown."""
+    return Check(variable, "set" if os.environ.get(variable, "").strip() else "not set")
