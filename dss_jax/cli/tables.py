@@ -51,6 +51,25 @@ def print_scores(title: str, scores: dict, metric: str) -> None:
                 print(f"{split}  {name} {number(value)}")
 
 
+def print_seeds(title: str, numbers: dict) -> None:
+    """Prints the scores of several seeds, and their means with standard errors.
+
+    Args:
+      title: above the table.
+      numbers: as `dss_jax.experiment.seeds.summary` gives them.
+    """
+    metric = numbers["metric"]
+    splits = [split for split in ("validation", "test") if split in numbers]
+    rows = [
+        [seed, number(one["best_step"]), *(number(one[split][metric]) for split in splits)]
+        for seed, one in numbers["seeds"].items()
+    ]
+    for name in ("mean", "standard error"):
+        key = name.replace(" ", "_")
+        rows.append([name, "", *(number(numbers[split][metric][key]) for split in splits)])
+    print_table(f"{title}: {metric}", ("seed", "best step", *splits), rows)
+
+
 def score_rows(scores: dict, metric: str) -> list[list[str]]:
     """Rows of a table with `SCORE_COLUMNS` from split -> numbers."""
     return [

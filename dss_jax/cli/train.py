@@ -1,6 +1,7 @@
 """Train a student and score the best checkpoint on the test split.
 
   dss train --task cqa --method dss --model t5_1_1_base --output_dir runs/cqa
+  dss train --task cqa --method dss --model t5_1_1_base --output_dir runs/cqa --seeds 0,1,2,3
 
 The same output folder goes on where it stopped. Ctrl-C saves first.
 """
@@ -11,22 +12,47 @@ import sys
 from collections.abc import Sequence
 
 from dss_jax.cli import options
-from dss_jax.core import config
+from dss_jax.core import checks, config
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
     options.add_run_flags(parser)
+    parser.add_argument(
+        "--seeds", metavar="N,N",
+        help="train these seeds at once, each in OUTPUT_DIR/seed_N; they set Train.seed and "
+        "Data.seed (give --gin.Data.seed to keep one order for all)",
+    )  # fmt: skip
     parser.set_defaults(needs_model=True)
+
+
+def parse_seeds(text: str, rest: Sequence[str]) -> list[int]:
+    """ "0,1,2" -> [0, 1, 2].
+
+    Raises:
+      UsageError: not whole numbers, the same one twice, or Train.seed is given too.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise options.UsageError(f"--seeds takes whole numbers, as in 0,1,2,3, not {text!r}.")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise options.UsageError(f"--seeds {text} has a seed twice.")
+    if any(flag.startswith("--gin.Train.seed=") for flag in rest):
+        raise options.UsageError("give --seeds or --gin.Train.seed, not both.")
+    return seeds
 
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
+    seeds = None if args.seeds is None else parse_seeds(args.seeds, rest)
     resolved = options.resolve(args, rest, parser)
     run = resolved.run
     # Checked before the store is made and JAX starts, which take seconds.
     if run.train.output_dir is None:
         raise options.UsageError("no output folder: give --output_dir DIR.")
+    if seeds is not None:
+        checks.whole_on_one_device(run.mesh)
     print(config.to_gin(run))
     sys.stdout.flush()
 
@@ -40,11 +66,20 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     report_cuts(store, run.data, print)
     scorer = resolved.task.scorer if resolved.task else TEXT_ACCURACY
 
-    from dss_jax.cli.tables import print_scores
+    from dss_jax.cli.tables import print_scores, print_seeds
+    from dss_jax.experiment import seeds as several
     from dss_jax.experiment import single
     from dss_jax.train.loop import Interrupted
 
     try:
+        if seeds is not None:
+            same_order = any(flag.startswith("--gin.Data.seed=") for flag in rest)
+            runs = several.seed_runs(run, seeds, same_order)
+            print_seeds(
+                f"{run.task.shown_name}, {run.method.name}", several.train(runs, store, scorer)
+            )
+            print(f"curves: {run.train.output_dir}/curves.png")
+            return 0
         results = single.train(run, store, scorer)
     except Interrupted as stop:
         print(f"\n{stop}. To go on, give the same command again:\n  dss {shlex.join(sys.argv[1:])}")

@@ -42,3 +42,14 @@ def flag(what: str, value: Any) -> None:
     """`value` is True or False."""
     if not isinstance(value, bool):
         raise UsageError(f"{what} must be True or False, not {value!r}.")
+
+
+def whole_on_one_device(mesh: Any) -> None:
+    """A mesh (`config.Mesh`) that cuts up no parameters, as seeds that train at once need it."""
+    for axis in ("fsdp", "model"):
+        size = getattr(mesh, axis)
+        if size not in (1, -1):
+            raise UsageError(
+                f"Mesh.{axis} is {size}, but with --seeds each seed's parameters are whole on one "
+                f"device. Leave --seeds out, or Mesh.{axis} at 1."
+            )

@@ -130,7 +130,8 @@ def _score_split(
     return numbers | own_metrics(session, name, result.predictions)
 
 
-def _describe(session: Session, batches: TrainBatches, say: Say) -> None:
+def describe(session: Session, batches: TrainBatches, say: Say) -> None:
+    """Says what is trained, on what."""
     run, program = session.run, session.program
     count = sum(x.size for x in jax.tree.leaves(program.abstract_state.params))
     mesh = " x ".join(f"{a} {n}" for a, n in program.mesh.shape.items())
@@ -153,10 +154,16 @@ def _describe(session: Session, batches: TrainBatches, say: Say) -> None:
     say("batch 64: it has only seen span corruption. The losses show that it learns.")
 
 
-def _start(session: Session, checkpoints: Checkpoints, say: Say) -> TrainState:
-    # Order: 1. the run's own latest checkpoint; 2. Train.init_from; 3. drawn from Train.seed.
-    latest = checkpoints.latest_step()
-    if latest is not None:
+def start(
+    session: Session, checkpoints: Checkpoints, say: Say, step: int | None = None
+) -> TrainState:
+    """Where a run starts or goes on.
+
+    In this order: the run's own checkpoint, of `step` or the latest (0: none of them);
+    `Train.init_from`; drawn from `Train.seed`.
+    """
+    latest = checkpoints.latest_step() if step is None else step
+    if latest:
         say(f"going on from the checkpoint of step {latest}")
         return checkpoints.restore(latest, session.program.abstract_state)
     if session.run.train.init_from is not None:
@@ -165,7 +172,8 @@ def _start(session: Session, checkpoints: Checkpoints, say: Say) -> TrainState:
     return session.program.init()
 
 
-def _validate(session: Session, log: MetricLog, say: Say) -> Callable[[Any, int], float | None]:
+def validate(session: Session, log: MetricLog, say: Say) -> Callable[[Any, int], float | None]:
+    """(params, step) -> score on validation, which is also logged and said."""
     evaluate, run = session.run.evaluate, session.run
 
     def validate(params: Any, step: int) -> float | None:
@@ -187,7 +195,7 @@ def _validate(session: Session, log: MetricLog, say: Say) -> Callable[[Any, int]
     return validate
 
 
-def _finish(session: Session, checkpoints: Checkpoints, log: MetricLog, say: Say) -> dict:
+def finish(session: Session, checkpoints: Checkpoints, log: MetricLog, say: Say) -> dict:
     """Scores the test split once, with the best checkpoint on validation."""
     best = checkpoints.best_step()
     assert best is not None
@@ -242,9 +250,9 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    _describe(session, batches, say)
+    describe(session, batches, say)
     checkpoints = session.checkpoints()
-    state = _start(session, checkpoints, say)
+    state = start(session, checkpoints, say)
     log = MetricLog(folder, int(state.step))
     progress = Progress(run.train.steps, int(state.step))
     try:
@@ -255,24 +263,25 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
                 state,
                 batches,
                 checkpoints,
-                evaluate=_validate(session, log, progress.say),
+                evaluate=validate(session, log, progress.say),
                 log=log,
                 progress=progress,
                 stop=stop,
             )
         progress.close()
-        results = _finish(session, checkpoints, log, say)
+        results = finish(session, checkpoints, log, say)
     finally:
         progress.close()
         log.close()
         checkpoints.close()
-    _draw(session, results)
+    draw(session, results)
     # Last, because it says that the run is finished.
     run_folder.write_results(folder, results)
     return results
 
 
-def _draw(session: Session, results: dict) -> None:
+def draw(session: Session, results: dict) -> None:
+    """Draws the run's curves."""
     plot_curves(
         [(session.run.method.name, session.folder)],
         session.evaluator.metric,

@@ -121,6 +121,18 @@ class Checkpoints:
         )
         return read.params
 
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps."""
+        for later in [s for s in self.steps() if s > step]:
+            self._manager.delete(later)
+
+    def keep_only(self, keep: int) -> None:
+        """Deletes all but the best and the latest `keep`."""
+        self.wait()
+        for step in self.steps()[:-keep]:
+            if step != self.best_step():
+                self._manager.delete(step)
+
     def wait(self) -> None:
         """Returns when every checkpoint that was started is on disk."""
         self._manager.wait_until_finished()

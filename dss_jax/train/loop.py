@@ -12,7 +12,6 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.data.batches import Batch
-from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.sharding import put_batch
 from dss_jax.train.step import Metrics, Program, TrainState
 
@@ -24,6 +23,13 @@ class ShowProgress(Protocol):
 
     def __call__(self, step: int, numbers: Numbers | None = None) -> None: ...
     def say(self, text: str) -> None: ...
+
+
+class SavesStates(Protocol):
+    """Keeps states; `dss_jax.train.checkpoint.Checkpoints` is one."""
+
+    def save(self, state: TrainState, step: int, score: float | None) -> None: ...
+    def wait(self) -> None: ...
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -105,7 +111,7 @@ def fit(
     program: Program,
     state: TrainState,
     batches: Callable[[int], Batch],
-    checkpoints: Checkpoints,
+    checkpoints: SavesStates,
     *,
     evaluate: Callable[[Any, int], float | None],
     log: Callable[[int, str, Numbers], None],

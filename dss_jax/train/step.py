@@ -122,18 +122,20 @@ def _metrics(sums: losses.TaskSums, run: config.Run) -> Metrics:
 
 def make_train_step(
     model: T5, run: config.Run, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """The pure step function: (state, batch) -> (state, metrics).
 
     The metrics are float32 scalars: `loss` (weighted), for each task `<task>/loss`,
     `<task>/token_accuracy` (per cent) and `<task>/tokens`, the global `grad_norm` before
-    clipping, and `learning_rate`.
+    clipping, and `learning_rate`. A seed may be given in place of `Train.seed`, as an array too.
     """
     schedule = learning_rate_schedule(settings(run), run.train.steps)
-    root_key = jax.random.fold_in(jax.random.key(run.train.seed), 1)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, seed: Any = run.train.seed
+    ) -> tuple[TrainState, Metrics]:
         # The key depends on the step alone, so a resumed run draws the same dropout masks.
+        root_key = jax.random.fold_in(jax.random.key(seed), 1)
         key = jax.random.fold_in(root_key, state.step) if run.model.dropout_rate else None
         trained, frozen = lora.split(state.params)
         gradients, sums = _gradients(model, run, trained, frozen, batch, key)
@@ -149,12 +151,15 @@ def make_train_step(
 
 def make_init(
     model: T5, run: config.Run, optimizer: optax.GradientTransformation
-) -> Callable[[], TrainState]:
-    """() -> state at step 0, with parameters still in their logical-axis boxes."""
+) -> Callable[..., TrainState]:
+    """() -> state at step 0, with parameters still in their logical-axis boxes.
 
-    def init() -> TrainState:
+    A seed may be given in place of `Train.seed`, as an array too.
+    """
+
+    def init(seed: Any = run.train.seed) -> TrainState:
         tokens = jnp.ones((1, 2), jnp.int32)
-        key = jax.random.key(run.train.seed)
+        key = jax.random.key(seed)
         params = model.init(key, tokens, tokens)["params"]
         params = lora.add(params, run.lora, jax.random.fold_in(key, 2))
         opt_state = optimizer.init(lora.split(nn.meta.unbox(params))[0])
