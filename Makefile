@@ -3,6 +3,7 @@
 # make check  format, lint, types
 # make test-all  the tests and the slow tier (installs PyTorch for parity)
 # make t5x    T5X, the optional second engine (needs git and the network); docs/t5x.md
+# make install EXTRAS=cuda   sets up .venv only; the launchers call it
 # make lock   new versions in requirements.lock
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ EXTRAS ?= dev
 PYTEST_FLAGS ?=
 WORKERS ?= 2
 
-.PHONY: demo test test-all check format t5x lock clean
+.PHONY: install demo test test-all check format t5x lock clean
 
 # Made anew whenever the project's needs change; otherwise a second run starts at once.
 $(VENV)/.installed-$(EXTRAS): pyproject.toml requirements.lock
@@ -23,6 +24,8 @@ $(VENV)/.installed-$(EXTRAS): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -c requirements.lock -e '.[$(EXTRAS)]'
 	@touch $@
+
+install: $(VENV)/.installed-$(EXTRAS)
 
 demo: $(VENV)/.installed-$(EXTRAS)
 	@$(BIN)/dss demo --output_dir runs/demo
