@@ -55,7 +55,8 @@ def make_store(path: Path, rng: np.random.Generator) -> TokenStore:
             }
             split.append(tokens, texts)
         splits[name] = split
-    return write_store(path, splits, VOCABULARY, 0, {"name": "toy", "kind": "task", "key": "toy"})
+    description = {"name": "toy", "kind": "task", "key": "toy", "prefixes": "paper"}
+    return write_store(path, splits, VOCABULARY, 0, description)
 
 
 def make_run(**sections: object) -> config.Run:

@@ -8,10 +8,15 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dss_jax.cli import gin_config, options
-from dss_jax.core import registry
+from dss_jax.core import config, registry
 from dss_jax.core.errors import UsageError
+from dss_jax.train import processes
+
+if TYPE_CHECKING:
+    from dss_jax.data.store import TokenStore
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +31,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="score the first so many rows only")
     parser.add_argument("--store", help="one token store to use as it is")
     options.add_data_flags(parser)
+    options.add_process_flags(parser)
     parser.add_argument("--gin.NAME", metavar="VALUE", dest="gin_example", help="a binding")
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
+def _resolve(
+    args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser
+) -> config.Run:
+    """The configuration of the run, with what the flags change."""
     from dss_jax.experiment import run_folder
     from dss_jax.interop.model_files import VOCABULARY
 
@@ -45,21 +53,40 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     run = gin_config.load_run([saved], bindings + options.gin_bindings(rest, parser))
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {args.limit}.")
+    return replace(run, evaluate=replace(run.evaluate, rationales=args.rationales))
+
+
+def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Runs the command."""
+    options.start_processes(args)
+    run = processes.together(lambda: _resolve(args, rest, parser))
     task = registry.load_task(run.task.name, args.task_dir) if run.task.name else None
 
     from dss_jax.cli.tables import print_scores
     from dss_jax.core.scoring import TEXT_ACCURACY
     from dss_jax.data.prepare import ensure_store
-    from dss_jax.experiment import single
+    from dss_jax.experiment import run_folder, single
+    from dss_jax.experiment.hosts import check_settings, check_store
 
-    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=args.task_dir)
+    check_settings(run)
     splits = [{"valid": "validation"}.get(s, s) for s in args.split or ["test"]]
-    for split in splits:
-        store.split(split)
-    run = replace(run, evaluate=replace(run.evaluate, rationales=args.rationales))
+
+    def open_store() -> "TokenStore":
+        store = ensure_store(
+            run.task, run.vocabulary, run.data, task_dirs=args.task_dir, log=processes.say
+        )
+        for split in splits:
+            store.split(split)
+        return store
+
+    store = processes.together(open_store)
+    check_store(store)
+    folder = Path(args.output_dir)
     scorer = task.scorer if task else TEXT_ACCURACY
     session = single.open_session(run, folder, store, scorer)
     step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)
+    if not processes.is_first():
+        return 0
     print_scores(
         f"{run.task.shown_name}, {run.method.name}: {scorer.name} of step {step}",
         scores,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dss_jax.cli import gin_config
-from dss_jax.core import config, registry
+from dss_jax.core import cluster, config, registry
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.types import DistillationTask
+from dss_jax.train import processes
 
 BASE_GIN_FILE = "runs/train.gin"
 
@@ -64,6 +65,42 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gin.NAME", metavar="VALUE", dest="gin_example", help="a binding: --gin.Train.steps=300"
     )
+
+
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """T5X's flags for several processes, and other programs' names for them."""
+    parser.add_argument(
+        "--coordinator_address", metavar="HOST:PORT",
+        help="of process 0, where several processes run this together: docs/multi_host.md",
+    )  # fmt: skip
+    parser.add_argument(
+        "--process_count", "--num_processes", type=int, metavar="N",
+        help="how many processes; 1: alone, whatever the cluster says",
+    )  # fmt: skip
+    parser.add_argument(
+        "--process_index", "--process_id", type=int, metavar="I",
+        help="which of them this is, from 0; srun, mpirun and TPU pods tell it themselves",
+    )  # fmt: skip
+    parser.add_argument(
+        "--multiprocess_gpu", action="store_true", help="fail where no other process is found"
+    )
+    parser.add_argument(
+        "--initialization_timeout", type=int, default=processes.START_SECONDS, metavar="SECONDS",
+        help=f"how long the processes wait for each other ({processes.START_SECONDS})",
+    )  # fmt: skip
+
+
+def start_processes(args: argparse.Namespace) -> None:
+    """Finds out whether there are several processes, and connects them. Comes before anything that
+    reads a checkpoint, for that starts the devices.
+    """
+    found = cluster.find(
+        args.coordinator_address,
+        args.process_count,
+        args.process_index,
+        required=args.multiprocess_gpu,
+    )
+    processes.start(found, args.initialization_timeout)
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,21 +3,28 @@
   dss train --task cqa --method dss --model t5_1_1_base --output_dir runs/cqa
   dss train --task cqa --method dss --model t5_1_1_base --output_dir runs/cqa --seeds 0,1,2,3
 
-The same output folder goes on where it stopped. Ctrl-C saves first.
+The same output folder goes on where it stopped. Ctrl-C saves first. On several hosts the same
+command runs on each: docs/multi_host.md.
 """
 
 import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
 from dss_jax.core import checks, config
+from dss_jax.train import processes
+
+if TYPE_CHECKING:
+    from dss_jax.data.store import TokenStore
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
     options.add_run_flags(parser)
+    options.add_process_flags(parser)
     parser.add_argument(
         "--seeds", metavar="N,N",
         help="train these seeds at once, each in OUTPUT_DIR/seed_N; they set Train.seed and "
@@ -43,27 +50,46 @@ def parse_seeds(text: str, rest: Sequence[str]) -> list[int]:
     return seeds
 
 
+def _open_store(resolved: options.Resolved) -> "TokenStore":
+    """The token store, made where there is none; the processes check what they have in common."""
+    from dss_jax.data.prepare import ensure_store
+    from dss_jax.data.summary import report_cuts
+    from dss_jax.experiment.hosts import check_settings, check_store
+
+    run = resolved.run
+    check_settings(run)
+    store = processes.together(
+        lambda: ensure_store(
+            run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs, need=("train",),
+            log=processes.say,
+        )
+    )  # fmt: skip
+    check_store(store)
+    report_cuts(store, run.data, processes.say)
+    return store
+
+
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
     seeds = None if args.seeds is None else parse_seeds(args.seeds, rest)
-    resolved = options.resolve(args, rest, parser)
+    options.start_processes(args)
+    resolved = processes.together(lambda: options.resolve(args, rest, parser))
     run = resolved.run
     # Checked before the store is made and JAX starts, which take seconds.
     if run.train.output_dir is None:
         raise options.UsageError("no output folder: give --output_dir DIR.")
     if seeds is not None:
         checks.whole_on_one_device(run.mesh)
-    print(config.to_gin(run))
-    sys.stdout.flush()
+        if processes.count() > 1:
+            raise options.UsageError(
+                "--seeds trains in one process. Give --process_count 1, or a run for each seed."
+            )
+    processes.say(config.to_gin(run))
+
+    store = _open_store(resolved)
 
     from dss_jax.core.scoring import TEXT_ACCURACY
-    from dss_jax.data.prepare import ensure_store
-    from dss_jax.data.summary import report_cuts
 
-    store = ensure_store(
-        run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs, need=("train",)
-    )
-    report_cuts(store, run.data, print)
     scorer = resolved.task.scorer if resolved.task else TEXT_ACCURACY
 
     from dss_jax.cli.tables import print_scores, print_seeds
@@ -80,10 +106,13 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
             )
             print(f"curves: {run.train.output_dir}/curves.png")
             return 0
-        results = single.train(run, store, scorer)
+        results = single.train(run, store, scorer, say=processes.say)
     except Interrupted as stop:
-        print(f"\n{stop}. To go on, give the same command again:\n  dss {shlex.join(sys.argv[1:])}")
+        again = f"dss {shlex.join(sys.argv[1:])}"
+        processes.say(f"\n{stop}. To go on, give the same command again:\n  {again}")
         return 130
+    if not processes.is_first():
+        return 0
     scores = {name: results[name] for name in ("validation", "test") if name in results}
     which = "the best on validation" if "validation" in results else "the last"
     print_scores(

@@ -19,7 +19,7 @@ from dss_jax.data.store import Ragged
 from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.t5 import T5
-from dss_jax.train.sharding import batch_sharding, data_parallelism, on_mesh, put_batch
+from dss_jax.train.sharding import batch_sharding, data_parallelism, on_mesh, put_whole
 
 CHUNK = 8
 """Positions between two looks at which rows are done. Each look waits for the device."""
@@ -146,7 +146,7 @@ class Engine:
         self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray, emit: Callable
     ) -> None:
         """Decodes a batch; `emit` is called with places in it and their results."""
-        tokens, ids = put_batch((tokens_BxS, ids_B), self.mesh)
+        tokens, ids = put_whole((tokens_BxS, ids_B), self.mesh)
         prepared, state = self._start(params, tokens, ids)
         advance, take_rows = self._compiled(prepared, state)
         places, first = np.arange(len(ids_B)), len(ids_B)

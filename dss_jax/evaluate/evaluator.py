@@ -16,7 +16,7 @@ from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import rows_at_once
 from dss_jax.evaluate.predict import LabelRanker, Prediction, make_engine, texts_of
-from dss_jax.train.sharding import put_batch
+from dss_jax.train.sharding import put_whole
 from dss_jax.train.step import Program
 
 GOLD = config.Method(name="gold", label="gold", rationale=True)
@@ -130,7 +130,7 @@ class Evaluator:
         layout = PaddedBlocks(split, rows, self._run.data, method)
         size = rows_at_once(len(rows), self._run.evaluate.batch_size, self._program.mesh)
         totals = [
-            self._program.eval_step(params, put_batch(layout(part), self._program.mesh))
+            self._program.eval_step(params, put_whole(layout(part), self._program.mesh))
             for part in eval_batches(rows, size)
         ]
         loss, correct, tokens = (np.sum([np.asarray(t[i]) for t in totals], 0) for i in range(3))

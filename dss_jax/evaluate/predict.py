@@ -20,7 +20,7 @@ from dss_jax.model.beam import BeamSearch
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.scoring import candidate_log_probs
-from dss_jax.train.sharding import batch_sharding, on_mesh, put_batch
+from dss_jax.train.sharding import batch_sharding, on_mesh, put_whole
 from dss_jax.train.step import Program
 
 Prediction = dict[str, Any]
@@ -133,7 +133,7 @@ class LabelRanker:
             padded[: len(real)] = pad_rows(inputs, rows[real], input_length)
             candidates = tokens_NxCxT[np.maximum(at, 0)]
             with on_mesh(mesh, self._run.mesh.logical_axis_rules):
-                scores = self._score(params, *put_batch((padded, candidates), mesh))
+                scores = self._score(params, *put_whole((padded, candidates), mesh))
             for n, log_probs in zip(real, np.asarray(scores), strict=False):
                 allowed = labels[n]
                 best = int(np.argmax(log_probs[: len(allowed)]))

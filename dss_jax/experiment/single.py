@@ -19,13 +19,14 @@ from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator, write_predictions
 from dss_jax.experiment import run_folder
 from dss_jax.experiment.curves import plot_curves
+from dss_jax.experiment.hosts import Quiet, check_shared, describe_hosts
 from dss_jax.experiment.init_from import start_from
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.model import lora
-from dss_jax.train import loop
+from dss_jax.train import loop, processes
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import MetricLog, Progress
-from dss_jax.train.sharding import make_mesh
+from dss_jax.train.sharding import data_slice, make_mesh
 from dss_jax.train.step import Program, TrainState, build
 
 Say = Callable[[str], None]
@@ -122,11 +123,13 @@ def _score_split(
 ) -> dict:
     """Scores a split, writes its predictions, and adds the teacher's accuracy if there is one."""
     result = session.evaluator(params, name, limit=limit, rationales=rationales)
-    write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
     numbers = dict(result.numbers) | {"examples": len(result.predictions)}
     teacher = teacher_accuracy(session.store, name, session.evaluator.scorer, limit)
     if teacher is not None:
         numbers["teacher"] = teacher
+    if not processes.is_first():
+        return numbers
+    write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
     return numbers | own_metrics(session, name, result.predictions)
 
 
@@ -172,7 +175,9 @@ def start(
     return session.program.init()
 
 
-def validate(session: Session, log: MetricLog, say: Say) -> Callable[[Any, int], float | None]:
+def validate(
+    session: Session, log: MetricLog | Quiet, say: Say
+) -> Callable[[Any, int], float | None]:
     """(params, step) -> score on validation, which is also logged and said."""
     evaluate, run = session.run.evaluate, session.run
 
@@ -182,8 +187,9 @@ def validate(session: Session, log: MetricLog, say: Say) -> Callable[[Any, int],
         began = time.monotonic()
         result = session.evaluator(params, "validation", limit=evaluate.validation_examples)
         log(step, "validation", result.numbers)
-        file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
-        write_predictions(file, result.predictions)
+        if processes.is_first():
+            file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
+            write_predictions(file, result.predictions)
         score = result.numbers[session.evaluator.metric]
         say(
             f"step {step}/{run.train.steps}  validation {session.evaluator.metric} {score:.2f}  "
@@ -195,7 +201,7 @@ def validate(session: Session, log: MetricLog, say: Say) -> Callable[[Any, int],
     return validate
 
 
-def finish(session: Session, checkpoints: Checkpoints, log: MetricLog, say: Say) -> dict:
+def finish(session: Session, checkpoints: Checkpoints, log: MetricLog | Quiet, say: Say) -> dict:
     """Scores the test split once, with the best checkpoint on validation."""
     best = checkpoints.best_step()
     assert best is not None
@@ -235,26 +241,24 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
       UsageError: see `open_run_folder` and `step.build`.
       loop.Interrupted: the run was asked to stop; its state is saved.
     """
-    folder = run_folder.open_run_folder(run, str(store.manifest["key"]))
-    finished = run_folder.read_results(folder)
+    folder, finished = _open_folder(run, store)
     if finished is not None:
         say(f"{folder} is finished; these are its results")
         return finished
     session = open_session(run, folder, store, scorer)
-    write_model_files(folder, ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids))
+    if processes.is_first():
+        files = ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids)
+        write_model_files(folder, files)
+    index, count = data_slice(session.program.mesh)
     batches = TrainBatches(
-        store.split("train"),
-        run.task,
-        run.data,
-        run.method,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+        store.split("train"), run.task, run.data, run.method,
+        process_index=index, process_count=count,
+    )  # fmt: skip
     describe(session, batches, say)
+    describe_hosts(session.run, session.program.mesh, batches.layout.lengths, say)
     checkpoints = session.checkpoints()
     state = start(session, checkpoints, say)
-    log = MetricLog(folder, int(state.step))
-    progress = Progress(run.train.steps, int(state.step))
+    log, progress = _outputs(run, folder, int(state.step))
     try:
         with loop.stop_on_signals(progress.say) as stop:
             loop.fit(
@@ -274,10 +278,33 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
         progress.close()
         log.close()
         checkpoints.close()
-    draw(session, results)
-    # Last, because it says that the run is finished.
-    run_folder.write_results(folder, results)
+    if processes.is_first():
+        draw(session, results)
+        # Last, because it says that the run is finished.
+        run_folder.write_results(folder, results)
     return results
+
+
+def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]:
+    """The output folder, and the results where the run is finished. Process 0 looks, and writes
+    the configuration.
+    """
+
+    def look() -> list:
+        folder = run_folder.open_run_folder(run, str(store.manifest["key"]))
+        return [str(folder), run_folder.read_results(folder)]
+
+    name, finished = processes.first_only(look)
+    check_shared(Path(name) / run_folder.CONFIG)
+    return Path(name), finished
+
+
+def _outputs(
+    run: config.Run, folder: Path, step: int
+) -> tuple[MetricLog | Quiet, Progress | Quiet]:
+    if not processes.is_first():
+        return Quiet(), Quiet()
+    return MetricLog(folder, step), Progress(run.train.steps, step)
 
 
 def draw(session: Session, results: dict) -> None:

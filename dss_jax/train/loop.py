@@ -1,5 +1,6 @@
 """The training loop. Scoring, logging back-ends and export are passed in: it knows none of them."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.data.batches import Batch
+from dss_jax.train.processes import sync_stops
 from dss_jax.train.sharding import put_batch
 from dss_jax.train.step import Metrics, Program, TrainState
 
@@ -42,28 +44,47 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
 @dataclass
 class StopRequest:
-    """Whether the run was asked to stop; the loop looks at it between steps."""
+    """Whether the run was asked to stop.
+
+    Attributes:
+      asked: by a signal for this process.
+      agreed: of several processes: (step) -> whether all of them stop after it.
+    """
 
     asked: bool = False
+    agreed: Callable[[int], bool] | None = None
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after this step; the loop asks once after each."""
+        return self.asked if self.agreed is None else self.agreed(step)
 
 
 @contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Turns Ctrl-C and SIGTERM (preemption) into a request; a second Ctrl-C stops at once."""
-    request = StopRequest()
+    """Turns Ctrl-C and SIGTERM (preemption) into a request; a second Ctrl-C stops at once.
 
-    def handle(number: int, _: FrameType | None) -> None:
-        if request.asked:
-            raise KeyboardInterrupt
-        request.asked = True
-        say(f"{signal.Signals(number).name}: saving after this step; again to stop at once")
+    Of several processes, one that is asked stops all of them after the same step.
+    """
+    with sync_stops() as agreed:
+        request = StopRequest(agreed=agreed)
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        def handle(number: int, _: FrameType | None) -> None:
+            if request.asked:
+                raise KeyboardInterrupt
+            request.asked = True
+            when = "this step" if agreed is None else "a step that all processes reach"
+            say(f"{signal.Signals(number).name}: saving after {when}; again to stop at once")
+            if agreed is not None:
+                # JAX listens to SIGTERM, and tells the other processes.
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        taken = (signal.SIGINT, signal.SIGTERM) if agreed is None else (signal.SIGINT,)
+        before = {s: signal.signal(s, handle) for s in taken}
+        try:
+            yield request
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @dataclass
@@ -129,7 +150,7 @@ def fit(
       evaluate: (params, step) -> validation score, the higher the better; None: no such split.
       log: (step, "train", numbers) every `log_every` steps.
       progress: told of every step.
-      stop: looked at after every step.
+      stop: asked after every step.
 
     Returns:
       The state at the last step.
@@ -166,16 +187,16 @@ def fit(
             pending = (done, metrics, meter.take())
         at_evaluation = done % run.evaluate.every == 0 or done == steps
         at_save = done % save_every == 0 or done == steps
-        score = None
-        if at_evaluation or at_save or stop.asked:
+        score, stopping = None, stop.after(done)
+        if at_evaluation or at_save or stopping:
             flush()
         if at_evaluation:
             score = evaluate(state.params, done)
-        if at_save or at_evaluation or stop.asked:
+        if at_save or at_evaluation or stopping:
             # Every evaluated state is saved, so that the best of them can be scored on test.
             checkpoints.save(state, done, score)
             meter.restart()
-        if stop.asked and done < steps:
+        if stopping and done < steps:
             checkpoints.wait()
             raise Interrupted(done)
     checkpoints.wait()

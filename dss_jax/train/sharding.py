@@ -16,12 +16,15 @@ from dss_jax.core.errors import UsageError
 
 
 def make_mesh(cfg: config.Mesh, devices: list[Any] | None = None) -> Mesh:
-    """A mesh with axes `data`, `fsdp`, `model` over the devices (default: all there are).
+    """A mesh with axes `data`, `fsdp`, `model` over the devices (default: all there are, of all
+    processes, those of one process side by side).
 
     Raises:
       UsageError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        # A TPU pod counts its chips row by row, and a host has a square of them.
+        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     sizes = {axis: getattr(cfg, axis) for axis in config.MESH_AXES}
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if -1 in sizes.values() and len(devices) % fixed == 0:
@@ -121,6 +124,40 @@ def optimizer_shardings(
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over the data and fsdp axes."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def data_slice(mesh: Mesh) -> tuple[int, int]:
+    """Which part of a batch this process makes, and how many parts there are.
+
+    Processes that share the `model` axis make the same part.
+
+    Raises:
+      UsageError: a process would need rows of several parts that do not lie side by side.
+    """
+    parts_of: dict[int, list[int]] = {}
+    for part, devices in enumerate(mesh.devices.reshape(data_parallelism(mesh), -1)):
+        for process in {d.process_index for d in devices}:
+            parts_of.setdefault(process, []).append(part)
+    mine = parts_of[jax.process_index()]
+    even = range(0, data_parallelism(mesh), len(mine))
+    slices = {tuple(parts) for parts in parts_of.values()}
+    if slices != {tuple(range(i, i + len(mine))) for i in even}:
+        raise UsageError(
+            f"Mesh.model = {mesh.shape['model']} cuts through the processes, which have "
+            f"{jax.local_device_count()} devices each. Give one that divides that number, or a "
+            "multiple of it."
+        )
+    return mine[0] // len(mine), len(even)
+
+
+def put_whole(batch: Any, mesh: Mesh) -> Any:
+    """A batch that every process has as a whole -> global arrays on the mesh."""
+    if jax.process_count() == 1:
+        return put_batch(batch, mesh)
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch
+    )
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
