@@ -59,6 +59,100 @@ def rows_of(seqio: Any, name: str, split: str, **kwargs: Any) -> list[dict[str, 
     return list(dataset.as_numpy_iterator())
 
 
+class TestPairs:
+    """What `dss_jax.data.seqio_pairs` gives T5X."""
+
+    LENGTHS = {"inputs": 24, "targets": 12}
+
+    @pytest.fixture
+    def pairs(self, seqio: Any) -> Any:
+        from dss_jax.data import seqio_pairs
+
+        def call(name: str, **settings: Any) -> Any:
+            seqio_pairs.register(
+                load_task(name), vocabulary_path=MODEL, extra_ids=EXTRA_IDS, data_dir=RELEASE,
+                **settings,
+            )  # fmt: skip
+            return seqio_pairs
+
+        return call
+
+    def batch(self, seqio: Any, name: str, converter: Any, size: int) -> dict[str, np.ndarray]:
+        dataset = seqio.get_dataset(
+            mixture_or_task_name=name,
+            task_feature_lengths=self.LENGTHS,
+            dataset_split="train",
+            feature_converter=converter,
+            shuffle=False,
+            batch_size=size,
+        )
+        return next(dataset.as_numpy_iterator())
+
+    def test_a_batch_holds_each_example_in_both_roles(
+        self, seqio: Any, pairs: Any, register: Any
+    ) -> None:
+        module = pairs("svamp")
+        register("svamp")
+        converter = module.PairedFeatureConverter(alpha=0.25, pack=False)
+        found = self.batch(seqio, "svamp_paired", converter, 6)
+        singles = {
+            suffix: {
+                row["row"]: row
+                for row in rows_of(seqio, f"svamp_{suffix}", "train", sequence_length=self.LENGTHS)
+            }
+            for suffix in ("label", "rationale")
+        }
+        numbers = list(singles["label"])[:3]
+        for row in range(6):
+            # One example after the other, label first.
+            suffix, weight, role = (("label", 0.25, 1), ("rationale", 0.75, 2))[row % 2]
+            expected = singles[suffix].get(numbers[row // 2], {"targets": []})
+            targets = found["decoder_target_tokens"][row]
+            real = targets != 0
+            np.testing.assert_array_equal(targets[real], expected["targets"])
+            np.testing.assert_array_equal(found["decoder_roles"][row], role * real)
+            np.testing.assert_allclose(found["decoder_loss_weights"][row], weight * real)
+            np.testing.assert_array_equal(found["decoder_input_tokens"][row][1:], targets[:-1])
+            inputs = found["encoder_input_tokens"][row]
+            if real.any():
+                np.testing.assert_array_equal(inputs[inputs != 0], expected["inputs"])
+        assert found["decoder_loss_weights"].dtype == np.float32
+        # Some were cut, and those end in end-of-sequence.
+        assert 1 in found["decoder_target_tokens"][:, -1]
+
+    def test_a_row_without_a_rationale_stays(self, seqio: Any, pairs: Any) -> None:
+        module = pairs("svamp")
+        found = examples(load_task("svamp"), "train", RELEASE)
+        assert not all(e.rationale for e in found)
+        rows = rows_of(seqio, "svamp_paired", "train")
+        assert [r["row"] for r in rows] == [i for i, e in enumerate(found) if e.label]
+        for row in rows:
+            assert (len(row["rationale_targets"]) > 0) == bool(found[row["row"]].rationale)
+        assert module.paired("svamp") == "svamp_paired"
+        assert module.paired("svamp_unlabeled") == "svamp_unlabeled_paired"
+        assert module.paired("svamp_label") == "svamp_label"
+
+    @pytest.mark.parametrize("pack", [False, True])
+    def test_other_tasks_weigh_each_token_alike(
+        self, seqio: Any, pairs: Any, register: Any, pack: bool
+    ) -> None:
+        module = pairs("svamp")
+        register("svamp")
+        converter = module.PairedFeatureConverter(alpha=0.25, pack=pack)
+        found = self.batch(seqio, "svamp_label", converter, 2)
+        real = found["decoder_target_tokens"] != 0
+        np.testing.assert_array_equal(found["decoder_loss_weights"], real.astype(np.float32))
+        np.testing.assert_array_equal(found["decoder_roles"], real.astype(np.int32))
+        assert ("decoder_segment_ids" in found) is pack
+
+    def test_pairs_are_not_packed_and_alpha_is_a_share(self, seqio: Any, pairs: Any) -> None:
+        module = pairs("svamp")
+        with pytest.raises(UsageError, match="cannot be packed"):
+            self.batch(seqio, "svamp_paired", module.PairedFeatureConverter(pack=True), 2)
+        with pytest.raises(UsageError, match=r"between 0 and 1, not 1\.5"):
+            module.PairedFeatureConverter(alpha=1.5)
+
+
 class TestRegistered:
     @pytest.mark.parametrize("style", ["paper", "released_code"])
     def test_prefixes_tokens_and_rows(self, seqio: Any, register: Any, style: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task, task_names
-from dss_jax.data import seqio_tasks, vocabulary
+from dss_jax.data import seqio_pairs, seqio_tasks, vocabulary
 from dss_jax.teacher.record_files import read_records
 
 logger = logging.getLogger(__name__)
@@ -35,14 +35,15 @@ def register_all() -> tuple[str, ...]:
         except UsageError as error:
             logger.warning("%s", error)
             continue
-        seqio_tasks.register(
-            task,
-            # Opened by SeqIO when it is needed, so an address need not be fetched here.
-            vocabulary_path=vocabulary.wanted(None, task),
-            extra_ids=int(extra_ids),
-            prefixes=os.environ.get("DSS_PREFIXES", "paper"),
-            rationales=records.get(name, ()),
-        )
+        for module in (seqio_tasks, seqio_pairs):
+            module.register(
+                task,
+                # Opened by SeqIO when it is needed, so an address need not be fetched here.
+                vocabulary_path=vocabulary.wanted(None, task),
+                extra_ids=int(extra_ids),
+                prefixes=os.environ.get("DSS_PREFIXES", "paper"),
+                rationales=records.get(name, ()),
+            )
         done.append(name)
     return tuple(done)
 

@@ -71,8 +71,8 @@ def register(
     style = prefixes_of(prefixes)
     read: Callable[[str], list[Example]]
     if examples is None:
-        read = functools.cache(lambda split: _read(task, split, data_dir, rationales))
-        splits = _splits(task, data_dir)
+        read = functools.cache(lambda split: read_examples(task, split, data_dir, rationales))
+        splits = offered_splits(task, data_dir)
     else:
         read, splits = examples.__getitem__, tuple(examples)
     names = [task.name + suffix for suffix in _MIXTURES]
@@ -112,18 +112,22 @@ def tokenize(
 
     def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         inputs, targets = output_features["inputs"], output_features["targets"]
-        parts = tf.strings.split(example["inputs"], SEPARATOR)
-        ids = inputs.vocabulary.encode_tf(parts)
-        ends = tf.fill([tf.shape(parts)[0], 1], inputs.vocabulary.eos_id)
-        joined = tf.concat([ids, tf.RaggedTensor.from_tensor(ends)], axis=1)
         return {
             **{f"{name}_pretokenized": example[name] for name in ("inputs", "targets")},
-            "inputs": tf.cast(joined.flat_values[:-1], tf.int32),
+            "inputs": encode_input(example["inputs"], inputs.vocabulary),
             "targets": targets.vocabulary.encode_tf(example["targets"]),
             ROW: example[ROW],
         }
 
     return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def encode_input(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
+    """Ids of one input, int32 [S], without the last end-of-sequence; see `tokenize`."""
+    parts = tf.strings.split(text, SEPARATOR)
+    ends = tf.fill([tf.shape(parts)[0], 1], vocabulary.eos_id)
+    joined = tf.concat([vocabulary.encode_tf(parts), tf.RaggedTensor.from_tensor(ends)], axis=1)
+    return tf.cast(joined.flat_values[:-1], tf.int32)
 
 
 def stripped_text(text: str | bytes, example: object = None, is_target: bool = False) -> str:
@@ -151,17 +155,18 @@ def _dataset_fn(
     return dataset_fn
 
 
-def _read(
+def read_examples(
     task: DistillationTask,
     split: str,
     data_dir: str | Path | None,
     rationales: Sequence[str | Path],
 ) -> list[Example]:
+    """The rows of a split, joined with record files."""
     found = {split: rows.examples(task, split, data_dir)}
     return join_records(task, found, rationales, data_dir)[0][split]
 
 
-def _splits(task: DistillationTask, data_dir: str | Path | None) -> tuple[str, ...]:
+def offered_splits(task: DistillationTask, data_dir: str | Path | None) -> tuple[str, ...]:
     """The splits to offer; all, where the data is not there (yet): reading it then explains."""
     try:
         return rows.available_splits(task, data_dir) or SPLITS

@@ -1,0 +1,195 @@
+"""Pairs for T5X: SeqIO tasks whose examples hold both roles, and the converter that makes two rows
+of each. Imports TensorFlow.
+
+For a task "cqa" `register` adds
+
+    cqa_paired              [label] x -> gold label, and [rationale] x -> the teacher's rationale
+    cqa_unlabeled_paired    [label] x -> the teacher's label, and the same rationale
+
+A batch of R rows then holds R / 2 examples, each in both roles. A mixture of the two tasks with a
+token-summed loss would be something else (METHOD.md, Traps).
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.prefixes import prefixes as prefixes_of
+from dss_jax.core.types import DistillationTask
+from dss_jax.data.batches import LABEL, RATIONALE
+from dss_jax.data.seqio_tasks import ROW, encode_input, offered_splits, read_examples
+
+PAIRED = "_paired"
+_LABEL_FIELDS = {"": "label", "_unlabeled": "teacher_label"}
+"""Suffix of the mixture -> the field of `Example` that is its label."""
+
+_FIRST, _SECOND = ("inputs", "targets"), ("rationale_inputs", "rationale_targets")
+ROLE, WEIGHT = "role", "weight"
+
+
+def register(
+    task: DistillationTask,
+    *,
+    vocabulary_path: str | Path,
+    extra_ids: int = 100,
+    data_dir: str | Path | None = None,
+    prefixes: str = "paper",
+    rationales: Sequence[str | Path] = (),
+) -> None:
+    """Registers the paired SeqIO tasks of a task; arguments as of `seqio_tasks.register`.
+
+    Rows without the label are left out. A row without a rationale stays, with empty rationale
+    targets, which weigh nothing.
+    """
+    vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
+    features = {n: seqio.Feature(vocabulary) for n in (*_FIRST, *_SECOND)}
+    read = functools.cache(lambda split: read_examples(task, split, data_dir, rationales))
+    style = prefixes_of(prefixes)
+
+    def dataset_fn(
+        split: str, shuffle_files: bool = False, seed: int | None = None, field: str = "label"
+    ) -> tf.data.Dataset:
+        kept = [(row, e) for row, e in enumerate(read(split)) if getattr(e, field)]
+        texts: dict[str, list[str]] = {
+            "inputs": [style.label + e.input for _, e in kept],
+            "targets": [getattr(e, field) for _, e in kept],
+            "rationale_inputs": [style.rationale + e.input for _, e in kept],
+            "rationale_targets": [e.rationale for _, e in kept],
+        }
+        columns = {name: tf.constant(t, tf.string, [len(kept)]) for name, t in texts.items()}
+        columns[ROW] = tf.constant([row for row, _ in kept], tf.int32, [len(kept)])
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
+        return dataset.shuffle(max(1, len(kept)), seed=seed) if shuffle_files else dataset
+
+    for suffix, field in _LABEL_FIELDS.items():
+        name = task.name + suffix + PAIRED
+        if name in seqio.TaskRegistry.names():
+            seqio.TaskRegistry.remove(name)
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(
+                dataset_fn=functools.partial(dataset_fn, field=field),
+                splits=offered_splits(task, data_dir),
+            ),
+            preprocessors=[tokenize_pair],
+            output_features=features,
+        )
+
+
+def tokenize_pair(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+) -> tf.data.Dataset:
+    """SeqIO preprocessor: the four texts become ids that end in EOS, an empty target stays empty.
+
+    `sequence_length` has the lengths of `inputs` and `targets`, which hold for both roles. Longer
+    ones are cut and end in EOS, as in `seqio.preprocessors.append_eos_after_trim`.
+    """
+    limits = sequence_length or {}
+
+    def ended(ids: tf.Tensor, eos_id: int, limit: int | None) -> tf.Tensor:
+        cut = ids if limit is None else ids[: limit - 1]
+        return tf.cond(tf.size(ids) > 0, lambda: tf.concat([cut, [eos_id]], 0), lambda: ids)
+
+    def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        found = {ROW: example[ROW]}
+        for inputs, targets in (_FIRST, _SECOND):
+            vocabulary = output_features[inputs].vocabulary
+            ids = encode_input(example[inputs], vocabulary)
+            found[inputs] = ended(ids, vocabulary.eos_id, limits.get("inputs"))
+            ids = vocabulary.encode_tf(example[targets])
+            found[targets] = ended(ids, vocabulary.eos_id, limits.get("targets"))
+        return found
+
+    return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+class PairedFeatureConverter(seqio.EncDecFeatureConverter):
+    """`seqio.EncDecFeatureConverter` with the weights of the method's loss.
+
+    An example of a paired task becomes two rows, one after the other: label, then rationale. Real
+    target tokens have `decoder_loss_weights` alpha or 1 - alpha, and `decoder_roles` 1 or 2; padding
+    has 0. Rows of any other task have weight 1 and role 1, so that their loss is the mean over
+    their tokens; it may be packed.
+
+    Attributes of a row: those of EncDecFeatureConverter, and
+      decoder_loss_weights: float32 [T].
+      decoder_roles: int32 [T].
+    """
+
+    MODEL_FEATURES = {
+        **seqio.EncDecFeatureConverter.MODEL_FEATURES,
+        "decoder_loss_weights": seqio.FeatureConverter.FeatureSpec(dtype=tf.float32),
+        "decoder_roles": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
+    }
+
+    def __init__(self, *, alpha: float = 0.5, **options: Any) -> None:
+        """Takes `alpha`, the weight of the label task in [0, 1], beside SeqIO's arguments."""
+        if not 0 <= alpha <= 1:
+            raise UsageError(f"PairedFeatureConverter.alpha must be between 0 and 1, not {alpha}.")
+        self._alpha = alpha
+        super().__init__(**options)
+
+    def __call__(
+        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+    ) -> tf.data.Dataset:
+        """Rows of model features; see the class."""
+        if _SECOND[0] in ds.element_spec:
+            if self.pack:
+                raise UsageError(
+                    "pairs cannot be packed: a label and its rationale would fall into different "
+                    "steps. Set train/utils.DatasetConfig.pack = False."
+                )
+            ds = ds.flat_map(self._rows_of_pair)
+            task_feature_lengths = {n: task_feature_lengths[n] for n in _FIRST}
+        return super().__call__(ds, task_feature_lengths)
+
+    def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
+        """As SeqIO's, with `decoder_roles`."""
+        lengths = super().get_model_feature_lengths(task_feature_lengths)
+        return {**lengths, "decoder_roles": task_feature_lengths["targets"]}
+
+    def _rows_of_pair(self, pair: dict[str, tf.Tensor]) -> tf.data.Dataset:
+        rows = [
+            {
+                "inputs": pair[inputs],
+                "targets": pair[targets],
+                ROLE: tf.constant(role, tf.int32),
+                WEIGHT: tf.constant(weight, tf.float32),
+            }
+            for (inputs, targets), role, weight in (
+                (_FIRST, LABEL, self._alpha),
+                (_SECOND, RATIONALE, 1 - self._alpha),
+            )
+        ]
+        first, second = (tf.data.Dataset.from_tensors(row) for row in rows)
+        return first.concatenate(second)
+
+    def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        row = dict(super()._convert_example(features))
+        real = tf.not_equal(row["decoder_target_tokens"], 0)
+        role, weight = features.get(ROLE, LABEL), features.get(WEIGHT, 1.0)
+        row["decoder_roles"] = tf.cast(real, tf.int32) * role
+        row["decoder_loss_weights"] = tf.cast(real, tf.float32) * weight
+        return row
+
+
+def paired(mixture_or_task_name: str) -> str:
+    """The task to train on for a name that gin files are given.
+
+    "cqa" and "cqa_unlabeled", which are mixtures, have their pairs; any other task is its own.
+    """
+    name = mixture_or_task_name + PAIRED
+    return name if name in seqio.TaskRegistry.names() else mixture_or_task_name
+
+
+def task_vocabulary(mixture_or_task_name: str) -> seqio.Vocabulary:
+    """The vocabulary of a task or mixture, which the model's must be."""
+    provider = seqio.get_mixture_or_task(mixture_or_task_name)
+    return provider.output_features["targets"].vocabulary
