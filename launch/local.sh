@@ -8,8 +8,8 @@
 #   --dry_run  prints the commands and the resolved configuration, and starts nothing.
 #
 # The same command again goes on with the run. From the environment: VENV (.venv), PYTHON, EXTRAS,
-# and DSS, an installed dss to use instead of .venv. XLA_FLAGS, XLA_PYTHON_CLIENT_MEM_FRACTION,
-# JAX_COMPILATION_CACHE_DIR and JAX_PLATFORMS win over what is set here.
+# and DSS, an installed dss to use instead of .venv. JAX_PLATFORMS, XLA_FLAGS, DSS_COMPILE_CACHE and
+# XLA_PYTHON_CLIENT_MEM_FRACTION win over what is set here.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ $root != "$PWD" ]] || root=.
@@ -48,7 +48,9 @@ Install the driver, or give --devices cpu."
 esac
 # Named, so that a broken driver is an error and not a run on the CPU.
 default JAX_PLATFORMS "$platforms"
-default JAX_COMPILATION_CACHE_DIR "${DSS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/dss-jax}/xla"
+# So a second start compiles nothing: after preemption, too.
+[[ -n ${JAX_COMPILATION_CACHE_DIR:-} ]] ||
+  default DSS_COMPILE_CACHE "${DSS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/dss-jax}/compiled"
 if [[ $devices == gpu || $devices == all ]]; then
   # 0.90 is what a step may take (dss_jax/core/devices.py), the rest is XLA's own.
   default XLA_PYTHON_CLIENT_MEM_FRACTION 0.92

@@ -117,6 +117,8 @@ def test_settings_of_the_user_win(here: Machine) -> None:
     shown = environment_of(done.stdout)
     assert shown.pop("XLA_FLAGS").endswith(" --xla_gpu_autotune_level=0")
     assert not shown
+    done = here.launch("local.sh", *TRAIN, "--dry_run", DSS_CACHE_DIR="/big/cache")
+    assert environment_of(done.stdout)["DSS_COMPILE_CACHE"] == "/big/cache/compiled"
 
 
 def test_the_share_of_memory_leaves_room_for_what_fit_counts_on(here: Machine) -> None:
