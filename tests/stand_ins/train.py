@@ -20,7 +20,7 @@ stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 folder = HERE / sys.argv[sys.argv.index("--output_dir") + 1].replace("://", "/")
 folder.mkdir(parents=True, exist_ok=True)
-own = folder / f"step-{os.environ.get('WORKER', os.environ.get('HOSTNAME', '0'))[-1]}"
+own = folder / f"step-{os.environ.get('SLURM_PROCID', os.environ.get('HOSTNAME', '0'))[-1]}"
 step = int(own.read_text()) if own.exists() else 0
 
 
@@ -39,6 +39,7 @@ while step < behaviour["steps"]:
     step += 1
     save()
     if stop:
+        time.sleep(behaviour.get("saving", 0))
         print(f"interrupted after {step} steps", flush=True)
         sys.exit(130)
     time.sleep(behaviour.get("seconds", 0.01))
