@@ -82,3 +82,26 @@ need_bucket() { # every machine writes to the same folder, and finds it again af
   [[ $folder == gs://* ]] || die "--output_dir must be on gs://, not '${folder:-(none)}': \
 local disks go away with the machines."
 }
+
+find_python() { # prints a Python of 3.11 to 3.13; images of clouds often have an older one
+  local found
+  for found in python3.13 python3.12 python3.11; do
+    if "$found" -c 'import ensurepip, venv' 2>/dev/null; then
+      command -v "$found"
+      return
+    fi
+  done
+  python3 -m pip install --quiet --user uv==0.13.9
+  python3 -m uv python install --quiet 3.12
+  python3 -m uv python find 3.12
+}
+
+find_devices() { # prints what local.sh --devices takes
+  if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
+    echo all
+  elif compgen -G '/dev/accel[0-9]*' >/dev/null || compgen -G '/dev/vfio/[0-9]*' >/dev/null; then
+    echo tpu
+  else
+    echo cpu
+  fi
+}

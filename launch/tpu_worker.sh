@@ -18,19 +18,6 @@ status() { # running, lost, stopped, or the exit status
   fi
 }
 
-python() { # 3.11 to 3.13; the TPU images have 3.10
-  local found
-  for found in python3.13 python3.12 python3.11; do
-    if "$found" -c 'import ensurepip, venv' 2>/dev/null; then
-      command -v "$found"
-      return
-    fi
-  done
-  python3 -m pip install --quiet --user uv==0.13.9
-  python3 -m uv python install --quiet 3.12
-  python3 -m uv python find 3.12
-}
-
 setup() { # [STORE]: unpacks what was copied, and installs
   exec 9>dss-job/lock
   flock 9
@@ -43,8 +30,10 @@ setup() { # [STORE]: unpacks what was copied, and installs
     tar -C "dss-new/stores/$1" -xzf store.tgz
   fi
   rm -rf dss-jax && mv dss-new dss-jax
+  # shellcheck source=launch/common.sh
+  source dss-jax/launch/common.sh
   command -v make >/dev/null || sudo apt-get install --quiet --yes make
-  make -C dss-jax install EXTRAS=tpu "PYTHON=$(python)" 2>&1 | sed -u "s/^/[$worker] /"
+  make -C dss-jax install EXTRAS=tpu "PYTHON=$(find_python)" 2>&1 | sed -u "s/^/[$worker] /"
 }
 
 start() { # FLAGS of dss train
