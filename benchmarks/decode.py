@@ -33,7 +33,7 @@ from dss_jax import __version__
 from dss_jax.cli import options
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.batches import pad_rows
+from dss_jax.data.padded import pad_rows
 from dss_jax.data.prepare import ensure_store
 from dss_jax.data.store import Ragged
 from dss_jax.evaluate.engine import Engine

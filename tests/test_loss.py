@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from dss_jax.core import config
-from dss_jax.data.batches import LABEL, RATIONALE, Block, shift_right
+from dss_jax.data.blocks import LABEL, RATIONALE, Block
+from dss_jax.data.padded import shift_right
 from dss_jax.model.t5 import T5
 from dss_jax.train import loss as losses
 

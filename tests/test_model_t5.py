@@ -14,6 +14,7 @@ import pytest
 
 from dss_jax.core.config import LOGICAL_AXES, T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.model.dropout import Dropout
 from dss_jax.model.t5 import T5, count_parameters
 
 V1_1 = T5Config(
@@ -84,7 +85,7 @@ def test_dropout_stands_where_hugging_face_has_it() -> None:
     draws: list[tuple[str, ...]] = []
 
     def count(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, nn.Dropout) and context.method_name == "__call__":
+        if isinstance(context.module, Dropout) and context.method_name == "__call__":
             draws.append(context.module.path)
         return next_fun(*args, **kwargs)
 
@@ -120,7 +121,7 @@ def test_dropout_differs_from_layer_to_layer() -> None:
 
     def keep(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         out = next_fun(*args, **kwargs)
-        if isinstance(context.module, nn.Dropout) and context.module.path[-2:-1] == ("attention",):
+        if isinstance(context.module, Dropout) and context.module.path[-2:-1] == ("attention",):
             jax.debug.callback(lambda x: seen.append(np.asarray(x) == 0), out)
         return out
 

@@ -64,7 +64,7 @@ def make_run(**sections: object) -> config.Run:
     defaults = {
         "task": config.Task(name="toy"),
         "model": MODEL,
-        "data": config.Data(batch_size=8),
+        "data": config.Data(batch_size=8, layout="padded"),
         "optimizer": config.Optimizer(learning_rate=1e-2),
         "evaluate": config.Evaluate(every=2, batch_size=4, max_decode_length=5),
         "train": config.Train(steps=6, log_every=1),

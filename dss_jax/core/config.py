@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dss_jax.core.checks import among, at_least, between, flag, free, number
+from dss_jax.core.data_config import Data, Vocabulary
 from dss_jax.core.decode_config import DECODE_METHODS, Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lora_config import Lora
@@ -103,57 +104,6 @@ class Task:
     def shown_name(self) -> str:
         """Name for people: of the task file, or of the user's SeqIO task; "" where none is set."""
         return self.name or self.mixture_or_task_name or ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vocabulary:
-    """The SentencePiece vocabulary.
-
-    Attributes:
-      path: the `.model` file: a local path, https://, or gs:// of a public bucket (fetched once
-        into the cache); None: the task's own where it ships one, else T5's public vocabulary.
-      extra_ids: sentinel ids above the model's pieces (T5: 100).
-    """
-
-    path: str | None = free(None)  # What is in the file decides, and the token store has that.
-    extra_ids: int = 100
-
-    def __post_init__(self) -> None:
-        at_least("Vocabulary.extra_ids", self.extra_ids, 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Token store and batches.
-
-    Attributes:
-      batch_size: examples a step, global; each is trained on in both roles.
-      input_length: longest input in tokens, EOS included; longer ones are cut and counted.
-      target_length: longest label or rationale in tokens, EOS included.
-      layout: how a batch is laid out; "padded".
-      length_multiple: padded lengths are rounded up to a multiple of this, in tokens.
-      seed: seed of the order of the training examples.
-      store_dir: folder of all token stores; None: the environment's DSS_STORE_DIR, or the
-        user's cache folder.
-      store: one store to use as it is, for example copied from a machine with TensorFlow.
-    """
-
-    batch_size: int = 64
-    input_length: int = 1024
-    target_length: int = 256
-    layout: str = "padded"
-    length_multiple: int = 8
-    seed: int = 0
-    store_dir: str | None = free(None)
-    store: str | None = free(None)
-
-    def __post_init__(self) -> None:
-        at_least("Data.batch_size", self.batch_size, 1)
-        at_least("Data.input_length", self.input_length, 2)
-        at_least("Data.target_length", self.target_length, 2)
-        at_least("Data.length_multiple", self.length_multiple, 1)
-        at_least("Data.seed", self.seed, 0)
-        among("Data.layout", self.layout, ("padded",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,6 +303,11 @@ class Run:
             raise UsageError(
                 f"Data.batch_size ({self.data.batch_size}) must be a multiple of "
                 f"Train.microbatches ({self.train.microbatches})."
+            )
+        if self.model.attention == "cudnn" and self.data.layout == "packed":
+            raise UsageError(
+                'T5Config.attention = "cudnn" does not work with Data.layout = "packed": it takes '
+                'lengths, not segment ids. Take "flat" or "padded".'
             )
         if self.task.mixture_or_task_name is not None and (
             self.method.rationale or self.method.label != "gold"

@@ -34,6 +34,8 @@ class T5Config:
       dropout_rate: in [0, 1).
       dtype: of activations, "float32" or "bfloat16"; parameters, norms, softmax and loss stay
         in float32.
+      attention: "xla", or "cudnn": one kernel on NVIDIA GPUs, for rows of 256 tokens and more; it
+        needs bfloat16 and has no dropout of attention weights.
       remat_policy: what the backward pass computes again instead of keeping it, as in T5X's
         scalable_t5: "none"; "minimal": all but the layers' products with their kernels;
         "full": all but each layer's input.
@@ -55,6 +57,7 @@ class T5Config:
     layer_norm_epsilon: float = 1e-6
     dropout_rate: float = 0.1
     dtype: str = "float32"
+    attention: str = "xla"
     remat_policy: str = free("none")
     scan_unroll: int = free(1)
 
@@ -82,5 +85,11 @@ class T5Config:
         flag("T5Config.logits_via_embedding", self.logits_via_embedding)
         between("T5Config.dropout_rate", self.dropout_rate, 0, 0.999)
         among("T5Config.dtype", self.dtype, ("float32", "bfloat16"))
+        among("T5Config.attention", self.attention, ("xla", "cudnn"))
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise UsageError(
+                f'T5Config.attention = "cudnn" needs T5Config.dtype = "bfloat16", not '
+                f"{self.dtype!r}: cuDNN's kernel has no float32."
+            )
         among("T5Config.remat_policy", self.remat_policy, REMAT_POLICIES)
         at_least("T5Config.scan_unroll", self.scan_unroll, 1)

@@ -1,46 +1,23 @@
 """The batch at step k: a pure function of (store, seed, k). NumPy only.
 
-Shape letters: N examples, R rows of a block, S input length, T target length.
+Shape letters: N examples of the global batch, R rows of a block; those of `dss_jax.data.blocks`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.store import Ragged, StoreSplit
+from dss_jax.data.blocks import Batch, Extent
+from dss_jax.data.columns import Examples, usable_rows
+from dss_jax.data.layouts import Layout, Share, make_layout
+from dss_jax.data.shapes import Cost, base_cost
+from dss_jax.data.store import StoreSplit
 
-EOS_ID = 1
-NO_ROLE, LABEL, RATIONALE = 0, 1, 2
-ROLES = ("label", "rationale")
-"""Names of roles 1 and 2; role 0 is padding."""
-
-
-class Block(NamedTuple):
-    """Rows that are run through the model together.
-
-    A layout turns a step's examples into a tuple of blocks; the loss only looks at the role of
-    each target token, so it is the same for every layout.
-
-    Attributes:
-      encoder_input_tokens: int32 [R, S], padded with 0.
-      decoder_input_tokens: int32 [R, T], the targets shifted right, starting with 0.
-      decoder_target_tokens: int32 [R, T], padded with 0.
-      decoder_roles: int32 [R, T]: the task that the target belongs to: 0 none (padding),
-        1 label, 2 rationale.
-    """
-
-    encoder_input_tokens: np.ndarray
-    decoder_input_tokens: np.ndarray
-    decoder_target_tokens: np.ndarray
-    decoder_roles: np.ndarray
-
-
-Batch = tuple[Block, ...]
+CHUNK = 256
+"""Steps whose examples are assigned to streams or rows at once."""
 
 
 def permutation(n: int, *key: int) -> np.ndarray:
@@ -59,32 +36,6 @@ def permutation(n: int, *key: int) -> np.ndarray:
     words = np.zeros(2, np.uint64)
     words[: len(key)] = key
     return np.argsort(np.random.Philox(key=words).random_raw(n), kind="stable")
-
-
-def pad_rows(tokens: Ragged, rows: np.ndarray, length: int) -> np.ndarray:
-    """Gathers rows of a store into a rectangle; longer ones are cut and end in EOS.
-
-    Args:
-      tokens: a column of the store.
-      rows: int [R], row numbers.
-      length: L, columns of the result.
-
-    Returns:
-      int32 [R, L], padded with 0.
-    """
-    starts = tokens.offsets[rows]
-    lengths = tokens.offsets[rows + 1] - starts
-    columns = np.arange(length)
-    real = columns < lengths[:, None]
-    at = np.where(real, starts[:, None] + columns, 0)
-    padded = np.where(real, tokens.values[at] if len(tokens.values) else 0, 0).astype(np.int32)
-    padded[lengths > length, -1] = EOS_ID
-    return padded
-
-
-def shift_right(targets: np.ndarray) -> np.ndarray:
-    """Decoder inputs of teacher forcing: [R, T] -> [R, T], starting with 0."""
-    return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
 
 def subset_rows(n: int, task: config.Task) -> np.ndarray:
@@ -107,75 +58,14 @@ def subset_rows(n: int, task: config.Task) -> np.ndarray:
     return np.sort(permutation(n, task.subset_seed)[:wanted])
 
 
-def rounded_length(longest: int, limit: int, multiple: int) -> int:
-    """The padded length: the longest row or the limit, rounded up."""
-    return -(-min(longest, limit) // multiple) * multiple
-
-
-@dataclass(frozen=True)
-class RoleColumns:
-    """Where a role's tokens are in the store."""
-
-    role: int
-    inputs: str
-    targets: str
-
-
-def role_columns(method: config.Method) -> tuple[RoleColumns, ...]:
-    """The columns that a method trains on, label first."""
-    targets = "label_targets" if method.label == "gold" else "teacher_label_targets"
-    label = RoleColumns(LABEL, "label_inputs", targets)
-    if not method.rationale:
-        return (label,)
-    return label, RoleColumns(RATIONALE, "rationale_inputs", "rationale_targets")
-
-
-def usable_rows(split: StoreSplit, rows: np.ndarray, method: config.Method) -> np.ndarray:
-    """Those of `rows` that have the label the method trains on."""
-    label = role_columns(method)[0]
-    return rows[split.tokens(label.targets).lengths()[rows] > 0]
-
-
-def _lengths(split: StoreSplit, rows: np.ndarray, column: str, limit: int, multiple: int) -> int:
-    longest = int(split.tokens(column).lengths()[rows].max(initial=1))
-    return rounded_length(longest, limit, multiple)
-
-
-class PaddedBlocks:
-    """Layout `padded`: one block a role, each row an example, lengths from the data."""
-
-    def __init__(
-        self, split: StoreSplit, rows: np.ndarray, data: config.Data, method: config.Method
-    ) -> None:
-        self._split = split
-        self._roles = role_columns(method)
-        inputs = max(
-            _lengths(split, rows, r.inputs, data.input_length, data.length_multiple)
-            for r in self._roles
-        )
-        self.lengths = tuple(
-            (inputs, _lengths(split, rows, r.targets, data.target_length, data.length_multiple))
-            for r in self._roles
-        )
-
-    def __call__(self, rows: np.ndarray) -> Batch:
-        """The blocks of some examples: int [N] -> one `Block` of R = N rows a role.
-
-        A row of -1 is an empty example; it weighs nothing.
-        """
-        real = rows[:, None] >= 0
-        blocks = []
-        for role, (input_length, target_length) in zip(self._roles, self.lengths, strict=True):
-            at = np.maximum(rows, 0)
-            inputs = pad_rows(self._split.tokens(role.inputs), at, input_length) * real
-            targets = pad_rows(self._split.tokens(role.targets), at, target_length) * real
-            roles = np.where(targets > 0, role.role, NO_ROLE).astype(np.int32)
-            blocks.append(Block(inputs, shift_right(targets), targets, roles))
-        return tuple(blocks)
-
-
 class TrainBatches:
-    """Paired training batches: N examples a step, each in every role of the method."""
+    """Paired training batches: N examples a step, each in every role of the method.
+
+    Attributes:
+      rows: the training examples that are used.
+      left_out: how many lack the label that the method trains on.
+      layout: builds the batches.
+    """
 
     def __init__(
         self,
@@ -184,17 +74,26 @@ class TrainBatches:
         data: config.Data,
         method: config.Method,
         *,
+        steps: int = CHUNK,
+        shares: int | None = None,
         process_index: int = 0,
         process_count: int = 1,
+        cost: Cost = base_cost,
+        plan_seeds: Sequence[int] = (),
     ) -> None:
-        """Chooses the examples and the lengths.
+        """Chooses the examples, and the shapes that the batches of the run need.
 
         Args:
           split: the training split of a token store.
           task: which subset of it.
-          data: batch size, lengths, seed.
+          data: batch size, lengths, layout, seed.
           method: which columns.
-          process_index, process_count: this host and how many there are; each makes its slice.
+          steps: of the run; the shapes have room for all their batches.
+          shares: data-parallel devices times microbatches; None: one a process.
+          process_index, process_count: this host and how many there are; each builds its part.
+          cost: FLOPs of an extent, by which shapes are chosen.
+          plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
+            with the same ones, batches of different orders have the same shapes.
 
         Raises:
           UsageError: no example has the label that the method needs, or the batch cannot be
@@ -213,29 +112,81 @@ class TrainBatches:
                 f"Data.batch_size ({data.batch_size}) must be a multiple of the number of "
                 f"processes ({process_count})."
             )
-        self._seed, self._global = data.seed, data.batch_size
-        self._local = data.batch_size // process_count
-        self._first = process_index * self._local
-        self.layout = PaddedBlocks(split, self.rows, data, method)
+        self._seed, self._size = data.seed, data.batch_size
+        self._steps, self._cost = steps, cost
+        self._examples = Examples(split, data, method)
         self._order = lru_cache(maxsize=2)(
-            lambda epoch: self.rows[permutation(len(self.rows), self._seed, epoch)]
+            lambda seed, epoch: self.rows[permutation(len(self.rows), seed, epoch)]
+        )
+        seeds = sorted({*plan_seeds, data.seed})
+        share = Share(shares or process_count, process_index, process_count)
+        self.layout: Layout = make_layout(
+            split, data, method, share, self.rows, self._all_rows(steps, seeds), cost
+        )
+        self._chunk = lru_cache(maxsize=2)(
+            lambda chunk: self.layout.assign(self._rows(np.arange(CHUNK) + CHUNK * chunk, self._seed))
         )
 
-    def rows_at(self, step: int) -> np.ndarray:
-        """This process's row numbers at a step: int64 [N / process_count].
+    def _rows(self, steps: np.ndarray, seed: int) -> np.ndarray:
+        """Row numbers at some steps of an order: int [n] -> int64 [n, N].
 
         Epochs follow one another without a gap: no example is dropped, and a batch may hold
         the end of one epoch and the start of the next.
         """
-        at = step * self._global + self._first + np.arange(self._local)
+        at = steps[:, None] * self._size + np.arange(self._size)
         epochs, places = at // len(self.rows), at % len(self.rows)
-        return np.array(
-            [self._order(int(e))[p] for e, p in zip(epochs, places, strict=True)], np.int64
-        )
+        found = np.empty(at.shape, np.int64)
+        for epoch in range(int(epochs[0, 0]), int(epochs[-1, -1]) + 1):
+            own = epochs == epoch
+            found[own] = self._order(seed, epoch)[places[own]]
+        return found
 
-    def __call__(self, step: int) -> Batch:
-        """This process's part of the batch at a step (0 is the first)."""
-        return self.layout(self.rows_at(step))
+    def _all_rows(self, steps: int, seeds: Sequence[int]) -> Iterator[np.ndarray]:
+        for seed in seeds:
+            for first in range(0, steps, CHUNK):
+                yield self._rows(np.arange(first, min(first + CHUNK, steps)), seed)
+
+    def rows_at(self, step: int) -> np.ndarray:
+        """Row numbers of the whole batch at a step, in the order of the epoch: int64 [N]."""
+        return self._rows(np.array([step]), self._seed)[0]
+
+    def shape_at(self, step: int) -> int:
+        """The number of the shape that the batch of a step takes by itself."""
+        return int(self._chunk(step // CHUNK)[1][step % CHUNK])
+
+    def __call__(self, step: int, shape: int | None = None) -> Batch:
+        """This process's part of the batch at a step (0 is the first).
+
+        Args:
+          step: its number.
+          shape: the shape to build it in, one with room for it; None: `shape_at(step)`.
+        """
+        shape = self.shape_at(step) if shape is None else shape
+        if shape >= self.layout.shapes:
+            raise UsageError(
+                f"the batch of step {step} needs a larger shape than any that was planned. "
+                "Give TrainBatches the number of steps that will be asked for."
+            )
+        return self.layout.build(self._chunk(step // CHUNK)[0][step % CHUNK], shape)
+
+    def waste(self, steps: int = CHUNK) -> float:
+        """Executed over useful FLOPs of the run's first steps: 1.0 would be no padding at all."""
+        rows = self._rows(np.arange(min(steps, self._steps)), self._seed)
+        _, shapes = self.layout.assign(rows)
+        executed = sum(float(self._cost(e)) for s in shapes for e in self.layout.extents(s))
+        inputs, targets = (x.ravel().astype(float) for x in self._examples.lengths(rows))
+        there = (inputs > 0).astype(float)
+        return executed / float(np.sum(self._cost(Extent(there, inputs, inputs, targets, targets))))
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        """The longest input and target of the split, in tokens."""
+        return self._examples.longest()
+
+    def empty(self, shape: int) -> Batch:
+        """This process's part of a batch without examples, in a shape: all zeros."""
+        none = self.layout.assign(np.full((1, self._size), -1))[0][0]
+        return self.layout.build(none, shape)
 
 
 def eval_batches(rows: Sequence[int] | np.ndarray, size: int) -> list[np.ndarray]:

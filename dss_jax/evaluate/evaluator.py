@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
-from dss_jax.data.batches import ROLES, PaddedBlocks, eval_batches
+from dss_jax.data.batches import eval_batches
+from dss_jax.data.blocks import ROLES
+from dss_jax.data.layouts import Share, make_layout
+from dss_jax.data.shapes import base_cost
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import rows_at_once
 from dss_jax.evaluate.predict import LabelRanker, Prediction, make_engine, texts_of
-from dss_jax.train.sharding import put_whole
+from dss_jax.train.sharding import data_parallelism, put_whole
 from dss_jax.train.step import Program
 
 GOLD = config.Method(name="gold", label="gold", rationale=True)
@@ -127,11 +130,17 @@ class Evaluator:
             return {}
         learns = self._run.method.rationale and self._store.has("rationale_targets")
         method = GOLD if learns else GOLD_ONLY
-        layout = PaddedBlocks(split, rows, self._run.data, method)
-        size = rows_at_once(len(rows), self._run.evaluate.batch_size, self._program.mesh)
+        mesh = self._program.mesh
+        size = rows_at_once(len(rows), self._run.evaluate.batch_size, mesh)
+        data = replace(self._run.data, batch_size=size)
+        parts = np.stack(eval_batches(rows, size))
+        share = Share(data_parallelism(mesh))
+        # One shape, because each is compiled.
+        layout = make_layout(split, data, method, share, rows, [parts], base_cost, max_shapes=1)
+        assigned, _ = layout.assign(parts)
         totals = [
-            self._program.eval_step(params, put_whole(layout(part), self._program.mesh))
-            for part in eval_batches(rows, size)
+            self._program.eval_step(params, put_whole(layout.build(part, 0), mesh))
+            for part in assigned
         ]
         loss, correct, tokens = (np.sum([np.asarray(t[i]) for t in totals], 0) for i in range(3))
         numbers = {}

@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dss_jax.core import config
 from dss_jax.core.decode_config import GREEDY
 from dss_jax.core.errors import UsageError
-from dss_jax.data.batches import eval_batches, pad_rows
+from dss_jax.data.batches import eval_batches
+from dss_jax.data.padded import pad_rows
 from dss_jax.data.store import Ragged, StoreSplit
 from dss_jax.data.vocabulary import EOS_ID, SentencePiece
 from dss_jax.evaluate.engine import Engine, rows_at_once

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ class Quiet:
 def describe_hosts(
     run: config.Run,
     mesh: Any,
-    lengths: Sequence[tuple[int, int]],
+    longest: tuple[int, int],
     say: Callable[[str], None],
 ) -> None:
     """Prints the processes with their devices, and what a step takes on each device.
@@ -115,7 +115,7 @@ def describe_hosts(
     Args:
       run: T5Config.vocab_size must be set.
       mesh: of all devices.
-      lengths: (input, target) of a batch's blocks, in tokens.
+      longest: the longest input and target, in tokens.
       say: prints a line.
     """
     if processes.count() == 1:
@@ -132,11 +132,7 @@ def describe_hosts(
     for name, devices in zip(processes.process_names(), everybody, strict=True):
         say(f"{name}: {devices}")
     sizes = config.Mesh(**dict(mesh.shape))
-    data = dataclasses.replace(
-        run.data,
-        input_length=max(n for n, _ in lengths),
-        target_length=max(n for _, n in lengths),
-    )
+    data = dataclasses.replace(run.data, input_length=longest[0], target_length=longest[1])
     run = dataclasses.replace(run, data=data, mesh=sizes)
     memory = estimate(run, boxed_state(run))
     parts = ("parameters", "gradients", "optimizer", "activations", "working", "total")

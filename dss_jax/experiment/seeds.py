@@ -163,7 +163,7 @@ def _open(
     program = build_seeds(first.run, first.program, [run.train.seed for run in runs])
     sessions = []
     for run in runs:
-        run = single.with_vocab_size(run, store)
+        run = single.for_mesh(single.with_vocab_size(run, store), first.program.mesh)
         own = replace(first.program, init=partial(program.init, run.train.seed))
         sessions.append(replace(first, run=run, folder=_folder(run), program=own))
         files = ModelFiles(run.model, store.vocabulary_path, store.extra_ids)
@@ -180,10 +180,24 @@ def _named(session: single.Session, say: Say) -> Say:
     return lambda text: say(f"seed {session.run.train.seed}: {text}")
 
 
+def _batches(sessions: Sequence[single.Session], store: TokenStore) -> list[TrainBatches]:
+    """The batches of each seed, all planned for the same shapes: they are stacked."""
+    runs = [session.run for session in sessions]
+    return [
+        TrainBatches(
+            store.split("train"), run.task, run.data, run.method,
+            steps=run.train.steps,
+            shares=run.train.microbatches,  # A seed is on one device.
+            plan_seeds=[r.data.seed for r in runs],
+        )
+        for run in runs
+    ]  # fmt: skip
+
+
 def _train_open(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, say: Say) -> None:
     """Trains and scores runs of which none is finished."""
     sessions, seeds = _open(runs, store, scorer)
-    order = [TrainBatches(store.split("train"), r.task, r.data, r.method) for r in runs]
+    order = _batches(sessions, store)
     single.describe(sessions[0], order[0], say)
     say(f"{len(runs)} seeds at once, on {seeds.mesh.size} of the devices")
     train = runs[0].train
@@ -231,7 +245,9 @@ def _fit(
     data = replace(session.run.data, batch_size=len(members) * session.run.data.batch_size)
 
     def batches(step: int) -> Batch:
-        return stack_batches([one(step) for one in order])
+        # Larger shapes have room for all that smaller ones have.
+        shape = max(one.shape_at(step) for one in order)
+        return stack_batches([one(step, shape) for one in order])
 
     with loop.stop_on_signals(progress.say) as stop:
         loop.fit(

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import Scorer
 from dss_jax.data import prepare_child
 from dss_jax.data.batches import TrainBatches
+from dss_jax.data.layouts import with_layout
 from dss_jax.data.store import TokenStore
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator, write_predictions
@@ -26,7 +28,7 @@ from dss_jax.model import lora
 from dss_jax.train import loop, processes
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import MetricLog, Progress
-from dss_jax.train.sharding import data_slice, make_mesh
+from dss_jax.train.sharding import data_parallelism, data_slice, make_mesh
 from dss_jax.train.step import Program, TrainState, build
 
 Say = Callable[[str], None]
@@ -48,6 +50,12 @@ def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
             f"({store.extra_ids} of them extra ids). Give at least {needed}, or None."
         )
     return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=size))
+
+
+def for_mesh(run: config.Run, mesh: Mesh) -> config.Run:
+    """Fills in Data.layout where it is "auto"."""
+    data = with_layout(run.data, mesh.devices.flat[0].platform)
+    return dataclasses.replace(run, data=data)
 
 
 def teacher_accuracy(
@@ -91,8 +99,9 @@ class Session:
 
 def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
     """Builds the model and its compiled functions for a run."""
-    run = with_vocab_size(run, store)
-    program = build(run, make_mesh(run.mesh))
+    run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
+    run = for_mesh(run, mesh)
+    program = build(run, mesh)
     return Session(run, folder, store, program, Evaluator(run, program, store, scorer))
 
 
@@ -133,6 +142,23 @@ def _score_split(
     return numbers | own_metrics(session, name, result.predictions)
 
 
+def train_batches(session: Session, plan_seeds: Sequence[int] = ()) -> TrainBatches:
+    """The batches of a run: this process's parts; see `TrainBatches` for `plan_seeds`."""
+    run, mesh = session.run, session.program.mesh
+    index, count = data_slice(mesh)
+    return TrainBatches(
+        session.store.split("train"),
+        run.task,
+        run.data,
+        run.method,
+        steps=run.train.steps,
+        shares=data_parallelism(mesh) * run.train.microbatches,
+        process_index=index,
+        process_count=count,
+        plan_seeds=plan_seeds,
+    )
+
+
 def describe(session: Session, batches: TrainBatches, say: Say) -> None:
     """Says what is trained, on what."""
     run, program = session.run, session.program
@@ -151,7 +177,11 @@ def describe(session: Session, batches: TrainBatches, say: Say) -> None:
             if batches.left_out
             else ""
         )
-        + f", padded lengths (input, target) {' and '.join(map(str, batches.layout.lengths))}"
+    )
+    shapes = batches.layout.shapes
+    say(
+        f"layout: {run.data.layout}, {shapes} compiled shape{'s' if shapes > 1 else ''}; "
+        f"{batches.waste():.2f} times the FLOPs of real tokens"
     )
     say("exact match near 0 is normal in the first 250 to 750 steps of pre-trained T5 v1.1 at")
     say("batch 64: it has only seen span corruption. The losses show that it learns.")
@@ -249,13 +279,9 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
     if processes.is_first():
         files = ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids)
         write_model_files(folder, files)
-    index, count = data_slice(session.program.mesh)
-    batches = TrainBatches(
-        store.split("train"), run.task, run.data, run.method,
-        process_index=index, process_count=count,
-    )  # fmt: skip
+    batches = train_batches(session)
     describe(session, batches, say)
-    describe_hosts(session.run, session.program.mesh, batches.layout.lengths, say)
+    describe_hosts(session.run, session.program.mesh, batches.longest, say)
     checkpoints = session.checkpoints()
     state = start(session, checkpoints, say)
     log, progress = _outputs(run, folder, int(state.step))

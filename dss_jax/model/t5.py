@@ -26,17 +26,19 @@ import jax.numpy as jnp
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.model.layers import (
+from dss_jax.data.blocks import Block
+from dss_jax.model.attention import (
     Attention,
-    Dense,
-    Embed,
     KeyValue,
-    Mlp,
+    Pattern,
     RelativePositionBias,
-    RMSNorm,
+    block_patterns,
     causal_mask,
+    decoder_length,
     padding_mask,
 )
+from dss_jax.model.dropout import Dropout
+from dss_jax.model.layers import Dense, Embed, Mlp, RMSNorm
 
 _HIDDEN = ("batch", "length", "activation_embed")
 
@@ -79,22 +81,21 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(config)
         self.pre_mlp_layer_norm = RMSNorm(config.layer_norm_epsilon)
         self.mlp = Mlp(config)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
 
     def __call__(
         self,
         x_BxSxE: jax.Array,
-        mask: jax.Array,
-        bias_1xHxSxS: jax.Array,
+        pattern: Pattern,
         deterministic: bool,
     ) -> tuple[jax.Array, None]:
         """[B, S, E] -> [B, S, E], and None for the scan."""
         h_BxSxE = self.pre_attention_layer_norm(x_BxSxE)
-        key_value = self.attention.key_value(h_BxSxE)
-        h_BxSxE = self.attention(h_BxSxE, key_value, mask, bias_1xHxSxS, deterministic)
-        x_BxSxE = x_BxSxE + self.dropout(h_BxSxE, deterministic=deterministic)
+        key_value = self.attention.key_value(h_BxSxE, pattern.keys)
+        h_BxSxE = self.attention(h_BxSxE, key_value, pattern, deterministic)
+        x_BxSxE = x_BxSxE + self.dropout(h_BxSxE, deterministic)
         h_BxSxE = self.mlp(self.pre_mlp_layer_norm(x_BxSxE), deterministic)
-        x_BxSxE = x_BxSxE + self.dropout(h_BxSxE, deterministic=deterministic)
+        x_BxSxE = x_BxSxE + self.dropout(h_BxSxE, deterministic)
         return nn.with_logical_constraint(x_BxSxE, _HIDDEN), None
 
 
@@ -106,31 +107,31 @@ class DecoderLayer(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.pre_self_attention_layer_norm = RMSNorm(config.layer_norm_epsilon)
-        self.self_attention = Attention(config)
+        self.self_attention = Attention(config, causal=True)
         self.pre_cross_attention_layer_norm = RMSNorm(config.layer_norm_epsilon)
         self.encoder_decoder_attention = Attention(config)
         self.pre_mlp_layer_norm = RMSNorm(config.layer_norm_epsilon)
         self.mlp = Mlp(config)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
 
     def __call__(
         self,
         x_BxTxE: jax.Array,
         encoded_BxSxE: jax.Array,
-        self_mask: jax.Array,
-        self_bias_1xHxTxT: jax.Array,
-        cross_mask: jax.Array,
+        self_pattern: Pattern,
+        cross_pattern: Pattern,
         deterministic: bool,
     ) -> tuple[jax.Array, None]:
         """[B, T, E] -> [B, T, E], and None for the scan."""
         h_BxTxE = self.pre_self_attention_layer_norm(x_BxTxE)
-        self_key_value = self.self_attention.key_value(h_BxTxE)
-        h_BxTxE = self.self_attention(
-            h_BxTxE, self_key_value, self_mask, self_bias_1xHxTxT, deterministic
+        self_key_value = self.self_attention.key_value(h_BxTxE, self_pattern.keys)
+        h_BxTxE = self.self_attention(h_BxTxE, self_key_value, self_pattern, deterministic)
+        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic)
+        cross_key_value = self.encoder_decoder_attention.key_value(
+            encoded_BxSxE, cross_pattern.keys
         )
-        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic=deterministic)
-        cross_key_value = self.encoder_decoder_attention.key_value(encoded_BxSxE)
-        return self._after_self_attention(x_BxTxE, cross_key_value, cross_mask, deterministic), None
+        x_BxTxE = self._after_self_attention(x_BxTxE, cross_key_value, cross_pattern, deterministic)
+        return x_BxTxE, None
 
     def step(
         self,
@@ -165,10 +166,14 @@ class DecoderLayer(nn.Module):
             )
         )
         mask_T = jnp.arange(cache.key.shape[2]) <= position
-        h_Rx1xE = self.self_attention(h_Rx1xE, cache, mask_T, self_bias_1xHx1xT, True)
+        pattern = Pattern(mask=mask_T, bias=self_bias_1xHx1xT)
+        h_Rx1xE = self.self_attention(h_Rx1xE, cache, pattern, True)
         # The K sequences of an input are K queries of the same keys: nothing is repeated.
         x_BxKxE = self._after_self_attention(
-            x_BxKxE + h_Rx1xE.reshape(x_BxKxE.shape), cross_key_value, cross_mask, True
+            x_BxKxE + h_Rx1xE.reshape(x_BxKxE.shape),
+            cross_key_value,
+            Pattern(mask=cross_mask),
+            True,
         )
         return x_BxKxE, cache
 
@@ -176,19 +181,15 @@ class DecoderLayer(nn.Module):
         self,
         x_BxTxE: jax.Array,
         cross_key_value: KeyValue,
-        cross_mask: jax.Array,
+        pattern: Pattern,
         deterministic: bool,
     ) -> jax.Array:
         h_BxTxE = self.encoder_decoder_attention(
-            self.pre_cross_attention_layer_norm(x_BxTxE),
-            cross_key_value,
-            cross_mask,
-            None,
-            deterministic,
+            self.pre_cross_attention_layer_norm(x_BxTxE), cross_key_value, pattern, deterministic
         )
-        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic=deterministic)
+        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic)
         h_BxTxE = self.mlp(self.pre_mlp_layer_norm(x_BxTxE), deterministic)
-        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic=deterministic)
+        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic)
         return nn.with_logical_constraint(x_BxTxE, _HIDDEN)
 
 
@@ -200,17 +201,18 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = RelativePositionBias(config, bidirectional=True)
-        self.layers = _stacked(EncoderLayer, config, config.num_encoder_layers, 3)(config)
+        self.layers = _stacked(EncoderLayer, config, config.num_encoder_layers, 2)(config)
         self.encoder_norm = RMSNorm(config.layer_norm_epsilon)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
 
-    def __call__(self, x_BxSxE: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
-        """Embedded tokens [B, S, E], mask broadcastable to [B, H, S, S] -> [B, S, E]."""
-        positions_S = jnp.arange(x_BxSxE.shape[1])
-        bias_1xHxSxS = self.relpos_bias(positions_S, positions_S)
-        x_BxSxE = self.dropout(x_BxSxE, deterministic=deterministic)
-        x_BxSxE, _ = self.layers(x_BxSxE, mask, bias_1xHxSxS, deterministic)
-        return self.dropout(self.encoder_norm(x_BxSxE), deterministic=deterministic)
+    def __call__(self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool) -> jax.Array:
+        """Embedded tokens [B, S, E] -> [B, S, E]; the pattern has no bias yet."""
+        length = x_BxSxE.shape[1] if pattern.keys is None else pattern.keys.take.shape[-1]
+        positions_S = jnp.arange(length)
+        pattern = pattern._replace(bias=self.relpos_bias(positions_S, positions_S))
+        x_BxSxE = self.dropout(x_BxSxE, deterministic)
+        x_BxSxE, _ = self.layers(x_BxSxE, pattern, deterministic)
+        return self.dropout(self.encoder_norm(x_BxSxE), deterministic)
 
 
 class Decoder(nn.Module):
@@ -222,9 +224,9 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = RelativePositionBias(config, bidirectional=False)
-        self.layers = _stacked(DecoderLayer, config, config.num_decoder_layers, 5)(config)
+        self.layers = _stacked(DecoderLayer, config, config.num_decoder_layers, 4)(config)
         self.decoder_norm = RMSNorm(config.layer_norm_epsilon)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
         if not config.logits_via_embedding:
             self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"), config.dtype)
 
@@ -233,16 +235,17 @@ class Decoder(nn.Module):
         x_BxTxE: jax.Array,
         encoded_BxSxE: jax.Array,
         positions_T: jax.Array,
-        self_mask: jax.Array,
-        cross_mask: jax.Array,
+        self_pattern: Pattern,
+        cross_pattern: Pattern,
         deterministic: bool,
     ) -> jax.Array:
-        """Embedded tokens [B, T, E] -> [B, T, E], before the final norm."""
-        bias_1xHxTxT = self.relpos_bias(positions_T, positions_T)
-        x_BxTxE = self.dropout(x_BxTxE, deterministic=deterministic)
-        x_BxTxE, _ = self.layers(
-            x_BxTxE, encoded_BxSxE, self_mask, bias_1xHxTxT, cross_mask, deterministic
-        )
+        """Embedded tokens [B, T, E] -> [B, T, E], before the final norm.
+
+        `positions_T` are those of attention's rows; `self_pattern` has no bias yet.
+        """
+        self_pattern = self_pattern._replace(bias=self.relpos_bias(positions_T, positions_T))
+        x_BxTxE = self.dropout(x_BxTxE, deterministic)
+        x_BxTxE, _ = self.layers(x_BxTxE, encoded_BxSxE, self_pattern, cross_pattern, deterministic)
         return x_BxTxE
 
     def position_bias(self, length: int) -> jax.Array:
@@ -252,7 +255,7 @@ class Decoder(nn.Module):
 
     def norm(self, x_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
         """The final norm, with its dropout."""
-        return self.dropout(self.decoder_norm(x_BxTxE), deterministic=deterministic)
+        return self.dropout(self.decoder_norm(x_BxTxE), deterministic)
 
 
 class T5(nn.Module):
@@ -289,15 +292,30 @@ class T5(nn.Module):
 
         Without `deterministic` it needs a key named "dropout".
         """
-        encoded_BxSxE = self.encode(encoder_input_tokens, deterministic=deterministic)
-        return self.decode(
-            encoded_BxSxE, encoder_input_tokens, decoder_input_tokens, deterministic=deterministic
+        block = Block(encoder_input_tokens, decoder_input_tokens, None, None)
+        return self.block_logits(block, deterministic=deterministic)
+
+    def block_logits(self, block: Block, *, deterministic: bool = True) -> jax.Array:
+        """Logits of a block's targets, in any layout: [R, T, V] in float32."""
+        cudnn = self.config.attention == "cudnn"
+        patterns = block_patterns(block, with_lengths=cudnn)
+        encoded_BxSxE = self.encoder(
+            self.embed(block.encoder_input_tokens), patterns.encoder, deterministic
         )
+        x_BxTxE = self.decoder(
+            self.embed(block.decoder_input_tokens),
+            encoded_BxSxE,
+            jnp.arange(decoder_length(block)),
+            patterns.decoder,
+            patterns.cross,
+            deterministic,
+        )
+        return self.logits(x_BxTxE, deterministic=deterministic)
 
     def encode(self, encoder_input_tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """int32 [B, S] -> [B, S, E] in the activations' dtype."""
-        mask_Bx1x1xS = padding_mask(encoder_input_tokens)
-        return self.encoder(self.embed(encoder_input_tokens), mask_Bx1x1xS, deterministic)
+        pattern = Pattern(mask=padding_mask(encoder_input_tokens))
+        return self.encoder(self.embed(encoder_input_tokens), pattern, deterministic)
 
     def decode(
         self,
@@ -318,8 +336,8 @@ class T5(nn.Module):
             self.embed(decoder_input_tokens),
             encoded_BxSxE,
             jnp.tile(jnp.arange(length), candidates),
-            causal_mask(length, candidates),
-            padding_mask(encoder_input_tokens),
+            Pattern(mask=causal_mask(length, candidates)),
+            Pattern(mask=padding_mask(encoder_input_tokens)),
             deterministic,
         )
         return self.logits(x_BxTxE, deterministic=deterministic)

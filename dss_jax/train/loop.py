@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.data.batches import Batch
+from dss_jax.data.blocks import Batch
 from dss_jax.train.processes import sync_stops
 from dss_jax.train.sharding import put_batch
 from dss_jax.train.step import Metrics, Program, TrainState

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core import config
-from dss_jax.data.batches import LABEL, RATIONALE, Batch, Block
+from dss_jax.data.blocks import LABEL, RATIONALE, Batch, Block
 from dss_jax.model.t5 import T5
 
 MIN_COUNT = 1.0
@@ -70,8 +70,8 @@ def _block_sums(
 ) -> TaskSums:
     logits_BxTxV = model.apply(
         {"params": params},
-        block.encoder_input_tokens,
-        block.decoder_input_tokens,
+        block,
+        method="block_logits",
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )

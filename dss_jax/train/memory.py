@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from dss_jax.core import config
-from dss_jax.data.batches import Batch, Block
+from dss_jax.data.blocks import Batch, Block
 from dss_jax.model import lora
+from dss_jax.model.attention import Pattern
 from dss_jax.model.t5 import T5, DecoderLayer, EncoderLayer
 from dss_jax.train import loss as losses
 from dss_jax.train import sharding
@@ -115,12 +116,17 @@ def _layer_kept(run: config.Run, layer: type[nn.Module], rows: int) -> int:
     model, dtype = run.model, jnp.dtype(run.model.dtype)
     s, t = run.data.input_length, run.data.target_length
     hidden = [jax.ShapeDtypeStruct((rows, n, model.emb_dim), dtype) for n in (s, t)]
-    mask = [jax.ShapeDtypeStruct((rows, 1, 1, n), jnp.bool_) for n in (s, t)]
-    bias = [jax.ShapeDtypeStruct((1, model.num_heads, n, n), jnp.float32) for n in (s, t)]
+    patterns = [
+        Pattern(
+            mask=jax.ShapeDtypeStruct((rows, 1, 1, n), jnp.bool_),
+            bias=jax.ShapeDtypeStruct((1, model.num_heads, n, n), jnp.float32),
+        )
+        for n in (s, t)
+    ]
     if layer is EncoderLayer:
-        inputs = [hidden[0], mask[0], bias[0]]
+        inputs = [hidden[0], patterns[0]]
     else:
-        inputs = [hidden[1], hidden[0], mask[1], bias[1], mask[0]]
+        inputs = [hidden[1], hidden[0], patterns[1], patterns[0]._replace(bias=None)]
     module = layer(model)
 
     def apply(variables: dict, inputs: list, key: jax.Array) -> tuple[jax.Array, None]:

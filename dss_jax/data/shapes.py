@@ -1,0 +1,75 @@
+"""Which static shapes a run compiles, chosen from what its batches need. NumPy only."""
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+
+from dss_jax.data.blocks import Extent
+
+Cost = Callable[[Extent], np.ndarray]
+"""FLOPs of a block of some extent; element by element for arrays."""
+
+MAX_SHAPES = 3
+"""Each is compiled before the first step."""
+
+WORTH = 0.02
+"""Another shape has to save this share of the FLOPs."""
+
+QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+
+
+def base_cost(extent: Extent) -> np.ndarray:
+    """FLOPs of a forward pass of T5 v1.1 base, for callers that have no model at hand."""
+    rows, encoder_tokens, s, decoder_tokens, t = extent
+    d, hk, f, layers, vocabulary = 768, 768, 2048, 12, 32128
+    encoder = 2 * layers * (4 * d * hk + 3 * d * f) + 4 * layers * d * hk
+    decoder = 2 * layers * (6 * d * hk + 3 * d * f) + 2 * d * vocabulary
+    attention = 4 * layers * hk * rows * (s * s + t * (t + s))
+    return encoder_tokens * encoder + decoder_tokens * decoder + attention
+
+
+def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:
+    """The next multiple."""
+    return -(-numbers // multiple) * multiple
+
+
+def choose_extents(needed: Extent, cost: Cost, max_shapes: int = MAX_SHAPES) -> tuple[Extent, ...]:
+    """Few extents of which each batch takes the first that has room for it, at the least cost.
+
+    Args:
+      needed: int arrays [n], already rounded up, one element a batch.
+      cost: FLOPs of an extent.
+      max_shapes: how many at most.
+
+    Returns:
+      Ascending; the last has room for every batch.
+    """
+    largest = Extent(*(int(np.max(x)) for x in needed))
+    # A quantile of each number by itself, so a batch that needs little of one and much of
+    # another may not fit; the count below says how many do.
+    smaller = {
+        Extent(*(int(np.quantile(x, q, method="higher")) for x in needed)) for q in QUANTILES
+    }
+    candidates = sorted(smaller - {largest}, key=lambda extent: float(cost(extent)))
+
+    def total(chosen: tuple[Extent, ...]) -> float:
+        at = first_that_fits(chosen, needed)
+        counts = np.bincount(at, minlength=len(chosen))
+        return float(sum(n * float(cost(e)) for n, e in zip(counts, chosen, strict=True)))
+
+    best, least = (largest,), total((largest,))
+    for count in range(1, max_shapes):
+        options = [(*c, largest) for c in combinations(candidates, count)]
+        if not options:
+            break
+        found = min(options, key=total)
+        if total(found) < (1 - WORTH) * least:
+            best, least = found, total(found)
+    return best
+
+
+def first_that_fits(extents: tuple[Extent, ...], needed: Extent) -> np.ndarray:
+    """The number of the first extent that has room: int [n]; len(extents) where none has."""
+    fits = np.stack([e.fits(needed) for e in extents])
+    return np.where(fits.any(axis=0), fits.argmax(axis=0), len(extents))

@@ -1,0 +1,355 @@
+"""T5's attention: masks, position bias, and rows that are gathered from streams of tokens.
+
+Names and initialisers follow T5X, the arithmetic follows Hugging Face's PyTorch T5, against which
+the tests hold it. Shape letters are those of `dss_jax.model.layers`, and G streams, P tokens of a
+stream, R rows of a stream (layout `flat`: B = G * R).
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dss_jax.core.config import T5Config
+from dss_jax.data.blocks import Block, StreamRows
+from dss_jax.model.dropout import Dropout
+from dss_jax.model.layers import FAN_IN_NORMAL, PAD_ID, Dense, parameter
+
+MASKED = -1e10  # finite, so that a row with no key at all gives a flat softmax instead of NaN.
+
+_fan_avg_uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
+    """Bool [B, 1, 1, S]: True where the key is a real token (not 0)."""
+    return (tokens_BxS != PAD_ID)[:, None, None, :]
+
+
+def causal_mask(length: int, sequences: int = 1) -> jax.Array:
+    """Bool [1, 1, T, T]: True where the key is not after the query.
+
+    T is `length` times `sequences`, which lie one after another and do not see each other.
+    """
+    position_T = jnp.arange(length * sequences)
+    own = position_T[:, None] // length == position_T // length
+    return (own & (position_T[:, None] >= position_T))[None, None]
+
+
+def relative_position_buckets(
+    relative_positions: np.ndarray, *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> np.ndarray:
+    """The bucket of each relative position, key minus query, as in T5X and Hugging Face.
+
+    Args:
+      relative_positions: integers of any shape.
+      bidirectional: whether keys after the query have buckets of their own (the upper half);
+        otherwise they share bucket 0.
+      num_buckets: half of them are for exact distances, half grow logarithmically.
+      max_distance: from here on all distances share the last bucket.
+
+    Returns:
+      int32, of the same shape, in [0, num_buckets).
+    """
+    distances = -np.asarray(relative_positions)
+    offset = np.zeros_like(distances)
+    if bidirectional:
+        num_buckets //= 2
+        offset = (distances < 0) * num_buckets
+        distances = np.abs(distances)
+    distances = np.maximum(distances, 0)
+    max_exact = num_buckets // 2
+    # As in T5X: the epsilon keeps exact powers from being rounded into the bucket below.
+    log_ratio = np.log(np.maximum(distances, 1).astype(np.float32) / max_exact + np.float32(1e-7))
+    scaled = log_ratio / math.log(max_distance / max_exact) * (num_buckets - max_exact)
+    far = np.minimum(max_exact + scaled.astype(np.int32), num_buckets - 1)
+    return (offset + np.where(distances < max_exact, distances, far)).astype(np.int32)
+
+
+class RelativePositionBias(nn.Module):
+    """T5's learned bias by bucketed relative position; one for all layers of a stack."""
+
+    config: T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(self, query_positions_T: jax.Array, key_positions_S: jax.Array) -> jax.Array:
+        """int32 [T], int32 [S] -> [1, H, T, S] in float32."""
+        num_buckets = self.config.relative_attention_num_buckets
+        furthest = self.config.relative_attention_max_distance
+        shape = (self.config.num_heads, num_buckets)
+        axes = ("heads", "relpos_buckets")
+        rel_embedding_HxN = parameter(self, "rel_embedding", _fan_avg_uniform, axes, shape)
+        table = relative_position_buckets(
+            np.arange(-furthest, furthest + 1),
+            bidirectional=self.bidirectional,
+            num_buckets=num_buckets,
+            max_distance=furthest,
+        )
+        relative_TxS = key_positions_S[None, :] - query_positions_T[:, None]
+        bucket_TxS = jnp.take(table, jnp.clip(relative_TxS, -furthest, furthest) + furthest)
+        # A one-hot product, as in T5X: its gradient is a matmul, where that of a gather is a
+        # scatter-add, slow on accelerators. Highest precision, because it only selects.
+        one_hot_TxSxN = jax.nn.one_hot(bucket_TxS, num_buckets, dtype=jnp.float32)
+        bias_HxTxS = jnp.einsum(
+            "tsn,hn->hts",
+            one_hot_TxSxN,
+            rel_embedding_HxN,
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        return bias_HxTxS[None]
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of attention, each [B, H, S, D]: heads before length, so that both products
+    are batched matrix products without a transposition at each decoded position."""
+
+    key: jax.Array
+    value: jax.Array
+
+
+class Pattern(NamedTuple):
+    """Who attends to whom, and where queries and keys are. Built once for all layers of a stack.
+
+    Attributes:
+      mask: bool, broadcastable to [B, H, T, S]; False hides the key. None: nothing is hidden.
+      bias: float32, broadcastable to [B, H, T, S], added to the scores; None: zero.
+      queries, keys: where attention's rows are in the streams; None: the input has rows.
+      query_lengths, key_lengths: int32 [B], real tokens of each row, which cuDNN's attention takes
+        in place of the mask. None: XLA's is used.
+    """
+
+    mask: Any = None
+    bias: Any = None
+    queries: StreamRows | None = None
+    keys: StreamRows | None = None
+    query_lengths: jax.Array | None = None
+    key_lengths: jax.Array | None = None
+
+
+def segment_mask(queries_BxT: jax.Array, keys_BxS: jax.Array) -> jax.Array:
+    """Bool [B, 1, T, S]: True where query and key are of one segment; 0 is padding."""
+    same = queries_BxT[:, :, None] == keys_BxS[:, None, :]
+    return (same & (keys_BxS != PAD_ID)[:, None, :])[:, None]
+
+
+def row_mask(rows: StreamRows) -> jax.Array:
+    """Bool [B, 1, 1, S]: True where the row has not ended."""
+    take_GxRxS, tokens = jnp.asarray(rows.take), rows.back.shape[-1]
+    return (take_GxRxS != tokens - 1).reshape(-1, 1, 1, take_GxRxS.shape[-1])
+
+
+def _take(x_GxPxJ: jax.Array, index: jax.Array) -> jax.Array:
+    """[G, P, J], int [G, ...] -> [G, ..., J]."""
+    return jax.vmap(lambda x, i: x.at[i].get(mode="promise_in_bounds"))(x_GxPxJ, index)
+
+
+def to_rows(x_GxPxJ: jax.Array, rows: StreamRows) -> jax.Array:
+    """Streams -> attention's rows: [G, P, J] -> [B, L, J].
+
+    The gradient is the gather back, not a scatter-add, which is slow on accelerators and on GPUs
+    depends on the order. See `StreamRows` for why nothing needs a mask: a place where a row has
+    ended takes the stream's last token, a padding. As a key it is masked, as a query nothing comes
+    back from it, so its gradient is zero, and padding tokens take that zero.
+    """
+    taken = _to_rows(x_GxPxJ, jnp.asarray(rows.take), jnp.asarray(rows.back))
+    return taken.reshape(-1, *taken.shape[2:])
+
+
+def from_rows(y_BxLxJ: jax.Array, rows: StreamRows) -> jax.Array:
+    """Attention's rows -> streams: [B, L, J] -> [G, P, J]."""
+    take = jnp.asarray(rows.take)
+    y = y_BxLxJ.reshape(*take.shape[:2], *y_BxLxJ.shape[1:])
+    return _from_rows(y, take, jnp.asarray(rows.back))
+
+
+@jax.custom_vjp
+def _to_rows(x_GxPxJ: jax.Array, take_GxRxL: jax.Array, back_GxP: jax.Array) -> jax.Array:
+    return _take(x_GxPxJ, take_GxRxL)
+
+
+@jax.custom_vjp
+def _from_rows(y_GxRxLxJ: jax.Array, take_GxRxL: jax.Array, back_GxP: jax.Array) -> jax.Array:
+    flat = y_GxRxLxJ.reshape(y_GxRxLxJ.shape[0], -1, y_GxRxLxJ.shape[-1])
+    return _take(flat, back_GxP)
+
+
+_to_rows.defvjp(
+    lambda x, take, back: (_to_rows(x, take, back), (take, back)),
+    lambda index, gradient: (_from_rows(gradient, *index), None, None),
+)
+_from_rows.defvjp(
+    lambda y, take, back: (_from_rows(y, take, back), (take, back)),
+    lambda index, gradient: (_to_rows(gradient, *index), None, None),
+)
+
+
+class Patterns(NamedTuple):
+    """Of a block: encoder and decoder self-attention, cross-attention. Without position bias."""
+
+    encoder: Pattern
+    decoder: Pattern
+    cross: Pattern
+
+
+def decoder_length(block: Block) -> int:
+    """T: length of the decoder's rows of attention."""
+    if block.decoder_rows is not None:
+        return block.decoder_rows.take.shape[-1]
+    return block.decoder_input_tokens.shape[1]
+
+
+def block_patterns(block: Block, *, with_lengths: bool = False) -> Patterns:
+    """The patterns of a block in any layout.
+
+    Args:
+      block: of layout `flat` if it has rows, of `packed` if it has segment ids, else `padded`.
+      with_lengths: give the lengths of rows, for cuDNN's attention; layout `packed` has none.
+    """
+    causal = causal_mask(decoder_length(block))
+    if block.encoder_segment_ids is not None and block.decoder_segment_ids is not None:
+        encoder, decoder = (
+            jnp.asarray(x) for x in (block.encoder_segment_ids, block.decoder_segment_ids)
+        )
+        return Patterns(
+            Pattern(mask=segment_mask(encoder, encoder)),
+            Pattern(mask=segment_mask(decoder, decoder) & causal),
+            Pattern(mask=segment_mask(decoder, encoder)),
+        )
+    keys, queries = block.encoder_rows, block.decoder_rows
+    if keys is not None:
+        mask = row_mask(keys)
+    else:
+        mask = padding_mask(jnp.asarray(block.encoder_input_tokens))
+    lengths = decoder_lengths = None
+    if with_lengths:
+        # A row without a token would leave the kernel nothing to divide by.
+        lengths = jnp.maximum(jnp.sum(mask, axis=(1, 2, 3), dtype=jnp.int32), 1)
+        full = jnp.full_like(lengths, decoder_length(block))
+        decoder_lengths = full if queries is None else _row_lengths(queries)
+    return Patterns(
+        Pattern(mask, None, keys, keys, lengths, lengths),
+        # Padding comes after all real tokens, which do not see it.
+        Pattern(causal, None, queries, queries, decoder_lengths, decoder_lengths),
+        Pattern(mask, None, queries, keys, decoder_lengths, lengths),
+    )
+
+
+def _row_lengths(rows: StreamRows) -> jax.Array:
+    return jnp.maximum(jnp.sum(row_mask(rows), axis=(1, 2, 3), dtype=jnp.int32), 1)
+
+
+def fused_attention(
+    query_BxTxHxD: jax.Array,
+    key_BxSxHxD: jax.Array,
+    value_BxSxHxD: jax.Array,
+    pattern: Pattern,
+    *,
+    causal: bool,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> jax.Array:
+    """Attention in one kernel: the scores are never written to memory. No dropout.
+
+    cuDNN's flash attention wants bfloat16 and even T and S, and takes the lengths of the rows:
+    a mask would be merged with the bias into an array [B, H, T, S].
+
+    Args:
+      query_BxTxHxD, key_BxSxHxD, value_BxSxHxD: heads behind length, as cuDNN has them.
+      pattern: its bias [1, H, T, S] and its lengths; the mask is not read.
+      causal: whether a query sees no key after it.
+      implementation: of `jax.nn.dot_product_attention`.
+
+    Returns:
+      [B, T, H, D].
+    """
+    bias = pattern.bias
+    return jax.nn.dot_product_attention(
+        query_BxTxHxD,
+        key_BxSxHxD,
+        value_BxSxHxD,
+        bias=None if bias is None else bias.astype(query_BxTxHxD.dtype),
+        scale=1.0,
+        is_causal=causal,
+        query_seq_lengths=pattern.query_lengths,
+        key_value_seq_lengths=pattern.key_lengths,
+        implementation=implementation,
+    )
+
+
+class Attention(nn.Module):
+    """Multi-head attention without scaling by 1/sqrt(D), kernels [E, J] and [J, E].
+
+    Attributes:
+      causal: whether it is the decoder's self-attention; only `T5Config.attention = "cudnn"` looks
+        at it, the mask says it otherwise.
+    """
+
+    config: T5Config
+    causal: bool = False
+
+    def setup(self) -> None:
+        config = self.config
+        joined = config.num_heads * config.head_dim
+        # T5 folds 1/sqrt(D) into the initial query kernel.
+        query_init = nn.initializers.variance_scaling(1.0 / config.head_dim, "fan_in", "normal")
+        into = ("embed", "joined_kv")
+        self.query = Dense(joined, into, config.dtype, query_init)
+        self.key = Dense(joined, into, config.dtype, FAN_IN_NORMAL)
+        self.value = Dense(joined, into, config.dtype, FAN_IN_NORMAL)
+        self.out = Dense(config.emb_dim, ("joined_kv", "embed"), config.dtype, FAN_IN_NORMAL)
+        self.dropout = Dropout(config.dropout_rate)
+
+    def _heads(self, x: jax.Array, rows: StreamRows | None) -> jax.Array:
+        """[B, T, J], or [G, P, J] with rows -> [B, H, T, D]."""
+        x_BxTxJ = x if rows is None else to_rows(x, rows)
+        shape = (*x_BxTxJ.shape[:-1], self.config.num_heads, self.config.head_dim)
+        x_BxHxTxD = x_BxTxJ.reshape(shape).swapaxes(1, 2)
+        return nn.with_logical_constraint(x_BxHxTxD, ("batch", "heads", "length", "kv"))
+
+    def key_value(self, x_BxSxE: jax.Array, rows: StreamRows | None = None) -> KeyValue:
+        """Keys and values of what is attended to: [B, S, E], or streams of which `rows` are."""
+        return KeyValue(
+            self._heads(self.key(x_BxSxE), rows), self._heads(self.value(x_BxSxE), rows)
+        )
+
+    def __call__(
+        self, x_BxTxE: jax.Array, key_value: KeyValue, pattern: Pattern, deterministic: bool
+    ) -> jax.Array:
+        """Attends from `x_BxTxE`.
+
+        Args:
+          x_BxTxE: the queries' input; [G, P, E] where the pattern has rows of queries.
+          key_value: from `key_value`, or from a cache.
+          pattern: who attends to whom.
+          deterministic: no dropout.
+
+        Returns:
+          Of the shape of `x_BxTxE`. A query that sees no key gets the mean of all values.
+        """
+        q_BxHxTxD = self._heads(self.query(x_BxTxE), pattern.queries)
+        if self.config.attention == "cudnn" and pattern.key_lengths is not None:
+            query, key, value = (x.swapaxes(1, 2) for x in (q_BxHxTxD, *key_value))
+            mixed_BxTxHxD = fused_attention(query, key, value, pattern, causal=self.causal)
+        else:
+            mixed_BxTxHxD = self._attend(q_BxHxTxD, key_value, pattern, deterministic)
+        mixed_BxTxJ = mixed_BxTxHxD.reshape(*mixed_BxTxHxD.shape[:2], -1)
+        if pattern.queries is not None:
+            mixed_BxTxJ = from_rows(mixed_BxTxJ, pattern.queries)
+        return self.out(mixed_BxTxJ.reshape(*x_BxTxE.shape[:-1], -1))
+
+    def _attend(
+        self, q_BxHxTxD: jax.Array, key_value: KeyValue, pattern: Pattern, deterministic: bool
+    ) -> jax.Array:
+        scores_BxHxTxS = jnp.einsum(
+            "bhtd,bhsd->bhts", q_BxHxTxD, key_value.key, preferred_element_type=jnp.float32
+        )
+        if pattern.bias is not None:
+            scores_BxHxTxS += pattern.bias
+        if pattern.mask is not None:
+            scores_BxHxTxS = jnp.where(pattern.mask, scores_BxHxTxS, MASKED)
+        weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(q_BxHxTxD.dtype)
+        weights_BxHxTxS = self.dropout(weights_BxHxTxS, deterministic)
+        mixed_BxHxTxD = jnp.einsum("bhts,bhsd->bhtd", weights_BxHxTxS, key_value.value)
+        return mixed_BxHxTxD.swapaxes(1, 2)

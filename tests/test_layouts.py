@@ -1,0 +1,204 @@
+"""Layouts: the same losses and gradients from each; what is in them; how shapes are chosen."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.data.batches import TrainBatches
+from dss_jax.data.blocks import Batch, Extent
+from dss_jax.data.flat import deal, stream_rows
+from dss_jax.data.layouts import with_layout
+from dss_jax.data.packed import first_fit
+from dss_jax.data.shapes import base_cost, choose_extents, first_that_fits
+from dss_jax.experiment.single import with_vocab_size
+from dss_jax.model.t5 import T5
+from dss_jax.train import loss as losses
+from dss_jax.train.sharding import make_mesh, on_mesh, put_batch
+
+LAYOUTS = ("padded", "flat", "packed")
+NO_DROPOUT = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
+METHODS = {
+    "standard": config.Method(name="standard", label="gold", rationale=False),
+    "dss": config.Method(name="dss", label="gold", rationale=True),
+}
+
+
+def _batches(store, layout: str, method: str = "dss", size: int = 8, **kwargs) -> TrainBatches:
+    data = config.Data(batch_size=size, layout=layout)
+    return TrainBatches(
+        store.split("train"), config.Task(name="toy"), data, METHODS[method], **kwargs
+    )
+
+
+def _targets(batch: Batch) -> list[tuple[int, ...]]:
+    """(role, tokens ...) of each target, found by its first decoder input, 0."""
+    found = []
+    for block in batch:
+        for inputs, targets, roles in zip(
+            block.decoder_input_tokens, block.decoder_target_tokens, block.decoder_roles,
+            strict=True,
+        ):  # fmt: skip
+            real = np.flatnonzero(roles)
+            starts = [i for i in real if inputs[i] == 0]
+            ends = [*starts[1:], *(real[-1:] + 1)]
+            for start, end in zip(starts, ends, strict=True):
+                span = targets[start:end]
+                found.append((int(roles[start]), *span[span > 0].tolist()))
+                np.testing.assert_array_equal(inputs[start + 1 : end], targets[start : end - 1])
+    return sorted(found)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layout", ["flat", "packed"])
+def test_a_layout_holds_the_targets_of_the_padded_one(toy_store, layout: str, method: str) -> None:
+    make, reference = (_batches(toy_store, name, method) for name in (layout, "padded"))
+    for step in range(6):
+        assert _targets(make(step)) == _targets(reference(step))
+        inputs = np.concatenate([b.encoder_input_tokens.ravel() for b in make(step)])
+        # Beside the inputs of examples that have no rationale, which nobody learns from.
+        assert np.count_nonzero(inputs) <= sum(
+            np.count_nonzero(b.encoder_input_tokens) for b in reference(step)
+        )
+
+
+@pytest.fixture(scope="module")
+def model_and_params(toy_store):
+    run = with_vocab_size(toy.make_run(model=NO_DROPOUT), toy_store)
+    model = T5(run.model)
+    tokens = jnp.ones((1, 2), jnp.int32)
+    return run, model, model.init(jax.random.key(0), tokens, tokens)["params"]
+
+
+def _loss_and_gradients(run: config.Run, model: T5, params, batch: Batch, devices: int = 1):
+    mesh = make_mesh(config.Mesh(data=devices), jax.devices()[:devices])
+
+    def loss(params, batch):
+        sums = losses.task_sums(model, params, batch, run.loss, None)
+        return losses.weighted_loss(
+            sums.loss, sums.tokens, losses.task_weights(run.loss, run.method)
+        )
+
+    with on_mesh(mesh, run.mesh.logical_axis_rules):
+        return jax.jit(jax.value_and_grad(loss))(params, put_batch(batch, mesh))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_and_gradients_are_those_of_the_padded_layout(
+    toy_store, model_and_params, method: str
+) -> None:
+    run, model, params = model_and_params
+    run = dataclasses.replace(run, method=METHODS[method])
+    expected = _loss_and_gradients(run, model, params, _batches(toy_store, "padded", method)(3))
+    for layout in ("flat", "packed"):
+        for devices in (1, 4):
+            batch = _batches(toy_store, layout, method, shares=devices)(3)
+            got = _loss_and_gradients(run, model, params, batch, devices)
+            for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(
+                    x, y, rtol=2e-5, atol=2e-6, err_msg=f"{layout} {devices}"
+                )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_processes_build_parts_of_the_one_global_batch(toy_store, layout: str) -> None:
+    whole = _batches(toy_store, layout, shares=4)
+    parts = [
+        _batches(toy_store, layout, shares=4, process_index=i, process_count=4) for i in range(4)
+    ]
+    for step in (0, 5, 11):
+        joined = jax.tree.map(lambda *xs: np.concatenate(xs), *(p(step) for p in parts))
+        jax.tree.map(np.testing.assert_array_equal, joined, whole(step))
+    with pytest.raises(UsageError, match="cannot be shared out evenly"):
+        _batches(toy_store, layout, shares=2, process_count=4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_batch_can_be_built_in_any_shape_with_room(toy_store, layout: str) -> None:
+    make = _batches(toy_store, layout, steps=40)
+    assert 1 <= make.layout.shapes <= 3
+    seen = {make.shape_at(step) for step in range(40)}
+    assert seen == set(range(make.layout.shapes))
+    last = make.layout.shapes - 1
+    expected = jax.tree.map(np.shape, make.empty(last))
+    for step in range(40):
+        assert jax.tree.map(np.shape, make(step, shape=last)) == expected
+        assert _targets(make(step, shape=last)) == _targets(make(step))
+    assert not any(b.decoder_roles.any() for b in make.empty(last))
+
+
+@pytest.mark.parametrize("layout", ["flat", "packed"])
+def test_what_is_executed_beyond_real_tokens_is_counted(toy_store, layout: str) -> None:
+    make, padded = (_batches(toy_store, n, size=32, steps=64) for n in (layout, "padded"))
+    assert 1.0 < make.waste(64) < padded.waste(64)
+    tokens = sum(b.encoder_input_tokens.size for b in make(0))
+    assert tokens == sum(e.encoder_tokens for e in make.layout.extents(make.shape_at(0)))
+
+
+def test_examples_are_dealt_so_that_streams_are_alike() -> None:
+    weights = np.random.default_rng(0).integers(1, 100, (50, 64))
+    places = deal(weights, 8)
+    assert (np.sort(places.reshape(50, 64), axis=1) == np.arange(64)).all()
+    sums = np.take_along_axis(weights[:, None], places, axis=2).sum(axis=2)
+    assert (sums.max(axis=1) / sums.mean(axis=1)).max() < 1.1
+    assert deal(weights, 1)[0, 0].tolist() == list(range(64))
+
+
+def test_rows_and_streams_are_each_others_inverse() -> None:
+    rows = stream_rows(np.array([3, 0, 5]), 12, 6)
+    assert rows.take.tolist() == [[0, 1, 2, 11, 11, 11], [11] * 6, [3, 4, 5, 6, 7, 11]]
+    assert rows.back.tolist() == [0, 1, 2, 12, 13, 14, 15, 16, 5, 5, 5, 5]
+
+
+def test_first_fit_puts_every_pair_into_a_row_that_has_room() -> None:
+    rng = np.random.default_rng(1)
+    sizes = np.stack([rng.integers(1, 60, (20, 40)), rng.integers(1, 30, (20, 40))])
+    sizes[:, :, -3:] = 0
+    rows = first_fit(sizes, (64, 32))
+    assert (rows[:, -3:] == -1).all()
+    for b in range(20):
+        used = np.zeros((2, rows[b].max() + 1), int)
+        for pair in range(37):
+            used[:, rows[b, pair]] += sizes[:, b, pair]
+        assert (used[0] <= 64).all()
+        assert (used[1] <= 32).all()
+        assert (used[0] > 0).all()
+
+
+def test_few_shapes_are_chosen_and_the_last_has_room_for_all() -> None:
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(10, 100, 1000) * 32
+    needed = Extent(np.full(1000, 8), tokens, np.full(1000, 64), tokens // 2, np.full(1000, 32))
+    chosen = choose_extents(needed, base_cost)
+    assert len(chosen) == 3
+    assert chosen[-1].encoder_tokens == tokens.max()
+    at = first_that_fits(chosen, needed)
+    assert set(at) == {0, 1, 2}
+    cost = sum(float(base_cost(chosen[i])) for i in at)
+    one = choose_extents(needed, base_cost, max_shapes=1)
+    assert one == (chosen[-1],)
+    assert cost < 0.8 * 1000 * float(base_cost(one[0]))
+    # Where all batches are alike, one shape is enough.
+    alike = Extent(*(np.full(5, n) for n in (8, 640, 64, 320, 32)))
+    assert len(choose_extents(alike, base_cost)) == 1
+
+
+def test_a_batch_that_no_planned_shape_takes_is_refused(toy_store) -> None:
+    make = _batches(toy_store, "flat", steps=1)
+    with pytest.raises(UsageError, match="needs a larger shape"):
+        [make(step) for step in range(200)]
+
+
+def test_auto_is_packed_on_a_tpu_and_flat_elsewhere() -> None:
+    auto = config.Data()
+    assert [with_layout(auto, p).layout for p in ("cpu", "gpu", "tpu")] == [
+        "flat",
+        "flat",
+        "packed",
+    ]
+    assert with_layout(config.Data(layout="padded"), "tpu").layout == "padded"
