@@ -18,7 +18,7 @@ BAD = [
     ("Task.prefixes = 'papers'", "Did you mean 'paper'?"),
     ("Task.train_fraction = 0", "above 0"),
     ("Task.train_fraction = 0.5\nTask.train_count = 3", "not both"),
-    ("Data.layout = 'flatt'", "Known: auto, padded, flat, packed"),
+    ("Data.layout = 'flatt'", "Known: auto, flat, packed, padded"),
     ("Data.batch_size = 6\nTrain.microbatches = 4", "a multiple of"),
     ("T5Config.dtype = 'float16'", "Known: bfloat16, float32"),
     ("T5Config.mlp_activations = ()", "one activation, or two"),

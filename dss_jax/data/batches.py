@@ -58,6 +58,20 @@ def subset_rows(n: int, task: config.Task) -> np.ndarray:
     return np.sort(permutation(n, task.subset_seed)[:wanted])
 
 
+def _labelled_rows(
+    split: StoreSplit, task: config.Task, method: config.Method
+) -> tuple[np.ndarray, int]:
+    """The subset's rows that have the method's label, and how many have none."""
+    subset = subset_rows(len(split), task)
+    rows = usable_rows(split, subset, method)
+    if not len(rows):
+        raise UsageError(
+            f"none of the {len(subset)} training examples has a {method.label} label, which "
+            f"--method {method.name} trains on."
+        )
+    return rows, len(subset) - len(rows)
+
+
 class TrainBatches:
     """Paired training batches: N examples a step, each in every role of the method.
 
@@ -99,14 +113,7 @@ class TrainBatches:
           UsageError: no example has the label that the method needs, or the batch cannot be
             shared out evenly.
         """
-        subset = subset_rows(len(split), task)
-        self.rows = usable_rows(split, subset, method)
-        self.left_out = len(subset) - len(self.rows)
-        if not len(self.rows):
-            raise UsageError(
-                f"none of the {len(subset)} training examples has a {method.label} label, which "
-                f"--method {method.name} trains on."
-            )
+        self.rows, self.left_out = _labelled_rows(split, task, method)
         if data.batch_size % process_count:
             raise UsageError(
                 f"Data.batch_size ({data.batch_size}) must be a multiple of the number of "
@@ -124,7 +131,9 @@ class TrainBatches:
             split, data, method, share, self.rows, self._all_rows(steps, seeds), cost
         )
         self._chunk = lru_cache(maxsize=2)(
-            lambda chunk: self.layout.assign(self._rows(np.arange(CHUNK) + CHUNK * chunk, self._seed))
+            lambda chunk: self.layout.assign(
+                self._rows(np.arange(CHUNK) + CHUNK * chunk, self._seed)
+            )
         )
 
     def _rows(self, steps: np.ndarray, seed: int) -> np.ndarray:

@@ -104,12 +104,15 @@ class FlatStreams:
     def build(self, dealt: np.ndarray, shape: int) -> Batch:
         """One batch of this process: dealt rows [D, N / D] -> a block of its streams."""
         streams = [self._stream(dealt[d], self._extents[shape]) for d in self._own]
-        columns = [np.stack(x) for x in zip(*streams, strict=True)]
+        inputs, shifted, targets, roles, *rows = (np.stack(x) for x in zip(*streams, strict=True))
         return (
             Block(
-                *columns[:4],
-                encoder_rows=StreamRows(*columns[4:6]),
-                decoder_rows=StreamRows(*columns[6:]),
+                inputs,
+                shifted,
+                targets,
+                roles,
+                encoder_rows=StreamRows(*rows[:2]),
+                decoder_rows=StreamRows(*rows[2:]),
             ),
         )
 

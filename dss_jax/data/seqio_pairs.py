@@ -21,7 +21,7 @@ import tensorflow as tf
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import prefixes as prefixes_of
 from dss_jax.core.types import DistillationTask
-from dss_jax.data.batches import LABEL, RATIONALE
+from dss_jax.data.blocks import LABEL, RATIONALE
 from dss_jax.data.seqio_tasks import ROW, encode_input, offered_splits, read_examples
 
 PAIRED = "_paired"
@@ -114,8 +114,8 @@ class PairedFeatureConverter(seqio.EncDecFeatureConverter):
     """`seqio.EncDecFeatureConverter` with the weights of the method's loss.
 
     An example of a paired task becomes two rows, one after the other: label, then rationale. Real
-    target tokens have `decoder_loss_weights` alpha or 1 - alpha, and `decoder_roles` 1 or 2; padding
-    has 0. Rows of any other task have weight 1 and role 1, so that their loss is the mean over
+    target tokens have `decoder_loss_weights` alpha or 1 - alpha, and `decoder_roles` 1 or 2;
+    padding has 0. Rows of any other task have weight 1 and role 1, so that their loss is the mean over
     their tokens; it may be packed.
 
     Attributes of a row: those of EncDecFeatureConverter, and

@@ -58,7 +58,8 @@ def choose_extents(needed: Extent, cost: Cost, max_shapes: int = MAX_SHAPES) -> 
         counts = np.bincount(at, minlength=len(chosen))
         return float(sum(n * float(cost(e)) for n, e in zip(counts, chosen, strict=True)))
 
-    best, least = (largest,), total((largest,))
+    best: tuple[Extent, ...] = (largest,)
+    least = total(best)
     for count in range(1, max_shapes):
         options = [(*c, largest) for c in combinations(candidates, count)]
         if not options:

@@ -6,7 +6,7 @@ stream, R rows of a stream (layout `flat`: B = G * R).
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import checks, config
-from dss_jax.data.batches import Batch
+from dss_jax.data.blocks import Batch
 from dss_jax.model.t5 import T5
 from dss_jax.train import sharding
 from dss_jax.train.optimizer import make_optimizer, settings

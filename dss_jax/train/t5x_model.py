@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.training import common_utils
 from t5x import losses, models, trainer
 
-from dss_jax.data.batches import LABEL, RATIONALE, ROLES
+from dss_jax.data.blocks import LABEL, RATIONALE, ROLES
 
 Batch = Mapping[str, jax.Array]
 TASK_TOKENS = "task_tokens"
