@@ -115,8 +115,8 @@ class PairedFeatureConverter(seqio.EncDecFeatureConverter):
 
     An example of a paired task becomes two rows, one after the other: label, then rationale. Real
     target tokens have `decoder_loss_weights` alpha or 1 - alpha, and `decoder_roles` 1 or 2;
-    padding has 0. Rows of any other task have weight 1 and role 1, so that their loss is the mean over
-    their tokens; it may be packed.
+    padding has 0. Rows of any other task have weight 1 and role 1, so that their loss is the mean
+    over their tokens; it may be packed.
 
     Attributes of a row: those of EncDecFeatureConverter, and
       decoder_loss_weights: float32 [T].
