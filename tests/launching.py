@@ -88,7 +88,7 @@ class Machine:
         """Runs a launcher to its end, and checks that nobody has seen a secret."""
         process = self.start(script, *arguments, cwd=cwd, **environment)
         try:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()

@@ -40,7 +40,7 @@ def job(cloud: Machine, node: int, **environment: str) -> subprocess.Popen:
     """What SkyPilot does with the file on a machine that has the workdir and nothing else."""
     shutil.copytree(LAUNCH, cloud.folder / f"node-{node}" / "launch")
     setup = script(cloud, node, "setup")
-    out, _ = setup.communicate(timeout=30)
+    out, _ = setup.communicate(timeout=120)
     assert setup.returncode == 0, out
     return script(cloud, node, "run", **environment)
 
@@ -66,7 +66,7 @@ def test_a_managed_job_recovers_in_the_same_folder(cloud: Machine) -> None:
     saved = int(state.read_text())
     cloud.train(steps=saved + 5)
     second = job(cloud, 2)
-    out, _ = second.communicate(timeout=30)
+    out, _ = second.communicate(timeout=120)
     assert second.returncode == 0, out
     assert f"going on from step {saved}" in out
     assert cloud.calls("dss") == [["dss", "train", *TRAIN, *OUTPUT]] * 2
@@ -81,12 +81,12 @@ def test_a_saved_run_is_recovered_and_a_mistake_is_not(cloud: Machine) -> None:
     while "starts from random" not in process.stdout.readline():
         pass
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     recovered = SKY["resources"]["job_recovery"]["recover_on_exit_codes"]
     assert process.returncode in recovered
     cloud.train(error="no memory", status=1)
     failed = job(cloud, 2)
-    failed.communicate(timeout=30)
+    failed.communicate(timeout=120)
     assert failed.returncode == 1
     assert not {1, 2} & set(recovered)
 
@@ -96,13 +96,13 @@ def test_several_nodes_are_told_of_each_other(cloud: Machine) -> None:
     cloud.program("env", f'#!/bin/bash\necho "{variables}"\n')
     nodes = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "10.0.0.7\n10.0.0.8"}
     process = job(cloud, 1, **nodes, SKYPILOT_NODE_RANK="1")
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     assert out.splitlines()[-1] == "10.0.0.7:8476 2 1"
 
 
 def test_flags_with_quotes_that_do_not_match_are_refused(cloud: Machine) -> None:
     process = job(cloud, 1, FLAGS="--task 'cqa")
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "quotes do not match" in out
     assert not cloud.calls("dss")

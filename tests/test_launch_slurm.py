@@ -73,7 +73,7 @@ def test_a_run_to_its_end(cluster: Machine) -> None:
 def test_the_warning_saves_queues_again_and_the_job_goes_on(cluster: Machine) -> None:
     process = started(cluster)
     process.send_signal(signal.SIGUSR1)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.count("interrupted after") == 2
     assert cluster.calls("scancel") == [["scancel", "--signal=TERM", "41"]]
@@ -97,7 +97,7 @@ def started_again(cluster: Machine) -> str:
 def test_preemption_that_signals_the_tasks_queues_again(cluster: Machine) -> None:
     process = started(cluster)
     signal_tasks(cluster, signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 0
     assert requeued(cluster)
     assert not cluster.calls("scancel"), "a second signal would stop the run at once"
@@ -108,7 +108,7 @@ def test_scancel_is_the_end(cluster: Machine) -> None:
     process.send_signal(signal.SIGTERM)
     time.sleep(0.1)
     signal_tasks(cluster, signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert not requeued(cluster)
 
@@ -117,7 +117,7 @@ def test_a_job_that_is_cancelled_already_is_not_queued_again(cluster: Machine) -
     job_state(cluster, "CANCELLED")
     process = started(cluster)
     signal_tasks(cluster, signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert not requeued(cluster)
 
@@ -131,7 +131,7 @@ def test_a_kill_queues_again_only_after_the_warning(cluster: Machine, warned: bo
         while not cluster.calls("scancel"):
             time.sleep(0.02)
     signal_tasks(cluster, signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == (0 if warned else 137)
     assert requeued(cluster) == warned
 

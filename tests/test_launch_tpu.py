@@ -179,7 +179,7 @@ def test_a_worker_whose_run_is_lost_brings_all_to_a_new_start(cloud: Machine) ->
     process.stdout.readline()
     # Maintenance: the worker was started anew, and its number belongs to another process.
     (cloud.folder / "worker-1/dss-job/boot").write_text("another")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "the run was interrupted" in err
     assert verbs(cloud) == ["create", "scp", "setup", "start", "halt", "scp", "setup", "start"]
@@ -206,7 +206,7 @@ def test_stop_saves_and_the_same_command_goes_on(cloud: Machine) -> None:
     assert status.stdout.splitlines() == ["my-slice: ACTIVE", "[w-0] running", "[w-1] running"]
     stop = cloud.launch("tpu_vm.sh", "stop", "my-slice")
     assert stop.returncode == 0, stop.stderr
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "[w-1] interrupted after" in out
     assert "The same command goes on" in err
