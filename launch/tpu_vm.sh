@@ -24,6 +24,7 @@
 # the workers: they reach gs:// as the slice's service account, so there is no key to pass.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[[ $root != "$PWD" ]] || root=.
 # shellcheck source=launch/common.sh
 source "$root/launch/common.sh"
 [[ ${1:-} != -h && ${1:-} != --help && $# -gt 0 ]] || usage "${BASH_SOURCE[0]}"
@@ -58,7 +59,8 @@ if [[ -z $runtime ]]; then
     *) runtime=tpu-ubuntu2204-base ;;
   esac
 fi
-poll=${POLL_SECONDS:-30} attempts=0 tmp=$(mktemp -d)
+poll=${POLL_SECONDS:-30} attempts=0
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/dss-$name.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 log=${LOG_DIR:-$root/runs/launch}/$name.log
 # Our own lines and errors; those of gcloud go through a file, because they decide what is done.
@@ -186,10 +188,13 @@ Put it on gs://$([[ $place == Train.* ]] || echo ', or make the store here (dss 
   done
 }
 
+# A file for each worker, so that lines of two do not mix.
+poll_call=(tpu-vm ssh "$name" "${where[@]}" --worker=all "--output-directory=$tmp/workers"
+  '--command=bash tpu_worker.sh poll')
+
 poll_workers() { # prints new lines of the log; sets `job`: running, partly, lost, stopped, or an exit status
   rm -rf "$tmp/workers" && mkdir "$tmp/workers"
-  gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all --command='bash tpu_worker.sh poll' \
-    --output-directory="$tmp/workers" >"$tmp/error" 2>&1 || { job=unreachable && return; }
+  gcloud compute tpus "${poll_call[@]}" >"$tmp/error" 2>&1 || { job=unreachable && return; }
   cat "$tmp/workers"/* >"$tmp/poll"
   sed -n '/^\[w-/p' "$tmp/poll" | tee -a "$log"
   job=$(sed -n 's/^@[^ ]* //p' "$tmp/poll" | awk '
@@ -244,7 +249,7 @@ go() { # copies, installs and starts, where no run is going on
 run() {
   check
   if [[ -n $dry_run ]]; then
-    ensure && sync && on_workers start "${flags[@]}" && on_workers poll
+    ensure && sync && on_workers start "${flags[@]}" && cloud "${poll_call[@]}"
     [[ -z $delete_after ]] || delete
     printf '\n%s\n' "$config"
     return

@@ -19,6 +19,7 @@
 # goes to the pods: they reach gs:// as the cluster's service account.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[[ $root != "$PWD" ]] || root=.
 # shellcheck source=launch/common.sh
 source "$root/launch/common.sh"
 [[ ${1:-} != -h && ${1:-} != --help && $# -gt 0 ]] || usage "${BASH_SOURCE[0]}"

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 SETTINGS = {f"{n}.{f.name}" for n, section in config.SECTIONS.items() for f in fields(section)}
 SOURCE = "".join(f.read_text() for f in sorted((ROOT / "dss_jax").rglob("*.py")))
+LAUNCHERS = "".join(f.read_text() for f in sorted((ROOT / "launch").iterdir()))
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 
@@ -88,7 +89,8 @@ def test_command_lines_are_accepted(page: Path) -> None:
 
 @each_page
 def test_commands_and_flags_in_the_text_are_known(page: Path) -> None:
-    every_flag = set().union(*(flags_of(command) for command in COMMANDS))
+    every_flag = set(re.findall(r"(--\w+)[ =|)]", LAUNCHERS))
+    every_flag |= set().union(*(flags_of(command) for command in COMMANDS))
     for span in spans(page.read_text()):
         words = span.split()
         if words[0] == "dss" and len(words) > 1:
@@ -115,7 +117,7 @@ def test_settings_are_fields_of_the_configuration(page: Path) -> None:
 @each_page
 def test_environment_variables_are_read_somewhere(page: Path) -> None:
     for name in re.findall(r"\bDSS_[A-Z_]+\b", page.read_text()):
-        assert f'"{name}"' in SOURCE, name
+        assert f'"{name}"' in SOURCE or re.search(rf"\b{name}\b", LAUNCHERS), name
 
 
 @each_page
