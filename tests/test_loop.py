@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import os
-import signal
+import threading
 from pathlib import Path
 
 import jax
@@ -14,6 +13,7 @@ import toy
 from dss_jax.cli import gin_config
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import training_flops, work_of_rows
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.experiment import run_folder, single
 from dss_jax.train import loop
@@ -35,17 +35,8 @@ def _train(run: config.Run, store) -> dict:
 
 
 def _interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Sends Ctrl-C's signal while the step after `step` is being made."""
-    real = loop.put_batch
-    calls = []
-
-    def put_batch(*args: object) -> object:
-        calls.append(1)
-        if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(*args)
-
-    monkeypatch.setattr(loop, "put_batch", put_batch)
+    """Sends Ctrl-C's signal just before a step runs; the batches after it are made already."""
+    toy.interrupt_before(monkeypatch, step - 1)
 
 
 def _final_state(run: config.Run, store) -> list[np.ndarray]:
@@ -71,6 +62,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory, toy_store):
         _interrupt_after(patch, 3)
         with pytest.raises(loop.Interrupted, match="interrupted after 3 steps"):
             _train(run, toy_store)
+        assert not [t for t in threading.enumerate() if t.name.startswith(("prefetch", "compile"))]
     return run, _train(run, toy_store), list(SAID)
 
 
@@ -83,7 +75,7 @@ def test_a_stopped_run_ends_bit_for_bit_as_one_that_was_not(whole, resumed, toy_
 
 
 def test_metrics_of_a_resumed_run_are_those_of_the_whole(whole, resumed) -> None:
-    timing = {"examples_per_second", "tokens_per_second"}
+    timing = {"examples_per_second", "tokens_per_second", "useful_tflops_per_second"}
     lines = [
         [
             {k: v for k, v in line.items() if k not in timing}
@@ -135,6 +127,37 @@ def test_the_best_and_the_latest_checkpoints_are_kept(tmp_path: Path, whole, toy
     with pytest.raises(UsageError, match=r"no checkpoint of step 3\. There: 2, 5"):
         reopened.restore_params(3, session.program.abstract_state.params)
     reopened.close()
+
+
+def test_each_start_says_where_its_time_went(whole, resumed) -> None:
+    for (run, _, _), first_steps in ((whole, [0]), (resumed, [0, 3])):
+        file = Path(str(run.train.output_dir)) / run_folder.STARTUP
+        starts = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [start["step"] for start in starts] == first_steps
+        for start in starts:
+            assert list(start["seconds"]) == ["model", "state", "compile", "first step"]
+            assert sum(start["seconds"].values()) == pytest.approx(start["total_seconds"], abs=0.01)
+
+
+def test_rates_of_useful_work_are_logged(whole) -> None:
+    lines = read_metrics(Path(str(whole[0].train.output_dir)) / run_folder.METRICS)
+    trained = [line for line in lines if line["group"] == "train"]
+    assert all(line["useful_tflops_per_second"] > 0 for line in trained)
+    assert not any("mfu" in line for line in trained), "the peak of a CPU is not known"
+
+
+def test_utilisation_is_useful_work_over_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = dataclasses.replace(toy.MODEL, vocab_size=128)
+    work = work_of_rows([(5, 3), (7, 2)])
+    meter = loop._Meter(model, peak=4e6)
+    meter.since = 10.0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: 12.0)
+    meter.add(work, 2)
+    rates = meter.rates(meter.take())
+    assert rates["examples_per_second"] == 1.0
+    assert rates["tokens_per_second"] == (5 + 3 + 7 + 2) / 2
+    assert rates["useful_tflops_per_second"] == training_flops(model, work) / 2 / 1e12
+    assert rates["mfu"] == pytest.approx(100 * training_flops(model, work) / 2 / 4e6)
 
 
 def test_a_finished_run_is_not_trained_again(whole, toy_store) -> None:

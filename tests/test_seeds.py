@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ OPTIMIZER = config.Optimizer(learning_rate=1e-2, eps=1e-3)
 """A large epsilon, because Adam turns rounding of a tiny gradient into a whole step."""
 
 METHODS = {"dss": config.Method(), "standard": config.Method(name="standard", rationale=False)}
-TIMING = {"examples_per_second", "tokens_per_second"}
+TIMING = {"examples_per_second", "tokens_per_second", "useful_tflops_per_second"}
 
 
 def _of_seed(run: config.Run, seed: int) -> config.Run:
@@ -118,16 +116,8 @@ def _single(folder: Path) -> config.Run:
 
 
 def _stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Sends Ctrl-C's signal while the step after `step` is being made."""
-    real, calls = loop.put_batch, []
-
-    def put_batch(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(*args)
-
-    monkeypatch.setattr(loop, "put_batch", put_batch)
+    """Sends Ctrl-C's signal just before a step runs."""
+    toy.interrupt_before(monkeypatch, step - 1)
 
 
 def _arrays(folder: Path, run: config.Run, store: TokenStore) -> list[np.ndarray]:

@@ -1,10 +1,13 @@
 """A token store and runs that are small enough to train in a test."""
 
 import functools
+import os
+import signal
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from dss_jax.core import config
 from dss_jax.core.decode_config import GREEDY
@@ -14,6 +17,8 @@ from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.model.decoding import Search, decode
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
+from dss_jax.train.compile import Compiled
+from dss_jax.train.step import TrainState
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
 SIZES = {"train": 37, "validation": 9, "test": 7}
@@ -70,6 +75,20 @@ def make_run(**sections: object) -> config.Run:
         "train": config.Train(steps=6, log_every=1),
     }
     return config.Run(**(defaults | sections))
+
+
+def interrupt_before(monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    """Sends Ctrl-C's signal just before the step that follows on `done` steps; the batches after it
+    are made already.
+    """
+    real = Compiled.__call__
+
+    def call(self: Compiled, state: object, batch: object) -> object:
+        if isinstance(state, TrainState) and int(state.step) == done:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, state, batch)
+
+    monkeypatch.setattr(Compiled, "__call__", call)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_decode_length", "search"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
 from dss_jax.core import checks, config
+from dss_jax.core.startup import StartClock
 from dss_jax.train import processes
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def _open_store(resolved: options.Resolved) -> "TokenStore":
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
+    clock = StartClock()
     seeds = None if args.seeds is None else parse_seeds(args.seeds, rest)
     options.start_processes(args)
     resolved = processes.together(lambda: options.resolve(args, rest, parser))
@@ -85,8 +87,10 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
                 "--seeds trains in one process. Give --process_count 1, or a run for each seed."
             )
     processes.say(config.to_gin(run))
+    clock.lap("imports")
 
     store = _open_store(resolved)
+    clock.lap("store")
 
     from dss_jax.core.scoring import TEXT_ACCURACY
 
@@ -97,16 +101,18 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.experiment import single
     from dss_jax.train.loop import Interrupted
 
+    clock.lap("imports")
     try:
         if seeds is not None:
             same_order = any(flag.startswith("--gin.Data.seed=") for flag in rest)
             runs = several.seed_runs(run, seeds, same_order)
             print_seeds(
-                f"{run.task.shown_name}, {run.method.name}", several.train(runs, store, scorer)
+                f"{run.task.shown_name}, {run.method.name}",
+                several.train(runs, store, scorer, clock=clock),
             )
             print(f"curves: {run.train.output_dir}/curves.png")
             return 0
-        results = single.train(run, store, scorer, say=processes.say)
+        results = single.train(run, store, scorer, processes.say, clock)
     except Interrupted as stop:
         again = f"dss {shlex.join(sys.argv[1:])}"
         processes.say(f"\n{stop}. To go on, give the same command again:\n  {again}")

@@ -1,4 +1,4 @@
-"""Accelerators and their memory. Standard library only."""
+"""Accelerators: their memory and their speed. Standard library only."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from dss_jax.core.errors import unknown_name
 
 GB = 10**9
 GIB = 2**30
+TERA = 1e12
 
 USABLE = 0.90
 """Share of a device's memory that a step may take. JAX takes 75 % of a GPU unless
@@ -20,10 +21,13 @@ class Device:
     Attributes:
       title: for people.
       memory: bytes, as the maker gives it.
+      peak_flops: bfloat16 operations a second of dense matrix products accumulated in float32, as
+        the maker gives them.
     """
 
     title: str
     memory: int
+    peak_flops: float
 
     @property
     def usable(self) -> int:
@@ -32,16 +36,16 @@ class Device:
 
 
 DEVICES = {
-    "h100": Device("NVIDIA H100 80 GB", 80 * GB),
-    "h200": Device("NVIDIA H200 141 GB", 141 * GB),
-    "a100": Device("NVIDIA A100 80 GB", 80 * GB),
-    "a100_40": Device("NVIDIA A100 40 GB", 40 * GB),
-    "l4": Device("NVIDIA L4 24 GB", 24 * GB),
-    "rtx4090": Device("NVIDIA RTX 4090 24 GB", 24 * GB),
-    "v4": Device("TPU v4 32 GiB", 32 * GIB),
-    "v5e": Device("TPU v5e 16 GiB", 16 * GIB),
-    "v5p": Device("TPU v5p 95 GiB", 95 * GIB),
-    "v6e": Device("TPU v6e 32 GiB", 32 * GIB),
+    "h100": Device("NVIDIA H100 80 GB", 80 * GB, 989.4 * TERA),
+    "h200": Device("NVIDIA H200 141 GB", 141 * GB, 989.4 * TERA),
+    "a100": Device("NVIDIA A100 80 GB", 80 * GB, 312.0 * TERA),
+    "a100_40": Device("NVIDIA A100 40 GB", 40 * GB, 312.0 * TERA),
+    "l4": Device("NVIDIA L4 24 GB", 24 * GB, 121.0 * TERA),
+    "rtx4090": Device("NVIDIA RTX 4090 24 GB", 24 * GB, 165.2 * TERA),
+    "v4": Device("TPU v4 32 GiB", 32 * GIB, 275.0 * TERA),
+    "v5e": Device("TPU v5e 16 GiB", 16 * GIB, 197.0 * TERA),
+    "v5p": Device("TPU v5p 95 GiB", 95 * GIB, 459.0 * TERA),
+    "v6e": Device("TPU v6e 32 GiB", 32 * GIB, 918.0 * TERA),
 }
 """Name on the command line -> device."""
 
@@ -55,3 +59,36 @@ def device(name: str) -> Device:
     if name not in DEVICES:
         raise unknown_name("device", name, DEVICES)
     return DEVICES[name]
+
+
+_PEAKS = (
+    # Beginnings of JAX's `device_kind`, longer ones first: variants with fewer or slower cores.
+    ("NVIDIA H100 PCIe", 756.0 * TERA),
+    ("NVIDIA H100 NVL", 835.5 * TERA),
+    ("NVIDIA H200 NVL", 835.5 * TERA),
+    ("NVIDIA H100 80GB", DEVICES["h100"].peak_flops),
+    ("NVIDIA H200", DEVICES["h200"].peak_flops),
+    ("NVIDIA A100", DEVICES["a100"].peak_flops),
+    ("NVIDIA L40", None),
+    ("NVIDIA L4", DEVICES["l4"].peak_flops),
+    ("NVIDIA GeForce RTX 4090", DEVICES["rtx4090"].peak_flops),
+    ("TPU v4 lite", None),
+    ("TPU v4", DEVICES["v4"].peak_flops),
+    ("TPU v5 lite", DEVICES["v5e"].peak_flops),
+    ("TPU v5e", DEVICES["v5e"].peak_flops),
+    ("TPU v5", DEVICES["v5p"].peak_flops),
+    ("TPU v6", DEVICES["v6e"].peak_flops),
+)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """bfloat16 operations a second at the peak of a device; None where it is not known, for
+    example for a CPU, whose peak depends on more than its name.
+
+    Args:
+      device_kind: of a `jax.Device`, for example "NVIDIA H200" or "TPU v5 lite".
+    """
+    for beginning, peak in _PEAKS:
+        if device_kind.startswith(beginning):
+            return peak
+    return None

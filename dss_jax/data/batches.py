@@ -3,14 +3,16 @@
 Shape letters: N examples of the global batch, R rows of a block; those of `dss_jax.data.blocks`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.blocks import Batch, Extent
+from dss_jax.core.flops import Work
+from dss_jax.data.blocks import Batch, Block, Extent, StreamRows
 from dss_jax.data.columns import Examples, usable_rows
 from dss_jax.data.layouts import Layout, Share, make_layout
 from dss_jax.data.shapes import Cost, base_cost
@@ -72,6 +74,17 @@ def _labelled_rows(
     return rows, len(subset) - len(rows)
 
 
+def _on_arrays(function: Callable[[np.ndarray], np.ndarray], block: Block) -> Block:
+    """A block with each array replaced by what a function makes of it."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, StreamRows):
+            return StreamRows(*map(function, value))
+        return None if value is None else function(value)
+
+    return Block(*map(one, block))
+
+
 class TrainBatches:
     """Paired training batches: N examples a step, each in every role of the method.
 
@@ -119,7 +132,7 @@ class TrainBatches:
                 f"Data.batch_size ({data.batch_size}) must be a multiple of the number of "
                 f"processes ({process_count})."
             )
-        self._seed, self._size = data.seed, data.batch_size
+        self._seed, self._size, self._parts = data.seed, data.batch_size, process_count
         self._steps, self._cost = steps, cost
         self._examples = Examples(split, data, method)
         self._order = lru_cache(maxsize=2)(
@@ -191,6 +204,25 @@ class TrainBatches:
     def longest(self) -> tuple[int, int]:
         """The longest input and target of the split, in tokens."""
         return self._examples.longest()
+
+    def work_at(self, step: int) -> Work:
+        """The useful work of the whole batch at a step, whatever the layout."""
+        return self._examples.work(self.rows_at(step))
+
+    @property
+    def shapes(self) -> tuple[Batch, ...]:
+        """What a step may be given, on all processes together: shapes and dtypes only. Each is
+        compiled before the first step.
+        """
+
+        def whole(x: np.ndarray) -> np.ndarray:
+            # Takes no memory: each stride is 0.
+            return np.broadcast_to(np.zeros((), x.dtype), (self._parts * len(x), *x.shape[1:]))
+
+        return tuple(
+            tuple(_on_arrays(whole, block) for block in self.empty(shape))
+            for shape in range(self.layout.shapes)
+        )
 
     def empty(self, shape: int) -> Batch:
         """This process's part of a batch without examples, in a shape: all zeros."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dss_jax.core import config
+from dss_jax.core.flops import Work
 from dss_jax.data.blocks import EOS_ID, LABEL, RATIONALE
 from dss_jax.data.store import Ragged, StoreSplit
 
@@ -85,6 +86,19 @@ class Examples:
     def lengths(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lengths of inputs and targets: int [..., N] -> two int32 [K, ..., N]."""
         return self._input_lengths[:, rows], self._target_lengths[:, rows]
+
+    def work(self, rows: np.ndarray) -> Work:
+        """The useful work of examples in all roles: int [N]."""
+        inputs, targets = (x.ravel().astype(np.int64) for x in self.lengths(rows))
+        tokens = int(targets.sum())
+        return Work(
+            encoder_tokens=int(inputs.sum()),
+            decoder_tokens=tokens,
+            logit_tokens=tokens,
+            encoder_pairs=int(inputs @ inputs),
+            decoder_pairs=int(targets @ targets),
+            cross_pairs=int(inputs @ targets),
+        )
 
     def longest(self) -> tuple[int, int]:
         """Of the whole split: the longest input and target."""

@@ -1,7 +1,8 @@
 """Scores of a split: label accuracy by decoding, and token-level numbers of each task."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from dss_jax.core import config
 from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
 from dss_jax.data.batches import eval_batches
-from dss_jax.data.blocks import ROLES
+from dss_jax.data.blocks import ROLES, Batch
 from dss_jax.data.layouts import Share, make_layout
 from dss_jax.data.shapes import base_cost
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import rows_at_once
 from dss_jax.evaluate.predict import LabelRanker, Prediction, make_engine, texts_of
+from dss_jax.train.compile import Compiled
 from dss_jax.train.sharding import data_parallelism, put_whole
 from dss_jax.train.step import Program
 
@@ -54,6 +56,7 @@ class Evaluator:
         self._labels = make_engine(run, program, run.evaluate.max_decode_length)
         self._rationales = make_engine(run, program, run.evaluate.max_rationale_length)
         self._ranker = LabelRanker(run, program, self._vocabulary)
+        self._eval_step = Compiled(program.lower_eval)
         self._lengths: dict[str, tuple[int, ...]] = {}
 
     @property
@@ -125,9 +128,8 @@ class Evaluator:
         decoded = self._labels(params, inputs, rows, lengths=lengths)
         return texts_of(decoded, self._vocabulary, vote=decode == "sample")
 
-    def _token_numbers(self, params: Any, split: StoreSplit, rows: np.ndarray) -> dict[str, float]:
-        if not len(rows):
-            return {}
+    def _token_batches(self, split: StoreSplit, rows: np.ndarray) -> Iterator[Batch]:
+        """Batches of one shape that hold these rows, for the losses."""
         learns = self._run.method.rationale and self._store.has("rationale_targets")
         method = GOLD if learns else GOLD_ONLY
         mesh = self._program.mesh
@@ -138,9 +140,22 @@ class Evaluator:
         # One shape, because each is compiled.
         layout = make_layout(split, data, method, share, rows, [parts], base_cost, max_shapes=1)
         assigned, _ = layout.assign(parts)
+        return (layout.build(part, 0) for part in assigned)
+
+    def compile_ahead(self, split_name: str, limit: int | None, pool: ThreadPoolExecutor) -> None:
+        """Begins to compile the step that gives a split's losses, in the pool."""
+        if split_name in self._store.splits:
+            split = self._store.split(split_name)
+            rows = self.rows(split, limit)
+            if len(rows):
+                self._eval_step.ahead([next(self._token_batches(split, rows))], pool)
+
+    def _token_numbers(self, params: Any, split: StoreSplit, rows: np.ndarray) -> dict[str, float]:
+        if not len(rows):
+            return {}
         totals = [
-            self._program.eval_step(params, put_whole(layout.build(part, 0), mesh))
-            for part in assigned
+            self._eval_step(params, put_whole(batch, self._program.mesh))
+            for batch in self._token_batches(split, rows)
         ]
         loss, correct, tokens = (np.sum([np.asarray(t[i]) for t in totals], 0) for i in range(3))
         numbers = {}

@@ -5,6 +5,7 @@ t5_config.json        the model's shape, so that the checkpoints can be read wit
 spiece.model          the vocabulary
 checkpoints/STEP/     params, optimizer
 metrics.jsonl         a line a logged step
+startup.jsonl         a line a start: where the time went before the first step
 tensorboard/
 predictions/          SPLIT-STEP.jsonl
 results.json          scores of the best checkpoint, when the run is done
@@ -24,6 +25,7 @@ from dss_jax.interop.model_files import CHECKPOINTS
 
 CONFIG, RESULTS = "config.gin", "results.json"
 METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
+STARTUP = "startup.jsonl"
 STORE_LINE = "# token store: "
 
 

@@ -7,9 +7,10 @@ OUTPUT_DIR/curves.png
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ import numpy as np
 
 from dss_jax.core import checks, config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import Work
 from dss_jax.core.paths import write_whole
+from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.batches import Batch, TrainBatches
 from dss_jax.data.store import TokenStore
 from dss_jax.experiment import run_folder, single
 from dss_jax.experiment.curves import plot_curves
+from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.train import loop
 from dss_jax.train.checkpoint import Checkpoints
@@ -194,12 +198,15 @@ def _batches(sessions: Sequence[single.Session], store: TokenStore) -> list[Trai
     ]  # fmt: skip
 
 
-def _train_open(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, say: Say) -> None:
+def _train_open(
+    runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, say: Say, clock: StartClock
+) -> None:
     """Trains and scores runs of which none is finished."""
     sessions, seeds = _open(runs, store, scorer)
     order = _batches(sessions, store)
-    single.describe(sessions[0], order[0], say)
+    describe(sessions[0], order[0], say)
     say(f"{len(runs)} seeds at once, on {seeds.mesh.size} of the devices")
+    clock.lap("model")
     train = runs[0].train
     # The one before the latest is kept too: a kill may leave some seeds without the latest.
     checkpoints = [
@@ -208,19 +215,24 @@ def _train_open(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, s
     ]
     every = train.checkpoint_every or runs[0].evaluate.every
     step = common_step(checkpoints, [s.folder for s in sessions], every)
-    states = []
-    for session, saved in zip(sessions, checkpoints, strict=True):
-        saved.drop_after(step)
-        states.append(single.start(session, saved, _named(session, say), step))
-    state = stack_states(states, seeds.mesh)
-    progress = Progress(train.steps, step)
-    members = []
-    for session, saved in zip(sessions, checkpoints, strict=True):
-        log = MetricLog(session.folder, step)
-        validate = single.validate(session, log, _named(session, progress.say))
-        members.append(_Member(session, saved, log, validate))
+    progress, members = Progress(train.steps, step), []
     try:
-        _fit(members, seeds, state, order, progress)
+        with CompileAhead(seeds.lower, clock) as ahead:
+            shapes = [
+                stack_batches(parts) for parts in zip(*(o.shapes for o in order), strict=True)
+            ]
+            ahead.begin(shapes, partial(compile_evaluation, sessions[0]))
+            states = []
+            for session, saved in zip(sessions, checkpoints, strict=True):
+                saved.drop_after(step)
+                states.append(single.start(session, saved, _named(session, say), step))
+                log = MetricLog(session.folder, step)
+                validate = single.validate(session, log, _named(session, progress.say))
+                members.append(_Member(session, saved, log, validate))
+            state = stack_states(states, seeds.mesh)
+            clock.lap("state")
+            ahead.wait()
+            _fit(members, seeds, state, order, progress, ahead)
         progress.close()
         for member in members:
             _finish(member, say)
@@ -236,8 +248,9 @@ def _fit(
     state: TrainState,
     order: Sequence[TrainBatches],
     progress: Progress,
+    ahead: CompileAhead,
 ) -> None:
-    session, each = members[0].session, _Members(members)
+    session, each, first = members[0].session, _Members(members), int(state.step)
     program = replace(
         session.program, mesh=seeds.mesh, train_step=seeds.train_step, lower=seeds.lower
     )
@@ -249,6 +262,9 @@ def _fit(
         shape = max(one.shape_at(step) for one in order)
         return stack_batches([one(step, shape) for one in order])
 
+    def work(step: int) -> Work:
+        return reduce(Work.plus, (one.work_at(step) for one in order))
+
     with loop.stop_on_signals(progress.say) as stop:
         loop.fit(
             dataclasses.replace(session.run, data=data),
@@ -256,10 +272,15 @@ def _fit(
             state,
             batches,
             each,
+            train_step=ahead.train_step,
+            work=work,
             evaluate=each.evaluate,
             log=each.log,
             progress=progress,
             stop=stop,
+            first_step_done=lambda: progress.say(
+                ahead.report([m.session.folder for m in members], first, session.compile_cache)
+            ),
         )
 
 
@@ -271,7 +292,13 @@ def _finish(member: _Member, say: Say) -> None:
     run_folder.write_results(session.folder, results)
 
 
-def train(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, say: Say = print) -> dict:
+def train(
+    runs: Sequence[config.Run],
+    store: TokenStore,
+    scorer: Scorer,
+    say: Say = print,
+    clock: StartClock | None = None,
+) -> dict:
     """Trains, or goes on training, several seeds at once, and scores each one's best checkpoint.
 
     Runs that are finished are not trained again. The others go on from the latest step that all
@@ -282,6 +309,7 @@ def train(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, say: Sa
       store: of the task.
       scorer: judges labels.
       say: prints a line.
+      clock: of this start; None: it begins now.
 
     Returns:
       What `seeds.json` holds: see `summary`.
@@ -299,7 +327,7 @@ def train(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, say: Sa
         else:
             say(f"{_folder(run)} is finished")
     if left:
-        _train_open(left, store, scorer, say)
+        _train_open(left, store, scorer, say, clock or StartClock(time.time()))
     results = {run.train.seed: run_folder.read_results(_folder(run)) or {} for run in runs}
     numbers = summary(results)
     folder = _folder(runs[0]).parent

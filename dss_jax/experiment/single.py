@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data import prepare_child
 from dss_jax.data.batches import TrainBatches
@@ -23,12 +25,13 @@ from dss_jax.experiment import run_folder
 from dss_jax.experiment.curves import plot_curves
 from dss_jax.experiment.hosts import Quiet, check_shared, describe_hosts
 from dss_jax.experiment.init_from import start_from
+from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe, train_batches
 from dss_jax.interop.model_files import ModelFiles, write_model_files
-from dss_jax.model import lora
 from dss_jax.train import loop, processes
 from dss_jax.train.checkpoint import Checkpoints
+from dss_jax.train.compile import keep_compiled_code
 from dss_jax.train.metric_log import MetricLog, Progress
-from dss_jax.train.sharding import data_parallelism, data_slice, make_mesh
+from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import Program, TrainState, build
 
 Say = Callable[[str], None]
@@ -89,6 +92,7 @@ class Session:
     store: TokenStore
     program: Program
     evaluator: Evaluator
+    compile_cache: Path | None
 
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, open."""
@@ -99,10 +103,11 @@ class Session:
 
 def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
     """Builds the model and its compiled functions for a run."""
+    cache = keep_compiled_code()
     run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
     run = for_mesh(run, mesh)
     program = build(run, mesh)
-    return Session(run, folder, store, program, Evaluator(run, program, store, scorer))
+    return Session(run, folder, store, program, Evaluator(run, program, store, scorer), cache)
 
 
 def own_metrics(session: Session, split_name: str, predictions: list[dict]) -> dict[str, float]:
@@ -140,51 +145,6 @@ def _score_split(
         return numbers
     write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
     return numbers | own_metrics(session, name, result.predictions)
-
-
-def train_batches(session: Session, plan_seeds: Sequence[int] = ()) -> TrainBatches:
-    """The batches of a run: this process's parts; see `TrainBatches` for `plan_seeds`."""
-    run, mesh = session.run, session.program.mesh
-    index, count = data_slice(mesh)
-    return TrainBatches(
-        session.store.split("train"),
-        run.task,
-        run.data,
-        run.method,
-        steps=run.train.steps,
-        shares=data_parallelism(mesh) * run.train.microbatches,
-        process_index=index,
-        process_count=count,
-        plan_seeds=plan_seeds,
-    )
-
-
-def describe(session: Session, batches: TrainBatches, say: Say) -> None:
-    """Says what is trained, on what."""
-    run, program = session.run, session.program
-    count = sum(x.size for x in jax.tree.leaves(program.abstract_state.params))
-    mesh = " x ".join(f"{a} {n}" for a, n in program.mesh.shape.items())
-    device = program.mesh.devices.flat[0]
-    say(f"model: {count / 1e6:.1f}M parameters, {run.model.dtype} activations")
-    if run.lora.rank:
-        trained = sum(x.size for x in jax.tree.leaves(lora.split(program.abstract_state.params)[0]))
-        say(f"LoRA of rank {run.lora.rank}: {trained / 1e6:.2f}M of them are trained")
-    say(f"mesh: {mesh} on {device.device_kind} ({device.platform})")
-    say(
-        f"data: {len(batches.rows)} training examples"
-        + (
-            f" ({batches.left_out} left out: no {run.method.label} label)"
-            if batches.left_out
-            else ""
-        )
-    )
-    shapes = batches.layout.shapes
-    say(
-        f"layout: {run.data.layout}, {shapes} compiled shape{'s' if shapes > 1 else ''}; "
-        f"{batches.waste():.2f} times the FLOPs of real tokens"
-    )
-    say("exact match near 0 is normal in the first 250 to 750 steps of pre-trained T5 v1.1 at")
-    say("batch 64: it has only seen span corruption. The losses show that it learns.")
 
 
 def start(
@@ -255,7 +215,53 @@ def finish(session: Session, checkpoints: Checkpoints, log: MetricLog | Quiet, s
     return results
 
 
-def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) -> dict:
+def _train_and_score(
+    session: Session,
+    batches: TrainBatches,
+    checkpoints: Checkpoints,
+    say: Say,
+    clock: StartClock,
+) -> dict:
+    run, folder = session.run, session.folder
+    with CompileAhead(session.program.lower, clock) as ahead:
+        ahead.begin(batches.shapes, partial(compile_evaluation, session))
+        state = jax.block_until_ready(start(session, checkpoints, say))
+        clock.lap("state")
+        ahead.wait()
+        first = int(state.step)
+        log, progress = _outputs(run, folder, first)
+        try:
+            with loop.stop_on_signals(progress.say) as stop:
+                loop.fit(
+                    run,
+                    session.program,
+                    state,
+                    batches,
+                    checkpoints,
+                    train_step=ahead.train_step,
+                    work=batches.work_at,
+                    evaluate=validate(session, log, progress.say),
+                    log=log,
+                    progress=progress,
+                    stop=stop,
+                    first_step_done=lambda: progress.say(
+                        ahead.report([folder], first, session.compile_cache)
+                    ),
+                )
+            progress.close()
+            return finish(session, checkpoints, log, say)
+        finally:
+            progress.close()
+            log.close()
+
+
+def train(
+    run: config.Run,
+    store: TokenStore,
+    scorer: Scorer,
+    say: Say = print,
+    clock: StartClock | None = None,
+) -> dict:
     """Trains, or goes on training, and scores the best checkpoint.
 
     Args:
@@ -263,6 +269,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
       store: of the task.
       scorer: judges labels.
       say: prints a line.
+      clock: of this start; None: it begins now.
 
     Returns:
       What `results.json` holds.
@@ -271,6 +278,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
       UsageError: see `open_run_folder` and `step.build`.
       loop.Interrupted: the run was asked to stop; its state is saved.
     """
+    clock = clock or StartClock(time.time())
     folder, finished = _open_folder(run, store)
     if finished is not None:
         say(f"{folder} is finished; these are its results")
@@ -282,27 +290,11 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
     batches = train_batches(session)
     describe(session, batches, say)
     describe_hosts(session.run, session.program.mesh, batches.longest, say)
+    clock.lap("model")
     checkpoints = session.checkpoints()
-    state = start(session, checkpoints, say)
-    log, progress = _outputs(run, folder, int(state.step))
     try:
-        with loop.stop_on_signals(progress.say) as stop:
-            loop.fit(
-                session.run,
-                session.program,
-                state,
-                batches,
-                checkpoints,
-                evaluate=validate(session, log, progress.say),
-                log=log,
-                progress=progress,
-                stop=stop,
-            )
-        progress.close()
-        results = finish(session, checkpoints, log, say)
+        results = _train_and_score(session, batches, checkpoints, say, clock)
     finally:
-        progress.close()
-        log.close()
         checkpoints.close()
     if processes.is_first():
         draw(session, results)

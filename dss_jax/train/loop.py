@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from dss_jax.core import config
+from dss_jax.core.devices import peak_flops
+from dss_jax.core.flops import Work, training_flops
 from dss_jax.data.blocks import Batch
+from dss_jax.train.prefetch import Prefetch
 from dss_jax.train.processes import sync_stops
 from dss_jax.train.sharding import put_batch
 from dss_jax.train.step import Metrics, Program, TrainState
@@ -89,42 +93,51 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
 
 @dataclass
 class _Meter:
-    """Examples and real tokens a second between readings, evaluation left out.
+    """Examples, real tokens and useful operations a second between readings, evaluation left out.
 
     A step's numbers are counted when it is sent off, but the clock is read when its metrics have
     arrived: the device may be a step behind the host.
     """
 
+    model: config.T5Config
+    peak: float | None
     examples: int = 0
-    tokens: int = 0
+    work: Work = field(default_factory=Work)
     since: float = field(default_factory=time.monotonic)
 
-    def add(self, batch: Batch, examples: int) -> None:
+    def add(self, work: Work, examples: int) -> None:
         self.examples += examples
-        self.tokens += sum(
-            int(np.count_nonzero(b.encoder_input_tokens) + np.count_nonzero(b.decoder_roles))
-            for b in batch
-        )
+        self.work = self.work.plus(work)
 
-    def take(self) -> tuple[int, int]:
+    def take(self) -> tuple[int, Work]:
         """What was added since the last time."""
-        taken = self.examples, self.tokens
-        self.examples = self.tokens = 0
+        taken = self.examples, self.work
+        self.examples, self.work = 0, Work()
         return taken
 
-    def rates(self, taken: tuple[int, int]) -> Numbers:
+    def rates(self, taken: tuple[int, Work]) -> Numbers:
         """Turns what was taken into rates, at the moment when it is done."""
         now = time.monotonic()
         seconds, self.since = max(now - self.since, 1e-9), now
-        return {
-            "examples_per_second": taken[0] / seconds,
-            "tokens_per_second": taken[1] / seconds,
+        examples, work = taken
+        flops = training_flops(self.model, work) / seconds
+        rates = {
+            "examples_per_second": examples / seconds,
+            "tokens_per_second": (work.encoder_tokens + work.decoder_tokens) / seconds,
+            "useful_tflops_per_second": flops / 1e12,
         }
+        return rates if self.peak is None else rates | {"mfu": 100.0 * flops / self.peak}
 
     def restart(self) -> None:
         """Leaves out what has passed since the last reading."""
         self.take()
         self.since = time.monotonic()
+
+
+def _peak(program: Program) -> float | None:
+    """Operations a second of all devices of the mesh together; None where it is not known."""
+    peaks = [peak_flops(device.device_kind) for device in program.mesh.devices.flat]
+    return None if None in peaks else sum(p for p in peaks if p is not None)
 
 
 def fit(
@@ -134,23 +147,29 @@ def fit(
     batches: Callable[[int], Batch],
     checkpoints: SavesStates,
     *,
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    work: Callable[[int], Work],
     evaluate: Callable[[Any, int], float | None],
     log: Callable[[int, str, Numbers], None],
     progress: ShowProgress,
     stop: StopRequest,
+    first_step_done: Callable[[], None] = lambda: None,
 ) -> TrainState:
     """Trains from `state` to `run.train.steps`.
 
     Args:
       run: the configuration.
-      program: compiled functions.
+      program: of the run.
       state: where to start: fresh, or restored. Its step decides which batch comes next.
-      batches: step -> this process's batch.
+      batches: step -> this process's batch; called in a thread, a few steps ahead.
       checkpoints: where the state is saved, every `checkpoint_every` steps and at the end.
+      train_step: `program.train_step`, perhaps compiled already.
+      work: step -> the useful work of the global batch; called in the same thread.
       evaluate: (params, step) -> validation score, the higher the better; None: no such split.
       log: (step, "train", numbers) every `log_every` steps.
       progress: told of every step.
       stop: asked after every step.
+      first_step_done: called once, when the first step of this start has ended.
 
     Returns:
       The state at the last step.
@@ -158,11 +177,11 @@ def fit(
     Raises:
       Interrupted: a stop was asked for; the state is on disk.
     """
-    steps, done = run.train.steps, int(state.step)
+    steps, first = run.train.steps, int(state.step)
     save_every = run.train.checkpoint_every or run.evaluate.every
     # Numbers are read one step late, so that the device never waits for the host.
-    pending: tuple[int, Metrics, tuple[int, int]] | None = None
-    meter = _Meter()
+    pending: tuple[int, Metrics, tuple[int, Work]] | None = None
+    meter = _Meter(run.model, _peak(program))
 
     def flush() -> None:
         nonlocal pending
@@ -176,28 +195,35 @@ def fit(
             progress(step, numbers)
             pending = None
 
-    while done < steps:
-        batch = batches(done)
-        state, metrics = program.train_step(state, put_batch(batch, program.mesh))
-        done += 1
-        meter.add(batch, run.data.batch_size)
-        flush()
-        progress(done)
-        if done % run.train.log_every == 0 or done == steps:
-            pending = (done, metrics, meter.take())
-        at_evaluation = done % run.evaluate.every == 0 or done == steps
-        at_save = done % save_every == 0 or done == steps
-        score, stopping = None, stop.after(done)
-        if at_evaluation or at_save or stopping:
+    def on_devices(step: int) -> tuple[Batch, Work]:
+        return put_batch(batches(step), program.mesh), work(step)
+
+    with Prefetch(on_devices, first, steps) as prefetched:
+        for step in range(first, steps):
+            batch, useful = prefetched(step)
+            state, metrics = train_step(state, batch)
+            done = step + 1
+            if step == first:
+                jax.block_until_ready(metrics)
+                first_step_done()
+            meter.add(useful, run.data.batch_size)
             flush()
-        if at_evaluation:
-            score = evaluate(state.params, done)
-        if at_save or at_evaluation or stopping:
-            # Every evaluated state is saved, so that the best of them can be scored on test.
-            checkpoints.save(state, done, score)
-            meter.restart()
-        if stopping and done < steps:
-            checkpoints.wait()
-            raise Interrupted(done)
+            progress(done)
+            if done % run.train.log_every == 0 or done == steps:
+                pending = (done, metrics, meter.take())
+            at_evaluation = done % run.evaluate.every == 0 or done == steps
+            at_save = done % save_every == 0 or done == steps
+            score, stopping = None, stop.after(done)
+            if at_evaluation or at_save or stopping:
+                flush()
+            if at_evaluation:
+                score = evaluate(state.params, done)
+            if at_save or at_evaluation or stopping:
+                # Every evaluated state is saved, so that the best of them can be scored on test.
+                checkpoints.save(state, done, score)
+                meter.restart()
+            if stopping and done < steps:
+                checkpoints.wait()
+                raise Interrupted(done)
     checkpoints.wait()
     return state

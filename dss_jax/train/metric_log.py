@@ -84,7 +84,7 @@ class Progress:
         if numbers is not None:
             shown = {
                 "label": "label/loss", "rationale": "rationale/loss",
-                "ex/s": "examples_per_second", "tok/s": "tokens_per_second",
+                "ex/s": "examples_per_second", "tok/s": "tokens_per_second", "MFU %": "mfu",
             }  # fmt: skip
             self._text = "  ".join(
                 f"{name} {numbers[key]:.4g}" for name, key in shown.items() if key in numbers

@@ -47,7 +47,8 @@ class Program:
       abstract_params: of the plain model's parameters, as evaluation takes them.
       init: () -> the state at step 0, on the mesh.
       train_step: (state, batch on the mesh) -> (state, metrics); the old state is given up.
-      lower: (shapes of a batch) -> `train_step` lowered, to be compiled; takes no memory.
+      lower, lower_eval: (shapes of a batch) -> `train_step` or `eval_step` lowered, to be compiled;
+        takes no memory.
       merge: parameters of the state -> of the plain model; without LoRA the same.
       eval_step: (plain params, batch on the mesh) -> `TaskSums` without dropout.
     """
@@ -59,6 +60,7 @@ class Program:
     init: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     lower: Callable[[Batch], jax.stages.Lowered]
+    lower_eval: Callable[[Batch], jax.stages.Lowered]
     merge: Callable[[Any], Any]
     eval_step: Callable[[Any, Batch], losses.TaskSums]
 
@@ -231,14 +233,16 @@ def build(run: config.Run, mesh: Mesh) -> Program:
 
         return call
 
+    plain_params = lora.base(abstract.params)
     return Program(
         model=model,
         mesh=mesh,
         abstract_state=abstract,
-        abstract_params=lora.base(abstract.params),
+        abstract_params=plain_params,
         init=with_rules(jax.jit(lambda: nn.meta.unbox(init()), out_shardings=placed)),
         train_step=with_rules(train_step),
         lower=with_rules(lambda batch: train_step.lower(abstract, batch)),
+        lower_eval=with_rules(lambda batch: eval_step.lower(plain_params, batch)),
         merge=merge,
         eval_step=with_rules(eval_step),
     )

@@ -1,0 +1,131 @@
+"""Steps compiled ahead of time, and the folder in which compiled code is kept between runs."""
+
+import functools
+import hashlib
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dss_jax.core.paths import cache_folder
+from dss_jax.data.blocks import Batch
+
+COMPILE_CACHE = "DSS_COMPILE_CACHE"
+"""Environment variable: the folder of compiled code, or "off"."""
+
+MAX_CACHE_BYTES = 10 * 2**30
+"""The code that was not used for longest is removed beyond this."""
+
+_HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+
+
+def _processor() -> str:
+    """A short name of the kind of processor, for which XLA compiles on a CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    kinds = [x for x in lines if x.startswith(("model name", "flags", "Features"))][:2]
+    return f"{platform.machine()}-{hashlib.sha256(''.join(kinds).encode()).hexdigest()[:8]}"
+
+
+def keep_compiled_code() -> Path | None:
+    """Lets JAX keep compiled code on the disk, so that the second start of a run compiles nothing.
+
+    The folder is DSS_COMPILE_CACHE ("off" for none), else `compiled` in the package's cache
+    folder, with a folder for each kind of processor in it. JAX's own JAX_COMPILATION_CACHE_DIR
+    goes before both. To be called before anything is compiled.
+
+    Returns:
+      The folder; None where nothing is kept.
+    """
+    asked = os.environ.get(COMPILE_CACHE, "")
+    if asked == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return None
+    jax.config.update("jax_enable_compilation_cache", True)
+    if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(own)
+    base = Path(asked).expanduser() if asked else cache_folder() / "compiled"
+    folder = base.absolute() / _processor()
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)
+    # A start compiles a hundred small functions beside the steps; together they take seconds.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    return folder
+
+
+class CacheCounts:
+    """How often this process found compiled code on the disk, and how often it did not."""
+
+    def __init__(self) -> None:
+        self.found = self.missing = 0
+
+    def count(self, event: str, **_: Any) -> None:
+        """Listens to JAX's events."""
+        self.found += event == _HIT
+        self.missing += event == _MISS
+
+
+@functools.cache
+def cache_counts() -> CacheCounts:
+    """The process's counts, from the first call on."""
+    counts = CacheCounts()
+    jax.monitoring.register_event_listener(counts.count)
+    return counts
+
+
+def _key(batch: Batch) -> tuple:
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple(leaf.shape for leaf in leaves)
+
+
+class Compiled:
+    """A function of (something, batch), compiled for each shape of batch that was announced.
+
+    A shape that was not announced is compiled when it is met.
+    """
+
+    def __init__(self, lower: Callable[[Batch], jax.stages.Lowered]) -> None:
+        """`lower`: shapes of a global batch -> the function lowered for them."""
+        self._lower = lower
+        self._futures: dict[tuple, Future[Callable]] = {}
+        self._ready: dict[tuple, Callable] = {}
+        self._lock = threading.Lock()
+
+    def ahead(self, shapes: Iterable[Batch], pool: ThreadPoolExecutor) -> None:
+        """Begins to compile in the pool; XLA works on several at once.
+
+        Args:
+          shapes: global batches of anything that has `shape` and `dtype`.
+          pool: its threads.
+        """
+        with self._lock:
+            for batch in shapes:
+                if _key(batch) not in self._futures:
+                    self._futures[_key(batch)] = pool.submit(self._compile, batch)
+
+    def wait(self) -> None:
+        """Waits for all that was begun; raises what the compiler raised."""
+        for future in list(self._futures.values()):
+            future.result()
+
+    def _compile(self, batch: Batch) -> Callable:
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+        compiled: Callable = self._lower(abstract).compile()
+        return compiled
+
+    def __call__(self, first: Any, batch: Batch) -> Any:
+        """Calls the code that was compiled for the batch's shapes."""
+        key = _key(batch)
+        call = self._ready.get(key)
+        if call is None:
+            with self._lock:
+                future = self._futures.get(key)
+            call = self._compile(batch) if future is None else future.result()
+            self._ready[key] = call
+        return call(first, batch)
