@@ -1,6 +1,7 @@
 """Layouts: the same losses and gradients from each; what is in them; how shapes are chosen."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from dss_jax.data.blocks import Batch, Extent
 from dss_jax.data.flat import deal, stream_rows
 from dss_jax.data.layouts import with_layout
 from dss_jax.data.packed import first_fit
+from dss_jax.data.prepare import ensure_store
 from dss_jax.data.shapes import base_cost, choose_extents, first_that_fits
 from dss_jax.experiment.single import with_vocab_size
 from dss_jax.model.t5 import T5
@@ -202,3 +204,38 @@ def test_auto_is_packed_on_a_tpu_and_flat_elsewhere() -> None:
         "packed",
     ]
     assert with_layout(config.Data(layout="padded"), "tpu").layout == "padded"
+
+
+RELEASE = Path(__file__).parents[2] / "shared" / "data" / "release"
+VOCABULARY = RELEASE.parent / "vocab" / "t5_sentencepiece_32000.model"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RELEASE.exists(), reason="needs the authors' release and T5's vocabulary")
+@pytest.mark.parametrize(("task", "limit"), [("cqa", 1.20), ("svamp", 1.20)])
+def test_real_batches_give_the_losses_and_gradients_of_the_padded_layout(
+    task: str, limit: float, tmp_path: Path
+) -> None:
+    tiny = dataclasses.replace(NO_DROPOUT, vocab_size=32128)
+    run = config.Run(
+        task=config.Task(name=task, data_dir=str(RELEASE)),
+        vocabulary=config.Vocabulary(path=str(VOCABULARY)),
+        data=config.Data(store_dir=str(tmp_path)),
+        model=tiny,
+    )
+    store = ensure_store(run.task, run.vocabulary, run.data, log=lambda _: None)
+    model, tokens = T5(run.model), jnp.ones((1, 2), jnp.int32)
+    params = model.init(jax.random.key(0), tokens, tokens)["params"]
+
+    def batches(layout: str, devices: int) -> TrainBatches:
+        data = config.Data(layout=layout)
+        split = store.split("train")
+        return TrainBatches(split, run.task, data, run.method, steps=500, shares=devices)
+
+    expected = _loss_and_gradients(run, model, params, batches("padded", 1)(7))
+    for layout, devices in (("flat", 1), ("flat", 4), ("packed", 1), ("packed", 4)):
+        make = batches(layout, devices)
+        assert devices > 1 or make.waste() <= limit
+        got = _loss_and_gradients(run, model, params, make(7), devices)
+        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-6, err_msg=f"{layout} {devices}")

@@ -74,7 +74,7 @@ def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
     data = jax.random.key_data(key)
     key_words = data[0], data[1]
     if data.size == 4:  # RBG keys
-        key_words = data[0] ^ data[2], data[1] ^ data[3]
+        key_words = threefry_2x32(key_words, (data[2], data[3]))
     words = -(-shape[-1] // PER_WORDS)
     first, second = _counters((*shape[:-1], words))
     both = jnp.stack(threefry_2x32(key_words, (first, second)), axis=-1)
