@@ -31,8 +31,12 @@ METHODS = {
 }
 
 
-def _batches(store, layout: str, method: str = "dss", size: int = 8, **kwargs) -> TrainBatches:
-    data = config.Data(batch_size=size, layout=layout)
+def _batches(
+    store, layout: str, method: str = "dss", size: int = 8, lengths=(1024, 256), **kwargs
+) -> TrainBatches:
+    data = config.Data(
+        batch_size=size, layout=layout, input_length=lengths[0], target_length=lengths[1]
+    )
     return TrainBatches(
         store.split("train"), config.Task(name="toy"), data, METHODS[method], **kwargs
     )
@@ -67,6 +71,19 @@ def test_a_layout_holds_the_targets_of_the_padded_one(toy_store, layout: str, me
         assert np.count_nonzero(inputs) <= sum(
             np.count_nonzero(b.encoder_input_tokens) for b in reference(step)
         )
+
+
+@pytest.mark.parametrize("layout", ["flat", "packed"])
+def test_long_rows_are_cut_and_end_in_eos(toy_store, layout: str) -> None:
+    cut = (6, 4)
+    make, reference = (_batches(toy_store, name, lengths=cut) for name in (layout, "padded"))
+    assert _targets(make(0)) == _targets(reference(0))
+
+    def ends(batch: Batch) -> int:
+        return sum(int((b.encoder_input_tokens == 1).sum()) for b in batch)
+
+    targets = [b.decoder_roles.any(axis=1).sum() for b in reference(0)]
+    assert ends(make(0)) == sum(targets), "each input that is trained on has its EOS"
 
 
 @pytest.fixture(scope="module")
