@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from train_step import RESULTS, command, processor
+from reporting import RESULTS, command, processor
 
 from dss_jax import __version__
 from dss_jax.cli import options

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from train_step import RESULTS, command, processor
+from reporting import RESULTS, command, processor
 
 from dss_jax import __version__
 from dss_jax.teacher.client import Client

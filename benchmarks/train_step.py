@@ -1,11 +1,20 @@
-"""Times whole training steps, and where the time goes: host, transfer, device.
+"""Times whole training steps beside the authors' arithmetic in PyTorch, and T5X.
 
   python benchmarks/train_step.py --task word_problems --model t5_1_1_tiny
-  python benchmarks/train_step.py --task cqa --model t5_1_1_small --data_dir ../release
+  python benchmarks/train_step.py --task cqa --model t5_small --data_dir ../release
+  python benchmarks/train_step.py --full 512 128 --model t5_1_1_base --steps 50
 
-Each step is timed by itself: the batch is made in NumPy (host), put on the devices (transfer), and
-the step runs until its results are there (device). Nothing overlaps here; in `dss train` the host
-runs ahead of the device.
+Each arm (--arms) trains in a process of its own, one at a time and by turns, on the same examples:
+
+  dss-LAYOUT            ours, in each layout
+  torch-eager-fp32      what the released code does: transformers' T5, a forward pass for the labels
+                        and one for the rationales, each padded to its longest row; AdamW, clip 1.0
+  torch-eager-bf16      the same under torch.autocast (as `--bf16` of transformers' Trainer)
+  torch-compile-bf16    that through torch.compile
+  t5x-packed, t5x-fixed T5X's step on SeqIO's batches, rows of --t5x_lengths
+
+A step's batch is made in NumPy (host), put on the device (transfer), and the step runs until its
+results are there (device). Nothing overlaps here; in `dss train` the host runs ahead of the device.
 
 Takes the flags of `dss train`; --gin.NAME=value too. Writes a JSON file and a picture.
 """
@@ -15,38 +24,30 @@ import datetime
 import json
 import os
 import re
-import shlex
+import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from reporting import RESULTS, command, digits, processor, spread
 
 from dss_jax import __version__
 from dss_jax.cli import options
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 
-RESULTS = Path(__file__).resolve().parent / "results"
 PARTS = ("host", "transfer", "device")
-COLOURS = dict(zip(PARTS, ("#009E73", "#E69F00", "#0072B2"), strict=True))
-
-
-class Measured(NamedTuple):
-    """Raw readings.
-
-    Attributes:
-      seconds: float64 [steps, 3], of each step in `PARTS`.
-      first_step_seconds: the first call of the step, compilation included.
-      tokens: int64 [steps, 2, 2], of each step: encoder and decoder, real and with padding.
-      losses: of the first and the last measured step.
-    """
-
-    seconds: np.ndarray
-    first_step_seconds: float
-    tokens: np.ndarray
-    losses: tuple[float, float]
+REFERENCE = "torch-eager-fp32"
+LAYOUTS = ("padded", "flat", "packed")
+ARMS = (
+    *(f"dss-{layout}" for layout in LAYOUTS),
+    REFERENCE, "torch-eager-bf16", "torch-compile-bf16", "t5x-packed", "t5x-fixed",
+)  # fmt: skip
+COLOURS = {"dss": "#0072B2", "torch": "#999999", "t5x": "#E69F00"}
+LARGEST_CHECKED = 1_000_000_000
+"""Models with more parameters start from each framework's own random ones."""
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, config.Run, tuple[str, ...]]:
@@ -56,198 +57,226 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, config.Run, tuple[s
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     options.add_run_flags(parser)
+    parser.add_argument("--arms", default=",".join(ARMS), help="which, separated by commas")
     parser.add_argument("--batch_size", type=int, default=64, help="examples a step (default 64)")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default 20)")
+    parser.add_argument("--split", default="train", help="whose rows (default: train)")
+    parser.add_argument(
+        "--full", type=int, nargs=2, metavar=("S", "T"),
+        help="random tokens instead of the task's: every input S long, every target T",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, default=20, help="timed steps an arm (default 20)")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each arm (default 4)")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them (default 3)")
+    parser.add_argument(
+        "--fresh", action="store_true",
+        help="a new process for each turn: where two arms do not fit into the memory",
+    )  # fmt: skip
+    parser.add_argument(
+        "--t5x_lengths", type=int, nargs=2, default=(512, 128), metavar=("S", "T"),
+        help="T5X's task_feature_lengths (default 512 128)",
+    )  # fmt: skip
+    parser.add_argument("--name", default="", help="added to the names of the files")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder (default: results/)")
-    parser.set_defaults(needs_model=True, task="cqa", model="t5_1_1_small")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.set_defaults(needs_model=True, task="cqa", model="t5_small")
     args, rest = parser.parse_known_args(arguments)
-    if args.steps < 1 or args.warmup < 1:
-        raise UsageError(
-            f"--steps ({args.steps}) and --warmup ({args.warmup}) must be at least 1: the first "
-            "step compiles."
-        )
+    for name in ("steps", "warmup", "rounds"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name} must be at least 1, not {getattr(args, name)}.")
+    unknown = sorted(set(args.arms.split(",")) - set(ARMS))
+    if unknown:
+        raise UsageError(f"unknown arm {unknown[0]!r} in --arms. Known: {', '.join(ARMS)}.")
     rest = [f"--gin.Data.batch_size={args.batch_size}", *rest]
     resolved = options.resolve(args, rest, parser)
     return args, resolved.run, resolved.task_dirs
 
 
-def count_tokens(batch: Any) -> list[list[int]]:
-    """[[encoder real, encoder with padding], [decoder real, decoder with padding]]."""
-    return [
-        [
-            sum(int(np.count_nonzero(b.encoder_input_tokens)) for b in batch),
-            sum(b.encoder_input_tokens.size for b in batch),
-        ],
-        [
-            sum(int(np.count_nonzero(b.decoder_roles)) for b in batch),
-            sum(b.decoder_roles.size for b in batch),
-        ],
-    ]
+class Child:
+    """An arm's process."""
+
+    def __init__(self, arguments: list[str], arm: str, work: Path) -> None:
+        script = Path(__file__).with_name("train_arms.py")
+        # Both sides may use the device by turns, so neither takes all of its memory.
+        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        self._log = (work / f"{arm}.log").open("a")
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), *arguments, "--arm", arm, "--work", str(work)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            env=environment,
+        )  # fmt: skip
+        self.started = self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        code = self._process.wait()
+        tail = Path(self._log.name).read_text().splitlines()[-1:]
+        return {"failed": f"its process ended with {code}: {' '.join(tail)[:200]}"}
+
+    def run(self, first: int, count: int) -> dict[str, Any]:
+        """Runs some steps."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{first} {count}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> None:
+        """Ends it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._log.close()
 
 
-def measure(program: Any, batches: Any, warmup: int, steps: int) -> Measured:
-    """Runs `warmup` steps, then `steps` steps with the clock on each part."""
-    import jax
+def measure(args: argparse.Namespace, arguments: list[str], work: Path) -> dict[str, dict]:
+    """Arm -> {"info", "steps", "peak_resident_gb"}, or {"skipped"} or {"failed"} with the reason."""
+    arms = [arm for arm in ARMS if arm in args.arms.split(",")]
+    children: dict[str, Child] = {}
+    results: dict[str, dict] = {arm: {"steps": []} for arm in arms}
+    turns = np.array_split(np.arange(args.warmup, args.warmup + args.steps), args.rounds)
 
-    from dss_jax.train.sharding import put_batch
+    def take(arm: str, answer: dict[str, Any]) -> bool:
+        """Keeps an answer; whether the arm may go on."""
+        if "ready" in answer:
+            results[arm].setdefault("info", answer["ready"])
+        elif "steps" in answer:
+            results[arm]["steps"] += answer["steps"]
+            results[arm]["peak_resident_gb"] = answer["peak_resident_gb"]
+        else:
+            results[arm] = answer
+            print(f"{arm}: {answer}", flush=True)
+        return "ready" in answer or "steps" in answer
 
-    state = jax.block_until_ready(program.init())
-    seconds, tokens, losses = [], [], []
-    for step in range(warmup + steps):
-        times = [time.perf_counter()]
-        batch = batches(step)
-        times.append(time.perf_counter())
-        on_device = jax.block_until_ready(put_batch(batch, program.mesh))
-        times.append(time.perf_counter())
-        state, metrics = jax.block_until_ready(program.train_step(state, on_device))
-        times.append(time.perf_counter())
-        seconds.append(np.diff(times))
-        tokens.append(count_tokens(batch))
-        losses.append(float(metrics["loss"]))
-        label = "" if step >= warmup else " (warm-up)"
-        print(f"step {step + 1}/{warmup + steps}: {sum(seconds[-1]):.3f} s{label}", flush=True)
-    return Measured(
-        seconds=np.array(seconds[warmup:]),
-        first_step_seconds=float(seconds[0][2]),
-        tokens=np.array(tokens[warmup:]),
-        losses=(losses[warmup], losses[-1]),
+    try:
+        for turn in [turn for turn in turns if len(turn)]:
+            for arm in arms:
+                if "skipped" in results[arm] or "failed" in results[arm]:
+                    continue
+                child = children.get(arm) or Child(arguments, arm, work)
+                if arm not in children and not take(arm, child.started):
+                    child.end()
+                    continue
+                if take(arm, child.run(int(turn[0]), len(turn))):
+                    took = [sum(s["seconds"]) for s in results[arm]["steps"][-len(turn) :]]
+                    print(f"{arm}: step {turn[-1] + 1}, {np.median(took):.3f} s", flush=True)
+                if args.fresh:
+                    child.end()
+                else:
+                    children[arm] = child
+    finally:
+        for child in children.values():
+            child.end()
+    return results
+
+
+def arm_report(result: dict[str, Any]) -> dict[str, Any]:
+    """Readings of an arm -> numbers of the report. Rates are of the median step."""
+    if "info" not in result or not result["steps"]:
+        return {k: result.get(k) for k in ("skipped", "failed") if k in result}
+    seconds = np.array([s["seconds"] for s in result["steps"]])
+    examples, useful, executed = (
+        np.mean([s[name] for s in result["steps"]]) for name in ("examples", "useful", "executed")
     )
-
-
-def spread(values: np.ndarray) -> dict[str, float]:
-    """Median, 10th and 90th percentile, to 4 digits."""
-    levels = {"median": 50, "p10": 10, "p90": 90}
-    return {name: _digits(np.percentile(values, level)) for name, level in levels.items()}
-
-
-def _digits(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def summary(measured: Measured, batch_size: int) -> dict[str, Any]:
-    """The numbers of the report. Rates are of the median step, its three parts together."""
-    whole = measured.seconds.sum(axis=1)
+    whole = seconds.sum(axis=1)
     median = float(np.median(whole))
-    (encoder, encoder_all), (decoder, decoder_all) = measured.tokens.mean(axis=0)
-    useful, executed = encoder + decoder, encoder_all + decoder_all
-    device_median = float(np.median(measured.seconds[:, 2]))
-    parts = {name: spread(column) for name, column in zip(PARTS, measured.seconds.T, strict=True)}
+    parts = {name: spread(column) for name, column in zip(PARTS, seconds.T, strict=True)}
     return {
-        "examples_per_second": _digits(batch_size / median),
-        "useful_tokens_per_second": _digits(useful / median),
+        **result["info"],
+        "examples_per_second": digits(examples / median),
+        "useful_tflops_per_second": digits(useful / median / 1e12),
+        "executed_over_useful_flops": digits(executed / useful),
         "seconds_per_step": {"whole": spread(whole), **parts},
-        "first_step_seconds": _digits(measured.first_step_seconds),
-        "compile_seconds": _digits(measured.first_step_seconds - device_median),
-        "compile_seconds_means": "the first step less the median step's device time",
-        "tokens_per_step": {
-            "useful": _digits(useful),
-            "executed": _digits(executed),
-            "executed_over_useful": _digits(executed / useful),
-            "encoder_executed_over_useful": _digits(encoder_all / encoder),
-            "decoder_executed_over_useful": _digits(decoder_all / decoder),
+        "peak_resident_gb": digits(result["peak_resident_gb"]),
+        "losses": [digits(s["loss"]) for s in result["steps"]],
+        "raw_seconds": {
+            name: [digits(x) for x in column]
+            for name, column in zip(PARTS, seconds.T, strict=True)
         },
-        "loss_first_and_last": [_digits(x) for x in measured.losses],
     }
 
 
-def public_path(text: str) -> str:
-    """A path as it may be published: relative, and its name alone if it is far from here."""
-    if not text.startswith(("/", "~")):
-        return text
-    path = Path(text).expanduser().resolve()
-    if path.is_relative_to(Path.cwd().parent):
-        return Path(os.path.relpath(path)).as_posix()
-    return f"PATH/{path.name}"
+def add_ratios(arms: dict[str, dict]) -> None:
+    """Examples a second over those of the reference, where that was measured."""
+    reference = arms.get(REFERENCE, {}).get("examples_per_second")
+    for numbers in arms.values():
+        if reference and "examples_per_second" in numbers:
+            numbers["ratio"] = digits(numbers["examples_per_second"] / reference)
 
 
-def command(arguments: list[str], script: str = "train_step.py") -> str:
-    """The command line, without paths of this machine."""
-
-    def shown(argument: str) -> str:
-        flag, equals, value = argument.rpartition("=")
-        quote = value[:1] if value[:1] in ("'", '"') else ""
-        return f"{flag}{equals}{quote}{public_path(value.strip(quote or None))}{quote}"
-
-    data_dir = os.environ.get("DSS_DATA_DIR")
-    setting = f"DSS_DATA_DIR={shlex.quote(public_path(data_dir))} " if data_dir else ""
-    words = ["python", f"benchmarks/{script}", *map(shown, arguments)]
-    return setting + shlex.join(words)
-
-
-def processor() -> str:
-    """Name of the CPU where Linux tells it, and how many cores this process may use."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    return f"{names[0] if names else 'CPU'}, {cores} cores"
+def check_losses(arms: dict[str, dict]) -> str:
+    """Says whether all start at the same loss, where they start from the same parameters."""
+    losses = {a: n["loss_without_dropout"] for a, n in arms.items() if "loss_without_dropout" in n}
+    if len(losses) < 2:
+        return "not checked"
+    first = losses.get("dss-padded", next(iter(losses.values())))
+    for arm, loss in losses.items():
+        half = "bf16" in arm or arms[arm]["dtype"] != "float32"
+        if abs(loss - first) > (2e-2 if half else 1e-4) * abs(first):
+            return f"{arm} starts at {loss}, the others at {first}: they do not train the same"
+    return f"equal at step 0 without dropout: {first:.6g}"
 
 
-def describe(run: config.Run, program: Any, batches: Any, model: str) -> dict[str, Any]:
-    """What was timed, on what."""
-    import jax
-    import jaxlib
+def write_full_store(run: config.Run, lengths: tuple[int, int], path: Path, split: str) -> None:
+    """A token store of random tokens where every row has the same lengths."""
+    from dss_jax.core.paths import shipped
+    from dss_jax.data.store import TOKEN_COLUMNS
+    from dss_jax.data.store_writer import SplitBuilder, write_store
 
-    devices = program.mesh.devices.flat
-    leaves = jax.tree.leaves(program.abstract_state.params)
-    return {
-        "task": run.task.name or run.task.mixture_or_task_name,
-        "method": run.method.name,
-        "model": model,
-        "parameters": sum(leaf.size for leaf in leaves),
-        "batch_size": run.data.batch_size,
-        "microbatches": run.train.microbatches,
-        "layout": run.data.layout,
-        "lengths_input_target": dict(
-            zip(("label", "rationale"), batches.layout.lengths, strict=False)
-        ),
-        "dtype": run.model.dtype,
-        "dropout_rate": run.model.dropout_rate,
-        "optimizer": run.optimizer.name,
-        "device": devices[0].device_kind,
-        "platform": devices[0].platform,
-        "devices": program.mesh.size,
-        "processor": processor(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "dss_jax": __version__,
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
+    rng = np.random.default_rng(0)
+    size = run.model.vocab_size or 32128
+    rows = SplitBuilder(TOKEN_COLUMNS, ("id",))
+    for row in range(4 * run.data.batch_size):
+        rows.append(
+            {
+                column: [*rng.integers(3, size, lengths["targets" in column] - 1).tolist(), 1]
+                for column in TOKEN_COLUMNS
+            },
+            {"id": str(row)},
+        )
+    vocabulary = shipped("tasks") / "vocabularies" / "word_problems.model"
+    write_store(path, {split: rows}, vocabulary, 0, {"name": "full", "kind": "task", "key": "full"})
+
+
+def parameters(model: config.T5Config) -> int:
+    """How many a model has."""
+    d, hk, f = model.emb_dim, model.num_heads * model.head_dim, model.mlp_dim
+    feed_forward = (len(model.mlp_activations) + 1) * d * f
+    layers = model.num_encoder_layers * (4 * d * hk + feed_forward)
+    layers += model.num_decoder_layers * (8 * d * hk + feed_forward)
+    tables = 1 if model.logits_via_embedding else 2
+    return layers + tables * d * (model.vocab_size or 0)
 
 
 def draw(report: dict[str, Any], file: Path) -> None:
-    """One stacked bar: the median of each part of a step; a line from p10 to p90 of the whole."""
+    """A bar an arm, with its ratio to the reference."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    numbers = report["seconds_per_step"]
-    whole = numbers["whole"]
-    figure, axes = plt.subplots(figsize=(9, 2.9), layout="constrained")
-    left = 0.0
-    total = sum(numbers[part]["median"] for part in PARTS)
-    for part in PARTS:
-        width = numbers[part]["median"]
-        label = f"{part}: {_unit(width)} ({100 * width / total:.1f} %)"
-        axes.barh(0, width, left=left, height=0.5, color=COLOURS[part], label=label)
-        left += width
-    axes.plot(
-        [whole["p10"], whole["p90"]], [-0.33, -0.33], color="black", linewidth=1.5, marker="|"
+    shown = {a: n for a, n in report["arms"].items() if "examples_per_second" in n}
+    if not shown:
+        return
+    figure, axes = plt.subplots(figsize=(9, 1.3 + 0.42 * len(shown)), layout="constrained")
+    rates = [n["examples_per_second"] for n in shown.values()]
+    bars = axes.barh(
+        range(len(shown)), rates, height=0.7, color=[COLOURS[a.partition("-")[0]] for a in shown]
     )
-    axes.set(
-        xlabel="seconds a step, median; black: 10th to 90th percentile of the whole step",
-        yticks=[],
-        ylim=(-0.42, 0.3),
-        xlim=(0, 1.08 * max(left, whole["p90"])),
-    )
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 0.98))
+    labels = [
+        f"{n['examples_per_second']:.3g}" + (f"  ({n['ratio']:.2f} x)" if "ratio" in n else "")
+        for n in shown.values()
+    ]
+    axes.bar_label(bars, labels, padding=4, fontsize=9)
+    axes.set_yticks(range(len(shown)), [f"{a} ({n['dtype'].split()[0]})" for a, n in shown.items()])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.22 * max(rates))
+    axes.set_xlabel(f"examples a second at batch {report['batch_size']}, padding not counted")
+    axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"{report['task']}, {report['model']}, batch {report['batch_size']}, {report['dtype']}, "
-        f"{report['device']}: {report['examples_per_second']:g} examples/s",
+        f"{report['data']}, {report['model']}, {report['device']}; in brackets: {REFERENCE} = 1",
         fontsize=11,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -255,49 +284,84 @@ def draw(report: dict[str, Any], file: Path) -> None:
     plt.close(figure)
 
 
-def _unit(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+def table(report: dict[str, Any]) -> str:
+    """The report as a table in Markdown."""
+    lines = [
+        "| arm | dtype | examples/s | ratio | useful TFLOP/s | s a step: median (p10 to p90) "
+        "| executed / useful FLOPs |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for arm, n in report["arms"].items():
+        if "examples_per_second" not in n:
+            reason = n.get("skipped") or f"failed: {n.get('failed')}"
+            lines.append(f"| {arm} | | {reason} | | | | |")
+            continue
+        s = n["seconds_per_step"]["whole"]
+        lines.append(
+            f"| {arm} | {n['dtype'].split()[0]} | {n['examples_per_second']:g} "
+            f"| {n.get('ratio', '')} | {n['useful_tflops_per_second']:g} "
+            f"| {s['median']:g} ({s['p10']:g} to {s['p90']:g}) "
+            f"| {n['executed_over_useful_flops']:g} |"
+        )
+    return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
     """Measures, prints and writes."""
-    args, run, task_dirs = parse(arguments)
-
-    import jax
-
-    from dss_jax.data.batches import TrainBatches
-    from dss_jax.data.prepare import ensure_store
-    from dss_jax.experiment.single import with_vocab_size
-    from dss_jax.train.sharding import make_mesh
-    from dss_jax.train.step import build
-
-    if jax.process_count() > 1:
-        raise UsageError("this benchmark is for one process.")
-    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=task_dirs, need=["train"])
-    run = with_vocab_size(run, store)
-    batches = TrainBatches(store.split("train"), run.task, run.data, run.method)
-    program = build(run, make_mesh(run.mesh))
-    report = describe(run, program, batches, args.model)
-    load_before = os.getloadavg()[0]
-    measured = measure(program, batches, args.warmup, args.steps)
-    report |= {
-        "command": command(arguments),
+    args, run, _ = parse(arguments)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if args.full:
+            write_full_store(run, tuple(args.full), work / "full", args.split)
+        small = parameters(run.model) <= LARGEST_CHECKED
+        if small and "torch" in args.arms:
+            child = Child(arguments, "weights", work)
+            if "ready" not in child.started:
+                print(f"no common weights: {child.started}", file=sys.stderr)
+            child.end()
+        results = measure(args, arguments, work)
+    arms = {arm: arm_report(result) for arm, result in results.items()}
+    add_ratios(arms)
+    measured = [n for n in arms.values() if "device" in n]
+    if not measured:
+        print("no arm could be measured", file=sys.stderr)
+        return 1
+    data = f"full {args.full[0]} to {args.full[1]}" if args.full else run.task.shown_name
+    if args.split != "train":
+        data += f" ({args.split} split)"
+    report = {
+        "data": data,
+        "method": run.method.name,
+        "model": args.model,
+        "parameters": parameters(run.model),
+        "batch_size": run.data.batch_size,
+        "dropout_rate": run.model.dropout_rate,
+        "optimizer": run.optimizer.name,
         "steps": args.steps,
+        "rounds": args.rounds,
         "warmup_steps": args.warmup,
+        "device": measured[0]["device"],
+        "platform": measured[0]["platform"],
+        "processor": processor(),
         # The load after the run counts the run itself.
-        "load_average_1_min": {"before": load_before, "after": os.getloadavg()[0]},
-        **summary(measured, run.data.batch_size),
-        "raw_seconds": {
-            name: [_digits(x) for x in column]
-            for name, column in zip(PARTS, measured.seconds.T, strict=True)
-        },
+        "load_average_1_min": {"before": load, "after": os.getloadavg()[0]},
+        "dss_jax": __version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": command(arguments, "train_step.py"),
+        "losses": check_losses(arms) if small else "not checked: a large model",
+        "arms": arms,
     }
+    kind = f"full{args.full[0]}_{args.full[1]}" if args.full else run.task.shown_name
     device = re.sub(r"[^a-z0-9]+", "-", str(report["device"]).lower()).strip("-")
-    file = args.out / f"train_step-{report['task']}-{args.model}-{device}.json"
+    name = "-".join(filter(None, ["train_step", kind, str(args.model), device, args.name]))
+    file = args.out / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     draw(report, file.with_suffix(".png"))
-    print(json.dumps({k: v for k, v in report.items() if k != "raw_seconds"}, indent=1))
+    print(table(report))
+    print(f"losses: {report['losses']}")
     print(f"{file} and its picture")
     return 0
 

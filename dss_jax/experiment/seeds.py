@@ -184,9 +184,8 @@ def _named(session: single.Session, say: Say) -> Say:
     return lambda text: say(f"seed {session.run.train.seed}: {text}")
 
 
-def _batches(sessions: Sequence[single.Session], store: TokenStore) -> list[TrainBatches]:
-    """The batches of each seed, all planned for the same shapes: they are stacked."""
-    runs = [session.run for session in sessions]
+def batches_of(runs: Sequence[config.Run], store: TokenStore) -> list[TrainBatches]:
+    """The batches of each seed, all planned for the same shapes."""
     return [
         TrainBatches(
             store.split("train"), run.task, run.data, run.method,
@@ -198,12 +197,19 @@ def _batches(sessions: Sequence[single.Session], store: TokenStore) -> list[Trai
     ]  # fmt: skip
 
 
+def stacked(order: Sequence[TrainBatches], step: int) -> Batch:
+    """The batches of all seeds at a step, stacked."""
+    # Larger shapes have room for all that smaller ones have.
+    shape = max(one.shape_at(step) for one in order)
+    return stack_batches([one(step, shape) for one in order])
+
+
 def _train_open(
     runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, say: Say, clock: StartClock
 ) -> None:
     """Trains and scores runs of which none is finished."""
     sessions, seeds = _open(runs, store, scorer)
-    order = _batches(sessions, store)
+    order = batches_of([s.run for s in sessions], store)
     describe(sessions[0], order[0], say)
     say(f"{len(runs)} seeds at once, on {seeds.mesh.size} of the devices")
     clock.lap("model")
@@ -257,11 +263,6 @@ def _fit(
     # The loop counts the examples of all seeds together.
     data = replace(session.run.data, batch_size=len(members) * session.run.data.batch_size)
 
-    def batches(step: int) -> Batch:
-        # Larger shapes have room for all that smaller ones have.
-        shape = max(one.shape_at(step) for one in order)
-        return stack_batches([one(step, shape) for one in order])
-
     def work(step: int) -> Work:
         return reduce(Work.plus, (one.work_at(step) for one in order))
 
@@ -270,7 +271,7 @@ def _fit(
             dataclasses.replace(session.run, data=data),
             program,
             state,
-            batches,
+            partial(stacked, order),
             each,
             train_step=ahead.train_step,
             work=work,
