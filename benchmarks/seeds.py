@@ -53,9 +53,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, config.Run, tuple[s
     return args, resolved.run, resolved.task_dirs
 
 
-def sides(
-    run: config.Run, store: Any, number: int, steps: int
-) -> tuple[dict[str, Callable], Any]:
+def sides(run: config.Run, store: Any, number: int, steps: int) -> tuple[dict[str, Callable], Any]:
     """Name -> (step -> None), which trains all seeds by one step; and the device."""
     import jax
 

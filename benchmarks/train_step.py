@@ -132,7 +132,7 @@ class Child:
 
 
 def measure(args: argparse.Namespace, arguments: list[str], work: Path) -> dict[str, dict]:
-    """Arm -> {"info", "steps", "peak_resident_gb"}, or {"skipped"} or {"failed"} with the reason."""
+    """Arm -> {"info", "steps", "peak_resident_gb"}, or why not: {"skipped"} or {"failed"}."""
     arms = [arm for arm in ARMS if arm in args.arms.split(",")]
     children: dict[str, Child] = {}
     results: dict[str, dict] = {arm: {"steps": []} for arm in arms}
@@ -192,8 +192,7 @@ def arm_report(result: dict[str, Any]) -> dict[str, Any]:
         "peak_resident_gb": digits(result["peak_resident_gb"]),
         "losses": [digits(s["loss"]) for s in result["steps"]],
         "raw_seconds": {
-            name: [digits(x) for x in column]
-            for name, column in zip(PARTS, seconds.T, strict=True)
+            name: [digits(x) for x in column] for name, column in zip(PARTS, seconds.T, strict=True)
         },
     }
 
