@@ -59,7 +59,7 @@ def sides(run: config.Run, store: Any, number: int, steps: int) -> tuple[dict[st
 
     from dss_jax.experiment.seeds import batches_of, seed_runs, stacked
     from dss_jax.experiment.single import for_mesh
-    from dss_jax.train.seeds import build_seeds, stack_states
+    from dss_jax.train.seeds import build_seeds, stack_batches, stack_states
     from dss_jax.train.sharding import make_mesh, put_batch
     from dss_jax.train.step import build
 
@@ -83,6 +83,14 @@ def sides(run: config.Run, store: Any, number: int, steps: int) -> tuple[dict[st
         batch = put_batch(stacked(order, step), several.mesh)
         states["stacked"], metrics = several.train_step(states["stacked"], batch)
         jax.block_until_ready(metrics)
+
+    # Compiles every shape.
+    for shape in range(order[0].layout.shapes):
+        empty = order[0].empty(shape)
+        one_state, _ = program.train_step(program.init(), put_batch(empty, program.mesh))
+        many = put_batch(stack_batches([empty] * number), several.mesh)
+        fresh = stack_states([several.init(seed) for seed in seeds], several.mesh)
+        jax.block_until_ready((one_state, several.train_step(fresh, many)))
 
     return {"one_after_another": one_after_another, "at_once": at_once}, jax.devices()[0]
 

@@ -125,6 +125,13 @@ class Ours:
         shares = data_parallelism(mesh) * run.train.microbatches
         self._batches = train_batches(run, split, steps, layout, shares)
         self._program = step.build(run, mesh)
+        began = time.perf_counter()
+        state = self._program.init()
+        for shape in range(self._batches.layout.shapes):
+            empty = put_batch(self._batches.empty(shape), mesh)
+            state, _ = jax.block_until_ready(self._program.train_step(state, empty))
+        compile_seconds = time.perf_counter() - began
+        del state
         self._state = jax.block_until_ready(self._program.init())
         first = put_batch(self._batches(0), self._program.mesh)
         sums = self._program.eval_step(self._state.params, first)
@@ -137,6 +144,8 @@ class Ours:
             "device": device.device_kind,
             "platform": device.platform,
             "devices": self._program.mesh.size,
+            "shapes": self._batches.layout.shapes,
+            "compile_seconds": compile_seconds,
             "loss_without_dropout": float(loss.weighted_loss(sums.loss, sums.tokens, weights)),
         }
 
