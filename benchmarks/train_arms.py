@@ -74,17 +74,6 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def useful_flops(run: config.Run, split: StoreSplit, rows: np.ndarray) -> int:
-    """Of the real tokens of examples, cut at the run's lengths; a role without target is none."""
-    work = Work()
-    for role in role_columns(run.method):
-        inputs = np.minimum(split.tokens(role.inputs).lengths()[rows], run.data.input_length)
-        targets = np.minimum(split.tokens(role.targets).lengths()[rows], run.data.target_length)
-        lengths = zip(inputs[targets > 0].tolist(), targets[targets > 0].tolist(), strict=True)
-        work = work.plus(work_of_rows(lengths))
-    return training_flops(run.model, work)
-
-
 def block_work(block: Any) -> Work:
     """What a block of ours executes, whatever its layout."""
     (rows, s), t = block.encoder_input_tokens.shape, block.decoder_input_tokens.shape[1]
@@ -120,7 +109,7 @@ class Ours:
         from dss_jax.train import loss, step
         from dss_jax.train.sharding import data_parallelism, make_mesh, put_batch
 
-        self._jax, self._put, self._run, self._split = jax, put_batch, run, split
+        self._jax, self._put, self._run = jax, put_batch, run
         mesh = make_mesh(run.mesh)
         shares = data_parallelism(mesh) * run.train.microbatches
         self._batches = train_batches(run, split, steps, layout, shares)
@@ -167,7 +156,7 @@ class Ours:
         return Step(
             self._run.data.batch_size,
             (host, transfer, device),
-            useful_flops(self._run, self._split, self._batches.rows_at(number)),
+            training_flops(self._run.model, self._batches.work_at(number)),
             training_flops(self._run.model, executed),
             float(metrics["loss"]),
         )
@@ -315,7 +304,7 @@ class Torch:
         return Step(
             self._run.data.batch_size,
             (host, transfer, device),
-            useful_flops(self._run, self._split, rows),
+            training_flops(self._run.model, self._batches.work_at(number)),
             training_flops(self._run.model, executed),
             float(loss.detach()),
         )
