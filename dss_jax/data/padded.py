@@ -11,13 +11,14 @@ from dss_jax.data.columns import role_columns
 from dss_jax.data.store import Ragged, StoreSplit
 
 
-def pad_rows(tokens: Ragged, rows: np.ndarray, length: int) -> np.ndarray:
+def pad_rows(tokens: Ragged, rows: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
     """Gathers rows of a store into a rectangle; longer ones are cut and end in EOS.
 
     Args:
       tokens: a column of the store.
       rows: int [R], row numbers.
       length: L, columns of the result.
+      limit: longer rows are cut to so many tokens; None: to L.
 
     Returns:
       int32 [R, L], padded with 0.
@@ -25,10 +26,11 @@ def pad_rows(tokens: Ragged, rows: np.ndarray, length: int) -> np.ndarray:
     starts = tokens.offsets[rows]
     lengths = tokens.offsets[rows + 1] - starts
     columns = np.arange(length)
-    real = columns < lengths[:, None]
+    limit = length if limit is None else min(limit, length)
+    real = columns < np.minimum(lengths, limit)[:, None]
     at = np.where(real, starts[:, None] + columns, 0)
     padded = np.where(real, tokens.values[at] if len(tokens.values) else 0, 0).astype(np.int32)
-    padded[lengths > length, -1] = EOS_ID
+    padded[lengths > limit, limit - 1] = EOS_ID
     return padded
 
 
@@ -81,6 +83,7 @@ class PaddedBlocks:
             for r in self._roles
         )
         self._size = data.batch_size
+        self._limits = data.input_length, data.target_length
 
     shapes = 1
 
@@ -104,8 +107,13 @@ class PaddedBlocks:
         blocks = []
         for role, (input_length, target_length) in zip(self._roles, self.lengths, strict=True):
             at = np.maximum(rows, 0)
-            inputs = pad_rows(self._split.tokens(role.inputs), at, input_length) * real
-            targets = pad_rows(self._split.tokens(role.targets), at, target_length) * real
+            inputs = (
+                pad_rows(self._split.tokens(role.inputs), at, input_length, self._limits[0]) * real
+            )
+            targets = (
+                pad_rows(self._split.tokens(role.targets), at, target_length, self._limits[1])
+                * real
+            )
             roles = np.where(targets > 0, role.role, NO_ROLE).astype(np.int32)
             blocks.append(Block(inputs, shift_right(targets), targets, roles))
         return tuple(blocks)

@@ -206,7 +206,7 @@ class Engine:
                 longest = int(row_lengths[real].max())
                 length = next((s for s in lengths if s >= longest), lengths[-1])
                 tokens = np.zeros((len(at), length), np.int32)
-                tokens[: len(real)] = pad_rows(inputs, rows[real], length)
+                tokens[: len(real)] = pad_rows(inputs, rows[real], length, self._limit)
                 ids_B = np.zeros(len(at), np.int32)
                 ids_B[: len(real)] = numbers[real]
 
