@@ -36,6 +36,7 @@ from reporting import RESULTS, command, digits, processor, spread
 from dss_jax import __version__
 from dss_jax.cli import options
 from dss_jax.core import config
+from dss_jax.core.devices import peak_flops
 from dss_jax.core.errors import UsageError
 
 PARTS = ("host", "transfer", "device")
@@ -183,10 +184,14 @@ def arm_report(result: dict[str, Any]) -> dict[str, Any]:
     whole = seconds.sum(axis=1)
     median = float(np.median(whole))
     parts = {name: spread(column) for name, column in zip(PARTS, seconds.T, strict=True)}
+    peak = peak_flops(result["info"]["device"])
+    per_device = useful / median / result["info"]["devices"]
     return {
         **result["info"],
         "examples_per_second": digits(examples / median),
         "useful_tflops_per_second": digits(useful / median / 1e12),
+        # Per cent of the device's bfloat16 peak; None where that is not known, as for a CPU.
+        "mfu": digits(100 * per_device / peak) if peak else None,
         "executed_over_useful_flops": digits(executed / useful),
         "seconds_per_step": {"whole": spread(whole), **parts},
         "peak_resident_gb": digits(result["peak_resident_gb"]),
@@ -286,8 +291,8 @@ def draw(report: dict[str, Any], file: Path) -> None:
 def table(report: dict[str, Any]) -> str:
     """The report as a table in Markdown."""
     lines = [
-        "| arm | dtype | examples/s | ratio | useful TFLOP/s | s a step: median (p10 to p90) "
-        "| executed / useful FLOPs |",
+        "| arm | dtype | examples/s | ratio | useful TFLOP/s (of peak) | s a step: median (p10 to p90)"
+        " | executed / useful FLOPs |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for arm, n in report["arms"].items():
@@ -296,9 +301,10 @@ def table(report: dict[str, Any]) -> str:
             lines.append(f"| {arm} | | {reason} | | | | |")
             continue
         s = n["seconds_per_step"]["whole"]
+        of_peak = "" if n["mfu"] is None else f" ({n['mfu']:g} %)"
         lines.append(
             f"| {arm} | {n['dtype'].split()[0]} | {n['examples_per_second']:g} "
-            f"| {n.get('ratio', '')} | {n['useful_tflops_per_second']:g} "
+            f"| {n.get('ratio', '')} | {n['useful_tflops_per_second']:g}{of_peak} "
             f"| {s['median']:g} ({s['p10']:g} to {s['p90']:g}) "
             f"| {n['executed_over_useful_flops']:g} |"
         )
