@@ -291,8 +291,8 @@ def draw(report: dict[str, Any], file: Path) -> None:
 def table(report: dict[str, Any]) -> str:
     """The report as a table in Markdown."""
     lines = [
-        "| arm | dtype | examples/s | ratio | useful TFLOP/s (of peak) | s a step: median (p10 to p90)"
-        " | executed / useful FLOPs |",
+        "| arm | dtype | examples/s | ratio | useful TFLOP/s (of peak) "
+        "| s a step: median (p10 to p90) | executed / useful FLOPs |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for arm, n in report["arms"].items():
