@@ -7,10 +7,14 @@ dss tasks stats cqa
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.core import registry
+from dss_jax.core import config, registry
 from dss_jax.core.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from dss_jax.data.store import TokenStore
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -109,4 +113,29 @@ def _stats(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argum
         note=f"Cut: longer than {run.data.input_length} (inputs) or {run.data.target_length} "
         "(targets) tokens.",
     )
+    _print_padding(store, run)
     return 0
+
+
+def _print_padding(store: "TokenStore", run: config.Run) -> None:
+    from dss_jax.cli.tables import number, print_table
+    from dss_jax.data.summary import padding
+
+    if "train" not in store.splits:
+        return
+    auto = {"flat": " (CPU, GPU)", "packed": " (TPU)"}
+    rows = [
+        [
+            p.layout + auto.get(p.layout, ""),
+            number(p.shapes),
+            f"{p.length[0]}/{p.length[1]}",
+            number(p.waste, 2),
+        ]
+        for p in padding(store, run)
+    ]
+    print_table(
+        f"{run.task.name}: padding of training batches of {run.data.batch_size} examples",
+        ("layout", "compiled shapes", "row input/target", "executed / useful FLOPs"),
+        rows,
+        note="FLOPs of T5 v1.1 base; of another model they differ little.",
+    )

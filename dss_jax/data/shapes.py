@@ -5,6 +5,8 @@ from itertools import combinations
 
 import numpy as np
 
+from dss_jax.core.flops import Work, forward_flops
+from dss_jax.core.t5_config import T5Config
 from dss_jax.data.blocks import Extent
 
 Cost = Callable[[Extent], np.ndarray]
@@ -19,14 +21,26 @@ WORTH = 0.02
 QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 
 
-def base_cost(extent: Extent) -> np.ndarray:
-    """FLOPs of a forward pass of T5 v1.1 base, for callers that have no model at hand."""
-    rows, encoder_tokens, s, decoder_tokens, t = extent
-    d, hk, f, layers, vocabulary = 768, 768, 2048, 12, 32128
-    encoder = 2 * layers * (4 * d * hk + 3 * d * f) + 4 * layers * d * hk
-    decoder = 2 * layers * (6 * d * hk + 3 * d * f) + 2 * d * vocabulary
-    attention = 4 * layers * hk * rows * (s * s + t * (t + s))
-    return encoder_tokens * encoder + decoder_tokens * decoder + attention
+def cost_of(model: T5Config) -> Cost:
+    """FLOPs of a forward pass of a model, padding included."""
+
+    def cost(extent: Extent) -> np.ndarray:
+        rows, encoder_tokens, s, decoder_tokens, t = extent
+        work = Work(
+            encoder_tokens=encoder_tokens,
+            decoder_tokens=decoder_tokens,
+            logit_tokens=decoder_tokens,
+            encoder_pairs=rows * s * s,
+            decoder_pairs=rows * t * t,
+            cross_pairs=rows * s * t,
+        )
+        return np.asarray(forward_flops(model, work))
+
+    return cost
+
+
+base_cost = cost_of(T5Config())
+"""That of T5 v1.1 base, for callers that have no model at hand."""
 
 
 def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:

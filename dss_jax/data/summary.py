@@ -1,14 +1,17 @@
 """What a task's rows and tokens look like: counts, lengths, and examples as the model sees them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dss_jax.core import config
+from dss_jax.core.data_config import LAYOUTS
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
+from dss_jax.data.batches import TrainBatches
 from dss_jax.data.rationales import join_records
+from dss_jax.data.shapes import cost_of
 from dss_jax.data.store import TOKEN_COLUMNS, TokenStore, count_overlong
 from dss_jax.data.vocabulary import EOS_ID, SentencePiece
 
@@ -119,6 +122,58 @@ def token_lengths(store: TokenStore, data: config.Data) -> list[TokenLengths]:
                         cut=count_overlong(split, column, length_limit(column, data)),
                     )
                 )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """What a layout executes of a task's training batches.
+
+    Attributes:
+      layout: its name.
+      shapes: how many are compiled.
+      length: the longest row of attention, inputs and targets, in tokens.
+      waste: executed over useful FLOPs.
+    """
+
+    layout: str
+    shapes: int
+    length: tuple[int, int]
+    waste: float
+
+
+def padding(store: TokenStore, run: config.Run) -> list[Padding]:
+    """What each layout executes, on one device, in the first thousand batches of a run.
+
+    Args:
+      store: with a train split.
+      run: its method, batch size and lengths; `model` gives the FLOPs.
+    """
+    has = store.has("rationale_targets") and run.task.mixture_or_task_name is None
+    method = run.method if has else replace(run.method, rationale=False)
+    found = []
+    for layout in LAYOUTS[1:]:
+        batches = TrainBatches(
+            store.split("train"),
+            run.task,
+            replace(run.data, layout=layout),
+            method,
+            steps=min(run.train.steps, 1000),
+            cost=cost_of(run.model if run.model.vocab_size else config.T5Config()),
+        )
+        extents = batches.layout.extents(batches.layout.shapes - 1)
+        longest = (
+            max(int(e.encoder_length) for e in extents),
+            max(int(e.decoder_length) for e in extents),
+        )
+        found.append(
+            Padding(
+                layout=layout,
+                shapes=batches.layout.shapes,
+                length=longest,
+                waste=batches.waste(1000),
+            )
+        )
     return found
 
 

@@ -13,6 +13,7 @@ import jax
 from dss_jax.core.startup import StartClock
 from dss_jax.data.batches import TrainBatches
 from dss_jax.data.blocks import Batch
+from dss_jax.data.shapes import cost_of
 from dss_jax.experiment import run_folder
 from dss_jax.model import lora
 from dss_jax.train import processes
@@ -117,6 +118,7 @@ def train_batches(session: "Session", plan_seeds: Sequence[int] = ()) -> TrainBa
         shares=data_parallelism(mesh) * run.train.microbatches,
         process_index=index,
         process_count=count,
+        cost=cost_of(run.model),
         plan_seeds=plan_seeds,
     )
 
