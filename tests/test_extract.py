@@ -427,6 +427,7 @@ def test_shards_samples_and_dry_run(tmp_path: Path, task_dir: Path, capsys) -> N
     assert [line["id"] for line in lines[1:]] == ["r1", "r4", "r7"]
     assert [len(line["samples"]) for line in lines[1:]] == [2, 2, 2]
     assert lines[0]["totals"]["cost_usd"] == pytest.approx(6 * (100 * 10 + 20 * 30) / 1e6)
+    assert lines[0]["prices"] == "10 USD in, 30 USD out a million tokens, as given"
 
 
 def test_the_key_is_nowhere(tmp_path: Path, task_dir: Path) -> None:
@@ -479,6 +480,9 @@ def test_killed_at_random_points_the_records_are_the_same(
     records = [file.read_text().splitlines() for file in (out, whole)]
     assert records[0][1:] == records[1][1:]
     totals = [json.loads(lines[0])["totals"] for lines in records]
+    for each in totals:
+        assert each.pop("seconds") > 0, "what all runs took"
+        assert each.pop("retries") > 0, "10 % faults"
     assert totals[0] == totals[1]
 
 

@@ -1,6 +1,12 @@
 """A teacher of T5's family answers requests as a server would."""
 
+import contextlib
 import dataclasses
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -75,9 +81,33 @@ def test_one_device_gives_the_same_as_four(
     assert texts(checkpoint, asked) == four
 
 
-def test_a_long_prompt_is_refused_by_row(checkpoint: str) -> None:
-    with pytest.raises(UsageError, match=r"row 'r\d+': its prompt has \d+ tokens, more than the 9"):
-        texts(checkpoint, jobs(), input_length=9)
+def test_a_long_prompt_costs_its_row_alone(checkpoint: str, tmp_path: Path) -> None:
+    teacher = JaxTeacher(checkpoint, TeacherOptions(input_length=30))
+    with Journal(tmp_path / "journal") as journal:
+        done = jax_teacher.ask(teacher, jobs(), journal)
+        replies = [journal.reply(job.key) for job in jobs()]
+        again = jax_teacher.ask(teacher, jobs(), journal, only_failed=True)
+    assert 0 < done.failed < done.answered
+    assert [bool(r.refusal) for r in replies] == sorted(bool(r.refusal) for r in replies)
+    whole = texts(checkpoint, jobs())
+    assert all(r.text == whole[j.key] for j, r in zip(jobs(), replies, strict=True) if r.text)
+    assert "more than the 30 allowed" in replies[-1].refusal
+    assert (again.failed, again.answered) == (done.failed, 0)
+
+
+def test_where_all_prompts_are_too_long_the_run_stops(checkpoint: str, tmp_path: Path) -> None:
+    teacher = JaxTeacher(checkpoint, TeacherOptions(input_length=2))
+    with (
+        Journal(tmp_path / "journal") as journal,
+        pytest.raises(UsageError, match="the first 5 rows were given up: the prompt has"),
+    ):
+        jax_teacher.ask(teacher, jobs(), journal)
+
+
+def test_top_k_of_one_is_greedy(checkpoint: str) -> None:
+    greedy = texts(checkpoint, jobs(5, temperature=0.0))
+    one = texts(checkpoint, jobs(5, temperature=1.0, top_k=1))
+    assert list(one.values()) == list(greedy.values())
 
 
 def test_a_checkpoint_without_vocabulary_is_refused(checkpoint: str, tmp_path: Path) -> None:
@@ -98,3 +128,48 @@ def test_replies_are_kept_and_asked_once(checkpoint: str, tmp_path: Path) -> Non
     assert {r.finish_reason for r in replies} <= {"stop", "length"}
     assert all(r.completion_tokens == 10 for r in replies if r.finish_reason == "length")
     assert all(r.prompt_tokens > 3 for r in replies)
+
+
+SLOW_TEACHER = """
+import sys, time
+from dss_jax.experiment import jax_teacher
+from dss_jax.teacher.jobs import Job
+from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.records import Reply
+
+class Teacher:
+    def replies(self, jobs):
+        for job in jobs:
+            time.sleep(0.01)
+            yield job, Reply(text=job.key)
+
+jobs = [Job(f"r{i}", 0, {"prompt": f"row {i}"}) for i in range(300)]
+with Journal(sys.argv[1]) as journal:
+    done = jax_teacher.ask(Teacher(), jobs, journal)
+    assert all(journal.reply(job.key).text == job.key for job in jobs)
+print(done.answered, done.reused)
+"""
+
+
+def test_killed_and_run_again_only_the_rest_is_decoded(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    start = [sys.executable, "-c", SLOW_TEACHER, str(journal)]
+    process = subprocess.Popen(start)
+    while not _kept(journal) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = _kept(journal)
+    assert 0 < kept < 300
+    again = subprocess.run(start, capture_output=True, text=True, timeout=100)
+    assert again.stdout.split() == [str(300 - kept), str(kept)], again.stderr
+
+
+def _kept(journal: Path) -> int:
+    if not journal.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(journal, timeout=30)) as db:
+        try:
+            return db.execute("select count(*) from replies").fetchone()[0]
+        except sqlite3.OperationalError:  # Not made yet.
+            return 0

@@ -10,6 +10,7 @@ missing. The key comes from the environment. docs/extract.md.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,12 @@ from typing import Any
 from dss_jax.core import registry
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import SPLITS, DistillationTask, Example
+
+OMITTED = ("stop", "temperature", "max_tokens")
+"""Fields that some models refuse and the others need."""
+
+FIXED = ("model", "messages", "prompt", "n", "stream", "response_format")
+"""Fields that --extra_body may not hold: what is asked, and how answers are read."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -52,11 +59,38 @@ def _sampling_flags(group: Any) -> None:
     group.add_argument("--samples", type=int, default=1, help="completions a row (default 1)")
     group.add_argument("--temperature", type=float, help="default: 0 for one sample, else 0.7")
     group.add_argument("--top_p", type=float)
+    group.add_argument("--top_k", type=int, help="vLLM, llama.cpp and jax: have it; OpenAI has not")
     group.add_argument("--max_tokens", type=int, default=256, help="of a completion (default 256)")
     group.add_argument("--max_tokens_field", default="max_tokens",
                        choices=("max_tokens", "max_completion_tokens"),
                        help="its name: newer OpenAI models want max_completion_tokens")  # fmt: skip
     group.add_argument("--seed", type=int, help="sent with each request; sample i gets seed + i")
+    group.add_argument("--omit", action="append", default=[], choices=OMITTED,
+                       help="leave this field out of the requests; may be repeated")  # fmt: skip
+    group.add_argument("--extra_body", metavar="JSON",
+                       help='more fields for the requests: {"top_k": 5}')  # fmt: skip
+
+
+def _fields(text: str | None) -> dict[str, Any]:
+    """The object of --extra_body; empty where it is not given.
+
+    Raises:
+      UsageError: it is none, or holds a field that may not be set so.
+    """
+    if text is None:
+        return {}
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--extra_body must be JSON, not {text!r}: {error}.") from error
+    if not isinstance(fields, dict):
+        raise UsageError(f"--extra_body must be a JSON object, not {text!r}.")
+    if wrong := [name for name in fields if name in FIXED]:
+        raise UsageError(
+            f"--extra_body may not hold {wrong[0]!r}: --model, --samples, --structured and the "
+            "task's prompt say that."
+        )
+    return fields
 
 
 def _sending_flags(group: Any) -> None:
@@ -117,7 +151,8 @@ def _check(args: argparse.Namespace) -> None:
     """Raises UsageError for flags that do not go together, before anything is read."""
     for name, least in (("limit", 1), ("samples", 1), ("max_tokens", 1), ("concurrency", 1),
                         ("max_attempts", 1), ("show_prompt", 1), ("rpm", 1), ("tpm", 1),
-                        ("exemplars", 0), ("batch_size", 1), ("fsdp", 1)):  # fmt: skip
+                        ("top_k", 1), ("exemplars", 0), ("batch_size", 1),
+                        ("fsdp", 1)):  # fmt: skip
         value = getattr(args, name)
         if value is not None and value < least:
             raise UsageError(f"--{name} must be at least {least}, not {value}.")
@@ -130,6 +165,10 @@ def _check(args: argparse.Namespace) -> None:
             "--model is missing: the teacher's name, as its server knows it, or jax:CHECKPOINT. "
             "--from_release DIR needs none."
         )
+    if (args.model or "").startswith("jax:"):
+        for name in ("omit", "extra_body", "batch", "structured", "base_url"):
+            if getattr(args, name):
+                raise UsageError(f"--{name} is for servers; {args.model} runs here.")
 
 
 def _examples(args: argparse.Namespace, task: DistillationTask) -> list[Example]:
@@ -148,16 +187,19 @@ def _extraction(args: argparse.Namespace, task: DistillationTask) -> Any:
     if args.samples > 1 and temperature == 0:
         raise UsageError(f"--samples {args.samples} at --temperature 0 are all the same.")
     sampling = {"temperature": temperature, args.max_tokens_field: args.max_tokens}
-    for name in ("top_p", "seed"):
+    for name in ("top_p", "top_k", "seed"):
         if getattr(args, name) is not None:
             sampling[name] = getattr(args, name)
+    # --omit max_tokens means the limit, whatever its name.
+    omit = [args.max_tokens_field if name == "max_tokens" else name for name in args.omit]
     options = PromptOptions(
         exemplars=args.exemplars, order_seed=args.exemplar_seed,
         form="completion" if args.model.startswith("jax:") else args.form,
         hint=args.hint, structured=args.structured,
     )  # fmt: skip
     return Extraction(task=task, split=args.split, model=args.model, options=options,
-                      samples=args.samples, sampling=sampling)  # fmt: skip
+                      samples=args.samples, sampling={**sampling, **_fields(args.extra_body)},
+                      omit=tuple(sorted(set(omit))))  # fmt: skip
 
 
 def _show(extraction: Any, examples: Sequence[Example]) -> int:
@@ -172,6 +214,7 @@ def _show(extraction: Any, examples: Sequence[Example]) -> int:
 
 def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example]) -> int:
     """Estimates, asks, writes."""
+    from dss_jax.cli import extract_tables
     from dss_jax.experiment import extraction as stage
     from dss_jax.teacher import client, prices
     from dss_jax.teacher.journal import Journal
@@ -186,18 +229,19 @@ def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example])
             "provider's page."
         )
     if args.out is None:  # A dry run before anything was asked.
-        _print_estimate(args, _estimate(args, extraction, extraction.jobs(examples), price), price)
+        expected = _estimate(args, extraction, extraction.jobs(examples), price)
+        extract_tables.print_estimate(args, expected, price)
         return 0
     with Journal(args.journal or args.out.with_name(args.out.name + ".journal")) as journal:
         missing = stage.missing(extraction, examples, journal, only_failed=args.only_failed)
         expected = _estimate(args, extraction, missing, price)
         if args.dry_run:
-            _print_estimate(args, expected, price)
+            extract_tables.print_estimate(args, expected, price)
             return 0
         ask = _server(args, extraction, examples, journal, price, over=_confirm(args, expected))
-        progress = _Progress(extraction, len(examples), price)
+        progress = extract_tables.Progress(extraction, len(examples), expected.requests, price)
         try:
-            summary = ask(progress)
+            summary = ask(stage.noting(extraction, journal, progress))
         finally:
             progress.close()
         if summary.stopped:
@@ -209,10 +253,11 @@ def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example])
         local = args.model.startswith("jax:")
         header = stage.write(
             extraction, examples, journal, args.out,
-            price=price, endpoint="" if local else client.host_of(args.base_url), terms=args.terms,
+            price=price, prices=price.note, terms=args.terms,
+            endpoint="" if local else client.host_of(args.base_url),
         )  # fmt: skip
-    _report(args, header, summary)
-    return 0
+    extract_tables.print_report(str(args.out), header, summary)
+    return 1 if summary.failed and not (summary.answered or summary.reused) else 0
 
 
 def _server(
@@ -233,13 +278,15 @@ def _server(
             fsdp=args.fsdp, vocabulary=args.vocabulary,
         ))  # fmt: skip
         return lambda progress: jax_teacher.ask(
-            teacher, extraction.jobs(examples), journal, progress
+            teacher, extraction.jobs(examples), journal, progress, only_failed=args.only_failed
         )
     if args.batch:
         from dss_jax.teacher.batch import Batches
 
         batches = Batches(journal, args.base_url, args.api_key_env)
-        return lambda _: batches.run(extraction.jobs(examples), only_failed=args.only_failed)
+        return lambda progress: batches.run(
+            extraction.jobs(examples), progress, only_failed=args.only_failed
+        )
     from dss_jax.experiment import extraction as stage
     from dss_jax.teacher import client, extract
 
@@ -261,26 +308,6 @@ def _estimate(args: argparse.Namespace, extraction: Any, jobs: Any, price: Any) 
     return prices.estimate(
         (job.body for job in jobs), length, price,
         concurrency=args.concurrency, rpm=args.rpm, tpm=args.tpm,
-    )  # fmt: skip
-
-
-def _print_estimate(args: argparse.Namespace, expected: Any, price: Any) -> None:
-    from dss_jax.cli.tables import number, print_table
-    from dss_jax.teacher.prices import CHARACTERS_PER_TOKEN
-
-    cost = "not known" if expected.cost is None else f"{expected.cost:,.2f} USD"
-    rows = [
-        ["requests to send", number(expected.requests)],
-        ["prompt tokens, about", number(expected.prompt_tokens)],
-        ["completion tokens, about", number(expected.completion_tokens)],
-        ["cost, about", cost],
-        ["prices", price.source],
-        ["time, about", "up to a day" if args.batch else f"{expected.seconds / 60:,.0f} minutes"],
-    ]
-    print_table(
-        f"{args.task}, {args.split}, {args.model}", ("", ""), rows,
-        note=f"{CHARACTERS_PER_TOKEN} characters a token; answers as long as the exemplars'; "
-             "2 seconds a request.",
     )  # fmt: skip
 
 
@@ -311,47 +338,6 @@ def _spending_limit(budget: float | None, price: Any) -> Any:
         return f"the budget of {budget:g} USD is spent" if spent >= budget else None
 
     return check
-
-
-class _Progress:
-    """A bar of requests with tokens, cost and errors."""
-
-    def __init__(self, extraction: Any, rows: int, price: Any) -> None:
-        from tqdm import tqdm
-
-        self.total, self._price = rows * extraction.samples, price
-        self._bar = tqdm(total=self.total, unit="request", desc=extraction.split, mininterval=0.5)
-
-    def __call__(self, summary: Any) -> None:
-        """Shows the state."""
-        self._bar.update(summary.done - self._bar.n)
-        spent = self._price(summary.prompt_tokens, summary.completion_tokens)
-        self._bar.set_postfix(
-            {"tokens": f"{summary.prompt_tokens + summary.completion_tokens:,}"}
-            | ({} if spent is None else {"USD": f"{spent:.2f}"})
-            | {"retries": summary.retries, "failed": summary.failed},
-            refresh=False,
-        )
-
-    def close(self) -> None:
-        """Ends the bar."""
-        self._bar.close()
-
-
-def _report(args: argparse.Namespace, header: Any, summary: Any) -> None:
-    from dss_jax.cli.tables import number, print_table
-
-    totals = dict(header.totals)
-    statuses = totals.pop("statuses")
-    rows = [[name.replace("_", " "), number(value)] for name, value in totals.items()]
-    rows += [[f"rows: {status}", number(count)] for status, count in statuses.items()]
-    rows += [["sent now", number(summary.answered)], ["taken from the journal",
-             number(summary.reused)], ["retries", number(summary.retries)]]  # fmt: skip
-    print_table(f"{args.out}", ("", ""), rows)
-    for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1])[:5]:
-        print(f"failed, {count:,}: {reason}")
-    if summary.failed:
-        print("The same command asks again for the failed ones; --only_failed for them alone.")
 
 
 def _from_release(args: argparse.Namespace, task: DistillationTask) -> int:

@@ -17,7 +17,16 @@ from dss_jax.teacher.stats import RecordStats, Share
 def print_stats(header: Header, stats: RecordStats, metric: str) -> None:
     """Prints statuses, agreement, accuracy and lengths of a record file, and its provenance."""
     print(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples")
-    for name in ("teacher", "endpoint", "date", "terms", "prompt_sha256", "sampling", "totals"):
+    for name in (
+        "teacher",
+        "endpoint",
+        "date",
+        "terms",
+        "prices",
+        "prompt_sha256",
+        "sampling",
+        "totals",
+    ):
         if value := getattr(header, name):
             print(f"{name:<14}{_pairs(value) if isinstance(value, dict) else value}")
     for entry in header.filters:

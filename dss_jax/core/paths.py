@@ -25,7 +25,11 @@ def write_whole(file: Path, content: str | bytes) -> None:
     """Writes a file that appears whole or not at all, and its folder where there is none."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(file.suffix + ".new")
-    fresh.write_bytes(content.encode() if isinstance(content, str) else content)
+    with fresh.open("wb") as out:
+        out.write(content.encode() if isinstance(content, str) else content)
+        out.flush()
+        # Without it a power cut after the rename could leave an empty file under this name.
+        os.fsync(out.fileno())
     os.replace(fresh, file)
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import datetime
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +44,9 @@ class Extraction:
       model: the teacher's name, as its server knows it.
       options: how the prompt is laid out.
       samples: completions a row.
-      sampling: fields of the request besides the prompt: temperature, max_tokens, top_p, seed. With
-        a seed, sample i is sent seed + i.
+      sampling: fields of the request besides the prompt: temperature, max_tokens, top_p, seed, and
+        what else its server knows. With a seed, sample i is sent seed + i.
+      omit: fields that are left out of the requests, for a model that does not have them.
     """
 
     task: DistillationTask
@@ -52,6 +55,7 @@ class Extraction:
     options: PromptOptions = field(default_factory=PromptOptions)
     samples: int = 1
     sampling: dict[str, Any] = field(default_factory=dict)
+    omit: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> Prompt:
@@ -69,12 +73,26 @@ class Extraction:
             own = dict(self.sampling)
             if "seed" in own:
                 own["seed"] += sample
-            yield Job(example.id, sample, {**shared, **own})
+            body = {**shared, **own}
+            yield Job(example.id, sample, {k: v for k, v in body.items() if k not in self.omit})
 
     def jobs(self, examples: Iterable[Example]) -> Iterator[Job]:
         """The requests of all rows, in order."""
         for example in examples:
             yield from self.jobs_of(example)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`sampling` as sent, but for the number of samples."""
+        sent = {name: value for name, value in self.sampling.items() if name not in self.omit}
+        return {**sent, "omit": list(self.omit)} if self.omit else sent
+
+    @property
+    def sha256(self) -> str:
+        """Of what is asked, whatever rows and however many samples, in hex."""
+        what = [self.task.name, self.split, self.model, self.settings,
+                prompt_sha256(self.prompt, self.options)]  # fmt: skip
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def shard_of(examples: Sequence[Example], shard: str | None) -> Sequence[Example]:
@@ -97,9 +115,14 @@ class Totals:
     def __init__(self) -> None:
         self.rows = self.requests = self.prompt_tokens = self.completion_tokens = 0
         self.statuses: dict[str, int] = {}
+        self._keys: set[bytes] = set()
 
-    def add_reply(self, reply: Reply) -> None:
-        """One sample's reply."""
+    def add_reply(self, job: Job, reply: Reply) -> None:
+        """One sample's reply; rows with the same text share one, which was paid for once."""
+        key = bytes.fromhex(job.key)
+        if key in self._keys:
+            return
+        self._keys.add(key)
         self.requests += 1
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
@@ -127,12 +150,11 @@ def records(
 ) -> Iterator[Record]:
     """The records of all rows, in order, from what the journal has."""
     for example in examples:
-        replies = [journal.reply(job.key) or NOT_ASKED for job in extraction.jobs_of(example)]
-        for reply in replies:
-            totals.add_reply(reply)
-        samples = [
-            read_reply(reply, example, extraction.prompt, extraction.options) for reply in replies
-        ]
+        samples = []
+        for job in extraction.jobs_of(example):
+            reply = journal.reply(job.key) or NOT_ASKED
+            totals.add_reply(job, reply)
+            samples.append(read_reply(reply, example, extraction.prompt, extraction.options))
         record = record_of(example, samples, same=extraction.task.scorer.correct)
         totals.add_record(record)
         yield record
@@ -145,24 +167,37 @@ def write(
     out: Path,
     *,
     price: Price,
+    prices: str = "",
     endpoint: str = "",
     terms: str = "",
 ) -> Header:
-    """Writes the record file of all rows, whole or not at all, and returns its header."""
+    """Writes the record file of all rows, whole or not at all, and returns its header.
+
+    Args:
+      extraction: what was asked.
+      examples: the rows.
+      journal: has the replies.
+      out: the file.
+      price: of the tokens.
+      prices, endpoint, terms: as of `Header`.
+    """
     totals = Totals()
     # The header comes first and needs the totals, so the replies are read twice.
     for _ in records(extraction, examples, journal, totals):
         pass
+    seconds, retries = journal.effort(extraction.sha256)
+    effort = {"retries": retries, "seconds": round(seconds, 1)} if seconds else {}
     header = Header(
         task=extraction.task.name,
         split=extraction.split,
         teacher=extraction.model,
         endpoint=endpoint,
         prompt_sha256=prompt_sha256(extraction.prompt, extraction.options),
-        sampling={**extraction.sampling, "samples": extraction.samples},
+        sampling={**extraction.settings, "samples": extraction.samples},
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         terms=terms,
-        totals=totals.as_dict(price),
+        prices=prices,
+        totals=totals.as_dict(price) | effort,
     )
     write_records(out, header, records(extraction, examples, journal, Totals()))
     return header
@@ -179,6 +214,18 @@ def missing(
     jobs = extraction.jobs(examples)
     while chunk := list(itertools.islice(jobs, CHUNK)):
         yield from journal.missing(chunk, only_failed=only_failed)
+
+
+def noting(extraction: Extraction, journal: Journal, progress: Progress | None = None) -> Progress:
+    """`progress`, which also has the journal keep what the run takes, once it got a reply."""
+
+    def told(summary: Summary) -> None:
+        if summary.answered or summary.failed:
+            journal.note_run(extraction.sha256, summary.seconds, summary.retries)
+        if progress is not None:
+            progress(summary)
+
+    return told
 
 
 def ask(

@@ -27,9 +27,9 @@ from dss_jax.interop.model_files import vocabulary_size
 from dss_jax.interop.weights import flat, nested
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
-from dss_jax.teacher.extract import CHUNK, Summary
+from dss_jax.teacher.extract import CHUNK, HOPELESS, Summary
 from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.journal import GIVEN_UP, Journal
 from dss_jax.teacher.records import Reply
 from dss_jax.train.sharding import make_mesh, param_shardings
 
@@ -96,46 +96,35 @@ class JaxTeacher:
             )
         self.params = nested(params)
 
-    def tokens(self, job: Job) -> list[int]:
-        """Ids of a prompt, with the end of sequence.
-
-        Raises:
-          UsageError: the prompt is too long.
-        """
-        ids = [*self.vocabulary.encode(job.body["prompt"]), EOS_ID]
-        if len(ids) > self.options.input_length:
-            raise UsageError(
-                f"row {job.id!r}: its prompt has {len(ids)} tokens, more than the "
-                f"{self.options.input_length} allowed. Show fewer examples (--exemplars), or raise "
-                "--input_length."
-            )
-        return ids
-
     def replies(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Reply]]:
         """Answers requests of one sampling setting, some batches at a time, in order.
 
-        A sample depends on the request alone, so it is the same in whatever batch and order.
+        A sample depends on the request alone, so it is the same in whatever batch and order. One
+        whose prompt is too long is given up.
         """
         jobs = iter(jobs)
         engine: Engine | None = None
         while some := list(itertools.islice(jobs, BATCHES_AT_ONCE * self.options.batch_size)):
             engine = engine or self._engine(some[0])
-            rows = [self.tokens(job) for job in some]
+            rows = [[*self.vocabulary.encode(job.body["prompt"]), EOS_ID] for job in some]
+            fitting = [i for i, row in enumerate(rows) if len(row) <= self.options.input_length]
             column = Ragged(
                 np.array(list(itertools.chain.from_iterable(rows)), np.int32),
                 np.cumsum([0, *map(len, rows)], dtype=np.int64),
             )
             # Of a key's 256 bits, 31 fit an int32: two equal ones would only share their draws.
-            ids = np.array([int(job.key[:8], 16) & 0x7FFFFFFF for job in some], np.int32)
-            decoded = engine(self.params, column, np.arange(len(some)), ids=ids)
-            for job, row, tokens_KxT in zip(some, rows, decoded.tokens, strict=True):
-                yield job, self._reply(row, tokens_KxT[0])
+            ids = np.array([int(some[i].key[:8], 16) & 0x7FFFFFFF for i in fitting], np.int32)
+            decoded = engine(self.params, column, np.array(fitting, np.int64), ids=ids)
+            tokens = dict(zip(fitting, decoded.tokens, strict=True))
+            for i, (job, row) in enumerate(zip(some, rows, strict=True)):
+                yield job, self._reply(row, tokens[i][0]) if i in tokens else self._too_long(row)
 
     def _engine(self, job: Job) -> Engine:
         body = job.body
         settings = Sample(
             temperature=float(body.get("temperature", 0.0)),
             top_p=float(body.get("top_p", 1.0)),
+            top_k=int(body.get("top_k", 0)),
             # The sample's index is in the key, and the key chooses the draws.
             seed=int(body.get("seed", job.sample)) - job.sample,
         )
@@ -154,26 +143,55 @@ class JaxTeacher:
             completion_tokens=int(ends[0]) + 1 if len(ends) else len(tokens_T),
         )
 
+    def _too_long(self, prompt: Sequence[int]) -> Reply:
+        return Reply(
+            text="",
+            finish_reason=GIVEN_UP,
+            refusal=f"the prompt has {len(prompt)} tokens, more than the "
+            f"{self.options.input_length} allowed. Show fewer examples (--exemplars), or raise "
+            "--input_length.",
+        )
+
 
 def ask(
     teacher: JaxTeacher,
     jobs: Iterable[Job],
     journal: Journal,
     progress: Callable[[Summary], None] | None = None,
+    *,
+    only_failed: bool = False,
 ) -> Summary:
-    """Answers every job that the journal has no reply to, and keeps each as it comes."""
+    """Answers every job that the journal has no reply to, and keeps each as it comes.
+
+    Args:
+      teacher: answers.
+      jobs: requests of one sampling setting.
+      journal: gets the replies.
+      progress: called after each reply.
+      only_failed: only those that were asked before and given up.
+
+    Raises:
+      UsageError: the first few prompts are all too long.
+    """
     summary, started = Summary(), time.monotonic()
 
     def missing() -> Iterator[Job]:
         rest = iter(jobs)
         while chunk := list(itertools.islice(rest, CHUNK)):
-            found = journal.missing(chunk)
+            found = journal.missing(chunk, only_failed=only_failed)
             summary.reused += len(chunk) - len(found)
             yield from journal.claim(found)
 
     for job, reply in teacher.replies(missing()):
         journal.put(job, reply)
-        summary.answered += 1
+        if reply.finish_reason == GIVEN_UP:
+            summary.failed += 1
+            summary.reasons[reply.refusal] = summary.reasons.get(reply.refusal, 0) + 1
+            if summary.failed == HOPELESS and not (summary.answered or summary.reused):
+                journal.flush()
+                raise UsageError(f"the first {HOPELESS} rows were given up: {reply.refusal}")
+        else:
+            summary.answered += 1
         summary.prompt_tokens += reply.prompt_tokens
         summary.completion_tokens += reply.completion_tokens
         summary.seconds = time.monotonic() - started

@@ -30,7 +30,7 @@ from dss_jax.teacher.client import (
     key_from,
     reply_of,
 )
-from dss_jax.teacher.extract import CHUNK, Summary
+from dss_jax.teacher.extract import CHUNK, Progress, Summary
 from dss_jax.teacher.jobs import Job
 from dss_jax.teacher.journal import GIVEN_UP, Journal
 from dss_jax.teacher.records import Reply
@@ -144,11 +144,14 @@ class Batches:
             api_key=self._key or OWN_SERVER_KEY, base_url=base_url or HOSTED, max_retries=RETRIES
         )
 
-    def run(self, jobs: Iterable[Job], *, only_failed: bool = False) -> Summary:
+    def run(
+        self, jobs: Iterable[Job], progress: Progress | None = None, *, only_failed: bool = False
+    ) -> Summary:
         """Asks for every job that the journal has no reply to, and waits for the answers.
 
         Args:
           jobs: requests of one model and one form.
+          progress: called at the end.
           only_failed: only those that were asked before and given up.
 
         Returns:
@@ -176,6 +179,8 @@ class Batches:
         finally:
             self._openai.close()
         summary.seconds = time.monotonic() - started
+        if progress is not None:
+            progress(summary)
         return summary
 
     def _missing(self, jobs: Iterable[Job], summary: Summary, only_failed: bool) -> Iterator[Job]:

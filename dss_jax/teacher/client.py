@@ -28,6 +28,23 @@ OWN_SERVER_KEY = "none"
 REASON_LENGTH = 300
 """Characters of a server's message that are kept."""
 
+INSTEAD = {
+    "stop": "Add --omit stop; answers that run on are cut all the same.",
+    "temperature": "Add --omit temperature for the model's own.",
+    "max_tokens": "Add --max_tokens_field max_completion_tokens, or --omit max_tokens.",
+    "max_completion_tokens": "Leave out --max_tokens_field.",
+    "top_p": "Leave out --top_p.",
+    "top_k": "Leave out --top_k.",
+    "seed": "Leave out --seed.",
+    "response_format": "Leave out --structured.",
+}
+"""Field of a request that a server may not have -> what to do."""
+
+_NOT_SUPPORTED = re.compile(
+    r"support|unrecogni[sz]ed|unknown|unexpected|not (allowed|permitted)|no longer|deprecated", re.I
+)
+_TOO_LARGE = re.compile(r"too (large|long|many)|at most|maximum", re.I)
+
 
 class Retryable(Exception):  # noqa: N818
     """The request may work later.
@@ -50,7 +67,7 @@ class Rejected(Exception):  # noqa: N818
 
 
 class Fatal(Exception):  # noqa: N818
-    """No request can work: a wrong key, no right to the model, no such model, no money left."""
+    """No request can work: a wrong key, no such model, no money left, a field it does not have."""
 
 
 class Client:
@@ -95,7 +112,7 @@ class Client:
           Retryable: 408, 409, 429, 5xx, no answer in time, a broken connection, an answer that is
             not JSON or holds no completion.
           Rejected: 400, 413, 422: this request only.
-          Fatal: 401, 402, 403, 404, or no money left.
+          Fatal: 401, 402, 403, 404, no money left, or a 400 for what is the same in all requests.
         """
         chat = "messages" in body
         try:
@@ -109,17 +126,24 @@ class Client:
         except TimeoutError:
             raise Retryable(f"no answer within {self._timeout:g} seconds") from None
         except openai.APIStatusError as error:
-            raise self._failure(error) from None
+            raise self._failure(error, body) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             cause = error.__cause__ or error
             raise Retryable(self._clean(f"{type(cause).__name__}: {cause}")) from None
         return reply_of(response.content, chat, self._clean)
 
-    def _failure(self, error: openai.APIStatusError) -> Exception:
+    def _failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
         status = error.status_code
         reason = self._clean(f"{status}: {_message(error)}")
         if status in (401, 402, 403, 404) or _code(error) == "insufficient_quota":
             return Fatal(reason)
+        if status in (400, 422):
+            # Gemini's answer to a wrong key is a 400.
+            if "api key" in _message(error).lower():
+                return Fatal(reason)
+            if field := refused_field(_message(error), _body(error).get("param"), body):
+                instead = INSTEAD.get(field, f"Take {field!r} out of --extra_body.")
+                return Fatal(f"{reason.rstrip('.')}. {instead}")
         if status in (408, 409, 429) or status >= 500:
             wait = retry_after(error.response.headers)
             return Retryable(reason, wait, overload=status in (429, 503))
@@ -239,8 +263,29 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
         return None
 
 
+def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | None:
+    """The field of a request that its server or model does not have; None where it is not that.
+
+    Args:
+      message: the server's.
+      param: the field that the server names beside it, as OpenAI's does.
+      body: of the request.
+    """
+    fields = set(body) - {"model", "messages", "prompt"}
+    if not _NOT_SUPPORTED.search(message) or _TOO_LARGE.search(message):
+        return None
+    if param in fields:
+        return str(param)
+    # In quotes or after a colon: a message about one row may have "stop" among its words.
+    return next((f for f in fields if re.search(rf"['\"`]{f}['\"`]|: {f}\b", message)), None)
+
+
 def _body(error: openai.APIStatusError) -> Mapping[str, Any]:
-    return error.body if isinstance(error.body, dict) else {}
+    """The error in the answer; Gemini's is in a list."""
+    body = error.body
+    if isinstance(body, list) and body and isinstance(body[0], dict):
+        body = body[0].get("error", body[0])
+    return body if isinstance(body, dict) else {}
 
 
 def _message(error: openai.APIStatusError) -> str:

@@ -44,6 +44,9 @@ create table if not exists claims (
   key text primary key, owner text not null, until real not null
 ) without rowid;
 create index if not exists owners on claims (owner);
+create table if not exists runs (
+  owner text primary key, extraction text not null, seconds real not null, retries integer not null
+) without rowid;
 """
 
 
@@ -65,6 +68,7 @@ class Journal:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         self._clock = clock
         self._waiting: dict[str, tuple] = {}
+        self._run: tuple[str, float, int] | None = None
         self._last_commit = self._last_beat = clock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +161,7 @@ class Journal:
         """
         now = self._clock()
         beat = now - self._last_beat > LEASE_SECONDS / 4
-        if self._waiting or beat:
+        if self._waiting or beat or self._run is not None:
             with _transaction(self):
                 # A given-up request never replaces an answer that another process got.
                 self._db.executemany(
@@ -170,6 +174,10 @@ class Journal:
                 self._db.executemany(
                     "delete from claims where key = ?", [(key,) for key in self._waiting]
                 )
+                if self._run is not None:
+                    self._db.execute(
+                        "insert or replace into runs values (?, ?, ?, ?)", (self.owner, *self._run)
+                    )
                 if beat:
                     self._db.execute(
                         "update claims set until = ? where owner = ?",
@@ -177,7 +185,26 @@ class Journal:
                     )
                     self._last_beat = now
             self._waiting.clear()
+            self._run = None
         self._last_commit = self._clock()
+
+    def note_run(self, extraction: str, seconds: float, retries: int) -> None:
+        """What the run of this process has taken so far; on the disk with the next replies.
+
+        Args:
+          extraction: digest of what is asked: journals may be shared.
+          seconds: since its start.
+          retries: requests that were sent once more.
+        """
+        self._run = (extraction, seconds, retries)
+
+    def effort(self, extraction: str) -> tuple[float, int]:
+        """(seconds, retries) of all runs that got a reply; those of processes at once add up."""
+        self.flush()
+        return self._db.execute(
+            "select coalesce(sum(seconds), 0.0), coalesce(sum(retries), 0) from runs "
+            "where extraction = ?", (extraction,),
+        ).fetchone()  # fmt: skip
 
     def reply(self, key: str) -> Reply | None:
         """The reply to a request; None where there is none yet."""

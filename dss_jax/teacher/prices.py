@@ -48,6 +48,14 @@ class Prices:
             return None
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / MILLION
 
+    @property
+    def note(self) -> str:
+        """Prices and source for the header of a record file; "" where they are not known."""
+        if self.prompt is None or self.completion is None:
+            return ""
+        return (f"{self.prompt:g} USD in, {self.completion:g} USD out a million tokens, "
+                f"{self.source}")  # fmt: skip
+
 
 def find_prices(
     model: str,

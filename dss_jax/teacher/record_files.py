@@ -279,6 +279,7 @@ def _merged_header(headers: Sequence[Header], records: Sequence[Record]) -> Head
         endpoint=", ".join(dict.fromkeys(h.endpoint for h in headers if h.endpoint)),
         date=max(h.date for h in headers),
         terms="; ".join(dict.fromkeys(h.terms for h in headers if h.terms)),
+        prices="; ".join(dict.fromkeys(h.prices for h in headers if h.prices)),
         totals={**totals, **row_totals(records)},
         filters=tuple(entry for h in headers for entry in h.filters),
     )

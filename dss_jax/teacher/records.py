@@ -108,8 +108,9 @@ class Header:
       sampling: temperature, max_tokens, top_p, samples, ...
       date: day on which it was written, ISO 8601, UTC.
       terms: the user's note on the terms of use of the teacher's outputs.
-      totals: rows, requests, prompt_tokens, completion_tokens, cost (with its currency), retries,
-        seconds, and the number of rows of each status.
+      prices: by which the cost was counted, and where they are from; "" for none.
+      totals: rows, requests, prompt_tokens, completion_tokens, cost_usd, retries, seconds, and the
+        number of rows of each status.
       filters: what `dss records filter` left out, in order.
     """
 
@@ -121,5 +122,6 @@ class Header:
     sampling: dict[str, Any] = field(default_factory=dict)
     date: str = ""
     terms: str = ""
+    prices: str = ""
     totals: dict[str, Any] = field(default_factory=dict)
     filters: tuple[dict[str, Any], ...] = ()
