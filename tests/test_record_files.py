@@ -172,6 +172,19 @@ def test_two_failures_of_a_row_are_no_answer(tmp_path: Path) -> None:
     assert list(read_records(out)[1]) == [first]
 
 
+def test_of_a_row_that_was_asked_again_the_fuller_version_is_taken(tmp_path: Path) -> None:
+    full = record("a", sample("(3 - 1)"), sample("(2 + 2)"))
+    part = record("a", sample("(3 - 1)"), FAILED)
+    other = record("a", FAILED, sample("(2 - 1)"))
+    out = tmp_path / "m.jsonl"
+    for first, second in ((full, part), (part, full)):
+        done = merge(two_files(tmp_path, [first], [second]), out)
+        assert (done.rows, done.answered, done.conflicts) == (1, 1, [])
+        assert list(read_records(out)[1]) == [full]
+    with pytest.raises(UsageError, match="different versions"):  # The answers differ, too.
+        merge(two_files(tmp_path, [full], [other]), out)
+
+
 @pytest.mark.parametrize(
     "other", [record("a", sample("(2 - 1)")), replace(record("a", FAILED), input="Another?")]
 )

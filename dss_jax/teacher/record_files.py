@@ -187,7 +187,7 @@ class Merged:
     Attributes:
       rows: in the merged file.
       equal: rows that were there once more, and the same.
-      answered: rows of which one version had the status "error" and another had not.
+      answered: rows of which one version had errors that another had not.
       conflicts: (id, first file, other file) of rows that differ otherwise.
     """
 
@@ -233,6 +233,11 @@ def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> M
                 answered += old.status != new.status
                 if old.status == "error" and new.status != "error":
                     kept[new.id] = (new, path)
+            elif _completes(old, new):
+                answered += 1
+            elif _completes(new, old):
+                answered += 1
+                kept[new.id] = (new, path)
             else:
                 conflicts.append((new.id, source, path))
                 if on_conflict == "last":
@@ -246,6 +251,19 @@ def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> M
 
 def _same_row(old: Record, new: Record) -> bool:
     return (old.input, old.gold) == (new.input, new.gold)
+
+
+def _completes(new: Record, old: Record) -> bool:
+    """Whether `new` is `old`, but with answers for failed samples: it was asked again."""
+    return (
+        _same_row(old, new)
+        and len(old.samples) == len(new.samples)
+        and all(
+            # Of two equations of one value the vote's first form is the label of both.
+            before.status == "error" or replace(before, label="") == replace(after, label="")
+            for before, after in zip(old.samples, new.samples, strict=True)
+        )
+    )
 
 
 def _must_agree(first: Header, other: Header, first_path: Path, path: Path) -> None:
