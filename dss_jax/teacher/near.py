@@ -5,10 +5,12 @@ prefix filtering (Chaudhuri, Ganti, Kaushik 2006; Bayardo, Ma, Srikant 2007) it 
 needs no threshold on luck, and takes seconds for 50,000 texts (docs/records.md).
 """
 
+import itertools
 import math
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from array import array
+from collections import defaultdict
 from collections.abc import Sequence
 
 SHINGLE_WORDS = 3
@@ -39,18 +41,28 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> list[int | None]:
       For each text, the number of a kept text before it with at least that similarity; None: the
       text is kept. Texts are compared to kept ones only.
     """
-    sets = [shingles(text) for text in texts]
-    frequency = Counter(s for one in sets for s in one)
+    # Numbers in arrays: half a million texts have millions of shingles.
+    numbers: dict[str, int] = {}
+    sets = [
+        array("I", (numbers.setdefault(s, len(numbers)) for s in shingles(text))) for text in texts
+    ]
+    frequency = array("I", bytes(len(numbers) * array("I").itemsize))
+    numbers.clear()
+    for shingle in itertools.chain.from_iterable(sets):
+        frequency[shingle] += 1
     # Rarest first: two sets that are alike share one of their first few, which few others have.
-    order = {s: i for i, s in enumerate(sorted(frequency, key=lambda s: (frequency[s], s)))}
-    ranked = [sorted(order[s] for s in one) for one in sets]
-    members = [frozenset(one) for one in ranked]
+    order = array("I", frequency)
+    for place, shingle in enumerate(sorted(range(len(order)), key=frequency.__getitem__)):
+        order[shingle] = place
+    for number, one in enumerate(sets):
+        sets[number] = array("I", sorted(order[s] for s in one))
     index: defaultdict[int, list[int]] = defaultdict(list)
     found: list[int | None] = []
-    for number, one in enumerate(ranked):
+    for number, one in enumerate(sets):
+        members = frozenset(one)
         prefix = one[: len(one) - math.ceil(threshold * len(one) - ROUNDING) + 1]
         candidates = sorted({c for shingle in prefix for c in index[shingle]})
-        like = next((c for c in candidates if _alike(members[c], members[number], threshold)), None)
+        like = next((c for c in candidates if _alike(sets[c], members, threshold)), None)
         found.append(like)
         if like is None:
             for shingle in prefix:
@@ -58,8 +70,8 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> list[int | None]:
     return found
 
 
-def _alike(a: frozenset[int], b: frozenset[int], threshold: float) -> bool:
+def _alike(a: "array[int]", b: frozenset[int], threshold: float) -> bool:
     if min(len(a), len(b)) < threshold * max(len(a), len(b)) - ROUNDING:
         return False
-    shared = len(a & b)
+    shared = len(b.intersection(a))
     return shared >= threshold * (len(a) + len(b) - shared) - ROUNDING
