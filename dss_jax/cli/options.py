@@ -22,6 +22,7 @@ BOUND_FLAGS = {
     "output_dir": "Train.output_dir",
     "decode": "Evaluate.decode",
     "init_from": "Train.init_from",
+    "engine": "Train.engine",
     "mixture_or_task_name": "Task.mixture_or_task_name",
     "mixture_or_task_module": "Task.mixture_or_task_module",
 }
@@ -111,6 +112,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init_from", help="checkpoint to start from: Hugging Face, Orbax or T5X; gives the model"
     )
+    parser.add_argument("--engine", help="what runs the loop: jax (default), or t5x: docs/t5x.md")
     parser.add_argument("--output_dir", help="where the run writes, and goes on from")
     parser.add_argument("--store", help="one token store to use as it is")
     parser.add_argument("--mixture_or_task_name", help="a SeqIO task or mixture of yours")

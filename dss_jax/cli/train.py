@@ -2,19 +2,22 @@
 
   dss train --task cqa --method dss --model t5_1_1_base --output_dir runs/cqa
   dss train --task cqa --method dss --model t5_1_1_base --output_dir runs/cqa --seeds 0,1,2,3
+  dss train --task cqa --method dss --model t5_1_1_base --output_dir runs/cqa --engine t5x
 
 The same output folder goes on where it stopped. Ctrl-C saves first. On several hosts the same
 command runs on each: docs/multi_host.md.
 """
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.core import checks, config
+from dss_jax.core import checks, config, environment
+from dss_jax.core.engine_config import check_for_t5x
 from dss_jax.core.startup import StartClock
 from dss_jax.train import processes
 
@@ -70,22 +73,40 @@ def _open_store(resolved: options.Resolved) -> "TokenStore":
     return store
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    clock = StartClock()
-    seeds = None if args.seeds is None else parse_seeds(args.seeds, rest)
-    options.start_processes(args)
-    resolved = processes.together(lambda: options.resolve(args, rest, parser))
-    run = resolved.run
-    # Checked before the store is made and JAX starts, which take seconds.
+def _check(run: config.Run, seeds: list[int] | None) -> None:
+    """Raises UsageError for what cannot be run, before the store is made and JAX starts."""
     if run.train.output_dir is None:
         raise options.UsageError("no output folder: give --output_dir DIR.")
     if seeds is not None:
+        if run.train.engine == "t5x":
+            raise options.UsageError("--seeds trains with our own loop: leave --engine t5x out.")
         checks.whole_on_one_device(run.mesh)
         if processes.count() > 1:
             raise options.UsageError(
                 "--seeds trains in one process. Give --process_count 1, or a run for each seed."
             )
+    if run.train.engine == "t5x":
+        if processes.count() > 1:
+            raise options.UsageError(
+                "--engine t5x runs in one process. On several hosts run python -m t5x.train with "
+                "gin_configs/t5x/finetune.gin: docs/t5x.md."
+            )
+        environment.require_t5x()
+        check_for_t5x(run)
+
+
+def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Runs the command."""
+    clock = StartClock()
+    seeds = None if args.seeds is None else parse_seeds(args.seeds, rest)
+    variables = dict(os.environ)
+    if args.engine == "t5x" or any("Train.engine=" in flag and "t5x" in flag for flag in rest):
+        # T5X's process takes the accelerator; one process at a time can have it.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    options.start_processes(args)
+    resolved = processes.together(lambda: options.resolve(args, rest, parser))
+    run = resolved.run
+    _check(run, seeds)
     processes.say(config.to_gin(run))
     clock.lap("imports")
 
@@ -97,8 +118,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     scorer = resolved.task.scorer if resolved.task else TEXT_ACCURACY
 
     from dss_jax.cli.tables import print_scores, print_seeds
+    from dss_jax.experiment import other_engine, single
     from dss_jax.experiment import seeds as several
-    from dss_jax.experiment import single
     from dss_jax.train.loop import Interrupted
 
     clock.lap("imports")
@@ -112,7 +133,10 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
             )
             print(f"curves: {run.train.output_dir}/curves.png")
             return 0
-        results = single.train(run, store, scorer, processes.say, clock)
+        if run.train.engine == "t5x":
+            results = other_engine.train(run, store, resolved.task_dirs, print, variables)
+        else:
+            results = single.train(run, store, scorer, processes.say, clock)
     except Interrupted as stop:
         again = f"dss {shlex.join(sys.argv[1:])}"
         processes.say(f"\n{stop}. To go on, give the same command again:\n  {again}")

@@ -15,6 +15,7 @@ from dss_jax.core.decode_config import DECODE_METHODS, Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lora_config import Lora
 from dss_jax.core.t5_config import T5Config
+from dss_jax.core.train_config import Train
 
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
@@ -242,42 +243,6 @@ class Evaluate:
         if self.validation_examples is not None:
             at_least("Evaluate.validation_examples", self.validation_examples, 1)
         flag("Evaluate.rationales", self.rationales)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """The loop.
-
-    Attributes:
-      steps: optimiser updates.
-      seed: of the parameters and of dropout.
-      microbatches: the batch is split into this many parts whose gradients are added up; the
-        result is that of the whole batch.
-      checkpoint_every: optimiser updates between checkpoints; None: at each evaluation.
-      keep_checkpoints: how many of the latest are kept, beside the best on validation.
-      log_every: optimiser updates between lines of `metrics.jsonl`.
-      output_dir: where everything that the run makes goes.
-      init_from: checkpoint whose parameters the run starts from: a Hugging Face folder, an Orbax
-        model folder or run folder, or a T5X checkpoint; None: random parameters.
-    """
-
-    steps: int = 10_000
-    seed: int = 0
-    microbatches: int = 1
-    checkpoint_every: int | None = free(None)
-    keep_checkpoints: int = free(1)
-    log_every: int = free(10)
-    output_dir: str | None = free(None)
-    init_from: str | None = None
-
-    def __post_init__(self) -> None:
-        at_least("Train.steps", self.steps, 1)
-        at_least("Train.seed", self.seed, 0)
-        at_least("Train.microbatches", self.microbatches, 1)
-        at_least("Train.keep_checkpoints", self.keep_checkpoints, 1)
-        at_least("Train.log_every", self.log_every, 1)
-        if self.checkpoint_every is not None:
-            at_least("Train.checkpoint_every", self.checkpoint_every, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

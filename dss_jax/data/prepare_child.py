@@ -7,10 +7,12 @@ The child reads a request as JSON from standard input and writes JSON lines to s
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from dss_jax.core.errors import UsageError
@@ -38,6 +40,9 @@ def run(
     request: dict[str, Any],
     log: Callable[[str], None],
     module: str = "dss_jax.data.seqio_prepare",
+    *,
+    environment: Mapping[str, str] | None = None,
+    hand_on_signals: bool = False,
 ) -> Any:
     """Runs a module on a request.
 
@@ -46,6 +51,9 @@ def run(
         `path`, the store's place.
       log: is given the child's progress lines.
       module: one that calls `seqio_child.serve`.
+      environment: the child's variables; None: this process's, on the CPU and quiet.
+      hand_on_signals: Ctrl-C and SIGTERM go to the child as SIGTERM, and this process waits for
+        what it answers. Otherwise the child is stopped with this process.
 
     Returns:
       The child's result; None where it has none.
@@ -61,6 +69,7 @@ def run(
             "on a machine that has it, copy the store's folder here and pass it with --store."
         )
     path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    variables = {**os.environ, **_QUIET} if environment is None else environment
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         child = subprocess.Popen(
             [sys.executable, "-m", module],
@@ -68,10 +77,13 @@ def run(
             stdout=subprocess.PIPE,
             stderr=stderr,
             encoding="utf-8",
-            env={**os.environ, **_QUIET, "PYTHONPATH": path.rstrip(os.pathsep)},
+            env={**variables, "PYTHONPATH": path.rstrip(os.pathsep)},
+            # Otherwise the terminal sends Ctrl-C to the child too, which would count twice.
+            start_new_session=hand_on_signals,
         )
         try:
-            said = _talk(child, request, log)
+            with _handing_on(child) if hand_on_signals else nullcontext():
+                said = _talk(child, request, log)
         except BaseException:
             _stop(child)
             raise
@@ -105,6 +117,21 @@ def _talk(
                 kept |= said
     child.wait()
     return kept
+
+
+@contextmanager
+def _handing_on(child: "subprocess.Popen[str]") -> Iterator[None]:
+    """Signals that ask this process to stop go to the child instead."""
+
+    def hand_on(*_: Any) -> None:
+        child.send_signal(signal.SIGTERM)
+
+    before = {s: signal.signal(s, hand_on) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(child: "subprocess.Popen[str]") -> None:

@@ -66,6 +66,20 @@ class Checkpoints:
             metrics=None if score is None else {BEST_METRIC: score},
         )
 
+    def save_params(self, params: Any, step: int, score: float | None) -> None:
+        """Starts writing a checkpoint that can be scored and exported, but not trained on from.
+
+        Args:
+          params: of the plain model.
+          step, score: as of `save`.
+        """
+        if step not in self._manager.all_steps():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
+                metrics=None if score is None else {BEST_METRIC: score},
+            )
+
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there."""
         return sorted(self._manager.all_steps())

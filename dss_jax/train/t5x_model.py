@@ -141,3 +141,18 @@ class DistillationTrainer(trainer.Trainer):
             out_axis_resources=(self._train_state_axes, None),
             donate_argnums=(0,),
         )
+
+
+def without_optimizer_state(
+    checkpoint: Mapping[str, Any], state: Mapping[str, Any], *, is_resuming: bool = False
+) -> Mapping[str, Any]:
+    """T5X's `RestoreStateTransformationFn` for a checkpoint of another optimiser.
+
+    Takes the parameters and the step of the checkpoint; with `fallback_to_scratch` T5X fills in a
+    fresh optimiser state. A run that goes on keeps its own.
+    """
+    del state
+    if is_resuming:
+        return checkpoint
+    kept = {name: value for name, value in checkpoint["state"].items() if name != "param_states"}
+    return {**checkpoint, "state": kept}
