@@ -53,8 +53,10 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, config.Run, tuple[s
     return args, resolved.run, resolved.task_dirs
 
 
-def sides(run: config.Run, store: Any, number: int, steps: int) -> tuple[dict[str, Callable], Any]:
-    """Name -> (step -> None), which trains all seeds by one step; and the device."""
+def sides(
+    run: config.Run, store: Any, number: int, steps: int
+) -> tuple[dict[str, Callable], config.Run]:
+    """Name -> (step -> None), which trains all seeds by one step; and the run with its layout."""
     import jax
 
     from dss_jax.experiment.seeds import batches_of, seed_runs, stacked
@@ -92,7 +94,7 @@ def sides(run: config.Run, store: Any, number: int, steps: int) -> tuple[dict[st
         fresh = stack_states([several.init(seed) for seed in seeds], several.mesh)
         jax.block_until_ready((one_state, several.train_step(fresh, many)))
 
-    return {"one_after_another": one_after_another, "at_once": at_once}, jax.devices()[0]
+    return {"one_after_another": one_after_another, "at_once": at_once}, run
 
 
 def measure(calls: dict[str, Callable], steps: int, rounds: int) -> dict[str, list[float]]:
@@ -121,7 +123,7 @@ def main(arguments: list[str]) -> int:
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=task_dirs, need=["train"])
     run = with_vocab_size(run, store)
     load = os.getloadavg()[0]
-    calls, device = sides(run, store, args.number, args.steps)
+    calls, run = sides(run, store, args.number, args.steps)
     seconds = measure(calls, args.steps, args.rounds)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     examples = args.number * run.data.batch_size
@@ -143,7 +145,7 @@ def main(arguments: list[str]) -> int:
         "seconds_for_a_step_of_all_seeds": {
             name: spread(np.array(values)) for name, values in seconds.items()
         },
-        "device": device.device_kind,
+        "device": jax.devices()[0].device_kind,
         "processor": processor(),
         # The load after the run counts the run itself.
         "load_average_1_min": {"before": load, "after": os.getloadavg()[0]},
