@@ -1,6 +1,7 @@
 """launch/tpu_vm.sh against a stand-in of gcloud whose workers are folders."""
 
 import json
+import os
 import shlex
 import signal
 from pathlib import Path
@@ -185,6 +186,22 @@ def test_a_worker_whose_run_is_lost_brings_all_to_a_new_start(cloud: Machine) ->
     assert verbs(cloud) == ["create", "scp", "setup", "start", "halt", "scp", "setup", "start"]
     assert "[w-0] interrupted after" in out or "[w-0] going on from step" in out
     assert steps(cloud)[0] == 300
+
+
+def test_a_run_that_saved_at_a_signal_goes_on(cloud: Machine) -> None:
+    cloud.train(steps=200, peers=2)
+    process = cloud.start("tpu_vm.sh", "run", "my-slice", *SLICE, *TRAIN, *OUTPUT)
+    assert process.stdout
+    process.stdout.readline()
+    # The warning before a preemption that then does not come.
+    for file in cloud.folder.glob("worker-*/dss-job/child"):
+        os.kill(int(file.read_text()), signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "[w-1] interrupted after" in out
+    assert "[w-1] going on from step" in out
+    assert verbs(cloud).count("create") == 1
+    assert steps(cloud) == [200, 200]
 
 
 def test_a_run_that_fails_is_not_tried_again(cloud: Machine) -> None:
