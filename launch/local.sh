@@ -4,7 +4,7 @@
 #   launch/local.sh [--dry_run] [--devices WHICH] [flags of dss train]
 #
 #   --devices  cpu; gpu: the first visible GPU; all: every visible GPU; tpu: this TPU VM.
-#              Default: all, or cpu where nvidia-smi finds no GPU.
+#              Default: what is there.
 #   --dry_run  prints the commands and the resolved configuration, and starts nothing.
 #
 # The same command again goes on with the run. From the environment: VENV (.venv), PYTHON, EXTRAS,
@@ -23,15 +23,14 @@ while [[ $# -gt 0 ]]; do
     -h | --help) usage "${BASH_SOURCE[0]}" ;;
     --dry_run) dry_run=yes ;;
     --devices | --devices=*) flag_value "$@" && devices=$value ;;
+    --) ;;
     *) flags+=("$1") ;;
   esac
   shift "$used"
 done
 
 gpus() { nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true; }
-if [[ -z $devices ]]; then
-  [[ $(gpus) -gt 0 ]] && devices=all || devices=cpu
-fi
+[[ -n $devices ]] || devices=$(find_devices)
 settings=()
 default() { # NAME VALUE
   [[ -n ${!1:-} ]] || settings+=("$1=$2")

@@ -46,6 +46,7 @@ while [[ $# -gt 0 ]]; do
     --spot) spot=yes ;;
     --delete_after) delete_after=yes ;;
     --dry_run) dry_run=yes ;;
+    --) ;;
     *) flags+=("$1") ;;
   esac
   shift "$used"
@@ -110,7 +111,10 @@ create() {
   [[ $attempts -le $max_attempts ]] || die "no slice that lasted in $max_attempts attempts." 1
   attempt cloud queued-resources create "$name" "${where[@]}" --node-id="$name" \
     --accelerator-type="$type" --runtime-version="$runtime" ${spot:+--spot} && return
-  ! hopeless || die "the slice was refused; the reason is above." 1
+  # Not found are then a zone, a type or an image.
+  if hopeless || grep -qi 'not[_ ]found' "$tmp/error"; then
+    die "the slice was refused; the reason is above." 1
+  fi
   sleep "$poll"
 }
 
@@ -255,6 +259,8 @@ run() {
     return
   fi
   mkdir -p "$(dirname "$log")"
+  trap 'say "the run goes on without you; the same command follows it, tpu_vm.sh stop $name ends it"
+    exit 130' INT
   local tries=0 synced=''
   while :; do
     ensure

@@ -32,7 +32,7 @@ setup() { # [STORE]: unpacks what was copied, and installs
   rm -rf dss-jax && mv dss-new dss-jax
   # shellcheck source=launch/common.sh
   source dss-jax/launch/common.sh
-  command -v make >/dev/null || sudo apt-get install --quiet --yes make
+  command -v make >/dev/null || sudo apt-get -o DPkg::Lock::Timeout=600 install --quiet --yes make
   make -C dss-jax install EXTRAS=tpu "PYTHON=$(find_python)" 2>&1 | sed -u "s/^/[$worker] /"
 }
 

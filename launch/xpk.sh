@@ -41,6 +41,7 @@ while [[ $# -gt 0 ]]; do
     --zone | --zone=*) flag_value "$@" && where+=("--zone=$value") ;;
     --project | --project=*) flag_value "$@" && where+=("--project=$value") ;;
     --dry_run) dry_run=yes ;;
+    --) ;;
     *) flags+=("$1") ;;
   esac
   shift "$used"

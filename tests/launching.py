@@ -50,7 +50,10 @@ class Machine:
 
     def train(self, **behaviour: object) -> None:
         """How `dss train` shall behave: steps, seconds a step, peers to wait for, error, status."""
-        (self.folder / "train.json").write_text(json.dumps({"steps": 5, "peers": 1, **behaviour}))
+        whole = self.folder / "train.json.part"
+        whole.write_text(json.dumps({"steps": 5, "peers": 1, **behaviour}))
+        # Runs that are under way look at `steps`.
+        whole.replace(self.folder / "train.json")
 
     def calls(self, *of: str) -> list[list[str]]:
         """The recorded calls, those of the programs named; all, if none is."""

@@ -168,6 +168,11 @@ def test_an_array_of_seeds_needs_no_file(cluster: Machine) -> None:
 
 WRONG = [
     (["--output_dir", "runs/a"], {"SLURM_ARRAY_TASK_ID": "1"}, "would share one folder"),
+    (
+        ["--output_dir", "o", "--gin.Train.seed=%a"],
+        {"SLURM_ARRAY_TASK_ID": "1"},
+        "share one folder",
+    ),
     (["--output_dir", "runs/%a"], {}, "%a is for arrays"),
     (["--output_dir", "r/%a", "--sweep", "no"], {"SLURM_ARRAY_TASK_ID": "1"}, "no such file"),
     (["--output_dir", "r/%a", "--sweep", "LICENSE"], {"SLURM_ARRAY_TASK_ID": "0"}, "array from 1"),

@@ -4,6 +4,8 @@ import json
 import os
 import shlex
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,7 @@ def test_it_does_not_ask_for_ever(cloud: Machine) -> None:
 
 
 REFUSED = [
+    "NOT_FOUND: Location 'us-central1-z' was not found",
     "PERMISSION_DENIED: Permission 'tpu.nodes.create' denied on resource",
     "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepod' has been exceeded. Limit: 0",
     "You do not currently have an active account selected. Please run: $ gcloud auth login",
@@ -146,19 +149,28 @@ def test_a_passing_error_is_tried_again(cloud: Machine) -> None:
     assert verbs(cloud)[:3] == ["create", "create", "scp"]
 
 
+def until(cloud: Machine, process: subprocess.Popen, verb: str, times: int) -> None:
+    """Waits for a call, and lets the runs come to their end."""
+    while verbs(cloud).count(verb) < times:
+        assert process.poll() is None
+        time.sleep(0.02)
+    cloud.train(steps=1)
+
+
 def test_after_preemption_it_goes_on_in_the_same_folder(cloud: Machine) -> None:
     plan(cloud, {"states": ["ACTIVE"], "preempt_at": 3}, ACTIVE)
-    cloud.train(steps=60)
-    done = run(cloud, "--spot", "--delete_after")
-    assert done.returncode == 0, done.stderr
-    once = ["create", "scp", "setup", "start", "delete"]
-    assert verbs(cloud) == once * 2
+    cloud.train(steps=100_000)
+    flags = (*SLICE, *TRAIN, *OUTPUT, "--spot", "--delete_after")
+    process = cloud.start("tpu_vm.sh", "run", "my-slice", *flags)
+    until(cloud, process, "create", 2)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert verbs(cloud) == ["create", "scp", "setup", "start", "delete"] * 2
     first, *others = cloud.calls("dss")
     assert len(others) == 3
     assert all(other == first for other in others)
-    assert "[w-0] going on from step" in done.stdout
-    assert "[w-0] done after 60 steps" in done.stdout
-    assert steps(cloud) == [60, 60]
+    assert "[w-0] going on from step" in out
+    assert "[w-1] done after" in out
 
 
 @pytest.mark.parametrize("at", ["scp", "setup", "start", "poll"])
@@ -174,18 +186,18 @@ def test_a_connection_that_drops_on_one_worker(cloud: Machine, at: str) -> None:
 
 
 def test_a_worker_whose_run_is_lost_brings_all_to_a_new_start(cloud: Machine) -> None:
-    cloud.train(steps=300)
+    cloud.train(steps=100_000)
     process = cloud.start("tpu_vm.sh", "run", "my-slice", *SLICE, *TRAIN, *OUTPUT)
     assert process.stdout
     process.stdout.readline()
     # Maintenance: the worker was started anew, and its number belongs to another process.
     (cloud.folder / "worker-1/dss-job/boot").write_text("another")
+    until(cloud, process, "halt", 1)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "the run was interrupted" in err
     assert verbs(cloud) == ["create", "scp", "setup", "start", "halt", "scp", "setup", "start"]
     assert "[w-0] interrupted after" in out or "[w-0] going on from step" in out
-    assert steps(cloud)[0] == 300
 
 
 def test_a_run_that_saved_at_a_signal_goes_on(cloud: Machine) -> None:
@@ -233,18 +245,25 @@ def test_stop_saves_and_the_same_command_goes_on(cloud: Machine) -> None:
     assert "[w-0] going on from step" in done.stdout
 
 
-def test_a_closed_laptop_is_no_end(cloud: Machine) -> None:
-    cloud.train(steps=150)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_closed_laptop_or_ctrl_c_is_no_end(cloud: Machine, how: signal.Signals) -> None:
+    cloud.train(steps=100_000)
     process = cloud.start("tpu_vm.sh", "run", "my-slice", *SLICE, *TRAIN, *OUTPUT)
     assert process.stdout
     process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    done = run(cloud)
-    assert done.returncode == 0, done.stderr
+    process.send_signal(how)
+    _, err = process.communicate(timeout=120)
+    assert how == signal.SIGKILL or "the run goes on without you" in err
+    seen = len(cloud.calls("gcloud"))
+    process = cloud.start("tpu_vm.sh", "run", "my-slice", *SLICE, "--", *TRAIN, *OUTPUT)
+    while len(cloud.calls("gcloud")) < seen + 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    cloud.train(steps=1)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     assert verbs(cloud) == ["create", "scp", "setup", "start"], "it went on with the one that ran"
-    assert "[w-1] done after 150 steps" in done.stdout
-    assert "[w-1] done after 150 steps" in (cloud.folder / "logs/my-slice.log").read_text()
+    assert "[w-1] done after" in (cloud.folder / "logs/my-slice.log").read_text()
 
 
 WRONG = [

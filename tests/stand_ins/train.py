@@ -35,7 +35,7 @@ save()
 while len(list(folder.glob("step-*[0-9]"))) < behaviour["peers"]:
     time.sleep(0.01)
 print(f"going on from step {step}" if step else "starts from random parameters", flush=True)
-while step < behaviour["steps"]:
+while step < json.loads((HERE / "train.json").read_text())["steps"]:
     step += 1
     save()
     if stop:
