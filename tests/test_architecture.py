@@ -56,14 +56,17 @@ def _foreign(file: Path) -> set[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_each_library_stays_in_its_rooms(file: Path) -> None:
     foreign = _foreign(file) - set(sys.stdlib_module_names)
-    if _room(file) == "core":
+    if file.relative_to(PACKAGE).as_posix() == "core/storage.py":
+        # Every room reads and writes files. Imported only where a path is remote.
+        assert foreign == {"etils", "fsspec"}
+    elif _room(file) == "core":
         assert not foreign, "core is the standard library only"
     runs_t5x = file.name.startswith("t5x_") and _room(file) in T5X_ROOMS
     if not runs_t5x:
         assert not foreign & set(T5X)
     if not (runs_t5x or file.name.startswith("seqio_")):
         assert not foreign & set(TENSORFLOW)
-    if file.name != "beam_pipeline.py":
+    if file.name not in ("beam_pipeline.py", "seqio_beam.py"):
         assert "apache_beam" not in foreign
     if file.name != "gin_config.py":
         assert "gin" not in foreign

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dss_jax.cli import options
+from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import check_new_folder
@@ -22,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
     formats = ", ".join(CHECKPOINT_FORMATS)
     for flag, help_text in (
-        ("--from", f"format ({formats}) and folder to read; gs:// for t5x"),
+        ("--from", f"format ({formats}) and folder to read, local, gs:// or s3://"),
         ("--to", "format and folder to write, which must be new"),
     ):
         parser.add_argument(
@@ -43,7 +44,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     for format in (source_format, target_format):
         among("format of a checkpoint", format, CHECKPOINT_FORMATS)
     among("--dtype", args.dtype, ("float32", "bfloat16"))
-    if not target.startswith("gs://"):
+    if not storage.is_remote(target):
         check_new_folder(Path(target))
 
     from dss_jax.cli.tables import number, print_table

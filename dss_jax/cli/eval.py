@@ -7,11 +7,10 @@ dss eval --output_dir runs/cqa --decode rank
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import gin_config, options
-from dss_jax.core import config, registry
+from dss_jax.core import config, registry, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.train import processes
 
@@ -42,14 +41,15 @@ def _resolve(
     from dss_jax.experiment import run_folder
     from dss_jax.interop.model_files import VOCABULARY
 
-    folder = Path(args.output_dir)
+    folder = run_folder.check_output_dir(args.output_dir)
     saved = run_folder.saved_config(folder).absolute()
     # Here --rationales asks for predicted ones; the run's configuration has its record files.
     bindings = options.flag_bindings(args, leave_out=("output_dir", "rationales"))
-    vocabulary = folder.absolute() / VOCABULARY
+    vocabulary = folder / VOCABULARY
     if args.vocabulary is None and vocabulary.is_file():
         # The run's own copy is there where the original has moved.
-        bindings.append(f"Vocabulary.path = {str(vocabulary)!r}")
+        local = storage.local_file(vocabulary).absolute()
+        bindings.append(f"Vocabulary.path = {str(local)!r}")
     run = gin_config.load_run([saved], bindings + options.gin_bindings(rest, parser))
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {args.limit}.")
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
 
     store = processes.together(open_store)
     check_store(store)
-    folder = Path(args.output_dir)
+    folder = run_folder.check_output_dir(args.output_dir)
     scorer = task.scorer if task else TEXT_ACCURACY
     session = single.open_session(run, folder, store, scorer)
     step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)

@@ -158,6 +158,13 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--{name} must be at least {least}, not {value}.")
     if args.timeout <= 0:
         raise UsageError(f"--timeout must be above 0 seconds, not {args.timeout}.")
+    for flag, path in (("out", args.out), ("journal", args.journal)):
+        if path is not None and path.parts[:1] in (("gs:",), ("s3:",)):
+            given = path.as_posix().replace(":/", "://", 1)
+            raise UsageError(
+                f"--{flag} {given}: must be a local path, for the journal is an SQLite database, "
+                "which needs a disk. Copy the finished records to the bucket."
+            )
     if args.out is None and args.show_prompt is None and not args.dry_run:
         raise UsageError("--out is missing: the record file to write, for example cqa.jsonl.")
     if args.model is None and not args.from_release:

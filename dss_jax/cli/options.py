@@ -25,6 +25,8 @@ BOUND_FLAGS = {
     "engine": "Train.engine",
     "mixture_or_task_name": "Task.mixture_or_task_name",
     "mixture_or_task_module": "Task.mixture_or_task_module",
+    "use_cached": "Task.use_cached",
+    "seqio_additional_cache_dirs": "Task.seqio_cache_dirs",
 }
 """Flag -> the gin binding that it is short for."""
 
@@ -40,8 +42,10 @@ class Resolved:
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say which data."""
-    parser.add_argument("--data_dir", help="folder of the data (also: DSS_DATA_DIR)")
-    parser.add_argument("--vocabulary", help="SentencePiece model: a file, gs:// or https://")
+    parser.add_argument(
+        "--data_dir", help="folder of the data (also: DSS_DATA_DIR); all paths: gs:// or s3:// too"
+    )
+    parser.add_argument("--vocabulary", help="SentencePiece model: a file, or https://")
     parser.add_argument("--store_dir", help="folder of the token stores (also: DSS_STORE_DIR)")
     parser.add_argument(
         "--task_dir", action="append", default=[], help="a folder with task files of yours"
@@ -117,6 +121,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", help="one token store to use as it is")
     parser.add_argument("--mixture_or_task_name", help="a SeqIO task or mixture of yours")
     parser.add_argument("--mixture_or_task_module", help="the Python module that registers it")
+    parser.add_argument(
+        "--use_cached", action="store_true", default=None,
+        help="read it from the cache that seqio_cache_tasks has written",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seqio_additional_cache_dirs", metavar="DIR,DIR", help="where such caches are"
+    )
     add_data_flags(parser)
     add_rationales_flag(parser)
     add_gin_flags(parser)

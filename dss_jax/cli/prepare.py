@@ -2,19 +2,56 @@
 
   dss prepare --task cqa --data_dir ../release --vocabulary t5.model
 
+With --beam, Apache Beam tokenises it on many machines: docs/data.md.
 The store can be copied to a machine without TensorFlow and used there with --store.
 """
 
 import argparse
+import importlib.util
+import os
 from collections.abc import Sequence
+from typing import Any
 
 from dss_jax.cli import options
+from dss_jax.core import config
+from dss_jax.core.checks import at_least
+from dss_jax.core.errors import UsageError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
     options.add_run_flags(parser)
+    parser.add_argument("--beam", action="store_true", help="with Apache Beam, on many machines")
+    parser.add_argument(
+        "--pipeline_options", default="--runner=DirectRunner", metavar="A,B",
+        help="of Beam, separated by commas, as seqio_cache_tasks takes them",
+    )  # fmt: skip
+    parser.add_argument("--temp_dir", help="for Beam's parts: a folder that all workers can write")
+    parser.add_argument(
+        "--rows_per_part", type=int, default=20_000, help="that a worker of Beam takes (20000)"
+    )
     parser.set_defaults(needs_model=False)
+
+
+def _beam(args: argparse.Namespace, task: config.Task) -> dict[str, Any]:
+    """How Beam shall work.
+
+    Raises:
+      UsageError: it is not installed, or is asked for what SeqIO has cached already.
+    """
+    if importlib.util.find_spec("apache_beam") is None:
+        raise UsageError('--beam needs Apache Beam: pip install "dss-jax[beam]".')
+    at_least("--rows_per_part", args.rows_per_part, 1)
+    if task.use_cached:
+        raise UsageError("--use_cached rows are tokenised already: leave --beam out.")
+    return {
+        "pipeline_options": [o for o in args.pipeline_options.split(",") if o],
+        "temp_dir": args.temp_dir,
+        "rows": args.rows_per_part,
+        # As given, not the local copies, for the workers are other machines.
+        "data_dir": task.data_dir or os.environ.get("DSS_DATA_DIR"),
+        "rationales": list(task.rationale_files),
+    }
 
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
@@ -25,7 +62,10 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.data.prepare import ensure_store
     from dss_jax.data.summary import report_cuts
 
-    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs)
+    store = ensure_store(
+        run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs,
+        beam=_beam(args, run.task) if args.beam else None,
+    )  # fmt: skip
     for name in store.splits:
         print(f"{name}: {len(store.split(name)):,} rows")
     report_cuts(store, run.data, print)

@@ -77,6 +77,10 @@ def _check(run: config.Run, seeds: list[int] | None) -> None:
     """Raises UsageError for what cannot be run, before the store is made and JAX starts."""
     if run.train.output_dir is None:
         raise options.UsageError("no output folder: give --output_dir DIR.")
+
+    from dss_jax.experiment.run_folder import check_output_dir
+
+    check_output_dir(run.train.output_dir)
     if seeds is not None:
         if run.train.engine == "t5x":
             raise options.UsageError("--seeds trains with our own loop: leave --engine t5x out.")

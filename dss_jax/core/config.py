@@ -58,6 +58,9 @@ class Task:
       subset_seed: which subset.
       mixture_or_task_name: a SeqIO task or mixture of the user's with `inputs` and `targets`.
       mixture_or_task_module: the Python module that registers it.
+      use_cached: whether its rows are read from the cache of `seqio_cache_tasks`, as in T5X.
+      seqio_cache_dirs: folders of such caches, separated by commas, beside those that the module
+        names itself.
     """
 
     name: str | None = None
@@ -69,6 +72,8 @@ class Task:
     subset_seed: int = 0
     mixture_or_task_name: str | None = None
     mixture_or_task_module: str | None = None
+    use_cached: bool = False
+    seqio_cache_dirs: str | None = free(None)  # What is in the cache decides; the store has that.
 
     def __post_init__(self) -> None:
         among("Task.prefixes", self.prefixes, ("paper", "released_code"))
@@ -89,6 +94,12 @@ class Task:
             raise UsageError(
                 "Task.mixture_or_task_name needs Task.mixture_or_task_module, the Python module "
                 "that registers it."
+            )
+        flag("Task.use_cached", self.use_cached)
+        if self.use_cached and self.mixture_or_task_name is None:
+            raise UsageError(
+                "Task.use_cached is for a SeqIO task or mixture of yours: give "
+                "--mixture_or_task_name. A task file's rows are not in SeqIO's cache."
             )
         if self.mixture_or_task_name is not None and self.rationales is not None:
             raise UsageError(

@@ -22,7 +22,16 @@ def shipped(name: str) -> Path:
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Writes a file that appears whole or not at all, and its folder where there is none."""
+    """Writes a file that appears whole or not at all, and its folder where there is none.
+
+    Args:
+      file: a path, also a remote one of `dss_jax.core.storage.place`.
+      content: of the file.
+    """
+    if not isinstance(file, Path):
+        # An object of a bucket appears when its upload has ended.
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(file.suffix + ".new")
     with fresh.open("wb") as out:

@@ -10,16 +10,16 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dss_jax.core import config
+from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import PACKAGE, cache_folder
 from dss_jax.core.registry import load_task, load_task_file
-from dss_jax.data import prepare_child, rows, vocabulary
+from dss_jax.data import prepare_child, remote_stores, rows, vocabulary
 from dss_jax.data.rationales import records_digest
 from dss_jax.data.store import FORMAT, StoreDamaged, TokenStore, open_store
 from dss_jax.data.store_writer import remove_leftovers
@@ -30,8 +30,8 @@ Request = dict[str, Any]
 
 CODE = (
     "core/completions.py", "core/prefixes.py", "core/types.py", "data/rationales.py",
-    "data/row_files.py", "data/rows.py", "data/seqio_child.py", "data/seqio_prepare.py",
-    "data/seqio_sources.py", "data/seqio_tasks.py",
+    "data/row_files.py", "data/rows.py", "data/seqio_beam.py", "data/seqio_cached.py",
+    "data/seqio_child.py", "data/seqio_prepare.py", "data/seqio_sources.py", "data/seqio_tasks.py",
     "data/store_writer.py", "data/vocabulary.py", "teacher/record_files.py", "teacher/records.py",
 )  # fmt: skip
 """The modules that decide what is in a store."""
@@ -45,6 +45,7 @@ def ensure_store(
     task_dirs: Iterable[str | os.PathLike[str]] = (),
     need: Sequence[str] = (),
     log: Log = print,
+    beam: Mapping[str, Any] | None = None,
 ) -> TokenStore:
     """The token store of a task: opened if it is there and sound, made if not.
 
@@ -56,6 +57,7 @@ def ensure_store(
       need: splits that the caller cannot do without; a store that lacks one because a download
         failed is made again.
       log: is given lines that tell the user what happens.
+      beam: how Apache Beam makes the store, see `seqio_beam.make`; None: this machine does.
 
     Raises:
       UsageError: unknown task, missing or ill-formed data, a store for something else,
@@ -63,16 +65,30 @@ def ensure_store(
       prepare_child.PrepareError: the child process failed for a reason that is not the user's.
     """
     if data_cfg.store is not None:
-        return _given_store(data_cfg.store, task_cfg, vocabulary_cfg)
+        return _given_store(data_cfg.store, task_cfg, vocabulary_cfg, log)
     request = make_request(task_cfg, vocabulary_cfg, task_dirs)
-    path = store_folder(data_cfg) / f"{_safe(request['name'])}-{request['key'][:16]}"
-    store = _open(path, need, log) or _make(request, path, need, log)
+    name = f"{_safe(request['name'])}-{request['key'][:16]}"
+    path = store_folder(data_cfg) / name
+    store = _open(path, need, log)
+    remote = remote_stores.remote_folder(data_cfg)
+    if store is None and remote is not None:
+        store = remote_stores.fetch(f"{remote}/{name}", need, log)
+    if store is None:
+        store = _make(request, path, need, log, beam)
+        if remote is not None:
+            remote_stores.give(store, f"{remote}/{name}", log)
     for line in store.manifest.get("rationales", ()):
         log(line)
     return store
 
 
-def _make(request: Request, path: Path, need: Sequence[str], log: Log) -> TokenStore:
+def _make(
+    request: Request,
+    path: Path,
+    need: Sequence[str],
+    log: Log,
+    beam: Mapping[str, Any] | None = None,
+) -> TokenStore:
     with _lock(path, log):
         # Another process may have made it while this one waited.
         found = _open(path, need, lambda _: None)
@@ -80,7 +96,11 @@ def _make(request: Request, path: Path, need: Sequence[str], log: Log) -> TokenS
             return found
         remove_leftovers(path)
         log(f"preparing the token store of {request['name']} (once): {path}")
-        prepare_child.run({**request, "path": str(path)}, log)
+        if beam is None:
+            prepare_child.run({**request, "path": str(path)}, log)
+        else:
+            asked = {**request, "path": str(path), "beam": dict(beam)}
+            prepare_child.run(asked, log, "dss_jax.data.seqio_beam")
     store = open_store(path)
     for split, reason in store.manifest.get("unavailable", {}).items():
         log(f"without the {split} split: {reason}")
@@ -88,9 +108,13 @@ def _make(request: Request, path: Path, need: Sequence[str], log: Log) -> TokenS
 
 
 def store_folder(data_cfg: config.Data) -> Path:
-    """Folder of all stores: Data.store_dir, DSS_STORE_DIR, or the user's cache."""
+    """Local folder of all stores: Data.store_dir, DSS_STORE_DIR, or the user's cache, which it also
+    is where the first two are remote.
+    """
     folder = data_cfg.store_dir or os.environ.get("DSS_STORE_DIR")
-    return Path(folder).expanduser().resolve() if folder else cache_folder() / "stores"
+    if not folder or storage.is_remote(folder):
+        return cache_folder() / "stores"
+    return Path(folder).expanduser().resolve()
 
 
 def make_request(
@@ -110,6 +134,8 @@ def make_request(
                 "kind": "seqio",
                 "name": task_cfg.mixture_or_task_name,
                 "module": task_cfg.mixture_or_task_module,
+                "use_cached": task_cfg.use_cached,
+                "cache_dirs": [d for d in (task_cfg.seqio_cache_dirs or "").split(",") if d],
             }
         )
     if task_cfg.name is None:
@@ -142,7 +168,7 @@ def made_from(request: Request) -> dict[str, Any]:
         file = module_file(request["module"])
         digest = vocabulary.file_digest(file) if file else None
         return {**common, "seqio_task": request["name"], "module": request["module"],
-                "module_sha256": digest}  # fmt: skip
+                "module_sha256": digest, "use_cached": request["use_cached"]}  # fmt: skip
     file = Path(request["task_file"])
     task = load_task_file(file)
     sources = rows.source_files(task, request["data_dir"])
@@ -159,7 +185,7 @@ def made_from(request: Request) -> dict[str, Any]:
 
 
 def _record_files(task_cfg: config.Task) -> list[Path]:
-    files = [Path(f).expanduser().resolve() for f in task_cfg.rationale_files]
+    files = [storage.local_file(f).resolve() for f in task_cfg.rationale_files]
     for file in files:
         if not file.is_file():
             raise UsageError(
@@ -215,8 +241,10 @@ def _open(path: Path, need: Sequence[str], log: Log) -> TokenStore | None:
     return store
 
 
-def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary) -> TokenStore:
-    store = open_store(path)
+def _given_store(
+    path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary, log: Log
+) -> TokenStore:
+    store = remote_stores.open_anywhere(path, log)
     manifest = store.manifest
     wanted = task_cfg.name or task_cfg.mixture_or_task_name
     if wanted is not None and manifest["name"] != wanted:
@@ -236,7 +264,8 @@ def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabu
             f"the store {path} was made with {store.extra_ids} extra ids, not "
             f"{vocabulary_cfg.extra_ids}. Give --gin.Vocabulary.extra_ids={store.extra_ids}."
         )
-    files = [Path(f).expanduser() for f in task_cfg.rationale_files]
+    local = [f for f in task_cfg.rationale_files if not storage.is_remote(f)]
+    files = [Path(f).expanduser() for f in local]
     # Where a store was copied to, the records need not be.
     known = all(f.is_file() for f in files)
     if files and known and _record_digests(files) != manifest["made_from"].get("records"):

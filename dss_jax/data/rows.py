@@ -4,6 +4,7 @@ Sources that need TensorFlow are read by `dss_jax.data.seqio_sources`, imported 
 split is asked for.
 """
 
+import functools
 import math
 import os
 import traceback
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dss_jax.core import storage
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.types import (
     SPLITS,
@@ -33,7 +35,7 @@ DATA_DIR_HELP = "Give the folder with --data_dir, or set DSS_DATA_DIR."
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    """The data directory: the argument, else DSS_DATA_DIR, else None.
+    """The data directory: the argument, else DSS_DATA_DIR, else None. Of a remote one, a copy.
 
     Raises:
       UsageError: it is given but is no folder.
@@ -41,10 +43,18 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
     folder = data_dir or os.environ.get("DSS_DATA_DIR")
     if not folder:
         return None
+    if storage.is_remote(folder):
+        return _copy_of(str(folder))
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise UsageError(f"the data folder {str(path)!r} does not exist. {DATA_DIR_HELP}")
     return path
+
+
+@functools.cache
+def _copy_of(folder: str) -> Path:
+    """Looked at once a process."""
+    return storage.local_folder(folder)
 
 
 def available_splits(

@@ -14,6 +14,7 @@ from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data import prepare, rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.row_files import SplitUnavailable
+from dss_jax.data.seqio_cached import cached_files, check_cache
 from dss_jax.data.seqio_child import find_provider, ints_and_texts, serve
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import SplitBuilder, write_store
@@ -23,14 +24,24 @@ Say = Callable[[str], None]
 PROGRESS_SECONDS = 2.0
 
 
-def make(request: Mapping[str, Any], say: Say) -> None:
+def make(
+    request: Mapping[str, Any],
+    say: Say,
+    build: "Callable[[Mapping[str, Any], Say], Built] | None" = None,
+) -> None:
     """Makes the store that a request of `dss_jax.data.prepare` describes.
+
+    Args:
+      request: what to make.
+      say: is told of progress.
+      build: makes the rows; None: this module, in this process.
 
     Raises:
       UsageError: ill-formed or missing data; or the sources changed since the request was made.
     """
     path = Path(request["path"])
-    build = _from_seqio if request["kind"] == "seqio" else _from_task
+    if build is None:
+        build = _from_seqio if request["kind"] == "seqio" else _from_task
     splits, vocabulary_file, extra_ids, description = build(request, say)
     if prepare.key_of(prepare.made_from(dict(request))) != request["key"]:
         raise UsageError(
@@ -46,38 +57,81 @@ Built = tuple[dict[str, SplitBuilder], Path, int, dict[str, Any]]
 
 
 def _from_task(request: Mapping[str, Any], say: Say) -> Built:
+    task, examples, vocabulary, description = task_rows(request)
+    style = request["prefixes"]
+    tasks = register_rows(task, examples, vocabulary, request["data_dir"], style)
+    builders = {}
+    for split, found in examples.items():
+        builders[split] = tokenised(tasks, split, found, vocabulary, style, say)
+        say(f"  {split}: {len(found):,} rows")
+    return builders, vocabulary.path, vocabulary.extra_ids, description
+
+
+def task_rows(
+    request: Mapping[str, Any],
+) -> tuple[DistillationTask, dict[str, list[Example]], SentencePiece, dict[str, Any]]:
+    """The task, its rows by split, its vocabulary, and what the manifest says of them."""
     task = load_task_file(Path(request["task_file"]))
     # Before TensorFlow is imported, so that a mistake in the data shows at once.
     read, unavailable = _read(task, request["data_dir"])
     examples, joined = join_records(task, read, request["rationales"], request["data_dir"])
-    from dss_jax.data import seqio_tasks
-
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
-    tasks = seqio_tasks.register(
-        task,
-        vocabulary_path=vocabulary.path,
-        extra_ids=vocabulary.extra_ids,
-        data_dir=request["data_dir"],
-        prefixes=request["prefixes"],
-        examples=examples,
-    )
-    builders = {}
-    for split, found in examples.items():
-        tokens = _tokens(tasks, split, len(found), say)
-        _fill_inputs(tokens, found, vocabulary, request["prefixes"])
-        builder = SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
-        for row, example in enumerate(found):
-            texts = {c: getattr(example, c) for c in TEXT_COLUMNS}
-            texts["allowed_labels"] = json.dumps(example.allowed_labels, ensure_ascii=False)
-            builder.append({c: ids[row] for c, ids in tokens.items()}, texts)
-        builders[split] = builder
     description = {
         "prefixes": request["prefixes"],
         "counts": {split: _counts(found) for split, found in examples.items()},
         "unavailable": unavailable,
         "rationales": joined,
     }
-    return builders, vocabulary.path, vocabulary.extra_ids, description
+    return task, dict(examples), vocabulary, description
+
+
+def register_rows(
+    task: DistillationTask,
+    examples: dict[str, list[Example]],
+    vocabulary: SentencePiece,
+    data_dir: str | None,
+    style: str,
+) -> Mapping[str, Any]:
+    """The SeqIO tasks of these rows, by suffix; see `seqio_tasks.register`."""
+    from dss_jax.data import seqio_tasks
+
+    return seqio_tasks.register(
+        task,
+        vocabulary_path=vocabulary.path,
+        extra_ids=vocabulary.extra_ids,
+        data_dir=data_dir,
+        prefixes=style,
+        examples=examples,
+    )
+
+
+def new_split() -> SplitBuilder:
+    """An empty split of a task file."""
+    return SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
+
+
+def new_pairs() -> SplitBuilder:
+    """An empty split of a SeqIO task."""
+    return SplitBuilder(("label_inputs", "label_targets"), ("id", "input", "label"))
+
+
+def tokenised(
+    tasks: Mapping[str, Any],
+    split: str,
+    found: list[Example],
+    vocabulary: SentencePiece,
+    style: str,
+    say: Say = lambda _: None,
+) -> SplitBuilder:
+    """Rows with their tokens, by the tasks that `register_rows` has made for them."""
+    tokens = _tokens(tasks, split, len(found), say)
+    _fill_inputs(tokens, found, vocabulary, style)
+    builder = new_split()
+    for row, example in enumerate(found):
+        texts = {c: getattr(example, c) for c in TEXT_COLUMNS}
+        texts["allowed_labels"] = json.dumps(example.allowed_labels, ensure_ascii=False)
+        builder.append({c: ids[row] for c, ids in tokens.items()}, texts)
+    return builder
 
 
 def _read(
@@ -110,7 +164,6 @@ def _tokens(tasks: Mapping[str, Any], split: str, count: int, say: Say) -> dict[
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
                 say(f"  {split}: {suffix} {done + 1:,} of {count:,} rows")
-    say(f"  {split}: {count:,} rows")
     return columns
 
 
@@ -141,25 +194,35 @@ def _counts(examples: list[Example]) -> dict[str, int]:
 
 def _from_seqio(request: Mapping[str, Any], say: Say) -> Built:
     """A user's own SeqIO task or mixture: each row of each of its tasks once, whatever its rate."""
-    import seqio
-
-    provider = find_provider(request["module"], request["name"])
-    vocabulary = _vocabulary_of(provider, seqio)
+    provider, tasks, vocabulary, description = seqio_rows(request)
     builders = {}
     for split in (s for s in SPLITS if s in provider.splits):
-        builder = SplitBuilder(("label_inputs", "label_targets"), ("id", "input", "label"))
-        for task in seqio.get_subtasks(provider):
+        builder = new_pairs()
+        for task in tasks:
             if split in task.splits:
-                _add_rows(builder, task, split, vocabulary)
+                add_rows(builder, task, split, vocabulary, request["use_cached"])
         say(f"  {split}: {len(builder):,} rows")
         builders[split] = builder
     if not any(len(b) for b in builders.values()):
         raise UsageError(f"the SeqIO task {request['name']!r} has no rows in {', '.join(SPLITS)}.")
-    description = {"prefixes": None, "source_files": _source_files(provider, seqio)}
     return builders, Path(vocabulary.path), vocabulary.extra_ids, description
 
 
-def _vocabulary_of(provider: Any, seqio: Any) -> SentencePiece:
+def seqio_rows(
+    request: Mapping[str, Any],
+) -> tuple[Any, list[Any], SentencePiece, dict[str, Any]]:
+    """The provider, its tasks, their vocabulary, and what the manifest says of them."""
+    import seqio
+
+    provider = find_provider(request["module"], request["name"])
+    tasks = check_cache(provider, request["use_cached"], request["cache_dirs"])
+    vocabulary = vocabulary_of(provider, seqio)
+    files = cached_files(tasks) if request["use_cached"] else _source_files(provider, seqio)
+    return provider, tasks, vocabulary, {"prefixes": None, "source_files": files}
+
+
+def vocabulary_of(provider: Any, seqio: Any) -> SentencePiece:
+    """The SentencePiece vocabulary that inputs and targets share."""
     features = provider.output_features
     missing = {"inputs", "targets"} - set(features)
     if missing:
@@ -181,8 +244,13 @@ def _vocabulary_of(provider: Any, seqio: Any) -> SentencePiece:
     return SentencePiece(resolve(file), vocabularies[0].extra_ids)
 
 
-def _add_rows(builder: SplitBuilder, task: Any, split: str, vocabulary: SentencePiece) -> None:
-    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
+def add_rows(
+    builder: SplitBuilder, task: Any, split: str, vocabulary: SentencePiece, use_cached: bool
+) -> None:
+    """Adds the rows of one SeqIO task."""
+    dataset = task.get_dataset(
+        sequence_length=None, split=split, shuffle=False, use_cached=use_cached
+    )
     for number, row in enumerate(ints_and_texts(dataset)):
         texts = {"id": f"{task.name}-{number}"}
         for column, feature in (("input", "inputs"), ("label", "targets")):

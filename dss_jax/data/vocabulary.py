@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
 from dss_jax.core.types import DistillationTask
@@ -41,14 +43,17 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
     """A local file with the vocabulary; fetched into the cache where it is an address.
 
     Args:
-      path: local path, `https://`, or `gs://` of a public bucket; None: the task's own where it
-        ships one, else the environment's DSS_VOCABULARY, else T5's public vocabulary.
+      path: local path, `https://`, `gs://` (a public bucket needs no extra) or `s3://`; None: the
+        task's own where it ships one, else the environment's DSS_VOCABULARY, else T5's public
+        vocabulary.
       task: the task.
 
     Raises:
       UsageError: no such file, or it cannot be fetched.
     """
     name = wanted(path, task)
+    if name.startswith("s3://"):
+        return storage.local_file(name)
     url = name.replace("gs://", "https://storage.googleapis.com/", 1)
     if not url.startswith(("https://", "http://")):
         file = Path(name).expanduser()
@@ -61,7 +66,13 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
     stem = hashlib.sha256(url.encode()).hexdigest()[:12]
     file = cache_folder() / "vocabularies" / f"{stem}-{Path(url).name}"
     if not file.is_file():
-        _fetch(url, name, file)
+        try:
+            _fetch(url, name, file)
+        except UsageError:
+            # Over https:// only public buckets can be read.
+            if not (name.startswith("gs://") and importlib.util.find_spec("gcsfs")):
+                raise
+            return storage.local_file(name)
     return file
 
 

@@ -1,8 +1,10 @@
 """Learning curves of runs, as a picture."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from dss_jax.core.paths import write_whole
 from dss_jax.experiment.run_folder import METRICS
 from dss_jax.train.metric_log import read_metrics
 
@@ -68,6 +70,7 @@ def plot_curves(
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=130)
+    write_whole(file, picture.getvalue())
     plt.close(figure)

@@ -39,8 +39,9 @@ def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
     """
     path, output_dir = run.train.init_from, run.train.output_dir
     assert path is not None
-    if output_dir is not None and run_folder.has_checkpoint(Path(output_dir)):
-        files, origin = read_model_files(Path(output_dir)), output_dir
+    own = None if output_dir is None else run_folder.check_output_dir(output_dir)
+    if own is not None and run_folder.has_checkpoint(own):
+        files, origin = read_model_files(own), str(output_dir)
     else:
         weights = read_weights(path)
         files = ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)

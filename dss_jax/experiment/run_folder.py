@@ -15,10 +15,11 @@ curves.png
 import dataclasses
 import difflib
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dss_jax.core import config
+from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.interop.model_files import CHECKPOINTS
@@ -58,11 +59,14 @@ def open_run_folder(run: config.Run, store_digest: str) -> Path:
     """
     if run.train.output_dir is None:
         raise UsageError("no output folder: give --output_dir DIR.")
-    folder = Path(run.train.output_dir)
+    folder = check_output_dir(run.train.output_dir)
     text = f"{STORE_LINE}{store_digest}\n{config.to_gin(run)}"
     file = folder / CONFIG
-    if file.exists():
-        before, now = _fixed_lines(file.read_text()), _fixed_lines(text)
+    with storage.explained(folder):
+        saved = file.read_text() if file.exists() else None
+        strange = saved is None and folder.exists() and any(folder.iterdir())
+    if saved is not None:
+        before, now = _fixed_lines(saved), _fixed_lines(text)
         if before != now:
             diff = "\n".join(
                 line
@@ -75,31 +79,49 @@ def open_run_folder(run: config.Run, store_digest: str) -> Path:
                 f"{folder} holds a run with another configuration:\n{diff}\n"
                 "Give another --output_dir, or the same settings to go on with that run."
             )
-    elif folder.exists() and any(folder.iterdir()):
+    if strange:
         raise UsageError(
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
             "Give another --output_dir."
         )
-    write_whole(file, text)
+    with storage.explained(folder):
+        write_whole(file, text)
     return folder
 
 
+def check_output_dir(path: str) -> Path:
+    """The place of an output folder.
+
+    Raises:
+      UsageError: it is on a storage that Orbax cannot write checkpoints to, or whose extra is not
+        installed.
+    """
+    if storage.scheme_of(path) == "s3":
+        raise UsageError(
+            f"--output_dir {path}: Orbax {metadata.version('orbax-checkpoint')} writes checkpoints "
+            "to local folders and gs:// only. Give one of these; `dss convert` writes the student "
+            "to s3://."
+        )
+    return storage.place(path)
+
+
 def saved_config(folder: Path) -> Path:
-    """The configuration of the run in a folder.
+    """The configuration of the run in a folder; a copy where that is remote.
 
     Raises:
       UsageError: the folder holds no run.
     """
     file = folder / CONFIG
-    if not file.exists():
+    if not storage.exists(file):
         raise UsageError(f"{folder} holds no run: there is no {CONFIG} in it.")
-    return file
+    return storage.local_file(file)
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run in the folder has saved its state."""
     checkpoints = folder / CHECKPOINTS
-    return checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())
+    with storage.explained(folder):
+        return checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

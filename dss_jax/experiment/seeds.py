@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.core import checks, config
+from dss_jax.core import checks, config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
 from dss_jax.core.paths import write_whole
@@ -61,7 +61,7 @@ def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -
     checks.whole_on_one_device(run.mesh)
     if run.train.output_dir is None:
         raise UsageError("no output folder: give --output_dir DIR.")
-    folder = Path(run.train.output_dir)
+    folder = storage.place(run.train.output_dir)
     if (folder / run_folder.CONFIG).exists():
         raise UsageError(
             f"{folder} holds a single run. Give another --output_dir for several seeds: each gets "
@@ -177,7 +177,7 @@ def _open(
 
 def _folder(run: config.Run) -> Path:
     assert run.train.output_dir is not None
-    return Path(run.train.output_dir)
+    return storage.place(run.train.output_dir)
 
 
 def _named(session: single.Session, say: Say) -> Say:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dss_jax.core import config
+from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
@@ -313,8 +313,9 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
         return [str(folder), run_folder.read_results(folder)]
 
     name, finished = processes.first_only(look)
-    check_shared(Path(name) / run_folder.CONFIG)
-    return Path(name), finished
+    folder = storage.place(name)
+    check_shared(folder / run_folder.CONFIG)
+    return folder, finished
 
 
 def _outputs(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import CHECKPOINT_FORMATS
@@ -21,11 +22,15 @@ def detect(path: str) -> str:
     Raises:
       UsageError: no such folder, or nothing in it that tells.
     """
-    if path.startswith("gs://"):
-        return "t5x"
-    if not Path(path).is_dir():
+    if storage.is_remote(path):
+        # Of the three only this one is read without an extra.
+        if t5x.is_t5x(path) or not storage.has_extra(path):
+            return "t5x"
+    elif not Path(path).is_dir():
         raise UsageError(f"there is no folder {path}.")
-    tests = {"hf": hf.is_hf(Path(path)), "orbax": orbax_folder.is_orbax(Path(path))}
+    folder = storage.place(path)
+    with storage.explained(path):
+        tests = {"hf": hf.is_hf(folder), "orbax": orbax_folder.is_orbax(folder)}
     found = [name for name, fits in tests.items() if fits]
     if not found and t5x.is_t5x(path):
         found = ["t5x"]
@@ -41,25 +46,29 @@ def read_weights(
     """Opens a checkpoint; its parameters are read later, one at a time.
 
     Args:
-      path: a folder; for T5X also `gs://`.
+      path: a folder, local or remote.
       format: one of `CHECKPOINT_FORMATS`; None: see `detect`.
       checkpoint: of an Orbax run folder: "best", "latest" or a step.
 
     Raises:
       UsageError: no such checkpoint, or not one of a T5 that the package has.
     """
-    path = path if path.startswith("gs://") else str(Path(path).expanduser())
+    path = path if storage.is_remote(path) else str(Path(path).expanduser())
     format = format or detect(path)
     among("format of a checkpoint", format, CHECKPOINT_FORMATS)
     if checkpoint is not None and format != "orbax":
         raise UsageError(f"only the folder of a run has several checkpoints, not {format} {path}.")
     if format == "t5x":
         return t5x.read_t5x(path)
-    if not Path(path).is_dir():
+    if not storage.is_remote(path) and not Path(path).is_dir():
         raise UsageError(f"there is no folder {path}.")
     if format == "hf":
-        return hf.read_hf(Path(path))
-    return orbax_folder.read_orbax(Path(path), checkpoint)
+        # Tensors are mapped into memory, so they must be in a local file.
+        return hf.read_hf(storage.local_folder(path, skip=hf.OTHER_FRAMEWORKS))
+    # Orbax reads gs://, but not s3://.
+    folder = storage.local_folder(path) if path.startswith("s3://") else storage.place(path)
+    with storage.explained(path):
+        return orbax_folder.read_orbax(folder, checkpoint)
 
 
 def write_weights(weights: Weights, path: str, format: str, dtype: str = "float32") -> None:
@@ -67,7 +76,7 @@ def write_weights(weights: Weights, path: str, format: str, dtype: str = "float3
 
     Args:
       weights: read one parameter at a time.
-      path: a new folder; for T5X also `gs://`.
+      path: a new folder, local or remote.
       format: one of `CHECKPOINT_FORMATS`.
       dtype: of the tensors, for "hf": "float32" or "bfloat16"; the others keep float32.
 
@@ -80,6 +89,6 @@ def write_weights(weights: Weights, path: str, format: str, dtype: str = "float3
     if format == "t5x":
         t5x.write_t5x(weights, path)
     elif format == "hf":
-        hf.write_hf(weights, Path(path), dtype)
+        hf.write_hf(weights, path, dtype)
     else:
-        orbax_folder.write_orbax(weights, Path(path))
+        orbax_folder.write_orbax(weights, path)

@@ -15,9 +15,10 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from dss_jax.core import storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import whole_folder, write_whole
+from dss_jax.core.paths import write_whole
 from dss_jax.interop import hf_config
 from dss_jax.interop.hf_files import SAFETENSORS, open_tensors, weights_file
 from dss_jax.interop.hf_names import Entry, entries, hf_shapes, to_ours, to_theirs
@@ -31,6 +32,9 @@ UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 """Types that tensors can be written in."""
+
+OTHER_FRAMEWORKS = (".h5", ".msgpack", ".ot", ".onnx", ".tflite")
+"""Endings of files in such folders that are never read."""
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of tensors, as `transformers` writes them."""
@@ -123,7 +127,7 @@ def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
     return int(hf_config.read_json(file).get("extra_ids", default)) if file.is_file() else default
 
 
-def write_hf(weights: Weights, path: Path, dtype: str = "float32") -> None:
+def write_hf(weights: Weights, path: str | Path, dtype: str = "float32") -> None:
     """Writes a folder that `transformers` loads; it appears whole or not at all.
 
     Args:
@@ -135,7 +139,7 @@ def write_hf(weights: Weights, path: Path, dtype: str = "float32") -> None:
       UsageError: `path` is there and not empty, or `transformers` has no such model.
     """
     config = hf_config.config_json(weights.config, dtype)
-    with whole_folder(path) as folder:
+    with storage.whole_place(path, hf_config.CONFIG) as folder:
         _write_tensors(weights, folder, np.dtype(DTYPES[dtype]))
         _write_json(folder / hf_config.CONFIG, config)
         _write_json(folder / "generation_config.json", hf_config.generation_config_json())

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dss_jax.core import storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
@@ -87,8 +88,9 @@ def read_model_files(folder: Path) -> ModelFiles:
             f"--to orbax`, and has the fields {', '.join(SHAPE_FIELDS)} and extra_ids."
         ) from error
     vocabulary = folder / VOCABULARY
+    there = vocabulary.is_file()
     return ModelFiles(
         dataclasses.replace(T5Config(), **fields),
-        vocabulary if vocabulary.is_file() else None,
+        storage.local_file(vocabulary) if there else None,
         extra_ids,
     )

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dss_jax.core import storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import whole_folder
 from dss_jax.interop import model_files
 from dss_jax.interop.model_files import CHECKPOINTS
 from dss_jax.interop.weights import Leaf, Weights, check_names, expected_shapes, flat, nested
@@ -54,14 +54,14 @@ def read_orbax(path: Path, step: int | str | None = None) -> Weights:
     )
 
 
-def write_orbax(weights: Weights, path: Path) -> None:
+def write_orbax(weights: Weights, path: str | Path) -> None:
     """Writes a model folder, which appears whole or not at all.
 
     Raises:
       UsageError: `path` is there and not empty.
     """
     _quiet()
-    with whole_folder(path) as folder:
+    with storage.whole_place(path, model_files.T5_CONFIG) as folder:
         files = model_files.ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
         model_files.write_model_files(folder, files)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -106,7 +106,7 @@ def _leaves(params: Path, config: T5Config) -> Mapping[str, Leaf]:
     """The checked parameters, each read from the disk when it is asked for; LoRA is merged."""
     _quiet()
     with ocp.PyTreeCheckpointer() as checkpointer:
-        found = flat(checkpointer.metadata(params.absolute()).item_metadata.tree)
+        found = flat(checkpointer.metadata(storage.absolute(params)).item_metadata.tree)
     shapes = {path: tuple(leaf.shape) for path, leaf in found.items()}
     beside = {path: [path] for path in shapes if path.rpartition("/")[2] not in (lora.A, lora.B)}
     for path in shapes.keys() - beside:
@@ -122,7 +122,7 @@ def _read(params: Path, paths: list[str]) -> np.ndarray:
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.restore(
-            params.absolute(),
+            storage.absolute(params),
             args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
         )
     return np.asarray(flat(lora.merge(tree))[paths[0]], np.float32)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dss_jax.core import storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.interop.t5x_names import (
@@ -163,7 +164,7 @@ def _check_t5x_has(config: T5Config) -> None:
 @contextmanager
 def _fresh(path: str) -> Iterator[str]:
     """A folder to write to, which is `path` when all went well."""
-    if path.startswith("gs://"):
+    if storage.is_remote(path):
         if is_t5x(path):
             raise UsageError(f"{path} is there already.")
         yield path

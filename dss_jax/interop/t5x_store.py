@@ -1,4 +1,4 @@
-"""Files and arrays of a T5X checkpoint, in a local folder or under gs://, through tensorstore.
+"""Files and arrays of a T5X checkpoint, local, under gs:// or s3://, through tensorstore.
 
 T5X stores each large array as a zarr array of its own. What holds their names is, in the legacy
 form, a msgpack file `checkpoint` (`t5x.checkpoints.Checkpointer`), which also holds the small
@@ -6,6 +6,7 @@ arrays; in the Orbax form it is `state/_METADATA`.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import tensorstore as ts
 from flax import serialization, traverse_util
 
+from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.interop.weights import Shape
 
@@ -45,14 +47,22 @@ class Array:
 
 
 def kvstore(folder: str) -> dict[str, Any]:
-    """Tensorstore's JSON for the keys below a local folder or below gs://bucket/folder.
+    """Tensorstore's JSON for the keys below a local folder, gs://bucket/folder or s3://.
 
     Public buckets need nothing. For others tensorstore takes the credentials that
-    GOOGLE_APPLICATION_CREDENTIALS or `gcloud auth application-default login` gives.
+    GOOGLE_APPLICATION_CREDENTIALS or `gcloud auth application-default login` gives, and AWS's
+    from its usual places. AWS_ENDPOINT_URL names another server that speaks S3.
     """
-    if folder.startswith("gs://"):
-        bucket, _, path = folder.removeprefix("gs://").strip("/").partition("/")
-        return {"driver": "gcs", "bucket": bucket, "path": f"{path}/" if path else ""}
+    if scheme := storage.scheme_of(folder):
+        bucket, _, path = folder.partition("://")[2].strip("/").partition("/")
+        where = {"bucket": bucket, "path": f"{path}/" if path else ""}
+        if scheme == "gs":
+            return {"driver": "gcs", **where}
+        if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
+            # Elsewhere the region is asked of the bucket.
+            region = os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+            where |= {"endpoint": endpoint, "aws_region": region}
+        return {"driver": "s3", **where}
     return {"driver": "file", "path": f"{Path(folder).expanduser().resolve()}/"}
 
 
@@ -62,7 +72,7 @@ def read_file(folder: str, name: str) -> bytes | None:
     Raises:
       UsageError: the bucket does not answer, or the permission is missing.
     """
-    if not folder.startswith("gs://"):
+    if not storage.is_remote(folder):
         file = Path(folder).expanduser() / name
         return file.read_bytes() if file.is_file() else None
     try:
@@ -70,7 +80,7 @@ def read_file(folder: str, name: str) -> bytes | None:
     except ValueError as error:
         raise UsageError(
             f"cannot read {folder}/{name}: {_first_line(error)}. A public bucket needs a network "
-            "only, any other one credentials: `gcloud auth application-default login`."
+            f"only, any other one credentials: {storage.CREDENTIALS[folder[:2]]}."
         ) from error
     return found.value if found.state == "value" else None
 

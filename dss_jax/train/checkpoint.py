@@ -7,6 +7,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.train.step import TrainState
 
@@ -38,7 +39,7 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         self._manager = ocp.CheckpointManager(
-            folder.absolute(),
+            storage.absolute(folder),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
                 best_fn=lambda metrics: metrics[BEST_METRIC],

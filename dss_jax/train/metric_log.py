@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import TextIO
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from dss_jax.core import storage
 from dss_jax.core.paths import write_whole
+from dss_jax.train.mirror import Mirror
 
 Numbers = Mapping[str, float]
 
@@ -37,8 +40,13 @@ class MetricLog:
         Lines of later steps, which an interrupted run wrote after its last checkpoint, are
         taken out: they will come again.
         """
+        kept = [line for line in read_metrics(folder / "metrics.jsonl") if line["step"] <= step]
+        self._mirror: Mirror | None = None
+        if storage.is_remote(folder):
+            self._temporary = tempfile.TemporaryDirectory(prefix="dss-logs-")
+            self._mirror = Mirror(Path(self._temporary.name), folder)
+            folder = Path(self._temporary.name)
         file = folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(file) if line["step"] <= step]
         write_whole(file, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = file.open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
@@ -55,11 +63,17 @@ class MetricLog:
         self._file.write(json.dumps(line) + "\n")
         for name, value in numbers.items():
             self._board.add_scalar(f"{group}/{name}", float(value), step)
+        if self._mirror is not None:
+            # A checkpoint follows a validation, and a run goes on from it with the lines up to it.
+            (self._mirror.later if group == "train" else self._mirror.soon)()
 
     def close(self) -> None:
         """Flushes and closes both."""
         self._file.close()
         self._board.close()
+        if self._mirror is not None:
+            self._mirror.close()
+            self._temporary.cleanup()
 
 
 class Progress:

@@ -1,0 +1,274 @@
+"""Files under gs:// and s3://: folders to write to, and local copies of what is read.
+
+`etils.epath` (which Orbax uses too) gives remote paths the methods of `pathlib.Path`, through
+fsspec; TensorFlow is not touched. What must be a local file (SentencePiece, memory-mapped arrays,
+safetensors) is copied into the cache, once for each version that the bucket has.
+
+The one file of this room that imports anything but the standard library, and only when it is given
+a remote path: every room reads and writes files.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import cache_folder, check_new_folder, whole_folder
+
+EXTRAS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+"""Scheme -> module that serves it, and the extra that installs it."""
+
+CREDENTIALS = {
+    "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS=FILE",
+    "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+}
+
+INDEX = ".copied.json"
+"""In a local copy: file -> size and tag of the version that it was copied from."""
+
+_LIBRARIES = ("google", "gcsfs", "botocore", "aiobotocore", "aiohttp", "s3fs", "requests")
+_TAGS = ("etag", "ETag", "generation", "md5Hash", "mtime", "LastModified")
+
+
+def scheme_of(path: str | os.PathLike[str]) -> str | None:
+    """ "gs" or "s3"; None for a local path.
+
+    Raises:
+      UsageError: another scheme.
+    """
+    scheme, separator, _ = os.fspath(path).partition("://")
+    if not separator:
+        return None
+    if scheme not in EXTRAS:
+        raise UsageError(f"{os.fspath(path)}: only local paths, gs:// and s3:// are known.")
+    return scheme
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is under gs:// or s3://."""
+    return scheme_of(path) is not None
+
+
+def place(path: str | os.PathLike[str]) -> Path:
+    """A path to read and write: `pathlib.Path`, or for gs:// and s3:// what behaves like one.
+
+    Raises:
+      UsageError: the extra for this scheme is not installed.
+    """
+    if not is_remote(path):
+        return Path(path).expanduser()
+    _need_extra(path)
+    # epath would take TensorFlow where it is installed, which costs 4 s and 800 MB.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    # gcsfs would ask, with credentials only, what kind of bucket each one is.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    from etils import epath
+
+    remote: Any = epath.Path(os.fspath(path))
+    return remote  # type: ignore[no-any-return]
+
+
+def absolute(path: Path) -> Path:
+    """The absolute path; epath takes a remote one for a relative one."""
+    return path if is_remote(path) else path.absolute()
+
+
+def has_extra(path: str | os.PathLike[str]) -> bool:
+    """Whether what serves a path is installed."""
+    scheme = scheme_of(path)
+    return scheme is None or importlib.util.find_spec(EXTRAS[scheme][0]) is not None
+
+
+def _need_extra(path: str | os.PathLike[str]) -> None:
+    scheme = scheme_of(path)
+    assert scheme is not None
+    module, extra = EXTRAS[scheme]
+    if not has_extra(path):
+        raise UsageError(
+            f"{os.fspath(path)} needs {module}, which is not installed: "
+            f'pip install "dss-jax[{extra}]".'
+        )
+
+
+@contextlib.contextmanager
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what the libraries of a bucket raise into a message for the user.
+
+    Raises:
+      UsageError: no such bucket or file, no credentials, no permission, no answer.
+    """
+    if not is_remote(path):
+        yield
+        return
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        ours = isinstance(error, OSError | ImportError)
+        if not ours and type(error).__module__.partition(".")[0] not in _LIBRARIES:
+            raise
+        raise UsageError(_message(os.fspath(path), error)) from error
+
+
+def _message(path: str, error: Exception) -> str:
+    scheme = scheme_of(path)
+    assert scheme is not None
+    text = (str(error) or repr(error)).strip().splitlines()[0]
+    code = getattr(error, "code", None)
+    lower = f"{type(error).__name__} {text}".lower()
+    if isinstance(error, FileNotFoundError) or code == 404 or "not exist" in lower:
+        return f"there is no {path}: no such bucket, or nothing of that name in it ({text})."
+    denied = ("credential", "forbidden", "unauthorized", "denied", "access", "anonymous", "token")
+    if isinstance(error, PermissionError) or code in (401, 403) or any(w in lower for w in denied):
+        return (
+            f"no permission for {path} ({text}). Log in with {CREDENTIALS[scheme]}, and check that "
+            "the account may list, read and write objects of the bucket."
+        )
+    return f"cannot reach {path}: {text}"
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a file or folder.
+
+    Raises:
+      UsageError: see `explained`.
+    """
+    with explained(path):
+        return place(path).exists()
+
+
+def local_file(path: str | os.PathLike[str]) -> Path:
+    """The file itself, or a copy of a remote one in the cache, named by its content.
+
+    Raises:
+      UsageError: there is no such remote file, or see `explained`.
+    """
+    if not is_remote(path):
+        return Path(path).expanduser()
+    remote = place(path)
+    with explained(path):
+        content = remote.read_bytes()
+    folder = cache_folder() / "remote" / hashlib.sha256(content).hexdigest()[:16]
+    file = folder / remote.name
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=folder, prefix=".partial-")
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+        os.replace(partial, file)
+    return file
+
+
+def local_folder(
+    path: str | os.PathLike[str],
+    say: Callable[[str], None] = print,
+    skip: tuple[str, ...] = (),
+) -> Path:
+    """The folder itself, or a copy of a remote one in the cache. Files that have changed in the
+    bucket since are fetched again, files that are no longer there are removed.
+
+    Args:
+      path: the folder.
+      say: is told what is fetched.
+      skip: endings of files that are not wanted.
+
+    Raises:
+      UsageError: there is nothing below it, or see `explained`.
+    """
+    if not is_remote(path):
+        return Path(path).expanduser()
+    place(path)
+    import fsspec
+
+    name = os.fspath(path).rstrip("/")
+    folder = cache_folder() / "remote" / hashlib.sha256(name.encode()).hexdigest()[:16]
+    with explained(path):
+        files, root = fsspec.core.url_to_fs(name)
+        files.invalidate_cache()
+        found = {
+            entry.removeprefix(f"{root}/"): _version(info)
+            for entry, info in files.find(root, detail=True).items()
+            if info["type"] == "file" and not entry.endswith(("/", *skip))
+        }
+        if not found:
+            raise FileNotFoundError("it is empty")
+        have = _copied(folder)
+        changed = [n for n, v in found.items() if have.get(n) != v or not (folder / n).is_file()]
+        if changed:
+            size = sum(int(found[n][0]) for n in changed)
+            say(f"fetching {len(changed)} files, {size / 1e6:,.1f} MB, from {name}")
+            _fetch(files, root, folder, changed)
+    for gone in have.keys() - found.keys():
+        (folder / gone).unlink(missing_ok=True)
+    (folder / INDEX).write_text(json.dumps(found))
+    return folder
+
+
+def _version(info: dict[str, Any]) -> list[str]:
+    return [str(info["size"]), next((str(info[t]) for t in _TAGS if info.get(t)), "")]
+
+
+def _copied(folder: Path) -> dict[str, list[str]]:
+    try:
+        index: dict[str, list[str]] = json.loads((folder / INDEX).read_text())
+    except (OSError, ValueError):
+        return {}
+    return index
+
+
+def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        fetched = [str(Path(partial, str(i))) for i in range(len(names))]
+        # Many at once; a file appears in its place when it is whole.
+        files.get([f"{root}/{n}" for n in names], fetched)
+        for name, file in zip(names, fetched, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, folder / name)
+
+
+def upload_folder(folder: Path, path: str | os.PathLike[str], last: str | None = None) -> None:
+    """Copies a local folder's files below a remote one; `last`, which says that it is whole, last.
+
+    Raises:
+      UsageError: see `explained`.
+    """
+    place(path)
+    import fsspec
+
+    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+    with explained(path):
+        files, root = fsspec.core.url_to_fs(os.fspath(path).rstrip("/"))
+        for some in ([n for n in names if n != last], [n for n in names if n == last]):
+            # Many at once.
+            files.put([str(folder / n) for n in some], [f"{root}/{n}" for n in some])
+        files.invalidate_cache()
+
+
+@contextlib.contextmanager
+def whole_place(path: str | os.PathLike[str], last: str) -> Iterator[Path]:
+    """A local folder to write into that becomes the new folder `path`, remote or local.
+
+    Args:
+      path: the new folder.
+      last: the file that says that a remote folder is whole; it is written last.
+
+    Raises:
+      UsageError: `path` is there and not empty.
+    """
+    if not is_remote(path):
+        with whole_folder(Path(path).expanduser()) as folder:
+            yield folder
+        return
+    with explained(path):
+        check_new_folder(place(path))
+    with tempfile.TemporaryDirectory(prefix="dss-") as temporary:
+        yield Path(temporary)
+        upload_folder(Path(temporary), path, last)
