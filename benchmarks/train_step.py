@@ -230,7 +230,8 @@ def write_full_store(run: config.Run, lengths: tuple[int, int], path: Path, spli
     from dss_jax.data.store_writer import SplitBuilder, write_store
 
     rng = np.random.default_rng(0)
-    size = run.model.vocab_size or 32128
+    # Where the model's vocabulary is that of the store, which has more pieces than this.
+    size = run.model.vocab_size or 300
     rows = SplitBuilder(TOKEN_COLUMNS, ("id",))
     for row in range(4 * run.data.batch_size):
         rows.append(
