@@ -30,7 +30,7 @@ from dss_jax.teacher.journal import LEASE_SECONDS, Journal
 from dss_jax.teacher.limits import Bucket, Limiter, backoff
 from dss_jax.teacher.records import Reply
 
-SECRET = "sk-very-secret-0123456789"
+SECRET = "very-secret-0123456789"  # Of no known form, so that it is found as it is alone.
 
 TASK = """
 from dss_jax.core.completions import UP_TO_FINAL_STOP, AnswerForm
