@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import toy
 
+from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import work_of_rows
 from dss_jax.core.startup import StartClock, process_start
 from dss_jax.data.batches import TrainBatches
@@ -125,13 +126,24 @@ class TestFolder:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path / "cache"))
-        folder = keep_compiled_code()
-        assert folder is not None
+        folder = Path(keep_compiled_code() or "")
         assert folder.parent == tmp_path / "cache" / "compiled"
         assert folder.is_dir()
         assert jax.config.jax_compilation_cache_dir == str(folder)
         monkeypatch.setenv(compiling.COMPILE_CACHE, str(tmp_path / "mine"))
-        assert keep_compiled_code() == tmp_path / "mine" / folder.name
+        assert keep_compiled_code() == str(tmp_path / "mine" / folder.name)
+        monkeypatch.setenv(compiling.COMPILE_CACHE, "gs://bucket/compiled/")
+        assert keep_compiled_code() == f"gs://bucket/compiled/{folder.name}"
+
+    def test_a_folder_that_cannot_be_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path / "file"))
+        assert keep_compiled_code() is None
+        monkeypatch.setenv(compiling.COMPILE_CACHE, str(tmp_path / "file" / "x"))
+        with pytest.raises(UsageError, match=r"DSS_COMPILE_CACHE: .* cannot be made.*or \"off\""):
+            keep_compiled_code()
 
     def test_it_can_be_turned_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(compiling.COMPILE_CACHE, "off")
@@ -144,7 +156,7 @@ class TestFolder:
         before = jax.config.jax_compilation_cache_dir
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
         monkeypatch.setenv(compiling.COMPILE_CACHE, str(tmp_path / "mine"))
-        assert keep_compiled_code() == tmp_path
+        assert keep_compiled_code() == str(tmp_path)
         assert jax.config.jax_compilation_cache_dir == before
 
 

@@ -1,6 +1,7 @@
 """Training as a whole: exact resume, interruption, what is written, what is kept."""
 
 import dataclasses
+import gzip
 import json
 import threading
 from pathlib import Path
@@ -158,6 +159,17 @@ def test_utilisation_is_useful_work_over_the_peak(monkeypatch: pytest.MonkeyPatc
     assert rates["tokens_per_second"] == (5 + 3 + 7 + 2) / 2
     assert rates["useful_tflops_per_second"] == training_flops(model, work) / 2 / 1e12
     assert rates["mfu"] == pytest.approx(100 * training_flops(model, work) / 2 / 4e6)
+
+
+def test_steps_are_traced_on_request(tmp_path: Path, toy_store) -> None:
+    run = _run(tmp_path / "traced", steps=4)
+    single.train(run, toy_store, TEXT_ACCURACY, say=SAID.append, profile=(1, 3))
+    (folder,) = (tmp_path / "traced" / "tensorboard").glob("plugins/profile/*")
+    assert list(folder.glob("*.xplane.pb"))
+    (trace,) = folder.glob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = [event["args"]["step_num"] for event in events if event.get("name") == "train"]
+    assert steps == ["1", "2"]
 
 
 def test_a_finished_run_is_not_trained_again(whole, toy_store) -> None:

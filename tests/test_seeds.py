@@ -283,6 +283,10 @@ def test_one_order_for_all_seeds_where_it_is_asked_for(tmp_path: Path) -> None:
         (["--seeds", "0,1,0"], "has a seed twice"),
         (["--seeds", "0,1", "--gin.Train.seed=3"], "--seeds or --gin.Train.seed"),
         (["--seeds", "0,1", "--gin.Mesh.fsdp=2"], "Mesh.fsdp is 2"),
+        (["--seeds", "0,1", "--profile", "1:2"], "leave --seeds out"),
+        (["--profile", "5"], "--profile takes START:STOP"),
+        (["--profile", "5:5"], "0 <= START < STOP <= 10000"),
+        (["--profile", "5:11", "--gin.Train.steps=10"], "<= 10 (Train.steps)"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_made(

@@ -34,6 +34,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="train these seeds at once, each in OUTPUT_DIR/seed_N; they set Train.seed and "
         "Data.seed (give --gin.Data.seed to keep one order for all)",
     )  # fmt: skip
+    parser.add_argument(
+        "--profile",
+        metavar="START:STOP",
+        help="trace the steps START to STOP - 1 for xprof, into OUTPUT_DIR/tensorboard",
+    )
     parser.set_defaults(needs_model=True)
 
 
@@ -52,6 +57,21 @@ def parse_seeds(text: str, rest: Sequence[str]) -> list[int]:
     if any(flag.startswith("--gin.Train.seed=") for flag in rest):
         raise options.UsageError("give --seeds or --gin.Train.seed, not both.")
     return seeds
+
+
+def parse_profile(text: str, steps: int) -> tuple[int, int]:
+    """ "10:15" -> (10, 15).
+
+    Raises:
+      UsageError: not two step numbers of the run, the smaller first.
+    """
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop) <= steps):
+        raise options.UsageError(
+            f"--profile takes START:STOP with 0 <= START < STOP <= {steps} (Train.steps), for "
+            f"example 10:15 for the steps 10 to 14, not {text!r}."
+        )
+    return int(start), int(stop)
 
 
 def _open_store(resolved: options.Resolved) -> "TokenStore":
@@ -111,6 +131,9 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     resolved = processes.together(lambda: options.resolve(args, rest, parser))
     run = resolved.run
     _check(run, seeds)
+    if args.profile is not None and (seeds is not None or run.train.engine == "t5x"):
+        raise options.UsageError("--profile is for one run of our own loop: leave --seeds out.")
+    profile = None if args.profile is None else parse_profile(args.profile, run.train.steps)
     processes.say(config.to_gin(run))
     clock.lap("imports")
 
@@ -121,7 +144,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
 
     scorer = resolved.task.scorer if resolved.task else TEXT_ACCURACY
 
-    from dss_jax.cli.tables import print_scores, print_seeds
+    from dss_jax.cli.tables import print_seeds
     from dss_jax.experiment import other_engine, single
     from dss_jax.experiment import seeds as several
     from dss_jax.train.loop import Interrupted
@@ -140,13 +163,19 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         if run.train.engine == "t5x":
             results = other_engine.train(run, store, resolved.task_dirs, print, variables)
         else:
-            results = single.train(run, store, scorer, processes.say, clock)
+            results = single.train(run, store, scorer, processes.say, clock, profile)
     except Interrupted as stop:
         again = f"dss {shlex.join(sys.argv[1:])}"
         processes.say(f"\n{stop}. To go on, give the same command again:\n  {again}")
         return 130
-    if not processes.is_first():
-        return 0
+    if processes.is_first():
+        _report(run, results)
+    return 0
+
+
+def _report(run: config.Run, results: dict) -> None:
+    from dss_jax.cli.tables import print_scores
+
     scores = {name: results[name] for name in ("validation", "test") if name in results}
     which = "the best on validation" if "validation" in results else "the last"
     print_scores(
@@ -156,4 +185,3 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         results["metric"],
     )
     print(f"curves: {run.train.output_dir}/curves.png")
-    return 0

@@ -31,8 +31,9 @@ Request = dict[str, Any]
 CODE = (
     "core/completions.py", "core/prefixes.py", "core/types.py", "data/rationales.py",
     "data/row_files.py", "data/rows.py", "data/seqio_beam.py", "data/seqio_cached.py",
-    "data/seqio_child.py", "data/seqio_prepare.py", "data/seqio_sources.py", "data/seqio_tasks.py",
-    "data/store_writer.py", "data/vocabulary.py", "teacher/record_files.py", "teacher/records.py",
+    "data/seqio_child.py", "data/seqio_encode.py", "data/seqio_prepare.py",
+    "data/seqio_sources.py", "data/seqio_tasks.py", "data/store_writer.py", "data/tokens.py",
+    "data/vocabulary.py", "teacher/record_files.py", "teacher/records.py",
 )  # fmt: skip
 """The modules that decide what is in a store."""
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import prefixes
 from dss_jax.core.registry import load_task_file
@@ -18,10 +20,14 @@ from dss_jax.data.seqio_cached import cached_files, check_cache
 from dss_jax.data.seqio_child import find_provider, ints_and_texts, serve
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import SplitBuilder, write_store
+from dss_jax.data.tokens import token_columns
 from dss_jax.data.vocabulary import SentencePiece
 
 Say = Callable[[str], None]
 PROGRESS_SECONDS = 2.0
+
+SAMPLE = 256
+"""Rows of each split that SeqIO tokenises too."""
 
 
 def make(
@@ -58,12 +64,8 @@ Built = tuple[dict[str, SplitBuilder], Path, int, dict[str, Any]]
 
 def _from_task(request: Mapping[str, Any], say: Say) -> Built:
     task, examples, vocabulary, description = task_rows(request)
-    style = request["prefixes"]
-    tasks = register_rows(task, examples, vocabulary, request["data_dir"], style)
-    builders = {}
-    for split, found in examples.items():
-        builders[split] = tokenised(tasks, split, found, vocabulary, style, say)
-        say(f"  {split}: {len(found):,} rows")
+    tokens = task_tokens(task, examples, vocabulary, request["prefixes"], say)
+    builders = {split: _filled(found, tokens[split]) for split, found in examples.items()}
     return builders, vocabulary.path, vocabulary.extra_ids, description
 
 
@@ -126,6 +128,11 @@ def tokenised(
     """Rows with their tokens, by the tasks that `register_rows` has made for them."""
     tokens = _tokens(tasks, split, len(found), say)
     _fill_inputs(tokens, found, vocabulary, style)
+    return _filled(found, tokens)
+
+
+def _filled(found: list[Example], tokens: Mapping[str, list[Any]]) -> SplitBuilder:
+    """A split of these rows and their tokens."""
     builder = new_split()
     for row, example in enumerate(found):
         texts = {c: getattr(example, c) for c in TEXT_COLUMNS}
@@ -150,14 +157,77 @@ def _read(
     return found, unavailable
 
 
+def quick_tokens(
+    examples: Mapping[str, list[Example]], vocabulary: SentencePiece, style: str, say: Say
+) -> dict[str, dict[str, list[list[int]]]]:
+    """Tokens of all splits, many texts at once: split -> column -> ids of each row."""
+    from dss_jax.data.seqio_encode import encoder
+
+    with encoder(vocabulary.path, vocabulary.extra_ids) as encode:
+        return {
+            split: token_columns(own, encode, style, split=split, say=say)
+            for split, own in examples.items()
+        }
+
+
+def task_tokens(
+    task: DistillationTask,
+    examples: Mapping[str, list[Example]],
+    vocabulary: SentencePiece,
+    style: str,
+    say: Say,
+) -> dict[str, dict[str, list[Any]]]:
+    """Tokens of all splits: split -> column -> ids of each row.
+
+    All rows are tokenised at once, and some of each split by SeqIO too. Where these differ, which
+    would be a fault, SeqIO does it all.
+    """
+    found, sample, sampled = quick_tokens(examples, vocabulary, style, say), [], []
+    for split, own in examples.items():
+        for row in np.unique(np.linspace(0, len(own) - 1, min(SAMPLE, len(own))).astype(int)):
+            sample.append(own[row])
+            sampled.append({column: ids[row] for column, ids in found[split].items()})
+    # The samples together, because setting up SeqIO's pipelines takes longer than running them.
+    expected = seqio_tokens(task, "train", sample, vocabulary, style, lambda _: None)
+    if all(
+        list(expected[column][i]) == ids[column]
+        for i, ids in enumerate(sampled)
+        for column in TOKEN_COLUMNS
+    ):
+        for split, own in examples.items():
+            say(f"  {split}: {len(own):,} rows")
+        return found
+    say("  tokens differ from SeqIO's, so SeqIO makes all of them, row by row")
+    return {
+        split: seqio_tokens(task, split, own, vocabulary, style, say)
+        for split, own in examples.items()
+    }
+
+
+def seqio_tokens(
+    task: DistillationTask,
+    split: str,
+    examples: list[Example],
+    vocabulary: SentencePiece,
+    style: str,
+    say: Say,
+) -> dict[str, list[Any]]:
+    """Tokens of rows as the SeqIO tasks give them: column -> ids of each row, () where empty."""
+    tasks = register_rows(task, {split: examples}, vocabulary, None, style)
+    columns = _tokens(tasks, split, len(examples), say)
+    _fill_inputs(columns, examples, vocabulary, style)
+    say(f"  {split}: {len(examples):,} rows")
+    return columns
+
+
 def _tokens(tasks: Mapping[str, Any], split: str, count: int, say: Say) -> dict[str, list[Any]]:
     """Runs the SeqIO tasks over a split: token column -> ids of each row, () where it has none."""
     columns: dict[str, list[Any]] = {c: [()] * count for c in TOKEN_COLUMNS}
     said = time.monotonic()
-    for suffix, task in tasks.items():
+    for suffix, seqio_task in tasks.items():
         inputs = columns["rationale_inputs" if suffix == "rationale" else "label_inputs"]
         targets = columns[f"{suffix}_targets"]
-        dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
+        dataset = seqio_task.get_dataset(sequence_length=None, split=split, shuffle=False)
         for done, example in enumerate(dataset.as_numpy_iterator()):
             row = int(example["row"])
             inputs[row], targets[row] = example["inputs"], example["targets"]

@@ -36,7 +36,10 @@ class RaggedBuilder:
 
     def append(self, row: Sequence[int] | bytes) -> None:
         """Adds a row."""
-        self._values.extend(row)
+        if isinstance(row, bytes):
+            self._values.frombytes(row)  # Several times as fast as one number after another.
+        else:
+            self._values.extend(row)
         self._offsets.append(len(self._values))
 
     def __len__(self) -> int:

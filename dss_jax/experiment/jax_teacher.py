@@ -31,6 +31,7 @@ from dss_jax.teacher.extract import CHUNK, HOPELESS, Summary
 from dss_jax.teacher.jobs import Job
 from dss_jax.teacher.journal import GIVEN_UP, Journal
 from dss_jax.teacher.records import Reply
+from dss_jax.train.compile import keep_compiled_code
 from dss_jax.train.sharding import make_mesh, param_shardings
 
 PREFIX = "jax:"
@@ -83,6 +84,7 @@ class JaxTeacher:
         vocabulary_size(path, weights.extra_ids, weights.config, weights.origin)
         self.vocabulary = SentencePiece(path, weights.extra_ids)
         self.model = T5(dataclasses.replace(weights.config, dtype=options.dtype))
+        keep_compiled_code()
         self.mesh = make_mesh(config.Mesh(fsdp=options.fsdp))
         one = jnp.ones((1, 2), jnp.int32)
         boxed = jax.eval_shape(lambda: self.model.init(jax.random.key(0), one, one))["params"]

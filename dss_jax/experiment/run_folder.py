@@ -6,7 +6,7 @@ spiece.model          the vocabulary
 checkpoints/STEP/     params, optimizer
 metrics.jsonl         a line a logged step
 startup.jsonl         a line a start: where the time went before the first step
-tensorboard/
+tensorboard/          the same numbers; a trace of `--profile`
 predictions/          SPLIT-STEP.jsonl
 results.json          scores of the best checkpoint, when the run is done
 curves.png
@@ -26,7 +26,7 @@ from dss_jax.interop.model_files import CHECKPOINTS
 
 CONFIG, RESULTS = "config.gin", "results.json"
 METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
-STARTUP = "startup.jsonl"
+STARTUP, TENSORBOARD = "startup.jsonl", "tensorboard"
 STORE_LINE = "# token store: "
 
 

@@ -31,6 +31,7 @@ from dss_jax.train import loop, processes
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.compile import keep_compiled_code
 from dss_jax.train.metric_log import MetricLog, Progress
+from dss_jax.train.profile import Profile
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import Program, TrainState, build
 
@@ -92,7 +93,7 @@ class Session:
     store: TokenStore
     program: Program
     evaluator: Evaluator
-    compile_cache: Path | None
+    compile_cache: str | None
 
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, open."""
@@ -221,6 +222,7 @@ def _train_and_score(
     checkpoints: Checkpoints,
     say: Say,
     clock: StartClock,
+    profile: tuple[int, int] | None,
 ) -> dict:
     run, folder = session.run, session.folder
     with CompileAhead(session.program.lower, clock) as ahead:
@@ -230,6 +232,8 @@ def _train_and_score(
         ahead.wait()
         first = int(state.step)
         log, progress = _outputs(run, folder, first)
+        traces = Profile(folder / run_folder.TENSORBOARD, *(profile or (0, 0)), progress.say)
+        train_step = ahead.train_step if profile is None else traces.watch(ahead.train_step, first)
         try:
             with loop.stop_on_signals(progress.say) as stop:
                 loop.fit(
@@ -238,7 +242,7 @@ def _train_and_score(
                     state,
                     batches,
                     checkpoints,
-                    train_step=ahead.train_step,
+                    train_step=train_step,
                     work=batches.work_at,
                     evaluate=validate(session, log, progress.say),
                     log=log,
@@ -251,6 +255,7 @@ def _train_and_score(
             progress.close()
             return finish(session, checkpoints, log, say)
         finally:
+            traces.close()
             progress.close()
             log.close()
 
@@ -261,6 +266,7 @@ def train(
     scorer: Scorer,
     say: Say = print,
     clock: StartClock | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> dict:
     """Trains, or goes on training, and scores the best checkpoint.
 
@@ -270,6 +276,7 @@ def train(
       scorer: judges labels.
       say: prints a line.
       clock: of this start; None: it begins now.
+      profile: the steps that are traced, (first, last + 1); None: none.
 
     Returns:
       What `results.json` holds.
@@ -293,7 +300,7 @@ def train(
     clock.lap("model")
     checkpoints = session.checkpoints()
     try:
-        results = _train_and_score(session, batches, checkpoints, say, clock)
+        results = _train_and_score(session, batches, checkpoints, say, clock, profile)
     finally:
         checkpoints.close()
     if processes.is_first():

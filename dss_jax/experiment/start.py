@@ -65,7 +65,7 @@ class CompileAhead:
         self.train_step.wait()
         self._clock.lap("compile")
 
-    def report(self, folders: Sequence[Path], step: int, cache: Path | None) -> str:
+    def report(self, folders: Sequence[Path], step: int, cache: str | None) -> str:
         """To be called when the first step has ended: writes a line of `startup.jsonl`.
 
         Args:
@@ -88,7 +88,7 @@ class CompileAhead:
             "step": step,
             "total_seconds": round(self._clock.total, 3),
             "seconds": {name: round(s, 3) for name, s in self._clock.seconds.items()},
-            "compile_cache": None if cache is None else str(cache),
+            "compile_cache": cache,
             "functions_found": found,
             "functions_compiled": missing,
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
 from dss_jax.data.blocks import Batch
 
@@ -32,15 +33,20 @@ def _processor() -> str:
     return f"{platform.machine()}-{hashlib.sha256(''.join(kinds).encode()).hexdigest()[:8]}"
 
 
-def keep_compiled_code() -> Path | None:
+def keep_compiled_code() -> str | None:
     """Lets JAX keep compiled code on the disk, so that the second start of a run compiles nothing.
 
     The folder is DSS_COMPILE_CACHE ("off" for none), else `compiled` in the package's cache
     folder, with a folder for each kind of processor in it. JAX's own JAX_COMPILATION_CACHE_DIR
-    goes before both. To be called before anything is compiled.
+    goes before both. A folder in a bucket (gs://) is used as it is, and never made smaller. To be
+    called before anything is compiled.
 
     Returns:
-      The folder; None where nothing is kept.
+      The folder; None where nothing is kept, also where the package's cache folder cannot be
+      written.
+
+    Raises:
+      UsageError: the folder that DSS_COMPILE_CACHE names cannot be made.
     """
     asked = os.environ.get(COMPILE_CACHE, "")
     if asked == "off":
@@ -48,12 +54,23 @@ def keep_compiled_code() -> Path | None:
         return None
     jax.config.update("jax_enable_compilation_cache", True)
     if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return Path(own)
-    base = Path(asked).expanduser() if asked else cache_folder() / "compiled"
-    folder = base.absolute() / _processor()
-    folder.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)
+        return own
+    if "://" in asked:
+        folder, limit = f"{asked.rstrip('/')}/{_processor()}", -1
+    else:
+        base = Path(asked).expanduser() if asked else cache_folder() / "compiled"
+        folder, limit = str(base.absolute() / _processor()), MAX_CACHE_BYTES
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if asked:
+                raise UsageError(
+                    f"{COMPILE_CACHE}: {folder} cannot be made ({error.strerror}). Give a folder "
+                    'that can be written, or "off".'
+                ) from error
+            return None
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_max_size", limit)
     # A start compiles a hundred small functions beside the steps; together they take seconds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     return folder

@@ -1,0 +1,89 @@
+"""Times the start of `dss train`, from the command to the end of the first step: twice.
+
+  python benchmarks/startup.py --task word_problems --model t5_1_1_tiny
+  python benchmarks/startup.py --task cqa --model t5_1_1_small --data_dir ../release
+
+The token store is made before, so that it is in neither. The first start has an empty folder of
+compiled code; it is stopped (SIGTERM) after its first step, which saves. The second is the same
+command again: it goes on. A third, in another output folder, starts from nothing. Takes the flags
+of `dss train`; writes a JSON file.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from train_step import RESULTS, command, processor
+
+from dss_jax import __version__
+
+DSS = [sys.executable, "-m", "dss_jax.cli.main"]
+
+
+def start(flags: list[str], folder: Path, cache: Path) -> dict[str, Any]:
+    """Starts the run, waits for its first step, stops it; its line of `startup.jsonl`."""
+    file = folder / "startup.jsonl"
+    lines = len(file.read_text().splitlines()) if file.exists() else 0
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment["DSS_COMPILE_CACHE"] = str(cache)
+    process = subprocess.Popen(
+        [*DSS, "train", *flags, "--output_dir", str(folder)],
+        env=environment, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None:
+        found = file.read_text().splitlines() if file.exists() else []
+        if len(found) > lines:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            return json.loads(found[-1])
+        time.sleep(0.2)
+    raise RuntimeError(f"dss train ended with {process.returncode} before its first step")
+
+
+def main(arguments: list[str]) -> int:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(prog="startup.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--task", default="word_problems")
+    parser.add_argument("--model", default="t5_1_1_tiny")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args, rest = parser.parse_known_args(arguments)
+    flags = ["--task", args.task, "--model", args.model, *rest]
+    kept = [f for f in flags if not f.startswith("--gin.")]
+    kept = [f for i, f in enumerate(kept) if f != "--model" and kept[i - 1] != "--model"]
+    subprocess.run([*DSS, "prepare", *kept], check=True)
+    starts = {}
+    before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        cache, run = Path(folder) / "compiled", Path(folder) / "run"
+        for name, output in (("first", run), ("second", run), ("another run", Path(folder) / "b")):
+            starts[name] = start(flags, output, cache)
+            starts[name].pop("compile_cache")
+            print(f"{name}: {json.dumps(starts[name])}", flush=True)
+    total = {name: line["total_seconds"] for name, line in starts.items()}
+    report = {
+        "command": command(arguments, "startup.py"),
+        "processor": processor(),
+        "load_average_1_min": {"before": before, "after": os.getloadavg()[0]},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "dss_jax": __version__,
+        "starts": starts,
+        "second_over_first": round(total["second"] / total["first"], 3),
+        "another_run_over_first": round(total["another run"] / total["first"], 3),
+    }
+    file = args.out / f"startup-{args.task}-{args.model}-cpu.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
