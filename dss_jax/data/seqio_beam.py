@@ -177,6 +177,7 @@ def _ranges(split: str, task: int, count: int, size: int) -> list[Unit]:
 class _TaskRows:
     """Rows of a task file. Its text and the vocabulary go along to the workers."""
 
+    file: str
     text: bytes
     name: str
     vocabulary: bytes
@@ -193,9 +194,13 @@ class _TaskRows:
             from dss_jax.data.vocabulary import SentencePiece
 
             folder = Path(tempfile.mkdtemp(prefix="dss-worker-"))
-            (folder / f"{self.name}.py").write_bytes(self.text)
             (folder / "vocabulary.model").write_bytes(self.vocabulary)
-            task = load_task_file(folder / f"{self.name}.py")
+            file = Path(self.file)
+            # Where it is here too, so may be the data beside it.
+            if not (file.is_file() and file.read_bytes() == self.text):
+                file = folder / f"{self.name}.py"
+                file.write_bytes(self.text)
+            task = load_task_file(file)
             found = {s: rows.examples(task, s, self.data_dir) for s in self.splits}
             records = [str(storage.local_file(f)) for f in self.rationales]
             examples, _ = join_records(task, found, records, self.data_dir)
@@ -218,6 +223,7 @@ def _plan_task(
     del say
     _, examples, model, description = seqio_prepare.task_rows(request)
     tokenise = _TaskRows(
+        file=request["task_file"],
         text=Path(request["task_file"]).read_bytes(),
         name=request["name"],
         vocabulary=model.path.read_bytes(),
