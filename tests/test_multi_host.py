@@ -144,9 +144,9 @@ def _params(run: Path, step: int) -> list[np.ndarray]:
 
 
 def _numbers(run: Path) -> list[dict]:
-    timing = {"examples_per_second", "tokens_per_second"}
     lines = read_metrics(run / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in timing} for line in lines]
+    timing = ("_per_second", "_seconds", "utilization", "mfu")
+    return [{k: v for k, v in line.items() if not k.endswith(timing)} for line in lines]
 
 
 def _assert_same_run(one: Path, other: Path, steps: int) -> None:
