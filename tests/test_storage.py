@@ -168,7 +168,7 @@ def test_one_machine_makes_a_store_and_the_others_fetch_it(
 ) -> None:
     made: list[Path] = []
 
-    def make(request, path, need, log):
+    def make(request, path, need, log, beam):
         made.append(path)
         return open_store(shutil.copytree(toy_store.path, path))
 
