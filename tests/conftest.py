@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 # Compiling takes most of the suite's time on a CPU. The first flags make it 2 to 5 times quicker,
-# and the code slower: never for a real run. The third simulates devices for tests of meshes. Without
-# the last, collectives of a step that do not depend on each other start in another order on each
-# simulated device, and where there are fewer threads than devices they wait for each other forever.
+# and the code slower: never for a real run. The last simulates devices for tests of meshes.
 FAST_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_force_host_platform_device_count=4"
-    " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 )
 os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA's threads. Collectives that do not depend on each other start in another order on each
+# simulated device; with as few threads as a small machine has, they wait for each other forever.
+os.environ.setdefault("NPROC", "16")
+# As `dss_jax.core.storage` has it; a test that uses epath may come before its first import.
+os.environ["EPATH_USE_TF"] = "false"
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -21,6 +21,10 @@ from typing import Any
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder, check_new_folder, whole_folder
 
+# epath would take TensorFlow where it is installed, which costs 4 s and 800 MB. It asks once in a
+# process, perhaps for Orbax before anybody comes here with a remote path.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
 EXTRAS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 """Scheme -> module that serves it, and the extra that installs it."""
 
@@ -64,8 +68,6 @@ def place(path: str | os.PathLike[str]) -> Path:
     if not is_remote(path):
         return Path(path).expanduser()
     _need_extra(path)
-    # epath would take TensorFlow where it is installed, which costs 4 s and 800 MB.
-    os.environ.setdefault("EPATH_USE_TF", "false")
     # gcsfs would ask, with credentials only, what kind of bucket each one is.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     from etils import epath
