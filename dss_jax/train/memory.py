@@ -198,9 +198,10 @@ def estimate(run: config.Run, boxed: TrainState) -> Memory:
     )
 
 
-WORKING = {"none": 0.3, "minimal": 1.0, "full": 1.0}
+WORKING = {"none": 0.3, "minimal": 0.8, "full": 0.8}
 """Share of one layer's activations that is in work at once in its backward pass. With remat they
-are computed again, all of them; without, they are there, and only their gradients are new."""
+are computed again, but for those that XLA fuses away; without, they are there, and only their
+gradients are new."""
 
 
 def _working(local: config.Run, rows: int, kept: dict[str, int]) -> int:
