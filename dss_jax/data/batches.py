@@ -14,8 +14,8 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
 from dss_jax.data.blocks import Batch, Block, Extent, StreamRows
 from dss_jax.data.columns import Examples, usable_rows
-from dss_jax.data.layouts import Layout, Share, make_layout
-from dss_jax.data.shapes import Cost, base_cost
+from dss_jax.data.layouts import Layout, make_layout
+from dss_jax.data.shapes import Cost, Plan, Share, base_cost
 from dss_jax.data.store import StoreSplit
 
 CHUNK = 256
@@ -139,10 +139,12 @@ class TrainBatches:
             lambda seed, epoch: self.rows[permutation(len(self.rows), seed, epoch)]
         )
         seeds = sorted({*plan_seeds, data.seed})
-        share = Share(shares or process_count, process_index, process_count)
-        self.layout: Layout = make_layout(
-            split, data, method, share, self.rows, self._all_rows(steps, seeds), cost
+        plan = Plan(
+            share=Share(shares or process_count, process_index, process_count),
+            batches=self._all_rows(steps, seeds),
+            cost=cost,
         )
+        self.layout: Layout = make_layout(split, data, method, self.rows, self._examples, plan)
         self._chunk = lru_cache(maxsize=2)(
             lambda chunk: self.layout.assign(
                 self._rows(np.arange(CHUNK) + CHUNK * chunk, self._seed)

@@ -6,15 +6,12 @@ rows. Shape letters are those of `dss_jax.data.blocks`; K roles, N examples of a
 M = K * N / D rows of attention a stream.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from dss_jax.core import config
 from dss_jax.data.blocks import Batch, Block, Extent, StreamRows
 from dss_jax.data.columns import Examples, shift_joined
-from dss_jax.data.shapes import MAX_SHAPES, Cost, choose_extents, first_that_fits, round_up
-from dss_jax.data.store import StoreSplit
+from dss_jax.data.shapes import Plan, first_that_fits, round_up
 
 TOKEN_MULTIPLE = 32
 """Streams are multiples of it, so that matrix products have whole tiles."""
@@ -40,40 +37,19 @@ def deal(weights: np.ndarray, streams: int) -> np.ndarray:
 
 
 class FlatStreams:
-    """Builds flat batches of a method from a split.
+    """Builds flat batches.
 
     Attributes:
       shapes: how many shapes are compiled.
     """
 
-    def __init__(
-        self,
-        split: StoreSplit,
-        data: config.Data,
-        method: config.Method,
-        *,
-        streams: int,
-        own: slice,
-        batches: Iterable[np.ndarray],
-        cost: Cost,
-        max_shapes: int = MAX_SHAPES,
-    ) -> None:
-        """Chooses the shapes.
-
-        Args:
-          split, data, method: what is trained on.
-          streams: D, of all devices and microbatches.
-          own: those that this process builds.
-          batches: row numbers of all batches that will be asked for, in arrays int [n, N].
-          cost: FLOPs of an extent.
-          max_shapes: how many shapes at most.
-        """
-        self._examples = Examples(split, data, method)
-        self._streams, self._own = streams, range(streams)[own]
+    def __init__(self, examples: Examples, data: config.Data, plan: Plan) -> None:
+        """Chooses the shapes. There is a stream for each share of the plan."""
+        self._examples = examples
+        self._streams = plan.share.count
+        self._own = range(self._streams)[plan.share.own(self._streams)]
         self._multiple = data.length_multiple
-        parts = [self._needed(self._dealt(rows)) for rows in batches]
-        needed = Extent(*(np.concatenate(x) for x in zip(*parts, strict=True)))
-        self._extents = choose_extents(needed, cost, max_shapes)
+        self._extents = plan.extents(lambda rows: self._needed(self._dealt(rows)))
         self.shapes = len(self._extents)
 
     def extents(self, shape: int) -> tuple[Extent, ...]:

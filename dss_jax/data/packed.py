@@ -8,7 +8,7 @@ Shape letters are those of `dss_jax.data.blocks`; K roles, N examples of a batch
 an input and a target.
 """
 
-from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -16,8 +16,7 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.data.blocks import Batch, Block, Extent
 from dss_jax.data.columns import Examples, shift_joined
-from dss_jax.data.shapes import MAX_SHAPES, Cost, choose_extents, first_that_fits, round_up
-from dss_jax.data.store import StoreSplit
+from dss_jax.data.shapes import Cost, Plan, first_that_fits, round_up
 
 SAMPLE = 16
 """Batches on which row lengths are compared."""
@@ -54,42 +53,20 @@ def first_fit(sizes: np.ndarray, capacities: tuple[int, int]) -> np.ndarray:
 
 
 class PackedRows:
-    """Builds packed batches of a method from a split.
+    """Builds packed batches.
 
     Attributes:
       shapes: how many shapes are compiled; they differ in rows only.
     """
 
-    def __init__(
-        self,
-        split: StoreSplit,
-        data: config.Data,
-        method: config.Method,
-        *,
-        shares: int,
-        own: slice,
-        batches: Iterable[np.ndarray],
-        cost: Cost,
-        max_shapes: int = MAX_SHAPES,
-    ) -> None:
-        """Chooses the lengths of the rows and how many there are.
-
-        Args:
-          split, data, method: what is trained on.
-          shares: the number of rows is a multiple of it: devices times microbatches.
-          own: the shares that this process builds.
-          batches: row numbers of all batches that will be asked for, in arrays int [n, N].
-          cost: FLOPs of an extent.
-          max_shapes: how many shapes at most.
-        """
-        self._examples = Examples(split, data, method)
-        self._shares, self._own = shares, range(shares)[own]
-        batches = iter(batches)
+    def __init__(self, examples: Examples, data: config.Data, plan: Plan) -> None:
+        """Chooses the lengths of the rows, and how many there are: a multiple of the shares."""
+        self._examples, self._share = examples, plan.share
+        batches = iter(plan.batches)
         first = next(batches)
-        self._lengths = self._row_lengths(first[:SAMPLE], cost, data.length_multiple)
-        parts = [self._needed(self._rows(part)) for part in chain((first,), batches)]
-        needed = Extent(*(np.concatenate(x) for x in zip(*parts, strict=True)))
-        self._extents = choose_extents(needed, cost, max_shapes)
+        self._lengths = self._row_lengths(first[:SAMPLE], plan.cost, data.length_multiple)
+        plan = replace(plan, batches=chain((first,), batches))
+        self._extents = plan.extents(lambda rows: self._needed(self._placed(rows), self._lengths))
         self.shapes = len(self._extents)
 
     def extents(self, shape: int) -> tuple[Extent, ...]:
@@ -99,35 +76,39 @@ class PackedRows:
     def _row_lengths(self, rows: np.ndarray, cost: Cost, multiple: int) -> tuple[int, int]:
         """S and T of a row: the pair that costs least on a sample."""
         shortest = [int(round_up(max(1, x), multiple)) for x in self._examples.longest()]
-        inputs, targets = self._examples.lengths(rows)
-        share = targets.sum() / max(1, inputs.sum())
-        best: tuple[float, tuple[int, int]] | None = None
+        sizes = self._sizes(rows)
+        share = sizes[1].sum() / max(1, sizes[0].sum())
+        tried = []
         for more in range(LENGTHS):
             length = int(round_up(shortest[0] + more * STEP, multiple))
             # Targets fill their rows when inputs do; a little more or less may pack better.
             for extra in (0.95, 1.05, 1.15):
                 other = max(shortest[1], int(round_up(int(length * share * extra) + 1, multiple)))
-                self._lengths = (length, other)
-                total = float(np.sum(cost(self._needed(self._rows(rows)))))
-                if best is None or total < best[0]:
-                    best = total, self._lengths
-        assert best is not None
-        return best[1]
+                tried.append((length, other))
 
-    def _rows(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of all pairs: int [n, N] -> [n, M]."""
+        def total(lengths: tuple[int, int]) -> float:
+            return float(np.sum(cost(self._needed(first_fit(sizes, lengths), lengths))))
+
+        return min(tried, key=total)
+
+    def _sizes(self, rows: np.ndarray) -> np.ndarray:
+        """Lengths of inputs and targets of all pairs: int [n, N] -> [2, n, M]."""
         sizes = np.stack(self._examples.lengths(rows))  # [2, K, n, N]
-        return first_fit(np.concatenate(list(sizes.swapaxes(0, 1)), axis=2), self._lengths)
+        return np.concatenate(list(sizes.swapaxes(0, 1)), axis=2)
 
-    def _needed(self, placed: np.ndarray) -> Extent:
-        count = round_up(np.maximum(placed.max(axis=1) + 1, 1), self._shares)
-        s, t = self._lengths
+    def _placed(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of all pairs: int [n, N] -> [n, M]."""
+        return first_fit(self._sizes(rows), self._lengths)
+
+    def _needed(self, placed: np.ndarray, lengths: tuple[int, int]) -> Extent:
+        count = round_up(np.maximum(placed.max(axis=1) + 1, 1), self._share.count)
+        s, t = lengths
         return Extent(count, count * s, np.full_like(count, s), count * t, np.full_like(count, t))
 
     def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Batches' row numbers, int [n, N] -> with their places [n, N + M]; shape numbers [n]."""
-        placed = self._rows(rows)
-        shapes = first_that_fits(self._extents, self._needed(placed))
+        placed = self._placed(rows)
+        shapes = first_that_fits(self._extents, self._needed(placed, self._lengths))
         return np.concatenate([rows, placed], axis=1), shapes
 
     def build(self, assigned: np.ndarray, shape: int) -> Batch:
@@ -135,66 +116,45 @@ class PackedRows:
         size = len(assigned) // (1 + len(self._examples.roles))
         rows, placed = assigned[:size], assigned[size:]
         extent = self._extents[shape]
+        own = self._share.own(extent.rows)
         inputs, targets = (x.reshape(-1) for x in self._examples.lengths(rows))
-        order = np.argsort(placed, kind="stable")
-        order = order[placed[order] >= 0]
-        segments = _ranks(placed[order])
         joined = self._examples.targets(rows)
         roles = np.repeat([r.role for r in self._examples.roles], size)
-        input_places = _Places(inputs, order, placed, extent.encoder_length)
-        target_places = _Places(targets, order, placed, extent.decoder_length)
-        share = extent.rows // self._shares
-        own = slice(self._own.start * share, self._own.stop * share)
+        segments = before_in_row(np.ones(len(placed), np.int64), placed) + 1
 
-        def laid(places: "_Places", values: np.ndarray) -> np.ndarray:
-            return places.lay(values, extent.rows)[own]
+        def lay(lengths: np.ndarray, length: int, *values: np.ndarray) -> list[np.ndarray]:
+            """Values of tokens that lie one after another -> rectangles, int32 [R, length]."""
+            # Where a pair starts, and where it did before.
+            start = placed * length + before_in_row(lengths, placed)
+            at = np.repeat(start - (np.cumsum(lengths) - lengths), lengths)
+            at += np.arange(len(at))
+            laid = [np.zeros(extent.rows * length, np.int32) for _ in values]
+            for rectangle, tokens in zip(laid, values, strict=True):
+                rectangle[at] = tokens
+            return [rectangle.reshape(-1, length)[own] for rectangle in laid]
 
-        return (
-            Block(
-                laid(input_places, self._examples.inputs(rows)),
-                laid(target_places, shift_joined(joined, targets)),
-                laid(target_places, joined),
-                laid(target_places, np.repeat(roles, targets)),
-                laid(input_places, input_places.each(segments)),
-                laid(target_places, target_places.each(segments)),
-            ),
-        )
-
-
-def _ranks(rows: np.ndarray) -> np.ndarray:
-    """How many equal numbers stand before each, plus 1, in a sorted array."""
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
-    counts = np.diff(np.append(starts, len(rows)))
-    return np.arange(len(rows)) - np.repeat(starts, counts) + 1
+        tokens, input_segments = lay(
+            inputs, extent.encoder_length,
+            self._examples.inputs(rows), np.repeat(segments, inputs),
+        )  # fmt: skip
+        shifted, wanted, of_role, target_segments = lay(
+            targets, extent.decoder_length,
+            shift_joined(joined, targets), joined, np.repeat(roles, targets),
+            np.repeat(segments, targets),
+        )  # fmt: skip
+        return (Block(tokens, shifted, wanted, of_role, input_segments, target_segments),)
 
 
-class _Places:
-    """Where the tokens of one side go: rows that lie one after another -> rectangle."""
+def before_in_row(amounts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """How much stands before each of some things in its row.
 
-    def __init__(
-        self, lengths: np.ndarray, order: np.ndarray, placed: np.ndarray, length: int
-    ) -> None:
-        """`order` are the pairs sorted by the row that each is placed in."""
-        self._length, self._lengths, self._order = length, lengths, order
-        sorted_lengths, rows = lengths[order], placed[order]
-        before = np.cumsum(sorted_lengths) - sorted_lengths
-        firsts = np.flatnonzero(np.diff(rows, prepend=-1))
-        counts = np.diff(np.append(firsts, len(rows)))
-        # Where a pair starts: behind those before it in its row.
-        starts = rows * length + before - np.repeat(before[firsts], counts)
-        start_of = np.zeros(len(lengths), np.int64)
-        start_of[order] = starts
-        joined_starts = np.cumsum(lengths) - lengths
-        self._at = np.repeat(start_of - joined_starts, lengths) + np.arange(lengths.sum())
-
-    def each(self, values: np.ndarray) -> np.ndarray:
-        """One value a pair, in the sorted order -> one a token, in the joined order."""
-        of = np.zeros(len(self._lengths), np.int64)
-        of[self._order] = values
-        return np.repeat(of, self._lengths)
-
-    def lay(self, values: np.ndarray, rows: int) -> np.ndarray:
-        """Joined values -> int32 [rows, length]."""
-        laid = np.zeros(rows * self._length, np.int32)
-        laid[self._at] = values
-        return laid.reshape(rows, self._length)
+    Args:
+      amounts: int [M].
+      rows: int [M], the row of each; those in one row stand in the order given.
+    """
+    order = np.argsort(rows, kind="stable")
+    sums = np.cumsum(amounts[order]) - amounts[order]
+    firsts = np.flatnonzero(np.diff(rows[order], prepend=-2))
+    before = np.empty(len(rows), np.int64)
+    before[order] = sums - np.repeat(sums[firsts], np.diff(np.append(firsts, len(rows))))
+    return before

@@ -8,6 +8,7 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.data.blocks import EOS_ID, NO_ROLE, Batch, Block, Extent
 from dss_jax.data.columns import role_columns
+from dss_jax.data.shapes import Share, round_up
 from dss_jax.data.store import Ragged, StoreSplit
 
 
@@ -41,7 +42,7 @@ def shift_right(targets: np.ndarray) -> np.ndarray:
 
 def rounded_length(longest: int, limit: int, multiple: int) -> int:
     """The padded length: the longest row or the limit, rounded up."""
-    return -(-min(longest, limit) // multiple) * multiple
+    return int(round_up(min(longest, limit), multiple))
 
 
 def _lengths(split: StoreSplit, rows: np.ndarray, column: str, limit: int, multiple: int) -> int:
@@ -62,15 +63,14 @@ class PaddedBlocks:
         rows: np.ndarray,
         data: config.Data,
         method: config.Method,
-        *,
-        share: tuple[int, int] = (0, 1),
+        share: Share = Share(),  # noqa: B008
     ) -> None:
         """Measures the lengths.
 
         Args:
           split, data, method: what is trained on.
           rows: all rows that will be asked for.
-          share: (index, count): which part of each batch this process builds.
+          share: what this process builds.
         """
         self._split, self._share = split, share
         self._roles = role_columns(method)
@@ -101,18 +101,16 @@ class PaddedBlocks:
 
         A row of -1 is an empty example; it weighs nothing.
         """
-        index, count = self._share
-        rows = rows[index * len(rows) // count : (index + 1) * len(rows) // count]
+        rows = rows[self._share.own(len(rows))]
         real = rows[:, None] >= 0
         blocks = []
         for role, (input_length, target_length) in zip(self._roles, self.lengths, strict=True):
-            at = np.maximum(rows, 0)
-            inputs = (
-                pad_rows(self._split.tokens(role.inputs), at, input_length, self._limits[0]) * real
-            )
-            targets = (
-                pad_rows(self._split.tokens(role.targets), at, target_length, self._limits[1])
-                * real
+            inputs, targets = (
+                pad_rows(self._split.tokens(column), np.maximum(rows, 0), length, limit) * real
+                for column, length, limit in (
+                    (role.inputs, input_length, self._limits[0]),
+                    (role.targets, target_length, self._limits[1]),
+                )
             )
             roles = np.where(targets > 0, role.role, NO_ROLE).astype(np.int32)
             blocks.append(Block(inputs, shift_right(targets), targets, roles))

@@ -1,10 +1,12 @@
 """Which static shapes a run compiles, chosen from what its batches need. NumPy only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
+from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work, forward_flops
 from dss_jax.core.t5_config import T5Config
 from dss_jax.data.blocks import Extent
@@ -41,6 +43,57 @@ def cost_of(model: T5Config) -> Cost:
 
 base_cost = cost_of(T5Config())
 """That of T5 v1.1 base, for callers that have no model at hand."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a batch is shared out.
+
+    Attributes:
+      count: data-parallel devices times microbatches, over all processes.
+      process_index, process_count: this process, and how many there are.
+    """
+
+    count: int = 1
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count % self.process_count:
+            raise UsageError(
+                f"{self.count} data-parallel devices x microbatches cannot be shared out evenly "
+                f"over {self.process_count} processes. Give a larger Mesh.data or Mesh.fsdp."
+            )
+
+    def own(self, size: int) -> slice:
+        """This process's part of `size` things that are shared out evenly."""
+        each = size // self.process_count
+        return slice(self.process_index * each, (self.process_index + 1) * each)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a layout is made for.
+
+    Attributes:
+      share: what this process builds.
+      batches: row numbers of all batches that will be asked for, in arrays int [n, N].
+      cost: FLOPs of an extent.
+      max_shapes: how many shapes at most.
+    """
+
+    share: Share
+    batches: Iterable[np.ndarray]
+    cost: Cost = base_cost
+    max_shapes: int = MAX_SHAPES
+
+    def extents(self, needed_by: Callable[[np.ndarray], Extent]) -> tuple[Extent, ...]:
+        """The extents that are compiled; `needed_by` says what batches need: see
+        `choose_extents`.
+        """
+        parts = [needed_by(rows) for rows in self.batches]
+        needed = Extent(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+        return choose_extents(needed, self.cost, self.max_shapes)
 
 
 def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:

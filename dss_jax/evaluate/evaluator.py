@@ -14,8 +14,9 @@ from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
 from dss_jax.data.batches import eval_batches
 from dss_jax.data.blocks import ROLES, Batch
-from dss_jax.data.layouts import Share, make_layout
-from dss_jax.data.shapes import base_cost
+from dss_jax.data.columns import Examples
+from dss_jax.data.layouts import Layout, make_layout
+from dss_jax.data.shapes import Plan, Share, cost_of
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import rows_at_once
@@ -58,6 +59,7 @@ class Evaluator:
         self._ranker = LabelRanker(run, program, self._vocabulary)
         self._eval_step = Compiled(program.lower_eval)
         self._lengths: dict[str, tuple[int, ...]] = {}
+        self._laid_out: dict[tuple[str, int], tuple[Layout, Any]] = {}
 
     @property
     def metric(self) -> str:
@@ -130,17 +132,29 @@ class Evaluator:
 
     def _token_batches(self, split: StoreSplit, rows: np.ndarray) -> Iterator[Batch]:
         """Batches of one shape that hold these rows, for the losses."""
+        key = split.name, len(rows)
+        if key not in self._laid_out:
+            self._laid_out[key] = self._lay_out(split, rows)
+        layout, assigned = self._laid_out[key]
+        return (layout.build(part, 0) for part in assigned)
+
+    def _lay_out(self, split: StoreSplit, rows: np.ndarray) -> tuple[Layout, Any]:
+        """The layout of these rows, and what it builds each batch from."""
         learns = self._run.method.rationale and self._store.has("rationale_targets")
         method = GOLD if learns else GOLD_ONLY
         mesh = self._program.mesh
         size = rows_at_once(len(rows), self._run.evaluate.batch_size, mesh)
         data = replace(self._run.data, batch_size=size)
         parts = np.stack(eval_batches(rows, size))
-        share = Share(data_parallelism(mesh))
         # One shape, because each is compiled.
-        layout = make_layout(split, data, method, share, rows, [parts], base_cost, max_shapes=1)
-        assigned, _ = layout.assign(parts)
-        return (layout.build(part, 0) for part in assigned)
+        plan = Plan(
+            share=Share(data_parallelism(mesh)),
+            batches=[parts],
+            cost=cost_of(self._run.model),
+            max_shapes=1,
+        )
+        layout = make_layout(split, data, method, rows, Examples(split, data, method), plan)
+        return layout, layout.assign(parts)[0]
 
     def compile_ahead(self, split_name: str, limit: int | None, pool: ThreadPoolExecutor) -> None:
         """Begins to compile the step that gives a split's losses, in the pool."""

@@ -23,6 +23,7 @@ from dss_jax.core.paths import write_whole
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.batches import Batch, TrainBatches
+from dss_jax.data.shapes import cost_of
 from dss_jax.data.store import TokenStore
 from dss_jax.experiment import run_folder, single
 from dss_jax.experiment.curves import plot_curves
@@ -167,7 +168,9 @@ def _open(
     program = build_seeds(first.run, first.program, [run.train.seed for run in runs])
     sessions = []
     for run in runs:
-        run = single.for_mesh(single.with_vocab_size(run, store), first.program.mesh)
+        # What the first session has found out holds for all: they differ in seeds only.
+        data = replace(run.data, layout=first.run.data.layout)
+        run = replace(run, model=first.run.model, data=data)
         own = replace(first.program, init=partial(program.init, run.train.seed))
         sessions.append(replace(first, run=run, folder=_folder(run), program=own))
         files = ModelFiles(run.model, store.vocabulary_path, store.extra_ids)
@@ -191,6 +194,7 @@ def batches_of(runs: Sequence[config.Run], store: TokenStore) -> list[TrainBatch
             store.split("train"), run.task, run.data, run.method,
             steps=run.train.steps,
             shares=run.train.microbatches,  # A seed is on one device.
+            cost=cost_of(run.model),
             plan_seeds=[r.data.seed for r in runs],
         )
         for run in runs

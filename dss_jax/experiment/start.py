@@ -105,8 +105,8 @@ def compile_evaluation(session: "Session", pool: ThreadPoolExecutor) -> None:
     session.evaluator.compile_ahead("validation", session.run.evaluate.validation_examples, pool)
 
 
-def train_batches(session: "Session", plan_seeds: Sequence[int] = ()) -> TrainBatches:
-    """The batches of a run: this process's parts; see `TrainBatches` for `plan_seeds`."""
+def train_batches(session: "Session") -> TrainBatches:
+    """The batches of a run: this process's parts."""
     run, mesh = session.run, session.program.mesh
     index, count = data_slice(mesh)
     return TrainBatches(
@@ -119,7 +119,6 @@ def train_batches(session: "Session", plan_seeds: Sequence[int] = ()) -> TrainBa
         process_index=index,
         process_count=count,
         cost=cost_of(run.model),
-        plan_seeds=plan_seeds,
     )
 
 

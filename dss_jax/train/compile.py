@@ -4,7 +4,6 @@ import functools
 import hashlib
 import os
 import platform
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -110,9 +109,7 @@ class Compiled:
     def __init__(self, lower: Callable[[Batch], jax.stages.Lowered]) -> None:
         """`lower`: shapes of a global batch -> the function lowered for them."""
         self._lower = lower
-        self._futures: dict[tuple, Future[Callable]] = {}
-        self._ready: dict[tuple, Callable] = {}
-        self._lock = threading.Lock()
+        self._compiled: dict[tuple, Future[Callable]] = {}
 
     def ahead(self, shapes: Iterable[Batch], pool: ThreadPoolExecutor) -> None:
         """Begins to compile in the pool; XLA works on several at once.
@@ -121,14 +118,13 @@ class Compiled:
           shapes: global batches of anything that has `shape` and `dtype`.
           pool: its threads.
         """
-        with self._lock:
-            for batch in shapes:
-                if _key(batch) not in self._futures:
-                    self._futures[_key(batch)] = pool.submit(self._compile, batch)
+        for batch in shapes:
+            if _key(batch) not in self._compiled:
+                self._compiled[_key(batch)] = pool.submit(self._compile, batch)
 
     def wait(self) -> None:
         """Waits for all that was begun; raises what the compiler raised."""
-        for future in list(self._futures.values()):
+        for future in self._compiled.values():
             future.result()
 
     def _compile(self, batch: Batch) -> Callable:
@@ -139,10 +135,8 @@ class Compiled:
     def __call__(self, first: Any, batch: Batch) -> Any:
         """Calls the code that was compiled for the batch's shapes."""
         key = _key(batch)
-        call = self._ready.get(key)
-        if call is None:
-            with self._lock:
-                future = self._futures.get(key)
-            call = self._compile(batch) if future is None else future.result()
-            self._ready[key] = call
-        return call(first, batch)
+        if key not in self._compiled:
+            met: Future[Callable] = Future()
+            met.set_result(self._compile(batch))
+            self._compiled[key] = met
+        return self._compiled[key].result()(first, batch)

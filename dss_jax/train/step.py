@@ -47,10 +47,9 @@ class Program:
       abstract_params: of the plain model's parameters, as evaluation takes them.
       init: () -> the state at step 0, on the mesh.
       train_step: (state, batch on the mesh) -> (state, metrics); the old state is given up.
-      lower, lower_eval: (shapes of a batch) -> `train_step` or `eval_step` lowered, to be compiled;
-        takes no memory.
+      lower: (shapes of a batch) -> `train_step` lowered, to be compiled; takes no memory.
+      lower_eval: the same of (plain params, batch on the mesh) -> `TaskSums` without dropout.
       merge: parameters of the state -> of the plain model; without LoRA the same.
-      eval_step: (plain params, batch on the mesh) -> `TaskSums` without dropout.
     """
 
     model: T5
@@ -62,7 +61,6 @@ class Program:
     lower: Callable[[Batch], jax.stages.Lowered]
     lower_eval: Callable[[Batch], jax.stages.Lowered]
     merge: Callable[[Any], Any]
-    eval_step: Callable[[Any, Batch], losses.TaskSums]
 
 
 def split_microbatches(batch: Batch, parts: int) -> Batch:
@@ -244,5 +242,4 @@ def build(run: config.Run, mesh: Mesh) -> Program:
         lower=with_rules(lambda batch: train_step.lower(abstract, batch)),
         lower_eval=with_rules(lambda batch: eval_step.lower(plain_params, batch)),
         merge=merge,
-        eval_step=with_rules(eval_step),
     )
