@@ -12,6 +12,11 @@ class Prefixes:
     label: str
     rationale: str
 
+    @property
+    def of_columns(self) -> dict[str, str]:
+        """Column of inputs in the token store -> its prefix."""
+        return {"label_inputs": self.label, "rationale_inputs": self.rationale}
+
 
 PREFIXES = {
     "paper": Prefixes(label="[label] ", rationale="[rationale] "),

@@ -229,8 +229,7 @@ def _open(path: Path, need: Sequence[str], log: Log) -> TokenStore | None:
     except StoreDamaged as error:
         log(f"{error} It is made again.")
         return None
-    lacking = [s for s in need if s in store.manifest.get("unavailable", {})]
-    if lacking:
+    if lacking := store.lacking(need):
         log(f"{path} lacks the {lacking[0]} split, which could not be had. Trying again.")
         return None
     for name, (size, mtime_ns) in store.manifest.get("source_files", {}).items():

@@ -21,15 +21,16 @@ from dss_jax.core.paths import PACKAGE
 STDERR_LINES = 40
 """How much of the child's error output is shown when it fails unexpectedly."""
 
-_QUIET = {
+QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "0",
     "GRPC_VERBOSITY": "ERROR",
     "GLOG_minloglevel": "3",
-    # Text is prepared on the CPU; TensorFlow would take the trainer's accelerator memory.
-    "CUDA_VISIBLE_DEVICES": "-1",
-    "JAX_PLATFORMS": "cpu",
 }
+"""Variables that keep TensorFlow from talking."""
+
+# Text is prepared on the CPU; TensorFlow would take the trainer's accelerator memory.
+_ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
 
 class PrepareError(RuntimeError):
@@ -69,7 +70,7 @@ def run(
             "on a machine that has it, copy the store's folder here and pass it with --store."
         )
     path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
-    variables = {**os.environ, **_QUIET} if environment is None else environment
+    variables = {**os.environ, **QUIET, **_ON_CPU} if environment is None else environment
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         child = subprocess.Popen(
             [sys.executable, "-m", module],

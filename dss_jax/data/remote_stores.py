@@ -44,8 +44,7 @@ def fetch(path: str, need: Sequence[str], log: Log) -> TokenStore | None:
     except StoreDamaged as error:
         log(f"{error} It is made again.")
         return None
-    lacking = [s for s in need if s in store.manifest.get("unavailable", {})]
-    return None if lacking else store
+    return None if store.lacking(need) else store
 
 
 def give(store: TokenStore, path: str, log: Log) -> None:

@@ -212,9 +212,11 @@ class _TaskRows:
     def __call__(self, unit: Unit) -> SplitBuilder:
         """The unit's rows, tokenised."""
         task, examples, model = self._load()
-        own = {unit.split: examples[unit.split][unit.first : unit.last]}
-        tasks = seqio_prepare.register_rows(task, own, model, self.data_dir, self.prefixes)
-        return seqio_prepare.tokenised(tasks, unit.split, own[unit.split], model, self.prefixes)
+        own = examples[unit.split][unit.first : unit.last]
+        tokens = seqio_prepare.seqio_tokens(
+            task, unit.split, own, model, self.prefixes, lambda _: None
+        )
+        return seqio_prepare.filled(own, tokens)
 
 
 def _plan_task(

@@ -20,11 +20,10 @@ from dss_jax.data.seqio_cached import cached_files, check_cache
 from dss_jax.data.seqio_child import find_provider, ints_and_texts, serve
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import SplitBuilder, write_store
-from dss_jax.data.tokens import token_columns
+from dss_jax.data.tokens import PROGRESS_SECONDS, token_columns
 from dss_jax.data.vocabulary import SentencePiece
 
 Say = Callable[[str], None]
-PROGRESS_SECONDS = 2.0
 
 SAMPLE = 256
 """Rows of each split that SeqIO tokenises too."""
@@ -65,7 +64,7 @@ Built = tuple[dict[str, SplitBuilder], Path, int, dict[str, Any]]
 def _from_task(request: Mapping[str, Any], say: Say) -> Built:
     task, examples, vocabulary, description = task_rows(request)
     tokens = task_tokens(task, examples, vocabulary, request["prefixes"], say)
-    builders = {split: _filled(found, tokens[split]) for split, found in examples.items()}
+    builders = {split: filled(found, tokens[split]) for split, found in examples.items()}
     return builders, vocabulary.path, vocabulary.extra_ids, description
 
 
@@ -87,26 +86,6 @@ def task_rows(
     return task, dict(examples), vocabulary, description
 
 
-def register_rows(
-    task: DistillationTask,
-    examples: dict[str, list[Example]],
-    vocabulary: SentencePiece,
-    data_dir: str | None,
-    style: str,
-) -> Mapping[str, Any]:
-    """The SeqIO tasks of these rows, by suffix; see `seqio_tasks.register`."""
-    from dss_jax.data import seqio_tasks
-
-    return seqio_tasks.register(
-        task,
-        vocabulary_path=vocabulary.path,
-        extra_ids=vocabulary.extra_ids,
-        data_dir=data_dir,
-        prefixes=style,
-        examples=examples,
-    )
-
-
 def new_split() -> SplitBuilder:
     """An empty split of a task file."""
     return SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
@@ -117,21 +96,7 @@ def new_pairs() -> SplitBuilder:
     return SplitBuilder(("label_inputs", "label_targets"), ("id", "input", "label"))
 
 
-def tokenised(
-    tasks: Mapping[str, Any],
-    split: str,
-    found: list[Example],
-    vocabulary: SentencePiece,
-    style: str,
-    say: Say = lambda _: None,
-) -> SplitBuilder:
-    """Rows with their tokens, by the tasks that `register_rows` has made for them."""
-    tokens = _tokens(tasks, split, len(found), say)
-    _fill_inputs(tokens, found, vocabulary, style)
-    return _filled(found, tokens)
-
-
-def _filled(found: list[Example], tokens: Mapping[str, list[Any]]) -> SplitBuilder:
+def filled(found: list[Example], tokens: Mapping[str, list[Any]]) -> SplitBuilder:
     """A split of these rows and their tokens."""
     builder = new_split()
     for row, example in enumerate(found):
@@ -213,7 +178,15 @@ def seqio_tokens(
     say: Say,
 ) -> dict[str, list[Any]]:
     """Tokens of rows as the SeqIO tasks give them: column -> ids of each row, () where empty."""
-    tasks = register_rows(task, {split: examples}, vocabulary, None, style)
+    from dss_jax.data import seqio_tasks
+
+    tasks = seqio_tasks.register(
+        task,
+        vocabulary_path=vocabulary.path,
+        extra_ids=vocabulary.extra_ids,
+        prefixes=style,
+        examples={split: examples},
+    )
     columns = _tokens(tasks, split, len(examples), say)
     _fill_inputs(columns, examples, vocabulary, style)
     say(f"  {split}: {len(examples):,} rows")
@@ -244,11 +217,7 @@ def _fill_inputs(
     style: str,
 ) -> None:
     """Inputs of rows that no SeqIO task has, for want of a target: they can still be predicted."""
-    chosen = prefixes(style)
-    for column, prefix in (
-        ("label_inputs", chosen.label),
-        ("rationale_inputs", chosen.rationale),
-    ):
+    for column, prefix in prefixes(style).of_columns.items():
         for row, ids in enumerate(tokens[column]):
             if not len(ids):
                 tokens[column][row] = vocabulary.encode_input(prefix + examples[row].input)

@@ -14,7 +14,7 @@ JSON list.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, overload
 
@@ -150,6 +150,10 @@ class TokenStore:
             f"the store {self.path} has no {name!r} split; it has: {', '.join(self.splits)}. "
             f"{reason}".strip()
         )
+
+    def lacking(self, need: Iterable[str]) -> list[str]:
+        """Those of some splits that could not be had when the store was made."""
+        return [s for s in need if s in self.manifest.get("unavailable", {})]
 
     def has(self, column: str) -> bool:
         """Whether every split has the column."""

@@ -69,13 +69,9 @@ def token_columns(
     Returns:
       Column -> ids of each row, end-of-sequence included; [] for a target that is empty.
     """
-    chosen = prefixes(style)
     progress = _Progress(split, 5 * len(examples), say)
     columns: dict[str, list[list[int]]] = {}
-    for column, prefix in (
-        ("label_inputs", chosen.label),
-        ("rationale_inputs", chosen.rationale),
-    ):
+    for column, prefix in prefixes(style).of_columns.items():
         texts = [prefix + example.input for example in examples]
         parts = [text.split(SEPARATOR) for text in texts]
         flat = _encode([p for row in parts for p in row], encode, progress)

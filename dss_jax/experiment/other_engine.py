@@ -11,7 +11,6 @@ from dss_jax.data.store import TokenStore
 from dss_jax.train.loop import Interrupted
 
 MODULE = "dss_jax.experiment.t5x_engine"
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "GLOG_minloglevel": "3"}
 
 
 def as_json(run: config.Run) -> dict[str, Any]:
@@ -58,9 +57,8 @@ def train(
         "run": as_json(run), "store": str(store.path),
         "task_dirs": [str(Path(d).resolve()) for d in task_dirs],
     }  # fmt: skip
-    said = prepare_child.run(
-        request, say, MODULE, environment={**environment, **QUIET}, hand_on_signals=True
-    )
+    quiet = {**environment, **prepare_child.QUIET}
+    said = prepare_child.run(request, say, MODULE, environment=quiet, hand_on_signals=True)
     if "interrupted" in said:
         raise Interrupted(said["interrupted"])
     return dict(said["results"])

@@ -225,10 +225,9 @@ def block_patterns(block: Block, *, with_lengths: bool = False) -> Patterns:
         mask = padding_mask(jnp.asarray(block.encoder_input_tokens))
     lengths = decoder_lengths = None
     if with_lengths:
-        # A row without a token would leave the kernel nothing to divide by.
-        lengths = jnp.maximum(jnp.sum(mask, axis=(1, 2, 3), dtype=jnp.int32), 1)
+        lengths = _lengths(mask)
         full = jnp.full_like(lengths, decoder_length(block))
-        decoder_lengths = full if queries is None else _row_lengths(queries)
+        decoder_lengths = full if queries is None else _lengths(row_mask(queries))
     return Patterns(
         Pattern(mask, None, keys, keys, lengths, lengths),
         # Padding comes after all real tokens, which do not see it.
@@ -237,8 +236,9 @@ def block_patterns(block: Block, *, with_lengths: bool = False) -> Patterns:
     )
 
 
-def _row_lengths(rows: StreamRows) -> jax.Array:
-    return jnp.maximum(jnp.sum(row_mask(rows), axis=(1, 2, 3), dtype=jnp.int32), 1)
+def _lengths(mask_Bx1x1xS: jax.Array) -> jax.Array:
+    """Int32 [B]. A row without a token has 1, or the kernel would have nothing to divide by."""
+    return jnp.maximum(jnp.sum(mask_Bx1x1xS, axis=(1, 2, 3), dtype=jnp.int32), 1)
 
 
 def fused_attention(

@@ -14,10 +14,10 @@ from flax.training import common_utils
 from t5x import losses, models, trainer
 
 from dss_jax.data.blocks import LABEL, RATIONALE, ROLES
+from dss_jax.train.loss import MIN_COUNT
 
 Batch = Mapping[str, jax.Array]
 TASK_TOKENS = "task_tokens"
-MIN_COUNT = 1.0
 
 
 def task_tokens(batch: Batch) -> jax.Array:
