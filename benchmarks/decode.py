@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from reporting import RESULTS, command, processor
+from reporting import RESULTS, command, processor, write_report
 
 from dss_jax import __version__
 from dss_jax.cli import options
@@ -265,8 +265,7 @@ def main(arguments: list[str]) -> int:
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     kind = f"fixed{args.output_length}" if args.output_length else run.task.shown_name
     file = args.out / f"decode-{kind}-{args.model}-{name}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_report(report, file)
     draw(report, file.with_suffix(".png"))
     print(f"{file} and its picture")
     return 0

@@ -8,7 +8,6 @@ Writes a JSON file with every reading.
 
 import argparse
 import datetime
-import json
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from reporting import RESULTS, command, processor
+from reporting import RESULTS, command, processor, write_report
 
 from dss_jax.data.blocks import StreamRows
 from dss_jax.data.flat import stream_rows
@@ -178,7 +177,7 @@ def main() -> int:
         print(f"{name}: {gain:.2f} ({shown})", flush=True)
     report["load_after"] = os.getloadavg()
     file = args.out / f"levers-{report['platform']}.json"
-    file.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(report, file)
     print(file)
     return 0
 

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from train_step import RESULTS, command, processor
+from reporting import RESULTS, command, processor, write_report
 
 from dss_jax import __version__
 from dss_jax.core.prefixes import prefixes
@@ -176,8 +176,7 @@ def main(arguments: list[str]) -> int:
     }
     report["load_average_1_min"]["after"] = os.getloadavg()[0]
     file = args.out / "prepare-cpu.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_report(report, file)
     print(json.dumps(report, indent=1))
     return 0
 

@@ -1,9 +1,11 @@
 """What the benchmarks share: numbers, the command line as published, the processor's name."""
 
+import json
 import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,3 +54,9 @@ def processor() -> str:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
     return f"{names[0] if names else 'CPU'}, {cores} cores"
+
+
+def write_report(report: dict[str, Any], file: Path) -> None:
+    """Writes the readings where the documentation looks for them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reporting import RESULTS, command, digits, processor, spread
+from reporting import RESULTS, command, digits, processor, spread, write_report
 
 from dss_jax import __version__
 from dss_jax.cli import options
@@ -157,8 +157,7 @@ def main(arguments: list[str]) -> int:
     }
     kind = re.sub(r"[^a-z0-9]+", "-", str(report["device"]).lower()).strip("-")
     file = args.out / f"seeds-{report['task']}-{kind}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_report(report, file)
     print(json.dumps({k: v for k, v in report.items() if k != "raw_seconds"}, indent=1))
     print(file)
     return 0

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from train_step import RESULTS, command, processor
+from reporting import RESULTS, command, processor, write_report
 
 from dss_jax import __version__
 
@@ -79,8 +79,7 @@ def main(arguments: list[str]) -> int:
         "another_run_over_first": round(total["another run"] / total["first"], 3),
     }
     file = args.out / f"startup-{args.task}-{args.model}-cpu.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_report(report, file)
     print(json.dumps(report, indent=1))
     return 0
 

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -48,6 +48,25 @@ class Step(NamedTuple):
     loss: float
 
 
+def timed_step(
+    run: config.Run,
+    times: Sequence[float],
+    useful: Work,
+    executed: Sequence[Work],
+    loss: float,
+    examples: float | None = None,
+) -> Step:
+    """The readings of a step: `times` are before host, transfer and device, and at the end."""
+    host, transfer, device = map(float, np.diff(times))
+    return Step(
+        run.data.batch_size if examples is None else examples,
+        (host, transfer, device),
+        training_flops(run.model, useful),
+        sum(int(training_flops(run.model, work)) for work in executed),
+        loss,
+    )
+
+
 class Arm(Protocol):
     """What is timed. `info` goes into the report."""
 
@@ -72,23 +91,6 @@ def open_data(args: argparse.Namespace, run: config.Run, task_dirs: tuple[str, .
 
 def _note(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def block_work(block: Any) -> Work:
-    """What a block of ours executes, whatever its layout."""
-    (rows, s), t = block.encoder_input_tokens.shape, block.decoder_input_tokens.shape[1]
-    work = work_of_shape(rows, s, t)
-    streams = getattr(block, "encoder_rows", None)
-    if streams is None:
-        return work
-    count, length = streams.take.shape[0] * streams.take.shape[1], streams.take.shape[2]
-    targets = block.decoder_rows.take.shape[2]
-    attention = work_of_shape(count, length, targets)
-    return attention._replace(
-        encoder_tokens=work.encoder_tokens,
-        decoder_tokens=work.decoder_tokens,
-        logit_tokens=work.logit_tokens,
-    )
 
 
 def train_batches(
@@ -149,17 +151,11 @@ class Ours:
             self._program.train_step(self._state, there)
         )
         times.append(time.perf_counter())
-        executed = Work()
-        for block in batch:
-            executed = executed.plus(block_work(block))
-        host, transfer, device = map(float, np.diff(times))
-        return Step(
-            self._run.data.batch_size,
-            (host, transfer, device),
-            training_flops(self._run.model, self._batches.work_at(number)),
-            training_flops(self._run.model, executed),
+        extents = self._batches.layout.extents(self._batches.shape_at(number))
+        return timed_step(
+            self._run, times, self._batches.work_at(number), [e.work for e in extents],
             float(metrics["loss"]),
-        )
+        )  # fmt: skip
 
     def release(self) -> None:
         """JAX keeps what it has; `train_step.py --fresh` ends the process instead."""
@@ -296,17 +292,9 @@ class Torch:
         self._schedule.step()
         self._wait()
         times.append(time.perf_counter())
-        executed = Work()
-        for one in made:
-            shape = (*one["input_ids"].shape, one["labels"].shape[1])
-            executed = executed.plus(work_of_shape(*shape))
-        host, transfer, device = map(float, np.diff(times))
-        return Step(
-            self._run.data.batch_size,
-            (host, transfer, device),
-            training_flops(self._run.model, self._batches.work_at(number)),
-            training_flops(self._run.model, executed),
-            float(loss.detach()),
+        executed = [work_of_shape(*one["input_ids"].shape, one["labels"].shape[1]) for one in made]
+        return timed_step(
+            self._run, times, self._batches.work_at(number), executed, float(loss.detach())
         )
 
     def release(self) -> None:
@@ -421,14 +409,10 @@ class T5X:
         work = work_of_shape(rows, s, batch["decoder_input_tokens"].shape[1])
         lengths = list(_segments(batch))
         roles = len(role_columns(self._run.method))
-        host, transfer, device = map(float, np.diff(times))
-        return Step(
-            len(lengths) / roles,
-            (host, transfer, device),
-            training_flops(self._run.model, work_of_rows(lengths)),
-            training_flops(self._run.model, work),
-            float(metrics["loss"].compute()),
-        )
+        return timed_step(
+            self._run, times, work_of_rows(lengths), [work], float(metrics["loss"].compute()),
+            examples=len(lengths) / roles,
+        )  # fmt: skip
 
     def release(self) -> None:
         """As `Ours`."""

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reporting import RESULTS, command, digits, processor, spread
+from reporting import RESULTS, command, digits, processor, spread, write_report
 
 from dss_jax import __version__
 from dss_jax.cli import options
@@ -363,8 +363,7 @@ def main(arguments: list[str]) -> int:
     device = re.sub(r"[^a-z0-9]+", "-", str(report["device"]).lower()).strip("-")
     name = "-".join(filter(None, ["train_step", kind, str(args.model), device, args.name]))
     file = args.out / f"{name}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_report(report, file)
     draw(report, file.with_suffix(".png"))
     print(table(report))
     print(f"losses: {report['losses']}")

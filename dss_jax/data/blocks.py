@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dss_jax.core.flops import Work
+
 EOS_ID = 1
 NO_ROLE, LABEL, RATIONALE = 0, 1, 2
 ROLES = ("label", "rationale")
@@ -75,6 +77,19 @@ class Extent(NamedTuple):
     encoder_length: Any
     decoder_tokens: Any
     decoder_length: Any
+
+    @property
+    def work(self) -> Work:
+        """All that is computed, padding included."""
+        rows, encoder_tokens, s, decoder_tokens, t = self
+        return Work(
+            encoder_tokens=encoder_tokens,
+            decoder_tokens=decoder_tokens,
+            logit_tokens=decoder_tokens,
+            encoder_pairs=rows * s * s,
+            decoder_pairs=rows * t * t,
+            cross_pairs=rows * s * t,
+        )
 
     def fits(self, needed: "Extent") -> Any:
         """Whether what is needed has room in it; element by element for arrays."""

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import Work, forward_flops
+from dss_jax.core.flops import forward_flops
 from dss_jax.core.t5_config import T5Config
 from dss_jax.data.blocks import Extent
 
@@ -25,20 +25,7 @@ QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 
 def cost_of(model: T5Config) -> Cost:
     """FLOPs of a forward pass of a model, padding included."""
-
-    def cost(extent: Extent) -> np.ndarray:
-        rows, encoder_tokens, s, decoder_tokens, t = extent
-        work = Work(
-            encoder_tokens=encoder_tokens,
-            decoder_tokens=decoder_tokens,
-            logit_tokens=decoder_tokens,
-            encoder_pairs=rows * s * s,
-            decoder_pairs=rows * t * t,
-            cross_pairs=rows * s * t,
-        )
-        return np.asarray(forward_flops(model, work))
-
-    return cost
+    return lambda extent: np.asarray(forward_flops(model, extent.work))
 
 
 base_cost = cost_of(T5Config())

@@ -38,7 +38,11 @@ class Profile:
                 return step_function(state, batch)
             if not self._running:
                 jax.block_until_ready(state)
-                jax.profiler.start_trace(self._folder)
+                # A trace holds a million events. Python's frames fill that with one compilation,
+                # and the steps after it would be missing.
+                options = jax.profiler.ProfileOptions()
+                options.python_tracer_level = 0
+                jax.profiler.start_trace(self._folder, profiler_options=options)
                 self._running = True
             with jax.profiler.StepTraceAnnotation("train", step_num=number):
                 result = step_function(state, batch)
