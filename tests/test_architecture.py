@@ -94,7 +94,7 @@ def test_files_and_functions_stay_small(file: Path) -> None:
 
 def test_commands_are_these() -> None:
     assert list(COMMANDS) == [
-        "train", "eval", "prepare", "extract", "tasks", "config", "fit", "convert",
+        "train", "eval", "prepare", "extract", "tasks", "config", "sweep", "fit", "convert",
         "records", "doctor", "demo",
     ]  # fmt: skip
     for name in COMMANDS:

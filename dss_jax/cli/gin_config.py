@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
 
-from dss_jax.core import config
+from dss_jax.core import config, sweep_config
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import shipped
 
@@ -21,8 +22,12 @@ _FIELD_OF_SECTION = {f.default.__class__.__name__: f.name for f in
                      dataclasses.fields(config.Run)}  # fmt: skip
 
 
+SECTIONS: dict[str, type] = {**config.SECTIONS, "Sweep": sweep_config.Sweep}
+"""Name in gin files -> class: of a run, and the grid of `dss sweep`, which a run passes over."""
+
+
 def _register() -> None:
-    for name, section in config.SECTIONS.items():
+    for name, section in SECTIONS.items():
         gin.external_configurable(section, name)
 
 
@@ -61,9 +66,9 @@ def _explain(error: Exception) -> UsageError:
     where = re.search(r'In (?:file "[^"]*", line \d+|bindings string line \d+)', text)
     place = f" ({where[0]})" if where else ""
     if found := re.search(r"No configurable matching '([^']+)'", text):
-        return UsageError(f"{unknown_name('section', found[1], config.SECTIONS)}{place}")
+        return UsageError(f"{unknown_name('section', found[1], SECTIONS)}{place}")
     if found := re.search(r"'(\w+)' doesn't have a parameter named '([^']+)'", text):
-        fields = dataclasses.fields(config.SECTIONS[found[1]])
+        fields = dataclasses.fields(SECTIONS[found[1]])
         names = [f"{found[1]}.{f.name}" for f in fields]
         return UsageError(f"{unknown_name('setting', f'{found[1]}.{found[2]}', names)}{place}")
     return UsageError(f"gin cannot read the configuration: {text}")
@@ -74,18 +79,12 @@ def bound_settings() -> frozenset[str]:
     return frozenset(f"{n}.{field}" for n in config.SECTIONS for field in gin.get_bindings(n))
 
 
-def load_run(
-    files: Sequence[str | Path] = (),
-    bindings: Sequence[str] = (),
-    extra_search_paths: Iterable[str | Path] = (),
-) -> config.Run:
-    """Parses gin files, then bindings (later ones win), and builds the checked configuration.
-
-    Raises:
-      UsageError: a file, a name or a value is wrong; the message says which and what is allowed.
-    """
+def _parse(
+    files: Sequence[str | Path], bindings: Sequence[str], extra: Iterable[str | Path]
+) -> dict[str, dict[str, Any]]:
+    """Section -> the values that gin files and bindings give it; UsageError for what is wrong."""
     gin.clear_config()
-    paths = [str(p) for p in search_paths(extra_search_paths)]
+    paths = [str(p) for p in search_paths(extra)]
     # gin has no public way to forget earlier paths, and none to keep it from taking
     # "tasks/cqa.gin" for a resource of a Python package named tasks.
     gin.config._LOCATION_PREFIXES = ["", *paths]
@@ -98,10 +97,36 @@ def load_run(
         gin.parse_config_files_and_bindings(
             [str(f) for f in files], list(bindings), finalize_config=False
         )
-        values = {name: gin.get_bindings(name) for name in config.SECTIONS}
+        return {name: gin.get_bindings(name) for name in SECTIONS}
     except UsageError:
         raise
     except Exception as error:
         raise _explain(error) from error
-    built = {_FIELD_OF_SECTION[n]: config.SECTIONS[n](**v) for n, v in values.items()}
+
+
+def load_run(
+    files: Sequence[str | Path] = (),
+    bindings: Sequence[str] = (),
+    extra_search_paths: Iterable[str | Path] = (),
+) -> config.Run:
+    """Parses gin files, then bindings (later ones win), and builds the checked configuration.
+
+    Raises:
+      UsageError: a file, a name or a value is wrong; the message says which and what is allowed.
+    """
+    values = _parse(files, bindings, extra_search_paths)
+    built = {_FIELD_OF_SECTION[n]: config.SECTIONS[n](**values[n]) for n in config.SECTIONS}
     return config.Run(**built)
+
+
+def load_sweep(
+    files: Sequence[str | Path] = (),
+    bindings: Sequence[str] = (),
+    extra_search_paths: Iterable[str | Path] = (),
+) -> sweep_config.Sweep:
+    """The grid that gin files and bindings give; what they say of runs is passed over.
+
+    Raises:
+      UsageError: as for `load_run`.
+    """
+    return sweep_config.from_values(_parse(files, bindings, extra_search_paths)["Sweep"])

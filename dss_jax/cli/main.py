@@ -15,6 +15,7 @@ COMMANDS = {
     "extract": "ask an LLM for rationales and labels",
     "tasks": "list tasks; show examples and statistics",
     "config": "print the resolved configuration",
+    "sweep": "train every cell of a grid: methods, sizes, seeds; go on after a stop",
     "fit": "whether a model fits a device, and with which mesh",
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
     "records": "look at what a teacher answered; filter, merge, export",

@@ -10,6 +10,8 @@ tensorboard/          the same numbers; a trace of `--profile`
 predictions/          SPLIT-STEP.jsonl
 results.json          scores of the best checkpoint, when the run is done
 curves.png
+train.log             what a run of `dss sweep` has printed
+sweep.lock            there while it is at work
 """
 
 import dataclasses
@@ -28,6 +30,8 @@ CONFIG, RESULTS = "config.gin", "results.json"
 METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
 STARTUP, TENSORBOARD = "startup.jsonl", "tensorboard"
 STORE_LINE = "# token store: "
+SWEEPS = ("train.log", "sweep.lock")
+"""What `dss sweep` puts into a run's folder before the run itself is there."""
 
 
 def _fixed_lines(text: str) -> list[str]:
@@ -44,6 +48,27 @@ def _fixed_lines(text: str) -> list[str]:
         if (line and line[0] != "#") or line.startswith(STORE_LINE)
     ]
     return [line for line in lines if line.split(" = ")[0] not in may_change]
+
+
+def _difference(saved: str, text: str, folder: Path) -> str:
+    """What differs between a saved configuration and that of this run; "" where nothing does."""
+    lines = difflib.unified_diff(
+        _fixed_lines(saved), _fixed_lines(text), str(folder), "this run", n=0, lineterm=""
+    )
+    return "\n".join(line for line in lines if not line.startswith("@@"))
+
+
+def other_settings(run: config.Run, folder: Path) -> str:
+    """How the run in a folder differs from this one, its data left out; "" where it does not, or
+    where the folder holds none.
+    """
+    file = folder / CONFIG
+    if not storage.exists(file):
+        return ""
+    with storage.explained(folder):
+        lines = file.read_text().splitlines()
+    saved = "\n".join(line for line in lines if not line.startswith(STORE_LINE))
+    return _difference(saved, config.to_gin(run), folder)
 
 
 def open_run_folder(run: config.Run, store_digest: str) -> Path:
@@ -64,21 +89,16 @@ def open_run_folder(run: config.Run, store_digest: str) -> Path:
     file = folder / CONFIG
     with storage.explained(folder):
         saved = file.read_text() if file.exists() else None
-        strange = saved is None and folder.exists() and any(folder.iterdir())
-    if saved is not None:
-        before, now = _fixed_lines(saved), _fixed_lines(text)
-        if before != now:
-            diff = "\n".join(
-                line
-                for line in difflib.unified_diff(
-                    before, now, str(folder), "this run", n=0, lineterm=""
-                )
-                if not line.startswith("@@")
-            )
-            raise UsageError(
-                f"{folder} holds a run with another configuration:\n{diff}\n"
-                "Give another --output_dir, or the same settings to go on with that run."
-            )
+        strange = (
+            saved is None
+            and folder.exists()
+            and any(file.name not in SWEEPS for file in folder.iterdir())
+        )
+    if saved is not None and (diff := _difference(saved, text, folder)):
+        raise UsageError(
+            f"{folder} holds a run with another configuration:\n{diff}\n"
+            "Give another --output_dir, or the same settings to go on with that run."
+        )
     if strange:
         raise UsageError(
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "

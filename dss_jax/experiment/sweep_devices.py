@@ -1,0 +1,75 @@
+"""Which devices the runs of a sweep get: one a run, set in its environment.
+
+JAX is not imported: the sweep's own process must leave the devices to its children.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+
+from dss_jax.core.checks import at_least
+from dss_jax.core.errors import UsageError
+
+Environment = dict[str, str]
+
+
+def gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs that a process may use: CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists."""
+    platforms = environ.get("JAX_PLATFORMS", "")
+    if platforms and "cuda" not in platforms and "gpu" not in platforms:
+        return []
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [d for d in visible.split(",") if d and d != "-1"]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def slots(
+    devices: str | None,
+    each: int,
+    jobs: int,
+    environ: Mapping[str, str] = os.environ,
+    found: Callable[[Mapping[str, str]], list[str]] = gpus,
+) -> list[Environment]:
+    """What the environment of each run that is at work at the same time has beside the sweep's own.
+
+    Args:
+      devices: "0,1", GPUs as in CUDA_VISIBLE_DEVICES; None: all.
+      each: how many of them a run gets.
+      jobs: how many runs share a device, or, where there is no GPU, how many run at once.
+      environ: of the sweep.
+      found: gives the GPUs.
+
+    Returns:
+      At least one; without GPUs, `jobs` empty ones: a run takes the whole machine, all chips of a
+      TPU included.
+
+    Raises:
+      UsageError: a number is wrong, or there are fewer GPUs than a run shall get.
+    """
+    at_least("--jobs", jobs, 1)
+    at_least("--devices_per_run", each, 1)
+    own = found(environ) if devices is None else [d.strip() for d in devices.split(",")]
+    if not all(own):
+        raise UsageError(f"--devices takes GPUs such as 0,1, not {devices!r}.")
+    if not own:
+        if each > 1:
+            raise UsageError(
+                f"--devices_per_run {each}: no GPU was found (nvidia-smi, CUDA_VISIBLE_DEVICES)."
+            )
+        return [{} for _ in range(jobs)]
+    if each > len(own):
+        raise UsageError(
+            f"--devices_per_run {each}: there are only {len(own)} GPUs: {', '.join(own)}."
+        )
+    parts = [own[i : i + each] for i in range(0, len(own) - each + 1, each)]
+    made = [{"CUDA_VISIBLE_DEVICES": ",".join(part)} for part in parts]
+    if jobs > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in environ:
+        # JAX takes three quarters of a GPU's memory at its start.
+        made = [{**one, "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.2f}"} for one in made]
+    # The devices take turns, so that few runs spread over all of them.
+    return [dict(one) for _ in range(jobs) for one in made]

@@ -1,0 +1,383 @@
+"""dss sweep: the plan of a grid, what goes on after a stop, failures and locks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dss_jax.cli import gin_config, sweep, sweep_options
+from dss_jax.cli.main import main
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.sweep_config import Cell, Sweep, cells_of
+from dss_jax.experiment import run_folder, sweep_lock, sweep_plan, sweep_run
+from dss_jax.experiment.sweep_devices import slots
+
+STAND_IN = Path(__file__).parent / "stand_ins" / "sweep_train.py"
+PROGRAM = (sys.executable, "-S", "-E", str(STAND_IN))
+TINY = (
+    "--tasks", "word_problems", "--methods", "standard,dss", "--models", "t5_1_1_tiny",
+    "--fractions", "0.25,1", "--seeds", "0,1", "--gin.Train.steps=4",
+)  # fmt: skip
+GROUP = "word_problems/t5_1_1_tiny"
+
+
+@pytest.fixture(autouse=True)
+def _program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dss train` is a stand-in, and there is nothing to prepare."""
+    monkeypatch.setenv("STAND_IN", str(tmp_path))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    behave(tmp_path)
+    defaults = list(sweep_run.Runner.__init__.__defaults__)
+    monkeypatch.setattr(sweep_run.Runner.__init__, "__defaults__", (*defaults[:-1], PROGRAM))
+    monkeypatch.setattr(sweep_options, "make_stores", lambda *_: {})
+    monkeypatch.setattr(sweep_options, "without_teachers", lambda planned, _: list(planned))
+    monkeypatch.setattr(sweep_run, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(sweep_run, "LOCKED_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "write_report", lambda _: None)
+
+
+def behave(folder: Path, **behaviour: object) -> None:
+    """How the stand-in works: seconds a step, parts of folders that fail."""
+    (folder / "train.json").write_text(json.dumps(behaviour))
+
+
+def calls(folder: Path) -> list[dict]:
+    """The starts so far."""
+    file = folder / "calls"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def started(folder: Path) -> list[str]:
+    """Folders in the order of the starts, relative to the sweep's."""
+    return [
+        os.path.relpath(f, folder / "s") for call in calls(folder) for f in call["folders"]
+    ]  # fmt: skip
+
+
+def dss_sweep(tmp_path: Path, *flags: str) -> int:
+    return main(["sweep", *TINY, "--output_dir", str(tmp_path / "s"), *flags])
+
+
+def test_the_grid_of_a_sweep() -> None:
+    grid = Sweep(
+        tasks=("cqa",), models=("a", "b"), fractions=(0.125, 1), counts=(250,), seeds=(3, 4)
+    )
+    cells = cells_of(grid)
+    assert len(cells) == 1 + 2 * 3 * 2 * 2
+    assert cells[0].folder == "cqa/teacher"
+    folders = [cell.folder for cell in cells]
+    assert len(set(folders)) == len(folders)
+    assert folders[1:4] == [
+        "cqa/a/standard/frac_0.125/seed_3", "cqa/a/dss/frac_0.125/seed_3",
+        "cqa/a/standard/frac_1/seed_3",
+    ]  # fmt: skip
+    assert "cqa/b/dss/count_250/seed_4" in folders
+    assert [Cell.from_json(json.loads(json.dumps(c.as_json()))) for c in cells] == cells
+    assert Sweep().sizes == ((1.0, None),)
+    assert Sweep(counts=(5,)).sizes == ((None, 5),)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"fractions": (0.5, 1.5)}, "between 0 and 1, not 1.5"),
+        ({"fractions": (0.0,)}, "above 0"),
+        ({"counts": (0,)}, "at least 1, not 0"),
+        ({"seeds": (1, 1)}, "1 twice"),
+        ({"methods": "dss"}, "must be a list such as ('dss',)"),
+        ({"methods": ("teacher",)}, "leave the method 'teacher' out"),
+        ({"models": ("a/b",)}, "must hold names"),
+        ({"model_bindings": (("a", "steps"),)}, "must hold pairs"),
+        ({"at_once": 1}, "True or False"),
+    ],
+)
+def test_a_wrong_grid_is_refused(values: dict, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Sweep(**values)
+    assert says in str(error.value)
+
+
+def test_flags_win_over_the_gin_file(tmp_path: Path) -> None:
+    file = tmp_path / "my.gin"
+    file.write_text(
+        'Sweep.tasks = ["word_problems"]\nSweep.models = ("t5_1_1_tiny",)\nSweep.counts = (10,)\n'
+        'Sweep.model_bindings = (("t5_1_1_tiny", "Data.batch_size = 16"),)\n'
+        "Train.steps = 7\n"
+    )
+    parser = sweep_parser()
+    words = ["--gin_file", str(file), "--fractions", "0.5", "--output_dir", "s"]
+    args, rest = parser.parse_known_args([*words, "--gin.Optimizer.learning_rate=0.1"])
+    grid = sweep_options.read_grid(args, rest, parser)
+    assert grid.sweep.sizes == ((0.5, None),)
+    planned, _ = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
+    run = planned[0].run
+    assert (run.train.steps, run.data.batch_size, run.task.train_fraction) == (7, 16, 0.5)
+    assert run.optimizer.learning_rate == 0.1
+    assert run.train.output_dir == f"s/{GROUP}/standard/frac_0.5/seed_0"
+    assert planned[1].work > 2 * planned[0].work, "a step with rationales is more work"
+
+
+def sweep_parser():
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="dss sweep", allow_abbrev=False)
+    sweep.add_flags(parser)
+    return parser
+
+
+def test_a_run_passes_over_the_grid_of_a_gin_file(tmp_path: Path) -> None:
+    file = tmp_path / "my.gin"
+    file.write_text('Sweep.methods = ("dss",)\nTrain.steps = 7\n')
+    assert gin_config.load_run([file]).train.steps == 7
+    with pytest.raises(UsageError, match=r"Did you mean 'Sweep.methods'"):
+        gin_config.load_sweep([], ["Sweep.method = 'dss'"])
+
+
+WRONG = [
+    (["--models", "t5_1_1_tiny,t5_1_1_bass"], "Did you mean 't5_1_1_base'"),
+    (["--methods", "dsss,distil"], "Did you mean 'distill'"),
+    (["--fractions", "a"], "--fractions takes numbers"),
+    (["--seeds", "0,1.5"], "--seeds takes whole numbers"),
+    (["--gin.Train.seed=3"], "give --seeds, not --gin.Train.seed"),
+    (["--gin.Train.steps=-1"], "at least 1, not -1"),
+    (["--models", ""], "the grid has no models"),
+    (["--at_once", "--gin.Mesh.fsdp=2"], "Mesh.fsdp is 2"),
+    (["--submit", "slrum"], "Did you mean 'slurm'"),
+    (["--submit", "slurm", "--print", "sky"], "not both"),
+    (["--launch_flags=--partition=a"], "goes with --print or --submit"),
+    (["--jobs", "0"], "--jobs must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("flags", "says"), WRONG)
+def test_a_mistake_is_named_before_anything_starts(
+    flags: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dss_sweep(tmp_path, *flags) == 2
+    assert says in capsys.readouterr().err
+    assert not calls(tmp_path)
+
+
+def test_all_mistakes_are_named_with_their_cells(tmp_path: Path, capsys) -> None:
+    assert dss_sweep(tmp_path, "--methods", "dsss,dss", "--models", "t5_1_1_tiny,t6") == 2
+    said = capsys.readouterr().err
+    assert "word_problems/t5_1_1_tiny/dsss/frac_0.25 and 1 more: unknown method" in said
+    assert "word_problems/t6/dsss/frac_0.25 and 3 more: unknown model" in said
+
+
+def without_teacher(folders: list[str]) -> list[str]:
+    return [f for f in folders if not f.endswith("/teacher")]
+
+
+def test_a_sweep_to_its_end_and_again(tmp_path: Path, capsys) -> None:
+    assert dss_sweep(tmp_path) == 0
+    folders = without_teacher(started(tmp_path))
+    assert len(folders) == 8
+    assert folders[0] == f"{GROUP}/standard/frac_0.25/seed_0"
+    grid = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert grid["format"] == 1
+    assert [c["folder"] for c in grid["cells"] if c["model"]] == folders
+    assert grid["bindings"] == ["Train.steps = 4"]
+    assert not list((tmp_path / "s").rglob(sweep_lock.LOCK)), "locks go with their processes"
+    out = capsys.readouterr().out
+    assert "test 70.00" in out
+    before = len(calls(tmp_path))
+    assert dss_sweep(tmp_path) == 0
+    assert len(calls(tmp_path)) == before, "finished runs are not started again"
+    # It grows by what is new only.
+    assert dss_sweep(tmp_path, "--fractions", "0.25,0.5") == 0
+    assert sorted(without_teacher(started(tmp_path))[8:]) == sorted(
+        f"{GROUP}/{m}/frac_0.5/seed_{s}" for m in ("standard", "dss") for s in (0, 1)
+    )
+
+
+def save_configs(tmp_path: Path) -> None:
+    """The configurations that the runs would have saved; the stand-in saves none."""
+    parser = sweep_parser()
+    args, rest = parser.parse_known_args([*TINY, "--output_dir", str(tmp_path / "s")])
+    grid = sweep_options.read_grid(args, rest, parser)
+    planned, _ = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
+    for one in planned:
+        text = f"{run_folder.STORE_LINE}key\n{config.to_gin(one.run)}"
+        (tmp_path / "s" / one.cell.folder / run_folder.CONFIG).write_text(text)
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path: Path, capsys) -> None:
+    assert dss_sweep(tmp_path) == 0
+    save_configs(tmp_path)
+    assert dss_sweep(tmp_path) == 0
+    before = len(calls(tmp_path))
+    capsys.readouterr()
+    # Also where the cells asked for are other ones than those that are there.
+    for flags in ([], ["--fractions", "0.5"]):
+        assert dss_sweep(tmp_path, *flags, "--gin.Loss.alpha=0.3") == 2
+        said = capsys.readouterr().err
+        assert "-Loss.alpha = 0.5" in said
+        assert "+Loss.alpha = 0.3" in said
+        assert "and 7 more runs" in said
+    assert len(calls(tmp_path)) == before
+    # Cells that were begun stay in the grid.
+    assert dss_sweep(tmp_path, "--fractions", "0.5") == 0
+    cells = json.loads((tmp_path / "s" / "sweep.json").read_text())["cells"]
+    assert len([c for c in cells if c["model"]]) == 12
+
+
+def test_a_failed_cell_does_not_stop_the_rest(tmp_path: Path, capsys) -> None:
+    behave(tmp_path, fail=["dss/frac_1/seed_1"])
+    assert dss_sweep(tmp_path) == 1
+    done = capsys.readouterr()
+    assert "  | out of memory" in done.out
+    failed = f"{GROUP}/dss/frac_1/seed_1"
+    assert (
+        f"{failed} (status 1, {tmp_path / 's' / failed / 'train.log'}): out of memory" in done.err
+    )
+    assert len(without_teacher(started(tmp_path))) == 8
+    behave(tmp_path)
+    assert dss_sweep(tmp_path) == 0
+    assert without_teacher(started(tmp_path))[8:] == [failed], "it is tried again"
+
+
+def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path, capsys) -> None:
+    assert dss_sweep(tmp_path, "--dry_run") == 0
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if line.startswith("dss train ")]
+    assert len([line for line in lines if "--model" in line]) == 8
+    assert not (tmp_path / "s").exists()
+    command = lines[-1].split()
+    assert main(["config", *command[2:]]) == 0
+
+
+def test_seeds_at_once_are_one_process(tmp_path: Path) -> None:
+    assert dss_sweep(tmp_path, "--at_once") == 0
+    assert len([c for c in calls(tmp_path) if "--seeds" in c["words"]]) == 4
+    words = next(c["words"] for c in calls(tmp_path) if "--seeds" in c["words"])
+    assert words[words.index("--seeds") + 1] == "0,1"
+    assert not any("Train.seed" in word or "Data.seed" in word for word in words)
+    # Two more seeds train together, without those that are done.
+    assert dss_sweep(tmp_path, "--at_once", "--seeds", "0,1,2,3") == 0
+    last = [c["words"] for c in calls(tmp_path) if "--seeds" in c["words"]][4:]
+    assert {w[w.index("--seeds") + 1] for w in last} == {"2,3"}
+
+
+def test_each_run_gets_a_device_of_its_own(tmp_path: Path, monkeypatch) -> None:
+    behave(tmp_path, seconds=0.02)
+    assert dss_sweep(tmp_path, "--devices", "4,7") == 0
+    assert {c["gpu"] for c in calls(tmp_path)} == {"4", "7"}
+
+
+def test_devices() -> None:
+    def two(_: object) -> list[str]:
+        return ["0", "1"]
+
+    assert slots(None, 1, 1, {}, two) == [
+        {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"},
+    ]  # fmt: skip
+    assert slots(None, 2, 1, {}, two) == [{"CUDA_VISIBLE_DEVICES": "0,1"}]
+    shared = slots("3", 1, 2, {}, two)
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in shared] == ["3", "3"]
+    assert shared[0]["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.45"
+    assert slots(None, 1, 3, {}, lambda _: []) == [{}, {}, {}]
+    with pytest.raises(UsageError, match="only 2 GPUs"):
+        slots(None, 3, 1, {}, two)
+    with pytest.raises(UsageError, match="no GPU was found"):
+        slots(None, 2, 1, {}, lambda _: [])
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys) -> None:
+    behave(tmp_path, seconds=0.1)
+
+    def interrupt() -> None:
+        while not any((tmp_path / "s").rglob("metrics.jsonl")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert dss_sweep(tmp_path, "--jobs", "2") == 130
+    thread.join()
+    out = capsys.readouterr().out
+    assert "stopped. To go on" in out
+    begun = list((tmp_path / "s").rglob("metrics.jsonl"))
+    assert begun
+    assert not list((tmp_path / "s").rglob(sweep_lock.LOCK))
+    behave(tmp_path)
+    assert dss_sweep(tmp_path) == 0
+    for file in (tmp_path / "s" / GROUP).rglob("metrics.jsonl"):
+        steps = [json.loads(line)["step"] for line in file.read_text().splitlines()]
+        assert steps == [1, 2, 3, 4], "no step is done twice"
+
+
+SWEEP = """
+import sys
+sys.path.insert(0, {tests!r})
+from dss_jax.cli import sweep_options, sweep
+from dss_jax.experiment import sweep_run
+sweep_options.make_stores = lambda *_: {{}}
+sweep_options.without_teachers = lambda planned, _: list(planned)
+sweep.write_report = lambda _: None
+defaults = sweep_run.Runner.__init__.__defaults__
+sweep_run.Runner.__init__.__defaults__ = (*defaults[:-1], {program!r})
+from dss_jax.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_sweep_leaves_runs_that_are_not_started_twice(tmp_path: Path, capsys) -> None:
+    behave(tmp_path, seconds=0.3)
+    code = SWEEP.format(tests=str(Path(__file__).parent), program=PROGRAM)
+    words = ["sweep", *TINY, "--output_dir", str(tmp_path / "s")]
+    first = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
+    while not calls(tmp_path):
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    orphan = calls(tmp_path)[0]
+    assert sweep_lock.take(Path(orphan["folders"][0])) is None
+    behave(tmp_path)
+    assert dss_sweep(tmp_path) == 0
+    assert f"process {orphan['pid']} on" in capsys.readouterr().out
+    folders = started(tmp_path)
+    assert len(folders) == len(set(folders)), "no run was started twice"
+    done = list((tmp_path / "s").rglob("results.json"))
+    assert len(done) == len(folders)
+
+
+def test_the_lock_of_a_process_that_is_gone_is_no_lock(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    lock = sweep_lock.take(tmp_path)
+    assert lock is not None
+    lock.give(process.pid)
+    assert sweep_lock.take(tmp_path) is None
+    assert "process" in str(sweep_lock.owner_of(tmp_path))
+    # As on a file system where the child did not inherit it: the process that it names decides.
+    os.close(lock.descriptor)
+    assert sweep_lock.take(tmp_path) is None
+    process.kill()
+    process.wait()
+    again = sweep_lock.take(tmp_path)
+    assert again is not None
+    again.release()
+    assert not (tmp_path / sweep_lock.LOCK).exists()
+
+
+def test_time_to_the_end() -> None:
+    times = sweep_plan.Times(Path("nowhere"))
+    assert sweep_plan.seconds_left(times, [], 5.0, 1) is None
+    times.seconds, times.work = 10.0, 5.0
+    assert sweep_plan.seconds_left(times, [(10.0, 5.0)], 30.0, 2) == pytest.approx(30.0)
+    assert sweep_run.duration(59) == "59 s"
+    assert sweep_run.duration(3900) == "1 h 05 min"
+
+
+def test_the_step_of_a_run_at_work(tmp_path: Path) -> None:
+    assert sweep_plan.logged_step(tmp_path) == 0
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n{"step": 40}\n{"st')
+    assert sweep_plan.logged_step(tmp_path) == 40
