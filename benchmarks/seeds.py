@@ -59,6 +59,7 @@ def sides(
     """Name -> (step -> None), which trains all seeds by one step; and the run with its layout."""
     import jax
 
+    from dss_jax.core.scoring import TEXT_ACCURACY
     from dss_jax.experiment.seeds import batches_of, seed_runs, stacked
     from dss_jax.experiment.single import for_mesh
     from dss_jax.train.seeds import build_seeds, stack_batches, stack_states
@@ -71,7 +72,7 @@ def sides(
     run = for_mesh(dataclasses.replace(run, train=train), mesh)
     program = build(run, mesh)
     several = build_seeds(run, program, seeds)
-    order = batches_of(seed_runs(run, seeds), store)
+    order = batches_of(seed_runs(run, seeds), store, TEXT_ACCURACY)
     states = {"single": program.init()}
     states["stacked"] = stack_states([several.init(seed) for seed in seeds], several.mesh)
 

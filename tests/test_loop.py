@@ -194,6 +194,19 @@ def test_another_configuration_is_refused_with_the_difference(whole) -> None:
     run_folder.open_run_folder(run, "toy")
 
 
+def test_a_run_of_an_older_version_goes_on(whole, tmp_path: Path) -> None:
+    run = whole[0]
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, output_dir=str(tmp_path)))
+    file = run_folder.open_run_folder(run, "toy") / run_folder.CONFIG
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(x for x in lines if not x.startswith("Loss.alpha_schedule")))
+    run_folder.open_run_folder(run, "toy")
+    other = dataclasses.replace(run, loss=config.Loss(alpha_schedule="linear"))
+    file.write_text("".join(x for x in lines if not x.startswith("Loss.alpha_schedule")))
+    with pytest.raises(UsageError, match=r"\+Loss.alpha_schedule = 'linear'"):
+        run_folder.open_run_folder(other, "toy")
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all my work")
     with pytest.raises(UsageError, match="not empty and holds no"):

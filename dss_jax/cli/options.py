@@ -111,7 +111,7 @@ def start_processes(args: argparse.Namespace) -> None:
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that name a whole run."""
     parser.add_argument("--task", help="a task file's name: see `dss tasks`")
-    parser.add_argument("--method", help="standard, distill, dss or dss_unlabeled (default: dss)")
+    parser.add_argument("--method", help="a file of gin_configs/methods (default: dss)")
     parser.add_argument("--model", help="for example t5_1_1_base: gin_configs/models/")
     parser.add_argument(
         "--init_from", help="checkpoint to start from: Hugging Face, Orbax or T5X; gives the model"
@@ -198,7 +198,8 @@ def resolve(
     if run.task.name is None and run.task.mixture_or_task_name is None:
         known = ", ".join(sorted(registry.task_names(args.task_dir)))
         raise UsageError(f"no task: give --task NAME. Known: {known}.")
-    if not (args.model or args.gin_file or run.train.init_from) and args.needs_model:
+    wants_model = args.needs_model and run.method.trains
+    if wants_model and not (args.model or args.gin_file or run.train.init_from):
         known = ", ".join(sorted(gin_config.gin_names("models", search)))
         raise UsageError(f"no model: give --model NAME, or --init_from PATH. Known: {known}.")
     task = registry.load_task(run.task.name, args.task_dir) if run.task.name else None

@@ -150,6 +150,11 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.train.loop import Interrupted
 
     clock.lap("imports")
+    if not run.method.trains:
+        from dss_jax.experiment import teacher_run
+
+        _report_teacher(run, teacher_run.score(run, store, scorer))
+        return 0
     try:
         if seeds is not None:
             same_order = any(flag.startswith("--gin.Data.seed=") for flag in rest)
@@ -171,6 +176,14 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     if processes.is_first():
         _report(run, results)
     return 0
+
+
+def _report_teacher(run: config.Run, results: dict) -> None:
+    from dss_jax.cli.tables import print_scores
+
+    scores = {name: results[name] for name in ("validation", "test") if name in results}
+    title = f"{run.task.shown_name}, the teacher's own labels: {results['metric']}"
+    print_scores(title, scores, results["metric"])
 
 
 def _report(run: config.Run, results: dict) -> None:

@@ -14,6 +14,7 @@ from dss_jax.core.data_config import Data, Vocabulary
 from dss_jax.core.decode_config import DECODE_METHODS, Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lora_config import Lora
+from dss_jax.core.method_config import Loss, Method, Pretrain
 from dss_jax.core.t5_config import T5Config
 from dss_jax.core.train_config import Train
 
@@ -116,46 +117,6 @@ class Task:
     def shown_name(self) -> str:
         """Name for people: of the task file, or of the user's SeqIO task; "" where none is set."""
         return self.name or self.mixture_or_task_name or ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """What the student learns.
-
-    Attributes:
-      name: "standard", "distill", "dss" or "dss_unlabeled", as in METHOD's table .
-      label: "gold" or "teacher": whose label is trained on.
-      rationale: whether the teacher's rationale is learned as a second task.
-    """
-
-    name: str = "dss"
-    label: str = "gold"
-    rationale: bool = True
-
-    def __post_init__(self) -> None:
-        among("Method.label", self.label, ("gold", "teacher"))
-        flag("Method.rationale", self.rationale)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loss:
-    """alpha * mean over label tokens + (1 - alpha) * mean over rationale tokens.
-
-    Attributes:
-      alpha: weight of the label task, in [0, 1]. 0.5 is the paper's lambda = 1: it halves the
-        whole loss, which Adam ignores. Without a rationale task it is not used.
-      z_loss: coefficient of log(Z)^2, as in T5X (1e-4 there for pre-training); 0 is off.
-      label_smoothing: in [0, 1), as in T5X; 0 is off.
-    """
-
-    alpha: float = 0.5
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        between("Loss.alpha", self.alpha, 0, 1)
-        between("Loss.z_loss", self.z_loss, 0, 1)
-        between("Loss.label_smoothing", self.label_smoothing, 0, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +225,7 @@ class Run:
     vocabulary: Vocabulary = Vocabulary()
     data: Data = Data()
     method: Method = Method()
+    pretrain: Pretrain = Pretrain()
     model: T5Config = T5Config()
     lora: Lora = Lora()
     loss: Loss = Loss()
@@ -285,8 +247,19 @@ class Run:
                 'T5Config.attention = "cudnn" does not work with Data.layout = "packed": it takes '
                 'lengths, not segment ids. Take "flat" or "padded".'
             )
+        method = self.method
+        if self.loss.mutual_information and not method.rationale:
+            raise UsageError(
+                "Loss.mutual_information joins the label and the rationale task, but --method "
+                f"{method.name} has one task. Take dss or dss_unlabeled, or set it to 0."
+            )
+        if self.evaluate.decode == "rank" and method.form in ("rationale_label", "label_rationale"):
+            raise UsageError(
+                f'Evaluate.decode = "rank" compares labels, but --method {method.name} predicts '
+                "label and rationale in one text. Take greedy, beam or sample."
+            )
         if self.task.mixture_or_task_name is not None and (
-            self.method.rationale or self.method.label != "gold"
+            method.uses_rationales or method.label != "gold" or not method.trains
         ):
             raise UsageError(
                 f"the SeqIO task {self.task.mixture_or_task_name!r} has inputs and targets only, "
@@ -300,6 +273,7 @@ SECTIONS: dict[str, type] = {
     "Vocabulary": Vocabulary,
     "Data": Data,
     "Method": Method,
+    "Pretrain": Pretrain,
     "T5Config": T5Config,
     "Lora": Lora,
     "Loss": Loss,

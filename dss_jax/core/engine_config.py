@@ -32,5 +32,12 @@ def check_for_t5x(run: "Run") -> None:
         lines.append("Mesh.logical_axis_rules must be the default: T5X has rules of its own")
     if run.optimizer.name == "adafactor" and run.optimizer.weight_decay:
         lines.append("Optimizer.weight_decay must be 0: T5X's Adafactor scales it otherwise")
+    if run.method.form != "tasks" or run.method.only_correct or run.method.rationales != "first":
+        lines.append(
+            f"--method {run.method.name}: only standard, distill, dss and dss_unlabeled, without "
+            "Method.only_correct and with Method.rationales = 'first'"
+        )
+    if run.loss.alpha_schedule != "constant" or run.loss.mutual_information:
+        lines.append("Loss.alpha_schedule must be 'constant' and Loss.mutual_information 0")
     if lines:
         raise UsageError("--engine t5x cannot take this run:\n  " + "\n  ".join(lines))

@@ -13,9 +13,10 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
 from dss_jax.data.blocks import Batch, Block, Extent, StreamRows
-from dss_jax.data.columns import Examples, usable_rows
+from dss_jax.data.columns import Examples, examples_of
 from dss_jax.data.layouts import Layout, make_layout
 from dss_jax.data.shapes import Cost, Plan, Share, base_cost
+from dss_jax.data.spans import Pieces, SpanExamples
 from dss_jax.data.store import StoreSplit
 
 CHUNK = 256
@@ -60,16 +61,29 @@ def subset_rows(n: int, task: config.Task) -> np.ndarray:
     return np.sort(permutation(n, task.subset_seed)[:wanted])
 
 
-def _labelled_rows(
-    split: StoreSplit, task: config.Task, method: config.Method
+def make_examples(
+    split: StoreSplit | Pieces,
+    data: config.Data,
+    method: config.Method,
+    right: np.ndarray | None = None,
+) -> Examples:
+    """What a method trains on of a split; see `columns.examples_of`."""
+    if isinstance(split, Pieces):
+        return SpanExamples(split, data)
+    return examples_of(split, data, method, right)
+
+
+def _usable_rows(
+    examples: Examples, task: config.Task, method: config.Method
 ) -> tuple[np.ndarray, int]:
-    """The subset's rows that have the method's label, and how many have none."""
-    subset = subset_rows(len(split), task)
-    rows = usable_rows(split, subset, method)
+    """The subset's rows that have what the method trains on, and how many have not."""
+    subset = subset_rows(examples.count, task)
+    rows = examples.usable(subset)
     if not len(rows):
+        correct = " that is right" if method.only_correct and method.label == "teacher" else ""
         raise UsageError(
-            f"none of the {len(subset)} training examples has a {method.label} label, which "
-            f"--method {method.name} trains on."
+            f"none of the {len(subset)} training examples has a {method.label} label{correct}, "
+            f"which --method {method.name} trains on."
         )
     return rows, len(subset) - len(rows)
 
@@ -96,37 +110,42 @@ class TrainBatches:
 
     def __init__(
         self,
-        split: StoreSplit,
+        split: StoreSplit | Pieces,
         task: config.Task,
         data: config.Data,
         method: config.Method,
         *,
+        right: np.ndarray | None = None,
         steps: int = CHUNK,
         shares: int | None = None,
         process_index: int = 0,
         process_count: int = 1,
         cost: Cost = base_cost,
         plan_seeds: Sequence[int] = (),
+        numbered: bool = False,
     ) -> None:
         """Chooses the examples, and the shapes that the batches of the run need.
 
         Args:
-          split: the training split of a token store.
+          split: the training split of a token store, or pieces of text.
           task: which subset of it.
           data: batch size, lengths, layout, seed.
           method: which columns.
+          right: bool [n], rows where the teacher's label is not known to be wrong; None: all.
           steps: of the run; the shapes have room for all their batches.
           shares: data-parallel devices times microbatches; None: one a process.
           process_index, process_count: this host and how many there are; each builds its part.
           cost: FLOPs of an extent, by which shapes are chosen.
           plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
             with the same ones, batches of different orders have the same shapes.
+          numbered: whether target tokens tell their example, as `Loss.mutual_information` needs.
 
         Raises:
           UsageError: no example has the label that the method needs, or the batch cannot be
             shared out evenly.
         """
-        self.rows, self.left_out = _labelled_rows(split, task, method)
+        self._examples = make_examples(split, data, method, right)
+        self.rows, self.left_out = _usable_rows(self._examples, task, method)
         if data.batch_size % process_count:
             raise UsageError(
                 f"Data.batch_size ({data.batch_size}) must be a multiple of the number of "
@@ -134,25 +153,25 @@ class TrainBatches:
             )
         self._seed, self._size, self._parts = data.seed, data.batch_size, process_count
         self._steps, self._cost = steps, cost
-        self._examples = Examples(split, data, method)
         self._order = lru_cache(maxsize=2)(
-            lambda seed, epoch: self.rows[permutation(len(self.rows), seed, epoch)]
-        )
-        seeds = sorted({*plan_seeds, data.seed})
-        plan = Plan(
-            share=Share(shares or process_count, process_index, process_count),
-            batches=self._all_rows(steps, seeds),
-            cost=cost,
-        )
-        self.layout: Layout = make_layout(split, data, method, self.rows, self._examples, plan)
-        self._chunk = lru_cache(maxsize=2)(
-            lambda chunk: self.layout.assign(
-                self._rows(np.arange(CHUNK) + CHUNK * chunk, self._seed)
+            lambda seed, epoch: self._examples.items(
+                self.rows[permutation(len(self.rows), seed, epoch)], seed, epoch
             )
         )
+        plan = Plan(
+            share=Share(shares or process_count, process_index, process_count),
+            batches=self._all_items(steps, sorted({*plan_seeds, data.seed})),
+            cost=cost,
+            numbered=numbered,
+        )
+        self.layout: Layout = make_layout(data, self.rows, self._examples, plan)
+        self._chunk = lru_cache(maxsize=2)(self._assigned)
 
-    def _rows(self, steps: np.ndarray, seed: int) -> np.ndarray:
-        """Row numbers at some steps of an order: int [n] -> int64 [n, N].
+    def _assigned(self, chunk: int) -> tuple[Any, np.ndarray]:
+        return self.layout.assign(self._items(np.arange(CHUNK) + CHUNK * chunk, self._seed))
+
+    def _items(self, steps: np.ndarray, seed: int) -> np.ndarray:
+        """Items (see `dss_jax.data.columns`) at some steps of an order: int [n] -> int64 [n, N].
 
         Epochs follow one another without a gap: no example is dropped, and a batch may hold
         the end of one epoch and the start of the next.
@@ -165,14 +184,17 @@ class TrainBatches:
             found[own] = self._order(seed, epoch)[places[own]]
         return found
 
-    def _all_rows(self, steps: int, seeds: Sequence[int]) -> Iterator[np.ndarray]:
+    def _all_items(self, steps: int, seeds: Sequence[int]) -> Iterator[np.ndarray]:
         for seed in seeds:
             for first in range(0, steps, CHUNK):
-                yield self._rows(np.arange(first, min(first + CHUNK, steps)), seed)
+                yield self._items(np.arange(first, min(first + CHUNK, steps)), seed)
 
     def rows_at(self, step: int) -> np.ndarray:
         """Row numbers of the whole batch at a step, in the order of the epoch: int64 [N]."""
-        return self._rows(np.array([step]), self._seed)[0]
+        return self._items_at(step) % self._examples.count
+
+    def _items_at(self, step: int) -> np.ndarray:
+        return self._items(np.array([step]), self._seed)[0]
 
     def shape_at(self, step: int) -> int:
         """The number of the shape that the batch of a step takes by itself."""
@@ -195,10 +217,10 @@ class TrainBatches:
 
     def waste(self, steps: int = CHUNK) -> float:
         """Executed over useful FLOPs of the run's first steps: 1.0 would be no padding at all."""
-        rows = self._rows(np.arange(min(steps, self._steps)), self._seed)
-        _, shapes = self.layout.assign(rows)
+        items = self._items(np.arange(min(steps, self._steps)), self._seed)
+        _, shapes = self.layout.assign(items)
         executed = sum(float(self._cost(e)) for s in shapes for e in self.layout.extents(s))
-        inputs, targets = (x.ravel().astype(float) for x in self._examples.lengths(rows))
+        inputs, targets = (x.ravel().astype(float) for x in self._examples.lengths(items))
         there = (inputs > 0).astype(float)
         return executed / float(np.sum(self._cost(Extent(there, inputs, inputs, targets, targets))))
 
@@ -209,7 +231,7 @@ class TrainBatches:
 
     def work_at(self, step: int) -> Work:
         """The useful work of the whole batch at a step, whatever the layout."""
-        return self._examples.work(self.rows_at(step))
+        return self._examples.work(self._items_at(step))
 
     @property
     def shapes(self) -> tuple[Batch, ...]:

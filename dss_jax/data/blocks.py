@@ -48,6 +48,8 @@ class Block(NamedTuple):
       encoder_segment_ids, decoder_segment_ids: int32 [R, S] and [R, T], layout `packed`: which of
         the row's examples a token belongs to, from 1; 0 is padding. As in T5X.
       encoder_rows, decoder_rows: layout `flat`: where attention finds its rows.
+      decoder_examples: int32 [R, T], with `Loss.mutual_information`: which of the whole batch's
+        examples the target belongs to, from 0; of padding any number.
     """
 
     encoder_input_tokens: Any
@@ -58,6 +60,7 @@ class Block(NamedTuple):
     decoder_segment_ids: Any = None
     encoder_rows: StreamRows | None = None
     decoder_rows: StreamRows | None = None
+    decoder_examples: Any = None
 
 
 Batch = tuple[Block, ...]

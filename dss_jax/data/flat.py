@@ -48,7 +48,7 @@ class FlatStreams:
         self._examples = examples
         self._streams = plan.share.count
         self._own = range(self._streams)[plan.share.own(self._streams)]
-        self._multiple = data.length_multiple
+        self._multiple, self._numbered = data.length_multiple, plan.numbered
         self._extents = plan.extents(lambda rows: self._needed(self._dealt(rows)))
         self.shapes = len(self._extents)
 
@@ -79,8 +79,10 @@ class FlatStreams:
 
     def build(self, dealt: np.ndarray, shape: int) -> Batch:
         """One batch of this process: dealt rows [D, N / D] -> a block of its streams."""
-        streams = [self._stream(dealt[d], self._extents[shape]) for d in self._own]
-        inputs, shifted, targets, roles, *rows = (np.stack(x) for x in zip(*streams, strict=True))
+        streams = [self._stream(dealt[d], d, self._extents[shape]) for d in self._own]
+        inputs, shifted, targets, roles, numbers, *rows = (
+            np.stack(x) for x in zip(*streams, strict=True)
+        )
         return (
             Block(
                 inputs,
@@ -89,19 +91,22 @@ class FlatStreams:
                 roles,
                 encoder_rows=StreamRows(*rows[:2]),
                 decoder_rows=StreamRows(*rows[2:]),
+                decoder_examples=numbers if self._numbered else None,
             ),
         )
 
-    def _stream(self, rows: np.ndarray, extent: Extent) -> tuple[np.ndarray, ...]:
+    def _stream(self, rows: np.ndarray, stream: int, extent: Extent) -> tuple[np.ndarray, ...]:
         input_lengths, target_lengths = (x.reshape(-1) for x in self._examples.lengths(rows))
         targets = self._examples.targets(rows)
-        roles = np.repeat(np.array([r.role for r in self._examples.roles]), len(rows))
+        roles = np.repeat(np.array(self._examples.roles), len(rows))
+        numbers = np.tile(np.arange(len(rows)) + stream * len(rows), len(self._examples.roles))
         encoder, decoder = extent.encoder_tokens, extent.decoder_tokens
         return (
             _filled(self._examples.inputs(rows), encoder),
             _filled(shift_joined(targets, target_lengths), decoder),
             _filled(targets, decoder),
             _filled(np.repeat(roles, target_lengths), decoder),
+            _filled(np.repeat(numbers, target_lengths), decoder),
             *stream_rows(input_lengths, encoder, extent.encoder_length),
             *stream_rows(target_lengths, decoder, extent.decoder_length),
         )

@@ -12,7 +12,6 @@ from dss_jax.data.flat import FlatStreams
 from dss_jax.data.packed import PackedRows
 from dss_jax.data.padded import PaddedBlocks
 from dss_jax.data.shapes import Plan
-from dss_jax.data.store import StoreSplit
 
 
 class Layout(Protocol):
@@ -40,24 +39,16 @@ def with_layout(data: config.Data, platform: str) -> config.Data:
     return replace(data, layout="packed" if platform == "tpu" else "flat")
 
 
-def make_layout(
-    split: StoreSplit,
-    data: config.Data,
-    method: config.Method,
-    rows: np.ndarray,
-    examples: Examples,
-    plan: Plan,
-) -> Layout:
+def make_layout(data: config.Data, rows: np.ndarray, examples: Examples, plan: Plan) -> Layout:
     """The layout that `data.layout` names.
 
     Args:
-      split, data, method: what is trained on.
+      data, examples: what is trained on.
       rows: all rows that will be asked for: int [m].
-      examples: the same split, as the method sees it.
       plan: the batches, how they are shared out, and by what shapes are chosen.
     """
     if data.layout == "padded":
-        return PaddedBlocks(split, rows, data, method, plan.share)
+        return PaddedBlocks(examples, rows, data, plan)
     if data.layout == "packed":
         return PackedRows(examples, data, plan)
     assert data.layout == "flat", "auto is resolved before: see with_layout"

@@ -61,7 +61,7 @@ class PackedRows:
 
     def __init__(self, examples: Examples, data: config.Data, plan: Plan) -> None:
         """Chooses the lengths of the rows, and how many there are: a multiple of the shares."""
-        self._examples, self._share = examples, plan.share
+        self._examples, self._share, self._numbered = examples, plan.share, plan.numbered
         batches = iter(plan.batches)
         first = next(batches)
         self._lengths = self._row_lengths(first[:SAMPLE], plan.cost, data.length_multiple)
@@ -119,7 +119,7 @@ class PackedRows:
         own = self._share.own(extent.rows)
         inputs, targets = (x.reshape(-1) for x in self._examples.lengths(rows))
         joined = self._examples.targets(rows)
-        roles = np.repeat([r.role for r in self._examples.roles], size)
+        roles = np.repeat(self._examples.roles, size)
         segments = before_in_row(np.ones(len(placed), np.int64), placed) + 1
 
         def lay(lengths: np.ndarray, length: int, *values: np.ndarray) -> list[np.ndarray]:
@@ -142,7 +142,12 @@ class PackedRows:
             shift_joined(joined, targets), joined, np.repeat(roles, targets),
             np.repeat(segments, targets),
         )  # fmt: skip
-        return (Block(tokens, shifted, wanted, of_role, input_segments, target_segments),)
+        block = Block(tokens, shifted, wanted, of_role, input_segments, target_segments)
+        if self._numbered:
+            numbers = np.tile(np.arange(size), len(self._examples.roles))
+            (of_token,) = lay(targets, extent.decoder_length, np.repeat(numbers, targets))
+            block = block._replace(decoder_examples=of_token)
+        return (block,)
 
 
 def before_in_row(amounts: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -7,12 +7,12 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.data.blocks import EOS_ID, NO_ROLE, Batch, Block, Extent
-from dss_jax.data.columns import role_columns
-from dss_jax.data.shapes import Share, round_up
-from dss_jax.data.store import Ragged, StoreSplit
+from dss_jax.data.columns import Examples
+from dss_jax.data.shapes import Plan, round_up
+from dss_jax.data.store import Slices
 
 
-def pad_rows(tokens: Ragged, rows: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
+def pad_rows(tokens: Slices, rows: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
     """Gathers rows of a store into a rectangle; longer ones are cut and end in EOS.
 
     Args:
@@ -24,8 +24,8 @@ def pad_rows(tokens: Ragged, rows: np.ndarray, length: int, limit: int | None = 
     Returns:
       int32 [R, L], padded with 0.
     """
-    starts = tokens.offsets[rows]
-    lengths = tokens.offsets[rows + 1] - starts
+    starts = tokens.starts[rows]
+    lengths = tokens.ends[rows] - starts
     columns = np.arange(length)
     limit = length if limit is None else min(limit, length)
     real = columns < np.minimum(lengths, limit)[:, None]
@@ -45,11 +45,6 @@ def rounded_length(longest: int, limit: int, multiple: int) -> int:
     return int(round_up(min(longest, limit), multiple))
 
 
-def _lengths(split: StoreSplit, rows: np.ndarray, column: str, limit: int, multiple: int) -> int:
-    longest = int(split.tokens(column).lengths()[rows].max(initial=1))
-    return rounded_length(longest, limit, multiple)
-
-
 class PaddedBlocks:
     """Builds padded batches of a method from a split; lengths are those of the longest rows.
 
@@ -57,33 +52,22 @@ class PaddedBlocks:
       lengths: (S, T) of each role's block.
     """
 
-    def __init__(
-        self,
-        split: StoreSplit,
-        rows: np.ndarray,
-        data: config.Data,
-        method: config.Method,
-        share: Share = Share(),  # noqa: B008
-    ) -> None:
+    def __init__(self, examples: Examples, rows: np.ndarray, data: config.Data, plan: Plan) -> None:
         """Measures the lengths.
 
         Args:
-          split, data, method: what is trained on.
+          examples, data: what is trained on.
           rows: all rows that will be asked for.
-          share: what this process builds.
+          plan: what this process builds.
         """
-        self._split, self._share = split, share
-        self._roles = role_columns(method)
-        inputs = max(
-            _lengths(split, rows, r.inputs, data.input_length, data.length_multiple)
-            for r in self._roles
+        self._examples, self._share, self._size = examples, plan.share, data.batch_size
+        self._numbered = plan.numbered
+        longest = examples.longest_of(rows)
+        inputs, *targets = (
+            int(round_up(max(int(x), 1), data.length_multiple))
+            for x in (longest[0].max(), *longest[1])
         )
-        self.lengths = tuple(
-            (inputs, _lengths(split, rows, r.targets, data.target_length, data.length_multiple))
-            for r in self._roles
-        )
-        self._size = data.batch_size
-        self._limits = data.input_length, data.target_length
+        self.lengths = tuple((inputs, target) for target in targets)
 
     shapes = 1
 
@@ -92,26 +76,42 @@ class PaddedBlocks:
         n = self._size
         return tuple(Extent(n, n * s, s, n * t, t) for s, t in self.lengths)
 
-    def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Batches' row numbers, int [n, N] -> the same; shape numbers [n], all 0."""
-        return rows, np.zeros(len(rows), np.int64)
+    def assign(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Batches' items, int [n, N] -> the same; shape numbers [n], all 0."""
+        return items, np.zeros(len(items), np.int64)
 
-    def build(self, rows: np.ndarray, shape: int) -> Batch:
-        """One batch: row numbers, int [N] -> one `Block` a role, of this process's rows.
+    def build(self, items: np.ndarray, shape: int) -> Batch:
+        """One batch: items, int [N] -> one `Block` a role, of this process's rows.
 
-        A row of -1 is an empty example; it weighs nothing.
+        An item of -1 is an empty example; it weighs nothing.
         """
-        rows = rows[self._share.own(len(rows))]
-        real = rows[:, None] >= 0
+        own = self._share.own(len(items))
+        numbers = np.arange(len(items), dtype=np.int32)[own]
+        items = items[own]
+        lengths = self._examples.lengths(items)  # [K, N] each
+        sides = self._examples.inputs(items), self._examples.targets(items)
         blocks = []
-        for role, (input_length, target_length) in zip(self._roles, self.lengths, strict=True):
+        ends = [np.cumsum(side.sum(axis=1)) for side in lengths]
+        for k, (role, shape_of_role) in enumerate(
+            zip(self._examples.roles, self.lengths, strict=True)
+        ):
             inputs, targets = (
-                pad_rows(self._split.tokens(column), np.maximum(rows, 0), length, limit) * real
-                for column, length, limit in (
-                    (role.inputs, input_length, self._limits[0]),
-                    (role.targets, target_length, self._limits[1]),
+                _rectangle(joined[end[k] - own[k].sum() : end[k]], own[k], length)
+                for joined, end, own, length in zip(
+                    sides, ends, lengths, shape_of_role, strict=True
                 )
             )
-            roles = np.where(targets > 0, role.role, NO_ROLE).astype(np.int32)
-            blocks.append(Block(inputs, shift_right(targets), targets, roles))
+            roles = np.where(targets > 0, role, NO_ROLE).astype(np.int32)
+            block = Block(inputs, shift_right(targets), targets, roles)
+            if self._numbered:
+                of_rows = np.broadcast_to(numbers[:, None], targets.shape)
+                block = block._replace(decoder_examples=of_rows)
+            blocks.append(block)
         return tuple(blocks)
+
+
+def _rectangle(joined: np.ndarray, lengths: np.ndarray, length: int) -> np.ndarray:
+    """Rows that lie one after another -> int32 [R, length], padded with 0."""
+    padded = np.zeros((len(lengths), length), np.int32)
+    padded[np.arange(length) < lengths[:, None]] = joined
+    return padded

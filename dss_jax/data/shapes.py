@@ -67,12 +67,14 @@ class Plan:
       batches: row numbers of all batches that will be asked for, in arrays int [n, N].
       cost: FLOPs of an extent.
       max_shapes: how many shapes at most.
+      numbered: whether blocks have `decoder_examples`.
     """
 
     share: Share
     batches: Iterable[np.ndarray]
     cost: Cost = base_cost
     max_shapes: int = MAX_SHAPES
+    numbered: bool = False
 
     def extents(self, needed_by: Callable[[np.ndarray], Extent]) -> tuple[Extent, ...]:
         """The extents that are compiled; `needed_by` says what batches need: see

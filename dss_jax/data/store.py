@@ -14,13 +14,15 @@ JSON list.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
 from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.data.vocabulary import SentencePiece
 
 FORMAT = 2
 """Rises when the layout of the folder changes."""
@@ -29,6 +31,11 @@ TOKEN_COLUMNS = (
     "label_inputs", "label_targets", "teacher_label_targets", "rationale_inputs",
     "rationale_targets",
 )  # fmt: skip
+SAMPLES = "rationale_samples"
+"""A token column that is there where rows have several rationales: all of a row's, each ended by
+end-of-sequence.
+"""
+
 TEXT_COLUMNS = ("id", "input", "label", "teacher_label", "rationale", "allowed_labels")
 MANIFEST, VOCABULARY = "manifest.json", "vocabulary.model"
 
@@ -37,11 +44,38 @@ class StoreDamaged(UsageError):  # noqa: N818
     """A store that is half-written, was changed, or has another format."""
 
 
-class Ragged:
-    """Rows of different lengths in one flat array.
+class Slices:
+    """Rows that lie somewhere in a flat array.
 
     Attributes:
-      values: [total], all rows one after another.
+      values: [total].
+      starts, ends: int64 [rows]; row i is values[starts[i]:ends[i]].
+    """
+
+    def __init__(self, values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        self.values, self.starts, self.ends = values, starts, ends
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        return self.values[self.starts[row] : self.ends[row]]
+
+    def lengths(self) -> np.ndarray:
+        """Length of each row: int64 [rows]."""
+        return self.ends - self.starts
+
+    def take(self, rows: np.ndarray) -> "Slices":
+        """Some of the rows, in another order; nothing is copied."""
+        return Slices(self.values, self.starts[rows], self.ends[rows])
+
+
+class Ragged(Slices):
+    """Rows one after another in one flat array.
+
+    Attributes:
       offsets: int64 [rows + 1]; row i is values[offsets[i]:offsets[i + 1]].
     """
 
@@ -49,21 +83,8 @@ class Ragged:
         assert offsets.ndim == values.ndim == 1
         assert offsets[0] == 0
         assert offsets[-1] == len(values)
-        self.values = values
+        super().__init__(values, offsets[:-1], offsets[1:])
         self.offsets = offsets
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        row %= len(self)
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
-
-    def lengths(self) -> np.ndarray:
-        """Length of each row: int64 [rows]."""
-        return np.diff(self.offsets)
 
 
 class TextColumn:
@@ -88,8 +109,11 @@ class TextColumn:
 class StoreSplit:
     """One split of a store."""
 
-    def __init__(self, folder: Path, name: str, entry: Mapping[str, Any]) -> None:
-        self.name = name
+    def __init__(
+        self, folder: Path, name: str, entry: Mapping[str, Any], encode: Callable[[str], list[int]]
+    ) -> None:
+        """`encode`: text -> ids by the store's vocabulary, without end-of-sequence."""
+        self.name, self.encode = name, encode
         self._rows = int(entry["rows"])
         self._columns = {c: _load_column(folder / name, c) for c in entry["columns"]}
         for column, ragged in self._columns.items():
@@ -105,7 +129,7 @@ class StoreSplit:
 
     def tokens(self, column: str) -> Ragged:
         """A token column: ids with end-of-sequence, unsigned integers of the smallest type."""
-        return self._column(column, TOKEN_COLUMNS)
+        return self._column(column, (*TOKEN_COLUMNS, SAMPLES))
 
     def text(self, column: str) -> TextColumn:
         """A text column."""
@@ -135,7 +159,15 @@ class TokenStore:
         self.splits = tuple(manifest["splits"])
         self.vocabulary_path = path / VOCABULARY
         self.extra_ids = int(manifest["vocabulary"]["extra_ids"])
-        self._splits = {s: StoreSplit(path, s, e) for s, e in manifest["splits"].items()}
+        self._splits = {
+            s: StoreSplit(path, s, e, lambda text: self.vocabulary.encode(text))
+            for s, e in manifest["splits"].items()
+        }
+
+    @cached_property
+    def vocabulary(self) -> SentencePiece:
+        """The store's vocabulary, opened."""
+        return SentencePiece(self.vocabulary_path, self.extra_ids)
 
     def split(self, name: str) -> StoreSplit:
         """One split.

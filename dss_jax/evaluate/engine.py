@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dss_jax.core import config
 from dss_jax.data.batches import eval_batches
 from dss_jax.data.padded import pad_rows, rounded_length
-from dss_jax.data.store import Ragged
+from dss_jax.data.store import Slices
 from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.t5 import T5
@@ -127,7 +127,7 @@ class Engine:
             )
         return self._jitted
 
-    def lengths_for(self, inputs: Ragged, rows: np.ndarray) -> tuple[int, ...]:
+    def lengths_for(self, inputs: Slices, rows: np.ndarray) -> tuple[int, ...]:
         """The padded lengths for these rows: see `input_lengths`."""
         size = rows_at_once(len(rows), self.batch_size, self.mesh)
         lengths = inputs.lengths()[rows]
@@ -169,7 +169,7 @@ class Engine:
     def __call__(
         self,
         params: Any,
-        inputs: Ragged,
+        inputs: Slices,
         rows: np.ndarray,
         *,
         lengths: Sequence[int] | None = None,

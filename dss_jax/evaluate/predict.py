@@ -1,7 +1,7 @@
 """Rows of a split in, predicted texts out: by decoding, or by ranking the allowed labels."""
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ from dss_jax.core.decode_config import GREEDY
 from dss_jax.core.errors import UsageError
 from dss_jax.data.batches import eval_batches
 from dss_jax.data.padded import pad_rows
-from dss_jax.data.store import Ragged, StoreSplit
+from dss_jax.data.store import Slices, StoreSplit
 from dss_jax.data.vocabulary import EOS_ID, SentencePiece
 from dss_jax.evaluate.engine import Engine, rows_at_once
 from dss_jax.model.beam import BeamSearch
@@ -49,7 +49,12 @@ def make_engine(run: config.Run, program: Program, max_decode_length: int) -> En
     )
 
 
-def texts_of(decoded: Decoded, vocabulary: SentencePiece, vote: bool) -> list[Prediction]:
+def texts_of(
+    decoded: Decoded,
+    vocabulary: SentencePiece,
+    vote: bool,
+    read: Callable[[str], str] | None = None,
+) -> list[Prediction]:
     """One prediction an input.
 
     Args:
@@ -57,20 +62,27 @@ def texts_of(decoded: Decoded, vocabulary: SentencePiece, vote: bool) -> list[Pr
       vocabulary: of the tokens.
       vote: give all sequences, and the most frequent text; among equals the one whose best
         sequence is the most probable. Otherwise the first sequence.
+      read: takes the prediction out of a generated text, which is then kept as `generated`.
     """
     predictions: list[Prediction] = []
     for tokens_KxT, log_probs_K in zip(decoded.tokens, decoded.log_probs, strict=True):
-        if not vote:
-            text, log_prob = vocabulary.decode(tokens_KxT[0]), float(log_probs_K[0])
-            predictions.append({"prediction": text, "log_prob": log_prob})
-            continue
-        texts = [vocabulary.decode(tokens_T) for tokens_T in tokens_KxT]
+        whole = [vocabulary.decode(tokens_T) for tokens_T in tokens_KxT]
+        texts = whole if read is None else [read(text) for text in whole]
+        best: dict[str, int] = {}
+        for k, text in enumerate(texts):
+            if text not in best or log_probs_K[k] > log_probs_K[best[text]]:
+                best[text] = k
         counts = Counter(texts)
-        best: dict[str, float] = defaultdict(lambda: -np.inf)
-        for text, log_prob in zip(texts, map(float, log_probs_K), strict=True):
-            best[text] = max(best[text], log_prob)
-        winner = max(counts, key=lambda text: (counts[text], best[text]))
-        predictions.append({"prediction": winner, "log_prob": best[winner], "samples": texts})
+        winner = texts[0]
+        if vote:
+            winner = max(counts, key=lambda text: (counts[text], log_probs_K[best[text]]))
+        at = best[winner] if vote else 0
+        prediction: Prediction = {"prediction": winner, "log_prob": float(log_probs_K[at])}
+        if vote:
+            prediction["samples"] = texts
+        if read is not None:
+            prediction["generated"] = whole[at]
+        predictions.append(prediction)
     return predictions
 
 
@@ -113,7 +125,7 @@ class LabelRanker:
         return tokens
 
     def __call__(
-        self, params: Any, split: StoreSplit, inputs: Ragged, rows: np.ndarray, input_length: int
+        self, params: Any, split: StoreSplit, inputs: Slices, rows: np.ndarray, input_length: int
     ) -> list[Prediction]:
         """The predictions of rows, in their order, with the log-probability of each label.
 

@@ -48,7 +48,7 @@ def plot_curves(
     for colour, (name, folder) in zip(PALETTE * len(runs), runs, strict=False):
         steps, values = _series(folder, "validation", metric)
         left.plot(steps, values, color=colour, marker="o", markersize=3, label=name)
-        for task, style in (("label", "-"), ("rationale", ":")):
+        for task, style in (("label", "-"), ("rationale", ":"), ("spans", "-")):
             steps, values = _series(folder, "train", f"{task}/loss")
             if steps:
                 right.plot(

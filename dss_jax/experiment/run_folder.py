@@ -34,6 +34,24 @@ SWEEPS = ("train.log", "sweep.lock")
 """What `dss sweep` puts into a run's folder before the run itself is there."""
 
 
+def _defaults() -> set[str]:
+    """The bindings of every setting at its default."""
+    return {
+        f"{name}.{field.name} = {field.default!r}"
+        for name, section in config.SECTIONS.items()
+        for field in dataclasses.fields(section)
+    }
+
+
+def _without_new(now: list[str], before: list[str]) -> list[str]:
+    """This run's bindings without the settings that the saved run's version did not have yet, as
+    long as they are at their defaults: these do what that version did.
+    """
+    known = {line.split(" = ")[0] for line in before}
+    defaults = _defaults()
+    return [line for line in now if line.split(" = ")[0] in known or line not in defaults]
+
+
 def _fixed_lines(text: str) -> list[str]:
     """The bindings that may not change while a run goes on."""
     may_change = {
@@ -52,9 +70,9 @@ def _fixed_lines(text: str) -> list[str]:
 
 def _difference(saved: str, text: str, folder: Path) -> str:
     """What differs between a saved configuration and that of this run; "" where nothing does."""
-    lines = difflib.unified_diff(
-        _fixed_lines(saved), _fixed_lines(text), str(folder), "this run", n=0, lineterm=""
-    )
+    before = _fixed_lines(saved)
+    now = _without_new(_fixed_lines(text), before)
+    lines = difflib.unified_diff(before, now, str(folder), "this run", n=0, lineterm="")
     return "\n".join(line for line in lines if not line.startswith("@@"))
 
 

@@ -27,7 +27,7 @@ from dss_jax.data.shapes import cost_of
 from dss_jax.data.store import TokenStore
 from dss_jax.experiment import run_folder, single
 from dss_jax.experiment.curves import plot_curves
-from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe
+from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe, training_rows
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.train import loop
 from dss_jax.train.checkpoint import Checkpoints
@@ -187,15 +187,18 @@ def _named(session: single.Session, say: Say) -> Say:
     return lambda text: say(f"seed {session.run.train.seed}: {text}")
 
 
-def batches_of(runs: Sequence[config.Run], store: TokenStore) -> list[TrainBatches]:
+def batches_of(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer) -> list[TrainBatches]:
     """The batches of each seed, all planned for the same shapes."""
+    split, right = training_rows(runs[0], store, scorer)
     return [
         TrainBatches(
-            store.split("train"), run.task, run.data, run.method,
+            split, run.task, run.data, run.method,
+            right=right,
             steps=run.train.steps,
             shares=run.train.microbatches,  # A seed is on one device.
             cost=cost_of(run.model),
             plan_seeds=[r.data.seed for r in runs],
+            numbered=bool(run.loss.mutual_information),
         )
         for run in runs
     ]  # fmt: skip
@@ -213,7 +216,7 @@ def _train_open(
 ) -> None:
     """Trains and scores runs of which none is finished."""
     sessions, seeds = _open(runs, store, scorer)
-    order = batches_of([s.run for s in sessions], store)
+    order = batches_of([s.run for s in sessions], store, scorer)
     describe(sessions[0], order[0], say)
     say(f"{len(runs)} seeds at once, on {seeds.mesh.size} of the devices")
     clock.lap("model")

@@ -20,9 +20,10 @@ from dss_jax.data.batches import TrainBatches
 from dss_jax.data.layouts import with_layout
 from dss_jax.data.store import TokenStore
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.evaluate.evaluator import Evaluator, write_predictions
+from dss_jax.evaluate.evaluator import Judge, make_judge, write_predictions
 from dss_jax.experiment import run_folder
 from dss_jax.experiment.curves import plot_curves
+from dss_jax.experiment.facts import about, teacher_accuracy
 from dss_jax.experiment.hosts import Quiet, check_shared, describe_hosts
 from dss_jax.experiment.init_from import start_from
 from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe, train_batches
@@ -62,28 +63,6 @@ def for_mesh(run: config.Run, mesh: Mesh) -> config.Run:
     return dataclasses.replace(run, data=data)
 
 
-def teacher_accuracy(
-    store: TokenStore, split_name: str, scorer: Scorer, limit: int | None = None
-) -> float | None:
-    """The teacher's own label accuracy on a split, per cent; None where there is no teacher.
-
-    With `limit`, on the first so many rows that have a gold label.
-    """
-    if split_name not in store.splits or not store.has("teacher_label_targets"):
-        return None
-    split = store.split(split_name)
-    pairs = [
-        (gold, teacher)
-        for gold, teacher in zip(
-            split.text("label")[:], split.text("teacher_label")[:], strict=True
-        )
-        if gold
-    ][:limit]
-    if not any(teacher for _, teacher in pairs):
-        return None
-    return scorer([g for g, _ in pairs], [t for _, t in pairs])[scorer.name]
-
-
 @dataclass(frozen=True)
 class Session:
     """A run with its program, its store and its scorer, ready to train or score."""
@@ -92,7 +71,7 @@ class Session:
     folder: Path
     store: TokenStore
     program: Program
-    evaluator: Evaluator
+    evaluator: Judge
     compile_cache: str | None
 
     def checkpoints(self) -> Checkpoints:
@@ -108,7 +87,7 @@ def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Score
     run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
     run = for_mesh(run, mesh)
     program = build(run, mesh)
-    return Session(run, folder, store, program, Evaluator(run, program, store, scorer), cache)
+    return Session(run, folder, store, program, make_judge(run, program, store, scorer), cache)
 
 
 def own_metrics(session: Session, split_name: str, predictions: list[dict]) -> dict[str, float]:
@@ -138,7 +117,9 @@ def _score_split(
 ) -> dict:
     """Scores a split, writes its predictions, and adds the teacher's accuracy if there is one."""
     result = session.evaluator(params, name, limit=limit, rationales=rationales)
-    numbers = dict(result.numbers) | {"examples": len(result.predictions)}
+    numbers = dict(result.numbers) | {"examples": result.examples}
+    if not result.predictions:
+        return numbers
     teacher = teacher_accuracy(session.store, name, session.evaluator.scorer, limit)
     if teacher is not None:
         numbers["teacher"] = teacher
@@ -178,14 +159,15 @@ def validate(
         began = time.monotonic()
         result = session.evaluator(params, "validation", limit=evaluate.validation_examples)
         log(step, "validation", result.numbers)
-        if processes.is_first():
+        if processes.is_first() and result.predictions:
             file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
             write_predictions(file, result.predictions)
         score = result.numbers[session.evaluator.metric]
+        first = run.method.tasks[0]
         say(
             f"step {step}/{run.train.steps}  validation {session.evaluator.metric} {score:.2f}  "
-            f"label loss {result.numbers.get('label/loss', float('nan')):.4f}  "
-            f"({len(result.predictions)} examples, {time.monotonic() - began:.1f} s)"
+            f"{first} loss {result.numbers.get(f'{first}/loss', float('nan')):.4f}  "
+            f"({result.examples} examples, {time.monotonic() - began:.1f} s)"
         )
         return score
 
@@ -203,6 +185,7 @@ def finish(session: Session, checkpoints: Checkpoints, log: MetricLog | Quiet, s
         "best_step": best,
         "steps": session.run.train.steps,
         "method": session.run.method.name,
+        **about(session.run, store, session.program),
     }
     for name in ("validation", "test"):
         if name not in store.splits:

@@ -9,11 +9,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import jax
+import numpy as np
 
+from dss_jax.core import config
 from dss_jax.core.startup import StartClock
+from dss_jax.core.types import Scorer
 from dss_jax.data.batches import TrainBatches
 from dss_jax.data.blocks import Batch
 from dss_jax.data.shapes import cost_of
+from dss_jax.data.spans import Pieces, pieces_of
+from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.experiment import run_folder
 from dss_jax.model import lora
 from dss_jax.train import processes
@@ -105,20 +110,39 @@ def compile_evaluation(session: "Session", pool: ThreadPoolExecutor) -> None:
     session.evaluator.compile_ahead("validation", session.run.evaluate.validation_examples, pool)
 
 
+def training_rows(
+    run: config.Run, store: TokenStore, scorer: Scorer
+) -> tuple[StoreSplit | Pieces, np.ndarray | None]:
+    """What is trained on: a split, and which of its rows may have their teacher text (see
+    `columns.examples_of`).
+    """
+    if run.method.form == "spans":
+        return pieces_of(store, "train", run), None
+    split = store.split("train")
+    if not run.method.only_correct:
+        return split, None
+    pairs = zip(split.text("label")[:], split.text("teacher_label")[:], strict=True)
+    right = [not gold or scorer.correct(gold, teacher) for gold, teacher in pairs]
+    return split, np.array(right, bool)
+
+
 def train_batches(session: "Session") -> TrainBatches:
     """The batches of a run: this process's parts."""
     run, mesh = session.run, session.program.mesh
     index, count = data_slice(mesh)
+    split, right = training_rows(run, session.store, session.evaluator.scorer)
     return TrainBatches(
-        session.store.split("train"),
+        split,
         run.task,
         run.data,
         run.method,
+        right=right,
         steps=run.train.steps,
         shares=data_parallelism(mesh) * run.train.microbatches,
         process_index=index,
         process_count=count,
         cost=cost_of(run.model),
+        numbered=bool(run.loss.mutual_information),
     )
 
 
@@ -148,5 +172,7 @@ def describe(session: "Session", batches: TrainBatches, say: Say) -> None:
     )
     if session.compile_cache is not None:
         say(f"compiled code is kept in {session.compile_cache} ({COMPILE_CACHE}=off: it is not)")
+    if run.method.form == "spans":
+        return
     say("exact match near 0 is normal in the first 250 to 750 steps of pre-trained T5 v1.1 at")
     say("batch 64: it has only seen span corruption. The losses show that it learns.")

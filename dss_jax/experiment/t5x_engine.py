@@ -46,7 +46,6 @@ from dss_jax.interop.t5x_names import entries
 from dss_jax.interop.weights import Weights, from_tree, nested
 from dss_jax.model.t5 import T5
 from dss_jax.train import loop
-from dss_jax.train.loss import task_weights
 from dss_jax.train.metric_log import MetricLog
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from dss_jax.train.t5x_model import DistillationModel, DistillationTrainer
@@ -290,7 +289,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
     batches = TrainBatches(
         store.split("train"), run.task, padded, run.method, steps=run.train.steps
     )
-    weights = task_weights(run.loss, run.method)
+    weights = (run.loss.alpha, 1 - run.loss.alpha) if run.method.rationale else (1.0, 0.0)
     model_dir = (folder / MODEL_DIR).absolute()
     there = checkpoints_of(model_dir)
     say(f"T5X's loop, from step {max(there, default=0)}; it compiles first")

@@ -7,25 +7,32 @@ something else: a rationale has 3 to 10 times the tokens of a label, so the labe
 Shape letters: B rows, T target length, V vocabulary, K = 2 tasks (label, rationale).
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dss_jax.core import config
 from dss_jax.data.blocks import LABEL, RATIONALE, Batch, Block
 from dss_jax.model.t5 import T5
+from dss_jax.train import agreement
 
 MIN_COUNT = 1.0
 """A task without a token in the batch has loss 0, not 0 / 0."""
 
 
 class TaskSums(NamedTuple):
-    """Sums over the real tokens of each task, float32 [K]."""
+    """Sums over the real tokens of each task, float32 [K].
+
+    `disagreement` is that of `dss_jax.train.agreement`, a float32 scalar; None where it is off.
+    """
 
     loss: jax.Array
     correct: jax.Array
     tokens: jax.Array
+    disagreement: jax.Array | None = None
 
 
 def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array, cfg: config.Loss) -> jax.Array:
@@ -66,8 +73,14 @@ def count_tokens(batch: Batch) -> jax.Array:
 
 
 def _block_sums(
-    model: T5, params: dict, block: Block, cfg: config.Loss, dropout_key: jax.Array | None
-) -> TaskSums:
+    model: T5,
+    params: dict,
+    block: Block,
+    cfg: config.Loss,
+    dropout_key: jax.Array | None,
+    examples: int,
+) -> tuple[TaskSums, jax.Array | None]:
+    """The sums, and what `agreement.pooled` makes of the block where it is numbered."""
     logits_BxTxV = model.apply(
         {"params": params},
         block,
@@ -80,34 +93,81 @@ def _block_sums(
     losses_BxT = token_losses(logits_BxTxV, targets_BxT, cfg)
     hits_BxT = jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT
     masks = [block.decoder_roles == role for role in (LABEL, RATIONALE)]
-    return TaskSums(
+    sums = TaskSums(
         loss=jnp.stack([jnp.sum(jnp.where(m, losses_BxT, 0.0)) for m in masks]),
         correct=jnp.stack([jnp.sum(m & hits_BxT) for m in masks]).astype(jnp.float32),
         tokens=jnp.stack([jnp.sum(m) for m in masks]).astype(jnp.float32),
     )
+    if block.decoder_examples is None:
+        return sums, None
+    return sums, agreement.pooled(logits_BxTxV, block, examples)
 
 
 def task_sums(
-    model: T5, params: dict, batch: Batch, cfg: config.Loss, dropout_key: jax.Array | None
+    model: T5,
+    params: dict,
+    batch: Batch,
+    cfg: config.Loss,
+    dropout_key: jax.Array | None,
+    examples: int = 0,
 ) -> TaskSums:
-    """Sums over all blocks of a batch. No dropout where `dropout_key` is None."""
+    """Sums over all blocks of a batch. No dropout where `dropout_key` is None.
+
+    `examples`: of the whole batch, where its blocks have `decoder_examples`.
+    """
     keys = [
         None if dropout_key is None else jax.random.fold_in(dropout_key, i)
         for i in range(len(batch))
     ]
-    parts = [
-        _block_sums(model, params, block, cfg, key) for block, key in zip(batch, keys, strict=True)
-    ]
-    return jax.tree.map(lambda *xs: sum(xs[1:], xs[0]), *parts)
+    parts, pooled = zip(
+        *(
+            _block_sums(model, params, block, cfg, key, examples)
+            for block, key in zip(batch, keys, strict=True)
+        ),
+        strict=True,
+    )
+    total = jax.tree.map(lambda *xs: sum(xs[1:], xs[0]), *parts)
+    if pooled[0] is None:
+        return total
+    largest = reduce(jnp.maximum, pooled)
+    return total._replace(disagreement=agreement.disagreement(largest))
 
 
-def task_weights(cfg: config.Loss, method: config.Method) -> tuple[float, float]:
-    """Weights of the label and the rationale task; a method without rationales has (1, 0)."""
-    return (cfg.alpha, 1.0 - cfg.alpha) if method.rationale else (1.0, 0.0)
+def alpha_at(cfg: config.Loss, step: jax.Array, steps: int) -> jax.Array:
+    """Weight of the label task at a step, float32 scalar: see `config.Loss`.
+
+    Args:
+      cfg: the schedule.
+      step: int32 scalar, updates done.
+      steps: of the run.
+    """
+    if cfg.alpha_schedule == "constant":
+        return jnp.float32(cfg.alpha)
+    if cfg.alpha_schedule == "phased":
+        shares, alphas = zip(*cfg.alpha_phases, strict=True)
+        ends = jnp.asarray([round(float(end) * steps) for end in np.cumsum(shares)][:-1])
+        return jnp.asarray(alphas, jnp.float32)[jnp.sum(step >= ends)]
+    done = step.astype(jnp.float32) / max(1, steps - 1)
+    if cfg.alpha_schedule == "cosine":
+        done = (1 - jnp.cos(jnp.pi * done)) / 2
+    return cfg.alpha + (cfg.alpha_end - cfg.alpha) * done
+
+
+def task_weights(
+    cfg: config.Loss, method: config.Method, alpha: float | jax.Array | None = None
+) -> tuple[float | jax.Array, float | jax.Array]:
+    """Weights of the label and the rationale task; a method without rationales has (1, 0).
+
+    `alpha`: of the step; None: `cfg.alpha`.
+    """
+    if not method.rationale:
+        return 1.0, 0.0
+    alpha = cfg.alpha if alpha is None else alpha
+    return alpha, 1.0 - alpha
 
 
 def weighted_loss(
-    loss_sums_K: jax.Array, tokens_K: jax.Array, weights: tuple[float, float]
+    loss_sums_K: jax.Array, tokens_K: jax.Array, weights: tuple[float | jax.Array, ...]
 ) -> jax.Array:
     """alpha * mean + (1 - alpha) * mean, float32 scalar.
 

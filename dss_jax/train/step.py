@@ -15,11 +15,12 @@ from dss_jax.core import config
 from dss_jax.data.blocks import Batch
 from dss_jax.model import lora
 from dss_jax.model.t5 import T5
+from dss_jax.train import agreement, sharding
 from dss_jax.train import loss as losses
-from dss_jax.train import sharding
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer, settings
 
 Metrics = dict[str, jax.Array]
+Weights = tuple[float | jax.Array, float | jax.Array]
 
 
 @flax.struct.dataclass
@@ -81,16 +82,23 @@ def _gradients(
     frozen: dict,
     batch: Batch,
     dropout_key: jax.Array | None,
+    weights: Weights,
 ) -> tuple[Any, losses.TaskSums]:
     """Gradient of the weighted loss over the whole batch, for `trained`, and the sums behind it."""
-    weights = losses.task_weights(run.loss, run.method)
-    tokens_K = losses.count_tokens(batch)
+    tokens_K, size = losses.count_tokens(batch), run.data.batch_size
+    beta = run.loss.mutual_information
+    pairs = agreement.count_pairs(batch, size) if beta else None
 
     def part(trained: dict, blocks: Batch, key: jax.Array | None) -> tuple[jax.Array, Any]:
         params = lora.join(trained, frozen)
-        sums = losses.task_sums(model, params, blocks, run.loss, key)
+        sums = losses.task_sums(model, params, blocks, run.loss, key, size)
         # Divided by the tokens of the whole batch, so that parts add up to its mean exactly.
-        return losses.weighted_loss(sums.loss, tokens_K, weights), sums
+        loss = losses.weighted_loss(sums.loss, tokens_K, weights)
+        if pairs is not None:
+            assert sums.disagreement is not None
+            mean = sums.disagreement / jnp.maximum(pairs, losses.MIN_COUNT)
+            loss, sums = loss + beta * mean, sums._replace(disagreement=mean)
+        return loss, sums
 
     grad = jax.grad(part, has_aux=True)
     parts = run.train.microbatches
@@ -103,17 +111,21 @@ def _gradients(
         return jax.tree.map(jnp.add, total, grad(trained, blocks, key)), None
 
     zeros = jnp.zeros(tokens_K.shape, jnp.float32)
-    start = (jax.tree.map(jnp.zeros_like, trained), losses.TaskSums(zeros, zeros, zeros))
+    none = jnp.zeros((), jnp.float32) if beta else None
+    start = (jax.tree.map(jnp.zeros_like, trained), losses.TaskSums(zeros, zeros, zeros, none))
     steps = (jnp.arange(parts), split_microbatches(batch, parts))
     return jax.lax.scan(add, start, steps)[0]
 
 
-def _metrics(sums: losses.TaskSums, run: config.Run) -> Metrics:
-    weights = losses.task_weights(run.loss, run.method)
+def _metrics(sums: losses.TaskSums, run: config.Run, weights: Weights) -> Metrics:
     tokens_K = jnp.maximum(sums.tokens, losses.MIN_COUNT)
     metrics = {"loss": losses.weighted_loss(sums.loss, sums.tokens, weights)}
-    names = ("label", "rationale") if run.method.rationale else ("label",)
-    for k, name in enumerate(names):
+    if sums.disagreement is not None:
+        metrics["loss"] += run.loss.mutual_information * sums.disagreement
+        metrics["disagreement"] = sums.disagreement
+    if run.loss.alpha_schedule != "constant" and run.method.rationale:
+        metrics["alpha"] = jnp.asarray(weights[0])
+    for k, name in enumerate(run.method.tasks):
         metrics[f"{name}/loss"] = sums.loss[k] / tokens_K[k]
         metrics[f"{name}/token_accuracy"] = 100.0 * sums.correct[k] / tokens_K[k]
         metrics[f"{name}/tokens"] = sums.tokens[k]
@@ -138,9 +150,11 @@ def make_train_step(
         root_key = jax.random.fold_in(jax.random.key(seed), 1)
         key = jax.random.fold_in(root_key, state.step) if run.model.dropout_rate else None
         trained, frozen = lora.split(state.params)
-        gradients, sums = _gradients(model, run, trained, frozen, batch, key)
+        alpha = losses.alpha_at(run.loss, state.step, run.train.steps)
+        weights = losses.task_weights(run.loss, run.method, alpha)
+        gradients, sums = _gradients(model, run, trained, frozen, batch, key, weights)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        metrics = _metrics(sums, run)
+        metrics = _metrics(sums, run, weights)
         metrics["grad_norm"] = optax.tree.norm(gradients)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         params = lora.join(optax.apply_updates(trained, updates), frozen)

@@ -1,0 +1,275 @@
+"""Span corruption: T5's pre-training task on pieces of text. NumPy only.
+
+Raffel et al. 2020 (arXiv 1910.10683), section 3.3, with the arithmetic of T5's own code
+(`t5.data.preprocessors.span_corruption`): spans of a piece are masked and replaced by one sentinel
+each, and the targets are the sentinels followed by what was masked.
+
+    Thank you <X> me to your party <Y> week.      <X> for inviting <Y> last
+
+Shape letters: C pieces, L tokens of a piece, S masked spans of a piece, N items of a batch.
+"""
+
+import gzip
+import json
+import lzma
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from dss_jax.core import config, storage
+from dss_jax.core.errors import UsageError
+from dss_jax.core.prefixes import prefixes
+from dss_jax.data.blocks import EOS_ID, LABEL
+from dss_jax.data.columns import Examples
+from dss_jax.data.store import Ragged, StoreSplit, TokenStore
+
+NOISE = 2
+"""Word of Philox's counter that keeps these draws apart from those of other purposes."""
+
+PART = 65_536
+"""Documents tokenised at once."""
+
+
+class SpanCounts(NamedTuple):
+    """How a piece is masked: the same numbers for each piece of a length."""
+
+    length: int
+    noise: int
+    spans: int
+
+    @property
+    def input_length(self) -> int:
+        """Of the corrupted input, EOS included."""
+        return self.length - self.noise + self.spans + 1
+
+    @property
+    def target_length(self) -> int:
+        """EOS included."""
+        return self.noise + self.spans + 1
+
+
+def span_counts(length: int, cfg: config.Pretrain) -> SpanCounts:
+    """Of a piece of `length` tokens, at least 2; rounded as T5 does."""
+    noise = min(max(round(length * cfg.noise_density), 1), length - 1)
+    spans = max(round(noise / cfg.mean_span_length), 1)
+    return SpanCounts(length, noise, min(spans, length - noise))
+
+
+def longest_piece(data: config.Data, cfg: config.Pretrain, sentinels: int) -> SpanCounts:
+    """The longest piece whose input and target fit `Data.input_length` and `target_length`.
+
+    Raises:
+      UsageError: not even two tokens do, or it needs more sentinels than there are.
+    """
+    fitting = None
+    for length in range(2, 2 * data.input_length):
+        counts = span_counts(length, cfg)
+        if counts.input_length > data.input_length or counts.target_length > data.target_length:
+            break
+        fitting = counts
+    if fitting is None:
+        raise UsageError(
+            f"Data.input_length ({data.input_length}) and Data.target_length "
+            f"({data.target_length}) are too short for span corruption. Give at least 16 of each."
+        )
+    if fitting.spans > sentinels:
+        raise UsageError(
+            f"pieces of {fitting.length} tokens have {fitting.spans} masked spans, but the "
+            f"vocabulary has {sentinels} extra ids for them. Give a smaller Data.input_length, or "
+            "a vocabulary with more (--gin.Vocabulary.extra_ids=100, as T5 has)."
+        )
+    return fitting
+
+
+def _segments(items: int, segments: int, words: np.ndarray) -> np.ndarray:
+    """Cuts `items` into non-empty segments, each cut equally likely: int [segments]."""
+    cuts = np.sort(np.argsort(words[: items - 1], kind="stable")[: segments - 1]) + 1
+    return np.diff(np.concatenate([[0], cuts, [items]]))
+
+
+def corrupt(
+    piece: np.ndarray, counts: SpanCounts, first_sentinel: int, words: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks spans of a piece.
+
+    Args:
+      piece: int [L].
+      counts: how many tokens and spans.
+      first_sentinel: id of `<extra_id_0>`; the next ones are below it.
+      words: uint64 [L], random.
+
+    Returns:
+      Input and target, int32 of `counts.input_length` and `target_length`; EOS at their ends.
+    """
+    kept = counts.length - counts.noise
+    # A piece begins with a kept span and ends with a masked one, as in T5's code.
+    lengths = np.empty(2 * counts.spans, np.int64)
+    lengths[0::2] = _segments(kept, counts.spans, words)
+    lengths[1::2] = _segments(counts.noise, counts.spans, words[kept:])
+    ends = np.cumsum(lengths)
+    sentinels = first_sentinel - np.arange(counts.spans)
+    masked = np.repeat(np.arange(2 * counts.spans) % 2, lengths).astype(bool)
+    # A sentinel goes where a masked span begins, in the input; where a kept one begins, in the
+    # target.
+    kept_before = np.cumsum(lengths[0::2])
+    masked_before = np.cumsum(lengths[1::2]) - lengths[1::2]
+    assert ends[-1] == counts.length
+    inputs = np.insert(piece[~masked], kept_before, sentinels)
+    targets = np.insert(piece[masked], masked_before, sentinels)
+    return np.append(inputs, EOS_ID).astype(np.int32), np.append(targets, EOS_ID).astype(np.int32)
+
+
+class Pieces:
+    """Text as pieces of equal length, in place of a store's split.
+
+    Attributes:
+      name: of the split.
+      tokens: int32 [C, L].
+      counts: how each is masked.
+      first_sentinel: id of `<extra_id_0>`.
+    """
+
+    def __init__(
+        self, name: str, tokens: np.ndarray, counts: SpanCounts, first_sentinel: int
+    ) -> None:
+        self.name, self.tokens = name, tokens
+        self.counts, self.first_sentinel = counts, first_sentinel
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class SpanExamples(Examples):
+    """Pieces with other spans masked each epoch: item = piece + C * epoch."""
+
+    def __init__(self, pieces: Pieces, data: config.Data) -> None:
+        """Of `data` only the seed is used: pieces fit its lengths already."""
+        self.roles, self.count = (LABEL,), len(pieces)
+        self._pieces, self._seed = pieces, data.seed
+
+    def usable(self, rows: np.ndarray) -> np.ndarray:
+        """All of them."""
+        return rows
+
+    def items(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """Each piece in this epoch's form."""
+        del seed
+        return rows + self.count * epoch
+
+    def lengths(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All pieces have the same."""
+        there = (np.asarray(items) >= 0).astype(np.int32)[None]
+        counts = self._pieces.counts
+        return there * counts.input_length, there * counts.target_length
+
+    def longest(self) -> tuple[int, int]:
+        """Of every piece."""
+        return self._pieces.counts.input_length, self._pieces.counts.target_length
+
+    def inputs(self, items: np.ndarray) -> np.ndarray:
+        """Pieces with sentinels in place of the masked spans: int32 [sum of lengths]."""
+        return self._side(0, items)
+
+    def targets(self, items: np.ndarray) -> np.ndarray:
+        """The masked spans, each after its sentinel: int32 [sum of lengths]."""
+        return self._side(1, items)
+
+    def _side(self, side: int, items: np.ndarray) -> np.ndarray:
+        made = [self._corrupted(int(item))[side] for item in items if item >= 0]
+        return np.concatenate(made) if made else np.zeros(0, np.int32)
+
+    def _corrupted(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, piece = divmod(item, self.count)
+        draws = np.random.Philox(
+            key=np.array([self._seed, epoch], np.uint64), counter=[0, piece, 0, NOISE]
+        )
+        pieces = self._pieces
+        words = draws.random_raw(pieces.counts.length)
+        return corrupt(pieces.tokens[piece], pieces.counts, pieces.first_sentinel, words)
+
+
+def _documents_of(split: StoreSplit, style: str | None) -> list[np.ndarray]:
+    """Inputs without their prefix, and rationales, of a split; no end-of-sequence at their ends."""
+    prefix = len(split.encode(prefixes(style).label)) if style else 0
+    inputs: Ragged = split.tokens("label_inputs")
+    rationales = split.tokens("rationale_targets") if split.has("rationale_targets") else None
+    found = []
+    for row in range(len(split)):
+        found.append(inputs[row][prefix:-1])
+        if rationales is not None and len(rationales[row]):
+            found.append(rationales[row][:-1])
+    return found
+
+
+def _lines(path: Path) -> Iterator[str]:
+    openers: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
+    compressed = path.suffix in openers
+    name = path.with_suffix("").name if compressed else path.name
+    with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip()
+            if name.endswith(".jsonl") and text:
+                text = _text_of(text, f"{path}:{number}")
+            if text:
+                yield text
+
+
+def _text_of(line: str, where: str) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{where}: not JSON ({error}).") from error
+    if isinstance(value, dict):
+        value = value.get("text")
+    if not isinstance(value, str):
+        raise UsageError(f'{where}: must be a JSON string, or an object with a string "text".')
+    return value.strip()
+
+
+def _documents_in(
+    name: str, encode: Callable[[Sequence[str]], list[list[int]]]
+) -> Iterator[np.ndarray]:
+    """The documents of a text file, as ids."""
+    path = storage.local_file(name)
+    if not path.is_file():
+        raise UsageError(f"Pretrain.text_files: there is no file {name!r}.")
+    part: list[str] = []
+    for text in _lines(path):
+        part.append(text)
+        if len(part) == PART:
+            yield from (np.array(ids, np.int32) for ids in encode(part))
+            part = []
+    yield from (np.array(ids, np.int32) for ids in encode(part))
+
+
+def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
+    """The text of a split as pieces; for "train" that of `Pretrain.text_files` too.
+
+    The end of the text that fills no piece is left out.
+
+    Raises:
+      UsageError: a file is missing or ill-formed, there is less text than one piece, or the
+        vocabulary has too few extra ids.
+    """
+    split, vocabulary = store.split(split_name), store.vocabulary
+    counts = longest_piece(run.data, run.pretrain, store.extra_ids)
+    found = _documents_of(split, store.manifest.get("prefixes"))
+    if split_name == "train":
+        for name in run.pretrain.files:
+            found += _documents_in(name, vocabulary.encode_all)
+    tokens = np.concatenate(found).astype(np.int32) if found else np.zeros(0, np.int32)
+    pieces = len(tokens) // counts.length
+    if not pieces:
+        raise UsageError(
+            f"the {split_name} split has {len(tokens)} tokens of text, less than a piece of "
+            f"{counts.length}. Give more with --gin.Pretrain.text_files, or a smaller "
+            "Data.input_length."
+        )
+    return Pieces(
+        split_name,
+        tokens[: pieces * counts.length].reshape(pieces, counts.length),
+        counts,
+        vocabulary.vocab_size - 1,
+    )

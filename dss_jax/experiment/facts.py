@@ -1,0 +1,45 @@
+"""What is written beside a run's scores, so that runs can be compared."""
+
+from typing import Any
+
+import jax
+
+from dss_jax.core import config
+from dss_jax.core.types import Scorer
+from dss_jax.data.batches import subset_rows
+from dss_jax.data.store import TokenStore
+from dss_jax.train.step import Program
+
+
+def teacher_accuracy(
+    store: TokenStore, split_name: str, scorer: Scorer, limit: int | None = None
+) -> float | None:
+    """The teacher's own label accuracy on a split, per cent; None where there is no teacher.
+
+    With `limit`, on the first so many rows that have a gold label.
+    """
+    if split_name not in store.splits or not store.has("teacher_label_targets"):
+        return None
+    split = store.split(split_name)
+    pairs = [
+        (gold, teacher)
+        for gold, teacher in zip(
+            split.text("label")[:], split.text("teacher_label")[:], strict=True
+        )
+        if gold
+    ][:limit]
+    if not any(teacher for _, teacher in pairs):
+        return None
+    return scorer([g for g, _ in pairs], [t for _, t in pairs])[scorer.name]
+
+
+def about(run: config.Run, store: TokenStore, program: Program) -> dict[str, Any]:
+    """The task, the seed, how much data and how large a model: fields of `results.json`."""
+    rows = len(store.split("train"))
+    return {
+        "task": run.task.shown_name,
+        "seed": run.train.seed,
+        "train_examples": len(subset_rows(rows, run.task)),
+        "train_total": rows,
+        "parameters": sum(x.size for x in jax.tree.leaves(program.abstract_params)),
+    }
