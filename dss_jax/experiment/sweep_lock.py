@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def _owner(file: Path) -> dict[str, Any]:
 
 def _lives(owner: dict[str, Any]) -> bool:
     """Whether the process that a lock names is one of this machine, and at work."""
-    if owner.get("host") != socket.gethostname() or owner.get("start") is None:
+    if not here(owner) or owner.get("start") is None:
         return False
     return start_of(int(owner["pid"])) == owner["start"]
 
@@ -52,9 +53,15 @@ class Lock:
         self.descriptor = descriptor
         """Open file that the child inherits (`pass_fds` of `subprocess.Popen`)."""
 
-    def give(self, pid: int) -> None:
-        """Says that the child has it now. It inherited the descriptor when it was started."""
-        owner = {"pid": pid, "host": socket.gethostname(), "start": start_of(pid)}
+    def give(self, pid: int, device: Mapping[str, str] | None = None) -> None:
+        """Says that the child has it now. It inherited the descriptor when it was started.
+
+        Args:
+          pid: the child.
+          device: what the child's environment says of its device.
+        """
+        owner: dict[str, Any] = {"pid": pid, "host": socket.gethostname(), "start": start_of(pid)}
+        owner["device"] = dict(device or {})
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, json.dumps(owner).encode(), 0)
 
@@ -91,14 +98,13 @@ def take(folder: Path) -> Lock | None:
     return Lock(file, descriptor)
 
 
-def owner_of(folder: Path) -> str | None:
-    """Who trains in a folder, for people; None: nobody."""
-    file = folder / LOCK
-    if not file.exists():
-        return None
-    lock = take(folder)
-    if lock is not None:
-        lock.release()
-        return None
-    owner = _owner(file)
-    return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+def owner_of(folder: Path) -> dict[str, Any]:
+    """What the lock of a folder says of the process that trains there: `pid`, `host`, `device`; {}
+    where it says nothing.
+    """
+    return _owner(folder / LOCK)
+
+
+def here(owner: Mapping[str, Any]) -> bool:
+    """Whether a process is of this machine."""
+    return owner.get("host") == socket.gethostname()

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dss_jax.experiment import run_folder, sweep_lock
 from dss_jax.experiment.sweep_lock import Lock
@@ -172,6 +172,11 @@ class Runner:
 
     def _free_slot(self) -> int | None:
         taken = {child.slot for child in self._children}
+        for owner in (self._owner(job) for job in self._elsewhere):
+            # What a sweep that was killed has left at work on this machine keeps its device.
+            if sweep_lock.here(owner):
+                own = (i for i, s in enumerate(self._slots) if s == owner["device"])
+                taken |= {next((i for i in own if i not in taken), -1)}
         return next((i for i in range(len(self._slots)) if i not in taken), None)
 
     def _start(self) -> None:
@@ -184,7 +189,9 @@ class Runner:
                 continue
             locks = self._take(job)
             if locks is None:
-                self._say(f"{job.folder}: {self._owner(job)} trains it; waiting for that")
+                owner = self._owner(job)
+                who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
+                self._say(f"{job.folder}: {who} trains it; waiting for that")
                 self._elsewhere.append(job)
                 continue
             try:
@@ -207,7 +214,7 @@ class Runner:
                 pass_fds=[lock.descriptor for lock in locks],
             )  # fmt: skip
         for lock in locks:
-            lock.give(process.pid)
+            lock.give(process.pid, self._slots[slot])
         return _Child(job, process, slot, locks, log, start, before)
 
     def _take(self, job: Job) -> list[Lock] | None:
@@ -222,9 +229,10 @@ class Runner:
             taken.append(lock)
         return taken
 
-    def _owner(self, job: Job) -> str:
+    def _owner(self, job: Job) -> dict[str, Any]:
+        """What is known of the process that trains a job's runs elsewhere."""
         owners = (sweep_lock.owner_of(self._folder / one.cell.folder) for one in job.planned)
-        return next((owner for owner in owners if owner), "another process")
+        return next((owner for owner in owners if owner), {})
 
     def _look_elsewhere(self) -> None:
         """Runs that another process trained: finished, or free to go on with here."""

@@ -29,8 +29,20 @@ def setting(name: str, default: str) -> str:
 base = Path(flag("--output_dir"))
 seeds = flag("--seeds").split(",") if "--seeds" in words else None
 folders = [base / f"seed_{s}" for s in seeds] if seeds else [base]
+
+
+def at_work(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+earlier = (HERE / "calls").read_text().splitlines() if (HERE / "calls").exists() else []
+pids = [json.loads(line)["pid"] for line in earlier]
 call = {
     "folders": [str(f) for f in folders], "pid": os.getpid(),
+    "others": [pid for pid in pids if at_work(pid)],
     "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "words": words,
 }  # fmt: skip
 with (HERE / "calls").open("a") as calls:
