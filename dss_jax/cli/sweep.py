@@ -37,6 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
     parser.add_argument("--tasks", metavar="A,B", help="task files' names: see `dss tasks`")
     parser.add_argument("--methods", metavar="A,B", help="default: standard,dss")
+    parser.add_argument("--counts", metavar="N,N", help="numbers of training examples")
     sweep_options.add_grid_flags(parser)
     sweep_options.add_device_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="show the plan, start nothing")

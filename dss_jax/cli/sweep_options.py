@@ -27,7 +27,6 @@ def add_grid_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say which grid, and what its runs have in common."""
     parser.add_argument("--models", metavar="A,B", help="names in gin_configs/models/")
     parser.add_argument("--fractions", metavar="X,Y", help="of the training split: 0.125,0.5,1")
-    parser.add_argument("--counts", metavar="N,N", help="or numbers of training examples")
     parser.add_argument("--seeds", metavar="N,N", help="of each cell (default: 0)")
     parser.add_argument(
         "--at_once", action="store_true", default=None,
@@ -149,7 +148,7 @@ def read_grid(
         if getattr(args, name, None) is not None:
             given[name] = tuple(_words(getattr(args, name)))
     for name, kind in (("fractions", float), ("counts", int), ("seeds", int)):
-        if getattr(args, name) is not None:
+        if getattr(args, name, None) is not None:
             given[name] = _numbers(name, getattr(args, name), kind)
     if args.at_once is not None:
         given["at_once"] = True

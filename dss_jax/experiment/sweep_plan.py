@@ -8,13 +8,13 @@ DIR/sweep_times.jsonl                         a line a run of this machine that 
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import training_flops, work_of_shape
+from dss_jax.core.flops import Work, training_flops, work_of_shape
 from dss_jax.core.paths import write_whole
 from dss_jax.core.sweep_config import TEACHER, Cell
 from dss_jax.experiment import run_folder
@@ -24,6 +24,9 @@ FORMAT = 1
 
 LABEL_ROW, RATIONALE_ROW = (96, 8), (96, 32)
 """Usual lengths of input and target, tokens; only the proportion of two runs' work matters."""
+
+VOCAB_SIZE = 32_128
+"""Taken where the model's gin file leaves it to the vocabulary."""
 
 TEACHER_WORK = 1e9
 """FLOPs that scoring the teacher's labels counts as: nearly nothing."""
@@ -50,13 +53,21 @@ class Planned:
         """FLOPs of the training, roughly: to weigh one run against another."""
         if self.cell.method == TEACHER:
             return TEACHER_WORK
-        model = self.run.model
-        if model.vocab_size is None:
-            model = config.T5Config(**{**vars(model), "vocab_size": 32_128})
         work = work_of_shape(1, *LABEL_ROW)
         if self.run.method.rationale:
             work = work.plus(work_of_shape(1, *RATIONALE_ROW))
-        return float(training_flops(model, work) * self.run.train.steps * self.run.data.batch_size)
+        return float(self._flops(work) * self.run.train.steps * self.run.data.batch_size)
+
+    @property
+    def model_size(self) -> int:
+        """FLOPs of an example, which order models by their size."""
+        return self._flops(work_of_shape(1, *LABEL_ROW))
+
+    def _flops(self, work: Work) -> int:
+        model = self.run.model
+        if model.vocab_size is None:
+            model = replace(model, vocab_size=VOCAB_SIZE)
+        return training_flops(model, work)
 
 
 class State(NamedTuple):
