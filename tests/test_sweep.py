@@ -383,3 +383,91 @@ def test_the_step_of_a_run_at_work(tmp_path: Path) -> None:
     assert sweep_plan.logged_step(tmp_path) == 0
     (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n{"step": 40}\n{"st')
     assert sweep_plan.logged_step(tmp_path) == 40
+
+
+def frontier(tmp_path: Path, *flags: str) -> int:
+    return main(
+        ["frontier", "--task", "word_problems", "--models", "t5_1_1_base,t5_1_1_tiny",
+         "--fractions", "0.1,0.2,0.4,0.8,1", "--seeds", "0,1", "--gin.Train.steps=4",
+         "--output_dir", str(tmp_path / "s"), *flags]
+    )  # fmt: skip
+
+
+def cells_tried(tmp_path: Path) -> list[str]:
+    """MODEL/SIZE of the runs of dss in the order of their starts, each once."""
+    folders = [f.split("/") for f in started(tmp_path) if "/dss/" in f]
+    return list(dict.fromkeys(f"{f[1]}/{f[3]}" for f in folders))
+
+
+def test_a_frontier_is_searched_and_not_again(tmp_path: Path, capsys) -> None:
+    # dss reaches 50 + 30 x: the teacher's 60 with a share of 0.4.
+    assert frontier(tmp_path) == 0
+    assert started(tmp_path)[0] == "word_problems/teacher"
+    assert cells_tried(tmp_path) == [
+        "t5_1_1_tiny/frac_1", "t5_1_1_tiny/frac_0.4", "t5_1_1_tiny/frac_0.2",
+    ]  # fmt: skip
+    out = capsys.readouterr().out
+    assert "t5_1_1_tiny reaches it with 40 % of the data; on test 62.00 +- 0.00" in out
+    saved = json.loads((tmp_path / "s" / "frontier.json").read_text())
+    assert saved["complete"]
+    assert saved["target"] == 60.0
+    assert (saved["best"]["model"], saved["best"]["fraction"]) == ("t5_1_1_tiny", 0.4)
+    assert [t["fraction"] for t in saved["path"]] == [1.0, 0.4, 0.2]
+    assert (tmp_path / "s" / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    before = len(calls(tmp_path))
+    assert frontier(tmp_path) == 0
+    assert len(calls(tmp_path)) == before, "all is there"
+    # The report finds in sweep.json what was trained, and no other cell.
+    cells = json.loads((tmp_path / "s" / "sweep.json").read_text())["cells"]
+    assert len(cells) == 1 + 3 * 2
+
+
+def test_a_frontier_takes_the_runs_of_a_sweep(tmp_path: Path, capsys) -> None:
+    assert dss_sweep(tmp_path, "--methods", "dss", "--fractions", "0.2,0.4") == 0
+    before = len(calls(tmp_path))
+    assert frontier(tmp_path, "--target", "60") == 0
+    assert len(calls(tmp_path)) == before
+    assert "there before" in capsys.readouterr().out
+
+
+def test_a_frontier_against_full_fine_tuning(tmp_path: Path, capsys) -> None:
+    # standard: 40 + 30 x, so 70 of the largest model on all data; dss needs 0.67.
+    assert frontier(tmp_path, "--target", "full_standard") == 0
+    folders = [f for f in started(tmp_path) if "/standard/" in f]
+    assert folders == [f"word_problems/t5_1_1_base/standard/frac_1/seed_{s}" for s in (0, 1)]
+    assert "t5_1_1_tiny reaches it with 80 % of the data" in capsys.readouterr().out
+
+
+def test_a_frontier_that_is_not_reached(tmp_path: Path, capsys) -> None:
+    assert frontier(tmp_path, "--target", "99", "--map") == 0
+    assert cells_tried(tmp_path) == ["t5_1_1_tiny/frac_1", "t5_1_1_base/frac_1"]
+    assert "no model reaches 99.00" in capsys.readouterr().out
+
+
+def test_a_frontier_stops_where_a_run_fails_and_goes_on(tmp_path: Path, capsys) -> None:
+    behave(tmp_path, fail=["frac_0.4/seed_1"])
+    assert frontier(tmp_path) == 1
+    assert "frac_0.4/seed_1 (status 1" in capsys.readouterr().err
+    behave(tmp_path)
+    before = len(calls(tmp_path))
+    assert frontier(tmp_path) == 0
+    again = [f for call in calls(tmp_path)[before:] for f in call["folders"]]
+    assert not any("frac_1/" in f or "frac_0.4/seed_0" in f for f in again)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--target", "teach"], "teacher, full_standard or a number"),
+        (["--target", "120"], "between 0 and 100"),
+        (["--split", "train"], "unknown --split"),
+        (["--models", "t5_1_1_tinny"], "Did you mean 't5_1_1_tiny'"),
+        (["--output_dir", "gs://a/b"], "give a local folder"),
+    ],
+)
+def test_a_mistake_in_a_frontier_starts_nothing(
+    flags: list[str], says: str, tmp_path: Path, capsys
+) -> None:
+    assert frontier(tmp_path, *flags) == 2
+    assert says in capsys.readouterr().err
+    assert not calls(tmp_path)

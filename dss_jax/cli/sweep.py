@@ -19,11 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dss_jax.cli import gin_config, sweep_options
+from dss_jax.cli import sweep_options
 from dss_jax.cli.sweep_options import Grid
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError, unknown_name
-from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
+from dss_jax.core.sweep_config import cells_of
 
 if TYPE_CHECKING:
     from dss_jax.data.store import TokenStore
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     """Runs the command."""
     where = _where(args)
     grid = sweep_options.read_grid(args, rest, parser)
-    cells = _cells(grid)
+    cells = cells_of(grid.sweep)
     folder = storage.place(grid.output_dir)
     from dss_jax.experiment import sweep_plan
     from dss_jax.experiment.sweep_devices import slots
@@ -96,14 +96,6 @@ def _where(args: argparse.Namespace) -> str | None:
     if args.launch_flags and where is None:
         raise UsageError("--launch_flags goes with --print or --submit.")
     return where
-
-
-def _cells(grid: Grid) -> list[Cell]:
-    cells = cells_of(grid.sweep)
-    search = [p for p in grid.args.gin_search_paths.split(",") if p]
-    if TEACHER not in gin_config.gin_names("methods", search):
-        cells = [cell for cell in cells if cell.method != TEACHER]
-    return cells
 
 
 def _left(folder: Path, planned: Sequence["Planned"]) -> list["Planned"]:

@@ -197,6 +197,11 @@ def resolve(
             args, rest = parser.parse_known_args([*flags, *grid.seed_flags(members[0])])
             args.output_dir = grid.place(members[0])
             resolved = options.resolve(args, rest, parser)
+            if resolved.run.method.form == "spans":
+                raise UsageError(
+                    "pre-training is no method of a sweep: dss train --method pretrain, and then "
+                    "dss sweep --init_from its folder."
+                )
             if grid.sweep.at_once:
                 checks.whole_on_one_device(resolved.run.mesh)
         except UsageError as error:
@@ -270,8 +275,8 @@ def _lacking(store: "TokenStore", planned: "Planned") -> str | None:
     if planned.cell.method == TEACHER:
         return None
     run = planned.run
-    if run.method.rationale and not store.has("rationale_targets"):
-        return f"the data have no rationales, which --method {run.method.name} learns."
+    if run.method.uses_rationales and not store.has("rationale_targets"):
+        return f"the data have no rationales, which --method {run.method.name} uses."
     if run.method.label == "teacher" and not store.has("teacher_label_targets"):
         return f"the data have no labels of a teacher, which --method {run.method.name} learns."
     try:
@@ -284,8 +289,14 @@ def _lacking(store: "TokenStore", planned: "Planned") -> str | None:
 def without_teachers(
     planned: Sequence["Planned"], stores: dict[str, "TokenStore"]
 ) -> list["Planned"]:
-    """The runs without the teachers of tasks that have no teacher's labels."""
+    """The runs without the teachers that have labelled neither validation nor test."""
     return [
-        one for one in planned
-        if one.cell.method != TEACHER or stores[one.cell.task].has("teacher_label_targets")
-    ]  # fmt: skip
+        one for one in planned if one.cell.method != TEACHER or _has_teacher(stores[one.cell.task])
+    ]
+
+
+def _has_teacher(store: "TokenStore") -> bool:
+    if not store.has("teacher_label_targets"):
+        return False
+    judged = [name for name in ("validation", "test") if name in store.splits]
+    return any(any(store.split(name).text("teacher_label")[:]) for name in judged)

@@ -54,7 +54,8 @@ class Planned:
         if self.cell.method == TEACHER:
             return TEACHER_WORK
         work = work_of_shape(1, *LABEL_ROW)
-        if self.run.method.rationale:
+        if self.run.method.uses_rationales:
+            # A row of its own, or as much more text in the one row.
             work = work.plus(work_of_shape(1, *RATIONALE_ROW))
         return float(self._flops(work) * self.run.train.steps * self.run.data.batch_size)
 
