@@ -111,8 +111,10 @@ class TestContract:
         task = load_task(name)
         prompt = prompt_of(task)
         shown = {e.input.casefold() for e in prompt.exemplars}
+        # Not every task's rows are in the material that people of this project share.
+        data = DATA if available_splits(task, DATA) else RELEASE
         for split in local_splits(task):
-            asked = {prompt.input_of(e).casefold() for e in examples(task, split, DATA)}
+            asked = {prompt.input_of(e).casefold() for e in examples(task, split, data)}
             assert not shown & asked
 
     def test_rows_are_asked(self, name: str) -> None:

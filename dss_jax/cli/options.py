@@ -16,6 +16,7 @@ BASE_GIN_FILE = "runs/train.gin"
 BOUND_FLAGS = {
     "data_dir": "Task.data_dir",
     "rationales": "Task.rationales",
+    "extra_task": "Task.extra_tasks",
     "vocabulary": "Vocabulary.path",
     "store_dir": "Data.store_dir",
     "store": "Data.store",
@@ -111,6 +112,10 @@ def start_processes(args: argparse.Namespace) -> None:
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that name a whole run."""
     parser.add_argument("--task", help="a task file's name: see `dss tasks`")
+    parser.add_argument(
+        "--extra_task", metavar="NAME",
+        help="a task whose rows are trained on too, with the teacher's labels; several: A,B",
+    )  # fmt: skip
     parser.add_argument("--method", help="a file of gin_configs/methods (default: dss)")
     parser.add_argument("--model", help="for example t5_1_1_base: gin_configs/models/")
     parser.add_argument(

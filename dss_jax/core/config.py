@@ -52,6 +52,8 @@ class Task:
         environment's DSS_DATA_DIR.
       rationales: record files of `dss extract`, separated by commas, each of one split; their
         labels and rationales take the place of the teacher text in the data. None: that text.
+      extra_tasks: task files' names, separated by commas, whose training rows are trained on too,
+        as unlabelled: with the teacher's label. All of them are used, whatever `train_fraction`.
       prefixes: "paper" ("[label] ", "[rationale] ") or "released_code" ("predict: ", "explain: ").
       train_fraction: share of the training split that is used, in (0, 1]; smaller shares are
         inside larger ones.
@@ -67,6 +69,7 @@ class Task:
     name: str | None = None
     data_dir: str | None = free(None)
     rationales: str | None = free(None)  # What is in the files decides; the token store has that.
+    extra_tasks: str | None = None
     prefixes: str = "paper"
     train_fraction: float = 1.0
     train_count: int | None = None
@@ -102,6 +105,11 @@ class Task:
                 "Task.use_cached is for a SeqIO task or mixture of yours: give "
                 "--mixture_or_task_name. A task file's rows are not in SeqIO's cache."
             )
+        if self.mixture_or_task_name is not None and self.extra_tasks is not None:
+            raise UsageError(
+                "Task.extra_tasks (--extra_task) are task files beside a task file: give --task, "
+                "not --mixture_or_task_name."
+            )
         if self.mixture_or_task_name is not None and self.rationales is not None:
             raise UsageError(
                 "Task.rationales is for task files: a SeqIO task has inputs and targets only. "
@@ -112,6 +120,11 @@ class Task:
     def rationale_files(self) -> tuple[str, ...]:
         """The record files, one by one."""
         return tuple(f for f in (self.rationales or "").split(",") if f)
+
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        """The extra tasks, one by one."""
+        return tuple(n.strip() for n in (self.extra_tasks or "").split(",") if n.strip())
 
     @property
     def shown_name(self) -> str:

@@ -37,6 +37,8 @@ def check_for_t5x(run: "Run") -> None:
             f"--method {run.method.name}: only standard, distill, dss and dss_unlabeled, without "
             "Method.only_correct and with Method.rationales = 'first'"
         )
+    if run.task.extra_tasks:
+        lines.append("Task.extra_tasks must be None: T5X mixes tasks in its mixtures")
     if run.loss.alpha_schedule != "constant" or run.loss.mutual_information:
         lines.append("Loss.alpha_schedule must be 'constant' and Loss.mutual_information 0")
     if lines:

@@ -37,6 +37,7 @@ class Example:
       teacher_label: the teacher's label; "" where it gave none.
       rationale: the teacher's rationale; "" where it gave none (such a row trains only the
         label task).
+      rationales: all of the teacher's rationales for its label, where it gave several.
       allowed_labels: the labels that are valid answers here; () where any text may be.
     """
 
@@ -45,6 +46,7 @@ class Example:
     label: str = ""
     teacher_label: str = ""
     rationale: str = ""
+    rationales: tuple[str, ...] = ()
     allowed_labels: tuple[str, ...] = ()
 
 
@@ -65,11 +67,13 @@ class Release:
       files: split -> file in the folder, one JSON object a line.
       completions: split -> pattern of the files with the teacher's raw completions, for example
         "llm/train_CoT_{k}.json" for k = 0, 1, ...; each a JSON list of strings, in row order.
+      completions_optional: whether the rows can be read where these files are not there.
     """
 
     folder: str
     files: Mapping[str, str]
     completions: Mapping[str, str]
+    completions_optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

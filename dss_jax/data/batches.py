@@ -74,10 +74,12 @@ def make_examples(
 
 
 def _usable_rows(
-    examples: Examples, task: config.Task, method: config.Method
+    examples: Examples, own: int, task: config.Task, method: config.Method
 ) -> tuple[np.ndarray, int]:
-    """The subset's rows that have what the method trains on, and how many have not."""
-    subset = subset_rows(examples.count, task)
+    """The rows that have what the method trains on, and how many have not: of the subset of the
+    task's `own` rows, and of all rows of other tasks, which follow them.
+    """
+    subset = np.concatenate([subset_rows(own, task), np.arange(own, examples.count)])
     rows = examples.usable(subset)
     if not len(rows):
         correct = " that is right" if method.only_correct and method.label == "teacher" else ""
@@ -145,7 +147,7 @@ class TrainBatches:
             shared out evenly.
         """
         self._examples = make_examples(split, data, method, right)
-        self.rows, self.left_out = _usable_rows(self._examples, task, method)
+        self.rows, self.left_out = _usable_rows(self._examples, split.own, task, method)
         if data.batch_size % process_count:
             raise UsageError(
                 f"Data.batch_size ({data.batch_size}) must be a multiple of the number of "

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dss_jax.core import config
+from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
 from dss_jax.data.blocks import EOS_ID, LABEL, RATIONALE
-from dss_jax.data.store import Ragged, Slices, StoreSplit
+from dss_jax.data.store import SAMPLES, Ragged, Slices, StoreSplit
 
 ANSWER, BECAUSE = "Answer:", "Rationale:"
 """In a target that holds both, what comes before the label, or before the rationale."""
@@ -138,7 +139,7 @@ def _drawn(split: StoreSplit) -> tuple[Slices, np.ndarray]:
       A column of n * D rows, row i's rationale number d at i + n * d (those of a row that has
       fewer come again), and how many each row has, at least 1: int64 [n].
     """
-    first, more = split.tokens("rationale_targets"), split.tokens("rationale_samples")
+    first, more = split.tokens("rationale_targets"), split.tokens(SAMPLES)
     has = more.lengths() > 0
     ends = np.flatnonzero(np.asarray(more.values) == EOS_ID) + 1
     before = np.searchsorted(ends, more.starts, side="right")
@@ -290,7 +291,13 @@ def examples_of(
     rationales: Slices = split.tokens("rationale_targets")
     explained: Slices | None = split.tokens("rationale_inputs") if method.rationale else None
     inputs: Slices = split.tokens("label_inputs")
-    if method.rationales == "drawn" and split.has("rationale_samples"):
+    if method.rationales == "drawn":
+        if not split.has(SAMPLES):
+            raise UsageError(
+                f'Method.rationales = "drawn" needs several rationales of a row, but '
+                f"{split.name} has at most one of each. Extract with --samples, and give the "
+                "records with --rationales."
+            )
         rationales, counts = _drawn(split)
         every = np.tile(np.arange(len(split)), len(rationales) // len(split))
         labels, inputs = labels.take(every), inputs.take(every)

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dss_jax.data import prepare_child, remote_stores, rows, vocabulary
 from dss_jax.data.rationales import records_digest
 from dss_jax.data.store import FORMAT, StoreDamaged, TokenStore, open_store
 from dss_jax.data.store_writer import remove_leftovers
+from dss_jax.teacher.record_files import read_records
 
 Log = Callable[[str], None]
 Request = dict[str, Any]
@@ -65,6 +67,9 @@ def ensure_store(
         TensorFlow not installed.
       prepare_child.PrepareError: the child process failed for a reason that is not the user's.
     """
+    if task_cfg.extra_names:
+        options = {"task_dirs": task_dirs, "need": need, "log": log, "beam": beam}
+        return _with_extras(task_cfg, vocabulary_cfg, data_cfg, **options)
     if data_cfg.store is not None:
         return _given_store(data_cfg.store, task_cfg, vocabulary_cfg, log)
     request = make_request(task_cfg, vocabulary_cfg, task_dirs)
@@ -80,6 +85,45 @@ def ensure_store(
             remote_stores.give(store, f"{remote}/{name}", log)
     for line in store.manifest.get("rationales", ()):
         log(line)
+    return store
+
+
+def _with_extras(
+    task_cfg: config.Task,
+    vocabulary_cfg: config.Vocabulary,
+    data_cfg: config.Data,
+    **options: Any,
+) -> TokenStore:
+    """The store, with those of the extra tasks in its vocabulary; record files go to theirs."""
+    records: dict[str, list[str]] = {}
+    for name, file in zip(task_cfg.rationale_files, _record_files(task_cfg), strict=True):
+        records.setdefault(read_records(file)[0].task, []).append(name)
+    names = (task_cfg.name or "", *task_cfg.extra_names)
+    for task in records:
+        if task not in names:
+            raise UsageError(
+                f"{', '.join(records[task])}: records of task {task!r}, which is none of "
+                f"{', '.join(names)}. Leave it out of --rationales."
+            )
+    given = {name: ",".join(records.get(name, ())) or None for name in names}
+    alone = replace(task_cfg, extra_tasks=None)
+    own = replace(alone, rationales=given[names[0]])
+    store = ensure_store(own, vocabulary_cfg, data_cfg, **options)
+    same = replace(vocabulary_cfg, path=str(store.vocabulary_path), extra_ids=store.extra_ids)
+    elsewhere = replace(data_cfg, store=None)
+    store.extras = tuple(
+        ensure_store(
+            replace(alone, name=name, rationales=given[name]), same, elsewhere,
+            **options | {"need": ("train",)},
+        )
+        for name in task_cfg.extra_names
+    )  # fmt: skip
+    for extra in store.extras:
+        if not extra.split("train").tokens("teacher_label_targets").lengths().any():
+            raise UsageError(
+                f"--extra_task {extra.manifest['name']}: its rows have no teacher labels. Extract "
+                "them with dss extract, and give the records with --rationales."
+            )
     return store
 
 

@@ -66,7 +66,7 @@ def join_records(
         return splits, []
     shared: tuple[str, ...] = ("train", "validation") if rows.held_out(task, data_dir) else ()
     joined = {
-        s: [replace(e, teacher_label="", rationale="") for e in found]
+        s: [replace(e, teacher_label="", rationale="", rationales=()) for e in found]
         for s, found in splits.items()
     }
     given: Given = {}
@@ -103,9 +103,18 @@ def _fill(splits: Splits, file: str | Path, records: Iterable[Record], given: Gi
         given[split, record.id] = file
         if record.status == "ok":
             splits[split][at] = replace(
-                row, teacher_label=record.teacher_label, rationale=record.rationale
+                row,
+                teacher_label=record.teacher_label,
+                rationale=record.rationale,
+                rationales=_agreeing(record),
             )
     return surplus
+
+
+def _agreeing(record: Record) -> tuple[str, ...]:
+    """The different rationales of the samples that have the row's label; () for a single one."""
+    found = dict.fromkeys(s.rationale for s in record.samples if record.votes(s) and s.rationale)
+    return tuple(found) if len(found) > 1 else ()
 
 
 def _check_task(file: str | Path, header: Header, task: DistillationTask) -> None:

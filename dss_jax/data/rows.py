@@ -281,7 +281,8 @@ def _located(
             assert folder is not None
             file = folder / source.folder / source.files[split]
             rows = list(jsonl_rows(file))
-            return _join(rows, _completions(source, split, folder, required=True), str(file))
+            required = not source.completions_optional
+            return _join(rows, _completions(source, split, folder, required=required), str(file))
         case Jsonl():
             return jsonl_rows(_must_find(task, source.files[split], folder))
         case Csv():

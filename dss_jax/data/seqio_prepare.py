@@ -18,10 +18,10 @@ from dss_jax.data.rationales import join_records
 from dss_jax.data.row_files import SplitUnavailable
 from dss_jax.data.seqio_cached import cached_files, check_cache
 from dss_jax.data.seqio_child import find_provider, ints_and_texts, serve
-from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS
+from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.tokens import PROGRESS_SECONDS, token_columns
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.vocabulary import EOS_ID, SentencePiece
 
 Say = Callable[[str], None]
 
@@ -64,6 +64,9 @@ Built = tuple[dict[str, SplitBuilder], Path, int, dict[str, Any]]
 def _from_task(request: Mapping[str, Any], say: Say) -> Built:
     task, examples, vocabulary, description = task_rows(request)
     tokens = task_tokens(task, examples, vocabulary, request["prefixes"], say)
+    for split, found in examples.items():
+        if any(example.rationales for example in found):
+            tokens[split][SAMPLES] = sample_tokens(found, vocabulary)
     builders = {split: filled(found, tokens[split]) for split, found in examples.items()}
     return builders, vocabulary.path, vocabulary.extra_ids, description
 
@@ -96,9 +99,18 @@ def new_pairs() -> SplitBuilder:
     return SplitBuilder(("label_inputs", "label_targets"), ("id", "input", "label"))
 
 
+def sample_tokens(found: list[Example], vocabulary: SentencePiece) -> list[list[int]]:
+    """All rationales of each row, each ended by EOS; [] for a row that has one or none."""
+    rows = []
+    for example in found:
+        ids = vocabulary.encode_all(example.rationales) if example.rationales else []
+        rows.append([i for one in ids for i in (*one, EOS_ID)])
+    return rows
+
+
 def filled(found: list[Example], tokens: Mapping[str, list[Any]]) -> SplitBuilder:
     """A split of these rows and their tokens."""
-    builder = new_split()
+    builder = SplitBuilder(tuple(tokens), TEXT_COLUMNS)
     for row, example in enumerate(found):
         texts = {c: getattr(example, c) for c in TEXT_COLUMNS}
         texts["allowed_labels"] = json.dumps(example.allowed_labels, ensure_ascii=False)

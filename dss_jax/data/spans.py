@@ -140,6 +140,11 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def own(self) -> int:
+        """As of a split: all."""
+        return len(self)
+
 
 class SpanExamples(Examples):
     """Pieces with other spans masked each epoch: item = piece + C * epoch."""

@@ -91,10 +91,11 @@ class TextColumn:
     """Texts, decoded when asked for."""
 
     def __init__(self, utf8: Ragged) -> None:
-        self._utf8 = utf8
+        """`utf8`: the bytes of each row."""
+        self.utf8 = utf8
 
     def __len__(self) -> int:
-        return len(self._utf8)
+        return len(self.utf8)
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -103,7 +104,7 @@ class TextColumn:
     def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
             return [self[i] for i in range(*row.indices(len(self)))]
-        return self._utf8[row].tobytes().decode("utf-8")
+        return self.utf8[row].tobytes().decode("utf-8")
 
 
 class StoreSplit:
@@ -122,6 +123,11 @@ class StoreSplit:
 
     def __len__(self) -> int:
         return self._rows
+
+    @property
+    def own(self) -> int:
+        """Rows of the task itself: all, but in `extras.JoinedSplit`."""
+        return len(self)
 
     def has(self, column: str) -> bool:
         """Whether the split has a column."""
@@ -151,7 +157,10 @@ class TokenStore:
       splits: names of the splits it has.
       vocabulary_path: the SentencePiece model inside the store.
       extra_ids: sentinel ids above the model's pieces.
+      extras: stores of the tasks whose unlabelled rows are trained on, too.
     """
+
+    extras: "tuple[TokenStore, ...]" = ()
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path = path
@@ -168,6 +177,11 @@ class TokenStore:
     def vocabulary(self) -> SentencePiece:
         """The store's vocabulary, opened."""
         return SentencePiece(self.vocabulary_path, self.extra_ids)
+
+    @property
+    def key(self) -> str:
+        """Digest of all that decides its content, that of the extra stores included."""
+        return "+".join(str(store.manifest["key"]) for store in (self, *self.extras))
 
     def split(self, name: str) -> StoreSplit:
         """One split.

@@ -17,6 +17,7 @@ import numpy as np
 from dss_jax.data.store import (
     FORMAT,
     MANIFEST,
+    SAMPLES,
     TEXT_COLUMNS,
     TOKEN_COLUMNS,
     VOCABULARY,
@@ -58,8 +59,8 @@ class SplitBuilder:
     """Collects the rows of a split."""
 
     def __init__(self, tokens: Sequence[str], texts: Sequence[str]) -> None:
-        """Declares the columns, of `TOKEN_COLUMNS` and `TEXT_COLUMNS`."""
-        assert set(tokens) <= set(TOKEN_COLUMNS)
+        """Declares the columns, of `TOKEN_COLUMNS`, `SAMPLES` and `TEXT_COLUMNS`."""
+        assert set(tokens) <= {*TOKEN_COLUMNS, SAMPLES}
         assert set(texts) <= set(TEXT_COLUMNS)
         self._tokens = {c: RaggedBuilder("i") for c in tokens}
         self._texts = {c: RaggedBuilder("B") for c in texts}

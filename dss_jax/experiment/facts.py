@@ -41,5 +41,6 @@ def about(run: config.Run, store: TokenStore, program: Program) -> dict[str, Any
         "seed": run.train.seed,
         "train_examples": len(subset_rows(rows, run.task)),
         "train_total": rows,
+        "extra_examples": sum(len(extra.split("train")) for extra in store.extras),
         "parameters": sum(x.size for x in jax.tree.leaves(program.abstract_params)),
     }

@@ -327,7 +327,7 @@ def train(
       loop.Interrupted: it was asked to stop; all states are saved.
     """
     for run in runs:
-        run_folder.open_run_folder(run, str(store.manifest["key"]))
+        run_folder.open_run_folder(run, store.key)
     left = []
     for run in runs:
         if run_folder.read_results(_folder(run)) is None:

@@ -299,7 +299,7 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
     """
 
     def look() -> list:
-        folder = run_folder.open_run_folder(run, str(store.manifest["key"]))
+        folder = run_folder.open_run_folder(run, store.key)
         return [str(folder), run_folder.read_results(folder)]
 
     name, finished = processes.first_only(look)

@@ -16,6 +16,7 @@ from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.batches import TrainBatches
 from dss_jax.data.blocks import Batch
+from dss_jax.data.extras import JoinedSplit
 from dss_jax.data.shapes import cost_of
 from dss_jax.data.spans import Pieces, pieces_of
 from dss_jax.data.store import StoreSplit, TokenStore
@@ -119,6 +120,8 @@ def training_rows(
     if run.method.form == "spans":
         return pieces_of(store, "train", run), None
     split = store.split("train")
+    if store.extras:
+        split = JoinedSplit(split, [extra.split("train") for extra in store.extras])
     if not run.method.only_correct:
         return split, None
     pairs = zip(split.text("label")[:], split.text("teacher_label")[:], strict=True)

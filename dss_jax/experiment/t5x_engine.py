@@ -278,7 +278,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
     Raises:
       loop.Interrupted: it was asked to stop; T5X has saved its state.
     """
-    folder = run_folder.open_run_folder(run, str(store.manifest["key"]))
+    folder = run_folder.open_run_folder(run, store.key)
     finished = run_folder.read_results(folder)
     if finished is not None:
         say(f"{folder} is finished; these are its results")

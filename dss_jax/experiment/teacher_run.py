@@ -44,7 +44,7 @@ def score(
     """
     if not store.has("teacher_label_targets"):
         raise UsageError(f"{run.task.shown_name} has no teacher text, so there is none to score.")
-    folder = run_folder.open_run_folder(run, str(store.manifest["key"]))
+    folder = run_folder.open_run_folder(run, store.key)
     results: dict[str, Any] = {
         "metric": scorer.name, "best_step": 0, "steps": 0, "method": run.method.name,
         "task": run.task.shown_name, "seed": run.train.seed, "train_examples": 0,
