@@ -15,30 +15,13 @@ from dss_jax.core.flops import Work
 from dss_jax.data.blocks import Batch, Block, Extent, StreamRows
 from dss_jax.data.columns import Examples, examples_of
 from dss_jax.data.layouts import Layout, make_layout
+from dss_jax.data.orders import permutation
 from dss_jax.data.shapes import Cost, Plan, Share, base_cost
 from dss_jax.data.spans import Pieces, SpanExamples
 from dss_jax.data.store import StoreSplit
 
 CHUNK = 256
 """Steps whose examples are assigned to streams or rows at once."""
-
-
-def permutation(n: int, *key: int) -> np.ndarray:
-    """A permutation of 0 ... n-1 that depends on the key alone.
-
-    Sorts a Philox stream (Salmon et al. 2011). NumPy guarantees that raw stream for all time,
-    which it does not for `Generator.permutation`; so a run can be repeated years later.
-
-    Args:
-      n: number of items.
-      *key: one or two non-negative integers, for example (seed, epoch).
-
-    Returns:
-      int64 [n].
-    """
-    words = np.zeros(2, np.uint64)
-    words[: len(key)] = key
-    return np.argsort(np.random.Philox(key=words).random_raw(n), kind="stable")
 
 
 def subset_rows(n: int, task: config.Task) -> np.ndarray:

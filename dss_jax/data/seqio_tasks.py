@@ -7,6 +7,11 @@ For a task "cqa" there are then
     cqa_rationale        [rationale] x -> the teacher's rationale
     cqa                  mixture of cqa_label and cqa_rationale, one to one
     cqa_unlabeled        mixture of cqa_teacher_label and cqa_rationale, one to one
+    cqa_single_task      [label] x -> rationale and gold label in one target
+    cqa_single_task_label_first
+                         the same the other way round
+    cqa_pinto            [label] x and rationale -> gold label
+    cqa_pretrain         span corruption of all inputs and rationales: `seqio_spans`
 
 Rows whose target is empty are left out of the SeqIO task in question. Each example carries its row
 number, so that the tasks can be aligned again: a plain mixture with token-summed loss is not the
@@ -14,6 +19,7 @@ method's loss (METHOD.md, Traps), which is why this package pairs rows in its to
 """
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +29,8 @@ import tensorflow as tf
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import prefixes as prefixes_of
 from dss_jax.core.types import SPLITS, DistillationTask, Example
-from dss_jax.data import rows
+from dss_jax.data import rows, seqio_spans
+from dss_jax.data.columns import ANSWER, BECAUSE, label_in
 from dss_jax.data.rationales import join_records
 from dss_jax.data.vocabulary import SEPARATOR
 
@@ -35,6 +42,37 @@ _TARGETS: Mapping[str, tuple[str, str]] = {
     "rationale": ("rationale", "rationale"),
 }
 """Suffix of the SeqIO task -> (its prefix, the field of `Example` that is its target)."""
+
+
+def _input_alone(text: str, example: Example) -> str:
+    return text
+
+
+def _with_rationale(text: str, example: Example) -> str:
+    """PINTO's input."""
+    return f"{text}{SEPARATOR}{example.rationale}" if example.rationale else text
+
+
+def _rationale_first(example: Example) -> str:
+    if not (example.label and example.rationale):
+        return example.label
+    return f"{example.rationale} {ANSWER} {example.label}"
+
+
+def _label_first(example: Example) -> str:
+    if not (example.label and example.rationale):
+        return example.label
+    return f"{example.label} {BECAUSE} {example.rationale}"
+
+
+Make = tuple[Callable[[str, Example], str], Callable[[Example], str]]
+
+_JOINT: Mapping[str, Make] = {
+    "single_task": (_input_alone, _rationale_first),
+    "single_task_label_first": (_input_alone, _label_first),
+    "pinto": (_with_rationale, lambda example: example.label),
+}
+"""Suffix of the SeqIO task -> (prefix and input, example) -> input; example -> target."""
 
 _MIXTURES = {"": ("label", "rationale"), "_unlabeled": ("teacher_label", "rationale")}
 
@@ -77,14 +115,19 @@ def register(
         read, splits = examples.__getitem__, tuple(examples)
     names = [task.name + suffix for suffix in _MIXTURES]
     _forget(seqio.MixtureRegistry, names)
-    _forget(seqio.TaskRegistry, [f"{task.name}_{suffix}" for suffix in _TARGETS])
+    suffixes = [*_TARGETS, *_JOINT, seqio_spans.SUFFIX]
+    _forget(seqio.TaskRegistry, [f"{task.name}_{suffix}" for suffix in suffixes])
     tasks = {}
     for suffix, (prefix, field) in _TARGETS.items():
         is_label = suffix != "rationale"
         tasks[suffix] = seqio.TaskRegistry.add(
             f"{task.name}_{suffix}",
             source=seqio.FunctionDataSource(
-                dataset_fn=_dataset_fn(read, getattr(style, prefix), field),
+                dataset_fn=_dataset_fn(
+                    read,
+                    _prefixed(getattr(style, prefix), _input_alone),
+                    operator.attrgetter(field),
+                ),
                 splits=splits,
             ),
             preprocessors=[tokenize, seqio.preprocessors.append_eos_after_trim],
@@ -92,6 +135,19 @@ def register(
             postprocess_fn=stripped_text,
             metric_fns=[task.scorer] if is_label else [],
         )
+    for suffix, (inputs, targets) in _JOINT.items():
+        seqio.TaskRegistry.add(
+            f"{task.name}_{suffix}",
+            source=seqio.FunctionDataSource(
+                dataset_fn=_dataset_fn(read, _prefixed(style.label, inputs), targets),
+                splits=splits,
+            ),
+            preprocessors=[tokenize, seqio.preprocessors.append_eos_after_trim],
+            output_features=features,
+            postprocess_fn=stripped_text if suffix == "pinto" else _label_of(suffix),
+            metric_fns=[task.scorer],
+        )
+    seqio_spans.register(task.name, vocabulary, read, splits)
     for suffix, parts in _MIXTURES.items():
         seqio.MixtureRegistry.add(
             task.name + suffix, [(f"{task.name}_{part}", 1.0) for part in parts]
@@ -136,16 +192,32 @@ def stripped_text(text: str | bytes, example: object = None, is_target: bool = F
     return (text.decode("utf-8") if isinstance(text, bytes) else str(text)).strip()
 
 
+def _prefixed(prefix: str, make: Callable[[str, Example], str]) -> Callable[[Example], str]:
+    return lambda example: make(prefix + example.input, example)
+
+
+def _label_of(suffix: str) -> Callable[..., str]:
+    """Postprocessor of a text that holds both: its label."""
+    form = "rationale_label" if suffix == "single_task" else "label_rationale"
+
+    def label(text: str | bytes, example: object = None, is_target: bool = False) -> str:
+        return label_in(stripped_text(text, example, is_target), form)
+
+    return label
+
+
 def _dataset_fn(
-    read: Callable[[str], list[Example]], prefix: str, field: str
+    read: Callable[[str], list[Example]],
+    inputs: Callable[[Example], str],
+    targets: Callable[[Example], str],
 ) -> Callable[..., tf.data.Dataset]:
     def dataset_fn(
         split: str, shuffle_files: bool = False, seed: int | None = None
     ) -> tf.data.Dataset:
-        kept = [(row, e) for row, e in enumerate(read(split)) if getattr(e, field)]
+        kept = [(row, e) for row, e in enumerate(read(split)) if targets(e)]
         columns = {
-            "inputs": tf.constant([prefix + e.input for _, e in kept], tf.string, [len(kept)]),
-            "targets": tf.constant([getattr(e, field) for _, e in kept], tf.string, [len(kept)]),
+            "inputs": tf.constant([inputs(e) for _, e in kept], tf.string, [len(kept)]),
+            "targets": tf.constant([targets(e) for _, e in kept], tf.string, [len(kept)]),
             ROW: tf.constant([row for row, _ in kept], tf.int32, [len(kept)]),
         }
         dataset = tf.data.Dataset.from_tensor_slices(columns)

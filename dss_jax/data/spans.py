@@ -23,10 +23,14 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import prefixes
 from dss_jax.data.blocks import EOS_ID, LABEL
 from dss_jax.data.columns import Examples
+from dss_jax.data.orders import permutation
 from dss_jax.data.store import Ragged, StoreSplit, TokenStore
 
 NOISE = 2
 """Word of Philox's counter that keeps these draws apart from those of other purposes."""
+
+ORDER = 1910
+"""Key of the order of the documents, the same for every run."""
 
 PART = 65_536
 """Documents tokenised at once."""
@@ -252,6 +256,8 @@ def _documents_in(
 def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
     """The text of a split as pieces; for "train" that of `Pretrain.text_files` too.
 
+    Its documents come in an order of their own, so that a rationale does not follow its input:
+    span corruption would learn the one from the other, which is what the methods are compared by.
     The end of the text that fills no piece is left out.
 
     Raises:
@@ -264,7 +270,8 @@ def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
     if split_name == "train":
         for name in run.pretrain.files:
             found += _documents_in(name, vocabulary.encode_all)
-    tokens = np.concatenate(found).astype(np.int32) if found else np.zeros(0, np.int32)
+    order = permutation(len(found), ORDER)
+    tokens = np.concatenate([np.zeros(0, np.int32), *(found[i] for i in order)]).astype(np.int32)
     pieces = len(tokens) // counts.length
     if not pieces:
         raise UsageError(
