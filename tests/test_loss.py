@@ -10,6 +10,7 @@ from dss_jax.core import config
 from dss_jax.data.blocks import LABEL, RATIONALE, Block
 from dss_jax.data.padded import shift_right
 from dss_jax.model.t5 import T5
+from dss_jax.train import agreement
 from dss_jax.train import loss as losses
 
 MODEL = config.T5Config(
@@ -102,3 +103,95 @@ def test_label_smoothing_and_z_loss_are_those_of_t5x() -> None:
     cfg = config.Loss(label_smoothing=smoothing, z_loss=z_loss)
     ours = losses.token_losses(jnp.asarray(logits, jnp.float32), jnp.asarray(targets), cfg)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+class TestAlpha:
+    STEPS = 10
+
+    def alphas(self, **fields: object) -> list[float]:
+        cfg = config.Loss(**fields)
+        found = [losses.alpha_at(cfg, jnp.asarray(k), self.STEPS) for k in range(self.STEPS)]
+        return [round(float(alpha), 4) for alpha in found]
+
+    def test_constant(self) -> None:
+        assert self.alphas(alpha=0.3) == [0.3] * 10
+
+    def test_linear_goes_from_one_end_to_the_other(self) -> None:
+        found = self.alphas(alpha=1.0, alpha_schedule="linear", alpha_end=0.1)
+        np.testing.assert_allclose(found, np.linspace(1.0, 0.1, 10), atol=1e-4)
+
+    def test_cosine_is_optaxs(self) -> None:
+        found = self.alphas(alpha=1.0, alpha_schedule="cosine", alpha_end=0.2)
+        expected = optax.cosine_decay_schedule(1.0, self.STEPS - 1, alpha=0.2)
+        np.testing.assert_allclose(found, [expected(k) for k in range(10)], atol=1e-4)
+
+    def test_phases_follow_one_another(self) -> None:
+        phases = ((0.3, 1.0), (0.4, 0.5), (0.3, 0.0))
+        found = self.alphas(alpha_schedule="phased", alpha_phases=phases)
+        assert found == [1.0] * 3 + [0.5] * 4 + [0.0] * 3
+
+    def test_the_order_is_free_and_a_phase_may_be_empty(self) -> None:
+        phases = ((0.5, 0.0), (0.0, 0.7), (0.5, 1.0))
+        found = self.alphas(alpha_schedule="phased", alpha_phases=phases)
+        assert found == [0.0] * 5 + [1.0] * 5
+
+
+def _numbered(block: Block, numbers: list[int]) -> Block:
+    of_rows = np.broadcast_to(np.array(numbers, np.int32)[:, None], block.decoder_roles.shape)
+    return block._replace(decoder_examples=of_rows)
+
+
+def _expected_disagreement(model: T5, params: dict, batch: tuple[Block, ...]) -> float:
+    """As Chen et al.'s released code has it, in NumPy, without the padding."""
+    pooled = []
+    for block in batch:
+        logits = np.asarray(
+            model.apply({"params": params}, block.encoder_input_tokens, block.decoder_input_tokens),
+            np.float64,
+        )
+        probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        real = (block.decoder_target_tokens > 0)[..., None]
+        pooled.append(np.where(real, probs, 0.0).max(axis=1))
+    label, rationale = pooled
+    log_probs = rationale - np.log(np.exp(rationale).sum(-1, keepdims=True))
+    both = (label.max(-1) > 0) & (rationale.max(-1) > 0)
+    return float(-(label * log_probs).sum(-1)[both].mean())
+
+
+def test_the_mutual_information_term_is_that_of_the_released_code(batch, model_and_params) -> None:
+    model, params = model_and_params
+    numbered = tuple(_numbered(block, [0, 1, 2, 3]) for block in batch)
+    sums = losses.task_sums(model, params, numbered, config.Loss(), None, 4)
+    pairs = agreement.count_pairs(numbered, 4)
+    assert float(pairs) == 3  # The third has no rationale.
+    expected = _expected_disagreement(model, params, batch)
+    np.testing.assert_allclose(sums.disagreement / pairs, expected, rtol=1e-5)
+
+    # The same examples in another order, and in one block of both roles.
+    label, rationale = batch
+    order = [2, 0, 3, 1]
+    moved = Block(*(x[order] if x is not None else None for x in rationale))
+    mixed = (_numbered(label, [0, 1, 2, 3]), _numbered(moved, order))
+    sums = losses.task_sums(model, params, mixed, config.Loss(), None, 4)
+    np.testing.assert_allclose(sums.disagreement / pairs, expected, rtol=1e-5)
+
+
+def test_the_label_is_taken_as_given(batch, model_and_params) -> None:
+    model, params = model_and_params
+    numbered = tuple(_numbered(block, [0, 1, 2, 3]) for block in batch)
+
+    def loss(offset: jax.Array, role: int) -> jax.Array:
+        pooled = [
+            agreement.pooled(
+                model.apply({"params": params}, b.encoder_input_tokens, b.decoder_input_tokens)
+                + offset * (k == role),
+                b,
+                4,
+            )
+            for k, b in enumerate(numbered)
+        ]
+        return agreement.disagreement(jnp.maximum(*pooled))
+
+    offset = jnp.zeros(32).at[5].set(0.1)
+    assert not np.any(jax.grad(loss)(offset, 0)), "no gradient through the label"
+    assert np.any(jax.grad(loss)(offset, 1))

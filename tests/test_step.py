@@ -21,7 +21,11 @@ NO_DROPOUT = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
 def _steps(run: config.Run, store, devices: int, n: int = 3) -> tuple[list[dict], TrainState]:
     run = with_vocab_size(run, store)
     program: Program = build(run, make_mesh(run.mesh, jax.devices()[:devices]))
-    batches = TrainBatches(store.split("train"), run.task, run.data, run.method)
+    numbered = bool(run.loss.mutual_information)
+    batches = TrainBatches(
+        store.split("train"), run.task, run.data, run.method,
+        shares=devices * run.train.microbatches, numbered=numbered,
+    )  # fmt: skip
     state, metrics = program.init(), []
     for k in range(n):
         state, step_metrics = program.train_step(state, put_batch(batches(k), program.mesh))
@@ -123,3 +127,26 @@ def test_what_does_not_fit_the_mesh_is_refused_by_name(toy_store) -> None:
     run = toy.make_run(model=model, mesh=config.Mesh(data=1, model=4))
     with pytest.raises(UsageError, match=r"cannot be cut into 4 along mesh axis model"):
         _steps(run, toy_store, 4)
+
+
+def _with_term(layout: str = "padded", microbatches: int = 1) -> config.Run:
+    optimizer = config.Optimizer(learning_rate=1e-2, eps=1e-3)
+    return toy.make_run(
+        model=NO_DROPOUT,
+        optimizer=optimizer,
+        data=config.Data(batch_size=8, layout=layout),
+        loss=config.Loss(mutual_information=0.5, alpha_schedule="linear", alpha=0.9),
+        train=config.Train(steps=6, microbatches=microbatches),
+    )
+
+
+def test_the_mutual_information_term_does_not_depend_on_layout_devices_or_parts(toy_store) -> None:
+    expected = _steps(_with_term(), toy_store, 1)
+    metrics = expected[0]
+    assert all(m["disagreement"] > 0 for m in metrics)
+    np.testing.assert_allclose([m["alpha"] for m in metrics], [0.9, 0.82, 0.74], rtol=1e-6)
+    for m in metrics:
+        both = m["alpha"] * m["label/loss"] + (1 - m["alpha"]) * m["rationale/loss"]
+        np.testing.assert_allclose(m["loss"], both + 0.5 * m["disagreement"], rtol=1e-5)
+    _assert_same(expected, _steps(_with_term("flat", microbatches=2), toy_store, 1))
+    _assert_same(expected, _steps(_with_term("packed"), toy_store, 4))

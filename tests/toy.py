@@ -12,7 +12,7 @@ import pytest
 from dss_jax.core import config
 from dss_jax.core.decode_config import GREEDY
 from dss_jax.core.paths import shipped
-from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TokenStore
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.model.decoding import Search, decode
 from dss_jax.model.sampling import SampleSearch
@@ -62,6 +62,17 @@ def make_store(path: Path, rng: np.random.Generator) -> TokenStore:
         splits[name] = split
     description = {"name": "toy", "kind": "task", "key": "toy", "prefixes": "paper"}
     return write_store(path, splits, VOCABULARY, 0, description)
+
+
+def copied(split: StoreSplit) -> SplitBuilder:
+    """The rows of a split, to be written again."""
+    builder = SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
+    for row in range(len(split)):
+        builder.append(
+            {c: split.tokens(c)[row].tolist() for c in TOKEN_COLUMNS},
+            {c: split.text(c)[row] for c in TEXT_COLUMNS},
+        )
+    return builder
 
 
 def make_run(**sections: object) -> config.Run:

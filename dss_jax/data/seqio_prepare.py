@@ -209,7 +209,8 @@ def _tokens(tasks: Mapping[str, Any], split: str, count: int, say: Say) -> dict[
     """Runs the SeqIO tasks over a split: token column -> ids of each row, () where it has none."""
     columns: dict[str, list[Any]] = {c: [()] * count for c in TOKEN_COLUMNS}
     said = time.monotonic()
-    for suffix, seqio_task in tasks.items():
+    for suffix in ("label", "teacher_label", "rationale"):
+        seqio_task = tasks[suffix]
         inputs = columns["rationale_inputs" if suffix == "rationale" else "label_inputs"]
         targets = columns[f"{suffix}_targets"]
         dataset = seqio_task.get_dataset(sequence_length=None, split=split, shuffle=False)

@@ -65,9 +65,10 @@ def _label_first(example: Example) -> str:
     return f"{example.label} {BECAUSE} {example.rationale}"
 
 
-Make = tuple[Callable[[str, Example], str], Callable[[Example], str]]
+Make = tuple[Callable[[Example], str], Callable[[Example], str]]
+"""Example -> input, and target."""
 
-_JOINT: Mapping[str, Make] = {
+_JOINT: Mapping[str, tuple[Callable[[str, Example], str], Callable[[Example], str]]] = {
     "single_task": (_input_alone, _rationale_first),
     "single_task_label_first": (_input_alone, _label_first),
     "pinto": (_with_rationale, lambda example: example.label),
@@ -102,57 +103,52 @@ def register(
         sources.
 
     Returns:
-      Suffix ("label", "teacher_label", "rationale") -> SeqIO task.
+      Suffix ("label", "teacher_label", "rationale", "single_task", ...) -> SeqIO task.
     """
     vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
     features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
     style = prefixes_of(prefixes)
-    read: Callable[[str], list[Example]]
-    if examples is None:
-        read = functools.cache(lambda split: read_examples(task, split, data_dir, rationales))
-        splits = offered_splits(task, data_dir)
-    else:
-        read, splits = examples.__getitem__, tuple(examples)
+    read, splits = _reader(task, data_dir, rationales, examples)
     names = [task.name + suffix for suffix in _MIXTURES]
     _forget(seqio.MixtureRegistry, names)
     suffixes = [*_TARGETS, *_JOINT, seqio_spans.SUFFIX]
     _forget(seqio.TaskRegistry, [f"{task.name}_{suffix}" for suffix in suffixes])
     tasks = {}
-    for suffix, (prefix, field) in _TARGETS.items():
-        is_label = suffix != "rationale"
+
+    def add(suffix: str, inputs: Make, postprocess: Callable[..., str]) -> None:
         tasks[suffix] = seqio.TaskRegistry.add(
             f"{task.name}_{suffix}",
-            source=seqio.FunctionDataSource(
-                dataset_fn=_dataset_fn(
-                    read,
-                    _prefixed(getattr(style, prefix), _input_alone),
-                    operator.attrgetter(field),
-                ),
-                splits=splits,
-            ),
+            source=seqio.FunctionDataSource(dataset_fn=_dataset_fn(read, *inputs), splits=splits),
             preprocessors=[tokenize, seqio.preprocessors.append_eos_after_trim],
             output_features=features,
-            postprocess_fn=stripped_text,
-            metric_fns=[task.scorer] if is_label else [],
+            postprocess_fn=postprocess,
+            metric_fns=[] if suffix == "rationale" else [task.scorer],
         )
+
+    for suffix, (prefix, field) in _TARGETS.items():
+        made = _prefixed(getattr(style, prefix), _input_alone), operator.attrgetter(field)
+        add(suffix, made, stripped_text)
     for suffix, (inputs, targets) in _JOINT.items():
-        seqio.TaskRegistry.add(
-            f"{task.name}_{suffix}",
-            source=seqio.FunctionDataSource(
-                dataset_fn=_dataset_fn(read, _prefixed(style.label, inputs), targets),
-                splits=splits,
-            ),
-            preprocessors=[tokenize, seqio.preprocessors.append_eos_after_trim],
-            output_features=features,
-            postprocess_fn=stripped_text if suffix == "pinto" else _label_of(suffix),
-            metric_fns=[task.scorer],
-        )
+        add(suffix, (_prefixed(style.label, inputs), targets), _label_of(suffix))
     seqio_spans.register(task.name, vocabulary, read, splits)
     for suffix, parts in _MIXTURES.items():
         seqio.MixtureRegistry.add(
             task.name + suffix, [(f"{task.name}_{part}", 1.0) for part in parts]
         )
     return tasks
+
+
+def _reader(
+    task: DistillationTask,
+    data_dir: str | Path | None,
+    rationales: Sequence[str | Path],
+    examples: Mapping[str, list[Example]] | None,
+) -> tuple[Callable[[str], list[Example]], tuple[str, ...]]:
+    """Split -> rows, read once; and the splits on offer."""
+    if examples is not None:
+        return examples.__getitem__, tuple(examples)
+    read = functools.cache(lambda split: read_examples(task, split, data_dir, rationales))
+    return read, offered_splits(task, data_dir)
 
 
 def tokenize(
@@ -197,8 +193,9 @@ def _prefixed(prefix: str, make: Callable[[str, Example], str]) -> Callable[[Exa
 
 
 def _label_of(suffix: str) -> Callable[..., str]:
-    """Postprocessor of a text that holds both: its label."""
-    form = "rationale_label" if suffix == "single_task" else "label_rationale"
+    """Postprocessor of a predicted text, which may hold both: its label."""
+    forms = {"single_task": "rationale_label", "single_task_label_first": "label_rationale"}
+    form = forms.get(suffix, "tasks")
 
     def label(text: str | bytes, example: object = None, is_target: bool = False) -> str:
         return label_in(stripped_text(text, example, is_target), form)
