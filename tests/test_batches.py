@@ -149,3 +149,22 @@ def test_an_empty_row_of_an_evaluation_batch_weighs_nothing(toy_store) -> None:
 def test_evaluation_batches_keep_every_row() -> None:
     parts = batches.eval_batches([4, 2, 7, 1, 9], 2)
     assert [p.tolist() for p in parts] == [[4, 2], [7, 1], [9, -1]]
+
+
+@pytest.mark.parametrize("layout", ["padded", "flat", "packed"])
+def test_runs_on_subsets_can_share_their_shapes(toy_store, layout: str) -> None:
+    subsets = [config.Task(name="toy", train_count=n) for n in (5, 12, 37)]
+    data = dataclasses.replace(DATA, layout=layout)
+
+    def shapes(made: TrainBatches) -> list[list[tuple[int, ...]]]:
+        return [[x.shape for b in batch for x in (b[0], b[1])] for batch in made.shapes]
+
+    apart = [_batches(toy_store, task=t, data=data, steps=30) for t in subsets]
+    made = [_batches(toy_store, task=t, data=data, steps=30, plan_subsets=subsets) for t in subsets]
+    if layout != "padded":
+        assert shapes(apart[0]) != shapes(apart[2])
+    assert shapes(made[0]) == shapes(made[1]) == shapes(made[2])
+    for one, alone in zip(made, apart, strict=True):
+        for step in (0, 7, 29):
+            assert one.rows_at(step).tolist() == alone.rows_at(step).tolist(), "the same examples"
+            assert one(step)

@@ -17,7 +17,8 @@ from dss_jax.core import config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-SETTINGS = {f"{n}.{f.name}" for n, section in config.SECTIONS.items() for f in fields(section)}
+SECTIONS = gin_config.SECTIONS
+SETTINGS = {f"{n}.{f.name}" for n, section in SECTIONS.items() for f in fields(section)}
 SOURCE = "".join(f.read_text() for f in sorted((ROOT / "dss_jax").rglob("*.py")))
 LAUNCHERS = "".join(f.read_text() for f in sorted((ROOT / "launch").iterdir()))
 
@@ -107,11 +108,11 @@ def test_commands_and_flags_in_the_text_are_known(page: Path) -> None:
 @each_page
 def test_settings_are_fields_of_the_configuration(page: Path) -> None:
     text = page.read_text()
-    for section, name in re.findall(rf"\b({'|'.join(config.SECTIONS)})\.(\w+)", text):
+    for section, name in re.findall(rf"\b({'|'.join(SECTIONS)})\.(\w+)", text):
         assert f"{section}.{name}" in SETTINGS, f"{section}.{name}"
     for span in spans(text):
         found = re.fullmatch(r"([A-Z]\w*[a-z]\w*)\.[a-z]\w*( = .*)?", span)
-        assert not found or found[1] in config.SECTIONS, span
+        assert not found or found[1] in SECTIONS, span
 
 
 @each_page

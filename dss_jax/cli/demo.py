@@ -1,4 +1,5 @@
-"""Standard fine-tuning and distilling step-by-step on the embedded data set, side by side.
+"""Standard fine-tuning and distilling step-by-step on the embedded data set, by the share of the
+data; with tables, figures and the teacher's line, as `dss report` makes them.
 
   dss demo --output_dir runs/demo
 
@@ -12,11 +13,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dss_jax.cli import gin_config, options
-from dss_jax.core import registry
+from dss_jax.cli import gin_config, options, sweep
+from dss_jax.core import config, registry
+from dss_jax.core.sweep_config import TEACHER, Cell
 from dss_jax.core.types import DistillationTask
 
 METHODS = ("standard", "dss")
+FRACTIONS = (0.125, 0.5, 1.0)
+MODEL = "tiny"
+"""The model's name in folders and figures; its shape is in gin_configs/runs/demo.gin."""
+
+Runs = dict[Cell, config.Run]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,70 +37,94 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     """Runs the command."""
     bindings = options.gin_bindings(rest, parser)
     bindings += options.flag_bindings(args, leave_out=("output_dir",))
-    runs = {}
-    for method in METHODS:
-        files: list[str | Path] = [
-            options.BASE_GIN_FILE,
-            gin_config.named_file("method", method),
-            "runs/demo.gin",
-        ]
-        run = gin_config.load_run(files, bindings)
-        folder = Path(args.output_dir) / method
-        runs[method] = replace(run, train=replace(run.train, output_dir=str(folder)))
-    first = runs[METHODS[0]]
+    folder = Path(args.output_dir)
+    runs = _runs(folder, bindings)
+    first = next(iter(runs.values()))
     assert first.task.name is not None
     task = registry.load_task(first.task.name)
 
     from dss_jax.data.prepare import ensure_store
     from dss_jax.experiment.demo_records import simulated_records
 
-    records = simulated_records(task, first.task, Path(args.output_dir) / "teacher")
+    everything = replace(first.task, train_fraction=1.0)
+    records = simulated_records(task, everything, folder / "teacher")
     rationales = ",".join(map(str, records))
-    runs = {m: replace(r, task=replace(r.task, rationales=rationales)) for m, r in runs.items()}
-    first = runs[METHODS[0]]
+    runs = {c: replace(r, task=replace(r.task, rationales=rationales)) for c, r in runs.items()}
+    first = next(iter(runs.values()))
     store = ensure_store(first.task, first.vocabulary, first.data)
 
-    from dss_jax.experiment import single
+    from dss_jax.experiment import single, sweep_plan, teacher_run
     from dss_jax.train.loop import Interrupted
 
+    sweep_plan.write_grid(folder, runs, ["runs/demo.gin"], bindings)
+    subsets = [run.task for cell, run in runs.items() if cell.method == METHODS[0]]
     results = {}
-    for i, (method, run) in enumerate(runs.items(), 1):
-        print(
-            f"\n{i}/{len(runs)}  {method}: {run.train.steps} steps at batch {run.data.batch_size}"
-        )
+    for i, (cell, run) in enumerate(runs.items()):
+        if cell.method == TEACHER:
+            results[cell] = teacher_run.score(run, store, task.scorer)
+            continue
+        share = f"{100 * run.task.train_fraction:g} % of the data"
+        print(f"\n{i}/{len(runs) - 1}  {cell.method}, {share}: {run.train.steps} steps")
         try:
-            results[method] = single.train(run, store, task.scorer)
+            results[cell] = single.train(run, store, task.scorer, plan_subsets=subsets)
         except Interrupted as stop:
             print(f"\n{stop}. To go on: dss demo --output_dir {args.output_dir}")
             return 130
-    _report(Path(args.output_dir), runs, results, task)
+    _report(folder, runs, results, task)
     return 0
 
 
-def _report(folder: Path, runs: dict, results: dict, task: DistillationTask) -> None:
+def _runs(folder: Path, bindings: Sequence[str]) -> Runs:
+    """The teacher's cell and those of the grid, with their configurations."""
+    runs: Runs = {}
+    for method in (TEACHER, *METHODS):
+        files: list[str | Path] = [
+            options.BASE_GIN_FILE,
+            gin_config.named_file("method", method),
+            "runs/demo.gin",
+        ]
+        run = gin_config.load_run(files, bindings)
+        assert run.task.name is not None
+        for fraction in FRACTIONS if method != TEACHER else (None,):
+            cell = Cell(
+                task=run.task.name, method=method, seed=run.train.seed, train_fraction=fraction,
+                model=None if fraction is None else MODEL,
+            )  # fmt: skip
+            runs[cell] = replace(
+                run,
+                task=replace(run.task, train_fraction=fraction or 1.0),
+                train=replace(run.train, output_dir=str(folder / cell.folder)),
+            )
+    return runs
+
+
+def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: DistillationTask) -> None:
     from dss_jax.cli.tables import number, print_table
     from dss_jax.experiment.curves import plot_curves
 
-    metric, first = task.scorer.name, runs[METHODS[0]]
-    last = results[METHODS[-1]]
+    metric, last = task.scorer.name, list(runs.values())[-1]
     rows = [
-        [name, *(number(r[s][metric]) for s in ("validation", "test")), number(r["best_step"])]
-        for name, r in results.items()
+        [
+            cell.method if cell.model else "simulated teacher",
+            "-" if cell.train_fraction is None else f"{100 * cell.train_fraction:g} %",
+            *(number(one[split][metric]) for split in ("validation", "test")),
+            number(one["best_step"]) if cell.model else "-",
+        ]
+        for cell, one in results.items()
     ]
-    teacher = [number(last[s].get("teacher")) for s in ("validation", "test")]
-    rows.append(["simulated teacher", *teacher, "-"])
-    examples = f"{first.task.train_count or 'all'} training examples"
     print_table(
-        f"{task.name}: {metric}, %, after {first.train.steps} steps on {examples}",
-        ("method", "validation", "test", "best step"),
-        rows,
+        f"{task.name}: {metric}, %, after {last.train.steps} steps",
+        ("method", "data", "validation", "test", "best step"),
+        rows[1:] + rows[:1],
         note="Generated problems, a simulated teacher, one seed, a tiny T5 trained from nothing.",
     )
+    whole = [(c.method, folder / c.folder) for c in runs if c.train_fraction == FRACTIONS[-1]]
     plot_curves(
-        [(name, folder / name) for name in runs],
+        whole,
         metric,
         folder / "curves.png",
-        title=f"{task.name} (generated), {examples}, tiny T5 from nothing",
-        teacher=last["validation"].get("teacher"),
+        title=f"{task.name} (generated), all training examples, tiny T5 from nothing",
+        teacher=results[next(iter(runs))]["validation"][metric],
     )
     print(f"curves: {folder / 'curves.png'}")
+    sweep.write_report(folder)

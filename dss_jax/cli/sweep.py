@@ -58,6 +58,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     """Runs the command."""
     where = _where(args)
     grid = sweep_options.read_grid(args, rest, parser)
+    _check_place(grid.output_dir, where)
     cells = cells_of(grid.sweep)
     folder = storage.place(grid.output_dir)
     from dss_jax.experiment import sweep_plan
@@ -70,11 +71,6 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     if args.dry_run:
         _show_plan(grid, folder, planned)
         return 0
-    if where is None and storage.is_remote(grid.output_dir):
-        raise UsageError(
-            f"--output_dir {grid.output_dir}: here, runs are trained in a local folder. Give one, "
-            "or --submit sky to train on machines that share the bucket."
-        )
     places = slots(args.devices, args.devices_per_run, args.jobs)
     stores = sweep_options.make_stores(grid, planned)
     planned = sweep_options.without_teachers(planned, stores)
@@ -96,6 +92,22 @@ def _where(args: argparse.Namespace) -> str | None:
     if args.launch_flags and where is None:
         raise UsageError("--launch_flags goes with --print or --submit.")
     return where
+
+
+def _check_place(output_dir: str, where: str | None) -> None:
+    """Raises UsageError where those who train cannot share the folder."""
+    bucket = storage.scheme_of(output_dir) == "gs"
+    if where == "sky" and not bucket:
+        raise UsageError(
+            f"--output_dir {output_dir}: jobs of SkyPilot move from machine to machine, so the "
+            "sweep's folder must be on gs://."
+        )
+    if where != "sky" and storage.is_remote(output_dir):
+        who = "Slurm's nodes share a file system" if where else "runs are trained in a local folder"
+        raise UsageError(
+            f"--output_dir {output_dir}: {who}. Give a folder, or --submit sky to train on "
+            "machines that share the bucket."
+        )
 
 
 def _left(folder: Path, planned: Sequence["Planned"]) -> list["Planned"]:
@@ -184,7 +196,7 @@ def _cluster(
         commands = sweep_cluster.slurm(folder, jobs, flags, limit)
     else:
         places = {task: store.path for task, store in stores.items()}
-        commands = sweep_cluster.sky(grid.output_dir, jobs, flags, places, args.store_dir)
+        commands = sweep_cluster.sky(jobs, flags, places, args.store_dir)
     if args.print_for:
         for command in commands:
             print(shlex.join(command))

@@ -3,6 +3,7 @@
 Shape letters: N examples of the global batch, R rows of a block; those of `dss_jax.data.blocks`.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -107,6 +108,7 @@ class TrainBatches:
         process_count: int = 1,
         cost: Cost = base_cost,
         plan_seeds: Sequence[int] = (),
+        plan_subsets: Sequence[config.Task] = (),
         numbered: bool = False,
     ) -> None:
         """Chooses the examples, and the shapes that the batches of the run need.
@@ -123,6 +125,8 @@ class TrainBatches:
           cost: FLOPs of an extent, by which shapes are chosen.
           plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
             with the same ones, batches of different orders have the same shapes.
+          plan_subsets: subsets for whose batches the shapes have room, too; runs on each of them
+            that are given all of them compile the same code.
           numbered: whether target tokens tell their example, as `Loss.mutual_information` needs.
 
         Raises:
@@ -138,41 +142,50 @@ class TrainBatches:
             )
         self._seed, self._size, self._parts = data.seed, data.batch_size, process_count
         self._steps, self._cost = steps, cost
-        self._order = lru_cache(maxsize=2)(
-            lambda seed, epoch: self._examples.items(
-                self.rows[permutation(len(self.rows), seed, epoch)], seed, epoch
-            )
-        )
+        # The run's own rows, and those of other runs that share its compiled code.
+        others = [other for other in plan_subsets if other != task]
+        planned = [_usable_rows(self._examples, split.own, other, method)[0] for other in others]
+        self._subsets = [self.rows, *planned]
+        self._order = lru_cache(maxsize=2)(self._epoch)
         plan = Plan(
             share=Share(shares or process_count, process_index, process_count),
             batches=self._all_items(steps, sorted({*plan_seeds, data.seed})),
             cost=cost,
             numbered=numbered,
         )
-        self.layout: Layout = make_layout(data, self.rows, self._examples, plan)
+        rows = np.unique(np.concatenate(self._subsets))
+        self.layout: Layout = make_layout(data, rows, self._examples, plan)
         self._chunk = lru_cache(maxsize=2)(self._assigned)
 
     def _assigned(self, chunk: int) -> tuple[Any, np.ndarray]:
         return self.layout.assign(self._items(np.arange(CHUNK) + CHUNK * chunk, self._seed))
 
-    def _items(self, steps: np.ndarray, seed: int) -> np.ndarray:
+    def _epoch(self, seed: int, epoch: int, subset: int) -> np.ndarray:
+        rows = self._subsets[subset]
+        return self._examples.items(rows[permutation(len(rows), seed, epoch)], seed, epoch)
+
+    def _items(self, steps: np.ndarray, seed: int, subset: int = 0) -> np.ndarray:
         """Items (see `dss_jax.data.columns`) at some steps of an order: int [n] -> int64 [n, N].
 
         Epochs follow one another without a gap: no example is dropped, and a batch may hold
         the end of one epoch and the start of the next.
         """
         at = steps[:, None] * self._size + np.arange(self._size)
-        epochs, places = at // len(self.rows), at % len(self.rows)
+        count = len(self._subsets[subset])
+        epochs, places = at // count, at % count
         found = np.empty(at.shape, np.int64)
         for epoch in range(int(epochs[0, 0]), int(epochs[-1, -1]) + 1):
             own = epochs == epoch
-            found[own] = self._order(seed, epoch)[places[own]]
+            found[own] = self._order(seed, epoch, subset)[places[own]]
         return found
 
     def _all_items(self, steps: int, seeds: Sequence[int]) -> Iterator[np.ndarray]:
-        for seed in seeds:
+        # In the same order in all runs that share the shapes: a layout may look at the first ones.
+        rows = self._subsets
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), rows[i].tobytes()))
+        for subset, seed in itertools.product(order, seeds):
             for first in range(0, steps, CHUNK):
-                yield self._items(np.arange(first, min(first + CHUNK, steps)), seed)
+                yield self._items(np.arange(first, min(first + CHUNK, steps)), seed, subset)
 
     def rows_at(self, step: int) -> np.ndarray:
         """Row numbers of the whole batch at a step, in the order of the epoch: int64 [N]."""

@@ -250,6 +250,7 @@ def train(
     say: Say = print,
     clock: StartClock | None = None,
     profile: tuple[int, int] | None = None,
+    plan_subsets: Sequence[config.Task] = (),
 ) -> dict:
     """Trains, or goes on training, and scores the best checkpoint.
 
@@ -260,6 +261,7 @@ def train(
       say: prints a line.
       clock: of this start; None: it begins now.
       profile: the steps that are traced, (first, last + 1); None: none.
+      plan_subsets: the data of other runs that shall use the same compiled code.
 
     Returns:
       What `results.json` holds.
@@ -277,7 +279,7 @@ def train(
     if processes.is_first():
         files = ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids)
         write_model_files(folder, files)
-    batches = train_batches(session)
+    batches = train_batches(session, plan_subsets)
     describe(session, batches, say)
     describe_hosts(session.run, session.program.mesh, batches.longest, say)
     clock.lap("model")

@@ -129,8 +129,10 @@ def training_rows(
     return split, np.array(right, bool)
 
 
-def train_batches(session: "Session") -> TrainBatches:
-    """The batches of a run: this process's parts."""
+def train_batches(session: "Session", plan_subsets: Sequence[config.Task] = ()) -> TrainBatches:
+    """The batches of a run: this process's parts. With `plan_subsets`, in shapes that runs on these
+    have too.
+    """
     run, mesh = session.run, session.program.mesh
     index, count = data_slice(mesh)
     split, right = training_rows(run, session.store, session.evaluator.scorer)
@@ -145,6 +147,7 @@ def train_batches(session: "Session") -> TrainBatches:
         process_index=index,
         process_count=count,
         cost=cost_of(run.model),
+        plan_subsets=plan_subsets,
         numbered=bool(run.loss.mutual_information),
     )
 

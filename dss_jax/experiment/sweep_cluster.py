@@ -39,8 +39,6 @@ def slurm(
       sbatch commands: more than one where the array would be too long.
     """
     _need(SBATCH)
-    if storage.is_remote(str(folder)):
-        raise UsageError(f"{folder}: Slurm's nodes share a file system; give a folder on it.")
     commands = []
     for start in range(0, len(jobs), MOST_IN_ARRAY):
         part = jobs[start : start + MOST_IN_ARRAY]
@@ -57,7 +55,6 @@ def slurm(
 
 
 def sky(
-    folder: str,
     jobs: Sequence[Job],
     flags: Sequence[str],
     stores: Mapping[str, Path],
@@ -66,22 +63,16 @@ def sky(
     """What submits each job as a managed job of SkyPilot.
 
     Args:
-      folder: of the sweep, in a bucket: the machines of preempted jobs are gone.
-      jobs: what is left; their flags name only what the machines have: buckets, and files in the
-        project's folder, which is copied.
+      jobs: what is left, in a folder of a bucket, for machines come and go. Their flags name only
+        what the machines have: buckets, and files in the project's folder, which is copied.
       flags: of `sky jobs launch`, from the user: GPUs, cloud ...
       stores: task -> its token store on this machine.
       store_dir: as given: where it is a bucket, the jobs read the stores from it.
 
     Raises:
-      UsageError: the folder is on no bucket, or a store is where the jobs cannot have it.
+      UsageError: a store is where the jobs cannot have it.
     """
     _need(SKY)
-    if not folder.startswith("gs://"):
-        raise UsageError(
-            f"--output_dir {folder}: jobs of SkyPilot move from machine to machine, so the sweep's "
-            "folder must be on gs://."
-        )
     places = {task: _shared(path, store_dir) for task, path in stores.items()}
     return [
         [
