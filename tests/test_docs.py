@@ -13,7 +13,6 @@ import pytest
 
 from dss_jax.cli import gin_config, options
 from dss_jax.cli.main import COMMANDS
-from dss_jax.core import config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

@@ -46,8 +46,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.data.prepare import ensure_store
     from dss_jax.experiment.demo_records import simulated_records
 
-    everything = replace(first.task, train_fraction=1.0)
-    records = simulated_records(task, everything, folder / "teacher")
+    largest = list(runs.values())[-1].task
+    records = simulated_records(task, largest, folder / "teacher")
     rationales = ",".join(map(str, records))
     runs = {c: replace(r, task=replace(r.task, rationales=rationales)) for c, r in runs.items()}
     first = next(iter(runs.values()))
@@ -63,8 +63,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         if cell.method == TEACHER:
             results[cell] = teacher_run.score(run, store, task.scorer)
             continue
-        share = f"{100 * run.task.train_fraction:g} % of the data"
-        print(f"\n{i}/{len(runs) - 1}  {cell.method}, {share}: {run.train.steps} steps")
+        data = _shown(run.task)
+        print(f"\n{i}/{len(runs) - 1}  {cell.method}, {data} of the data: {run.train.steps} steps")
         try:
             results[cell] = single.train(run, store, task.scorer, plan_subsets=subsets)
         except Interrupted as stop:
@@ -85,17 +85,34 @@ def _runs(folder: Path, bindings: Sequence[str]) -> Runs:
         ]
         run = gin_config.load_run(files, bindings)
         assert run.task.name is not None
-        for fraction in FRACTIONS if method != TEACHER else (None,):
-            cell = Cell(
-                task=run.task.name, method=method, seed=run.train.seed, train_fraction=fraction,
-                model=None if fraction is None else MODEL,
-            )  # fmt: skip
-            runs[cell] = replace(
-                run,
-                task=replace(run.task, train_fraction=fraction or 1.0),
-                train=replace(run.train, output_dir=str(folder / cell.folder)),
-            )
+        if method == TEACHER:
+            cells = {Cell(task=run.task.name, method=method): run.task}
+        else:
+            cells = {
+                Cell(
+                    task=run.task.name, method=method, model=MODEL, seed=run.train.seed,
+                    train_fraction=None if task.train_count else task.train_fraction,
+                    train_count=task.train_count,
+                ): task
+                for task in (_part(run.task, fraction) for fraction in FRACTIONS)
+            }  # fmt: skip
+        for cell, task in cells.items():
+            train = replace(run.train, output_dir=str(folder / cell.folder))
+            runs[cell] = replace(run, task=task, train=train)
     return runs
+
+
+def _part(task: config.Task, fraction: float) -> config.Task:
+    """A share of the data that the demo was given."""
+    if task.train_count is not None:
+        return replace(task, train_count=max(1, round(fraction * task.train_count)))
+    return replace(task, train_fraction=fraction * task.train_fraction)
+
+
+def _shown(task: config.Task) -> str:
+    if task.train_count is not None:
+        return f"{task.train_count} examples"
+    return f"{100 * task.train_fraction:g} %"
 
 
 def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: DistillationTask) -> None:
@@ -103,10 +120,11 @@ def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: Distillat
     from dss_jax.experiment.curves import plot_curves
 
     metric, last = task.scorer.name, list(runs.values())[-1]
+    largest = last.task
     rows = [
         [
             cell.method if cell.model else "simulated teacher",
-            "-" if cell.train_fraction is None else f"{100 * cell.train_fraction:g} %",
+            _shown(runs[cell].task) if cell.model else "-",
             *(number(one[split][metric]) for split in ("validation", "test")),
             number(one["best_step"]) if cell.model else "-",
         ]
@@ -118,7 +136,9 @@ def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: Distillat
         rows[1:] + rows[:1],
         note="Generated problems, a simulated teacher, one seed, a tiny T5 trained from nothing.",
     )
-    whole = [(c.method, folder / c.folder) for c in runs if c.train_fraction == FRACTIONS[-1]]
+    whole = [
+        (c.method, folder / c.folder) for c, r in runs.items() if c.model and r.task == largest
+    ]
     plot_curves(
         whole,
         metric,

@@ -125,8 +125,7 @@ class TrainBatches:
           cost: FLOPs of an extent, by which shapes are chosen.
           plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
             with the same ones, batches of different orders have the same shapes.
-          plan_subsets: subsets for whose batches the shapes have room, too; runs on each of them
-            that are given all of them compile the same code.
+          plan_subsets: subsets for whose batches there is room, too; in the same way.
           numbered: whether target tokens tell their example, as `Loss.mutual_information` needs.
 
         Raises:
@@ -142,7 +141,6 @@ class TrainBatches:
             )
         self._seed, self._size, self._parts = data.seed, data.batch_size, process_count
         self._steps, self._cost = steps, cost
-        # The run's own rows, and those of other runs that share its compiled code.
         others = [other for other in plan_subsets if other != task]
         planned = [_usable_rows(self._examples, split.own, other, method)[0] for other in others]
         self._subsets = [self.rows, *planned]
