@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from dss_jax.data.store import TokenStore
     from dss_jax.experiment.sweep_plan import Planned
 
-PASSED = ("data_dir", "vocabulary", "store_dir", "rationales", "decode", "init_from")
+PASSED = ("data_dir", "vocabulary", "store_dir", "rationales", "decode", "init_from", "extra_task")
 """Flags of `dss train` that go to every run; {task} and {model} in them are the run's own."""
+
+OF_STUDENTS = ("init_from", "extra_task")
+"""Those that the teacher's runs are not given."""
 
 MOST_SHOWN = 10
 """Mistakes shown at once."""
@@ -35,6 +38,9 @@ def add_grid_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", help="folder of the sweep; it grows, and goes on")
     parser.add_argument(
         "--init_from", help="checkpoint of every run; {model} stands for the model's name"
+    )
+    parser.add_argument(
+        "--extra_task", metavar="NAME", help="a task whose rows every run is trained on, too"
     )
     parser.add_argument("--decode", help="greedy (default), beam, sample or rank")
     options.add_data_flags(parser)
@@ -90,7 +96,7 @@ class Grid:
         args, flags = self.args, []
         for name in PASSED:
             value = getattr(args, name)
-            if value is None or (name == "init_from" and cell.model is None):
+            if value is None or (name in OF_STUDENTS and cell.model is None):
                 continue
             flags += [f"--{name}", _filled(value, cell)]
         for folder in args.task_dir:
