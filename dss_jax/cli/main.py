@@ -17,6 +17,7 @@ COMMANDS = {
     "config": "print the resolved configuration",
     "sweep": "train every cell of a grid: methods, sizes, seeds; go on after a stop",
     "frontier": "find the smallest model and the least data that reach a target",
+    "report": "tables and figures of finished runs; a page with every answer",
     "fit": "whether a model fits a device, and with which mesh",
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
     "records": "look at what a teacher answered; filter, merge, export",

@@ -52,7 +52,7 @@ def _without_new(now: list[str], before: list[str]) -> list[str]:
     return [line for line in now if line.split(" = ")[0] in known or line not in defaults]
 
 
-def _fixed_lines(text: str) -> list[str]:
+def fixed_lines(text: str) -> list[str]:
     """The bindings that may not change while a run goes on."""
     may_change = {
         f"{name}.{field.name}"
@@ -70,8 +70,8 @@ def _fixed_lines(text: str) -> list[str]:
 
 def _difference(saved: str, text: str, folder: Path) -> str:
     """What differs between a saved configuration and that of this run; "" where nothing does."""
-    before = _fixed_lines(saved)
-    now = _without_new(_fixed_lines(text), before)
+    before = fixed_lines(saved)
+    now = _without_new(fixed_lines(text), before)
     lines = difflib.unified_diff(before, now, str(folder), "this run", n=0, lineterm="")
     return "\n".join(line for line in lines if not line.startswith("@@"))
 

@@ -1,0 +1,86 @@
+"""What the report's page shows of each test item: everybody's answers."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from dss_jax.experiment.found_runs import Cell, Found
+from dss_jax.experiment.report_tables import Table, share_of
+
+Item = dict[str, Any]
+
+
+def page_data(found: Found, tables: Sequence[Table], split: str, title: str) -> dict[str, Any]:
+    """What `report_page.write_page` takes."""
+    return {
+        "title": title,
+        "split": split,
+        "tables": [
+            {"title": t.title, "header": list(t.header), "rows": [list(r) for r in t.rows],
+             "note": t.note}
+            for t in tables
+        ],
+        "tasks": [_task(found, task, split) for task in found.tasks],
+    }  # fmt: skip
+
+
+def _task(found: Found, task: str, split: str) -> dict[str, Any]:
+    cells = [c for c in found.cells if c.task == task and c.scores(split)]
+    answers = [_answers(cell, split) for cell in cells]
+    teacher = {}
+    if task in found.teachers:
+        teacher = {p["id"]: p for p in found.teachers[task].predictions(split)}
+    rows: dict[str, Item] = dict(teacher)
+    for cell in cells:
+        for run in cell.runs:
+            rows = {p["id"]: p for p in run.predictions(split)} | rows
+    return {
+        "task": task,
+        "metric": cells[0].metric if cells else found.teachers[task].results["metric"],
+        "methods": [
+            {
+                "name": f"{cell.method}, {cell.model}, {share_of(cell)}",
+                "seeds": len(cell.scores(split)),
+                "accuracy": sum(cell.scores(split)) / len(cell.scores(split)),
+            }
+            for cell in cells
+        ],
+        "items": [
+            {
+                "id": row["id"],
+                "input": row["input"],
+                "gold": row["target"],
+                "teacher": _teacher(teacher.get(row["id"])),
+                "answers": [one.get(row["id"]) for one in answers],
+            }
+            for row in rows.values()
+        ],
+    }
+
+
+def _teacher(found: Item | None) -> Item | None:
+    if found is None:
+        return None
+    return {
+        "label": found["prediction"],
+        "rationale": found.get("rationale") or "",
+        "correct": bool(found["correct"]),
+    }
+
+
+def _answers(cell: Cell, split: str) -> dict[str, Item]:
+    """Id -> the cell's answer: what most seeds say, and how many of them are right."""
+    by_id: dict[str, list[Item]] = {}
+    for run in cell.runs:
+        for prediction in run.predictions(split):
+            by_id.setdefault(prediction["id"], []).append(prediction)
+    found = {}
+    for name, given in by_id.items():
+        most = Counter(p["prediction"] for p in given).most_common(1)[0][0]
+        first = next(p for p in given if p["prediction"] == most)
+        found[name] = {
+            "prediction": most,
+            "right": sum(bool(p["correct"]) for p in given) / len(given),
+            "rationale": first.get("rationale"),
+        }
+    return found

@@ -1,0 +1,199 @@
+"""Statistics of a comparison: errors, paired tests, and the data that a method needs.
+
+Everything that is drawn is drawn from fixed seeds: the same runs give the same numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 4000
+LEVEL = 0.95
+"""Of intervals."""
+
+CHUNK = 64
+"""Resamples at once; bounds the memory."""
+
+
+class Mean(NamedTuple):
+    """A mean over seeds.
+
+    Attributes:
+      value: of the mean.
+      error: standard error, s / sqrt(n) with n - 1 in s; None for a single value.
+      n: how many seeds.
+    """
+
+    value: float
+    error: float | None
+    n: int
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Mean and standard error; at least one value."""
+    n = len(values)
+    error = float(stats.sem(values)) if n > 1 else None
+    return Mean(float(np.mean(values)), error, n)
+
+
+class Difference(NamedTuple):
+    """One method against another on the same test items.
+
+    Attributes:
+      value: difference of the accuracies, percentage points.
+      low, high: 95 % interval of the bootstrap, percentage points.
+      p: two-sided, of the bootstrap.
+      mcnemar: exact two-sided p of McNemar's test, the discordant answers of all pairs of seeds
+        put together; that takes the seeds' answers to one item for independent, which they are
+        not, so it is too small where there are several seeds.
+      pairs: p of McNemar's test of each pair of seeds by itself.
+      paired: whether both methods have the same seeds.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    mcnemar: float
+    pairs: tuple[float, ...]
+    paired: bool
+
+
+def difference(right_a: np.ndarray, right_b: np.ndarray, paired: bool, seed: int = 0) -> Difference:
+    """Compares two methods.
+
+    The bootstrap is over seeds and test items (Efron and Tibshirani 1993): each resample draws
+    seeds with replacement - the same for both methods where `paired`, for then the seeds share
+    their order of the data - and then items, the same for both.
+
+    Args:
+      right_a, right_b: bool [seeds, items]; with `paired` row i of both is the same seed.
+      paired: whether the seeds are the same.
+      seed: of the resamples.
+    """
+    rng = np.random.default_rng(seed)
+    a, b = right_a.astype(float), right_b.astype(float)
+    items = a.shape[1]
+    value = float(a.mean() - b.mean())
+    drawn = np.empty(RESAMPLES)
+    for start in range(0, RESAMPLES, CHUNK):
+        count = min(CHUNK, RESAMPLES - start)
+        rows_a = rng.integers(len(a), size=(count, len(a)))
+        rows_b = rows_a if paired else rng.integers(len(b), size=(count, len(b)))
+        means = a[rows_a].mean(axis=1) - b[rows_b].mean(axis=1)
+        at = rng.integers(items, size=(count, items))
+        drawn[start : start + count] = np.take_along_axis(means, at, axis=1).mean(axis=1)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    # Davison and Hinkley 1997: the observed value counts as a resample, so that p is never 0.
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
+    p = min(1.0, 2.0 * float(tail) / (RESAMPLES + 1))
+    pairs = list(zip(right_a, right_b, strict=False))
+    only_a, only_b = (sum(int((x & ~y).sum()) for x, y in order) for order in (
+        pairs, [(y, x) for x, y in pairs]
+    ))  # fmt: skip
+    return Difference(
+        100 * value, 100 * float(low), 100 * float(high), p, mcnemar(only_a, only_b),
+        tuple(mcnemar(int((x & ~y).sum()), int((y & ~x).sum())) for x, y in pairs), paired,
+    )  # fmt: skip
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Exact two-sided p of McNemar's test (1947): whether of the items that just one of two gets
+    right, each has half.
+    """
+    if only_a + only_b == 0:
+        return 1.0
+    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's correction (1979) of several p values, in their order."""
+    order = np.argsort(ps, kind="stable")
+    adjusted = np.empty(len(ps))
+    largest = 0.0
+    for rank, at in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[at]))
+        adjusted[at] = largest
+    return adjusted.tolist()
+
+
+class Reached(NamedTuple):
+    """How much data a method needs to reach a target.
+
+    Attributes:
+      share: of the training data, in (0, 1], where the mean curve crosses the target, interpolated
+        between the sizes that were run; None: it does not.
+      low, high: 95 % interval over resampled seeds, of those resamples that reach it; None where
+        fewer than half do.
+      never: share of the resamples that do not reach it.
+      at_least: whether the smallest size that was run reaches it already, so that less might do.
+    """
+
+    share: float | None
+    low: float | None
+    high: float | None
+    never: float
+    at_least: bool
+
+
+def crossing(shares: Sequence[float], values: Sequence[float], target: float) -> float | None:
+    """The first share at which a curve, linear between its points, is at `target` or above."""
+    for i, (share, value) in enumerate(zip(shares, values, strict=True)):
+        if value >= target:
+            if i == 0:
+                return share
+            before, below = shares[i - 1], values[i - 1]
+            return before + (share - before) * (target - below) / (value - below)
+    return None
+
+
+def data_to_reach(
+    curve: Mapping[float, Sequence[float]], target: Sequence[float], seed: int = 0
+) -> Reached:
+    """How much data a method needs for another's accuracy.
+
+    Args:
+      curve: share of the data -> accuracy of each seed.
+      target: accuracy of each seed of what is to be reached; one value: a number without error.
+      seed: of the resamples, which draw the seeds of each point with replacement.
+    """
+    shares = sorted(curve)
+    points = [np.asarray(curve[share], float) for share in shares]
+    goal = np.asarray(target, float)
+    share = crossing(shares, [p.mean() for p in points], float(goal.mean()))
+    rng = np.random.default_rng(seed)
+
+    def resampled(values: np.ndarray) -> float:
+        return float(rng.choice(values, len(values)).mean())
+
+    found = [
+        crossing(shares, [resampled(p) for p in points], resampled(goal)) for _ in range(RESAMPLES)
+    ]
+    reached = [x for x in found if x is not None]
+    low = high = None
+    if 2 * len(reached) >= RESAMPLES:
+        low, high = map(float, np.quantile(reached, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return Reached(share, low, high, 1 - len(reached) / RESAMPLES, share == shares[0])
+
+
+class Beats(NamedTuple):
+    """Whether a mean is above another.
+
+    Attributes:
+      above: it is.
+      clear: by more than one standard error of the difference; False where none is known.
+    """
+
+    above: bool
+    clear: bool
+
+
+def beats(one: Mean, target: Mean) -> Beats:
+    """Compares a mean with a target's; a target without error counts as exact."""
+    gap = one.value - target.value
+    if one.error is None:
+        return Beats(gap > 0, False)
+    error = float(np.hypot(one.error, target.error or 0.0))
+    return Beats(gap > 0, gap > error)
