@@ -150,9 +150,12 @@ def _run_here(
         print("stopped. To go on, give the same command again:")
         print(f"  dss {shlex.join(sys.argv[1:])}")
         return 130
-    if not args.no_report:
-        write_report(folder)
-    return tell_failures(outcome)
+    try:
+        if not args.no_report:
+            write_report(folder)
+    finally:
+        status = tell_failures(outcome)
+    return status
 
 
 def tell_failures(outcome: "Outcome") -> int:
@@ -171,7 +174,10 @@ def write_report(folder: Path) -> None:
     if find_spec("dss_jax.experiment.report") is None:
         return
     report = import_module("dss_jax.experiment.report")
-    report.write(folder)
+    try:
+        report.write(folder)
+    except UsageError as error:
+        print(f"no report: {error}")
 
 
 def _cluster(
