@@ -304,6 +304,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys) -> None:
     thread.join()
     out = capsys.readouterr().out
     assert "stopped. To go on" in out
+    # A terminal's Ctrl-C reaches a whole session; a second signal would stop a run at once.
+    assert all(call["session"] == call["pid"] for call in calls(tmp_path))
     begun = list((tmp_path / "s").rglob("metrics.jsonl"))
     assert begun
     assert not list((tmp_path / "s").rglob(sweep_lock.LOCK))

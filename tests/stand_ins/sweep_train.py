@@ -41,7 +41,7 @@ def at_work(pid: int) -> bool:
 earlier = (HERE / "calls").read_text().splitlines() if (HERE / "calls").exists() else []
 pids = [json.loads(line)["pid"] for line in earlier]
 call = {
-    "folders": [str(f) for f in folders], "pid": os.getpid(),
+    "folders": [str(f) for f in folders], "pid": os.getpid(), "session": os.getsid(0),
     "others": [pid for pid in pids if at_work(pid)],
     "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "words": words,
 }  # fmt: skip
