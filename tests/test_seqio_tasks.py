@@ -503,3 +503,66 @@ for name in ("my_first", "my_second"):
     )
 seqio.MixtureRegistry.add("my_mix", ["my_first", "my_second"], default_rate=1.0)
 """
+
+
+class TestForms:
+    """Joint targets and PINTO's inputs, put together from columns, are SeqIO's of the joined
+    text.
+    """
+
+    CASES = (
+        ("single_task", "rationale_label"),
+        ("single_task_label_first", "label_rationale"),
+        ("pinto", "rationale_input"),
+    )
+
+    @pytest.mark.parametrize("name", ["cqa", "esnli"])
+    def test_tokens_are_seqios(self, seqio: Any, register: Any, tmp_path: Path, name: str) -> None:
+        from dss_jax.data.columns import examples_of
+
+        model, extra_ids = (T5_MODEL, 100) if T5_MODEL.is_file() else (MODEL, EXTRA_IDS)
+        register(name, vocabulary_path=model, extra_ids=extra_ids)
+        store = prepare.ensure_store(
+            config.Task(name=name, data_dir=str(RELEASE)),
+            config.Vocabulary(path=str(model), extra_ids=extra_ids),
+            config.Data(store_dir=str(tmp_path)),
+            log=lambda _: None,
+        )
+        split = "validation" if name == "esnli" else "train"
+        for suffix, form in self.CASES:
+            method = config.Method(name=suffix, form=form, rationale=False)
+            examples = examples_of(store.split(split), config.Data(), method)
+            found = rows_of(seqio, f"{name}_{suffix}", split)
+            assert found
+            for row in found:
+                item = np.array([row["row"]])
+                np.testing.assert_array_equal(examples.inputs(item), row["inputs"])
+                np.testing.assert_array_equal(examples.targets(item), row["targets"])
+
+    def test_the_label_is_scored(self, seqio: Any, register: Any) -> None:
+        tasks = register("svamp")
+        text = "So 8 + 5. Answer: ( 8 + 5 )"
+        assert tasks["single_task"].postprocess_fn(text) == "( 8 + 5 )"
+        assert tasks["single_task_label_first"].postprocess_fn("( 1 ) Rationale: so") == "( 1 )"
+
+    def test_span_corruption_is_a_seqio_task(self, seqio: Any, register: Any) -> None:
+        register("cqa")
+        lengths = {"inputs": 40, "targets": 20}
+        kwargs = {"sequence_length": lengths, "shuffle": False}
+        task = seqio.get_mixture_or_task("cqa_pretrain")
+        first, again, other = (
+            [
+                {k: v.tolist() for k, v in row.items()}
+                for row in task.get_dataset(split="train", seed=s, **kwargs).as_numpy_iterator()
+            ]
+            for s in (0, 0, 1)
+        )
+        assert first == again
+        assert first != other
+        vocabulary = SentencePiece(MODEL, EXTRA_IDS)
+        for row in first:
+            assert (len(row["inputs"]), len(row["targets"])) == (
+                len(first[0]["inputs"]), len(first[0]["targets"]),
+            )  # fmt: skip
+            assert row["inputs"][-1] == row["targets"][-1] == 1
+            assert row["targets"][0] == vocabulary.vocab_size - 1
