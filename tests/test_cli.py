@@ -134,6 +134,8 @@ def test_the_demo_shrunk(tmp_path: Path) -> None:
     for name in ("standard", "dss", "simulated teacher"):
         assert name in first.stdout
     assert (tmp_path / "demo" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("by_data.png", "report.md"):
+        assert (tmp_path / "demo" / "report" / name).exists()
     again = _dss(*demo, cwd=tmp_path)
     assert again.returncode == 0
     assert "is finished; these are its results" in again.stdout

@@ -40,7 +40,7 @@ def _program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_options, "without_teachers", lambda planned, _: list(planned))
     monkeypatch.setattr(sweep_run, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(sweep_run, "LOCKED_SECONDS", 0.05)
-    monkeypatch.setattr(sweep, "write_report", lambda _: None)
+    monkeypatch.setattr(sweep, "write_report", lambda *_: None)
 
 
 def behave(folder: Path, **behaviour: object) -> None:
@@ -323,7 +323,7 @@ from dss_jax.cli import sweep_options, sweep
 from dss_jax.experiment import sweep_run
 sweep_options.make_stores = lambda *_: {{}}
 sweep_options.without_teachers = lambda planned, _: list(planned)
-sweep.write_report = lambda _: None
+sweep.write_report = lambda *_: None
 defaults = sweep_run.Runner.__init__.__defaults__
 sweep_run.Runner.__init__.__defaults__ = (*defaults[:-1], {program!r})
 from dss_jax.cli.main import main

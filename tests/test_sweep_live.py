@@ -47,6 +47,7 @@ def test_a_killed_sweep_goes_on_and_gives_what_single_runs_give(tmp_path: Path) 
     os.kill(child, signal.SIGKILL)
     again = _start(tmp_path, *SWEEP, log=tmp_path / "log2")
     assert again.wait(500) == 0, (tmp_path / "log2").read_text()
+    assert (tmp_path / "s/report/report.md").exists()
     log = (first / "train.log").read_text()
     assert log.count("going on from the checkpoint of step") == 1
     assert (tmp_path / "s/word_problems/teacher/results.json").exists()

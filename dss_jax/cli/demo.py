@@ -147,4 +147,4 @@ def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: Distillat
         teacher=results[next(iter(runs))]["validation"][metric],
     )
     print(f"curves: {folder / 'curves.png'}")
-    sweep.write_report(folder)
+    sweep.write_report(folder, tables=False)

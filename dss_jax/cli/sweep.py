@@ -14,8 +14,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,15 +167,20 @@ def tell_failures(outcome: "Outcome") -> int:
     return 1
 
 
-def write_report(folder: Path) -> None:
-    """Tables and figures, as `dss report` makes them."""
-    if find_spec("dss_jax.experiment.report") is None:
-        return
-    report = import_module("dss_jax.experiment.report")
+def write_report(folder: Path, tables: bool = True) -> None:
+    """Tables and figures, as `dss report` makes them; with `tables`, also printed."""
+    from dss_jax.cli.report import show
+    from dss_jax.experiment import report
+
     try:
-        report.write(folder)
+        made = report.write(folder)
     except UsageError as error:
         print(f"no report: {error}")
+        return
+    if tables:
+        show(made)
+    else:
+        print("\n".join(map(str, made.files)))
 
 
 def _cluster(
