@@ -1,4 +1,4 @@
-# make demo   both methods on the embedded data set: a table and runs/demo/curves.png
+# make demo   both methods on three shares of the embedded data set: tables, curves, runs/demo/report
 # make test   the tests
 # make check  format, lint, types
 # make test-all  the tests and the slow tier (installs PyTorch for parity)

@@ -22,7 +22,7 @@ COMMANDS = {
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
     "records": "look at what a teacher answered; filter, merge, export",
     "doctor": "check this installation: versions, devices, the T5X engine",
-    "demo": "both methods on the embedded data set: a table and a picture",
+    "demo": "both methods on the embedded data set, by its share: a table and curves",
 }
 """Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""
 
