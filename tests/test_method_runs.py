@@ -14,6 +14,7 @@ from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.experiment import run_folder, seeds, single, teacher_run
+from dss_jax.experiment.facts import data_key
 
 
 def _run(folder: Path, method: config.Method, **sections: object) -> config.Run:
@@ -123,3 +124,15 @@ class TestTeacher:
         store = write_store(tmp_path / "s", {"test": builder}, toy.VOCABULARY, 0, description)
         with pytest.raises(UsageError, match="toy has no teacher text"):
             teacher_run.score(_run(tmp_path / "run", self.RUN), store, TEXT_ACCURACY)
+
+
+def test_other_text_is_another_run(tmp_path: Path, with_sentinels: TokenStore) -> None:
+    text = tmp_path / "more.txt"
+    text.write_text("Faye had 12 marbles. " * 50)
+    pretrain = config.Pretrain(text_files=str(text))
+    run = _run(tmp_path / "run", _method("spans"), pretrain=pretrain)
+    run_folder.open_run_folder(run, data_key(run, with_sentinels))
+    run_folder.open_run_folder(run, data_key(run, with_sentinels))
+    text.write_text("Faye lost 12 marbles. " * 50)
+    with pytest.raises(UsageError, match="token store"):
+        run_folder.open_run_folder(run, data_key(run, with_sentinels))

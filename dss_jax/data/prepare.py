@@ -109,12 +109,13 @@ def _with_extras(
     alone = replace(task_cfg, extra_tasks=None)
     own = replace(alone, rationales=given[names[0]])
     store = ensure_store(own, vocabulary_cfg, data_cfg, **options)
+    if "train" not in options["need"]:
+        return store  # Scoring needs no extra rows.
     same = replace(vocabulary_cfg, path=str(store.vocabulary_path), extra_ids=store.extra_ids)
     elsewhere = replace(data_cfg, store=None)
     store.extras = tuple(
         ensure_store(
-            replace(alone, name=name, rationales=given[name]), same, elsewhere,
-            **options | {"need": ("train",)},
+            replace(alone, name=name, rationales=given[name]), same, elsewhere, **options
         )
         for name in task_cfg.extra_names
     )  # fmt: skip

@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 
-from dss_jax.core import config
+from dss_jax.core import config, storage
 from dss_jax.core.types import Scorer
 from dss_jax.data.batches import subset_rows
 from dss_jax.data.store import TokenStore
+from dss_jax.data.vocabulary import file_digest
 from dss_jax.train.step import Program
 
 
@@ -31,6 +32,14 @@ def teacher_accuracy(
     if not any(teacher for _, teacher in pairs):
         return None
     return scorer([g for g, _ in pairs], [t for _, t in pairs])[scorer.name]
+
+
+def data_key(run: config.Run, store: TokenStore) -> str:
+    """Digest of all that is trained on: of the store, and of text files for pre-training."""
+    if run.method.form != "spans":
+        return store.key
+    texts = [file_digest(storage.local_file(name)) for name in run.pretrain.files]
+    return "+".join([store.key, *texts])
 
 
 def about(run: config.Run, store: TokenStore, program: Program) -> dict[str, Any]:

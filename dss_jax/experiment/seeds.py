@@ -27,6 +27,7 @@ from dss_jax.data.shapes import cost_of
 from dss_jax.data.store import TokenStore
 from dss_jax.experiment import run_folder, single
 from dss_jax.experiment.curves import plot_curves
+from dss_jax.experiment.facts import data_key
 from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe, training_rows
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.train import loop
@@ -327,7 +328,7 @@ def train(
       loop.Interrupted: it was asked to stop; all states are saved.
     """
     for run in runs:
-        run_folder.open_run_folder(run, store.key)
+        run_folder.open_run_folder(run, data_key(run, store))
     left = []
     for run in runs:
         if run_folder.read_results(_folder(run)) is None:

@@ -23,7 +23,7 @@ from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Judge, make_judge, write_predictions
 from dss_jax.experiment import run_folder
 from dss_jax.experiment.curves import plot_curves
-from dss_jax.experiment.facts import about, teacher_accuracy
+from dss_jax.experiment.facts import about, data_key, teacher_accuracy
 from dss_jax.experiment.hosts import Quiet, check_shared, describe_hosts
 from dss_jax.experiment.init_from import start_from
 from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe, train_batches
@@ -301,7 +301,7 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
     """
 
     def look() -> list:
-        folder = run_folder.open_run_folder(run, store.key)
+        folder = run_folder.open_run_folder(run, data_key(run, store))
         return [str(folder), run_folder.read_results(folder)]
 
     name, finished = processes.first_only(look)
