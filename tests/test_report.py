@@ -269,7 +269,8 @@ class TestFiles:
         item = next(i for i in task["items"] if i["id"] == "item-81")
         # The seeds of standard on 250 have the first 80, 88 and 84 right.
         assert item["answers"][0] == {
-            "prediction": "yes", "right": pytest.approx(2 / 3), "rationale": "because 81",
+            "prediction": "yes", "correct": True, "right": pytest.approx(2 / 3),
+            "rationale": "because 81",
         }  # fmt: skip
         assert item["teacher"] == {"label": "yes", "rationale": "because 81", "correct": True}
         assert len(task["items"]) == 200

@@ -80,6 +80,7 @@ def _answers(cell: Cell, split: str) -> dict[str, Item]:
         first = next(p for p in given if p["prediction"] == most)
         found[name] = {
             "prediction": most,
+            "correct": bool(first["correct"]),
             "right": sum(bool(p["correct"]) for p in given) / len(given),
             "rationale": first.get("rationale"),
         }

@@ -1,0 +1,90 @@
+"""The report as one page: tables, curves, and every answer to every test item.
+
+The page needs no network and no server. What data sets, teachers and students wrote is put into it
+as JSON, and by its script as text, never as markup; a content security policy lets nothing run but
+the script that is written here.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core.paths import write_whole
+
+_HERE = Path(__file__).parent
+_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
+            "\u2029": "\\u2029"}  # fmt: skip
+_ACTIVE = re.compile(r"<\s*(script|foreignObject|iframe|image)\b|\son\w+\s*=|javascript:", re.I)
+
+
+def as_json(value: Any) -> str:
+    """JSON that nothing in a page's script element can end or begin."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "".join(_ESCAPES.get(letter, letter) for letter in text)
+
+
+def _digest(text: str) -> str:
+    """Of an inline script or style, as a content security policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _drawing(svg: str) -> str:
+    """A figure of matplotlib's, without XML's heading."""
+    found = _ACTIVE.search(svg)
+    assert found is None, f"a figure holds {found[0]!r}" if found else ""
+    return svg[svg.index("<svg") :]
+
+
+def _table(table: dict[str, Any]) -> str:
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in table["header"])
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in table["rows"]
+    )
+    note = f"<p class=note>{html.escape(table['note'])}</p>" if table["note"] else ""
+    title = html.escape(table["title"])
+    return (
+        f'<h3>{title}</h3><div class=scroll tabindex=0 role=region aria-label="{title}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
+    )
+
+
+def write_page(file: Path, data: dict[str, Any], figures: Sequence[tuple[str, str]]) -> None:
+    """Writes the page.
+
+    Args:
+      file: where to.
+      data: of `report_items.page_data`.
+      figures: (name, SVG text).
+    """
+    script = (_HERE / "report_page.js").read_text(encoding="utf-8")
+    style = (_HERE / "report_page.css").read_text(encoding="utf-8")
+    shell = (_HERE / "report_page.html").read_text(encoding="utf-8")
+    # matplotlib styles its drawings in attributes and in one style element each.
+    drawings = [_drawing(svg) for _, svg in figures]
+    styles = {style, *(s for svg in drawings for s in re.findall(r"<style[^>]*>(.*?)</style>", svg,
+                                                                  re.S))}  # fmt: skip
+    policy = (
+        f"default-src 'none'; script-src {_digest(script)}; img-src data:; base-uri 'none'; "
+        f"form-action 'none'; style-src-attr 'unsafe-inline'; "
+        f"style-src-elem {' '.join(sorted(map(_digest, styles)))}"
+    )
+    parts = {
+        "POLICY": policy,
+        "TITLE": html.escape(data["title"]),
+        "SPLIT": html.escape(data["split"]),
+        "STYLE": style,
+        "FIGURES": "".join(
+            f'<figure role="img" aria-label="{html.escape(name.replace("_", " "))}">{svg}</figure>'
+            for (name, _), svg in zip(figures, drawings, strict=True)
+        ),
+        "TABLES": "".join(map(_table, data["tables"])),
+        "DATA": as_json(data["tasks"]),
+        "SCRIPT": script,
+    }
+    write_whole(file, re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], shell))
