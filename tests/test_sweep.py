@@ -377,6 +377,9 @@ def test_time_to_the_end() -> None:
     assert sweep_plan.seconds_left(times, [], 5.0, 1) is None
     times.seconds, times.work = 10.0, 5.0
     assert sweep_plan.seconds_left(times, [(10.0, 5.0)], 30.0, 2) == pytest.approx(30.0)
+    # Scoring the teacher, which is nearly no work, says nothing of training.
+    times._count(6.0, sweep_plan.TEACHER_WORK)
+    assert (times.seconds, times.work) == (10.0, 5.0)
     assert sweep_run.duration(59) == "59 s"
     assert sweep_run.duration(3900) == "1 h 05 min"
 

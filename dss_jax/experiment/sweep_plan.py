@@ -234,6 +234,8 @@ class Times:
                     continue
 
     def _count(self, seconds: float, work: float) -> None:
+        if work <= TEACHER_WORK:
+            return  # Scoring the teacher says nothing of how long training takes.
         self.seconds += seconds
         self.work += work
 
