@@ -81,6 +81,13 @@ def test_pretraining_goes_on_where_it_stopped_and_starts_other_runs(
             single.train(stopped, with_sentinels, TEXT_ACCURACY)
     assert single.train(stopped, with_sentinels, TEXT_ACCURACY) == whole
 
+    session = single.open_session(
+        _run(tmp_path / "whole", spans), tmp_path / "whole", with_sentinels, TEXT_ACCURACY
+    )
+    step, scores = single.score(session, ["test"])
+    assert scores["test"] == pytest.approx(whole["test"])
+    assert step == whole["best_step"]
+
     student = _run(tmp_path / "student", config.Method())
     from_it = dataclasses.replace(student.train, init_from=str(tmp_path / "whole"))
     said: list[str] = []
@@ -136,3 +143,19 @@ def test_other_text_is_another_run(tmp_path: Path, with_sentinels: TokenStore) -
     text.write_text("Faye lost 12 marbles. " * 50)
     with pytest.raises(UsageError, match="token store"):
         run_folder.open_run_folder(run, data_key(run, with_sentinels))
+
+
+def test_the_teacher_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dss_jax.cli.main import main
+
+    folder = tmp_path / "teacher"
+    flags = ["--store_dir", str(tmp_path / "stores"), "--output_dir", str(folder)]
+    assert main(["train", "--task", "word_problems", "--method", "teacher", *flags]) == 0
+    results = json.loads((folder / run_folder.RESULTS).read_text())
+    # The simulated teacher errs in exactly 13 of each 50 rows.
+    assert results["test"]["equation_accuracy"] == 74.0
+    assert "the teacher's own labels" in capsys.readouterr().out
+    assert main(["eval", *flags]) == 2
+    assert "nothing was trained" in capsys.readouterr().err

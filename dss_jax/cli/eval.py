@@ -51,6 +51,11 @@ def _resolve(
         local = storage.local_file(vocabulary).absolute()
         bindings.append(f"Vocabulary.path = {str(local)!r}")
     run = gin_config.load_run([saved], bindings + options.gin_bindings(rest, parser))
+    if not run.method.trains:
+        raise UsageError(
+            f"{folder} holds the teacher's own labels: nothing was trained. Its scores are in "
+            "results.json; dss train scores them again."
+        )
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {args.limit}.")
     return replace(run, evaluate=replace(run.evaluate, rationales=args.rationales))
@@ -87,12 +92,11 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)
     if not processes.is_first():
         return 0
+    metric = session.evaluator.metric
     print_scores(
-        f"{run.task.shown_name}, {run.method.name}: {scorer.name} of step {step}",
-        scores,
-        scorer.name,
+        f"{run.task.shown_name}, {run.method.name}: {metric} of step {step}", scores, metric
     )
-    for split in splits:
+    for split in splits if run.method.form != "spans" else ():
         file = single.predictions_name(run, split, step, args.limit)
         print(f"predictions: {folder / run_folder.PREDICTIONS / file}")
     return 0
