@@ -184,7 +184,8 @@ def _cells(grid: sweep_options.Grid, model: str, fraction: float, method: str) -
 
 def _question(args: argparse.Namespace, trainer: _Trainer, metric: str) -> "Question":
     """What is searched for: the models in order, the target as a number."""
-    from dss_jax.experiment.frontier_files import Question, mean_and_error
+    from dss_jax.experiment.frontier_files import Question
+    from dss_jax.experiment.statistics import mean
 
     grid = trainer.grid
     sizes = {
@@ -199,7 +200,7 @@ def _question(args: argparse.Namespace, trainer: _Trainer, metric: str) -> "Ques
         (target,), name = trainer.scores([cell], args.split), "the teacher's labels"
     elif args.target == FULL_STANDARD:
         values = trainer.scores(_cells(grid, models[-1], 1.0, "standard"), args.split)
-        target, name = mean_and_error(values)[0], f"{models[-1]}, standard, all data"
+        target, name = mean(values).value, f"{models[-1]}, standard, all data"
     else:
         target, name = float(args.target), "the target"
     return Question(
@@ -212,7 +213,7 @@ def _question(args: argparse.Namespace, trainer: _Trainer, metric: str) -> "Ques
 def _search(
     trainer: _Trainer, question: "Question", whole_map: bool
 ) -> tuple["Found", dict[str, list[float]]]:
-    from dss_jax.experiment import frontier_files
+    from dss_jax.experiment import frontier_files, statistics
     from dss_jax.experiment.frontier import Found, search
 
     def cells(model: str, fraction: float) -> list[Cell]:
@@ -220,10 +221,10 @@ def _search(
 
     def accuracy(model: str, fraction: float) -> float:
         values = trainer.scores(cells(model, fraction), question.split)
-        return frontier_files.mean_and_error(values)[0]
+        return statistics.mean(values).value
 
     known = {
-        (model, fraction): frontier_files.mean_and_error(values)[0]
+        (model, fraction): statistics.mean(values).value
         for model in question.models
         for fraction in question.fractions
         if (values := frontier_files.scores(trainer.folder, cells(model, fraction), question.split))
@@ -255,7 +256,7 @@ def _report(
     folder: Path, question: "Question", found: "Found", tests: dict[str, list[float]]
 ) -> None:
     from dss_jax.cli.tables import number, print_table
-    from dss_jax.experiment import frontier_files
+    from dss_jax.experiment import frontier_files, statistics
 
     rows = [
         [
@@ -278,7 +279,7 @@ def _report(
     for model, fraction in found.least.items():
         test = ""
         if tests[model]:
-            mean, error = frontier_files.mean_and_error(tests[model])
+            mean, error, _ = statistics.mean(tests[model])
             test = f"; on test {mean:.2f}" + (f" +- {error:.2f}" if error is not None else "")
         print(f"{model} reaches it with {100 * fraction:g} % of the data{test}")
     print(f"picture: {frontier_files.draw(folder, question, found)}")

@@ -13,6 +13,7 @@ import gzip
 import json
 import lzma
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -157,6 +158,8 @@ class SpanExamples(Examples):
         """Of `data` only the seed is used: pieces fit its lengths already."""
         self.roles, self.count = (LABEL,), len(pieces)
         self._pieces, self._seed = pieces, data.seed
+        # A batch asks for its targets and for its inputs.
+        self._made = lru_cache(maxsize=1)(self._corrupted_all)
 
     def usable(self, rows: np.ndarray) -> np.ndarray:
         """All of them."""
@@ -186,8 +189,11 @@ class SpanExamples(Examples):
         return self._side(1, items)
 
     def _side(self, side: int, items: np.ndarray) -> np.ndarray:
-        made = [self._corrupted(int(item))[side] for item in items if item >= 0]
+        made = [both[side] for both in self._made(tuple(map(int, items)))]
         return np.concatenate(made) if made else np.zeros(0, np.int32)
+
+    def _corrupted_all(self, items: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [self._corrupted(item) for item in items if item >= 0]
 
     def _corrupted(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, piece = divmod(item, self.count)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dss_jax.core.paths import write_whole
 from dss_jax.core.sweep_config import Cell
 from dss_jax.experiment import run_folder
 from dss_jax.experiment.frontier import Found
+from dss_jax.experiment.statistics import mean
 
 JSON, PICTURE = "frontier.json", "frontier.png"
 FORMAT = 1
@@ -57,12 +56,6 @@ def scores(folder: Path, cells: Sequence[Cell], split: str) -> list[float] | Non
     return found
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error, with n - 1; None for a single value."""
-    n = len(values)
-    return float(np.mean(values)), float(np.std(values, ddof=1) / n**0.5) if n > 1 else None
-
-
 def write_json(
     folder: Path, question: Question, found: Found, tests: Mapping[str, list[float]], complete: bool
 ) -> None:
@@ -77,9 +70,14 @@ def write_json(
     """
     least = []
     for model, fraction in found.least.items():
-        mean, error = mean_and_error(tests[model]) if tests.get(model) else (None, None)
+        test = mean(tests[model]) if tests.get(model) else None
         least.append(
-            {"model": model, "fraction": fraction, "test": mean, "test_standard_error": error}
+            {
+                "model": model,
+                "fraction": fraction,
+                "test": None if test is None else test.value,
+                "test_standard_error": None if test is None else test.error,
+            }
         )
     content: dict[str, Any] = {
         "format": FORMAT,

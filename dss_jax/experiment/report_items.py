@@ -1,10 +1,11 @@
 """What the report's page shows of each test item: everybody's answers."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax.experiment.found_runs import Cell, Found
+from dss_jax.experiment.found_runs import Found
 from dss_jax.experiment.report_tables import Table, share_of
 
 Item = dict[str, Any]
@@ -26,14 +27,14 @@ def page_data(found: Found, tables: Sequence[Table], split: str, title: str) -> 
 
 def _task(found: Found, task: str, split: str) -> dict[str, Any]:
     cells = [c for c in found.cells if c.task == task and c.scores(split)]
-    answers = [_answers(cell, split) for cell in cells]
+    given = [[run.predictions(split) for run in cell.runs] for cell in cells]
+    answers = [_answers(of_runs) for of_runs in given]
     teacher = {}
     if task in found.teachers:
         teacher = {p["id"]: p for p in found.teachers[task].predictions(split)}
     rows: dict[str, Item] = dict(teacher)
-    for cell in cells:
-        for run in cell.runs:
-            rows = {p["id"]: p for p in run.predictions(split)} | rows
+    for predictions in itertools.chain.from_iterable(given):
+        rows = {p["id"]: p for p in predictions} | rows
     return {
         "task": task,
         "metric": cells[0].metric if cells else found.teachers[task].results["metric"],
@@ -68,12 +69,11 @@ def _teacher(found: Item | None) -> Item | None:
     }
 
 
-def _answers(cell: Cell, split: str) -> dict[str, Item]:
+def _answers(of_runs: Sequence[Sequence[Item]]) -> dict[str, Item]:
     """Id -> the cell's answer: what most seeds say, and how many of them are right."""
     by_id: dict[str, list[Item]] = {}
-    for run in cell.runs:
-        for prediction in run.predictions(split):
-            by_id.setdefault(prediction["id"], []).append(prediction)
+    for prediction in itertools.chain.from_iterable(of_runs):
+        by_id.setdefault(prediction["id"], []).append(prediction)
     found = {}
     for name, given in by_id.items():
         most = Counter(p["prediction"] for p in given).most_common(1)[0][0]

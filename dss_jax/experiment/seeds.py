@@ -29,6 +29,7 @@ from dss_jax.experiment import run_folder, single
 from dss_jax.experiment.curves import plot_curves
 from dss_jax.experiment.facts import data_key
 from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe, training_rows
+from dss_jax.experiment.statistics import mean
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.train import loop
 from dss_jax.train.checkpoint import Checkpoints
@@ -353,9 +354,8 @@ def train(
 
 def mean_and_error(values: Sequence[float]) -> dict[str, float | None]:
     """Mean and its standard error, s / sqrt(n) with n - 1 in s; None for a single value."""
-    n = len(values)
-    error = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
-    return {"mean": float(np.mean(values)), "standard_error": error}
+    found = mean(values)
+    return {"mean": found.value, "standard_error": found.error}
 
 
 def summary(results: dict[int, dict]) -> dict[str, Any]:

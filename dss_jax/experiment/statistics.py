@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 4000
 LEVEL = 0.95
@@ -34,7 +33,7 @@ class Mean(NamedTuple):
 def mean(values: Sequence[float]) -> Mean:
     """Mean and standard error; at least one value."""
     n = len(values)
-    error = float(stats.sem(values)) if n > 1 else None
+    error = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
     return Mean(float(np.mean(values)), error, n)
 
 
@@ -105,6 +104,9 @@ def mcnemar(only_a: int, only_b: int) -> float:
     """
     if only_a + only_b == 0:
         return 1.0
+    # Here, because `dss train --seeds` needs the means alone.
+    from scipy import stats
+
     return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
