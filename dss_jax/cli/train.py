@@ -154,7 +154,10 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     if not run.method.trains:
         from dss_jax.experiment import teacher_run
 
-        _report_teacher(run, teacher_run.score(run, store, scorer))
+        results = teacher_run.score(run, store, scorer)
+        _print_scores(
+            f"{run.task.shown_name}, the teacher's own labels: {results['metric']}", results
+        )
         return 0
     try:
         if seeds is not None:
@@ -179,23 +182,18 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     return 0
 
 
-def _report_teacher(run: config.Run, results: dict) -> None:
+def _print_scores(title: str, results: dict) -> None:
     from dss_jax.cli.tables import print_scores
 
     scores = {name: results[name] for name in ("validation", "test") if name in results}
-    title = f"{run.task.shown_name}, the teacher's own labels: {results['metric']}"
     print_scores(title, scores, results["metric"])
 
 
 def _report(run: config.Run, results: dict) -> None:
-    from dss_jax.cli.tables import print_scores
-
-    scores = {name: results[name] for name in ("validation", "test") if name in results}
     which = "the best on validation" if "validation" in results else "the last"
-    print_scores(
+    _print_scores(
         f"{run.task.shown_name}, {run.method.name}: {results['metric']} of step "
         f"{results['best_step']}, {which}",
-        scores,
-        results["metric"],
+        results,
     )
     print(f"curves: {run.train.output_dir}/curves.png")

@@ -266,7 +266,7 @@ class Run:
                 "Loss.mutual_information joins the label and the rationale task, but --method "
                 f"{method.name} has one task. Take dss or dss_unlabeled, or set it to 0."
             )
-        if self.evaluate.decode == "rank" and method.form in ("rationale_label", "label_rationale"):
+        if self.evaluate.decode == "rank" and method.joint:
             raise UsageError(
                 f'Evaluate.decode = "rank" compares labels, but --method {method.name} predicts '
                 "label and rationale in one text. Take greedy, beam or sample."

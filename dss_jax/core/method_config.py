@@ -63,11 +63,12 @@ class Method:
     @property
     def uses_rationales(self) -> bool:
         """Whether the teacher's rationales are in inputs or targets."""
-        return self.rationale or self.form in (
-            "rationale_label",
-            "label_rationale",
-            "rationale_input",
-        )
+        return self.rationale or self.joint or self.form == "rationale_input"
+
+    @property
+    def joint(self) -> bool:
+        """Whether a target, and so a prediction, holds label and rationale."""
+        return self.form in ("rationale_label", "label_rationale")
 
     @property
     def trains(self) -> bool:

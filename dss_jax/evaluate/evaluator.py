@@ -20,9 +20,6 @@ from dss_jax.evaluate.predict import LabelRanker, Prediction, make_engine, texts
 from dss_jax.evaluate.token_losses import TokenLosses
 from dss_jax.train.step import Program
 
-JOINT = ("rationale_label", "label_rationale")
-"""Forms whose predictions hold a rationale."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -114,7 +111,7 @@ class Evaluator:
         self._form = run.method.form
         evaluate = run.evaluate
         longest = evaluate.max_decode_length
-        if self._form in JOINT:
+        if run.method.joint:
             longest += evaluate.max_rationale_length
         self._labels = make_engine(run, program, longest)
         self._rationales = make_engine(run, program, evaluate.max_rationale_length)
@@ -195,7 +192,7 @@ class Evaluator:
         if decode == "rank":
             return self._ranker(params, split, inputs, rows, lengths[-1])
         decoded = self._labels(params, inputs, rows, lengths=lengths)
-        read = None if self._form not in JOINT else lambda text: label_in(text, self._form)
+        read = None if not self._run.method.joint else lambda text: label_in(text, self._form)
         found = texts_of(decoded, self._store.vocabulary, vote=decode == "sample", read=read)
         if read is not None:
             for one in found:

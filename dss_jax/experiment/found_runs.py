@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.sweep_config import TEACHER
 from dss_jax.experiment import run_folder
 from dss_jax.experiment.sweep_plan import read_grid
 
@@ -23,7 +24,6 @@ PASSED_OVER = ("checkpoints", run_folder.TENSORBOARD, run_folder.PREDICTIONS)
 
 SEEDS = ("Train.seed", "Data.seed")
 FIELDS = ("task", "seed", "train_examples", "train_total", "parameters", "metric", "method")
-TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
