@@ -6,16 +6,18 @@ Google Cloud SDK 528.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(os.environ["STAND_IN"])
-PLAN, STATE = HERE / "plan.json", HERE / "state.json"
+PLAN, STATE, LOCK = HERE / "plan.json", HERE / "state.json", HERE / "state.lock"
 FLAGS = {
     ("queued-resources", "create"): {
         "--zone", "--project", "--node-id", "--accelerator-type", "--runtime-version", "--spot",
@@ -86,15 +88,21 @@ def reached(state: dict, plan: dict, what: str) -> list[int]:
     return workers
 
 
-def ssh(state: dict, plan: dict, flags: dict) -> None:
+def ssh(state: dict, plan: dict, flags: dict) -> Callable[[], None]:
+    """The command itself may take long: it comes back, to be called without the lock."""
     assert flags["--worker"] == "all"
-    command, status = flags["--command"], 0
+    command = flags["--command"]
     if command.endswith(" poll"):
         state["polls"] += 1
         if state["preempt_at"] == state["polls"]:
             kill_jobs()
             state["states"] = ["SUSPENDING", "SUSPENDED"]
     workers = reached(state, plan, command)
+    return lambda: on_workers(command, workers, len(workers) < plan["workers"], flags)
+
+
+def on_workers(command: str, workers: list[int], dropped: bool, flags: dict) -> None:
+    status = 0
     for i in workers:
         home = HERE / f"worker-{i}"
         env = {
@@ -112,7 +120,7 @@ def ssh(state: dict, plan: dict, flags: dict) -> None:
         else:
             print(out, end="")
         status = max(status, done.returncode)
-    if len(workers) < plan["workers"]:
+    if dropped:
         fail("ERROR: [/usr/bin/ssh] exited with return code [255].", 255)
     sys.exit(status)
 
@@ -142,11 +150,16 @@ def main() -> None:
                     f"ERROR: (gcloud.compute.tpus.{group}.{verb}) unrecognized arguments: {name}", 2
                 )
             flags[name] = value
-    state = json.loads(STATE.read_text()) if STATE.exists() else {"states": []}
-    try:
-        globals()[verb](state, json.loads(PLAN.read_text()), flags)
-    finally:
-        STATE.write_text(json.dumps(state))
+    # `tpu_vm.sh run` polls while another one asks for the status.
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        state = json.loads(STATE.read_text()) if STATE.exists() else {"states": []}
+        try:
+            command = globals()[verb](state, json.loads(PLAN.read_text()), flags)
+        finally:
+            STATE.write_text(json.dumps(state))
+    if command:
+        command()
 
 
 main()
