@@ -26,9 +26,14 @@ from dss_jax.data.blocks import StreamRows
 from dss_jax.data.flat import stream_rows
 from dss_jax.model.attention import to_rows
 from dss_jax.model.dropout import keep_mask
+from dss_jax.model.products import product
+from dss_jax.model.sampling import first_argmax
+from dss_jax.train.compile import step_options
 
 N, E, J, F, ROWS, LENGTH, HEADS = 6656, 512, 384, 1024, 128, 88, 6
 KEY = jax.random.key(0)
+
+STEP_OPTIONS = "sums over tokens by XLA's own code"
 
 Variant = tuple[Callable, tuple]
 """A function and its arguments."""
@@ -129,6 +134,36 @@ def _adamw() -> dict[str, Variant]:
     }
 
 
+def _products(back: bool) -> dict[str, Variant]:
+    """A kernel's product, or its two gradients, in bfloat16: as autodiff has it, and ours."""
+    x, w = jnp.ones((N, E), jnp.bfloat16), jnp.ones((E, F))
+    g = jnp.ones((N, F), jnp.bfloat16)
+
+    def plain(x: jax.Array, w: jax.Array) -> jax.Array:
+        return x @ w.astype(x.dtype)
+
+    def ours(x: jax.Array, w: jax.Array) -> jax.Array:
+        return product(x, w, x.dtype)
+
+    if back:
+        return {"without": _gradient(plain, (x, w), g), "with": _gradient(ours, (x, w), g)}
+    return {"without": (plain, (x, w)), "with": (ours, (x, w))}
+
+
+def _sums() -> dict[str, Variant]:
+    """The gradient of a norm's scale: a sum over all tokens."""
+    x, g = jnp.ones((N, E)), jnp.ones((N, E))
+    return {name: (lambda x, g: jnp.sum(x * g, axis=0), (x, g)) for name in ("without", "with")}
+
+
+def _argmax() -> dict[str, Variant]:
+    logits = jax.random.normal(KEY, (2048, 32128))
+    return {
+        "without": (lambda x: jnp.argmax(x, axis=-1), (logits,)),
+        "with": (first_argmax, (logits,)),
+    }
+
+
 LEVERS: dict[str, Callable[[], dict[str, Variant]]] = {
     "dropout masks of attention weights": lambda: _dropout((ROWS, HEADS, LENGTH, LENGTH)),
     "dropout masks of the MLP": lambda: _dropout((1, N, F)),
@@ -137,12 +172,22 @@ LEVERS: dict[str, Callable[[], dict[str, Variant]]] = {
     "fused query, key, value": lambda: _fused(J, 3),
     "fused gated input": lambda: _fused(F, 2),
     "AdamW written out, beside optax": _adamw,
+    "bf16 products in XLA's fast form": lambda: _products(False),
+    "their gradients": lambda: _products(True),
+    STEP_OPTIONS: _sums,
+    "hits of the loss by an argmax in two stages": _argmax,
 }
 
 
-def measure(variants: dict[str, Variant], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each variant, by turns; the first call of each compiles and is not counted."""
-    compiled = {name: jax.jit(function) for name, (function, _) in variants.items()}
+def measure(variants: dict[str, Variant], rounds: int, options: dict) -> dict[str, list[float]]:
+    """Seconds of each variant, by turns; the first call of each compiles and is not counted.
+
+    `options`: of the compiler, for the variant "with".
+    """
+    compiled = {
+        name: jax.jit(function, compiler_options=options if name == "with" else None)
+        for name, (function, _) in variants.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, (_, arguments) in variants.items():
@@ -157,6 +202,7 @@ def main() -> int:
     """Runs all levers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="", help="levers with this in their name")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     report: dict[str, Any] = {
@@ -169,7 +215,9 @@ def main() -> int:
         "levers": {},
     }
     for name, make in LEVERS.items():
-        seconds = measure(make(), args.rounds)
+        if args.only not in name:
+            continue
+        seconds = measure(make(), args.rounds, step_options() if name == STEP_OPTIONS else {})
         medians = {variant: float(np.median(times)) for variant, times in seconds.items()}
         gain = medians["without"] / medians["with"]
         report["levers"][name] = {"gain": round(gain, 3), "medians": medians, "seconds": seconds}

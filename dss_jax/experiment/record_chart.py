@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from dss_jax.experiment.curves import PALETTE
+from dss_jax.experiment import pictures
+from dss_jax.experiment.pictures import PALETTE
 from dss_jax.teacher.records import STATUSES
 from dss_jax.teacher.stats import RecordStats
 
@@ -20,10 +21,7 @@ def plot_records(stats: RecordStats, file: Path, *, title: str) -> None:
       file: the PNG to write.
       title: above the picture.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pictures.pyplot()
 
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06, hspace=0.08)  # type: ignore[union-attr,call-arg]
@@ -36,7 +34,7 @@ def plot_records(stats: RecordStats, file: Path, *, title: str) -> None:
         one.set_axisbelow(True)
     figure.suptitle(title, fontsize=11)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
+    pictures.save(figure, file)
     plt.close(figure)
 
 

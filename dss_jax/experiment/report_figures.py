@@ -1,14 +1,12 @@
 """Figures in the paper's manner: accuracy by share of the data, and by size of the model."""
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dss_jax.core.paths import write_whole
-from dss_jax.experiment import published
-from dss_jax.experiment.curves import PALETTE
+from dss_jax.experiment import pictures, published
 from dss_jax.experiment.found_runs import Cell, Found
+from dss_jax.experiment.pictures import PALETTE
 from dss_jax.experiment.statistics import mean
 
 ENDINGS = ("png", "svg")
@@ -18,14 +16,7 @@ WIDE_RANGE = 6
 
 def _axes(count: int) -> tuple[Any, list[Any]]:
     """A figure with so many panels, two beside each other."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    # Text stays text in SVG; the ids in it do not depend on the time.
-    plt.rcParams["svg.fonttype"] = "none"
-    plt.rcParams["svg.hashsalt"] = "dss"
+    plt = pictures.pyplot()
     columns = min(2, count)
     rows = -(-count // columns)
     size = (6.4 * columns if columns > 1 else 7.2, 4.3 * rows)
@@ -82,17 +73,8 @@ def colours_of(found: Found) -> dict[str, str]:
 
 
 def _write(figure: Any, file: Path) -> list[Path]:
-    import matplotlib.pyplot as plt
-
-    files = []
-    for ending in ENDINGS:
-        picture = io.BytesIO()
-        # No date, so that the same results give the same file.
-        metadata = {"Date": None} if ending == "svg" else {}
-        figure.savefig(picture, format=ending, dpi=130, metadata=metadata)
-        files.append(file.with_suffix(f".{ending}"))
-        write_whole(files[-1], picture.getvalue())
-    plt.close(figure)
+    files = [pictures.save(figure, file.with_suffix(f".{ending}")) for ending in ENDINGS]
+    pictures.pyplot().close(figure)
     return files
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from dss_jax.core.config import T5Config
 from dss_jax.model.dropout import Dropout
+from dss_jax.model.products import product
 
 PAD_ID = 0
 
@@ -72,11 +73,11 @@ class Dense(nn.Module):
         dtype = jnp.dtype(self.dtype)
         out_dtype = jnp.float32 if accumulate_in_float32 else dtype
         lead, x = x.shape[:-1], _two_axes(x.astype(dtype))
-        y = jnp.matmul(x, kernel.astype(dtype), preferred_element_type=out_dtype)
+        y = product(x, kernel, out_dtype)
         if self.has_variable("params", "lora_a"):
-            a: jax.Array = self.get_variable("params", "lora_a").astype(dtype)
-            b: jax.Array = self.get_variable("params", "lora_b").astype(dtype)
-            y += jnp.matmul(jnp.matmul(x, a), b, preferred_element_type=out_dtype)
+            a: jax.Array = self.get_variable("params", "lora_a")
+            b: jax.Array = self.get_variable("params", "lora_b")
+            y += product(product(x, a, dtype), b, out_dtype)
         return y.reshape(*lead, self.features)
 
 
@@ -98,12 +99,7 @@ class Embed(nn.Module):
 
     def attend(self, x_BxTxE: jax.Array) -> jax.Array:
         """Logits [B, T, V] in float32: the product with every embedding."""
-        logits = jnp.einsum(
-            "ne,ve->nv",
-            _two_axes(x_BxTxE),
-            self.embedding.astype(x_BxTxE.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        logits = product(_two_axes(x_BxTxE), self.embedding, transposed=True)
         return logits.reshape(*x_BxTxE.shape[:-1], -1)
 
 

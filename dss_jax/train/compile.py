@@ -21,7 +21,25 @@ COMPILE_CACHE = "DSS_COMPILE_CACHE"
 MAX_CACHE_BYTES = 10 * 2**30
 """The code that was not used for longest is removed beyond this."""
 
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
 _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+
+
+@functools.cache
+def step_options() -> dict[str, str]:
+    """What XLA is told when it compiles training steps; empty but on CPU.
+
+    There it gives sums over all tokens (gradients of norms and of the position bias) to YNNPACK,
+    which takes ten times as long for them as XLA's own code; only products of matrices gain.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0.0, compiler_options=_CPU_OPTIONS)()
+    except jax.errors.JaxRuntimeError:  # an XLA without this option
+        return {}
+    return dict(_CPU_OPTIONS)
 
 
 def _processor() -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.data.blocks import LABEL, RATIONALE, Batch, Block
+from dss_jax.model.sampling import first_argmax
 from dss_jax.model.t5 import T5
 from dss_jax.train import agreement
 
@@ -91,7 +92,7 @@ def _block_sums(
     assert isinstance(logits_BxTxV, jax.Array)
     targets_BxT = jnp.asarray(block.decoder_target_tokens)
     losses_BxT = token_losses(logits_BxTxV, targets_BxT, cfg)
-    hits_BxT = jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT
+    hits_BxT = first_argmax(logits_BxTxV) == targets_BxT
     masks = [block.decoder_roles == role for role in (LABEL, RATIONALE)]
     sums = TaskSums(
         loss=jnp.stack([jnp.sum(jnp.where(m, losses_BxT, 0.0)) for m in masks]),

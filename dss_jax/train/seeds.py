@@ -23,6 +23,7 @@ from dss_jax.core import checks, config
 from dss_jax.data.blocks import Batch
 from dss_jax.model.t5 import T5
 from dss_jax.train import sharding
+from dss_jax.train.compile import step_options
 from dss_jax.train.optimizer import make_optimizer, settings
 from dss_jax.train.step import Metrics, Program, TrainState, make_init, make_train_step
 
@@ -114,6 +115,7 @@ def build_seeds(run: config.Run, program: Program, values: Sequence[int]) -> See
         in_shardings=(placed, NamedSharding(mesh, _OF_A_SEED)),
         out_shardings=(placed, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
+        compiler_options=step_options(),
     )
     return Seeds(
         values=tuple(values),

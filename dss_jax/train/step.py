@@ -17,6 +17,7 @@ from dss_jax.model import lora
 from dss_jax.model.t5 import T5
 from dss_jax.train import agreement, sharding
 from dss_jax.train import loss as losses
+from dss_jax.train.compile import step_options
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer, settings
 
 Metrics = dict[str, jax.Array]
@@ -227,6 +228,7 @@ def build(run: config.Run, mesh: Mesh) -> Program:
         in_shardings=(placed, rows),
         out_shardings=(placed, replicated),
         donate_argnums=0,
+        compiler_options=step_options(),
     )
     eval_step = jax.jit(
         lambda params, batch: losses.task_sums(model, params, batch, run.loss, None),

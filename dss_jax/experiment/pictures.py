@@ -1,0 +1,36 @@
+"""What all pictures share: colours, a pyplot without a screen, and files written whole.
+
+Matplotlib is imported when the first picture is drawn: it takes a second.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core.paths import write_whole
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
+
+
+def pyplot() -> Any:
+    """`matplotlib.pyplot`, drawing to files only."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    # Text stays text in SVG; the ids in it do not depend on the time.
+    plt.rcParams["svg.fonttype"] = "none"
+    plt.rcParams["svg.hashsalt"] = "dss"
+    return plt
+
+
+def save(figure: Any, file: Path) -> Path:
+    """Writes a figure as its file's ending says. The same figure, the same bytes."""
+    ending = file.suffix.removeprefix(".")
+    picture = io.BytesIO()
+    metadata = {"Date": None} if ending == "svg" else {}
+    figure.savefig(picture, format=ending, dpi=130, metadata=metadata)
+    write_whole(file, picture.getvalue())
+    return file
