@@ -106,7 +106,7 @@ def by_data(
         shares = sorted({100 * c.fraction for c in cells})
         if shares[-1] > WIDE_RANGE * shares[0]:
             panel.set_xscale("log")
-        panel.set_xticks(shares, [f"{share:g}" for share in shares])
+        panel.set_xticks(shares, [f"{share:.3g}" for share in shares])
         panel.minorticks_off()
         total = cells[0].runs[0].results["train_total"]
         panel.set_xlabel(f"training data, % of {total:,} examples")
