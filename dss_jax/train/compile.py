@@ -30,8 +30,9 @@ _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache
 def step_options() -> dict[str, str]:
     """What XLA is told when it compiles training steps; empty but on CPU.
 
-    There it gives sums over all tokens (gradients of norms and of the position bias) to YNNPACK,
-    which takes ten times as long for them as XLA's own code; only products of matrices gain.
+    There XLA gives sums over all tokens (gradients of norms and of the position bias) to YNNPACK
+    together with what is summed. In a step that is slower than XLA's own code, by 7 to 10 % of the
+    step (benchmarks/README.md, "Levers"), so YNNPACK is left the products of matrices only.
     """
     if jax.default_backend() != "cpu":
         return {}
