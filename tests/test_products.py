@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dss_jax.model import products
 from dss_jax.model.products import product
+from dss_jax.model.sampling import first_argmax
 from dss_jax.train.compile import step_options
 
 TOKENS, IN, OUT = 96, 40, 24
@@ -94,7 +96,9 @@ def test_seeds_at_once_are_those_one_by_one() -> None:
 
 _COMPILED = """
 import jax, jax.numpy as jnp
+from dss_jax.model import products
 from dss_jax.model.products import product
+from dss_jax.model.sampling import first_argmax
 x, w = jnp.ones((256, 128), jnp.bfloat16), jnp.ones(SHAPE, jnp.float32)
 def step(x, w):
     y, back = jax.vjp(lambda x, w: product(x, w, jnp.bfloat16, transposed=TRANSPOSED), x, w)
@@ -133,3 +137,17 @@ def test_this_xla_knows_the_options_of_the_step() -> None:
     if jax.default_backend() != "cpu":
         pytest.skip("they are a CPU's")
     assert step_options()
+
+
+def test_an_accelerator_gathers_no_logits_for_their_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5's vocabulary, shared out over a mesh: 32,128 is 251 chunks, which two devices cannot."""
+    monkeypatch.setattr(products, "on_cpu", lambda: False)
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
+    compiled = jax.jit(
+        first_argmax,
+        in_shardings=NamedSharding(mesh, PartitionSpec("data", "model")),
+        out_shardings=NamedSharding(mesh, PartitionSpec("data")),
+    ).lower(jax.ShapeDtypeStruct((8, 32128), jnp.float32))
+    gathered = [x for x in compiled.compile().as_text().splitlines() if " all-gather(" in x]
+    assert gathered, "the test sees no collective at all"
+    assert not [line for line in gathered if "32128]" in line]

@@ -53,7 +53,7 @@ def _forward(
     x: jax.Array, weight: jax.Array, out_dtype: jnp.dtype, transposed: bool
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     # As plain bits: XLA's CPU backend would keep a bfloat16 array in float32 until it is used.
-    kept = jax.lax.bitcast_convert_type(x, jnp.uint16) if _on_cpu() else x
+    kept = jax.lax.bitcast_convert_type(x, jnp.uint16) if on_cpu() else x
     return _narrow(x, weight, out_dtype, transposed), (kept, weight)
 
 
@@ -64,7 +64,7 @@ def _backward(
     gradient_NxO: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     kept, weight = saved
-    x = jax.lax.bitcast_convert_type(kept, jnp.bfloat16) if _on_cpu() else kept
+    x = jax.lax.bitcast_convert_type(kept, jnp.bfloat16) if on_cpu() else kept
     gradient = gradient_NxO.astype(x.dtype)
     of_x = _dot(gradient, weight.astype(x.dtype), x.dtype, not transposed)
     first, second = (gradient, x) if transposed else (x, gradient)
@@ -77,7 +77,7 @@ _narrow.defvjp(_forward, _backward)
 def _dot(a: jax.Array, b: jax.Array, out_dtype: jnp.dtype, transposed: bool) -> jax.Array:
     """`a @ b`, or `a @ b.T`; in float32 on the way."""
     contract = (((1,), (1 if transposed else 0,)), ((), ()))
-    wide = jnp.float32 if _on_cpu() else out_dtype
+    wide = jnp.float32 if on_cpu() else out_dtype
     # A result of another order in memory XLA's CPU backend could not compute at all.
     result = _in_rows(jax.lax.dot_general(a, b, contract, preferred_element_type=wide))
     return result.astype(out_dtype)
@@ -85,8 +85,9 @@ def _dot(a: jax.Array, b: jax.Array, out_dtype: jnp.dtype, transposed: bool) -> 
 
 def _in_rows(x: jax.Array) -> jax.Array:
     """`x`; a CPU has it row by row in memory. A mere view of a transpose is slow to multiply."""
-    return with_layout_constraint(x, _ROW_BY_ROW) if _on_cpu() else x
+    return with_layout_constraint(x, _ROW_BY_ROW) if on_cpu() else x
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
+    """Whether what is traced now is for a CPU, whose XLA wants other forms than accelerators."""
     return jax.default_backend() == "cpu"

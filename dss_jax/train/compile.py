@@ -14,6 +14,7 @@ import jax
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
 from dss_jax.data.blocks import Batch
+from dss_jax.model.products import on_cpu
 
 COMPILE_CACHE = "DSS_COMPILE_CACHE"
 """Environment variable: the folder of compiled code, or "off"."""
@@ -34,13 +35,13 @@ def step_options() -> dict[str, str]:
     together with what is summed. In a step that is slower than XLA's own code, by 7 to 10 % of the
     step (benchmarks/README.md, "Levers"), so YNNPACK is left the products of matrices only.
     """
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return {}
     try:
         jax.jit(lambda: 0.0, compiler_options=_CPU_OPTIONS)()
     except jax.errors.JaxRuntimeError:  # an XLA without this option
         return {}
-    return dict(_CPU_OPTIONS)
+    return _CPU_OPTIONS
 
 
 def _processor() -> str:
