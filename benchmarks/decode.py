@@ -37,6 +37,7 @@ from dss_jax.data.padded import pad_rows
 from dss_jax.data.prepare import ensure_store
 from dss_jax.data.store import Ragged
 from dss_jax.evaluate.engine import Engine
+from dss_jax.experiment import pictures
 from dss_jax.interop.hf import read_hf
 from dss_jax.interop.hf_config import config_json
 from dss_jax.model.decoding import EOS_ID, Chosen
@@ -198,13 +199,8 @@ def compare(args: argparse.Namespace, run: config.Run, store: Any, size: int, mo
 
 def draw(report: dict[str, Any], file: Path) -> None:
     """Tokens a second of both, a pair of bars for each batch size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     results = report["results"]
-    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    figure, axes = pictures.pyplot().subplots(figsize=(7, 3.6), layout="constrained")
     places = np.arange(len(results))
     for shift, (name, colour, label) in enumerate(
         (("generate", "#999999", "transformers' generate"), ("dss_jax", "#0072B2", "dss-jax"))
@@ -220,9 +216,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
         f"{report['model']}, greedy, {report['dtype']}, {report['device']}: {report['outputs']}",
         fontsize=11,
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    pictures.save(figure, file)
 
 
 def main(arguments: list[str]) -> int:

@@ -39,6 +39,7 @@ from dss_jax.cli import options
 from dss_jax.core import config
 from dss_jax.core.devices import peak_flops
 from dss_jax.core.errors import UsageError
+from dss_jax.experiment import pictures
 
 PARTS = ("host", "transfer", "device")
 REFERENCE = "torch-eager-fp32"
@@ -260,15 +261,12 @@ def parameters(model: config.T5Config) -> int:
 
 def draw(report: dict[str, Any], file: Path) -> None:
     """A bar an arm, with its ratio to the reference."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     shown = {a: n for a, n in report["arms"].items() if "examples_per_second" in n}
     if not shown:
         return
-    figure, axes = plt.subplots(figsize=(9, 1.3 + 0.42 * len(shown)), layout="constrained")
+    figure, axes = pictures.pyplot().subplots(
+        figsize=(9, 1.3 + 0.42 * len(shown)), layout="constrained"
+    )
     rates = [n["examples_per_second"] for n in shown.values()]
     bars = axes.barh(
         range(len(shown)), rates, height=0.7, color=[COLOURS[a.partition("-")[0]] for a in shown]
@@ -287,9 +285,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
         f"{report['data']}, {report['model']}, {report['device']}; in brackets: {REFERENCE} = 1",
         fontsize=11,
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    pictures.save(figure, file)
 
 
 def table(report: dict[str, Any]) -> str:

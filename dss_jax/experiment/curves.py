@@ -65,4 +65,3 @@ def plot_curves(
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     pictures.save(figure, file)
-    plt.close(figure)

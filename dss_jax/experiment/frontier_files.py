@@ -143,7 +143,6 @@ def draw(folder: Path, question: Question, found: Found) -> Path:
     )
     axes.set_title(_title(question, found), fontsize=9, loc="left")
     pictures.save(figure, folder / PICTURE)
-    plt.close(figure)
     return folder / PICTURE
 
 

@@ -26,11 +26,15 @@ def pyplot() -> Any:
     return plt
 
 
-def save(figure: Any, file: Path) -> Path:
-    """Writes a figure as its file's ending says. The same figure, the same bytes."""
-    ending = file.suffix.removeprefix(".")
-    picture = io.BytesIO()
-    metadata = {"Date": None} if ending == "svg" else {}
-    figure.savefig(picture, format=ending, dpi=130, metadata=metadata)
-    write_whole(file, picture.getvalue())
-    return file
+def save(figure: Any, *files: Path) -> None:
+    """Writes a figure as each file's ending says (PNG without one), and closes it.
+
+    The same figure gives the same bytes.
+    """
+    for file in files:
+        ending = file.suffix.removeprefix(".") or "png"
+        picture = io.BytesIO()
+        metadata = {"Date": None} if ending == "svg" else {}
+        figure.savefig(picture, format=ending, dpi=130, metadata=metadata)
+        write_whole(file, picture.getvalue())
+    pyplot().close(figure)

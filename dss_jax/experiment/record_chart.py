@@ -33,9 +33,7 @@ def plot_records(stats: RecordStats, file: Path, *, title: str) -> None:
         one.spines[["top", "right"]].set_visible(False)
         one.set_axisbelow(True)
     figure.suptitle(title, fontsize=11)
-    file.parent.mkdir(parents=True, exist_ok=True)
     pictures.save(figure, file)
-    plt.close(figure)
 
 
 def _statuses(axes: Any, stats: RecordStats) -> None:

@@ -73,8 +73,8 @@ def colours_of(found: Found) -> dict[str, str]:
 
 
 def _write(figure: Any, file: Path) -> list[Path]:
-    files = [pictures.save(figure, file.with_suffix(f".{ending}")) for ending in ENDINGS]
-    pictures.pyplot().close(figure)
+    files = [file.with_suffix(f".{ending}") for ending in ENDINGS]
+    pictures.save(figure, *files)
     return files
 
 
