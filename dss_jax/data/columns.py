@@ -221,9 +221,9 @@ class Examples:
             cross_pairs=int(inputs @ targets),
         )
 
-    def longest(self) -> tuple[int, int]:
-        """Of the whole split: the longest input and target."""
-        return int(self._input_lengths.max()), int(self._target_lengths.max())
+    def longest(self, roles: slice = slice(None)) -> tuple[int, int]:
+        """Of the whole split: the longest input and target, of some of the roles."""
+        return int(self._input_lengths[roles].max()), int(self._target_lengths[roles].max())
 
     def inputs(self, items: np.ndarray) -> np.ndarray:
         """Inputs of all roles one after another: int [N] -> int32 [sum of lengths]."""

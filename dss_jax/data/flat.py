@@ -54,7 +54,7 @@ class FlatStreams:
 
     def extents(self, shape: int) -> tuple[Extent, ...]:
         """What is executed of a whole batch, block by block."""
-        rows, encoder_tokens, s, decoder_tokens, t = self._extents[shape]
+        rows, encoder_tokens, s, decoder_tokens, t = self._extents[shape][0]
         d = self._streams
         return (Extent(d * rows, d * encoder_tokens, s, d * decoder_tokens, t),)
 
@@ -64,13 +64,13 @@ class FlatStreams:
         at = deal((inputs + targets).sum(axis=0), self._streams)
         return np.take_along_axis(rows[:, None, :], at, axis=2)
 
-    def _needed(self, dealt: np.ndarray) -> Extent:
+    def _needed(self, dealt: np.ndarray) -> tuple[Extent, ...]:
         lengths = self._examples.lengths(dealt)  # [K, n, D, N / D] each
         # One more for the padding that a stream and a row must end with.
         tokens = [round_up(x.sum(axis=(0, 3)).max(axis=1) + 1, TOKEN_MULTIPLE) for x in lengths]
         longest = [round_up(x.max(axis=(0, 2, 3)) + 1, self._multiple) for x in lengths]
         rows = np.full(len(dealt), len(lengths[0]) * dealt.shape[2])
-        return Extent(rows, tokens[0], longest[0], tokens[1], longest[1])
+        return (Extent(rows, tokens[0], longest[0], tokens[1], longest[1]),)
 
     def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Batches' row numbers, int [n, N] -> dealt to streams [n, D, N / D]; shape numbers [n]."""
@@ -79,7 +79,7 @@ class FlatStreams:
 
     def build(self, dealt: np.ndarray, shape: int) -> Batch:
         """One batch of this process: dealt rows [D, N / D] -> a block of its streams."""
-        streams = [self._stream(dealt[d], d, self._extents[shape]) for d in self._own]
+        streams = [self._stream(dealt[d], d, self._extents[shape][0]) for d in self._own]
         inputs, shifted, targets, roles, numbers, *rows = (
             np.stack(x) for x in zip(*streams, strict=True)
         )

@@ -11,6 +11,9 @@ from dss_jax.core.flops import forward_flops
 from dss_jax.core.t5_config import T5Config
 from dss_jax.data.blocks import Extent
 
+Blocks = tuple[Extent, ...]
+"""Of each block of a batch."""
+
 Cost = Callable[[Extent], np.ndarray]
 """FLOPs of a block of some extent; element by element for arrays."""
 
@@ -76,13 +79,18 @@ class Plan:
     max_shapes: int = MAX_SHAPES
     numbered: bool = False
 
-    def extents(self, needed_by: Callable[[np.ndarray], Extent]) -> tuple[Extent, ...]:
+    def extents(
+        self, needed_by: Callable[[np.ndarray], Blocks], worth: float = WORTH
+    ) -> tuple[Blocks, ...]:
         """The extents that are compiled; `needed_by` says what batches need: see
         `choose_extents`.
         """
         parts = [needed_by(rows) for rows in self.batches]
-        needed = Extent(*(np.concatenate(x) for x in zip(*parts, strict=True)))
-        return choose_extents(needed, self.cost, self.max_shapes)
+        needed = tuple(
+            Extent(*(np.concatenate(x) for x in zip(*blocks, strict=True)))
+            for blocks in zip(*parts, strict=True)
+        )
+        return choose_extents(needed, self.cost, self.max_shapes, worth)
 
 
 def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:
@@ -90,43 +98,56 @@ def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:
     return -(-numbers // multiple) * multiple
 
 
-def choose_extents(needed: Extent, cost: Cost, max_shapes: int = MAX_SHAPES) -> tuple[Extent, ...]:
-    """Few extents of which each batch takes the first that has room for it, at the least cost.
+def choose_extents(
+    needed: Blocks, cost: Cost, max_shapes: int = MAX_SHAPES, worth: float = WORTH
+) -> tuple[Blocks, ...]:
+    """Few shapes of which each batch takes the first that has room for it, at the least cost.
 
     Args:
-      needed: int arrays [n], already rounded up, one element a batch.
+      needed: of each block of a batch, int arrays [n], already rounded up, one element a batch.
       cost: FLOPs of an extent.
       max_shapes: how many at most.
+      worth: another shape has to save this share of the cost.
 
     Returns:
-      Ascending; the last has room for every batch.
+      Of each shape the extents of its blocks. Ascending; the last has room for every batch.
     """
-    largest = Extent(*(int(np.max(x)) for x in needed))
-    # A quantile of each number by itself, so a batch that needs little of one and much of
-    # another may not fit; the count below says how many do.
-    smaller = {
-        Extent(*(int(np.quantile(x, q, method="higher")) for x in needed)) for q in QUANTILES
-    }
-    candidates = sorted(smaller - {largest}, key=lambda extent: float(cost(extent)))
 
-    def total(chosen: tuple[Extent, ...]) -> float:
+    def quantile(q: float) -> Blocks:
+        return tuple(
+            Extent(*(int(np.quantile(x, q, method="higher")) for x in block)) for block in needed
+        )
+
+    def of_shape(blocks: Blocks) -> float:
+        return sum(float(cost(extent)) for extent in blocks)
+
+    def total(chosen: tuple[Blocks, ...]) -> float:
         at = first_that_fits(chosen, needed)
         counts = np.bincount(at, minlength=len(chosen))
-        return float(sum(n * float(cost(e)) for n, e in zip(counts, chosen, strict=True)))
+        return sum(n * of_shape(s) for n, s in zip(counts, chosen, strict=True))
 
-    best: tuple[Extent, ...] = (largest,)
+    largest = quantile(1.0)
+    # A quantile of each number by itself, so a batch that needs little of one and much of
+    # another may not fit; the count above says how many do.
+    candidates = sorted({quantile(q) for q in QUANTILES} - {largest}, key=of_shape)
+    best: tuple[Blocks, ...] = (largest,)
     least = total(best)
     for count in range(1, max_shapes):
         options = [(*c, largest) for c in combinations(candidates, count)]
         if not options:
             break
         found = min(options, key=total)
-        if total(found) < (1 - WORTH) * least:
+        if total(found) < (1 - worth) * least:
             best, least = found, total(found)
     return best
 
 
-def first_that_fits(extents: tuple[Extent, ...], needed: Extent) -> np.ndarray:
-    """The number of the first extent that has room: int [n]; len(extents) where none has."""
-    fits = np.stack([e.fits(needed) for e in extents])
-    return np.where(fits.any(axis=0), fits.argmax(axis=0), len(extents))
+def first_that_fits(shapes: tuple[Blocks, ...], needed: Blocks) -> np.ndarray:
+    """The number of the first shape that has room: int [n]; len(shapes) where none has."""
+    fits = np.stack(
+        [
+            np.logical_and.reduce([e.fits(n) for e, n in zip(blocks, needed, strict=True)])
+            for blocks in shapes
+        ]
+    )
+    return np.where(fits.any(axis=0), fits.argmax(axis=0), len(shapes))

@@ -176,8 +176,9 @@ class SpanExamples(Examples):
         counts = self._pieces.counts
         return there * counts.input_length, there * counts.target_length
 
-    def longest(self) -> tuple[int, int]:
+    def longest(self, roles: slice = slice(None)) -> tuple[int, int]:
         """Of every piece."""
+        del roles  # There is one.
         return self._pieces.counts.input_length, self._pieces.counts.target_length
 
     def inputs(self, items: np.ndarray) -> np.ndarray:
