@@ -207,17 +207,16 @@ class PackedRows:
             in_targets["decoder_examples"] = np.repeat(numbers, targets.ravel())
         blocks = []
         for part, extent in zip(self.parts, self._extents[shape], strict=True):
-            own = self._share.own(extent.rows)
+            own, pairs = self._share.own(extent.rows), placed[part.roles].ravel()
+            segments = _before_in_row(np.ones(len(pairs), np.int64), pairs) + 1
             laid: dict[str, Any] = {}
             for side, tokens, lengths, length in (
                 ("encoder", in_inputs, inputs, extent.encoder_length),
                 ("decoder", in_targets, targets, extent.decoder_length),
             ):
                 mine, before = lengths[part.roles].ravel(), lengths[: part.roles.start].sum()
-                pairs = placed[part.roles].ravel()
                 at = _token_places(pairs, mine, length)
                 values = {k: v[before : before + len(at)] for k, v in tokens.items()}
-                segments = _before_in_row(np.ones(len(pairs), np.int64), pairs) + 1
                 values[f"{side}_segment_ids"] = np.repeat(segments, mine)
                 for name, value in values.items():
                     rectangle = np.zeros(extent.rows * length, np.int32)
