@@ -28,6 +28,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,17 @@ class Child:
     def run(self, first: int, count: int) -> dict[str, Any]:
         """Runs some steps."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{first} {count}\n")
-        self._process.stdin.flush()
+        # It may have been killed between two turns (for memory): then its answer says so.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{first} {count}\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def end(self) -> None:
         """Ends it."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._log.close()
 

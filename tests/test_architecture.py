@@ -121,6 +121,8 @@ def test_the_trainer_never_loads_tensorflow() -> None:
     loaded = _modules_after("import dss_jax.experiment.single, dss_jax.cli.train")
     assert {"jax", "flax", "optax", "orbax"} <= loaded
     assert not loaded & set(TENSORFLOW)
+    # They cost more than all the others together; a thread loads tensorboardX, which loads torch.
+    assert not loaded & {"tensorboardX", "torch", "boto3", "matplotlib", "scipy", "pandas"}
 
 
 def test_the_loop_knows_nothing_of_scoring_and_logging() -> None:

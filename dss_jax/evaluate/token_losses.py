@@ -16,6 +16,7 @@ from dss_jax.data.spans import Pieces
 from dss_jax.data.store import StoreSplit
 from dss_jax.evaluate.engine import rows_at_once
 from dss_jax.train.compile import Compiled
+from dss_jax.train.saved_steps import saved_steps
 from dss_jax.train.sharding import data_parallelism, put_whole
 from dss_jax.train.step import Program
 
@@ -26,7 +27,8 @@ class TokenLosses:
     def __init__(self, run: config.Run, program: Program, method: config.Method) -> None:
         """`method`: whose inputs and targets."""
         self._run, self._program, self._method = run, program, method
-        self._step = Compiled(program.lower_eval)
+        saved = saved_steps("losses", program.made_from, program.mesh)
+        self._step = Compiled(program.lower_eval, saved)
         self._laid_out: dict[tuple[str, int], tuple[Layout, Any]] = {}
 
     def _batches(self, split: StoreSplit | Pieces, rows: np.ndarray) -> Iterator[Batch]:

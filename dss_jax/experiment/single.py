@@ -33,6 +33,7 @@ from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.compile import keep_compiled_code
 from dss_jax.train.metric_log import MetricLog, Progress
 from dss_jax.train.profile import Profile
+from dss_jax.train.saved_steps import saved_steps
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import Program, TrainState, build
 
@@ -208,7 +209,9 @@ def _train_and_score(
     profile: tuple[int, int] | None,
 ) -> dict:
     run, folder = session.run, session.folder
-    with CompileAhead(session.program.lower, clock) as ahead:
+    program = session.program
+    saved = saved_steps("train step", program.made_from, program.mesh)
+    with CompileAhead(program.lower, clock, saved) as ahead:
         ahead.begin(batches.shapes, partial(compile_evaluation, session))
         state = jax.block_until_ready(start(session, checkpoints, say))
         clock.lap("state")

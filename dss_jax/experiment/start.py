@@ -24,6 +24,7 @@ from dss_jax.experiment import run_folder
 from dss_jax.model import lora
 from dss_jax.train import processes
 from dss_jax.train.compile import COMPILE_CACHE, Compiled, cache_counts
+from dss_jax.train.saved_steps import SavedSteps
 from dss_jax.train.sharding import data_parallelism, data_slice
 
 if TYPE_CHECKING:
@@ -41,9 +42,14 @@ class CompileAhead:
       train_step: (state, batch) -> (state, metrics); waits for the shape that it is called with.
     """
 
-    def __init__(self, lower: Callable[[Batch], jax.stages.Lowered], clock: StartClock) -> None:
-        """`lower`: of the training step, as in `Program`."""
-        self.train_step = Compiled(lower)
+    def __init__(
+        self,
+        lower: Callable[[Batch], jax.stages.Lowered],
+        clock: StartClock,
+        saved: SavedSteps | None = None,
+    ) -> None:
+        """`lower`: of the training step, as in `Program`; `saved`: where it is kept."""
+        self.train_step = Compiled(lower, saved)
         self._clock = clock
         counts = cache_counts()
         self._before = counts.found, counts.missing

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
 from dss_jax.data.blocks import Batch
 from dss_jax.model.products import on_cpu
+from dss_jax.train.saved_steps import SavedSteps
 
 COMPILE_CACHE = "DSS_COMPILE_CACHE"
 """Environment variable: the folder of compiled code, or "off"."""
@@ -23,6 +25,11 @@ MAX_CACHE_BYTES = 10 * 2**30
 """The code that was not used for longest is removed beyond this."""
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+_TRACING = threading.Lock()
+"""Held while a function is lowered. That is Python, so two at once are no faster; one by one, in
+the order in which they were begun, XLA has the first early, and no step waits for a later one.
+"""
 
 _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 
@@ -126,9 +133,13 @@ class Compiled:
     A shape that was not announced is compiled when it is met.
     """
 
-    def __init__(self, lower: Callable[[Batch], jax.stages.Lowered]) -> None:
-        """`lower`: shapes of a global batch -> the function lowered for them."""
-        self._lower = lower
+    def __init__(
+        self, lower: Callable[[Batch], jax.stages.Lowered], saved: SavedSteps | None = None
+    ) -> None:
+        """`lower`: shapes of a global batch -> the function lowered for them; `saved`: where it is
+        kept between runs.
+        """
+        self._lower, self._saved = lower, saved
         self._compiled: dict[tuple, Future[Callable]] = {}
 
     def ahead(self, shapes: Iterable[Batch], pool: ThreadPoolExecutor) -> None:
@@ -149,7 +160,14 @@ class Compiled:
 
     def _compile(self, batch: Batch) -> Callable:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-        compiled: Callable = self._lower(abstract).compile()
+        if self._saved is not None and (found := self._saved.load(abstract)) is not None:
+            cache_counts().found += 1
+            return found
+        with _TRACING:
+            lowered = self._lower(abstract)
+        compiled = lowered.compile()
+        if self._saved is not None:
+            self._saved.save(abstract, compiled)
         return compiled
 
     def __call__(self, first: Any, batch: Batch) -> Any:

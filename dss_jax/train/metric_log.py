@@ -4,11 +4,12 @@ import json
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from dss_jax.core import storage
@@ -31,6 +32,43 @@ def read_metrics(file: Path) -> list[dict]:
     return lines
 
 
+class _TensorBoard:
+    """TensorBoard's files, written by a thread of their own.
+
+    It imports tensorboardX when there is something to write: that takes seconds, for it imports
+    boto3, Google's clients and PyTorch where they are installed, and no step shall wait for it.
+    """
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        """Numbers of `purge_step` and later that are in the folder already are not shown."""
+        self._folder, self._purge_step = folder, purge_step
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
+        self._begun: deque[Future] = deque()
+        self._writer: Any = None
+
+    def __call__(self, step: int, group: str, numbers: Numbers) -> None:
+        """Begins to write; raises what writing numbers before has raised."""
+        while self._begun and self._begun[0].done():
+            self._begun.popleft().result()
+        self._begun.append(self._thread.submit(self._write, step, group, dict(numbers)))
+
+    def _write(self, step: int, group: str, numbers: Numbers) -> None:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
+        for name, value in numbers.items():
+            self._writer.add_scalar(f"{group}/{name}", float(value), step)
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self._thread.shutdown()
+        if self._writer is not None:
+            self._writer.close()
+        for written in self._begun:
+            written.result()
+
+
 class MetricLog:
     """Writes numbers of a step to `metrics.jsonl` and `tensorboard/` in the output folder."""
 
@@ -49,7 +87,7 @@ class MetricLog:
         file = folder / "metrics.jsonl"
         write_whole(file, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = file.open("a", buffering=1)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._board = _TensorBoard(folder / "tensorboard", purge_step=step + 1)
 
     def __call__(self, step: int, group: str, numbers: Numbers) -> None:
         """Writes numbers of one step.
@@ -61,8 +99,7 @@ class MetricLog:
         """
         line = {"step": step, "group": group, **{k: float(v) for k, v in numbers.items()}}
         self._file.write(json.dumps(line) + "\n")
-        for name, value in numbers.items():
-            self._board.add_scalar(f"{group}/{name}", float(value), step)
+        self._board(step, group, numbers)
         if self._mirror is not None:
             # A checkpoint follows a validation, and a run goes on from it with the lines up to it.
             (self._mirror.later if group == "train" else self._mirror.soon)()

@@ -1,0 +1,142 @@
+"""Whole compiled steps on the disk, so that a second start traces nothing.
+
+JAX keeps what XLA has compiled (`compile.keep_compiled_code`), but finds it by the lowered
+function, and to trace and lower T5's steps takes Python longer than to read the checkpoint. Here a
+step is found by all that it is made from: this package's files, the libraries, JAX's settings, the
+run's configuration, the devices, and the shapes. If any of it differs, the step is made anew.
+
+The files hold machine code, as JAX's own do, and pickles: who can write there can run code here.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import serialize_executable
+from jax.sharding import Mesh
+
+from dss_jax.core import config
+from dss_jax.data.blocks import Batch
+
+MAX_BYTES = 2 * 2**30
+"""The steps that were not used for longest are removed beyond this."""
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+
+@functools.cache
+def _code() -> str:
+    """This package's files and the libraries."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package)} {file.stat().st_size} ".encode())
+        digest.update(file.read_bytes())
+    for name in _LIBRARIES:
+        digest.update(f"{name} {metadata.version(name)} ".encode())
+    return digest.hexdigest()
+
+
+def made_from(run: config.Run, mesh: Mesh, state: Any) -> str:
+    """All that the steps of a run are made from, but for the shapes of a batch.
+
+    Args:
+      run: what cannot change a step is left out: the data, where it lies, the output folder.
+      mesh: of the run.
+      state: shapes, dtypes and shardings.
+    """
+    same = dataclasses.replace(
+        run,
+        task=config.Task(),
+        vocabulary=config.Vocabulary(),
+        train=dataclasses.replace(run.train, output_dir=None, init_from=None),
+    )
+    devices = [(d.id, d.process_index, d.device_kind, d.platform) for d in mesh.devices.flat]
+    settings = {k: v for k, v in jax.config.values.items() if "cache" not in k}
+    parts = (
+        _code(), same, dict(mesh.shape), devices, mesh.devices.flat[0].client.platform_version,
+        jax.tree.map(repr, state), sorted(settings.items(), key=str),
+        [os.environ.get(name) for name in _ENVIRONMENT],
+    )  # fmt: skip
+    return repr(parts)
+
+
+class SavedSteps:
+    """A function's compiled code for each shape of batch."""
+
+    def __init__(self, folder: Path, key: str, mesh: Mesh) -> None:
+        """`key`: the function's name, and all that it is made from; `mesh`: where it runs."""
+        self._folder, self._key, self._devices = folder, key, list(mesh.devices.flat)
+
+    def _file(self, batch: Batch) -> Path:
+        leaves, structure = jax.tree.flatten(batch)
+        shapes = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
+        digest = hashlib.sha256(f"{self._key} {structure} {shapes}".encode())
+        return self._folder / digest.hexdigest()
+
+    def load(self, batch: Batch) -> Callable | None:
+        """The function for this shape; None where it is not there or cannot be read."""
+        file = self._file(batch)
+        try:
+            content = file.read_bytes()
+        except OSError:
+            return None
+        try:
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                raise ValueError("cut short")
+            code, inputs, outputs = pickle.loads(content[32:])
+            compiled: Callable = serialize_executable.deserialize_and_load(
+                code, inputs, outputs, self._devices[0].client, self._devices
+            )
+            file.touch()  # It was used now.
+        except Exception:
+            # Whatever is wrong with it (a disk that was full, another JAX), a new one is made.
+            file.unlink(missing_ok=True)
+            return None
+        return compiled
+
+    def save(self, batch: Batch, compiled: jax.stages.Compiled) -> None:
+        """Keeps it, where JAX and the disk can."""
+        try:
+            content = pickle.dumps(serialize_executable.serialize(compiled))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # Several processes may write the same one.
+            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            Path(file.name).replace(self._file(batch))
+            self._remove_old()
+        except Exception:
+            # Not each executable can be kept, and no run shall fail because one was not.
+            return
+
+    def _remove_old(self) -> None:
+        files = sorted(
+            ((s.st_mtime, s.st_size, f) for f in self._folder.iterdir() if (s := f.stat())),
+            reverse=True,
+        )
+        total = 0
+        for _, size, file in files:
+            total += size
+            if total > MAX_BYTES:
+                file.unlink(missing_ok=True)
+
+
+def saved_steps(name: str, made_from: str, mesh: Mesh) -> SavedSteps | None:
+    """Where a function is kept; None where compiled code is not kept on a local disk, or where
+    several processes run one function.
+    """
+    settings = jax.config.values
+    folder = settings["jax_compilation_cache_dir"]
+    kept = folder and settings["jax_enable_compilation_cache"] and "://" not in folder
+    if not kept or jax.process_count() > 1:
+        return None
+    return SavedSteps(Path(folder) / "steps", f"{name} {made_from}", mesh)

@@ -1,0 +1,170 @@
+"""Compiled steps on the disk: found again, the same results, made anew when anything differs."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from dss_jax.core import config
+from dss_jax.data.batches import TrainBatches
+from dss_jax.experiment.single import with_vocab_size
+from dss_jax.train import saved_steps as saving
+from dss_jax.train import step as steps
+from dss_jax.train.compile import Compiled, cache_counts
+from dss_jax.train.saved_steps import SavedSteps, made_from, saved_steps
+from dss_jax.train.sharding import make_mesh, put_batch
+
+
+def _never(_: object) -> jax.stages.Lowered:
+    raise AssertionError("it was traced")
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids="{} devices".format)
+def program(request, toy_store) -> tuple[steps.Program, TrainBatches]:
+    """There are four devices, of which the mesh has one or two."""
+    run = with_vocab_size(toy.make_run(mesh=config.Mesh(data=request.param)), toy_store)
+    batches = TrainBatches(toy_store.split("train"), run.task, run.data, run.method, steps=6)
+    return steps.build(run, make_mesh(run.mesh, jax.devices()[: request.param])), batches
+
+
+def _train(program: steps.Program, batches: TrainBatches, train_step: Compiled) -> list:
+    state, found = program.init(), []
+    for step in range(3):
+        state, metrics = train_step(state, put_batch(batches(step), program.mesh))
+        found.append(metrics)
+    return jax.tree.map(np.asarray, [state, found])
+
+
+def test_a_saved_step_gives_the_same_and_is_not_traced(program, tmp_path: Path) -> None:
+    program, batches = program
+    saved = SavedSteps(tmp_path / "steps", program.made_from, program.mesh)
+    expected = _train(program, batches, Compiled(program.lower, saved))
+    assert len(list((tmp_path / "steps").iterdir())) == 1
+    before = cache_counts().found
+    got = _train(program, batches, Compiled(_never, saved))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert cache_counts().found == before + 1
+    # The old state's memory is given up, as it is by the step that was compiled here.
+    state = program.init()
+    Compiled(_never, saved)(state, put_batch(batches(0), program.mesh))
+    assert jax.tree.leaves(state.params)[0].is_deleted()
+
+
+def test_another_shape_or_another_function_is_not_found(program, tmp_path: Path) -> None:
+    program, batches = program
+    saved = SavedSteps(tmp_path, program.made_from, program.mesh)
+    shapes = batches.shapes[0]
+    saved.save(shapes, program.lower(shapes).compile())
+    assert saved.load(shapes) is not None
+    longer = jax.tree.map(lambda x: np.broadcast_to(x[..., :1], (*x.shape[:-1], 99)), shapes)
+    assert saved.load(longer) is None
+    assert SavedSteps(tmp_path, "another", program.mesh).load(shapes) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 99, None])
+def test_a_damaged_file_is_replaced(program, tmp_path: Path, damage: bytes | None) -> None:
+    program, batches = program
+    saved, shapes = SavedSteps(tmp_path, program.made_from, program.mesh), batches.shapes[0]
+    compiled = program.lower(shapes).compile()
+    saved.save(shapes, compiled)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
+    assert saved.load(shapes) is None
+    assert not file.exists()
+    saved.save(shapes, compiled)
+    assert saved.load(shapes) is not None
+
+
+def test_what_cannot_be_kept_does_no_harm(program, tmp_path: Path) -> None:
+    program, batches = program
+    (tmp_path / "file").write_text("")
+    saved, shapes = SavedSteps(tmp_path / "file" / "steps", "x", program.mesh), batches.shapes[0]
+    saved.save(shapes, program.lower(shapes).compile())
+    assert saved.load(shapes) is None
+
+
+def test_the_oldest_are_removed(program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, batches = program
+    shapes = batches.shapes[0]
+    compiled = program.lower(shapes).compile()
+    saved = [SavedSteps(tmp_path, str(i), program.mesh) for i in range(3)]
+    for one in saved[:2]:
+        one.save(shapes, compiled)
+    size = max(file.stat().st_size for file in tmp_path.iterdir())
+    monkeypatch.setattr(saving, "MAX_BYTES", 2.5 * size)
+    assert saved[0].load(shapes) is not None  # Used later than the second.
+    saved[2].save(shapes, compiled)
+    assert [one.load(shapes) is not None for one in saved] == [True, False, True]
+
+
+def _key(run: config.Run, devices: int = 1, **mesh: int) -> str:
+    mesh_of_run = make_mesh(config.Mesh(**mesh), jax.devices()[:devices])
+    return made_from(run, mesh_of_run, ())
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"loss": config.Loss(alpha=0.25)},
+        {"optimizer": config.Optimizer(learning_rate=2e-2)},
+        {"model": dataclasses.replace(toy.MODEL, dtype="bfloat16")},
+        {"method": config.Method(name="standard", label="gold", rationale=False)},
+        {"train": config.Train(steps=6, log_every=1, seed=1)},
+        {"train": config.Train(steps=7, log_every=1)},
+    ],
+)
+def test_another_configuration_is_another_step(section: dict) -> None:
+    assert _key(toy.make_run()) == _key(toy.make_run())
+    assert _key(toy.make_run(**section)) != _key(toy.make_run())
+
+
+def test_other_devices_settings_or_code_are_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = toy.make_run()
+    here = _key(run)
+    assert _key(run, devices=2, data=2) != here
+    assert _key(run, devices=2, data=2) != _key(run, devices=2, data=1, fsdp=2)
+    with jax.default_matmul_precision("highest"):
+        assert _key(run) != here
+    with monkeypatch.context() as changed:
+        changed.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+        assert _key(run) != here
+    monkeypatch.setattr(saving, "_code", lambda: "another version")
+    assert _key(run) != here
+
+
+def test_the_data_and_the_output_folder_do_not_matter() -> None:
+    run = toy.make_run()
+    moved = dataclasses.replace(
+        run,
+        task=config.Task(name="other", train_fraction=0.5),
+        train=dataclasses.replace(run.train, output_dir="elsewhere"),
+    )
+    assert _key(moved) == _key(run)
+
+
+def test_nothing_is_kept_where_compiled_code_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {
+        name: jax.config.values[name]
+        for name in ("jax_enable_compilation_cache", "jax_compilation_cache_dir")
+    }
+    mesh = make_mesh(config.Mesh(), jax.devices()[:1])
+    try:
+        jax.config.update("jax_enable_compilation_cache", True)
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+        assert saved_steps("a", "b", mesh) is not None
+        jax.config.update("jax_compilation_cache_dir", "gs://bucket/compiled")
+        assert saved_steps("a", "b", mesh) is None
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        assert saved_steps("a", "b", mesh) is None
+        monkeypatch.undo()
+        jax.config.update("jax_enable_compilation_cache", False)
+        assert saved_steps("a", "b", mesh) is None
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
