@@ -1,12 +1,14 @@
 """Compiled steps on the disk: found again, the same results, made anew when anything differs."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import toy
+from jax.experimental.compilation_cache import compilation_cache
 
 from dss_jax.core import config
 from dss_jax.data.batches import TrainBatches
@@ -28,6 +30,24 @@ def program(request, toy_store) -> tuple[steps.Program, TrainBatches]:
     run = with_vocab_size(toy.make_run(mesh=config.Mesh(data=request.param)), toy_store)
     batches = TrainBatches(toy_store.split("train"), run.task, run.data, run.method, steps=6)
     return steps.build(run, make_mesh(run.mesh, jax.devices()[: request.param])), batches
+
+
+@pytest.fixture
+def jax_cache(tmp_path: Path) -> Iterator[Path]:
+    """JAX keeps all compiled code here."""
+    changed = {
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": str(tmp_path / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in changed}
+    for name, value in changed.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield tmp_path / "jax"
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def _train(program: steps.Program, batches: TrainBatches, train_step: Compiled) -> list:
@@ -62,6 +82,23 @@ def test_another_shape_or_another_function_is_not_found(program, tmp_path: Path)
     longer = jax.tree.map(lambda x: np.broadcast_to(x[..., :1], (*x.shape[:-1], 99)), shapes)
     assert saved.load(longer) is None
     assert SavedSteps(tmp_path, "another", program.mesh).load(shapes) is None
+
+
+def test_code_that_jax_has_read_from_the_disk_is_not_written_again(
+    program, tmp_path: Path, jax_cache: Path
+) -> None:
+    program, batches = program
+    saved = SavedSteps(tmp_path / "steps", program.made_from, program.mesh)
+    jax.clear_caches()  # Or nothing is compiled.
+    expected = _train(program, batches, Compiled(program.lower, saved))
+    assert any(jax_cache.iterdir())
+    (file,) = saved.folder.iterdir()
+    file.unlink()
+    jax.clear_caches()
+    for _ in range(2):
+        got = _train(program, batches, Compiled(program.lower, saved))
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert not any(saved.folder.iterdir())
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 99, None])
@@ -146,25 +183,17 @@ def test_the_data_and_the_output_folder_do_not_matter() -> None:
 
 
 def test_nothing_is_kept_where_compiled_code_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    jax_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {
-        name: jax.config.values[name]
-        for name in ("jax_enable_compilation_cache", "jax_compilation_cache_dir")
-    }
     mesh = make_mesh(config.Mesh(), jax.devices()[:1])
-    try:
-        jax.config.update("jax_enable_compilation_cache", True)
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-        assert saved_steps("a", "b", mesh) is not None
-        jax.config.update("jax_compilation_cache_dir", "gs://bucket/compiled")
+    kept = saved_steps("a", "b", mesh)
+    assert kept is not None
+    assert kept.folder == jax_cache / "steps"
+    with monkeypatch.context() as several:
+        several.setattr(jax, "process_count", lambda: 2)
         assert saved_steps("a", "b", mesh) is None
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-        monkeypatch.setattr(jax, "process_count", lambda: 2)
-        assert saved_steps("a", "b", mesh) is None
-        monkeypatch.undo()
-        jax.config.update("jax_enable_compilation_cache", False)
-        assert saved_steps("a", "b", mesh) is None
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
+    jax.config.update("jax_compilation_cache_dir", "gs://bucket/compiled")
+    assert saved_steps("a", "b", mesh) is None
+    jax.config.update("jax_compilation_cache_dir", str(jax_cache))
+    jax.config.update("jax_enable_compilation_cache", False)
+    assert saved_steps("a", "b", mesh) is None

@@ -107,10 +107,17 @@ class CacheCounts:
 
     def __init__(self) -> None:
         self.found = self.missing = 0
+        self._here = threading.local()
+
+    @property
+    def found_here(self) -> int:
+        """By JAX, in this thread."""
+        return getattr(self._here, "found", 0)
 
     def count(self, event: str, **_: Any) -> None:
-        """Listens to JAX's events."""
+        """Listens to JAX's events, in the thread that compiles."""
         self.found += event == _HIT
+        self._here.found = self.found_here + (event == _HIT)
         self.missing += event == _MISS
 
 
@@ -165,8 +172,11 @@ class Compiled:
             return found
         with _TRACING:
             lowered = self._lower(abstract)
+        found_before = cache_counts().found_here
         compiled = lowered.compile()
-        if self._saved is not None:
+        # Code that JAX has read from the disk is not written again: XLA's for CPUs loses functions
+        # then, which shows when it runs ("NOT_FOUND: Function ... not found").
+        if self._saved is not None and cache_counts().found_here == found_before:
             self._saved.save(abstract, compiled)
         return compiled
 

@@ -71,17 +71,21 @@ def made_from(run: config.Run, mesh: Mesh, state: Any) -> str:
 
 
 class SavedSteps:
-    """A function's compiled code for each shape of batch."""
+    """A function's compiled code for each shape of batch.
+
+    Attributes:
+      folder: where it is kept.
+    """
 
     def __init__(self, folder: Path, key: str, mesh: Mesh) -> None:
         """`key`: the function's name, and all that it is made from; `mesh`: where it runs."""
-        self._folder, self._key, self._devices = folder, key, list(mesh.devices.flat)
+        self.folder, self._key, self._devices = folder, key, list(mesh.devices.flat)
 
     def _file(self, batch: Batch) -> Path:
         leaves, structure = jax.tree.flatten(batch)
         shapes = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
         digest = hashlib.sha256(f"{self._key} {structure} {shapes}".encode())
-        return self._folder / digest.hexdigest()
+        return self.folder / digest.hexdigest()
 
     def load(self, batch: Batch) -> Callable | None:
         """The function for this shape; None where it is not there or cannot be read."""
@@ -108,9 +112,9 @@ class SavedSteps:
         """Keeps it, where JAX and the disk can."""
         try:
             content = pickle.dumps(serialize_executable.serialize(compiled))
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             # Several processes may write the same one.
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
                 file.write(hashlib.sha256(content).digest() + content)
             Path(file.name).replace(self._file(batch))
             self._remove_old()
@@ -120,7 +124,7 @@ class SavedSteps:
 
     def _remove_old(self) -> None:
         files = sorted(
-            ((s.st_mtime, s.st_size, f) for f in self._folder.iterdir() if (s := f.stat())),
+            ((s.st_mtime, s.st_size, f) for f in self.folder.iterdir() if (s := f.stat())),
             reverse=True,
         )
         total = 0
