@@ -32,6 +32,12 @@ def program(request, toy_store) -> tuple[steps.Program, TrainBatches]:
     return steps.build(run, make_mesh(run.mesh, jax.devices()[: request.param])), batches
 
 
+@pytest.fixture(scope="module")
+def compiled(program) -> jax.stages.Compiled:
+    program, batches = program
+    return program.lower(batches.shapes[0]).compile()
+
+
 @pytest.fixture
 def jax_cache(tmp_path: Path) -> Iterator[Path]:
     """JAX keeps all compiled code here."""
@@ -58,8 +64,10 @@ def _train(program: steps.Program, batches: TrainBatches, train_step: Compiled) 
     return jax.tree.map(np.asarray, [state, found])
 
 
+@pytest.mark.usefixtures("jax_cache")
 def test_a_saved_step_gives_the_same_and_is_not_traced(program, tmp_path: Path) -> None:
     program, batches = program
+    jax.clear_caches()  # Or nothing is compiled.
     saved = SavedSteps(tmp_path / "steps", program.made_from, program.mesh)
     expected = _train(program, batches, Compiled(program.lower, saved))
     assert len(list((tmp_path / "steps").iterdir())) == 1
@@ -73,11 +81,11 @@ def test_a_saved_step_gives_the_same_and_is_not_traced(program, tmp_path: Path) 
     assert jax.tree.leaves(state.params)[0].is_deleted()
 
 
-def test_another_shape_or_another_function_is_not_found(program, tmp_path: Path) -> None:
+def test_another_shape_or_another_function_is_not_found(program, compiled, tmp_path: Path) -> None:
     program, batches = program
     saved = SavedSteps(tmp_path, program.made_from, program.mesh)
     shapes = batches.shapes[0]
-    saved.save(shapes, program.lower(shapes).compile())
+    saved.save(shapes, compiled)
     assert saved.load(shapes) is not None
     longer = jax.tree.map(lambda x: np.broadcast_to(x[..., :1], (*x.shape[:-1], 99)), shapes)
     assert saved.load(longer) is None
@@ -102,10 +110,11 @@ def test_code_that_jax_has_read_from_the_disk_is_not_written_again(
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 99, None])
-def test_a_damaged_file_is_replaced(program, tmp_path: Path, damage: bytes | None) -> None:
+def test_a_damaged_file_is_replaced(
+    program, compiled, tmp_path: Path, damage: bytes | None
+) -> None:
     program, batches = program
     saved, shapes = SavedSteps(tmp_path, program.made_from, program.mesh), batches.shapes[0]
-    compiled = program.lower(shapes).compile()
     saved.save(shapes, compiled)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
@@ -115,18 +124,19 @@ def test_a_damaged_file_is_replaced(program, tmp_path: Path, damage: bytes | Non
     assert saved.load(shapes) is not None
 
 
-def test_what_cannot_be_kept_does_no_harm(program, tmp_path: Path) -> None:
+def test_what_cannot_be_kept_does_no_harm(program, compiled, tmp_path: Path) -> None:
     program, batches = program
     (tmp_path / "file").write_text("")
     saved, shapes = SavedSteps(tmp_path / "file" / "steps", "x", program.mesh), batches.shapes[0]
-    saved.save(shapes, program.lower(shapes).compile())
+    saved.save(shapes, compiled)
     assert saved.load(shapes) is None
 
 
-def test_the_oldest_are_removed(program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_are_removed(
+    program, compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program, batches = program
     shapes = batches.shapes[0]
-    compiled = program.lower(shapes).compile()
     saved = [SavedSteps(tmp_path, str(i), program.mesh) for i in range(3)]
     for one in saved[:2]:
         one.save(shapes, compiled)

@@ -110,14 +110,14 @@ class CacheCounts:
         self._here = threading.local()
 
     @property
-    def found_here(self) -> int:
-        """By JAX, in this thread."""
-        return getattr(self._here, "found", 0)
+    def missing_here(self) -> int:
+        """In this thread."""
+        return getattr(self._here, "missing", 0)
 
     def count(self, event: str, **_: Any) -> None:
         """Listens to JAX's events, in the thread that compiles."""
         self.found += event == _HIT
-        self._here.found = self.found_here + (event == _HIT)
+        self._here.missing = self.missing_here + (event == _MISS)
         self.missing += event == _MISS
 
 
@@ -172,11 +172,11 @@ class Compiled:
             return found
         with _TRACING:
             lowered = self._lower(abstract)
-        found_before = cache_counts().found_here
+        before = cache_counts().missing_here
         compiled = lowered.compile()
-        # Code that JAX has read from the disk is not written again: XLA's for CPUs loses functions
-        # then, which shows when it runs ("NOT_FOUND: Function ... not found").
-        if self._saved is not None and cache_counts().found_here == found_before:
+        # Only what XLA has compiled just now. Code that JAX has read from the disk loses functions
+        # when it is written again, on CPUs; it shows when it runs ("NOT_FOUND: Function ...").
+        if self._saved is not None and cache_counts().missing_here > before:
             self._saved.save(abstract, compiled)
         return compiled
 
