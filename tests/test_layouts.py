@@ -16,7 +16,7 @@ from dss_jax.data.batches import TrainBatches
 from dss_jax.data.blocks import Batch, Extent
 from dss_jax.data.flat import deal, stream_rows
 from dss_jax.data.layouts import with_layout
-from dss_jax.data.packed import balanced
+from dss_jax.data.packed import packed_rows
 from dss_jax.data.prepare import ensure_store
 from dss_jax.data.shapes import base_cost, choose_extents, first_that_fits
 from dss_jax.data.store import TokenStore
@@ -215,7 +215,7 @@ def test_packing_puts_every_pair_into_a_row_that_has_room() -> None:
     sizes[:, :, -3:] = 0
     sizes[:, 5] = 0
     sizes[:, 6, :37] = [[33], [17]]  # No two of them fit into a row.
-    rows = balanced(sizes, (64, 32))
+    rows = packed_rows(sizes, (64, 32))
     assert (rows[:, -3:] == -1).all()
     assert (rows[5] == -1).all()
     assert sorted(rows[6, :37]) == list(range(37))
@@ -227,18 +227,23 @@ def test_packing_puts_every_pair_into_a_row_that_has_room() -> None:
         assert (used[0] > 0).all()
 
 
-def test_packing_fills_inputs_and_targets_alike() -> None:
+@pytest.mark.parametrize("examples", [64, 150])
+def test_packing_fills_inputs_and_targets_alike(examples: int) -> None:
     # Half of the pairs have long targets, as a rationale; half have short ones, as a label.
     rng = np.random.default_rng(2)
-    inputs = rng.integers(30, 70, (50, 128))
-    targets = np.concatenate([rng.integers(2, 5, (50, 64)), rng.integers(15, 45, (50, 64))], axis=1)
+    inputs = rng.integers(30, 70, (50, 2 * examples))
+    targets = np.concatenate(
+        [rng.integers(2, 5, (50, examples)), rng.integers(15, 45, (50, examples))], axis=1
+    )
     sizes, capacities = np.stack([inputs, targets]), (224, 72)
-    rows = balanced(sizes, capacities)
+    rows = packed_rows(sizes, capacities)
+    assert (_filled_rows(sizes[:, 3], rows[3]) <= np.array(capacities)[:, None]).all()
+    assert (rows >= 0).all()
     # What no packing can be below.
     least = np.ceil(np.maximum(*(sizes[k].sum(axis=1) / capacities[k] for k in (0, 1))))
     assert ((rows.max(axis=1) + 1) / least).mean() < 1.12  # First fit: 1.30.
     # What a batch needs does not depend on which others are packed with it.
-    np.testing.assert_array_equal(balanced(sizes[:, 7:8], capacities)[0], rows[7])
+    np.testing.assert_array_equal(packed_rows(sizes[:, 7:8], capacities)[0], rows[7])
 
 
 def test_few_shapes_are_chosen_and_the_last_has_room_for_all() -> None:

@@ -21,8 +21,13 @@ from dss_jax.data.blocks import Batch, Block, Extent
 from dss_jax.data.columns import Examples, shift_joined
 from dss_jax.data.shapes import Cost, Plan, first_that_fits, round_up
 
-SAMPLE = 32
-"""Batches on which row lengths are compared."""
+SAMPLE = 2048
+"""Examples on whose batches row lengths are compared."""
+
+TOGETHER = 256
+"""Pairs that are packed together at most; those of larger batches are dealt to groups. The time for
+each pair grows with their number, and more of them fill rows hardly better.
+"""
 
 STEP, LENGTHS = 16, 20
 """Input lengths of rows that are tried: the longest input, 16 tokens more, and so on."""
@@ -35,6 +40,23 @@ WORTH_A_SHAPE = 0.01
 
 WORTH_A_BLOCK = 0.05
 """Another block a step has to save this share of the FLOPs: small ones fill a device less well."""
+
+
+def packed_rows(sizes: np.ndarray, capacities: Sequence[int] | np.ndarray) -> np.ndarray:
+    """As `balanced`, which does the work, for any number of pairs in groups of about equal size."""
+    _, n, pairs = sizes.shape
+    groups = max(1, int(round_up(pairs, TOGETHER)) // TOGETHER)
+    if groups == 1:
+        return balanced(sizes, capacities)
+    capacities = np.broadcast_to(np.array(capacities).reshape(2, -1), (2, n))
+    # Dealt out by turns, so that each group has pairs of every role.
+    dealt = np.pad(sizes, ((0, 0), (0, 0), (0, -pairs % groups)))
+    dealt = dealt.reshape(2, n, -1, groups).swapaxes(2, 3).reshape(2, n * groups, -1)
+    rows = balanced(dealt, np.repeat(capacities, groups, axis=1)).reshape(n, groups, -1)
+    counts = rows.max(axis=2) + 1
+    before = (np.cumsum(counts, axis=1) - counts)[:, :, None]
+    rows = np.where(rows >= 0, rows + before, -1)
+    return rows.swapaxes(1, 2).reshape(n, -1)[:, :pairs]
 
 
 def balanced(sizes: np.ndarray, capacities: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -127,7 +149,8 @@ class PackedRows:
         self._examples, self._share, self._numbered = examples, plan.share, plan.numbered
         batches = iter(plan.batches)
         first = next(batches)
-        self.parts = self._cheapest(self._sizes(first[:SAMPLE]), plan.cost, data.length_multiple)
+        sample = first[: max(1, SAMPLE // data.batch_size)]
+        self.parts = self._cheapest(self._sizes(sample), plan.cost, data.length_multiple)
         plan = replace(plan, batches=chain((first,), batches))
         self._extents = plan.extents(lambda rows: self._needed(self._placed(rows)), WORTH_A_SHAPE)
         self.shapes = len(self._extents)
@@ -144,7 +167,7 @@ class PackedRows:
             n = pairs.shape[1]
             tried = np.array([*_row_lengths(pairs, self._examples.longest(roles), multiple)])
             of_each = np.repeat(tried, n, axis=0).T
-            placed = balanced(np.tile(pairs, (1, len(tried), 1)), of_each)
+            placed = packed_rows(np.tile(pairs, (1, len(tried), 1)), of_each)
             costs = np.sum(cost(self._extent(placed, of_each)).reshape(-1, n), axis=1)
             at = int(np.argmin(costs))
             s, t = map(int, tried[at])
@@ -166,7 +189,7 @@ class PackedRows:
     def _placed(self, rows: np.ndarray) -> np.ndarray:
         """The row of each pair in its block: int [n, N] -> [n, M]."""
         sizes = self._sizes(rows)
-        placed = [balanced(_joined(sizes, part.roles), part.lengths) for part in self.parts]
+        placed = [packed_rows(_joined(sizes, part.roles), part.lengths) for part in self.parts]
         return np.concatenate(placed, axis=1)
 
     def _needed(self, placed: np.ndarray) -> tuple[Extent, ...]:
