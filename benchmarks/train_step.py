@@ -141,7 +141,10 @@ class Child:
 
 
 def measure(args: argparse.Namespace, arguments: list[str], work: Path) -> dict[str, dict]:
-    """Arm -> {"info", "steps", "peak_resident_gb"}, or why not: {"skipped"} or {"failed"}."""
+    """Arm -> {"info", "steps", "peak_resident_gb"}; {"skipped"} or {"failed"} say why not.
+
+    An arm that dies keeps the readings of its earlier turns and has "failed" beside them.
+    """
     arms = [arm for arm in ARMS if arm in args.arms.split(",")]
     children: dict[str, Child] = {}
     results: dict[str, dict] = {arm: {"steps": []} for arm in arms}
@@ -155,7 +158,7 @@ def measure(args: argparse.Namespace, arguments: list[str], work: Path) -> dict[
             results[arm]["steps"] += answer["steps"]
             results[arm]["peak_resident_gb"] = answer["peak_resident_gb"]
         else:
-            results[arm] = answer
+            results[arm] |= answer
             print(f"{arm}: {answer}", flush=True)
         return "ready" in answer or "steps" in answer
 
@@ -183,8 +186,9 @@ def measure(args: argparse.Namespace, arguments: list[str], work: Path) -> dict[
 
 def arm_report(result: dict[str, Any]) -> dict[str, Any]:
     """Readings of an arm -> numbers of the report. Rates are of the median step."""
+    why_not = {k: result[k] for k in ("skipped", "failed") if k in result}
     if "info" not in result or not result["steps"]:
-        return {k: result.get(k) for k in ("skipped", "failed") if k in result}
+        return why_not
     seconds = np.array([s["seconds"] for s in result["steps"]])
     examples, useful, executed = (
         np.mean([s[name] for s in result["steps"]]) for name in ("examples", "useful", "executed")
@@ -196,6 +200,8 @@ def arm_report(result: dict[str, Any]) -> dict[str, Any]:
     per_device = useful / median / result["info"]["devices"]
     return {
         **result["info"],
+        **why_not,
+        "steps": len(whole),
         "examples_per_second": digits(examples / median),
         "useful_tflops_per_second": digits(useful / median / 1e12),
         # Per cent of the device's bfloat16 peak; None where that is not known, as for a CPU.
@@ -306,8 +312,9 @@ def table(report: dict[str, Any]) -> str:
             continue
         s = n["seconds_per_step"]["whole"]
         of_peak = "" if n["mfu"] is None else f" ({n['mfu']:g} %)"
+        ended = f" (ended after {n['steps']} steps)" if "failed" in n else ""
         lines.append(
-            f"| {arm} | {n['dtype'].split()[0]} | {n['examples_per_second']:g} "
+            f"| {arm}{ended} | {n['dtype'].split()[0]} | {n['examples_per_second']:g} "
             f"| {n.get('ratio', '')} | {n['useful_tflops_per_second']:g}{of_peak} "
             f"| {s['median']:g} ({s['p10']:g} to {s['p90']:g}) "
             f"| {n['executed_over_useful_flops']:g} |"
