@@ -2,11 +2,13 @@
 
   python benchmarks/levers.py
 
-Shapes are those of T5 v1.1 small on a flat batch of cqa: 6,656 encoder tokens, 128 rows of 88.
+Parts of a step have the shapes of T5 v1.1 small on a flat batch of cqa: 6,656 encoder tokens, 128
+rows of 88. Whole steps are those of the demo (word_problems, runs/demo.gin).
 Writes a JSON file with every reading.
 """
 
 import argparse
+import dataclasses
 import datetime
 import os
 import sys
@@ -22,21 +24,37 @@ import numpy as np
 import optax
 from reporting import RESULTS, command, processor, write_report
 
+from dss_jax.cli import options
+from dss_jax.core import config
+from dss_jax.data.batches import TrainBatches
 from dss_jax.data.blocks import StreamRows
 from dss_jax.data.flat import stream_rows
+from dss_jax.data.prepare import ensure_store
+from dss_jax.experiment.single import for_mesh, with_vocab_size
 from dss_jax.model.attention import to_rows
 from dss_jax.model.dropout import keep_mask
 from dss_jax.model.products import product
 from dss_jax.model.sampling import first_argmax
+from dss_jax.train import loss
 from dss_jax.train.compile import step_options
+from dss_jax.train.optimizer import make_optimizer, settings
+from dss_jax.train.prefetch import Prefetch
+from dss_jax.train.sharding import make_mesh, put_batch
+from dss_jax.train.step import Program, build
 
 N, E, J, F, ROWS, LENGTH, HEADS = 6656, 512, 384, 1024, 128, 88, 6
+TARGETS, VOCABULARY = 2048, 32128
 KEY = jax.random.key(0)
 
 STEP_OPTIONS = "sums over tokens by XLA's own code"
 
+LOOP_STEPS = 10
+"""Steps of one reading of the loop."""
+
 Variant = tuple[Callable, tuple]
-"""A function and its arguments."""
+"""A function, which is to be jitted, and its arguments."""
+Calls = dict[str, Callable[[], Any]]
+"""Variant -> what is timed; returns arrays to wait for."""
 
 
 def _dropout(shape: tuple[int, ...]) -> dict[str, Variant]:
@@ -104,7 +122,7 @@ def _fused(width: int, count: int) -> dict[str, Variant]:
 
 
 def _adamw() -> dict[str, Variant]:
-    shapes = [(32128, E), (E, 32128)] + [(8, E, J)] * 12 + [(8, E, F)] * 6
+    shapes = [(VOCABULARY, E), (E, VOCABULARY)] + [(8, E, J)] * 12 + [(8, E, F)] * 6
     params = [jnp.ones(s) for s in shapes]
     gradients = [jnp.full(s, 0.1) for s in shapes]
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(5e-5, weight_decay=0.0))
@@ -157,14 +175,132 @@ def _sums() -> dict[str, Variant]:
 
 
 def _argmax() -> dict[str, Variant]:
-    logits = jax.random.normal(KEY, (2048, 32128))
+    logits = jax.random.normal(KEY, (TARGETS, VOCABULARY))
     return {
         "without": (lambda x: jnp.argmax(x, axis=-1), (logits,)),
         "with": (first_argmax, (logits,)),
     }
 
 
-LEVERS: dict[str, Callable[[], dict[str, Variant]]] = {
+def _embedding() -> dict[str, Variant]:
+    """The embedding and its gradient: a product with one-hot rows, as T5X has it, and a gather."""
+    ids = jax.random.randint(KEY, (N,), 0, VOCABULARY)
+    table, g = jnp.ones((VOCABULARY, E)), jnp.ones((N, E))
+    return {
+        "without": _gradient(lambda t: jax.nn.one_hot(ids, VOCABULARY) @ t, (table,), g),
+        "with": _gradient(lambda t: t[ids], (table,), g),
+    }
+
+
+def _cross_entropy() -> dict[str, Variant]:
+    """The loss and its gradient: against one-hot targets, as T5X has it, and against integers."""
+    logits = jax.random.normal(KEY, (1, TARGETS, VOCABULARY))
+    targets = jax.random.randint(KEY, (1, TARGETS), 0, VOCABULARY)
+
+    def one_hot(logits: jax.Array) -> jax.Array:
+        wanted = jax.nn.one_hot(targets, VOCABULARY)
+        return -jnp.sum(wanted * jax.nn.log_softmax(logits), axis=-1)
+
+    def integers(logits: jax.Array) -> jax.Array:
+        return loss.token_losses(logits, targets, config.Loss())
+
+    g = jnp.ones((1, TARGETS))
+    return {
+        "without": _gradient(one_hot, (logits,), g),
+        "with": _gradient(integers, (logits,), g),
+    }
+
+
+def _demo(layout: str) -> tuple[config.Run, Program, TrainBatches]:
+    """The demo's run on one device, and its batches in a layout."""
+    parser = argparse.ArgumentParser()
+    options.add_run_flags(parser)
+    parser.set_defaults(needs_model=True, gin_file=["runs/demo.gin"])
+    run = options.resolve(*parser.parse_known_args([]), parser).run
+    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=(), need=["train"])
+    mesh = make_mesh(run.mesh, jax.devices()[:1])
+    run = for_mesh(with_vocab_size(run, store), mesh)
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, layout=layout))
+    batches = TrainBatches(
+        store.split("train"), run.task, run.data, run.method, steps=run.train.steps
+    )
+    return run, build(run, mesh), batches
+
+
+def _one_step() -> Calls:
+    """A training step in layout `padded`, whose blocks are the tasks: as one program that gives
+    up its old state; and as a program for each task's gradient and one for the update.
+    """
+    run, program, batches = _demo("padded")
+    optimizer, cfg = make_optimizer(settings(run), run.train.steps), run.loss
+    weights = loss.task_weights(cfg, run.method)
+    batch = put_batch(batches(0), program.mesh)
+    tokens = loss.count_tokens(batch)
+
+    @jax.jit
+    def gradient(params: Any, blocks: Any, key: jax.Array) -> Any:
+        def of(params: Any) -> jax.Array:
+            sums = loss.task_sums(program.model, params, blocks, cfg, key)
+            return loss.weighted_loss(sums.loss, tokens, weights)
+
+        return jax.value_and_grad(of)(params)
+
+    @jax.jit
+    def update(params: Any, state: Any, parts: Any) -> Any:
+        sums = jax.tree.map(lambda *gs: sum(gs), *parts)
+        updates, state = optimizer.update(sums, state, params)
+        return optax.apply_updates(params, updates), state
+
+    now = {"with": program.init(), "without": program.init()}
+
+    def whole() -> Any:
+        now["with"], metrics = program.train_step(now["with"], batch)
+        return now["with"], metrics
+
+    def apart() -> Any:
+        state = now["without"]
+        key = jax.random.fold_in(KEY, state.step)
+        parts = [gradient(state.params, (block,), key)[1] for block in batch]
+        params, opt_state = update(state.params, state.opt_state, parts)
+        now["without"] = type(state)(state.step + 1, params, opt_state)
+        return now["without"]
+
+    return {"without": apart, "with": whole}
+
+
+def _thread() -> Calls:
+    """Steps in a loop that waits for the step before: batches made in it, or in a thread."""
+    _, program, batches = _demo("flat")
+    now = {"state": program.init()}
+
+    def make(number: int) -> Any:
+        return put_batch(batches(number), program.mesh)
+
+    def loop(next_batch: Callable[[int], Any]) -> Any:
+        before = None
+        for number in range(LOOP_STEPS):
+            now["state"], metrics = program.train_step(now["state"], next_batch(number))
+            jax.block_until_ready(before)
+            before = metrics
+        return before
+
+    def with_thread() -> Any:
+        with Prefetch(make, 0, LOOP_STEPS) as made:
+            return loop(made)
+
+    return {"without": lambda: loop(make), "with": with_thread}
+
+
+def _jitted(make: Callable[[], dict[str, Variant]], compiler_options: dict | None = None) -> Calls:
+    """`compiler_options`: for the variant "with"."""
+    calls: Calls = {}
+    for name, (function, arguments) in make().items():
+        compiled = jax.jit(function, compiler_options=compiler_options if name == "with" else None)
+        calls[name] = partial(compiled, *arguments)
+    return calls
+
+
+PARTS: dict[str, Callable[[], dict[str, Variant]]] = {
     "dropout masks of attention weights": lambda: _dropout((ROWS, HEADS, LENGTH, LENGTH)),
     "dropout masks of the MLP": lambda: _dropout((1, N, F)),
     "kernels' gradients from two axes (MLP)": _kernels,
@@ -174,25 +310,26 @@ LEVERS: dict[str, Callable[[], dict[str, Variant]]] = {
     "AdamW written out, beside optax": _adamw,
     "bf16 products in XLA's fast form": lambda: _products(False),
     "their gradients": lambda: _products(True),
-    STEP_OPTIONS: _sums,
     "hits of the loss by an argmax in two stages": _argmax,
+    "embedding by a gather": _embedding,
+    "cross entropy of integers": _cross_entropy,
+}
+
+LEVERS: dict[str, Callable[[], Calls]] = {
+    **{name: partial(_jitted, make) for name, make in PARTS.items()},
+    STEP_OPTIONS: lambda: _jitted(_sums, step_options()),
+    "one jitted step for both tasks, state donated": _one_step,
+    "batches from a thread": _thread,
 }
 
 
-def measure(variants: dict[str, Variant], rounds: int, options: dict) -> dict[str, list[float]]:
-    """Seconds of each variant, by turns; the first call of each compiles and is not counted.
-
-    `options`: of the compiler, for the variant "with".
-    """
-    compiled = {
-        name: jax.jit(function, compiler_options=options if name == "with" else None)
-        for name, (function, _) in variants.items()
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+def measure(calls: Calls, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each variant, by turns; the first call of each compiles and is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
-        for name, (_, arguments) in variants.items():
+        for name, call in calls.items():
             began = time.perf_counter()
-            jax.block_until_ready(compiled[name](*arguments))
+            jax.block_until_ready(call())
             if turn:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
@@ -217,7 +354,7 @@ def main() -> int:
     for name, make in LEVERS.items():
         if args.only not in name:
             continue
-        seconds = measure(make(), args.rounds, step_options() if name == STEP_OPTIONS else {})
+        seconds = measure(make(), args.rounds)
         medians = {variant: float(np.median(times)) for variant, times in seconds.items()}
         gain = medians["without"] / medians["with"]
         report["levers"][name] = {"gain": round(gain, 3), "medians": medians, "seconds": seconds}

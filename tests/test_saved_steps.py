@@ -11,16 +11,23 @@ import toy
 from jax.experimental.compilation_cache import compilation_cache
 
 from dss_jax.core import config
+from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.batches import TrainBatches
+from dss_jax.data.store import TokenStore
+from dss_jax.experiment import run_folder, seeds, single
 from dss_jax.experiment.single import with_vocab_size
+from dss_jax.train import loss
 from dss_jax.train import saved_steps as saving
 from dss_jax.train import step as steps
 from dss_jax.train.compile import Compiled, cache_counts
+from dss_jax.train.metric_log import read_metrics
 from dss_jax.train.saved_steps import SavedSteps, made_from, saved_steps
 from dss_jax.train.sharding import make_mesh, put_batch
 
+KEY = "what a step is made from"
 
-def _never(_: object) -> jax.stages.Lowered:
+
+def _never(*_: object) -> jax.stages.Lowered:
     raise AssertionError("it was traced")
 
 
@@ -68,7 +75,7 @@ def _train(program: steps.Program, batches: TrainBatches, train_step: Compiled) 
 def test_a_saved_step_gives_the_same_and_is_not_traced(program, tmp_path: Path) -> None:
     program, batches = program
     jax.clear_caches()  # Or nothing is compiled.
-    saved = SavedSteps(tmp_path / "steps", program.made_from, program.mesh)
+    saved = SavedSteps(tmp_path / "steps", KEY, program.mesh)
     expected = _train(program, batches, Compiled(program.lower, saved))
     assert len(list((tmp_path / "steps").iterdir())) == 1
     before = cache_counts().found
@@ -83,7 +90,7 @@ def test_a_saved_step_gives_the_same_and_is_not_traced(program, tmp_path: Path) 
 
 def test_another_shape_or_another_function_is_not_found(program, compiled, tmp_path: Path) -> None:
     program, batches = program
-    saved = SavedSteps(tmp_path, program.made_from, program.mesh)
+    saved = SavedSteps(tmp_path, KEY, program.mesh)
     shapes = batches.shapes[0]
     saved.save(shapes, compiled)
     assert saved.load(shapes) is not None
@@ -96,7 +103,7 @@ def test_code_that_jax_has_read_from_the_disk_is_not_written_again(
     program, tmp_path: Path, jax_cache: Path
 ) -> None:
     program, batches = program
-    saved = SavedSteps(tmp_path / "steps", program.made_from, program.mesh)
+    saved = SavedSteps(tmp_path / "steps", KEY, program.mesh)
     jax.clear_caches()  # Or nothing is compiled.
     expected = _train(program, batches, Compiled(program.lower, saved))
     assert any(jax_cache.iterdir())
@@ -114,7 +121,7 @@ def test_a_damaged_file_is_replaced(
     program, compiled, tmp_path: Path, damage: bytes | None
 ) -> None:
     program, batches = program
-    saved, shapes = SavedSteps(tmp_path, program.made_from, program.mesh), batches.shapes[0]
+    saved, shapes = SavedSteps(tmp_path, KEY, program.mesh), batches.shapes[0]
     saved.save(shapes, compiled)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
@@ -196,14 +203,49 @@ def test_nothing_is_kept_where_compiled_code_is_not(
     jax_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mesh = make_mesh(config.Mesh(), jax.devices()[:1])
-    kept = saved_steps("a", "b", mesh)
+    kept = saved_steps("a", toy.make_run(), mesh, ())
     assert kept is not None
     assert kept.folder == jax_cache / "steps"
     with monkeypatch.context() as several:
         several.setattr(jax, "process_count", lambda: 2)
-        assert saved_steps("a", "b", mesh) is None
+        assert saved_steps("a", toy.make_run(), mesh, ()) is None
     jax.config.update("jax_compilation_cache_dir", "gs://bucket/compiled")
-    assert saved_steps("a", "b", mesh) is None
+    assert saved_steps("a", toy.make_run(), mesh, ()) is None
     jax.config.update("jax_compilation_cache_dir", str(jax_cache))
     jax.config.update("jax_enable_compilation_cache", False)
-    assert saved_steps("a", "b", mesh) is None
+    assert saved_steps("a", toy.make_run(), mesh, ()) is None
+
+
+def _losses(folder: Path, values: tuple[int, ...], store: TokenStore) -> list[float]:
+    """Trains two steps of these seeds, at once where there are several; the losses of all."""
+    run = toy.make_run(train=config.Train(steps=2, log_every=1, output_dir=str(folder)))
+    runs = [run] if len(values) == 1 else seeds.seed_runs(run, list(values))
+    if len(runs) == 1:
+        single.train(runs[0], store, TEXT_ACCURACY, say=[].append)
+    else:
+        seeds.train(runs, store, TEXT_ACCURACY, say=[].append)
+    files = [Path(str(run.train.output_dir)) / run_folder.METRICS for run in runs]
+    return [
+        value
+        for file in files
+        for line in read_metrics(file)
+        for name, value in line.items()
+        if name.endswith("loss")
+    ]
+
+
+@pytest.mark.parametrize("values", [(0,), (0, 3)], ids=["alone", "at once"])
+@pytest.mark.usefixtures("jax_cache")
+def test_a_second_start_traces_no_step(
+    values: tuple[int, ...],
+    tmp_path: Path,
+    toy_store: TokenStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jax.clear_caches()  # Or nothing is compiled.
+    first = _losses(tmp_path / "first", values, toy_store)
+    jax.clear_caches()
+    monkeypatch.setattr(loss, "task_sums", _never)
+    assert _losses(tmp_path / "second", values, toy_store) == first
+    # Each has the losses of two steps and of the validation split.
+    assert len(first) >= 4 * len(values)

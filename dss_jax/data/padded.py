@@ -6,8 +6,8 @@ Shape letters are those of `dss_jax.data.blocks`; N examples of a batch.
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.data.blocks import EOS_ID, NO_ROLE, Batch, Block, Extent
-from dss_jax.data.columns import Examples
+from dss_jax.data.blocks import NO_ROLE, Batch, Block, Extent
+from dss_jax.data.columns import Examples, join_rows
 from dss_jax.data.shapes import Plan, round_up
 from dss_jax.data.store import Slices
 
@@ -24,15 +24,9 @@ def pad_rows(tokens: Slices, rows: np.ndarray, length: int, limit: int | None = 
     Returns:
       int32 [R, L], padded with 0.
     """
-    starts = tokens.starts[rows]
-    lengths = tokens.ends[rows] - starts
-    columns = np.arange(length)
     limit = length if limit is None else min(limit, length)
-    real = columns < np.minimum(lengths, limit)[:, None]
-    at = np.where(real, starts[:, None] + columns, 0)
-    padded = np.where(real, tokens.values[at] if len(tokens.values) else 0, 0).astype(np.int32)
-    padded[lengths > limit, limit - 1] = EOS_ID
-    return padded
+    lengths = np.minimum(tokens.ends[rows] - tokens.starts[rows], limit)
+    return _rectangle(join_rows(tokens, rows, lengths), lengths, length)
 
 
 def shift_right(targets: np.ndarray) -> np.ndarray:

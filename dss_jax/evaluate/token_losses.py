@@ -27,7 +27,7 @@ class TokenLosses:
     def __init__(self, run: config.Run, program: Program, method: config.Method) -> None:
         """`method`: whose inputs and targets."""
         self._run, self._program, self._method = run, program, method
-        saved = saved_steps("losses", program.made_from, program.mesh)
+        saved = saved_steps("losses", run, program.mesh, program.abstract_params)
         self._step = Compiled(program.lower_eval, saved)
         self._laid_out: dict[tuple[str, int], tuple[Layout, Any]] = {}
 

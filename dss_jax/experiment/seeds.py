@@ -34,6 +34,7 @@ from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.train import loop
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import MetricLog, Progress
+from dss_jax.train.saved_steps import saved_steps
 from dss_jax.train.seeds import (
     Seeds,
     build_seeds,
@@ -232,7 +233,9 @@ def _train_open(
     step = common_step(checkpoints, [s.folder for s in sessions], every)
     progress, members = Progress(train.steps, step), []
     try:
-        with CompileAhead(seeds.lower, clock) as ahead:
+        name = f"train step of the seeds {seeds.values}"  # They are constants in it.
+        saved_step = saved_steps(name, runs[0], seeds.mesh, seeds.abstract_state)
+        with CompileAhead(seeds.lower, clock, saved_step) as ahead:
             shapes = [
                 stack_batches(parts) for parts in zip(*(o.shapes for o in order), strict=True)
             ]

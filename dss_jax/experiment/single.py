@@ -210,7 +210,7 @@ def _train_and_score(
 ) -> dict:
     run, folder = session.run, session.folder
     program = session.program
-    saved = saved_steps("train step", program.made_from, program.mesh)
+    saved = saved_steps("train step", run, program.mesh, program.abstract_state)
     with CompileAhead(program.lower, clock, saved) as ahead:
         ahead.begin(batches.shapes, partial(compile_evaluation, session))
         state = jax.block_until_ready(start(session, checkpoints, say))

@@ -16,7 +16,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
 from dss_jax.data.blocks import Batch
 from dss_jax.model.products import on_cpu
-from dss_jax.train.saved_steps import SavedSteps
+from dss_jax.train.saved_steps import SavedSteps, shapes_of
 
 COMPILE_CACHE = "DSS_COMPILE_CACHE"
 """Environment variable: the folder of compiled code, or "off"."""
@@ -129,11 +129,6 @@ def cache_counts() -> CacheCounts:
     return counts
 
 
-def _key(batch: Batch) -> tuple:
-    leaves, structure = jax.tree.flatten(batch)
-    return structure, tuple(leaf.shape for leaf in leaves)
-
-
 class Compiled:
     """A function of (something, batch), compiled for each shape of batch that was announced.
 
@@ -157,8 +152,9 @@ class Compiled:
           pool: its threads.
         """
         for batch in shapes:
-            if _key(batch) not in self._compiled:
-                self._compiled[_key(batch)] = pool.submit(self._compile, batch)
+            key = shapes_of(batch)
+            if key not in self._compiled:
+                self._compiled[key] = pool.submit(self._compile, batch)
 
     def wait(self) -> None:
         """Waits for all that was begun; raises what the compiler raised."""
@@ -182,7 +178,7 @@ class Compiled:
 
     def __call__(self, first: Any, batch: Batch) -> Any:
         """Calls the code that was compiled for the batch's shapes."""
-        key = _key(batch)
+        key = shapes_of(batch)
         if key not in self._compiled:
             met: Future[Callable] = Future()
             met.set_result(self._compile(batch))

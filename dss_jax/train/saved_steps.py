@@ -47,12 +47,12 @@ def _code() -> str:
 
 
 def made_from(run: config.Run, mesh: Mesh, state: Any) -> str:
-    """All that the steps of a run are made from, but for the shapes of a batch.
+    """All that a step is made from, but for its name and the shapes of a batch.
 
     Args:
       run: what cannot change a step is left out: the data, where it lies, the output folder.
-      mesh: of the run.
-      state: shapes, dtypes and shardings.
+      mesh: where it runs.
+      state: shapes, dtypes and shardings of what it takes beside the batch.
     """
     same = dataclasses.replace(
         run,
@@ -70,6 +70,12 @@ def made_from(run: config.Run, mesh: Mesh, state: Any) -> str:
     return repr(parts)
 
 
+def shapes_of(batch: Batch) -> tuple:
+    """What tells batches of different shapes apart; can be hashed."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
 class SavedSteps:
     """A function's compiled code for each shape of batch.
 
@@ -82,9 +88,7 @@ class SavedSteps:
         self.folder, self._key, self._devices = folder, key, list(mesh.devices.flat)
 
     def _file(self, batch: Batch) -> Path:
-        leaves, structure = jax.tree.flatten(batch)
-        shapes = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
-        digest = hashlib.sha256(f"{self._key} {structure} {shapes}".encode())
+        digest = hashlib.sha256(f"{self._key} {shapes_of(batch)}".encode())
         return self.folder / digest.hexdigest()
 
     def load(self, batch: Batch) -> Callable | None:
@@ -134,13 +138,20 @@ class SavedSteps:
                 file.unlink(missing_ok=True)
 
 
-def saved_steps(name: str, made_from: str, mesh: Mesh) -> SavedSteps | None:
-    """Where a function is kept; None where compiled code is not kept on a local disk, or where
-    several processes run one function.
+def saved_steps(name: str, run: config.Run, mesh: Mesh, state: Any) -> SavedSteps | None:
+    """Where a function of a run is kept.
+
+    Args:
+      name: tells functions of the same run, mesh and state apart.
+      run, mesh, state: as in `made_from`.
+
+    Returns:
+      None where compiled code is not kept on a local disk, or where several processes run one
+      function.
     """
     settings = jax.config.values
     folder = settings["jax_compilation_cache_dir"]
     kept = folder and settings["jax_enable_compilation_cache"] and "://" not in folder
     if not kept or jax.process_count() > 1:
         return None
-    return SavedSteps(Path(folder) / "steps", f"{name} {made_from}", mesh)
+    return SavedSteps(Path(folder) / "steps", f"{name} {made_from(run, mesh, state)}", mesh)

@@ -47,6 +47,7 @@ class Seeds:
         state is given up. `step` is one int32 scalar for all seeds; every other array of the
         state, and of the batch, has N in front. The metrics are float32 scalars: each one's mean
         over the seeds under its own name, and seed i's as `numbered(name, i)`.
+      abstract_state: shapes, dtypes and shardings of the stacked state.
       lower: (shapes of a stacked batch) -> `train_step` lowered; takes no memory.
       init: seed -> the state of one seed at step 0, as the run's own program has it.
     """
@@ -54,6 +55,7 @@ class Seeds:
     values: tuple[int, ...]
     mesh: Mesh
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    abstract_state: TrainState
     lower: Callable[[Batch], jax.stages.Lowered]
     init: Callable[[int], TrainState]
 
@@ -117,11 +119,13 @@ def build_seeds(run: config.Run, program: Program, values: Sequence[int]) -> See
         donate_argnums=0,
         compiler_options=step_options(),
     )
+    abstract = _abstract(program, mesh, len(values))
     return Seeds(
         values=tuple(values),
         mesh=mesh,
         train_step=train_step,
-        lower=lambda batch: train_step.lower(_abstract(program, mesh, len(values)), batch),
+        abstract_state=abstract,
+        lower=lambda batch: train_step.lower(abstract, batch),
         init=_one_init(run, program, optimizer),
     )
 

@@ -19,7 +19,6 @@ from dss_jax.train import agreement, sharding
 from dss_jax.train import loss as losses
 from dss_jax.train.compile import step_options
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer, settings
-from dss_jax.train.saved_steps import made_from
 
 Metrics = dict[str, jax.Array]
 Weights = tuple[float | jax.Array, float | jax.Array]
@@ -53,7 +52,6 @@ class Program:
       lower: (shapes of a batch) -> `train_step` lowered, to be compiled; takes no memory.
       lower_eval: the same of (plain params, batch on the mesh) -> `TaskSums` without dropout.
       merge: parameters of the state -> of the plain model; without LoRA the same.
-      made_from: all that the steps are made from, but for the shapes of a batch.
     """
 
     model: T5
@@ -65,7 +63,6 @@ class Program:
     lower: Callable[[Batch], jax.stages.Lowered]
     lower_eval: Callable[[Batch], jax.stages.Lowered]
     merge: Callable[[Any], Any]
-    made_from: str
 
 
 def split_microbatches(batch: Batch, parts: int) -> Batch:
@@ -261,5 +258,4 @@ def build(run: config.Run, mesh: Mesh) -> Program:
         lower=with_rules(lambda batch: train_step.lower(abstract, batch)),
         lower_eval=with_rules(lambda batch: eval_step.lower(plain_params, batch)),
         merge=merge,
-        made_from=made_from(run, mesh, abstract),
     )
