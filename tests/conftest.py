@@ -24,20 +24,23 @@ os.environ["EPATH_USE_TF"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(autouse=True)
-def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
-    """No test reads the user's settings, or writes into the user's cache."""
-    for name in (
-        "DSS_DATA_DIR",
-        "DSS_VOCABULARY",
-        "DSS_PREFIXES",
-        "DSS_TASK_PATH",
-        "DSS_RATIONALES",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    cache = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("DSS_CACHE_DIR", str(cache))
-    monkeypatch.delenv("DSS_STORE_DIR", raising=False)
+@pytest.fixture(scope="session", autouse=True)
+def _own_settings(tmp_path_factory: pytest.TempPathFactory):
+    """No test, and no fixture of a module, reads the user's settings or writes into their cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (
+            "DSS_COMPILE_CACHE",
+            "DSS_DATA_DIR",
+            "DSS_PREFIXES",
+            "DSS_RATIONALES",
+            "DSS_STORE_DIR",
+            "DSS_TASK_PATH",
+            "DSS_VOCABULARY",
+            "JAX_COMPILATION_CACHE_DIR",
+        ):
+            patch.delenv(name, raising=False)
+        patch.setenv("DSS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

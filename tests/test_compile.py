@@ -18,6 +18,7 @@ from dss_jax.data.batches import TrainBatches
 from dss_jax.data.blocks import Block
 from dss_jax.train import compile as compiling
 from dss_jax.train.compile import Compiled, keep_compiled_code
+from dss_jax.train.saved_steps import shapes_of
 
 OPTIONS = (
     "jax_enable_compilation_cache", "jax_compilation_cache_dir", "jax_compilation_cache_max_size",
@@ -71,12 +72,12 @@ class TestCompiled:
                 )
                 for i in range(processes)
             ]
-            announced = {compiling._key(shapes) for shapes in all_batches[0].shapes}
+            announced = {shapes_of(shapes) for shapes in all_batches[0].shapes}
             assert len(announced) == all_batches[0].layout.shapes
             for step in range(3):
                 parts = [batches(step) for batches in all_batches]
                 whole = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
-                assert compiling._key(whole) in announced
+                assert shapes_of(whole) in announced
 
 
 class TestUsefulWork:

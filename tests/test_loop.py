@@ -5,6 +5,8 @@ import gzip
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import jax
 import numpy as np
@@ -20,6 +22,7 @@ from dss_jax.experiment import run_folder, single
 from dss_jax.train import loop
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import read_metrics
+from dss_jax.train.sharding import make_mesh
 
 SAID: list[str] = []
 
@@ -159,6 +162,38 @@ def test_utilisation_is_useful_work_over_the_peak(monkeypatch: pytest.MonkeyPatc
     assert rates["tokens_per_second"] == (5 + 3 + 7 + 2) / 2
     assert rates["useful_tflops_per_second"] == training_flops(model, work) / 2 / 1e12
     assert rates["mfu"] == pytest.approx(100 * training_flops(model, work) / 2 / 4e6)
+
+
+def test_the_host_is_no_more_than_a_few_steps_ahead() -> None:
+    """Or a stop waits for all steps that were sent off since the last numbers were read."""
+    waited: list[int] = []
+
+    class Loss(float):
+        def block_until_ready(self) -> None:
+            waited.append(int(self))
+
+    def train_step(state: SimpleNamespace, _: tuple) -> tuple[SimpleNamespace, dict]:
+        assert not waited or state.step - 1 - max(waited) <= loop.AHEAD
+        return SimpleNamespace(step=state.step + 1, params=None), {"loss": Loss(state.step)}
+
+    loop.fit(
+        toy.make_run(
+            model=dataclasses.replace(toy.MODEL, vocab_size=128),
+            evaluate=config.Evaluate(every=100),
+            train=config.Train(steps=20, log_every=100),
+        ),
+        SimpleNamespace(mesh=make_mesh(config.Mesh(), jax.devices()[:1])),
+        SimpleNamespace(step=0, params=None),
+        lambda _: (),
+        MagicMock(),
+        train_step=train_step,
+        work=lambda _: work_of_rows([(1, 1)]),
+        evaluate=MagicMock(return_value=None),
+        log=MagicMock(),
+        progress=MagicMock(),
+        stop=loop.StopRequest(),
+    )
+    assert sorted(set(waited)) == list(range(20 - loop.AHEAD))
 
 
 def test_steps_are_traced_on_request(tmp_path: Path, toy_store) -> None:

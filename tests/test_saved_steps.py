@@ -235,13 +235,14 @@ def _losses(folder: Path, values: tuple[int, ...], store: TokenStore) -> list[fl
 
 
 @pytest.mark.parametrize("values", [(0,), (0, 3)], ids=["alone", "at once"])
-@pytest.mark.usefixtures("jax_cache")
 def test_a_second_start_traces_no_step(
     values: tuple[int, ...],
     tmp_path: Path,
     toy_store: TokenStore,
     monkeypatch: pytest.MonkeyPatch,
+    jax_cache: Path,
 ) -> None:
+    monkeypatch.setenv("DSS_COMPILE_CACHE", str(jax_cache))
     jax.clear_caches()  # Or nothing is compiled.
     first = _losses(tmp_path / "first", values, toy_store)
     jax.clear_caches()

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,11 @@ from dss_jax.train.sharding import put_batch
 from dss_jax.train.step import Metrics, Program, TrainState
 
 Numbers = dict[str, float]
+
+AHEAD = 2
+"""Steps that may be sent off and not done. The device has its next one, and no stop, shown step or
+batch is further ahead of it, however long a step takes.
+"""
 
 
 class ShowProgress(Protocol):
@@ -182,6 +188,7 @@ def fit(
     # Numbers are read one step late, so that the device never waits for the host.
     pending: tuple[int, Metrics, tuple[int, Work]] | None = None
     meter = _Meter(run.model, _peak(program))
+    sent: deque[Metrics] = deque()
 
     def flush() -> None:
         nonlocal pending
@@ -203,9 +210,12 @@ def fit(
             batch, useful = prefetched(step)
             state, metrics = train_step(state, batch)
             done = step + 1
+            sent.append(metrics)
             if step == first:
                 jax.block_until_ready(metrics)
                 first_step_done()
+            if len(sent) > AHEAD:
+                jax.block_until_ready(sent.popleft())
             meter.add(useful, run.data.batch_size)
             flush()
             progress(done)
