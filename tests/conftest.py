@@ -1,6 +1,7 @@
 """Settings and fixtures that many tests share."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("NPROC", "16")
 # As `dss_jax.core.storage` has it; a test that uses epath may come before its first import.
 os.environ["EPATH_USE_TF"] = "false"
+
+# Started with nohup or "&", this process ignores Ctrl-C's signal, and so would the programs that
+# tests start and stop by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 sys.path.insert(0, str(Path(__file__).parent))
 
