@@ -8,7 +8,6 @@ Writes a JSON file with every reading.
 """
 
 import argparse
-import dataclasses
 import datetime
 import os
 import sys
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from reporting import RESULTS, command, processor, write_report
+from train_arms import train_batches
 
 from dss_jax.cli import options
 from dss_jax.core import config
@@ -30,7 +30,7 @@ from dss_jax.data.batches import TrainBatches
 from dss_jax.data.blocks import StreamRows
 from dss_jax.data.flat import stream_rows
 from dss_jax.data.prepare import ensure_store
-from dss_jax.experiment.single import for_mesh, with_vocab_size
+from dss_jax.experiment.single import with_vocab_size
 from dss_jax.model.attention import to_rows
 from dss_jax.model.dropout import keep_mask
 from dss_jax.model.products import product
@@ -219,11 +219,8 @@ def _demo(layout: str) -> tuple[config.Run, Program, TrainBatches]:
     run = options.resolve(*parser.parse_known_args([]), parser).run
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=(), need=["train"])
     mesh = make_mesh(run.mesh, jax.devices()[:1])
-    run = for_mesh(with_vocab_size(run, store), mesh)
-    run = dataclasses.replace(run, data=dataclasses.replace(run.data, layout=layout))
-    batches = TrainBatches(
-        store.split("train"), run.task, run.data, run.method, steps=run.train.steps
-    )
+    run = with_vocab_size(run, store)
+    batches = train_batches(run, store.split("train"), run.train.steps, layout)
     return run, build(run, mesh), batches
 
 

@@ -111,10 +111,8 @@ class TestUsefulWork:
 
 
 @pytest.fixture
-def _options(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """JAX's settings are put back; its own variable, which goes before all others, is not set."""
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    monkeypatch.delenv(compiling.COMPILE_CACHE, raising=False)
+def _options() -> Iterator[None]:
+    """JAX's settings are put back."""
     before = {name: getattr(jax.config, name) for name in OPTIONS}
     yield
     for name, value in before.items():

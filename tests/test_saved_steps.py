@@ -219,10 +219,11 @@ def test_nothing_is_kept_where_compiled_code_is_not(
 def _losses(folder: Path, values: tuple[int, ...], store: TokenStore) -> list[float]:
     """Trains two steps of these seeds, at once where there are several; the losses of all."""
     run = toy.make_run(train=config.Train(steps=2, log_every=1, output_dir=str(folder)))
-    runs = [run] if len(values) == 1 else seeds.seed_runs(run, list(values))
-    if len(runs) == 1:
-        single.train(runs[0], store, TEXT_ACCURACY, say=[].append)
+    if len(values) == 1:
+        runs = [run]
+        single.train(run, store, TEXT_ACCURACY, say=[].append)
     else:
+        runs = seeds.seed_runs(run, list(values))
         seeds.train(runs, store, TEXT_ACCURACY, say=[].append)
     files = [Path(str(run.train.output_dir)) / run_folder.METRICS for run in runs]
     return [

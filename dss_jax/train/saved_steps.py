@@ -73,7 +73,7 @@ def made_from(run: config.Run, mesh: Mesh, state: Any) -> str:
 def shapes_of(batch: Batch) -> tuple:
     """What tells batches of different shapes apart; can be hashed."""
     leaves, structure = jax.tree.flatten(batch)
-    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 class SavedSteps:
