@@ -1,7 +1,7 @@
 """Steps compiled ahead of time, and the folder of compiled code."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from dss_jax.core.startup import StartClock, process_start
 from dss_jax.data.batches import TrainBatches
 from dss_jax.data.blocks import Block
 from dss_jax.train import compile as compiling
-from dss_jax.train.compile import Compiled, keep_compiled_code
+from dss_jax.train import processes
+from dss_jax.train.compile import Compiled, first_together, keep_compiled_code
 from dss_jax.train.saved_steps import shapes_of
 
 OPTIONS = (
@@ -60,17 +61,34 @@ class TestCompiled:
         with pytest.raises(MemoryError, match="too large"):
             call.wait()
 
+    def test_processes_meet_between_compilation_and_first_run(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done: list[str] = []
+        monkeypatch.setattr(processes, "meet", lambda: done.append("met"))
+
+        class Lowered:
+            def compile(self) -> Callable:
+                done.append("compiled")
+                return lambda *_: done.append("ran")
+
+        call = Compiled(lambda _: Lowered())  # type: ignore[arg-type,return-value]
+        for rows in (2, 2, 3, 2):
+            call(None, _batch(rows, 1))
+        first = ["compiled", "met", "ran"]
+        assert done == [*first, "ran", *first, "ran"]
+
     @pytest.mark.parametrize("layout", ["padded", "flat", "packed"])
     def test_announced_shapes_are_those_of_the_global_batches(self, layout: str, toy_store) -> None:
         run = toy.make_run()
         data = dataclasses.replace(run.data, layout=layout)
         split = toy_store.split("train")
-        for processes in (1, 2):
+        for count in (1, 2):
             all_batches = [
                 TrainBatches(
-                    split, run.task, data, run.method, process_index=i, process_count=processes
+                    split, run.task, data, run.method, process_index=i, process_count=count
                 )
-                for i in range(processes)
+                for i in range(count)
             ]
             announced = {shapes_of(shapes) for shapes in all_batches[0].shapes}
             assert len(announced) == all_batches[0].layout.shapes
@@ -78,6 +96,32 @@ class TestCompiled:
                 parts = [batches(step) for batches in all_batches]
                 whole = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
                 assert shapes_of(whole) in announced
+
+
+class TestFirstTogether:
+    def test_alone_a_function_stays_as_it_is(self) -> None:
+        function = jax.jit(jnp.sin)
+        assert first_together(function) is function
+
+    def test_processes_meet_between_compilation_and_first_run(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done: list[str] = []
+        monkeypatch.setattr(processes, "count", lambda: 2)
+        monkeypatch.setattr(processes, "meet", lambda: done.append("met"))
+
+        @jax.jit
+        def total(tree: dict, n: int) -> jax.Array:
+            done.append("traced")
+            jax.debug.callback(lambda: done.append("ran"))
+            return sum(map(jnp.sum, jax.tree.leaves(tree)), n)
+
+        call = first_together(total)
+        for tree in ({"a": np.ones(2)}, {"a": np.ones(2)}, {"a": np.ones(3)}, {"b": np.ones(3)}):
+            assert call(tree, 1) == 1 + sum(map(np.sum, tree.values()))
+            jax.effects_barrier()
+        first = ["traced", "met", "ran"]  # It is not traced again to run.
+        assert done == [*first, "ran", *first, *first]
 
 
 class TestUsefulWork:

@@ -20,6 +20,7 @@ from dss_jax.data.store import Slices
 from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.t5 import T5
+from dss_jax.train.compile import first_together
 from dss_jax.train.sharding import batch_sharding, data_parallelism, on_mesh, put_whole
 
 CHUNK = 8
@@ -103,13 +104,16 @@ class Engine:
         # Small results are on every device, so that every process can read them.
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         start = partial(decoding.start, model, search=search, max_decode_length=max_decode_length)
-        self._start: Callable = jax.jit(
-            lambda params, tokens, ids: start(params, tokens, ids), in_shardings=(None, rows, rows)
+        self._start: Callable = first_together(
+            jax.jit(
+                lambda params, tokens, ids: start(params, tokens, ids),
+                in_shardings=(None, rows, rows),
+            )
         )
         self._model = model
         self._jitted: tuple[Callable, Callable] | None = None
-        self._finish: Callable = jax.jit(
-            lambda state: search.finish(state.rows.search), out_shardings=self._everywhere
+        self._finish: Callable = first_together(
+            jax.jit(lambda state: search.finish(state.rows.search), out_shardings=self._everywhere)
         )
 
     def _compiled(self, prepared: Any, state: Any) -> tuple[Callable, Callable]:
@@ -121,10 +125,11 @@ class Engine:
                 state = decoding.advance(self._model, params, prepared, state, until, self._search)
                 return state, state.rows.done_B
 
-            self._jitted = (
+            jitted = (
                 jax.jit(advance, donate_argnums=2, out_shardings=(of_state, self._everywhere)),
                 jax.jit(decoding.take_rows, out_shardings=(of_prepared, of_state)),
             )
+            self._jitted = first_together(jitted[0]), first_together(jitted[1])
         return self._jitted
 
     def lengths_for(self, inputs: Slices, rows: np.ndarray) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from dss_jax.model.beam import BeamSearch
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.scoring import candidate_log_probs
+from dss_jax.train.compile import first_together
 from dss_jax.train.sharding import batch_sharding, on_mesh, put_whole
 from dss_jax.train.step import Program
 
@@ -93,12 +94,14 @@ class LabelRanker:
         self._run, self._program, self._vocabulary = run, program, vocabulary
         params = jax.tree.map(lambda x: x.sharding, program.abstract_params)
         rows = batch_sharding(program.mesh)
-        self._score: Callable[[Any, Any, Any], jax.Array] = jax.jit(
-            lambda params, inputs, labels: candidate_log_probs(
-                program.model, params, inputs, labels
-            ),
-            in_shardings=(params, rows, rows),
-            out_shardings=NamedSharding(program.mesh, PartitionSpec()),
+        self._score: Callable[[Any, Any, Any], jax.Array] = first_together(
+            jax.jit(
+                lambda params, inputs, labels: candidate_log_probs(
+                    program.model, params, inputs, labels
+                ),
+                in_shardings=(params, rows, rows),
+                out_shardings=NamedSharding(program.mesh, PartitionSpec()),
+            )
         )
 
     def _labels(self, split: StoreSplit, rows: np.ndarray) -> list[list[str]]:

@@ -286,6 +286,7 @@ def train(
     describe(session, batches, say)
     describe_hosts(session.run, session.program.mesh, batches.longest, say)
     clock.lap("model")
+    processes.meet()  # Orbax connects them.
     checkpoints = session.checkpoints()
     try:
         results = _train_and_score(session, batches, checkpoints, say, clock, profile)

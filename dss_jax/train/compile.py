@@ -16,6 +16,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
 from dss_jax.data.blocks import Batch
 from dss_jax.model.products import on_cpu
+from dss_jax.train import processes
 from dss_jax.train.saved_steps import SavedSteps, shapes_of
 
 COMPILE_CACHE = "DSS_COMPILE_CACHE"
@@ -129,6 +130,27 @@ def cache_counts() -> CacheCounts:
     return counts
 
 
+def first_together(function: Callable) -> Callable:
+    """A jitted function that all processes begin to run together: see `processes.meet`.
+
+    Every process must call it, with the same shapes in the same order.
+    """
+    if processes.count() == 1:
+        return function
+    met: set[tuple] = set()
+
+    def call(*args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        key = structure, tuple(map(jax.typeof, leaves))
+        if key not in met:
+            function.lower(*args).compile()  # type: ignore[attr-defined]  # JAX keeps it.
+            processes.meet()
+            met.add(key)
+        return function(*args)
+
+    return call
+
+
 class Compiled:
     """A function of (something, batch), compiled for each shape of batch that was announced.
 
@@ -143,6 +165,7 @@ class Compiled:
         """
         self._lower, self._saved = lower, saved
         self._compiled: dict[tuple, Future[Callable]] = {}
+        self._met: set[tuple] = set()
 
     def ahead(self, shapes: Iterable[Batch], pool: ThreadPoolExecutor) -> None:
         """Begins to compile in the pool; XLA works on several at once.
@@ -177,10 +200,16 @@ class Compiled:
         return compiled
 
     def __call__(self, first: Any, batch: Batch) -> Any:
-        """Calls the code that was compiled for the batch's shapes."""
+        """Calls the code that was compiled for the batch's shapes; with several processes, all must
+        call it, and begin the first call of each shape together.
+        """
         key = shapes_of(batch)
         if key not in self._compiled:
             met: Future[Callable] = Future()
             met.set_result(self._compile(batch))
             self._compiled[key] = met
-        return self._compiled[key].result()(first, batch)
+        function = self._compiled[key].result()
+        if key not in self._met:
+            processes.meet()
+            self._met.add(key)
+        return function(first, batch)

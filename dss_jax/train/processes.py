@@ -100,6 +100,17 @@ def gather(text: str) -> list[str]:
     return [value for _, value in sorted(client.key_value_dir_get(folder))]
 
 
+def meet() -> None:
+    """Waits until all processes are here.
+
+    Belongs between the compilation of a function for all devices and its first run. The first run
+    connects the processes, and they must come to it within a time that JAX does not let us set (30
+    seconds with Gloo, on CPUs); but some hosts compile much longer than others.
+    """
+    if count() > 1:
+        _client().wait_at_barrier(f"dss_jax/{next(_numbers)}", WAIT_SECONDS * 1000)
+
+
 def together(work: Callable[[], T]) -> T:
     """Does what each process has to do by itself; where it fails on one, it fails on all.
 

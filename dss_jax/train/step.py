@@ -17,7 +17,7 @@ from dss_jax.model import lora
 from dss_jax.model.t5 import T5
 from dss_jax.train import agreement, sharding
 from dss_jax.train import loss as losses
-from dss_jax.train.compile import step_options
+from dss_jax.train.compile import first_together, step_options
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer, settings
 
 Metrics = dict[str, jax.Array]
@@ -253,7 +253,9 @@ def build(run: config.Run, mesh: Mesh) -> Program:
         mesh=mesh,
         abstract_state=abstract,
         abstract_params=plain_params,
-        init=with_rules(jax.jit(lambda: nn.meta.unbox(init()), out_shardings=placed)),
+        init=with_rules(
+            first_together(jax.jit(lambda: nn.meta.unbox(init()), out_shardings=placed))
+        ),
         train_step=with_rules(train_step),
         lower=with_rules(lambda batch: train_step.lower(abstract, batch)),
         lower_eval=with_rules(lambda batch: eval_step.lower(plain_params, batch)),
