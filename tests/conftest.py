@@ -30,9 +30,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+COMPILED = "compiled"
+"""In pytest's cache folder: what was compiled, for both workers, both tiers and the next run. Most
+tests compile what another one has compiled already. JAX finds it by the program, so a change of our
+code cannot meet code of before.
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Comes before the first import of JAX."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir(COMPILED))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_settings(tmp_path_factory: pytest.TempPathFactory):
     """No test, and no fixture of a module, reads the user's settings or writes into their cache."""
+    compiled = os.environ["JAX_COMPILATION_CACHE_DIR"]
     with pytest.MonkeyPatch.context() as patch:
         for name in (
             "DSS_COMPILE_CACHE",
@@ -46,6 +60,7 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory):
         ):
             patch.delenv(name, raising=False)
         patch.setenv("DSS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setenv("DSS_COMPILE_CACHE", compiled)
         yield
 
 

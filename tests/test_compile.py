@@ -155,8 +155,9 @@ class TestUsefulWork:
 
 
 @pytest.fixture
-def _options() -> Iterator[None]:
-    """JAX's settings are put back."""
+def _options(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The tests' own folder is not asked for, and JAX's settings are put back."""
+    monkeypatch.delenv(compiling.COMPILE_CACHE)
     before = {name: getattr(jax.config, name) for name in OPTIONS}
     yield
     for name, value in before.items():

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,16 +81,11 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, toy_store) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, toy_store) -> Place:
     folder = tmp_path_factory.mktemp("hosts")
     (folder / "tasks").mkdir()
     (folder / "tasks" / "toy.py").write_text(TASK)
-    with pytest.MonkeyPatch.context() as patch:
-        # What one run compiles, a later one need not.
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
-        yield Place(folder, toy_store.path)
+    return Place(folder, toy_store.path)
 
 
 def _start(
