@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,23 +31,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-COMPILED = "compiled"
-"""In pytest's cache folder: what was compiled, for both workers, both tiers and the next run. Most
-tests compile what another one has compiled already. JAX finds it by the program, so a change of our
-code cannot meet code of before.
-"""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Comes before the first import of JAX."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir(COMPILED))
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-
-
 @pytest.fixture(scope="session", autouse=True)
-def _own_settings(tmp_path_factory: pytest.TempPathFactory):
+def _own_settings(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config):
     """No test, and no fixture of a module, reads the user's settings or writes into their cache."""
-    compiled = os.environ["JAX_COMPILATION_CACHE_DIR"]
     with pytest.MonkeyPatch.context() as patch:
         for name in (
             "DSS_COMPILE_CACHE",
@@ -60,8 +47,31 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory):
         ):
             patch.delenv(name, raising=False)
         patch.setenv("DSS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setenv("DSS_COMPILE_CACHE", compiled)
+        # In pytest's cache folder, for both workers, both tiers and the next run: most tests
+        # compile what another one has compiled already. JAX finds it by the program, so a change
+        # of our code cannot meet code of before.
+        patch.setenv("DSS_COMPILE_CACHE", str(pytestconfig.cache.mkdir("compiled")))
+        from dss_jax.train.compile import keep_compiled_code
+
+        keep_compiled_code()
         yield
+
+
+@pytest.fixture
+def compile_settings() -> Iterator[None]:
+    """JAX's settings of the folder of compiled code may be changed; they are put back."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = {
+        name: value
+        for name, value in jax.config.values.items()
+        if "compilation_cache" in name or "persistent_cache" in name
+    }
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Steps compiled ahead of time, and the folder of compiled code."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from jax.experimental.compilation_cache import compilation_cache
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import work_of_rows
@@ -20,11 +21,6 @@ from dss_jax.train import compile as compiling
 from dss_jax.train import processes
 from dss_jax.train.compile import Compiled, first_together, keep_compiled_code
 from dss_jax.train.saved_steps import shapes_of
-
-OPTIONS = (
-    "jax_enable_compilation_cache", "jax_compilation_cache_dir", "jax_compilation_cache_max_size",
-    "jax_persistent_cache_min_compile_time_secs",
-)  # fmt: skip
 
 
 def _batch(rows: int, length: int, value: int = 1) -> tuple[Block, ...]:
@@ -154,18 +150,12 @@ class TestUsefulWork:
         assert lacking or layout != "padded"
 
 
-@pytest.fixture
-def _options(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The tests' own folder is not asked for, and JAX's settings are put back."""
-    monkeypatch.delenv(compiling.COMPILE_CACHE)
-    before = {name: getattr(jax.config, name) for name in OPTIONS}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-@pytest.mark.usefixtures("_options")
+@pytest.mark.usefixtures("compile_settings")
 class TestFolder:
+    @pytest.fixture(autouse=True)
+    def _ask_for_no_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(compiling.COMPILE_CACHE)
+
     def test_it_is_in_the_cache_by_default_and_can_be_moved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -188,6 +178,22 @@ class TestFolder:
         monkeypatch.setenv(compiling.COMPILE_CACHE, str(tmp_path / "file" / "x"))
         with pytest.raises(UsageError, match=r"DSS_COMPILE_CACHE: .* cannot be made.*or \"off\""):
             keep_compiled_code()
+
+    def test_a_file_that_was_cut_short_does_not_end_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path))
+        folder = Path(keep_compiled_code() or "")
+        (folder / "jit_cut-cache").write_bytes(b"cut")  # Killed before its "-atime" was written.
+        keep_compiled_code()
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        compilation_cache.reset_cache()
+        jax.jit(lambda x: x * 3.25).lower(np.float32(1)).compile()
+        kept = [file.name for file in folder.glob("*-cache")]
+        assert len(kept) == 1
+        assert kept[0].startswith("jit__lambda")
+        keep_compiled_code()
+        assert [file.name for file in folder.glob("*-cache")] == kept
 
     def test_it_can_be_turned_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(compiling.COMPILE_CACHE, "off")

@@ -1,7 +1,6 @@
 """Compiled steps on the disk: found again, the same results, made anew when anything differs."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -46,21 +45,13 @@ def compiled(program) -> jax.stages.Compiled:
 
 
 @pytest.fixture
-def jax_cache(tmp_path: Path) -> Iterator[Path]:
+def jax_cache(tmp_path: Path, compile_settings: None) -> Path:
     """JAX keeps all compiled code here."""
-    changed = {
-        "jax_enable_compilation_cache": True,
-        "jax_compilation_cache_dir": str(tmp_path / "jax"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: jax.config.values[name] for name in changed}
-    for name, value in changed.items():
-        jax.config.update(name, value)
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compilation_cache.reset_cache()
-    yield tmp_path / "jax"
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    return tmp_path / "jax"
 
 
 def _train(program: steps.Program, batches: TrainBatches, train_step: Compiled) -> list:

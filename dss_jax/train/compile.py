@@ -60,6 +60,17 @@ def _processor() -> str:
     return f"{platform.machine()}-{hashlib.sha256(''.join(kinds).encode()).hexdigest()[:8]}"
 
 
+def _remove_cut_short(folder: Path) -> None:
+    """Removes what a process that was killed has left half written in JAX's folder.
+
+    JAX writes "...-cache", then "...-atime". It looks through all of the latter before it keeps
+    anything, and as long as one is missing it warns at each function, and keeps none.
+    """
+    for file in folder.glob("*-cache"):
+        if not file.with_name(file.name.removesuffix("-cache") + "-atime").exists():
+            file.unlink(missing_ok=True)
+
+
 def keep_compiled_code() -> str | None:
     """Lets JAX keep compiled code on the disk, so that the second start of a run compiles nothing.
 
@@ -96,6 +107,7 @@ def keep_compiled_code() -> str | None:
                     'that can be written, or "off".'
                 ) from error
             return None
+        _remove_cut_short(Path(folder))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", limit)
     # A start compiles a hundred small functions beside the steps; together they take seconds.
