@@ -125,11 +125,11 @@ class Engine:
                 state = decoding.advance(self._model, params, prepared, state, until, self._search)
                 return state, state.rows.done_B
 
-            jitted = (
-                jax.jit(advance, donate_argnums=2, out_shardings=(of_state, self._everywhere)),
-                jax.jit(decoding.take_rows, out_shardings=(of_prepared, of_state)),
+            done = of_state, self._everywhere
+            self._jitted = (
+                first_together(jax.jit(advance, donate_argnums=2, out_shardings=done)),
+                first_together(jax.jit(decoding.take_rows, out_shardings=(of_prepared, of_state))),
             )
-            self._jitted = first_together(jitted[0]), first_together(jitted[1])
         return self._jitted
 
     def lengths_for(self, inputs: Slices, rows: np.ndarray) -> tuple[int, ...]:

@@ -76,7 +76,8 @@ class Session:
     compile_cache: str | None
 
     def checkpoints(self) -> Checkpoints:
-        """The run's checkpoints, open."""
+        """The run's checkpoints, open; with several processes, all must call this."""
+        processes.meet()  # Orbax connects them.
         return Checkpoints(
             self.folder / run_folder.CHECKPOINTS, keep=self.run.train.keep_checkpoints
         )
@@ -286,7 +287,6 @@ def train(
     describe(session, batches, say)
     describe_hosts(session.run, session.program.mesh, batches.longest, say)
     clock.lap("model")
-    processes.meet()  # Orbax connects them.
     checkpoints = session.checkpoints()
     try:
         results = _train_and_score(session, batches, checkpoints, say, clock, profile)

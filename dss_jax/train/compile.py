@@ -66,9 +66,11 @@ def _remove_cut_short(folder: Path) -> None:
     JAX writes "...-cache", then "...-atime". It looks through all of the latter before it keeps
     anything, and as long as one is missing it warns at each function, and keeps none.
     """
-    for file in folder.glob("*-cache"):
-        if not file.with_name(file.name.removesuffix("-cache") + "-atime").exists():
-            file.unlink(missing_ok=True)
+    # Listed once: to ask for each file would be slow on a network disk.
+    names = {file.name for file in folder.iterdir()}
+    for name in names:
+        if name.endswith("-cache") and name.removesuffix("-cache") + "-atime" not in names:
+            (folder / name).unlink(missing_ok=True)
 
 
 def keep_compiled_code() -> str | None:

@@ -96,7 +96,7 @@ def gather(text: str) -> list[str]:
         return [text]
     client, folder = _client(), f"dss_jax/{next(_numbers)}"
     client.key_value_set(f"{folder}/{index():06}", text)
-    client.wait_at_barrier(folder, WAIT_SECONDS * 1000)
+    meet()
     return [value for _, value in sorted(client.key_value_dir_get(folder))]
 
 
