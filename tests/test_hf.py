@@ -84,6 +84,18 @@ def test_shards_and_bfloat16(tmp_path: Path) -> None:
         read_hf(folder)
 
 
+@pytest.mark.parametrize("shard", ["../a.safetensors", "/a.safetensors", "x/../../a.safetensors"])
+def test_an_index_names_files_of_its_folder_only(tmp_path: Path, shard: str) -> None:
+    config, state, _ = recorded("v1_1")
+    folder = write_folder(tmp_path / "model", config, {})
+    (folder / "model.safetensors").unlink()
+    save_file(state, tmp_path / "a.safetensors")
+    index = {"weight_map": dict.fromkeys(state, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UsageError, match="outside of its folder"):
+        read_hf(folder)
+
+
 def test_every_wrong_tensor_is_named_with_both_shapes(tmp_path: Path) -> None:
     config, state, _ = recorded("v1_1")
     query = "encoder.block.1.layer.0.SelfAttention.q.weight"

@@ -116,6 +116,51 @@ def test_a_copy_is_made_once_for_each_version(bucket: str) -> None:
     assert not (copy / "b" / "c.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/out.txt", "a//out.txt", "./a"])
+def test_a_name_in_a_bucket_never_leaves_the_copy(
+    gcs: FakeGcs, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path / "cache"))
+    folder = f"mine/names/{len(gcs.objects)}"
+    gcs.put(f"{folder}/config.gin", b"whole")
+    gcs.put(f"{folder}/{name}", b"from the bucket")
+    with pytest.raises(UsageError, match=r"names a file .* outside of its folder"):
+        storage.local_folder(f"gs://{folder}", lambda _: None)
+    assert not [f for f in tmp_path.rglob("*") if f.is_file()]
+
+
+def test_what_a_bucket_says_was_copied_deletes_nothing_outside(
+    gcs: FakeGcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path / "cache"))
+    mine = tmp_path / "cache" / "mine.txt"
+    gcs.put("mine/index/a", b"one")
+    copy = storage.local_folder("gs://mine/index", lambda _: None)
+    mine.write_text("mine")
+    # A copy that was put back into the bucket; and one that an earlier version has let in.
+    gcs.put(f"mine/index/{storage.INDEX}", json.dumps({"../../mine.txt": ["4", ""]}).encode())
+    storage.local_folder("gs://mine/index", lambda _: None)
+    assert json.loads((copy / storage.INDEX).read_text()).keys() == {"a"}
+    (copy / storage.INDEX).write_text(json.dumps({"../../mine.txt": ["4", ""]}))
+    with pytest.raises(UsageError, match="outside of its folder"):
+        storage.local_folder("gs://mine/index", lambda _: None)
+    assert mine.read_text() == "mine"
+
+
+def test_a_link_does_not_lead_out_of_the_copy(
+    gcs: FakeGcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path / "cache"))
+    gcs.put("mine/links/a", b"one")
+    copy = storage.local_folder("gs://mine/links", lambda _: None)
+    (tmp_path / "elsewhere").mkdir()
+    (copy / "sub").symlink_to(tmp_path / "elsewhere")
+    gcs.put("mine/links/sub/b", b"two")
+    with pytest.raises(UsageError, match="leads out of"):
+        storage.local_folder("gs://mine/links", lambda _: None)
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
 def test_what_is_not_there_or_not_allowed_is_said(gcs: FakeGcs, s3: str) -> None:
     gcs.forbidden.add("closed")
     gcs.missing.add("no-bucket")

@@ -17,6 +17,7 @@ from dss_jax.data.store import (
     StoreDamaged,
     TokenStore,
     count_overlong,
+    manifest_digest,
     open_store,
 )
 from dss_jax.data.store_writer import SplitBuilder, remove_leftovers, write_store
@@ -138,6 +139,20 @@ def another_format(path: Path) -> None:
     (path / MANIFEST).write_text(json.dumps(manifest))
 
 
+def a_file_elsewhere(path: Path) -> None:
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["files"]["../v.model"] = manifest["files"]["vocabulary.model"]
+    manifest["sha256"] = manifest_digest(manifest)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+
+
+def a_split_elsewhere(path: Path) -> None:
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["splits"]["../other/train"] = manifest["splits"]["train"]
+    manifest["sha256"] = manifest_digest(manifest)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+
+
 def change_the_vocabulary(path: Path) -> None:
     (path / "vocabulary.model").write_bytes(b"Pieces")
 
@@ -151,6 +166,8 @@ DAMAGE = [
     (change_the_manifest, "manifest.json was changed"),
     (another_format, "has format 99.*reads format"),
     (change_the_vocabulary, "vocabulary.model was changed"),
+    (a_file_elsewhere, r"'\.\./v\.model', which would lie outside"),
+    (a_split_elsewhere, r"'\.\./other/train/.*', which would lie outside"),
 ]
 
 

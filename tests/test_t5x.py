@@ -216,6 +216,18 @@ def test_an_array_must_be_as_the_index_says(tmp_path: Path) -> None:
         read_t5x(str(folder)).tree()
 
 
+@pytest.mark.parametrize("name", ["..", "."])
+def test_an_index_names_arrays_beside_it_only(tmp_path: Path, name: str) -> None:
+    arrays = t5x_maker.unscanned()
+    folder = t5x_maker.write_legacy(tmp_path / "checkpoint_7", arrays)
+    index = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
+    spec = index["optimizer"]["target"]["token_embedder"]["embedding"]
+    spec["kvstore"]["path"] = f"/of/another/machine/{name}/"
+    (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(index))
+    with pytest.raises(UsageError, match="outside of its folder"):
+        read_t5x(str(folder))
+
+
 def random_weights(**changes: Any) -> Weights:
     config = dataclasses.replace(t5x_maker.config(), **changes)
     rng = np.random.default_rng(1)

@@ -42,6 +42,37 @@ def write_whole(file: Path, content: str | bytes) -> None:
     os.replace(fresh, file)
 
 
+def below(folder: Path, name: str) -> Path:
+    """The path of a name that somebody else wrote (a bucket, an index, a manifest) below a folder.
+
+    Raises:
+      UsageError: it is no plain relative path, or a link leads it out of the folder.
+    """
+    check_name(name, folder)
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"{path} leads out of {folder} through a link: it is not touched.")
+    return path
+
+
+def check_name(name: str, where: object) -> None:
+    """Checks that a name is a plain relative path, which stays in the folder that it is put to.
+
+    Args:
+      name: with "/" between its parts.
+      where: what it was found in, for the message.
+
+    Raises:
+      UsageError: it starts or ends with "/", or a part of it is empty, "." or "..", or holds what
+        is no part of a name on some system.
+    """
+    if any(part in ("", ".", "..") or set(part) & set("\\\0") for part in name.split("/")):
+        raise UsageError(
+            f"{where} names a file {name!r}, which would lie outside of its folder. Names have "
+            'parts between "/", none of them empty, "." or "..". Rename or remove it there.'
+        )
+
+
 def check_new_folder(path: Path) -> None:
     """Raises UsageError where `path` is a file or a folder with something in it."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import cache_folder, check_new_folder, whole_folder
+from dss_jax.core.paths import below, cache_folder, check_name, check_new_folder, whole_folder
 
 # epath would take TensorFlow where it is installed, which costs 4 s and 800 MB. It asks once in a
 # process, perhaps for Orbax before anybody comes here with a remote path.
@@ -158,7 +158,7 @@ def local_file(path: str | os.PathLike[str]) -> Path:
     with explained(path):
         content = remote.read_bytes()
     folder = cache_folder() / "remote" / hashlib.sha256(content).hexdigest()[:16]
-    file = folder / remote.name
+    file = below(folder, remote.name)
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=folder, prefix=".partial-")
@@ -182,7 +182,8 @@ def local_folder(
       skip: endings of files that are not wanted.
 
     Raises:
-      UsageError: there is nothing below it, or see `explained`.
+      UsageError: there is nothing below it, an object's name would lead out of the copy, or see
+        `explained`.
     """
     if not is_remote(path):
         return Path(path).expanduser()
@@ -199,8 +200,13 @@ def local_folder(
             for entry, info in files.find(root, detail=True).items()
             if info["type"] == "file" and not entry.endswith(("/", *skip))
         }
+        # A copy that was put back into the bucket brings its own.
+        found.pop(INDEX, None)
         if not found:
             raise FileNotFoundError("it is empty")
+        for object_name in found:
+            check_name(object_name, name)
+            below(folder, object_name)
         have = _copied(folder)
         changed = [n for n, v in found.items() if have.get(n) != v or not (folder / n).is_file()]
         if changed:
@@ -208,7 +214,7 @@ def local_folder(
             say(f"fetching {len(changed)} files, {size / 1e6:,.1f} MB, from {name}")
             _fetch(files, root, folder, changed)
     for gone in have.keys() - found.keys():
-        (folder / gone).unlink(missing_ok=True)
+        below(folder, gone).unlink(missing_ok=True)
     (folder / INDEX).write_text(json.dumps(found))
     return folder
 

@@ -22,6 +22,7 @@ from typing import Any, overload
 import numpy as np
 
 from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.core.paths import check_name
 from dss_jax.data.vocabulary import SentencePiece
 
 FORMAT = 2
@@ -214,6 +215,12 @@ def open_store(path: str | Path) -> TokenStore:
     """
     path = Path(path).expanduser().resolve()
     manifest = _read_manifest(path)
+    columns = [f"{s}/{c}" for s, entry in manifest["splits"].items() for c in entry["columns"]]
+    try:
+        for name in (*columns, *manifest["files"]):
+            check_name(name, path / MANIFEST)
+    except UsageError as error:
+        raise StoreDamaged(f"the token store {path} is damaged: {error}") from error
     for name, entry in manifest["files"].items():
         file = path / name
         if not file.is_file():

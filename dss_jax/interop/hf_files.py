@@ -8,6 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import check_name
 from dss_jax.interop.hf_config import read_json
 from dss_jax.interop.weights import Leaf
 
@@ -39,7 +40,8 @@ def open_tensors(folder: Path) -> dict[str, Leaf]:
     if not isinstance(index, dict):
         raise UsageError(f"{main} has no weight_map, so it is no index of shards.")
     tensors: dict[str, Leaf] = {}
-    for shard in sorted(set(index.values())):
+    for shard in sorted(set(map(str, index.values()))):
+        check_name(shard, main)  # By its name alone: in the hub's cache each file is a link.
         found = _open_file(folder / shard)
         promised = {name for name, file in index.items() if file == shard}
         if found.keys() != promised:

@@ -18,6 +18,7 @@ from flax import serialization, traverse_util
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import check_name
 from dss_jax.interop.weights import Shape
 
 LEGACY_INDEX = "checkpoint"
@@ -167,6 +168,7 @@ def orbax_arrays(folder: str, index: bytes) -> dict[str, Array]:
 
 
 def _below(store: dict[str, Any], name: str) -> dict[str, Any]:
+    check_name(name, f"the index of {store['path']}")
     return {**store, "path": f"{store['path']}{name}/"}
 
 
