@@ -77,7 +77,7 @@ def test_each_says_what_is_published_and_what_is_estimated(file: Path) -> None:
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda f: f.stem)
 def test_each_sweep_is_a_whole_grid_of_runs(file: Path) -> None:
-    sweep = gin_config.load_sweep([f"sweeps/{file.name}"])
+    sweep = gin_config.read([f"sweeps/{file.name}"]).sweep()
     sweep.check_complete()
     models, methods = (gin_config.gin_names(kind) for kind in ("models", "methods"))
     for cell in cells_of(sweep):

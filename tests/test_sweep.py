@@ -137,7 +137,7 @@ def test_a_run_passes_over_the_grid_of_a_gin_file(tmp_path: Path) -> None:
     file.write_text('Sweep.methods = ("dss",)\nTrain.steps = 7\n')
     assert gin_config.load_run([file]).train.steps == 7
     with pytest.raises(UsageError, match=r"Did you mean 'Sweep.methods'"):
-        gin_config.load_sweep([], ["Sweep.method = 'dss'"])
+        gin_config.read([], ["Sweep.method = 'dss'"])
 
 
 WRONG = [

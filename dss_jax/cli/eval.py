@@ -50,7 +50,7 @@ def _resolve(
         # The run's own copy is there where the original has moved.
         local = storage.local_file(vocabulary).absolute()
         bindings.append(f"Vocabulary.path = {str(local)!r}")
-    run = gin_config.load_run([saved], bindings + options.gin_bindings(rest, parser))
+    run = gin_config.read_saved(saved, bindings + options.gin_bindings(rest, parser)).run()
     if not run.method.trains:
         raise UsageError(
             f"{folder} holds the teacher's own labels: nothing was trained. Its scores are in "

@@ -1,37 +1,35 @@
 """The one file that knows gin: gin files and bindings in, a checked `Run` out.
 
-Flags follow T5X: `--gin_file`, `--gin_search_paths`, `--gin.NAME=value`. gin only collects the
-values here; the dataclasses of `dss_jax.core.config` are built, and so checked, by hand, which
-keeps them plain and picklable.
+Flags follow T5X: `--gin_file`, `--gin_search_paths`, `--gin.NAME=value`. Gin's own parser reads the
+text, and this file what it finds: values, macros and includes. Gin itself would also import the
+modules that a file names, and take bindings that nothing uses; here whatever has no effect, or
+would do more than bind, is refused.
 """
 
 import dataclasses
-import os
 import re
-from collections.abc import Iterable, Sequence
+import tokenize
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gin
+from gin import config_parser
 
 from dss_jax.core import config, sweep_config
-from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.core.errors import UsageError, nearest, unknown_name
 from dss_jax.core.paths import shipped
 
-_FIELD_OF_SECTION = {f.default.__class__.__name__: f.name for f in
-                     dataclasses.fields(config.Run)}  # fmt: skip
-
+_FIELD_OF_SECTION = {type(f.default).__name__: f.name for f in dataclasses.fields(config.Run)}
 
 SECTIONS: dict[str, type] = {**config.SECTIONS, "Sweep": sweep_config.Sweep}
 """Name in gin files -> class: of a run, and the grid of `dss sweep`, which a run passes over."""
 
+SETTINGS = {f"{n}.{f.name}": f for n, s in SECTIONS.items() for f in dataclasses.fields(s)}
+"""Everything that can be bound."""
 
-def _register() -> None:
-    for name, section in SECTIONS.items():
-        gin.external_configurable(section, name)
-
-
-_register()
+_NAMES_OF_T5X = {"INITIAL_CHECKPOINT_PATH": "Train.init_from", "MODEL_DIR": "Train.output_dir"}
+"""Macros of T5X's gin files -> the setting here, where the name itself does not tell."""
 
 
 def search_paths(extra: Iterable[str | Path] = ()) -> list[Path]:
@@ -60,48 +58,66 @@ def named_file(kind: str, name: str, extra: Iterable[str | Path] = ()) -> Path:
     return known[name]
 
 
-def _explain(error: Exception) -> UsageError:
-    """gin's error in our words, with the nearest name where one is misspelt."""
-    text = str(error)
-    where = re.search(r'In (?:file "[^"]*", line \d+|bindings string line \d+)', text)
-    place = f" ({where[0]})" if where else ""
-    if found := re.search(r"No configurable matching '([^']+)'", text):
-        return UsageError(f"{unknown_name('section', found[1], SECTIONS)}{place}")
-    if found := re.search(r"'(\w+)' doesn't have a parameter named '([^']+)'", text):
-        fields = dataclasses.fields(SECTIONS[found[1]])
-        names = [f"{found[1]}.{f.name}" for f in fields]
-        return UsageError(f"{unknown_name('setting', f'{found[1]}.{found[2]}', names)}{place}")
-    return UsageError(f"gin cannot read the configuration: {text}")
+@dataclass(frozen=True)
+class Settings:
+    """What gin files and bindings give, not checked yet.
+
+    Attributes:
+      values: "Train.steps" -> value.
+    """
+
+    values: dict[str, Any]
+
+    def of(self, section: str) -> dict[str, Any]:
+        """Field -> value of a section."""
+        head = f"{section}."
+        return {n.removeprefix(head): v for n, v in self.values.items() if n.startswith(head)}
+
+    def run(self) -> config.Run:
+        """The checked configuration.
+
+        Raises:
+          UsageError: a value is wrong; the message says what is allowed.
+        """
+        built = {_FIELD_OF_SECTION[n]: s(**self.of(n)) for n, s in config.SECTIONS.items()}
+        return config.Run(**built)
+
+    def sweep(self) -> sweep_config.Sweep:
+        """The grid; what is said of runs is passed over. Raises UsageError as `run`."""
+        return sweep_config.from_values(self.of("Sweep"))
 
 
-def bound_settings() -> frozenset[str]:
-    """The settings ("T5Config.emb_dim") that the last `load_run` was given, not defaults."""
-    return frozenset(f"{n}.{field}" for n in config.SECTIONS for field in gin.get_bindings(n))
+def read(
+    files: Sequence[str | Path] = (),
+    bindings: Sequence[str] = (),
+    extra_search_paths: Iterable[str | Path] = (),
+) -> Settings:
+    """Reads gin files, then bindings; later ones win.
 
-
-def _parse(
-    files: Sequence[str | Path], bindings: Sequence[str], extra: Iterable[str | Path]
-) -> dict[str, dict[str, Any]]:
-    """Section -> the values that gin files and bindings give it; UsageError for what is wrong."""
-    gin.clear_config()
-    paths = [str(p) for p in search_paths(extra)]
-    # gin has no public way to forget earlier paths, and none to keep it from taking
-    # "tasks/cqa.gin" for a resource of a Python package named tasks.
-    gin.config._LOCATION_PREFIXES = ["", *paths]
-    gin.config._FILE_READERS = [(open, os.path.isfile)]
+    Raises:
+      UsageError: a file or a name is wrong, or a binding has no effect; the message says where.
+    """
+    reader = _Reader(["", *search_paths(extra_search_paths)])
     for file in files:
-        if not any((Path(p) / file).is_file() for p in ["", *paths]):
-            looked = ", ".join(["the path itself", *paths])
-            raise UsageError(f"no gin file {str(file)!r}. Looked at: {looked}.")
-    try:
-        gin.parse_config_files_and_bindings(
-            [str(f) for f in files], list(bindings), finalize_config=False
-        )
-        return {name: gin.get_bindings(name) for name in SECTIONS}
-    except UsageError:
-        raise
-    except Exception as error:
-        raise _explain(error) from error
+        reader.file(file)
+    for binding in bindings:
+        reader.text(binding, f"in {binding!r}")
+    return reader.settings()
+
+
+def read_saved(file: Path, bindings: Sequence[str] = ()) -> Settings:
+    """Reads the `config.gin` that a run has saved, then bindings. It may come from anywhere, so
+    every line of it must bind a setting to a value.
+
+    Raises:
+      UsageError: as for `read`, or a line does something else.
+    """
+    reader = _Reader([""], plain=True)
+    reader.file(file)
+    reader.plain = False
+    for binding in bindings:
+        reader.text(binding, f"in {binding!r}")
+    return reader.settings()
 
 
 def load_run(
@@ -109,24 +125,191 @@ def load_run(
     bindings: Sequence[str] = (),
     extra_search_paths: Iterable[str | Path] = (),
 ) -> config.Run:
-    """Parses gin files, then bindings (later ones win), and builds the checked configuration.
+    """The checked configuration that gin files and bindings give; see `read`.
 
     Raises:
       UsageError: a file, a name or a value is wrong; the message says which and what is allowed.
     """
-    values = _parse(files, bindings, extra_search_paths)
-    built = {_FIELD_OF_SECTION[n]: config.SECTIONS[n](**values[n]) for n in config.SECTIONS}
-    return config.Run(**built)
+    return read(files, bindings, extra_search_paths).run()
 
 
-def load_sweep(
-    files: Sequence[str | Path] = (),
-    bindings: Sequence[str] = (),
-    extra_search_paths: Iterable[str | Path] = (),
-) -> sweep_config.Sweep:
-    """The grid that gin files and bindings give; what they say of runs is passed over.
+@dataclass(frozen=True)
+class _Macro:
+    """A value that stands somewhere else: %NAME."""
 
-    Raises:
-      UsageError: as for `load_run`.
+    name: str
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """@name or @name(): a function, which none of our settings takes."""
+
+    name: str
+
+
+class _Delegate(config_parser.ParserDelegate):  # type: ignore[misc]  # gin has no types
+    """What gin's parser makes of references."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Reference:
+        return _Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
+
+    def macro(self, macro_name: str) -> _Macro:
+        return _Macro(macro_name)
+
+
+@dataclass
+class _Reader:
+    """Collects bindings.
+
+    Attributes:
+      folders: where files are looked up.
+      plain: whether only bindings of settings to values are allowed.
     """
-    return sweep_config.from_values(_parse(files, bindings, extra_search_paths)["Sweep"])
+
+    folders: Sequence[str | Path]
+    plain: bool = False
+    _values: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    _macros: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    _used: set[str] = field(default_factory=set)
+    _open: list[Path] = field(default_factory=list)
+
+    def file(self, name: str | Path) -> None:
+        """Reads a file, and what it includes."""
+        found = next((p for d in self.folders if (p := Path(d) / name).is_file()), None)
+        if found is None:
+            looked = ", ".join(["the path itself", *map(str, self.folders[1:])])
+            raise UsageError(f"no gin file {str(name)!r}. Looked at: {looked}.")
+        if found in self._open:
+            raise UsageError(f"{found} includes itself.")
+        self._open.append(found)
+        try:
+            self.text(found.read_text(encoding="utf-8"), str(found))
+        except UnicodeDecodeError as error:
+            raise UsageError(f"gin cannot read {found}: it is no UTF-8 text: {error}.") from error
+        self._open.pop()
+
+    def text(self, text: str, where: str) -> None:
+        """Reads statements; `where` they stand, for messages."""
+        for statement in _statements(text, where):
+            place = _place(where, statement.location.line_num)
+            if isinstance(statement, config_parser.BindingStatement):
+                self._bind(statement, place)
+            elif isinstance(statement, config_parser.BlockDeclaration):
+                _check_section(statement.scope, statement.selector, place)
+            elif isinstance(statement, config_parser.IncludeStatement):
+                if self.plain:
+                    raise UsageError(f"include is not taken here: lines only bind values ({place})")
+                self.file(statement.filename)
+            else:
+                raise UsageError(
+                    f"{statement.format()!r} is not taken: gin files bind values, and import "
+                    f"nothing ({place}). For a SeqIO task of yours give --mixture_or_task_module."
+                )
+
+    def _bind(self, found: config_parser.BindingStatement, place: str) -> None:
+        if not found.arg_name:
+            if self.plain or found.scope:
+                raise UsageError(
+                    f"{found.selector!r} is no setting: SECTION.NAME = value ({place})"
+                )
+            self._macros[found.selector] = found.value, place
+            return
+        _check_section(found.scope, found.selector, place)
+        name = f"{found.selector}.{found.arg_name}"
+        if name not in SETTINGS:
+            names = [s for s in SETTINGS if s.startswith(f"{found.selector}.")]
+            raise UsageError(f"{unknown_name('setting', name, names)} ({place})")
+        self._values[name] = self._plain_value(name, found.value, place), place
+
+    def _plain_value(self, name: str, value: Any, place: str) -> Any:
+        for reference in _references(value):
+            if isinstance(reference, _Reference) or self.plain:
+                what = reference.name if isinstance(reference, _Reference) else f"%{reference.name}"
+                raise UsageError(f"{name} must be a value, not {what} ({place})")
+        return value
+
+    def settings(self) -> Settings:
+        """Everything with its macros filled in."""
+        values = {n: self._filled(value, place) for n, (value, place) in self._values.items()}
+        for name in self._macros.keys() - self._used:
+            raise _without_effect(name, self._macros[name][1])
+        return Settings(values)
+
+    def _filled(self, value: Any, place: str, within: tuple[str, ...] = ()) -> Any:
+        if isinstance(value, _Macro):
+            if value.name not in self._macros:
+                raise UsageError(f"{unknown_name('macro', value.name, self._macros)} ({place})")
+            if value.name in within:
+                raise UsageError(f"the macro {value.name} stands for itself ({place})")
+            self._used.add(value.name)
+            inner, own_place = self._macros[value.name]
+            inner = self._plain_value(f"the macro {value.name}", inner, own_place)
+            return self._filled(inner, own_place, (*within, value.name))
+        if isinstance(value, dict):
+            return {
+                self._filled(k, place, within): self._filled(v, place, within)
+                for k, v in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return type(value)(self._filled(v, place, within) for v in value)
+        return value
+
+
+def _references(value: Any) -> Iterator[_Macro | _Reference]:
+    if isinstance(value, _Macro | _Reference):
+        yield value
+    elif isinstance(value, dict):
+        yield from _references([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _references(one)
+
+
+def _check_section(scope: str, section: str, place: str) -> None:
+    if scope:
+        raise UsageError(
+            f"{scope}/{section} has a scope, which nothing here reads: bind {section} ({place})"
+        )
+    if section not in SECTIONS:
+        raise UsageError(f"{unknown_name('section', section, SECTIONS)} ({place})")
+
+
+def _without_effect(name: str, place: str) -> UsageError:
+    """The error for a macro that nothing uses: most likely a setting without its section."""
+    bare = name.lower().replace("_", "")
+    alike = {s: s.lower().replace("_", "").replace(".", "") for s in SETTINGS}
+    same = [s for s in SETTINGS if s.partition(".")[2] == name.lower() or alike[s] == bare]
+    known = _NAMES_OF_T5X.get(name)
+    near = nearest(name, [s.partition(".")[2] for s in SETTINGS]) if not (same or known) else None
+    found = [known] if known else same or [s for s in SETTINGS if s.partition(".")[2] == near]
+    hint = f" Did you mean {' or '.join(found)}?" if found else ""
+    return UsageError(
+        f"{name} = ... has no effect: it is no setting, and no value uses it as %{name}.{hint} "
+        f"({place})"
+    )
+
+
+def _place(where: str, line: int) -> str:
+    return where if where.startswith("in ") else f"{where}:{line}"
+
+
+def _statements(text: str, where: str) -> Iterator[Any]:
+    parser = config_parser.ConfigParser(text, _Delegate())
+    try:
+        yield from parser
+    except (SyntaxError, ValueError, tokenize.TokenError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise _unreadable(text.splitlines()[line - 1 : line], _place(where, line), error) from error
+
+
+def _unreadable(lines: list[str], place: str, error: Exception) -> UsageError:
+    """The error for text that gin's parser does not take; it says where quotes are missing."""
+    reason = getattr(error, "msg", None) or str(error)
+    found = re.fullmatch(r"\s*([\w.]+)\s*=\s*([^\s\"'()\[\]{}#]+)\s*(?:#.*)?", "".join(lines))
+    if found is None:
+        return UsageError(f"gin cannot read the configuration ({place}): {reason.splitlines()[0]}")
+    name, value = found.groups()
+    return UsageError(
+        f"{name} = {value} is no value ({place}). Text needs quotes: {name} = {value!r}, and on a "
+        f"""command line --gin.{name}='"{value}"'. Others: 300, 1e-3, True, None, (1, 2)."""
+    )

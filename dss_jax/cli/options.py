@@ -199,7 +199,8 @@ def resolve(
     search = [p for p in args.gin_search_paths.split(",") if p] + beside
     files, bindings = _files(args, search)
     bindings += flag_bindings(args)
-    run = gin_config.load_run(files, bindings + gin_bindings(rest, parser), search)
+    settings = gin_config.read(files, bindings + gin_bindings(rest, parser), search)
+    run = settings.run()
     if run.task.name is None and run.task.mixture_or_task_name is None:
         known = ", ".join(sorted(registry.task_names(args.task_dir)))
         raise UsageError(f"no task: give --task NAME. Known: {known}.")
@@ -211,5 +212,5 @@ def resolve(
     if run.train.init_from is not None:
         from dss_jax.experiment.init_from import with_checkpoint
 
-        run = with_checkpoint(run, gin_config.bound_settings())
+        run = with_checkpoint(run, settings.values.keys())
     return Resolved(run, task, tuple(args.task_dir))

@@ -163,9 +163,9 @@ def read_grid(
         given |= {name: () for name in ("fractions", "counts") if name not in given}
     grid = [b for b in bindings if b.startswith("Sweep.")]
     search = [p for p in args.gin_search_paths.split(",") if p]
-    sweep = gin_config.load_sweep(
+    sweep = gin_config.read(
         args.gin_file, [*(f"Sweep.{n} = {v!r}" for n, v in given.items()), *grid], search
-    )
+    ).sweep()
     sweep.check_complete()
     if any(b.startswith("Train.seed ") for b in bindings):
         raise UsageError("give --seeds, not --gin.Train.seed: every cell has seeds of its own.")
