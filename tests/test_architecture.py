@@ -95,7 +95,7 @@ def test_files_and_functions_stay_small(file: Path) -> None:
 def test_commands_are_these() -> None:
     assert list(COMMANDS) == [
         "train", "eval", "prepare", "extract", "tasks", "config", "sweep", "frontier",
-        "report",        "fit", "convert", "records", "doctor", "demo",
+        "report", "replay", "fit", "convert", "records", "doctor", "demo",
     ]  # fmt: skip
     for name in COMMANDS:
         assert (PACKAGE / "cli" / f"{name}.py").exists()

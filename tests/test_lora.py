@@ -189,7 +189,7 @@ def test_a_restored_state_goes_on_bit_for_bit(trained, toy_store, tmp_path: Path
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(half, 2, None)
     checkpoints.wait()
-    restored = checkpoints.restore(2, program.abstract_state)
+    restored = program.seeded(checkpoints.restore(2, program.abstract_state))
     checkpoints.close()
     again, _ = _train(program, batches, restored, range(2, 4))
     jax.tree.map(np.testing.assert_array_equal, again, state)

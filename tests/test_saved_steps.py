@@ -157,8 +157,11 @@ def _key(run: config.Run, devices: int = 1, **mesh: int) -> str:
         {"optimizer": config.Optimizer(learning_rate=2e-2)},
         {"model": dataclasses.replace(toy.MODEL, dtype="bfloat16")},
         {"method": config.Method(name="standard", label="gold", rationale=False)},
-        {"train": config.Train(steps=6, log_every=1, seed=1)},
+        {"data": config.Data(batch_size=4, layout="padded")},
         {"train": config.Train(steps=7, log_every=1)},
+        {"train": config.Train(steps=6, microbatches=2)},
+        {"train": config.Train(steps=6, max_bad_steps=2)},
+        {"lora": config.Lora(rank=2)},
     ],
 )
 def test_another_configuration_is_another_step(section: dict) -> None:
@@ -180,12 +183,14 @@ def test_other_devices_settings_or_code_are_another_step(monkeypatch: pytest.Mon
     assert _key(run) != here
 
 
-def test_the_data_and_the_output_folder_do_not_matter() -> None:
+def test_seeds_data_and_places_do_not_matter() -> None:
     run = toy.make_run()
     moved = dataclasses.replace(
         run,
         task=config.Task(name="other", train_fraction=0.5),
-        train=dataclasses.replace(run.train, output_dir="elsewhere"),
+        data=dataclasses.replace(run.data, store_dir="elsewhere", seed=3, input_length=99),
+        evaluate=config.Evaluate(every=7),
+        train=dataclasses.replace(run.train, output_dir="elsewhere", seed=3, log_every=7),
     )
     assert _key(moved) == _key(run)
 

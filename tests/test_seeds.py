@@ -59,7 +59,7 @@ def _at_once(
     assert several.mesh.size == devices
     runs = [_of_seed(run, seed) for seed in values]
     order = [TrainBatches(store.split("train"), r.task, r.data, r.method) for r in runs]
-    state, numbers = stack_states([several.init(s) for s in values], several.mesh), []
+    state, numbers = stack_states([program.init(s) for s in values], several.mesh), []
     for k in range(n):
         batch = put_batch(stack_batches([one(k) for one in order]), several.mesh)
         state, metrics = several.train_step(state, batch)
@@ -125,7 +125,7 @@ def _arrays(folder: Path, run: config.Run, store: TokenStore) -> list[np.ndarray
     checkpoints = session.checkpoints()
     state = checkpoints.restore(run.train.steps, session.program.abstract_state)
     checkpoints.close()
-    return [np.asarray(x) for x in jax.tree.leaves(state)]
+    return [np.asarray(x) for x in jax.tree.leaves(session.program.seeded(state))]
 
 
 def _lines(folder: Path) -> list[dict]:

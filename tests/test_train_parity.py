@@ -90,7 +90,8 @@ def _train_ours(run: config.Run, params: dict[str, np.ndarray], batches: list[Ba
     program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
     start = jax.tree.map(jnp.asarray, from_hf(params, run.model))
     optimizer = make_optimizer(run.optimizer, STEPS)
-    state = TrainState(jnp.zeros((), jnp.int32), start, optimizer.init(start))
+    none = jnp.zeros((), jnp.int32)
+    state = TrainState(none, start, optimizer.init(start), jnp.uint32(0), none)
     numbers = []
     for batch in batches:
         state, metrics = program.train_step(state, put_batch(batch, program.mesh))

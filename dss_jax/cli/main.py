@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dss_jax import __version__
-from dss_jax.core.errors import UsageError, nearest
+from dss_jax.core.errors import Diverged, UsageError, nearest
 
 COMMANDS = {
     "train": "train a student, and score it",
@@ -18,6 +18,7 @@ COMMANDS = {
     "sweep": "train every cell of a grid: methods, sizes, seeds; go on after a stop",
     "frontier": "find the smallest model and the least data that reach a target",
     "report": "tables and figures of finished runs; a page with every answer",
+    "replay": "repeat the step at which a run has diverged, and look at its rows",
     "fit": "whether a model fits a device, and with which mesh",
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
     "records": "look at what a teacher answered; filter, merge, export",
@@ -26,7 +27,7 @@ COMMANDS = {
 }
 """Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
 
 def _help() -> str:
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-      The exit status: 0; 2 for a mistake that the user can fix; 130 for an interrupted run.
+      The exit status: 0; 1 for a run that has diverged; 2 for a mistake that the user can fix; 130
+      for an interrupted run.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
@@ -66,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"dss: error: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except Diverged as error:
+        print(f"dss: error: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("dss: stopped", file=sys.stderr)
         return INTERRUPTED

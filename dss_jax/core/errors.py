@@ -8,6 +8,12 @@ class UsageError(ValueError):
     """The user can fix this. The command line prints its text without a traceback."""
 
 
+class Diverged(Exception):  # noqa: N818
+    """Training cannot go on: loss or gradient is not finite, batch after batch. Its text is printed
+    without a traceback.
+    """
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None where nothing is close."""
     names = list(known)

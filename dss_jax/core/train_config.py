@@ -17,6 +17,8 @@ class Train:
         result is that of the whole batch.
       checkpoint_every: optimiser updates between checkpoints; None: at each evaluation.
       keep_checkpoints: how many of the latest are kept, beside the best on validation.
+      max_bad_steps: batches in a row whose loss or gradient is not finite; each is skipped, and
+        after so many the run stops.
       log_every: optimiser updates between lines of `metrics.jsonl`.
       output_dir: where everything that the run makes goes.
       init_from: checkpoint whose parameters the run starts from: a Hugging Face folder, an Orbax
@@ -29,6 +31,7 @@ class Train:
     microbatches: int = 1
     checkpoint_every: int | None = free(None)
     keep_checkpoints: int = free(1)
+    max_bad_steps: int = free(3)
     log_every: int = free(10)
     output_dir: str | None = free(None)
     init_from: str | None = None
@@ -40,6 +43,7 @@ class Train:
         at_least("Train.seed", self.seed, 0)
         at_least("Train.microbatches", self.microbatches, 1)
         at_least("Train.keep_checkpoints", self.keep_checkpoints, 1)
+        at_least("Train.max_bad_steps", self.max_bad_steps, 1)
         at_least("Train.log_every", self.log_every, 1)
         if self.checkpoint_every is not None:
             at_least("Train.checkpoint_every", self.checkpoint_every, 1)

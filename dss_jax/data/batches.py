@@ -132,7 +132,7 @@ class TrainBatches:
           UsageError: no example has the label that the method needs, or the batch cannot be
             shared out evenly.
         """
-        self._examples = make_examples(split, data, method, right)
+        self._split, self._examples = split, make_examples(split, data, method, right)
         self.rows, self.left_out = _usable_rows(self._examples, split.own, task, method)
         if data.batch_size % process_count:
             raise UsageError(
@@ -188,6 +188,20 @@ class TrainBatches:
     def rows_at(self, step: int) -> np.ndarray:
         """Row numbers of the whole batch at a step, in the order of the epoch: int64 [N]."""
         return self._items_at(step) % self._examples.count
+
+    def ids_at(self, step: int) -> list[str]:
+        """Ids of the rows of the whole batch at a step."""
+        rows = map(int, self.rows_at(step))
+        if isinstance(self._split, Pieces):
+            return [f"piece {row}" for row in rows]
+        ids = self._split.text("id")
+        return [ids[row] for row in rows]
+
+    def alone(self, step: int, place: int) -> Batch:
+        """The batch of a step in the shape that it has, of which one example is left."""
+        items = np.full(self._size, -1, np.int64)
+        items[place] = self._items_at(step)[place]
+        return self.layout.build(self.layout.assign(items[None])[0][0], self.shape_at(step))
 
     def _items_at(self, step: int) -> np.ndarray:
         return self._items(np.array([step]), self._seed)[0]

@@ -1,6 +1,5 @@
 """Scores of a split: label accuracy by decoding, and token-level numbers of each task."""
 
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dss_jax.core import config
+from dss_jax.core import config, strict_json
 from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
 from dss_jax.data.columns import as_scored, label_in, label_inputs, rationale_in
@@ -208,4 +207,4 @@ class Evaluator:
 
 def write_predictions(file: Path, predictions: Iterable[dict[str, Any]]) -> None:
     """Writes predictions as JSONL; the file appears whole or not at all."""
-    write_whole(file, "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in predictions))
+    write_whole(file, "".join(strict_json.dumps(p, ensure_ascii=False) + "\n" for p in predictions))

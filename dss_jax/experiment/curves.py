@@ -1,5 +1,6 @@
 """Learning curves of runs, as a picture."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ WIDE = 4
 
 
 def _series(folder: Path, group: str, name: str) -> tuple[list[int], list[float]]:
-    lines = [m for m in read_metrics(folder / METRICS) if m["group"] == group and name in m]
+    lines = [m for m in read_metrics(folder / METRICS) if m["group"] == group]
+    lines = [m for m in lines if m.get(name) is not None and math.isfinite(m[name])]
     return [m["step"] for m in lines], [m[name] for m in lines]
 
 

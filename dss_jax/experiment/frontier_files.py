@@ -1,11 +1,11 @@
 """What `dss frontier` writes into the sweep's folder: `frontier.json` and `frontier.png`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core import strict_json
 from dss_jax.core.paths import write_whole
 from dss_jax.core.sweep_config import Cell
 from dss_jax.experiment import pictures, run_folder
@@ -87,7 +87,7 @@ def write_json(
         "least": least,
         "best": least[0] if least else None,
     }
-    write_whole(folder / JSON, json.dumps(content, indent=1) + "\n")
+    write_whole(folder / JSON, strict_json.dumps(content, indent=1) + "\n")
 
 
 def draw(folder: Path, question: Question, found: Found) -> Path:

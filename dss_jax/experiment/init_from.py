@@ -126,7 +126,7 @@ def start_from(
     for note in weights.notes:
         say(f"  {note}")
     # Parameters that no checkpoint of T5 has keep the values they were drawn with.
-    state = program.init()
+    state = program.init(run.train.seed)
     params = flat(state.params)
     assert weights.leaves.keys() <= params.keys()
     for path, leaf in weights.leaves.items():

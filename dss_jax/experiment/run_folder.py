@@ -5,6 +5,8 @@ t5_config.json        the model's shape, so that the checkpoints can be read wit
 spiece.model          the vocabulary
 checkpoints/STEP/     params, optimizer
 metrics.jsonl         a line a logged step
+bad_steps.jsonl       a line a batch that was not trained on, for its loss was not finite
+diverged.json         after so many in a row that the run has ended, with diverged/: `dss replay`
 startup.jsonl         a line a start: where the time went before the first step
 tensorboard/          the same numbers; a trace of `--profile`
 predictions/          SPLIT-STEP.jsonl
@@ -21,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dss_jax.core import config, storage
+from dss_jax.core import config, storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.interop.model_files import CHECKPOINTS
@@ -164,7 +166,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Writes `results.json`, which says that the run is done."""
-    write_whole(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+    write_whole(folder / RESULTS, strict_json.dumps(results, indent=2) + "\n")
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:

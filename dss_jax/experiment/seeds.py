@@ -6,7 +6,6 @@ OUTPUT_DIR/curves.png
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.core import checks, config, storage
+from dss_jax.core import checks, config, storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
 from dss_jax.core.paths import write_whole
@@ -32,6 +31,7 @@ from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe,
 from dss_jax.experiment.statistics import mean
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.train import loop
+from dss_jax.train.bad_steps import BadSteps
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import MetricLog, Progress
 from dss_jax.train.saved_steps import saved_steps
@@ -43,7 +43,7 @@ from dss_jax.train.seeds import (
     stack_states,
     take_seed,
 )
-from dss_jax.train.step import TrainState
+from dss_jax.train.step import Metrics, TrainState
 
 SUMMARY = "seeds.json"
 SPLITS = ("validation", "test")
@@ -89,6 +89,7 @@ class _Member:
     checkpoints: Checkpoints
     log: MetricLog
     validate: Callable[[Any, int], float | None]
+    bad_steps: BadSteps
 
     def close(self) -> None:
         self.log.close()
@@ -115,11 +116,19 @@ class _Members:
         """Saves each seed's state, with its own score where they were just evaluated."""
         scores = self._scores if score is not None else [None] * len(self._members)
         for i, member in enumerate(self._members):
-            like = member.session.program.abstract_state
-            params, opt_state = take_seed(
-                (state.params, state.opt_state), i, (like.params, like.opt_state)
-            )
-            member.checkpoints.save(TrainState(state.step, params, opt_state), step, scores[i])
+            member.checkpoints.save(self._state_of(state, i), step, scores[i])
+
+    def watch(self, done: int, metrics: Metrics, state: TrainState) -> None:
+        """Looks for batches of each seed that were skipped."""
+        for i, member in enumerate(self._members):
+            if int(metrics[numbered("bad_steps", i)]):
+                own = {n: metrics[numbered(n, i)] for n in metrics if ":" not in n}
+                member.bad_steps(done, own, self._state_of(state, i))
+
+    def _state_of(self, state: TrainState, index: int) -> TrainState:
+        like = self._members[index].session.program.abstract_state
+        own: TrainState = take_seed(replace(state, step=None), index, replace(like, step=None))
+        return replace(own, step=state.step)
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk."""
@@ -174,8 +183,7 @@ def _open(
         # What the first session has found out holds for all: they differ in seeds only.
         data = replace(run.data, layout=first.run.data.layout)
         run = replace(run, model=first.run.model, data=data)
-        own = replace(first.program, init=partial(program.init, run.train.seed))
-        sessions.append(replace(first, run=run, folder=_folder(run), program=own))
+        sessions.append(replace(first, run=run, folder=_folder(run)))
         files = ModelFiles(run.model, store.vocabulary_path, store.extra_ids)
         write_model_files(_folder(run), files)
     return sessions, program
@@ -233,7 +241,7 @@ def _train_open(
     step = common_step(checkpoints, [s.folder for s in sessions], every)
     progress, members = Progress(train.steps, step), []
     try:
-        name = f"train step of the seeds {seeds.values}"  # They are constants in it.
+        name = f"train step of {len(runs)} seeds"
         saved_step = saved_steps(name, runs[0], seeds.mesh, seeds.abstract_state)
         with CompileAhead(seeds.lower, clock, saved_step) as ahead:
             shapes = [
@@ -241,12 +249,14 @@ def _train_open(
             ]
             ahead.begin(shapes, partial(compile_evaluation, sessions[0]))
             states = []
-            for session, saved in zip(sessions, checkpoints, strict=True):
+            for session, saved, own in zip(sessions, checkpoints, order, strict=True):
                 saved.drop_after(step)
                 states.append(single.start(session, saved, _named(session, say), step))
                 log = MetricLog(session.folder, step)
-                validate = single.validate(session, log, _named(session, progress.say))
-                members.append(_Member(session, saved, log, validate))
+                say_own = _named(session, progress.say)
+                validate = single.validate(session, log, say_own)
+                watch = single.bad_steps(session, own, say_own)
+                members.append(_Member(session, saved, log, validate, watch))
             state = stack_states(states, seeds.mesh)
             clock.lap("state")
             ahead.wait()
@@ -291,6 +301,7 @@ def _fit(
             log=each.log,
             progress=progress,
             stop=stop,
+            watch=each.watch,
             first_step_done=lambda: progress.say(
                 ahead.report([m.session.folder for m in members], first, session.compile_cache)
             ),
@@ -344,7 +355,7 @@ def train(
     results = {run.train.seed: run_folder.read_results(_folder(run)) or {} for run in runs}
     numbers = summary(results)
     folder = _folder(runs[0]).parent
-    write_whole(folder / SUMMARY, json.dumps(numbers, indent=2) + "\n")
+    write_whole(folder / SUMMARY, strict_json.dumps(numbers, indent=2) + "\n")
     plot_curves(
         [(f"seed {run.train.seed}", _folder(run)) for run in runs],
         numbers["metric"],

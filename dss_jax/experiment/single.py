@@ -1,6 +1,7 @@
 """One run from its configuration to its scores: the wiring that `dss train` and the demo share."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from dss_jax.experiment.init_from import start_from
 from dss_jax.experiment.start import CompileAhead, compile_evaluation, describe, train_batches
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.train import loop, processes
+from dss_jax.train.bad_steps import BadSteps
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.compile import keep_compiled_code
 from dss_jax.train.metric_log import MetricLog, Progress
@@ -140,13 +142,15 @@ def start(
     `Train.init_from`; drawn from `Train.seed`.
     """
     latest = checkpoints.latest_step() if step is None else step
+    seed = session.run.train.seed
     if latest:
         say(f"going on from the checkpoint of step {latest}")
-        return checkpoints.restore(latest, session.program.abstract_state)
+        saved = checkpoints.restore(latest, session.program.abstract_state)
+        return session.program.seeded(saved, seed)
     if session.run.train.init_from is not None:
         return start_from(session.run, session.program, session.store, say)
-    say(f"starts from random parameters (Train.seed = {session.run.train.seed})")
-    return session.program.init()
+    say(f"starts from random parameters (Train.seed = {seed})")
+    return session.program.init(seed)
 
 
 def validate(
@@ -165,13 +169,15 @@ def validate(
             file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
             write_predictions(file, result.predictions)
         score = result.numbers[session.evaluator.metric]
+        finite = all(map(math.isfinite, result.numbers.values()))
         first = run.method.tasks[0]
         say(
             f"step {step}/{run.train.steps}  validation {session.evaluator.metric} {score:.2f}  "
             f"{first} loss {result.numbers.get(f'{first}/loss', float('nan')):.4f}  "
             f"({result.examples} examples, {time.monotonic() - began:.1f} s)"
         )
-        return score
+        # Equal accuracies go to the later step: one without a finite loss shall not be the best.
+        return score if finite else None
 
     return validate
 
@@ -235,6 +241,7 @@ def _train_and_score(
                     log=log,
                     progress=progress,
                     stop=stop,
+                    watch=bad_steps(session, batches, progress.say),
                     first_step_done=lambda: progress.say(
                         ahead.report([folder], first, session.compile_cache)
                     ),
@@ -245,6 +252,11 @@ def _train_and_score(
             traces.close()
             progress.close()
             log.close()
+
+
+def bad_steps(session: Session, batches: TrainBatches, say: Say) -> BadSteps:
+    """What looks for batches that were skipped."""
+    return BadSteps(session.folder, session.run.train.max_bad_steps, batches.ids_at, say)
 
 
 def train(
@@ -273,6 +285,7 @@ def train(
     Raises:
       UsageError: see `open_run_folder` and `step.build`.
       loop.Interrupted: the run was asked to stop; its state is saved.
+      Diverged: see `BadSteps`.
     """
     clock = clock or StartClock(time.time())
     folder, finished = _open_folder(run, store)

@@ -1,7 +1,6 @@
 """The start of a run: steps are compiled while the state is made, and the time is split."""
 
 import datetime
-import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import jax
 import numpy as np
 
-from dss_jax.core import config
+from dss_jax.core import config, strict_json
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.batches import TrainBatches
@@ -106,7 +105,7 @@ class CompileAhead:
         }
         for folder in folders if processes.is_first() else ():
             with (folder / run_folder.STARTUP).open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(strict_json.dumps(line) + "\n")
         if cache is None:
             return f"{self._clock}"
         return f"{self._clock} ({found} compiled functions were on the disk, {missing} were not)"

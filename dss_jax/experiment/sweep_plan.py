@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dss_jax.core import config, storage
+from dss_jax.core import config, storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work, training_flops, work_of_shape
 from dss_jax.core.paths import write_whole
@@ -147,7 +147,7 @@ def write_grid(
         "gin_files": [str(file) for file in gin_files],
         "bindings": list(bindings),
     }
-    write_whole(folder / GRID, json.dumps(grid, indent=1) + "\n")
+    write_whole(folder / GRID, strict_json.dumps(grid, indent=1) + "\n")
 
 
 def check_settings(folder: Path, planned: Sequence[Planned]) -> None:
@@ -244,7 +244,7 @@ class Times:
         self._count(seconds, work)
         line = {"folder": job.folder, "state": state, "seconds": round(seconds, 1), "work": work}
         with self._file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(strict_json.dumps(line) + "\n")
 
 
 def seconds_left(

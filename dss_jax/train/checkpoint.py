@@ -1,6 +1,8 @@
 """Checkpoints of a run, written by Orbax while training goes on."""
 
 import logging
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,18 @@ PARAMS, OPTIMIZER = "params", "optimizer"
 
 BEST_METRIC = "score"
 """Metric under which a checkpoint's validation score is kept; the highest is the best."""
+
+
+def _metrics(score: float | None) -> dict[str, float] | None:
+    return None if score is None or not math.isfinite(score) else {BEST_METRIC: score}
+
+
+def _score(metrics: dict[str, float]) -> float:
+    """The score for Orbax, whose sort NaN breaks, so that it deletes the best: a folder of an older
+    version may hold one.
+    """
+    score = metrics[BEST_METRIC]
+    return score if math.isfinite(score) else -math.inf
 
 
 class Checkpoints:
@@ -34,7 +48,7 @@ class Checkpoints:
         """
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save.
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[BEST_METRIC],
+            get_metric_fn=_score,
             n=1,
             keep_checkpoints_without_metrics=False,
         )
@@ -42,7 +56,7 @@ class Checkpoints:
             storage.absolute(folder),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-                best_fn=lambda metrics: metrics[BEST_METRIC],
+                best_fn=_score,
                 best_mode="max",
             ),
             item_names=(PARAMS, OPTIMIZER),
@@ -54,7 +68,8 @@ class Checkpoints:
         Args:
           state: of the run. Its arrays are copied before this returns, so they may be donated.
           step: updates done.
-          score: validation score, the higher the better; None where it was not evaluated.
+          score: validation score, the higher the better; None where it was not evaluated. One
+            that is not finite counts as none.
         """
         if step in self._manager.all_steps():
             return
@@ -64,7 +79,7 @@ class Checkpoints:
                 params=ocp.args.StandardSave(state.params),
                 optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
             ),
-            metrics=None if score is None else {BEST_METRIC: score},
+            metrics=_metrics(score),
         )
 
     def save_params(self, params: Any, step: int, score: float | None) -> None:
@@ -78,7 +93,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
-                metrics=None if score is None else {BEST_METRIC: score},
+                metrics=_metrics(score),
             )
 
     def steps(self) -> list[int]:
@@ -116,7 +131,9 @@ class Checkpoints:
             raise UsageError(f"there is no checkpoint of step {step}. There: {there}.")
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """Reads a whole state, onto the shardings that `abstract` gives."""
+        """Reads a state onto the shardings that `abstract` gives; what is not saved stays abstract:
+        see `Program.seeded`.
+        """
         self._check(step)
         optimizer = {"step": abstract.step, "opt_state": abstract.opt_state}
         read = self._manager.restore(
@@ -126,7 +143,7 @@ class Checkpoints:
                 optimizer=ocp.args.StandardRestore(optimizer),
             ),
         )
-        return TrainState(read.optimizer["step"], read.params, read.optimizer["opt_state"])
+        return replace(abstract, params=read.params, **read.optimizer)
 
     def restore_params(self, step: int, abstract_params: Any) -> Any:
         """Reads the parameters only."""

@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.devices import peak_flops
@@ -159,6 +158,7 @@ def fit(
     log: Callable[[int, str, Numbers], None],
     progress: ShowProgress,
     stop: StopRequest,
+    watch: Callable[[int, Metrics, TrainState], None] = lambda *_: None,
     first_step_done: Callable[[], None] = lambda: None,
 ) -> TrainState:
     """Trains from `state` to `run.train.steps`.
@@ -175,6 +175,8 @@ def fit(
       log: (step, "train", numbers) every `log_every` steps.
       progress: told of every step.
       stop: asked after every step.
+      watch: (batches done, their last metrics, the newest state) after every step that has ended,
+        before anything is evaluated or saved that came after it.
       first_step_done: called once, when the first step of this start has ended.
 
     Returns:
@@ -188,7 +190,7 @@ def fit(
     # Numbers are read one step late, so that the device never waits for the host.
     pending: tuple[int, Metrics, tuple[int, Work]] | None = None
     meter = _Meter(run.model, _peak(program))
-    sent: deque[Metrics] = deque()
+    sent: deque[tuple[int, Metrics]] = deque()
 
     def flush() -> None:
         nonlocal pending
@@ -196,11 +198,18 @@ def fit(
             step, metrics, taken = pending
             numbers = {name: float(value) for name, value in metrics.items()}
             numbers |= meter.rates(taken)
-            if not np.isfinite(numbers["loss"]):
-                progress.say(f"step {step}: the loss is {numbers['loss']}")
+            if not numbers["bad_steps"]:
+                del numbers["bad_steps"]
             log(step, "train", numbers)
             progress(step, numbers)
             pending = None
+
+    def settle(most: int) -> None:
+        """Waits until at most so many steps are at work."""
+        while len(sent) > most:
+            ended, metrics = sent.popleft()
+            jax.block_until_ready(metrics)
+            watch(ended, metrics, state)
 
     def on_devices(step: int) -> tuple[Batch, Work]:
         return put_batch(batches(step), program.mesh), work(step)
@@ -210,12 +219,11 @@ def fit(
             batch, useful = prefetched(step)
             state, metrics = train_step(state, batch)
             done = step + 1
-            sent.append(metrics)
+            sent.append((done, metrics))
             if step == first:
                 jax.block_until_ready(metrics)
                 first_step_done()
-            if len(sent) > AHEAD:
-                jax.block_until_ready(sent.popleft())
+            settle(AHEAD)
             meter.add(useful, run.data.batch_size)
             flush()
             progress(done)
@@ -226,6 +234,7 @@ def fit(
             score, stopping = None, stop.after(done)
             if at_evaluation or at_save or stopping:
                 flush()
+                settle(0)
             if at_evaluation:
                 score = evaluate(state.params, done)
             if at_save or at_evaluation or stopping:

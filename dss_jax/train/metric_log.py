@@ -1,6 +1,7 @@
 """Where numbers go: `metrics.jsonl`, TensorBoard files, and a bar or lines on the terminal."""
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -12,7 +13,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from dss_jax.core import storage
+from dss_jax.core import storage, strict_json
 from dss_jax.core.paths import write_whole
 from dss_jax.train.mirror import Mirror
 
@@ -20,7 +21,9 @@ Numbers = Mapping[str, float]
 
 
 def read_metrics(file: Path) -> list[dict]:
-    """The lines of a `metrics.jsonl`; a line cut short by a crash is left out."""
+    """The lines of a `metrics.jsonl`; None is a number that was not finite. A line cut short by a
+    crash is left out.
+    """
     if not file.exists():
         return []
     lines = []
@@ -58,7 +61,8 @@ class _TensorBoard:
 
             self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
         for name, value in numbers.items():
-            self._writer.add_scalar(f"{group}/{name}", float(value), step)
+            if math.isfinite(value):  # Of others the library warns each time.
+                self._writer.add_scalar(f"{group}/{name}", float(value), step)
 
     def close(self) -> None:
         """Waits until all is written."""
@@ -85,7 +89,7 @@ class MetricLog:
             self._mirror = Mirror(Path(self._temporary.name), folder)
             folder = Path(self._temporary.name)
         file = folder / "metrics.jsonl"
-        write_whole(file, "".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(file, "".join(strict_json.dumps(line) + "\n" for line in kept))
         self._file = file.open("a", buffering=1)
         self._board = _TensorBoard(folder / "tensorboard", purge_step=step + 1)
 
@@ -98,7 +102,7 @@ class MetricLog:
           numbers: name -> value.
         """
         line = {"step": step, "group": group, **{k: float(v) for k, v in numbers.items()}}
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(strict_json.dumps(line) + "\n")
         self._board(step, group, numbers)
         if self._mirror is not None:
             # A checkpoint follows a validation, and a run goes on from it with the lines up to it.

@@ -8,7 +8,6 @@ run's configuration, the devices, and the shapes. If any of it differs, the step
 The files hold machine code, as JAX's own do, and pickles: who can write there can run code here.
 """
 
-import dataclasses
 import functools
 import hashlib
 import os
@@ -50,22 +49,21 @@ def made_from(run: config.Run, mesh: Mesh, state: Any) -> str:
     """All that a step is made from, but for its name and the shapes of a batch.
 
     Args:
-      run: what cannot change a step is left out: the data, where it lies, the output folder.
+      run: only what is compiled in counts. Seeds, data and places are none of it, nor is how often
+        something is logged or saved.
       mesh: where it runs.
       state: shapes, dtypes and shardings of what it takes beside the batch.
     """
-    same = dataclasses.replace(
-        run,
-        task=config.Task(),
-        vocabulary=config.Vocabulary(),
-        train=dataclasses.replace(run.train, output_dir=None, init_from=None),
-    )
+    compiled_in = (
+        run.method, run.model, run.lora, run.loss, run.optimizer, run.mesh, run.data.batch_size,
+        run.train.steps, run.train.microbatches, run.train.max_bad_steps,
+    )  # fmt: skip
     devices = [(d.id, d.process_index, d.device_kind, d.platform) for d in mesh.devices.flat]
     settings = {k: v for k, v in jax.config.values.items() if "cache" not in k}
     parts = (
-        _code(), same, dict(mesh.shape), devices, mesh.devices.flat[0].client.platform_version,
-        jax.tree.map(repr, state), sorted(settings.items(), key=str),
-        [os.environ.get(name) for name in _ENVIRONMENT],
+        _code(), compiled_in, dict(mesh.shape), devices,
+        mesh.devices.flat[0].client.platform_version, jax.tree.map(repr, state),
+        sorted(settings.items(), key=str), [os.environ.get(name) for name in _ENVIRONMENT],
     )  # fmt: skip
     return repr(parts)
 

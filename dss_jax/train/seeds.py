@@ -10,10 +10,9 @@ Shape letter: N seeds.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,11 +20,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import checks, config
 from dss_jax.data.blocks import Batch
-from dss_jax.model.t5 import T5
-from dss_jax.train import sharding
 from dss_jax.train.compile import step_options
 from dss_jax.train.optimizer import make_optimizer, settings
-from dss_jax.train.step import Metrics, Program, TrainState, make_init, make_train_step
+from dss_jax.train.step import Metrics, Program, TrainState, make_train_step
 
 _OF_A_SEED = PartitionSpec(("data", "fsdp"))
 """Where the leading axis of stacked arrays lies; `sharding.put_batch` places batches so too."""
@@ -49,7 +46,6 @@ class Seeds:
         over the seeds under its own name, and seed i's as `numbered(name, i)`.
       abstract_state: shapes, dtypes and shardings of the stacked state.
       lower: (shapes of a stacked batch) -> `train_step` lowered; takes no memory.
-      init: seed -> the state of one seed at step 0, as the run's own program has it.
     """
 
     values: tuple[int, ...]
@@ -57,12 +53,6 @@ class Seeds:
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     abstract_state: TrainState
     lower: Callable[[Batch], jax.stages.Lowered]
-    init: Callable[[int], TrainState]
-
-
-def _seed_array(values: Sequence[int]) -> jax.Array:
-    # A seed of more bits means its lower 32, as it does for jax.random.key.
-    return jnp.asarray([value & 0xFFFFFFFF for value in values], jnp.uint32)
 
 
 def _split_metrics(metrics: Metrics) -> Metrics:
@@ -90,25 +80,24 @@ def build_seeds(run: config.Run, program: Program, values: Sequence[int]) -> See
     mesh = Mesh(devices[:shares].reshape(shares, 1, 1), config.MESH_AXES)
     optimizer = make_optimizer(settings(run), run.train.steps)
     one = make_train_step(program.model, run, optimizer)
-    states = TrainState(None, 0, 0)  # type: ignore[arg-type]  # axes, not arrays
-    specs = TrainState(PartitionSpec(), _OF_A_SEED, _OF_A_SEED)
-    seeds_N = _seed_array(values)
+    states = TrainState(None, 0, 0, 0, 0)  # axes, not arrays
+    specs = TrainState(PartitionSpec(), *4 * [_OF_A_SEED])
 
-    def block(state: TrainState, batch: Batch, seeds: jax.Array) -> tuple[TrainState, Metrics]:
+    def block(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The seeds of one device."""
-        return jax.vmap(one, in_axes=(states, 0, 0), out_axes=(states, 0))(state, batch, seeds)
+        return jax.vmap(one, in_axes=(states, 0), out_axes=(states, 0))(state, batch)
 
     # Within it every device works alone, so the model sees neither mesh nor logical axes.
     blocks = jax.shard_map(
         block,
         mesh=mesh,
-        in_specs=(specs, _OF_A_SEED, _OF_A_SEED),
+        in_specs=(specs, _OF_A_SEED),
         out_specs=(specs, _OF_A_SEED),
         check_vma=False,
     )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        state, metrics = blocks(state, batch, seeds_N)
+        state, metrics = blocks(state, batch)
         return state, _split_metrics(metrics)
 
     placed = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
@@ -126,7 +115,6 @@ def build_seeds(run: config.Run, program: Program, values: Sequence[int]) -> See
         train_step=train_step,
         abstract_state=abstract,
         lower=lambda batch: train_step.lower(abstract, batch),
-        init=_one_init(run, program, optimizer),
     )
 
 
@@ -139,21 +127,7 @@ def _abstract(program: Program, mesh: Mesh, number: int) -> TrainState:
 
     one = program.abstract_state
     step = jax.ShapeDtypeStruct((), one.step.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
-    params, opt_state = jax.tree.map(stacked, (one.params, one.opt_state))
-    return TrainState(step, params, opt_state)
-
-
-def _one_init(run: config.Run, program: Program, optimizer: Any) -> Callable[[int], TrainState]:
-    """Seed -> state; compiled once for all seeds."""
-    init = make_init(T5(run.model), run, optimizer)
-    placed = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state)
-    compiled = jax.jit(lambda seed: nn.meta.unbox(init(seed)), out_shardings=placed)
-
-    def call(seed: int) -> TrainState:
-        with sharding.on_mesh(program.mesh, run.mesh.logical_axis_rules):
-            return compiled(_seed_array([seed])[0])
-
-    return call
+    return replace(jax.tree.map(stacked, one), step=step)
 
 
 def stack_states(states: list[TrainState], mesh: Mesh) -> TrainState:
@@ -162,15 +136,15 @@ def stack_states(states: list[TrainState], mesh: Mesh) -> TrainState:
     Leaf by leaf, so that the memory of the whole and one leaf is enough.
     """
     place = NamedSharding(mesh, _OF_A_SEED)
-    flat = [jax.tree.flatten((s.params, s.opt_state)) for s in states]
+    flat = [jax.tree.flatten(replace(s, step=None)) for s in states]
     leaves = []
     for parts in zip(*(f[0] for f in flat), strict=True):
         leaves.append(jax.device_put(np.stack([np.asarray(p) for p in parts]), place))
         for part in parts:
             part.delete()
-    params, opt_state = jax.tree.unflatten(flat[0][1], leaves)
     step = jax.device_put(np.asarray(states[0].step), NamedSharding(mesh, PartitionSpec()))
-    return TrainState(step, params, opt_state)
+    stacked: TrainState = jax.tree.unflatten(flat[0][1], leaves)
+    return replace(stacked, step=step)
 
 
 def take_seed(stacked: Any, index: int, like: Any) -> Any:

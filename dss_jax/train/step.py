@@ -1,13 +1,14 @@
 """The training step: one pure function, and the one place where it is jitted."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
@@ -26,17 +27,22 @@ Weights = tuple[float | jax.Array, float | jax.Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """What a checkpoint holds.
+    """What a step takes and gives. A checkpoint holds the first three.
 
     Attributes:
-      step: int32 scalar array, updates done; also the number of the next batch.
+      step: int32 scalar array, batches done; also the number of the next batch.
       params: float32 tree; with LoRA its leaves too (`dss_jax.model.lora`).
       opt_state: of the optimiser, for the parameters that are trained.
+      seed: uint32 scalar array, of dropout: data, so that all seeds share one compiled step.
+      bad_steps: int32 scalar array, the updates in a row up to now that were skipped because loss
+        or gradient was not finite.
     """
 
     step: Any
     params: Any
     opt_state: Any
+    seed: Any
+    bad_steps: Any
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Program:
       model, mesh: of the run.
       abstract_state: shapes, dtypes and shardings of the state.
       abstract_params: of the plain model's parameters, as evaluation takes them.
-      init: () -> the state at step 0, on the mesh.
+      init: seed (`Train.seed` where none is given) -> the state at step 0, on the mesh.
+      seeded: state, seed (as well) -> the same with that seed, and no update skipped.
       train_step: (state, batch on the mesh) -> (state, metrics); the old state is given up.
       lower: (shapes of a batch) -> `train_step` lowered, to be compiled; takes no memory.
       lower_eval: the same of (plain params, batch on the mesh) -> `TaskSums` without dropout.
@@ -58,7 +65,8 @@ class Program:
     mesh: Mesh
     abstract_state: TrainState
     abstract_params: Any
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]
+    seeded: Callable[..., TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     lower: Callable[[Batch], jax.stages.Lowered]
     lower_eval: Callable[[Batch], jax.stages.Lowered]
@@ -140,15 +148,17 @@ def make_train_step(
 
     The metrics are float32 scalars: `loss` (weighted), for each task `<task>/loss`,
     `<task>/token_accuracy` (per cent) and `<task>/tokens`, the global `grad_norm` before
-    clipping, and `learning_rate`. A seed may be given in place of `Train.seed`, as an array too.
+    clipping, `learning_rate`, and `bad_steps`, that of the new state.
+
+    Where loss or gradient is not finite, parameters and optimiser stay as they are. After
+    `Train.max_bad_steps` such batches in a row they stay so whatever comes, so that the state is
+    still that of the last good update when the host has seen what happened.
     """
     schedule = learning_rate_schedule(settings(run), run.train.steps)
 
-    def train_step(
-        state: TrainState, batch: Batch, seed: Any = run.train.seed
-    ) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # The key depends on the step alone, so a resumed run draws the same dropout masks.
-        root_key = jax.random.fold_in(jax.random.key(seed), 1)
+        root_key = jax.random.fold_in(jax.random.key(state.seed), 1)
         key = jax.random.fold_in(root_key, state.step) if run.model.dropout_rate else None
         trained, frozen = lora.split(state.params)
         alpha = losses.alpha_at(run.loss, state.step, run.train.steps)
@@ -158,8 +168,18 @@ def make_train_step(
         metrics = _metrics(sums, run, weights)
         metrics["grad_norm"] = optax.tree.norm(gradients)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
-        params = lora.join(optax.apply_updates(trained, updates), frozen)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        # A sum of squares is not finite where one gradient is not.
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        good = finite & (state.bad_steps < run.train.max_bad_steps)
+        updated, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (optax.apply_updates(trained, updates), opt_state),
+            (trained, state.opt_state),
+        )
+        bad_steps = jnp.where(good, 0, state.bad_steps + 1)
+        metrics["bad_steps"] = bad_steps.astype(jnp.float32)
+        params = lora.join(updated, frozen)
+        return TrainState(state.step + 1, params, opt_state, state.seed, bad_steps), metrics
 
     return train_step
 
@@ -167,26 +187,29 @@ def make_train_step(
 def make_init(
     model: T5, run: config.Run, optimizer: optax.GradientTransformation
 ) -> Callable[..., TrainState]:
-    """() -> state at step 0, with parameters still in their logical-axis boxes.
+    """Seed, uint32 -> state at step 0, with parameters still in their logical-axis boxes."""
 
-    A seed may be given in place of `Train.seed`, as an array too.
-    """
-
-    def init(seed: Any = run.train.seed) -> TrainState:
+    def init(seed: jax.Array) -> TrainState:
         tokens = jnp.ones((1, 2), jnp.int32)
         key = jax.random.key(seed)
         params = model.init(key, tokens, tokens)["params"]
         params = lora.add(params, run.lora, jax.random.fold_in(key, 2))
         opt_state = optimizer.init(lora.split(nn.meta.unbox(params))[0])
-        return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+        none = jnp.zeros((), jnp.int32)
+        return TrainState(none, params, opt_state, seed, none)
 
     return init
+
+
+def as_seed(seed: int) -> np.ndarray:
+    """A seed as a step takes it: its lower 32 bits, which are what `jax.random.key` uses too."""
+    return np.array(seed & 0xFFFFFFFF, np.uint32)
 
 
 def boxed_state(run: config.Run) -> TrainState:
     """Shapes and dtypes of the state, the parameters in their logical-axis boxes."""
     optimizer = make_optimizer(settings(run), run.train.steps)
-    return jax.eval_shape(make_init(T5(run.model), run, optimizer))
+    return jax.eval_shape(make_init(T5(run.model), run, optimizer), as_seed(run.train.seed))
 
 
 def abstract_state(run: config.Run, mesh: Mesh | AbstractMesh, boxed: TrainState) -> TrainState:
@@ -201,10 +224,11 @@ def abstract_state(run: config.Run, mesh: Mesh | AbstractMesh, boxed: TrainState
     opt_placed = sharding.optimizer_shardings(
         optimizer, lora.split(params)[0], lora.split(placed)[0], mesh
     )
+    everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        TrainState(boxed.step, params, boxed.opt_state),
-        TrainState(NamedSharding(mesh, PartitionSpec()), placed, opt_placed),
+        replace(boxed, params=params),
+        TrainState(everywhere, placed, opt_placed, everywhere, everywhere),
     )
 
 
@@ -240,6 +264,12 @@ def build(run: config.Run, mesh: Mesh) -> Program:
         # Not jitted: jit would copy the kernels that stay as they are.
         return jax.device_put(lora.merge(params), plain)
 
+    draw = first_together(jax.jit(lambda seed: nn.meta.unbox(init(seed)), out_shardings=placed))
+
+    def seeded(state: TrainState, seed: int = run.train.seed) -> TrainState:
+        fresh = jax.device_put((as_seed(seed), np.zeros((), np.int32)), replicated)
+        return replace(state, seed=fresh[0], bad_steps=fresh[1])
+
     def with_rules(function: Callable) -> Callable:
         def call(*args: Any) -> Any:
             with sharding.on_mesh(mesh, run.mesh.logical_axis_rules):
@@ -253,9 +283,8 @@ def build(run: config.Run, mesh: Mesh) -> Program:
         mesh=mesh,
         abstract_state=abstract,
         abstract_params=plain_params,
-        init=with_rules(
-            first_together(jax.jit(lambda: nn.meta.unbox(init()), out_shardings=placed))
-        ),
+        init=with_rules(lambda seed=run.train.seed: draw(as_seed(seed))),
+        seeded=seeded,
         train_step=with_rules(train_step),
         lower=with_rules(lambda batch: train_step.lower(abstract, batch)),
         lower_eval=with_rules(lambda batch: eval_step.lower(plain_params, batch)),

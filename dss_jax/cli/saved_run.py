@@ -1,0 +1,72 @@
+"""A run that a folder holds, opened again: for the commands that look at it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dss_jax.cli import gin_config
+from dss_jax.core import config, registry, storage
+from dss_jax.core.errors import UsageError
+from dss_jax.train import processes
+
+if TYPE_CHECKING:
+    from dss_jax.experiment.single import Session
+
+
+def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> config.Run:
+    """The configuration of the run in a folder, with what bindings change.
+
+    Args:
+      folder: of the run.
+      vocabulary: what was given for it; None: the run's own copy, which is there where the original
+        has moved.
+      bindings: "Evaluate.decode = 'rank'".
+
+    Raises:
+      UsageError: the folder holds no run, or one that has trained nothing.
+    """
+    from dss_jax.experiment import run_folder
+    from dss_jax.interop.model_files import VOCABULARY
+
+    saved, own = run_folder.saved_config(folder).absolute(), folder / VOCABULARY
+    if vocabulary is None and own.is_file():
+        local = storage.local_file(own).absolute()
+        bindings = [f"Vocabulary.path = {str(local)!r}", *bindings]
+    run = gin_config.read_saved(saved, bindings).run()
+    if not run.method.trains:
+        raise UsageError(
+            f"{folder} holds the teacher's own labels: nothing was trained. Its scores are in "
+            "results.json; dss train scores them again."
+        )
+    return run
+
+
+def open_session(
+    run: config.Run, folder: Path, task_dirs: Sequence[str], splits: Sequence[str]
+) -> "Session":
+    """The run's data and program; with several processes, all must call it.
+
+    Raises:
+      UsageError: no such task, data or split, or the processes do not have the same.
+    """
+    task = registry.load_task(run.task.name, task_dirs) if run.task.name else None
+
+    from dss_jax.core.scoring import TEXT_ACCURACY
+    from dss_jax.data.prepare import ensure_store
+    from dss_jax.data.store import TokenStore
+    from dss_jax.experiment import single
+    from dss_jax.experiment.hosts import check_settings, check_store
+
+    check_settings(run)
+
+    def open_store() -> TokenStore:
+        store = ensure_store(
+            run.task, run.vocabulary, run.data, task_dirs=task_dirs, log=processes.say
+        )
+        for split in splits:
+            store.split(split)
+        return store
+
+    store = processes.together(open_store)
+    check_store(store)
+    return single.open_session(run, folder, store, task.scorer if task else TEXT_ACCURACY)
