@@ -33,16 +33,17 @@ from dss_jax import __version__
 from dss_jax.cli import options
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.padded import pad_rows
+from dss_jax.core.ids import EOS_ID
 from dss_jax.data.prepare import ensure_store
 from dss_jax.data.store import Ragged
 from dss_jax.evaluate.engine import Engine
-from dss_jax.experiment import pictures
 from dss_jax.interop.hf import read_hf
 from dss_jax.interop.hf_config import config_json
-from dss_jax.model.decoding import EOS_ID, Chosen
+from dss_jax.layouts.padded import pad_rows
+from dss_jax.model.decoding import Chosen
 from dss_jax.model.sampling import SampleSearch, SampleState
 from dss_jax.model.t5 import T5
+from dss_jax.run import pictures
 from dss_jax.train.sharding import make_mesh
 
 ROUNDS_OF_ROWS = {1: 16, 16: 128, 64: 256, 256: 512}

@@ -26,15 +26,15 @@ from train_arms import train_batches
 
 from dss_jax.cli import options
 from dss_jax.core import config
-from dss_jax.data.batches import TrainBatches
-from dss_jax.data.blocks import StreamRows
-from dss_jax.data.flat import stream_rows
 from dss_jax.data.prepare import ensure_store
-from dss_jax.experiment.single import with_vocab_size
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.blocks import StreamRows
+from dss_jax.layouts.flat import stream_rows
 from dss_jax.model.attention import to_rows
 from dss_jax.model.dropout import keep_mask
 from dss_jax.model.products import product
 from dss_jax.model.sampling import first_argmax
+from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss
 from dss_jax.train.compile import step_options
 from dss_jax.train.optimizer import make_optimizer, settings

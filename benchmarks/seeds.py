@@ -60,8 +60,8 @@ def sides(
     import jax
 
     from dss_jax.core.scoring import TEXT_ACCURACY
-    from dss_jax.experiment.seeds import batches_of, seed_runs, stacked
-    from dss_jax.experiment.single import for_mesh
+    from dss_jax.run.seeds import batches_of, seed_runs, stacked
+    from dss_jax.run.session import for_mesh
     from dss_jax.train.seeds import build_seeds, stack_batches, stack_states
     from dss_jax.train.sharding import make_mesh, put_batch
     from dss_jax.train.step import build
@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> int:
     """Measures, prints and writes."""
     args, run, task_dirs = parse(arguments)
     from dss_jax.data.prepare import ensure_store
-    from dss_jax.experiment.single import with_vocab_size
+    from dss_jax.run.session import with_vocab_size
 
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=task_dirs, need=["train"])
     run = with_vocab_size(run, store)

@@ -23,11 +23,11 @@ from dss_jax import __version__
 from dss_jax.cli import options
 from dss_jax.core import config, environment
 from dss_jax.core.engine_config import check_for_t5x
-from dss_jax.data.batches import TrainBatches
 from dss_jax.data.prepare import ensure_store
-from dss_jax.experiment.single import with_vocab_size
 from dss_jax.interop.t5x import read_t5x
 from dss_jax.interop.weights import flat
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.run.session import with_vocab_size
 from dss_jax.train.loss import task_weights
 from dss_jax.train.sharding import make_mesh, put_batch
 from dss_jax.train.step import build
@@ -47,7 +47,7 @@ def ours(run: config.Run, batches: TrainBatches) -> tuple[list[float], dict[str,
 
 def t5x(run: config.Run, batches: TrainBatches) -> tuple[list[float], dict[str, np.ndarray]]:
     """The same of T5X's."""
-    from dss_jax.experiment import t5x_engine
+    from dss_jax.run import t5x_engine
 
     weights, losses = task_weights(run.loss, run.method), []
 

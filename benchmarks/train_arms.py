@@ -20,9 +20,9 @@ from train_step import BF16, UNROLLED, parse
 
 from dss_jax.core import config
 from dss_jax.core.flops import Work, training_flops, work_of_rows, work_of_shape
-from dss_jax.data.batches import TrainBatches
 from dss_jax.data.columns import role_columns
 from dss_jax.data.store import StoreSplit, TokenStore
+from dss_jax.layouts.batches import TrainBatches
 
 Clock = Callable[[], None]
 
@@ -226,7 +226,7 @@ class Torch:
 
     def _collate(self, rows: np.ndarray) -> list[dict[str, np.ndarray]]:
         """What the released collator makes: each role padded to its longest row."""
-        from dss_jax.data.padded import pad_rows
+        from dss_jax.layouts.padded import pad_rows
 
         made = []
         for role in role_columns(self._run.method):
@@ -467,7 +467,7 @@ def main(arguments: list[str]) -> int:
     args, run, task_dirs = parse(arguments)
     try:
         store = open_data(args, run, task_dirs)
-        from dss_jax.experiment.single import with_vocab_size
+        from dss_jax.run.session import with_vocab_size
 
         run = with_vocab_size(run, store)
         if args.arm == "weights":

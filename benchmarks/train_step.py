@@ -40,7 +40,7 @@ from dss_jax.cli import options
 from dss_jax.core import config
 from dss_jax.core.devices import peak_flops
 from dss_jax.core.errors import UsageError
-from dss_jax.experiment import pictures
+from dss_jax.run import pictures
 
 PARTS = ("host", "transfer", "device")
 REFERENCE = "torch-eager-fp32"

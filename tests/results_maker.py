@@ -8,7 +8,7 @@ from pathlib import Path
 import toy
 
 from dss_jax.core import config
-from dss_jax.experiment import run_folder
+from dss_jax.run import run_folder
 
 TOTAL = 1000
 METRIC = "text_accuracy"

@@ -14,9 +14,9 @@ from dss_jax.core.paths import PACKAGE, shipped
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import Example
 from dss_jax.data.rows import examples
+from dss_jax.records.records import Reply
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import PromptOptions, request_body
-from dss_jax.teacher.records import Reply
 
 PAGE = Path(__file__).parents[1] / "docs" / "add_a_task.md"
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"

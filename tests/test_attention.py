@@ -9,8 +9,8 @@ import pytest
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.blocks import Block, StreamRows
-from dss_jax.data.flat import stream_rows
+from dss_jax.layouts.blocks import Block, StreamRows
+from dss_jax.layouts.flat import stream_rows
 from dss_jax.model.attention import (
     MASKED,
     Pattern,

@@ -13,9 +13,10 @@ from dss_jax.cli.main import main
 from dss_jax.core import config, strict_json
 from dss_jax.core.errors import Diverged, UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.data.batches import TrainBatches
 from dss_jax.data.store import TokenStore
-from dss_jax.experiment import replay, run_folder, seeds, single
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.run import replay, run_folder, seeds, single
+from dss_jax.run.session import Session, open_session
 from dss_jax.train import checkpoint
 from dss_jax.train import step as steps
 from dss_jax.train.bad_steps import LOG, REPLAY, not_finite
@@ -62,8 +63,8 @@ def _train(run: config.Run, store: TokenStore) -> dict:
     return single.train(run, store, TEXT_ACCURACY, say=SAID.append)
 
 
-def _session(run: config.Run, store: TokenStore) -> single.Session:
-    return single.open_session(run, Path(str(run.train.output_dir)), store, TEXT_ACCURACY)
+def _session(run: config.Run, store: TokenStore) -> Session:
+    return open_session(run, Path(str(run.train.output_dir)), store, TEXT_ACCURACY)
 
 
 def _strict(text: str) -> object:

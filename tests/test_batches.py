@@ -9,9 +9,10 @@ import toy
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data import batches
-from dss_jax.data.batches import TrainBatches
-from dss_jax.data.blocks import LABEL, RATIONALE, Batch
+from dss_jax.core.ids import LABEL, RATIONALE
+from dss_jax.layouts import batches
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.blocks import Batch
 
 DATA = config.Data(batch_size=8, layout="padded")
 METHODS = {

@@ -12,12 +12,12 @@ import pytest
 
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
-from dss_jax.experiment.extraction import Extraction, Totals, ask, records
+from dss_jax.records.files import merge, read_records
+from dss_jax.records.records import Header, Reply
 from dss_jax.teacher.client import Client, Fatal
 from dss_jax.teacher.extract import RunOptions
+from dss_jax.teacher.extraction import Extraction, Totals, ask, records
 from dss_jax.teacher.journal import Journal
-from dss_jax.teacher.record_files import merge, read_records
-from dss_jax.teacher.records import Header, Reply
 
 beam = pytest.importorskip("apache_beam", reason='needs pip install "dss-jax[beam]"')
 
@@ -81,7 +81,7 @@ def server(log: Path, *flags: str) -> Iterator[partial[Client]]:
 
 
 def pipeline(folder: Path, make_client: Callable[[], Any], prefix: Path) -> None:
-    from dss_jax.experiment.beam_pipeline import AskTeacher, WriteRecords
+    from dss_jax.teacher.beam_pipeline import AskTeacher, WriteRecords
 
     transform = AskTeacher(
         partial(extraction, str(folder)), make_client, str(folder / "journal"), OPTIONS,

@@ -9,10 +9,11 @@ import pytest
 import toy
 from jax.sharding import Mesh
 
+from dss_jax.core import processes
 from dss_jax.core.cluster import Processes, find, tpu_workers
 from dss_jax.core.errors import UsageError
-from dss_jax.experiment import hosts
-from dss_jax.train import processes, sharding
+from dss_jax.run import hosts
+from dss_jax.train import sharding
 
 SRUN = {
     "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "8",

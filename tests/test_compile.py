@@ -12,13 +12,13 @@ import pytest
 import toy
 from jax.experimental.compilation_cache import compilation_cache
 
+from dss_jax.core import processes
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import work_of_rows
 from dss_jax.core.startup import StartClock, process_start
-from dss_jax.data.batches import TrainBatches
-from dss_jax.data.blocks import Block
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.blocks import Block
 from dss_jax.train import compile as compiling
-from dss_jax.train import processes
 from dss_jax.train.compile import Compiled, first_together, keep_compiled_code
 from dss_jax.train.saved_steps import shapes_of
 

@@ -13,12 +13,13 @@ from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.experiment import single
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.interop.orbax_folder import read_orbax
 from dss_jax.interop.weights import flat
 from dss_jax.model import lora
+from dss_jax.run import single
+from dss_jax.run.session import open_session
 
 
 def convert(*arguments: object) -> int:
@@ -124,7 +125,7 @@ def test_checkpoints_of_a_run(run_folder: Path) -> None:
 
 def test_a_run_with_lora_is_read_merged(toy_store, tmp_path: Path) -> None:
     run = toy.make_run(lora=config.Lora(rank=2, targets=("query", "wo")))
-    session = single.open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
+    session = open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
     state = session.program.init()
     # B is 0 at first, which would hide a merge that is left out.
     params = jax.tree.map(lambda x: x + 0.1, state.params)

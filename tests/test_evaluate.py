@@ -14,20 +14,20 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import write_predictions
-from dss_jax.experiment import single
 from dss_jax.model.decoding import decode
 from dss_jax.model.sampling import SampleSearch
+from dss_jax.run.session import Session, open_session, with_vocab_size
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory, toy_store) -> single.Session:
+def session(tmp_path_factory: pytest.TempPathFactory, toy_store) -> Session:
     model = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
     run = toy.make_run(model=model, mesh=config.Mesh(data=4))
-    return single.open_session(run, tmp_path_factory.mktemp("run"), toy_store, TEXT_ACCURACY)
+    return open_session(run, tmp_path_factory.mktemp("run"), toy_store, TEXT_ACCURACY)
 
 
 @pytest.fixture(scope="module")
-def params(session: single.Session):
+def params(session: Session):
     return session.program.init().params
 
 
@@ -89,7 +89,7 @@ def test_predictions_are_written_whole(tmp_path: Path) -> None:
 
 
 def test_the_models_rows_must_cover_the_vocabulary(toy_store) -> None:
-    assert single.with_vocab_size(toy.make_run(), toy_store).model.vocab_size == 512
+    assert with_vocab_size(toy.make_run(), toy_store).model.vocab_size == 512
     small = toy.make_run(model=dataclasses.replace(toy.MODEL, vocab_size=100))
     with pytest.raises(UsageError, match="vocab_size is 100, but the vocabulary has"):
-        single.with_vocab_size(small, toy_store)
+        with_vocab_size(small, toy_store)

@@ -21,14 +21,14 @@ from dss_jax.cli.main import main
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
-from dss_jax.experiment.extraction import Extraction
+from dss_jax.records.records import Reply
 from dss_jax.teacher import client, extract
 from dss_jax.teacher.client import Client
 from dss_jax.teacher.extract import RunOptions, Summary
+from dss_jax.teacher.extraction import Extraction
 from dss_jax.teacher.jobs import Job
 from dss_jax.teacher.journal import LEASE_SECONDS, Journal
 from dss_jax.teacher.limits import Bucket, Limiter, backoff
-from dss_jax.teacher.records import Reply
 
 SECRET = "very-secret-0123456789"  # Of no known form, so that it is found as it is alone.
 

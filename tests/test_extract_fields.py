@@ -13,14 +13,14 @@ from dss_jax.cli.extract_tables import Progress
 from dss_jax.cli.main import main
 from dss_jax.core.registry import load_task
 from dss_jax.data import rows
-from dss_jax.experiment import extraction as stage
-from dss_jax.experiment.extraction import Extraction
+from dss_jax.records.records import Reply
 from dss_jax.teacher import client
+from dss_jax.teacher import extraction as stage
 from dss_jax.teacher.client import Fatal, Rejected
 from dss_jax.teacher.extract import Summary
+from dss_jax.teacher.extraction import Extraction
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.prices import Prices
-from dss_jax.teacher.records import Reply
 
 BODY = {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 256, "stop": ["\nQ:"],
         "reasoning": 1}  # fmt: skip

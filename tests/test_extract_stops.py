@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from dss_jax.core.errors import UsageError
+from dss_jax.records.records import Reply
 from dss_jax.teacher import client, extract
 from dss_jax.teacher.client import Client, Fatal, Rejected, Retryable
 from dss_jax.teacher.extract import RunOptions, Summary
 from dss_jax.teacher.jobs import Job, Send
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER
-from dss_jax.teacher.records import Reply
 
 GOOD = Reply(text="x", finish_reason="stop", prompt_tokens=1000, completion_tokens=100)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dss_jax.experiment.frontier import Dip, search
+from dss_jax.sweep.frontier import Dip, search
 
 MODELS = ("small", "base", "large")
 FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -14,7 +14,8 @@ import toy
 from test_model_hf import TOLERANCE
 
 from dss_jax.core.config import T5Config
-from dss_jax.data.vocabulary import UNK_ID, SentencePiece
+from dss_jax.core.ids import UNK_ID
+from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.interop.hf import read_hf, write_hf
 from dss_jax.interop.hf_names import to_hf
 from dss_jax.interop.weights import Weights, from_tree

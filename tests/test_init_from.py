@@ -14,11 +14,12 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.t5_config import SHAPE_FIELDS
-from dss_jax.experiment import single
-from dss_jax.experiment.init_from import start_from, with_checkpoint
 from dss_jax.interop.hf import write_hf
 from dss_jax.interop.orbax_folder import read_orbax
 from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, nested
+from dss_jax.run import single
+from dss_jax.run.init_from import start_from, with_checkpoint
+from dss_jax.run.session import open_session
 
 CONFIG = dataclasses.replace(toy.MODEL, vocab_size=500)
 """416 pieces of the toy vocabulary, and rows beyond them."""
@@ -107,7 +108,7 @@ def test_it_starts_from_exactly_those_parameters(
     source: Path, weights: Weights, tmp_path: Path, toy_store
 ) -> None:
     run = with_checkpoint(make_run(source, tmp_path / "run"), ())
-    session = single.open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
+    session = open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
     said: list[str] = []
     state = start_from(session.run, session.program, toy_store, said.append)
     assert said == [f"starts from the Hugging Face folder {source}"]
@@ -139,7 +140,7 @@ def test_it_goes_on_when_the_checkpoint_is_gone(source: Path, tmp_path: Path, to
     # A run is itself a checkpoint to start from.
     third = with_checkpoint(make_run(folder, tmp_path / "next"), ())
     assert third.model == first.model
-    session = single.open_session(third, tmp_path / "next", toy_store, TEXT_ACCURACY)
+    session = open_session(third, tmp_path / "next", toy_store, TEXT_ACCURACY)
     state = start_from(session.run, session.program, toy_store, said.append)
     for path, leaf in read_orbax(folder).leaves.items():
         np.testing.assert_array_equal(flat(state.params)[path], leaf.read())

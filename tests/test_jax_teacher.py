@@ -16,11 +16,11 @@ import pytest
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import shipped
-from dss_jax.experiment import jax_teacher
-from dss_jax.experiment.jax_teacher import JaxTeacher, TeacherOptions
 from dss_jax.interop.formats import write_weights
 from dss_jax.interop.weights import from_tree
 from dss_jax.model.t5 import T5
+from dss_jax.teacher import jax_teacher
+from dss_jax.teacher.jax_teacher import JaxTeacher, TeacherOptions
 from dss_jax.teacher.jobs import Job
 from dss_jax.teacher.journal import Journal
 from dss_jax.train import sharding
@@ -132,10 +132,10 @@ def test_replies_are_kept_and_asked_once(checkpoint: str, tmp_path: Path) -> Non
 
 SLOW_TEACHER = """
 import sys, time
-from dss_jax.experiment import jax_teacher
+from dss_jax.teacher import jax_teacher
 from dss_jax.teacher.jobs import Job
 from dss_jax.teacher.journal import Journal
-from dss_jax.teacher.records import Reply
+from dss_jax.records.records import Reply
 
 class Teacher:
     def replies(self, jobs):

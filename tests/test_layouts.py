@@ -11,17 +11,17 @@ import toy
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data import packed
-from dss_jax.data.batches import TrainBatches
-from dss_jax.data.blocks import Batch, Extent
-from dss_jax.data.flat import deal, stream_rows
-from dss_jax.data.layouts import with_layout
-from dss_jax.data.packed import packed_rows
 from dss_jax.data.prepare import ensure_store
-from dss_jax.data.shapes import base_cost, choose_extents, first_that_fits
 from dss_jax.data.store import TokenStore
-from dss_jax.experiment.single import with_vocab_size
+from dss_jax.layouts import packed
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.blocks import Batch, Extent
+from dss_jax.layouts.flat import deal, stream_rows
+from dss_jax.layouts.layouts import with_layout
+from dss_jax.layouts.packed import packed_rows
+from dss_jax.layouts.shapes import base_cost, choose_extents, first_that_fits
 from dss_jax.model.t5 import T5
+from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss as losses
 from dss_jax.train.sharding import make_mesh, on_mesh, put_batch
 

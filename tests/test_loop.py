@@ -18,7 +18,8 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import training_flops, work_of_rows
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.experiment import run_folder, single
+from dss_jax.run import run_folder, single
+from dss_jax.run.session import open_session
 from dss_jax.train import loop
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import read_metrics
@@ -44,7 +45,7 @@ def _interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def _final_state(run: config.Run, store) -> list[np.ndarray]:
-    session = single.open_session(run, Path(str(run.train.output_dir)), store, TEXT_ACCURACY)
+    session = open_session(run, Path(str(run.train.output_dir)), store, TEXT_ACCURACY)
     checkpoints = session.checkpoints()
     state = checkpoints.restore(run.train.steps, session.program.abstract_state)
     checkpoints.close()
@@ -114,7 +115,7 @@ def test_the_folder_holds_what_the_user_looks_for(whole, toy_store) -> None:
 
 
 def test_the_best_and_the_latest_checkpoints_are_kept(tmp_path: Path, whole, toy_store) -> None:
-    session = single.open_session(whole[0], tmp_path, toy_store, TEXT_ACCURACY)
+    session = open_session(whole[0], tmp_path, toy_store, TEXT_ACCURACY)
     state = session.program.init()
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     for step, score in ((1, 10.0), (2, 30.0), (3, 20.0), (4, None), (5, 5.0)):

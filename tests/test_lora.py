@@ -15,10 +15,11 @@ import toy
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.data.batches import TrainBatches
-from dss_jax.experiment import single
+from dss_jax.layouts.batches import TrainBatches
 from dss_jax.model import lora
 from dss_jax.model.t5 import T5
+from dss_jax.run import single
+from dss_jax.run.session import with_vocab_size
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.sharding import make_mesh, put_batch
 from dss_jax.train.step import Program, TrainState, build
@@ -33,7 +34,7 @@ TARGETS = jnp.array([[0, 9, 10], [0, 11, 12]], jnp.int32)
 
 
 def _program(store: Any, devices: int = 1, **sections: object) -> tuple[Program, TrainBatches]:
-    run = single.with_vocab_size(toy.make_run(**({"lora": LORA} | sections)), store)
+    run = with_vocab_size(toy.make_run(**({"lora": LORA} | sections)), store)
     program = build(run, make_mesh(run.mesh, jax.devices()[:devices]))
     return program, TrainBatches(store.split("train"), run.task, run.data, run.method)
 

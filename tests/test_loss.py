@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from dss_jax.core import config
-from dss_jax.data.blocks import LABEL, RATIONALE, Block
-from dss_jax.data.padded import shift_right
+from dss_jax.core.ids import LABEL, RATIONALE
+from dss_jax.layouts.blocks import Block
+from dss_jax.layouts.padded import shift_right
 from dss_jax.model.t5 import T5
 from dss_jax.train import agreement
 from dss_jax.train import loss as losses

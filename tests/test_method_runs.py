@@ -13,8 +13,9 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
-from dss_jax.experiment import run_folder, seeds, single, teacher_run
-from dss_jax.experiment.facts import data_key
+from dss_jax.run import run_folder, seeds, single, teacher_run
+from dss_jax.run.facts import data_key
+from dss_jax.run.session import open_session
 
 
 def _run(folder: Path, method: config.Method, **sections: object) -> config.Run:
@@ -81,7 +82,7 @@ def test_pretraining_goes_on_where_it_stopped_and_starts_other_runs(
             single.train(stopped, with_sentinels, TEXT_ACCURACY)
     assert single.train(stopped, with_sentinels, TEXT_ACCURACY) == whole
 
-    session = single.open_session(
+    session = open_session(
         _run(tmp_path / "whole", spans), tmp_path / "whole", with_sentinels, TEXT_ACCURACY
     )
     step, scores = single.score(session, ["test"])

@@ -44,7 +44,7 @@ SETTINGS = {
 SLOW = """
 import sys, time
 from dss_jax.cli.main import main
-from dss_jax.data.batches import TrainBatches
+from dss_jax.layouts.batches import TrainBatches
 real = TrainBatches.__call__
 TrainBatches.__call__ = lambda self, step: time.sleep(0.1) or real(self, step)
 sys.exit(main())

@@ -15,7 +15,7 @@ from dss_jax.core import config, environment
 from dss_jax.core.engine_config import check_for_t5x
 from dss_jax.core.errors import UsageError
 from dss_jax.data import prepare_child
-from dss_jax.experiment import other_engine
+from dss_jax.run import other_engine
 from dss_jax.train.loop import Interrupted
 
 TRAIN = [

@@ -6,9 +6,9 @@ from dss_jax.core.completions import AnswerForm
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
+from dss_jax.records.records import STATUSES, Reply, Sample
 from dss_jax.teacher.parsing import normalised, read_reply
 from dss_jax.teacher.prompting import PromptOptions
-from dss_jax.teacher.records import STATUSES, Reply, Sample
 
 CHOICES = ("forest", "sea", "washington d.c.", "sea lion", "USA")
 CQA = Example(id="", input="Where?", label="sea", allowed_labels=CHOICES)

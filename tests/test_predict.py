@@ -17,8 +17,9 @@ from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator
 from dss_jax.evaluate.predict import LabelRanker, texts_of
-from dss_jax.experiment import single
 from dss_jax.model.decoding import Decoded
+from dss_jax.run import single
+from dss_jax.run.session import with_vocab_size
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import build
 
@@ -39,7 +40,7 @@ def vocabulary(toy_store) -> SentencePiece:
 def ranked(store: Any, vocabulary: SentencePiece, devices: int) -> tuple[Any, Any, list[dict]]:
     """Model, parameters and what the ranker says of the rows of validation, last row first."""
     evaluate = config.Evaluate(decode="rank", batch_size=16)
-    run = single.with_vocab_size(toy.make_run(model=MODEL, evaluate=evaluate), store)
+    run = with_vocab_size(toy.make_run(model=MODEL, evaluate=evaluate), store)
     program = build(run, make_mesh(run.mesh, jax.devices()[:devices]))
     # Larger than they are drawn, so that the inputs matter to the choice.
     params = jax.tree.map(lambda x: 2 * x, program.init().params)
@@ -118,7 +119,7 @@ def test_samples_vote_and_among_equals_the_most_probable_wins(vocabulary: Senten
 def results(toy_store) -> dict[str, list[dict]]:
     """Way to decode -> predictions of test, by the same parameters."""
     run = toy.make_run(model=MODEL, beam=Beam(num_beams=3), sample=Sample(num_samples=3))
-    run = single.with_vocab_size(run, toy_store)
+    run = with_vocab_size(run, toy_store)
     program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
     params, found = program.init().params, {}
     for decode in ("greedy", "beam", "sample", "rank"):
@@ -150,7 +151,7 @@ def test_every_way_to_decode_predicts_each_row(results: dict[str, list[dict]]) -
 def test_a_row_without_allowed_labels_cannot_be_ranked(
     toy_store, vocabulary: SentencePiece
 ) -> None:
-    run = single.with_vocab_size(toy.make_run(model=MODEL), toy_store)
+    run = with_vocab_size(toy.make_run(model=MODEL), toy_store)
     program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
     split: Any = SimpleNamespace(text=lambda _: ['["yes"]', "[]"])
     inputs = toy_store.split("test").tokens("label_inputs")

@@ -11,12 +11,13 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import DistillationTask, Example
-from dss_jax.data import prepare, summary
+from dss_jax.data import prepare
 from dss_jax.data.prepare import ensure_store
 from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
-from dss_jax.teacher.record_files import write_records
-from dss_jax.teacher.records import Header, Record, Sample
+from dss_jax.layouts import summary
+from dss_jax.records.files import write_records
+from dss_jax.records.records import Header, Record, Sample
 
 ROOT = Path(__file__).parents[1]
 RELEASE = ROOT / "tests" / "fixtures" / "release"

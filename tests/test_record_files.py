@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dss_jax.core.errors import UsageError
-from dss_jax.teacher.record_files import merge, read_records, row_totals, write_records
-from dss_jax.teacher.records import Header, Record, Sample
+from dss_jax.records.files import merge, read_records, row_totals, write_records
+from dss_jax.records.records import Header, Record, Sample
 
 HEADER = Header(
     task="word_problems", split="train", teacher="t", endpoint="a:1", prompt_sha256="ab",

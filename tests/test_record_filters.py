@@ -8,9 +8,9 @@ from test_record_files import FAILED, HEADER, record, sample
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import same_value
-from dss_jax.teacher.filters import Filters, apply_filters
-from dss_jax.teacher.near import near_duplicates, shingles
-from dss_jax.teacher.records import Record
+from dss_jax.records.filters import Filters, apply_filters
+from dss_jax.records.near import near_duplicates, shingles
+from dss_jax.records.records import Record
 
 OTHER = sample("(9 - 1)", rationale="Nine less one, as a guess.")
 CUT = sample("", "truncated", "")

@@ -8,8 +8,8 @@ from test_record_files import FAILED, record, sample
 from dss_jax.core import registry
 from dss_jax.core.scoring import same_value
 from dss_jax.data.rows import examples
-from dss_jax.teacher.records import Record, Sample
-from dss_jax.teacher.stats import RecordStats, record_stats
+from dss_jax.records.records import Record, Sample
+from dss_jax.records.stats import RecordStats, record_stats
 
 RELEASE = Path(__file__).parents[2] / "shared" / "data" / "release"
 
@@ -72,7 +72,7 @@ def test_the_release_has_the_figures_of_method(name: str, rows: int, accuracy: s
 
 
 def test_the_picture_is_drawn_also_of_next_to_nothing(tmp_path: Path) -> None:
-    from dss_jax.experiment.record_chart import plot_records
+    from dss_jax.report.record_chart import plot_records
 
     full = record_stats([record("a", LETTER, WRONG, agreement=0.5), record("b")], same_value)
     for name, stats in (("full", full), ("empty", RecordStats())):

@@ -9,7 +9,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
 from dss_jax.data.rows import examples, examples_with_completions
-from dss_jax.teacher.records import Record
+from dss_jax.records.records import Record
 from dss_jax.teacher.release import from_release
 
 FIXTURES = Path(__file__).parent / "fixtures" / "release"

@@ -14,9 +14,10 @@ from scipy import stats
 from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.experiment import published, report, statistics
-from dss_jax.experiment.found_runs import find_runs
-from dss_jax.experiment.report_items import page_data
+from dss_jax.evaluate import statistics
+from dss_jax.report import published, report
+from dss_jax.report.found_runs import find_runs
+from dss_jax.report.items import page_data
 
 STANDARD = {250: (40, 44, 42), 500: (50, 52, 54), 1000: (60, 62, 64)}
 DSS = {250: (46, 48, 50), 500: (58, 60, 62), 1000: (66, 70, 74)}

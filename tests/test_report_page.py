@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from results_maker import accuracy_of, write_run
 
-from dss_jax.experiment import report
-from dss_jax.experiment.report_page import as_json, write_page
+from dss_jax.report import report
+from dss_jax.report.page import as_json, write_page
 
 HOSTILE = (
     "</script><script>document.title='broken'</script>",

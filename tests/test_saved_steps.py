@@ -11,10 +11,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from dss_jax.core import config
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.data.batches import TrainBatches
 from dss_jax.data.store import TokenStore
-from dss_jax.experiment import run_folder, seeds, single
-from dss_jax.experiment.single import with_vocab_size
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.run import run_folder, seeds, single
+from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss
 from dss_jax.train import saved_steps as saving
 from dss_jax.train import step as steps

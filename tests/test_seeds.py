@@ -16,10 +16,10 @@ from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.data.batches import TrainBatches
 from dss_jax.data.store import TokenStore
-from dss_jax.experiment import run_folder, seeds, single
-from dss_jax.experiment.single import with_vocab_size
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.run import run_folder, seeds, single
+from dss_jax.run.session import open_session, with_vocab_size
 from dss_jax.train import loop
 from dss_jax.train.metric_log import read_metrics
 from dss_jax.train.seeds import build_seeds, numbered, stack_batches, stack_states, take_seed
@@ -121,7 +121,7 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def _arrays(folder: Path, run: config.Run, store: TokenStore) -> list[np.ndarray]:
-    session = single.open_session(run, folder, store, TEXT_ACCURACY)
+    session = open_session(run, folder, store, TEXT_ACCURACY)
     checkpoints = session.checkpoints()
     state = checkpoints.restore(run.train.steps, session.program.abstract_state)
     checkpoints.close()
@@ -195,7 +195,7 @@ def test_a_seed_is_scored_and_ended_as_any_run(swept, toy_store) -> None:
     results = run_folder.read_results(folder)
     assert single.train(_single(folder), toy_store, TEXT_ACCURACY, say=[].append) == results
     assert (folder / run_folder.METRICS).read_text() == before
-    session = single.open_session(_single(folder), folder, toy_store, TEXT_ACCURACY)
+    session = open_session(_single(folder), folder, toy_store, TEXT_ACCURACY)
     step, scores = single.score(session, ["test"])
     assert step == results["best_step"]
     _assert_close(scores["test"], results["test"])

@@ -25,8 +25,8 @@ from dss_jax.data.rows import examples
 from dss_jax.data.store import TEXT_COLUMNS, TokenStore, open_store
 from dss_jax.data.tokens import token_columns
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.teacher.record_files import write_records
-from dss_jax.teacher.records import Header
+from dss_jax.records.files import write_records
+from dss_jax.records.records import Header
 
 ROOT = Path(__file__).parents[1]
 RELEASE = ROOT / "tests" / "fixtures" / "release"

@@ -23,11 +23,11 @@ from dss_jax.core import config
 from dss_jax.core.completions import parse_completion
 from dss_jax.core.registry import load_task, load_task_file
 from dss_jax.core.types import SPLITS, DistillationTask, Example
-from dss_jax.data.batches import subset_rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
-from dss_jax.experiment import demo_records
-from dss_jax.experiment.demo_records import simulated_records
+from dss_jax.layouts.batches import subset_rows
+from dss_jax.teacher import demo_records
+from dss_jax.teacher.demo_records import simulated_records
 from dss_jax.teacher.simulated import MODEL, SimulatedTeacher, last_input, simulated_teacher
 
 TASK_FILE = """

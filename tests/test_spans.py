@@ -11,9 +11,9 @@ import toy
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.batches import TrainBatches
 from dss_jax.data.spans import Pieces, SpanExamples, corrupt, longest_piece, pieces_of, span_counts
 from dss_jax.data.store import TokenStore
+from dss_jax.layouts.batches import TrainBatches
 
 SPANS = config.Method(name="pretrain", rationale=False, form="spans")
 LENGTHS = config.Data(batch_size=8, input_length=24, target_length=12)

@@ -10,8 +10,8 @@ import toy
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.batches import TrainBatches
-from dss_jax.experiment.single import with_vocab_size
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.run.session import with_vocab_size
 from dss_jax.train.sharding import make_mesh, put_batch
 from dss_jax.train.step import Program, TrainState, build
 

@@ -23,9 +23,10 @@ from dss_jax.core.paths import write_whole
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data import prepare, remote_stores, rows, vocabulary
 from dss_jax.data.store import open_store
-from dss_jax.experiment import single
 from dss_jax.interop.formats import read_weights, write_weights
 from dss_jax.interop.weights import flat
+from dss_jax.run import single
+from dss_jax.run.session import open_session
 from dss_jax.train.metric_log import MetricLog, read_metrics
 
 pytest.importorskip("gcsfs", reason="needs the extra gcs")
@@ -310,9 +311,7 @@ def test_a_run_lives_in_a_bucket(gcs: FakeGcs, toy_store) -> None:
     assert single.train(run, toy_store, TEXT_ACCURACY, say=said.append) == results
     assert "going on from the checkpoint of step 4" in said
     weights = read_weights("gs://mine/runs/toy")
-    session = single.open_session(
-        run, storage.place("gs://mine/runs/toy"), toy_store, TEXT_ACCURACY
-    )
+    session = open_session(run, storage.place("gs://mine/runs/toy"), toy_store, TEXT_ACCURACY)
     checkpoints = session.checkpoints()
     best = checkpoints.restore_params(results["best_step"], session.program.abstract_state.params)
     checkpoints.close()

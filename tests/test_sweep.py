@@ -16,8 +16,11 @@ from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import Cell, Sweep, cells_of
-from dss_jax.experiment import run_folder, sweep_lock, sweep_plan, sweep_run
-from dss_jax.experiment.sweep_devices import slots
+from dss_jax.run import run_folder
+from dss_jax.sweep import lock as sweep_lock
+from dss_jax.sweep import plan as sweep_plan
+from dss_jax.sweep import runner as sweep_run
+from dss_jax.sweep.devices import slots
 
 STAND_IN = Path(__file__).parent / "stand_ins" / "sweep_train.py"
 PROGRAM = (sys.executable, "-S", "-E", str(STAND_IN))
@@ -320,7 +323,7 @@ SWEEP = """
 import sys
 sys.path.insert(0, {tests!r})
 from dss_jax.cli import sweep_options, sweep
-from dss_jax.experiment import sweep_run
+from dss_jax.sweep import runner as sweep_run
 sweep_options.make_stores = lambda *_: {{}}
 sweep_options.without_teachers = lambda planned, _: list(planned)
 sweep.write_report = lambda *_: None

@@ -13,8 +13,8 @@ from launching import LAUNCH, ROOT, Machine, machine
 
 from dss_jax.cli import sweep_options
 from dss_jax.cli.main import main
-from dss_jax.experiment import sweep_cluster
-from dss_jax.experiment.sweep_plan import state_of
+from dss_jax.sweep import cluster as sweep_cluster
+from dss_jax.sweep.plan import state_of
 
 GRID = (
     "sweep", "--tasks", "word_problems", "--methods", "standard,dss", "--models", "t5_1_1_tiny",

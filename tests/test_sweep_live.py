@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_cli import ONE_DEVICE, SMALL
 
-from dss_jax.experiment import sweep_lock
+from dss_jax.sweep import lock as sweep_lock
 
 SWEEP = (
     "sweep", "--tasks", "word_problems", "--methods", "standard", "--models", "t5_1_1_tiny",

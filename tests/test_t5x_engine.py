@@ -17,10 +17,10 @@ from test_step import NO_DROPOUT
 
 from dss_jax.core import config
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.data.batches import TrainBatches
-from dss_jax.experiment.single import with_vocab_size
 from dss_jax.interop.t5x import read_t5x
 from dss_jax.interop.weights import flat
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.run.session import open_session, with_vocab_size
 from dss_jax.train import loop
 from dss_jax.train.loss import task_weights
 from dss_jax.train.sharding import make_mesh, put_batch
@@ -79,7 +79,7 @@ def ours(run: config.Run, store: Any) -> tuple[list[dict[str, float]], Any]:
 def t5x_losses(
     run: config.Run, store: Any, folder: Path, stop_at: int = STEPS
 ) -> dict[int, dict[str, float]]:
-    from dss_jax.experiment import t5x_engine
+    from dss_jax.run import t5x_engine
 
     batches, weights = batches_of(run, store), task_weights(run.loss, run.method)
     found: dict[int, dict[str, float]] = {}
@@ -125,7 +125,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_batch(toy_store: Any, tmp_
 
 
 def test_a_run_is_scored_stopped_and_read_as_any_other(toy_store: Any, tmp_path: Path) -> None:
-    from dss_jax.experiment import run_folder, single, t5x_engine
+    from dss_jax.run import run_folder, single, t5x_engine
 
     run = run_of("adamw", toy_store)
     train = dataclasses.replace(
@@ -144,7 +144,7 @@ def test_a_run_is_scored_stopped_and_read_as_any_other(toy_store: Any, tmp_path:
     results = t5x_engine.train(run, toy_store, TEXT_ACCURACY, said.append)
     assert results["best_step"] in (10, 11, STEPS)
     assert run_folder.read_results(tmp_path / "run") == results
-    session = single.open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
+    session = open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
     step, scores = single.score(session, ["test"])
     assert step == results["best_step"]
     assert scores["test"] == results["test"]

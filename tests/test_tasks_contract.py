@@ -14,9 +14,9 @@ from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.registry import load_task, load_task_file, task_names
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.rows import available_splits, examples, needs_tensorflow
+from dss_jax.records.records import Reply
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import FORMS, PromptOptions, outputs, request_body
-from dss_jax.teacher.records import Reply
 
 RELEASE = Path(__file__).parent / "fixtures" / "release"
 WHOLE_RELEASE = Path(__file__).resolve().parents[2] / "shared" / "data" / "release"

@@ -18,8 +18,8 @@ from dss_jax.core.types import Example
 from dss_jax.data import seqio_export
 from dss_jax.data.prepare import ensure_store
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.teacher.record_files import write_records
-from dss_jax.teacher.records import Header, Record
+from dss_jax.records.files import write_records
+from dss_jax.records.records import Header, Record
 
 ROWS = 30
 MODULE = """

@@ -17,10 +17,10 @@ import pytest
 import toy
 
 from dss_jax.core import config
-from dss_jax.data.batches import TrainBatches
-from dss_jax.data.blocks import Batch, Block
 from dss_jax.data.store import TokenStore
 from dss_jax.interop.hf_names import from_hf, to_hf
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.blocks import Batch, Block
 from dss_jax.train.optimizer import make_optimizer
 from dss_jax.train.sharding import make_mesh, put_batch
 from dss_jax.train.step import TrainState, build

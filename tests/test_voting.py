@@ -4,8 +4,8 @@ import pytest
 
 from dss_jax.core.scoring import EQUATION_ACCURACY
 from dss_jax.core.types import Example
-from dss_jax.teacher.records import Record, Sample
-from dss_jax.teacher.voting import record_of
+from dss_jax.records.records import Record, Sample
+from dss_jax.records.voting import record_of
 
 ROW = Example(id="7", input="x", label="gold")
 

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     task = registry.load_task(first.task.name)
 
     from dss_jax.data.prepare import ensure_store
-    from dss_jax.experiment.demo_records import simulated_records
+    from dss_jax.teacher.demo_records import simulated_records
 
     largest = list(runs.values())[-1].task
     records = simulated_records(task, largest, folder / "teacher")
@@ -53,7 +53,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     first = next(iter(runs.values()))
     store = ensure_store(first.task, first.vocabulary, first.data)
 
-    from dss_jax.experiment import single, sweep_plan, teacher_run
+    from dss_jax.run import single, teacher_run
+    from dss_jax.sweep import plan as sweep_plan
     from dss_jax.train.loop import Interrupted
 
     sweep_plan.write_grid(folder, runs, ["runs/demo.gin"], bindings)
@@ -117,7 +118,7 @@ def _shown(task: config.Task) -> str:
 
 def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: DistillationTask) -> None:
     from dss_jax.cli.tables import number, print_table
-    from dss_jax.experiment.curves import plot_curves
+    from dss_jax.run.curves import plot_curves
 
     metric, last = task.scorer.name, list(runs.values())[-1]
     largest = last.task

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dss_jax.cli import options, saved_run
-from dss_jax.core import config
+from dss_jax.core import config, processes
 from dss_jax.core.errors import UsageError
-from dss_jax.train import processes
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +33,7 @@ def _resolve(
     args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser
 ) -> config.Run:
     """The configuration of the run, with what the flags change."""
-    from dss_jax.experiment import run_folder
+    from dss_jax.run import run_folder
 
     # Here --rationales asks for predicted ones; the run's configuration has its record files.
     bindings = options.flag_bindings(args, leave_out=("output_dir", "rationales"))
@@ -53,10 +52,10 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     splits = [{"valid": "validation"}.get(s, s) for s in args.split or ["test"]]
 
     from dss_jax.cli.tables import print_scores
-    from dss_jax.experiment import run_folder, single
+    from dss_jax.run import run_folder, single
 
     folder = run_folder.check_output_dir(args.output_dir)
-    session = saved_run.open_session(run, folder, args.task_dir, splits)
+    session = saved_run.reopen(run, folder, args.task_dir, splits)
     step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)
     if not processes.is_first():
         return 0

@@ -136,7 +136,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     if args.from_release:
         return _from_release(args, task)
 
-    from dss_jax.experiment.extraction import shard_of
+    from dss_jax.teacher.extraction import shard_of
 
     examples = shard_of(_examples(args, task)[: args.limit], args.shard)
     if not examples:
@@ -185,7 +185,7 @@ def _examples(args: argparse.Namespace, task: DistillationTask) -> list[Example]
 
 
 def _extraction(args: argparse.Namespace, task: DistillationTask) -> Any:
-    from dss_jax.experiment.extraction import Extraction
+    from dss_jax.teacher.extraction import Extraction
     from dss_jax.teacher.prompting import PromptOptions
 
     temperature = args.temperature
@@ -222,8 +222,8 @@ def _show(extraction: Any, examples: Sequence[Example]) -> int:
 def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example]) -> int:
     """Estimates, asks, writes."""
     from dss_jax.cli import extract_tables
-    from dss_jax.experiment import extraction as stage
     from dss_jax.teacher import client, prices
+    from dss_jax.teacher import extraction as stage
     from dss_jax.teacher.journal import Journal
 
     price = prices.find_prices(
@@ -278,7 +278,7 @@ def _server(
 ) -> Callable[[Any], Any]:
     """What asks: (progress) -> summary. Fails here if it could not work at all."""
     if args.model.startswith("jax:"):
-        from dss_jax.experiment import jax_teacher
+        from dss_jax.teacher import jax_teacher
 
         teacher = jax_teacher.JaxTeacher(args.model, jax_teacher.TeacherOptions(
             batch_size=args.batch_size, input_length=args.input_length, dtype=args.dtype,
@@ -294,8 +294,8 @@ def _server(
         return lambda progress: batches.run(
             extraction.jobs(examples), progress, only_failed=args.only_failed
         )
-    from dss_jax.experiment import extraction as stage
     from dss_jax.teacher import client, extract
+    from dss_jax.teacher import extraction as stage
 
     send = client.Client(args.base_url, args.api_key_env, args.timeout, args.concurrency)
     options = extract.RunOptions(
@@ -348,7 +348,7 @@ def _spending_limit(budget: float | None, price: Any) -> Any:
 
 
 def _from_release(args: argparse.Namespace, task: DistillationTask) -> int:
-    from dss_jax.experiment import extraction as stage
+    from dss_jax.teacher import extraction as stage
 
     header = stage.from_release(task, args.split, args.from_release, args.out)
     from dss_jax.cli.tables import number, print_table

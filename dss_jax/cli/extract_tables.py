@@ -5,10 +5,10 @@ import sys
 from typing import Any
 
 from dss_jax.cli.tables import number, print_table
-from dss_jax.experiment.extraction import Extraction
+from dss_jax.records.records import Header
 from dss_jax.teacher.extract import Summary
+from dss_jax.teacher.extraction import Extraction
 from dss_jax.teacher.prices import CHARACTERS_PER_TOKEN, Estimate, Prices
-from dss_jax.teacher.records import Header
 
 SHOW_EVERY, LOG_EVERY = 0.5, 30.0
 """Seconds between states of the bar: on a terminal; in a file, where each is a line."""

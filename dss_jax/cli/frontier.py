@@ -22,10 +22,10 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
 
 if TYPE_CHECKING:
-    from dss_jax.experiment.frontier import Found, Tried
-    from dss_jax.experiment.frontier_files import Question
-    from dss_jax.experiment.sweep_plan import Planned
-    from dss_jax.experiment.sweep_run import Outcome
+    from dss_jax.sweep.frontier import Found, Tried
+    from dss_jax.sweep.frontier_files import Question
+    from dss_jax.sweep.plan import Planned
+    from dss_jax.sweep.runner import Outcome
 
 FULL_STANDARD = "full_standard"
 DEFAULT_FRACTIONS = "0.0625,0.125,0.25,0.5,1"
@@ -73,8 +73,9 @@ class _Trainer:
           UsageError: they have no such split.
         """
         from dss_jax.cli.sweep_tables import StatusLine
-        from dss_jax.experiment import frontier_files, sweep_plan
-        from dss_jax.experiment.sweep_run import Runner
+        from dss_jax.sweep import frontier_files
+        from dss_jax.sweep import plan as sweep_plan
+        from dss_jax.sweep.runner import Runner
 
         left = [
             self.planned[c] for c in cells if not sweep_plan.state_of(self.folder / c.folder).done
@@ -94,7 +95,7 @@ class _Trainer:
         return found
 
     def _add_to_grid(self, cells: Sequence[Cell]) -> None:
-        from dss_jax.experiment import sweep_plan
+        from dss_jax.sweep import plan as sweep_plan
 
         saved = sweep_plan.read_grid(self.folder) or {"cells": []}
         there = [Cell.from_json(cell) for cell in saved["cells"]]
@@ -110,8 +111,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     folder = storage.place(grid.output_dir)
     if storage.is_remote(grid.output_dir):
         raise UsageError(f"--output_dir {grid.output_dir}: give a local folder.")
-    from dss_jax.experiment import sweep_plan
-    from dss_jax.experiment.sweep_devices import slots
+    from dss_jax.sweep import plan as sweep_plan
+    from dss_jax.sweep.devices import slots
 
     cells = list(dict.fromkeys(cells))
     before = sweep_plan.begun_before(folder, cells)
@@ -184,8 +185,8 @@ def _cells(grid: sweep_options.Grid, model: str, fraction: float, method: str) -
 
 def _question(args: argparse.Namespace, trainer: _Trainer, metric: str) -> "Question":
     """What is searched for: the models in order, the target as a number."""
-    from dss_jax.experiment.frontier_files import Question
-    from dss_jax.experiment.statistics import mean
+    from dss_jax.evaluate.statistics import mean
+    from dss_jax.sweep.frontier_files import Question
 
     grid = trainer.grid
     sizes = {
@@ -213,8 +214,9 @@ def _question(args: argparse.Namespace, trainer: _Trainer, metric: str) -> "Ques
 def _search(
     trainer: _Trainer, question: "Question", whole_map: bool
 ) -> tuple["Found", dict[str, list[float]]]:
-    from dss_jax.experiment import frontier_files, statistics
-    from dss_jax.experiment.frontier import Found, search
+    from dss_jax.evaluate import statistics
+    from dss_jax.sweep import frontier_files
+    from dss_jax.sweep.frontier import Found, search
 
     def cells(model: str, fraction: float) -> list[Cell]:
         return _cells(trainer.grid, model, fraction, question.method)
@@ -256,7 +258,8 @@ def _report(
     folder: Path, question: "Question", found: "Found", tests: dict[str, list[float]]
 ) -> None:
     from dss_jax.cli.tables import number, print_table
-    from dss_jax.experiment import frontier_files, statistics
+    from dss_jax.evaluate import statistics
+    from dss_jax.sweep import frontier_files
 
     rows = [
         [

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dss_jax.cli import gin_config
-from dss_jax.core import cluster, config, registry
+from dss_jax.core import cluster, config, processes, registry
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.types import DistillationTask
-from dss_jax.train import processes
 
 BASE_GIN_FILE = "runs/train.gin"
 
@@ -210,7 +209,7 @@ def resolve(
         raise UsageError(f"no model: give --model NAME, or --init_from PATH. Known: {known}.")
     task = registry.load_task(run.task.name, args.task_dir) if run.task.name else None
     if run.train.init_from is not None:
-        from dss_jax.experiment.init_from import with_checkpoint
+        from dss_jax.run.init_from import with_checkpoint
 
         run = with_checkpoint(run, settings.values.keys())
     return Resolved(run, task, tuple(args.task_dir))

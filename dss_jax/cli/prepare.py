@@ -60,7 +60,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     run = resolved.run
 
     from dss_jax.data.prepare import ensure_store
-    from dss_jax.data.summary import report_cuts
+    from dss_jax.layouts.summary import report_cuts
 
     store = ensure_store(
         run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs,

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dss_jax.cli.tables import number, print_table, terminal
-from dss_jax.teacher.filters import Correct
-from dss_jax.teacher.records import STATUSES, Header, Record
-from dss_jax.teacher.stats import RecordStats, Share
+from dss_jax.records.filters import Correct
+from dss_jax.records.records import STATUSES, Header, Record
+from dss_jax.records.stats import RecordStats, Share
 
 
 def print_stats(header: Header, stats: RecordStats, metric: str) -> None:

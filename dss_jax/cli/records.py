@@ -16,7 +16,7 @@ from dss_jax.core import registry
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.types import DistillationTask
-from dss_jax.teacher.records import STATUSES, Header
+from dss_jax.records.records import STATUSES, Header
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -97,8 +97,8 @@ def _task(header: Header, args: argparse.Namespace) -> DistillationTask:
 
 def _stats(args: argparse.Namespace) -> int:
     from dss_jax.cli import record_tables
-    from dss_jax.teacher.record_files import read_records
-    from dss_jax.teacher.stats import record_stats
+    from dss_jax.records.files import read_records
+    from dss_jax.records.stats import record_stats
 
     file = Path(args.files[0])
     header, records = read_records(file)
@@ -106,7 +106,7 @@ def _stats(args: argparse.Namespace) -> int:
     stats = record_stats(records, task.scorer.correct)
     record_tables.print_stats(header, stats, task.scorer.name)
     if args.chart:
-        from dss_jax.experiment.record_chart import plot_records
+        from dss_jax.report.record_chart import plot_records
 
         title = f"{header.task}, {header.split}: {stats.rows:,} rows by {header.teacher}"
         plot_records(stats, Path(args.chart), title=title)
@@ -121,7 +121,7 @@ def _show(args: argparse.Namespace) -> int:
     from itertools import islice
 
     from dss_jax.cli import record_tables
-    from dss_jax.teacher.record_files import read_records
+    from dss_jax.records.files import read_records
 
     header, records = read_records(Path(args.files[0]))
     correct = _task(header, args).scorer.correct
@@ -143,8 +143,8 @@ def _show(args: argparse.Namespace) -> int:
 
 def _filter(args: argparse.Namespace) -> int:
     from dss_jax.cli import record_tables
-    from dss_jax.teacher.filters import Filters, apply_filters
-    from dss_jax.teacher.record_files import read_records, write_records
+    from dss_jax.records.files import read_records, write_records
+    from dss_jax.records.filters import Filters, apply_filters
 
     filters = Filters(
         only=tuple(args.only),
@@ -186,7 +186,7 @@ def _bounds(text: str | None) -> tuple[int | None, int | None] | None:
 def _merge(args: argparse.Namespace) -> int:
     if args.on_conflict is not None:
         among("--on_conflict", args.on_conflict, ("first", "last"))
-    from dss_jax.teacher.record_files import SHOWN_IDS, merge
+    from dss_jax.records.files import SHOWN_IDS, merge
 
     merged = merge([Path(f) for f in args.files], Path(args.out), args.on_conflict)
     print(f"wrote {args.out}: {merged.rows:,} rows of {len(args.files)} files")

@@ -27,13 +27,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
-    from dss_jax.experiment import replay
+    from dss_jax.run import replay
 
     file = storage.place(args.file)
     kept = replay.read(file)
     bindings = options.flag_bindings(args) + options.gin_bindings(rest, parser)
     run = saved_run.resolve(file.parent, args.vocabulary, bindings)
-    session = saved_run.open_session(run, file.parent, args.task_dir, ["train"])
+    session = saved_run.reopen(run, file.parent, args.task_dir, ["train"])
     found = replay.replay(session, kept, print)
 
     from dss_jax.cli.tables import number, print_table

@@ -39,7 +39,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     if args.min_seeds < 1:
         raise UsageError(f"--min_seeds must be at least 1, not {args.min_seeds}.")
 
-    from dss_jax.experiment import report
+    from dss_jax.report import report
 
     made = report.write(
         args.folder, args.out, split=split, min_seeds=args.min_seeds,
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
 def show(made: "object") -> None:
     """Prints the tables of a report, and its files."""
     from dss_jax.cli.tables import print_table
-    from dss_jax.experiment.report import Report
+    from dss_jax.report.report import Report
 
     assert isinstance(made, Report)
     for table in made.tables:

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import gin_config
-from dss_jax.core import config, registry, storage
+from dss_jax.core import config, processes, registry, storage
 from dss_jax.core.errors import UsageError
-from dss_jax.train import processes
 
 if TYPE_CHECKING:
-    from dss_jax.experiment.single import Session
+    from dss_jax.run.session import Session
 
 
 def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> config.Run:
@@ -25,8 +24,8 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
     Raises:
       UsageError: the folder holds no run, or one that has trained nothing.
     """
-    from dss_jax.experiment import run_folder
     from dss_jax.interop.model_files import VOCABULARY
+    from dss_jax.run import run_folder
 
     saved, own = run_folder.saved_config(folder).absolute(), folder / VOCABULARY
     if vocabulary is None and own.is_file():
@@ -41,7 +40,7 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
     return run
 
 
-def open_session(
+def reopen(
     run: config.Run, folder: Path, task_dirs: Sequence[str], splits: Sequence[str]
 ) -> "Session":
     """The run's data and program; with several processes, all must call it.
@@ -54,8 +53,8 @@ def open_session(
     from dss_jax.core.scoring import TEXT_ACCURACY
     from dss_jax.data.prepare import ensure_store
     from dss_jax.data.store import TokenStore
-    from dss_jax.experiment import single
-    from dss_jax.experiment.hosts import check_settings, check_store
+    from dss_jax.run.hosts import check_settings, check_store
+    from dss_jax.run.session import open_session
 
     check_settings(run)
 
@@ -69,4 +68,4 @@ def open_session(
 
     store = processes.together(open_store)
     check_store(store)
-    return single.open_session(run, folder, store, task.scorer if task else TEXT_ACCURACY)
+    return open_session(run, folder, store, task.scorer if task else TEXT_ACCURACY)

@@ -25,8 +25,8 @@ from dss_jax.core.sweep_config import cells_of
 
 if TYPE_CHECKING:
     from dss_jax.data.store import TokenStore
-    from dss_jax.experiment.sweep_plan import Planned
-    from dss_jax.experiment.sweep_run import Outcome
+    from dss_jax.sweep.plan import Planned
+    from dss_jax.sweep.runner import Outcome
 
 CLUSTERS = ("slurm", "sky")
 
@@ -59,8 +59,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     _check_place(grid.output_dir, where)
     cells = cells_of(grid.sweep)
     folder = storage.place(grid.output_dir)
-    from dss_jax.experiment import sweep_plan
-    from dss_jax.experiment.sweep_devices import slots
+    from dss_jax.sweep import plan as sweep_plan
+    from dss_jax.sweep.devices import slots
 
     before = sweep_plan.begun_before(folder, cells)
     planned, _ = sweep_options.resolve(grid, [*cells, *before])
@@ -109,7 +109,7 @@ def _check_place(output_dir: str, where: str | None) -> None:
 
 
 def _left(folder: Path, planned: Sequence["Planned"]) -> list["Planned"]:
-    from dss_jax.experiment.sweep_plan import state_of
+    from dss_jax.sweep.plan import state_of
 
     return [one for one in planned if not state_of(folder / one.cell.folder).done]
 
@@ -117,7 +117,7 @@ def _left(folder: Path, planned: Sequence["Planned"]) -> list["Planned"]:
 def _show_plan(grid: Grid, folder: Path, planned: Sequence["Planned"]) -> None:
     """Prints what is there and what is left, and the command of each process."""
     from dss_jax.cli.sweep_tables import print_states
-    from dss_jax.experiment.sweep_plan import jobs_of
+    from dss_jax.sweep.plan import jobs_of
 
     print("# dry run: nothing is started")
     print_states(folder, planned)
@@ -133,8 +133,8 @@ def _run_here(
     places: Sequence[dict[str, str]],
 ) -> int:
     from dss_jax.cli.sweep_tables import StatusLine, print_states
-    from dss_jax.experiment.sweep_plan import jobs_of
-    from dss_jax.experiment.sweep_run import Runner
+    from dss_jax.sweep.plan import jobs_of
+    from dss_jax.sweep.runner import Runner
 
     left = _left(folder, planned)
     jobs = jobs_of(folder, left, grid.sweep.at_once)
@@ -170,7 +170,7 @@ def tell_failures(outcome: "Outcome") -> int:
 def write_report(folder: Path, tables: bool = True) -> None:
     """Tables and figures, as `dss report` makes them; with `tables`, also printed."""
     from dss_jax.cli.report import show
-    from dss_jax.experiment import report
+    from dss_jax.report import report
 
     try:
         made = report.write(folder)
@@ -191,8 +191,8 @@ def _cluster(
     stores: dict[str, "TokenStore"],
 ) -> int:
     """Prints or submits what is left."""
-    from dss_jax.experiment import sweep_cluster
-    from dss_jax.experiment.sweep_plan import jobs_of
+    from dss_jax.sweep import cluster as sweep_cluster
+    from dss_jax.sweep.plan import jobs_of
 
     left = _left(folder, planned)
     if not left:

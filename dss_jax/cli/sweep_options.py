@@ -14,7 +14,7 @@ from dss_jax.core.types import DistillationTask
 
 if TYPE_CHECKING:
     from dss_jax.data.store import TokenStore
-    from dss_jax.experiment.sweep_plan import Planned
+    from dss_jax.sweep.plan import Planned
 
 PASSED = ("data_dir", "vocabulary", "store_dir", "rationales", "decode", "init_from", "extra_task")
 """Flags of `dss train` that go to every run; {task} and {model} in them are the run's own."""
@@ -190,7 +190,7 @@ def resolve(
     Raises:
       UsageError: what is wrong with which cell, for all that is.
     """
-    from dss_jax.experiment.sweep_plan import Planned
+    from dss_jax.sweep.plan import Planned
 
     parser = argparse.ArgumentParser(prog="dss train", allow_abbrev=False)
     train.add_flags(parser)
@@ -276,7 +276,7 @@ def make_stores(grid: Grid, planned: Sequence["Planned"]) -> dict[str, "TokenSto
 
 def _lacking(store: "TokenStore", planned: "Planned") -> str | None:
     """What a run needs that its store does not have; None: nothing."""
-    from dss_jax.data.batches import subset_rows
+    from dss_jax.layouts.batches import subset_rows
 
     if planned.cell.method == TEACHER:
         return None

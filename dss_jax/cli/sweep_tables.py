@@ -10,8 +10,8 @@ from dss_jax.cli.tables import print_table
 from dss_jax.core.sweep_config import Cell
 
 if TYPE_CHECKING:
-    from dss_jax.experiment.sweep_plan import Planned
-    from dss_jax.experiment.sweep_run import Status
+    from dss_jax.sweep.plan import Planned
+    from dss_jax.sweep.runner import Status
 
 LINE_SECONDS = 60.0
 """Between lines where there is no terminal, unless something has happened."""
@@ -23,7 +23,7 @@ def state_rows(folder: Path, planned: Sequence["Planned"]) -> tuple[list[str], l
     Returns:
       The columns, and the rows: "3 of 4" runs done, "+1" of them half trained.
     """
-    from dss_jax.experiment.sweep_plan import state_of
+    from dss_jax.sweep.plan import state_of
 
     sizes = list(dict.fromkeys(p.cell.size for p in planned if p.cell.model is not None))
     rows: dict[tuple[str, str, str], dict[str, list[Cell]]] = {}

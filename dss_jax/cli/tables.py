@@ -56,7 +56,7 @@ def print_seeds(title: str, numbers: dict) -> None:
 
     Args:
       title: above the table.
-      numbers: as `dss_jax.experiment.seeds.summary` gives them.
+      numbers: as `dss_jax.run.seeds.summary` gives them.
     """
     metric = numbers["metric"]
     splits = [split for split in ("validation", "test") if split in numbers]

@@ -61,7 +61,7 @@ def _list(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argume
 def _show(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     resolved = options.resolve(args, rest, parser)
     from dss_jax.data.prepare import ensure_store
-    from dss_jax.data.summary import describe_examples
+    from dss_jax.layouts.summary import describe_examples
 
     run = resolved.run
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs)
@@ -75,8 +75,8 @@ def _stats(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argum
     resolved = options.resolve(args, rest, parser)
     assert resolved.task is not None
     from dss_jax.cli.tables import number, print_table
-    from dss_jax.data import summary
     from dss_jax.data.prepare import ensure_store
+    from dss_jax.layouts import summary
 
     run, task = resolved.run, resolved.task
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs)
@@ -119,7 +119,7 @@ def _stats(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argum
 
 def _print_padding(store: "TokenStore", run: config.Run) -> None:
     from dss_jax.cli.tables import number, print_table
-    from dss_jax.data.summary import padding
+    from dss_jax.layouts.summary import padding
 
     if "train" not in store.splits:
         return

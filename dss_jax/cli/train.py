@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.core import checks, config, environment
+from dss_jax.core import checks, config, environment, processes
 from dss_jax.core.engine_config import check_for_t5x
 from dss_jax.core.startup import StartClock
-from dss_jax.train import processes
 
 if TYPE_CHECKING:
     from dss_jax.data.store import TokenStore
@@ -77,8 +76,8 @@ def parse_profile(text: str, steps: int) -> tuple[int, int]:
 def _open_store(resolved: options.Resolved) -> "TokenStore":
     """The token store, made where there is none; the processes check what they have in common."""
     from dss_jax.data.prepare import ensure_store
-    from dss_jax.data.summary import report_cuts
-    from dss_jax.experiment.hosts import check_settings, check_store
+    from dss_jax.layouts.summary import report_cuts
+    from dss_jax.run.hosts import check_settings, check_store
 
     run = resolved.run
     check_settings(run)
@@ -99,7 +98,7 @@ def _check(run: config.Run, seeds: list[int] | None) -> None:
     if run.train.output_dir is None:
         raise options.UsageError("no output folder: give --output_dir DIR.")
 
-    from dss_jax.experiment.run_folder import check_output_dir
+    from dss_jax.run.run_folder import check_output_dir
 
     check_output_dir(run.train.output_dir)
     if seeds is not None:
@@ -146,13 +145,13 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     scorer = resolved.task.scorer if resolved.task else TEXT_ACCURACY
 
     from dss_jax.cli.tables import print_seeds
-    from dss_jax.experiment import other_engine, single
-    from dss_jax.experiment import seeds as several
+    from dss_jax.run import other_engine, single
+    from dss_jax.run import seeds as several
     from dss_jax.train.loop import Interrupted
 
     clock.lap("imports")
     if not run.method.trains:
-        from dss_jax.experiment import teacher_run
+        from dss_jax.run import teacher_run
 
         results = teacher_run.score(run, store, scorer)
         _print_scores(

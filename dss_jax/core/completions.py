@@ -9,7 +9,7 @@ teacher's text", and give its figures to the digit (`tests/test_completions.py`)
 import re
 from dataclasses import dataclass
 
-from dss_jax.core.types import Answer
+from dss_jax.core.examples import Answer
 
 
 @dataclass(frozen=True, kw_only=True)

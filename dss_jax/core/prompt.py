@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dss_jax.core.completions import AnswerForm
 from dss_jax.core.errors import UsageError
-from dss_jax.core.types import Example
+from dss_jax.core.examples import Example
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,10 +6,12 @@ A task file describes; it never reads. The readers of the sources below live in
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from dss_jax.core.prompt import Prompt
+from dss_jax.core.examples import Answer, Example
+from dss_jax.core.prompt import Prompt
+
+__all__ = ("Answer", "Example")  # Task files take them from here.
 
 SPLITS = ("train", "validation", "test")
 """Names of splits, as in SeqIO and TFDS."""
@@ -23,39 +25,6 @@ CHECKPOINT_FORMATS = ("hf", "orbax", "t5x")
 
 ENGINES = ("jax", "t5x")
 """What runs the training loop: this package, or T5X (docs/t5x.md)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
-    """One row of a task as text, before prefixes.
-
-    Attributes:
-      id: unique within its split; "": the reader gives it the row's number.
-      input: what the student reads.
-      label: the gold label; "" where the row has none (it is then left out where the gold
-        label is trained on or scored).
-      teacher_label: the teacher's label; "" where it gave none.
-      rationale: the teacher's rationale; "" where it gave none (such a row trains only the
-        label task).
-      rationales: all of the teacher's rationales for its label, where it gave several.
-      allowed_labels: the labels that are valid answers here; () where any text may be.
-    """
-
-    id: str
-    input: str
-    label: str = ""
-    teacher_label: str = ""
-    rationale: str = ""
-    rationales: tuple[str, ...] = ()
-    allowed_labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A teacher's completion, taken apart. Either part is "" where it is missing."""
-
-    rationale: str
-    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +157,7 @@ class DistillationTask:
     sources: tuple[Source, ...]
     to_example: Callable[[Row, str | None], Example]
     scorer: Scorer
-    prompt: "Prompt | None" = None
+    prompt: Prompt | None = None
     validation_fraction: float = 0.0
     validation_seed: int = 0
     default_vocabulary: str | None = None

@@ -15,7 +15,7 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
-from dss_jax.data.blocks import EOS_ID, LABEL, RATIONALE
+from dss_jax.core.ids import EOS_ID, LABEL, RATIONALE
 from dss_jax.data.store import SAMPLES, Ragged, Slices, StoreSplit
 
 ANSWER, BECAUSE = "Answer:", "Rationale:"
@@ -168,7 +168,7 @@ class Examples:
     length 0 there, its input too: it would be computed for nothing.
 
     Attributes:
-      roles: K of them, as in `dss_jax.data.blocks`.
+      roles: K of them, as in `dss_jax.layouts.blocks`.
       count: n, rows of the split.
     """
 

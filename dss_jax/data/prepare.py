@@ -24,7 +24,7 @@ from dss_jax.data import prepare_child, remote_stores, rows, vocabulary
 from dss_jax.data.rationales import records_digest
 from dss_jax.data.store import FORMAT, StoreDamaged, TokenStore, open_store
 from dss_jax.data.store_writer import remove_leftovers
-from dss_jax.teacher.record_files import read_records
+from dss_jax.records.files import read_records
 
 Log = Callable[[str], None]
 Request = dict[str, Any]
@@ -35,7 +35,7 @@ CODE = (
     "data/row_files.py", "data/rows.py", "data/seqio_beam.py", "data/seqio_cached.py",
     "data/seqio_child.py", "data/seqio_encode.py", "data/seqio_prepare.py",
     "data/seqio_sources.py", "data/seqio_tasks.py", "data/store_writer.py", "data/tokens.py",
-    "data/vocabulary.py", "teacher/record_files.py", "teacher/records.py",
+    "data/vocabulary.py", "records/files.py", "records/records.py",
 )  # fmt: skip
 """The modules that decide what is in a store."""
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
-from dss_jax.teacher.record_files import read_records
-from dss_jax.teacher.records import Header, Record
+from dss_jax.records.files import read_records
+from dss_jax.records.records import Header, Record
 
 SHOWN_IDS = 5
 """How many missing or surplus ids a message names."""

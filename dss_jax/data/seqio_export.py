@@ -14,8 +14,8 @@ from typing import Any
 
 from dss_jax.core.errors import UsageError
 from dss_jax.data.seqio_child import serve
-from dss_jax.teacher.record_files import read_records
-from dss_jax.teacher.records import Header, Record
+from dss_jax.records.files import read_records
+from dss_jax.records.records import Header, Record
 
 TEXTS = ("id", "input", "label", "teacher_label", "rationale", "status")
 """Text features; `agreement` is a float32 beside them."""

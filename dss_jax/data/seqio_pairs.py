@@ -19,9 +19,9 @@ import seqio
 import tensorflow as tf
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import LABEL, RATIONALE
 from dss_jax.core.prefixes import prefixes as prefixes_of
 from dss_jax.core.types import DistillationTask
-from dss_jax.data.blocks import LABEL, RATIONALE
 from dss_jax.data.seqio_tasks import ROW, encode_input, offered_splits, read_examples
 
 PAIRED = "_paired"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID
 from dss_jax.core.prefixes import prefixes
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import SPLITS, DistillationTask, Example
@@ -21,7 +22,7 @@ from dss_jax.data.seqio_child import find_provider, ints_and_texts, serve
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.tokens import PROGRESS_SECONDS, token_columns
-from dss_jax.data.vocabulary import EOS_ID, SentencePiece
+from dss_jax.data.vocabulary import SentencePiece
 
 Say = Callable[[str], None]
 

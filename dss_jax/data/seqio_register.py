@@ -13,7 +13,7 @@ from pathlib import Path
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task, task_names
 from dss_jax.data import seqio_pairs, seqio_tasks, vocabulary
-from dss_jax.teacher.record_files import read_records
+from dss_jax.records.files import read_records
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID, LABEL
 from dss_jax.core.prefixes import prefixes
-from dss_jax.data.blocks import EOS_ID, LABEL
 from dss_jax.data.columns import Examples
 from dss_jax.data.orders import permutation
 from dss_jax.data.store import Ragged, StoreSplit, TokenStore

@@ -7,9 +7,10 @@ many texts in one call. `dss_jax.data.seqio_prepare` compares a sample with SeqI
 import time
 from collections.abc import Callable, Sequence
 
+from dss_jax.core.ids import EOS_ID
 from dss_jax.core.prefixes import prefixes
 from dss_jax.core.types import Example
-from dss_jax.data.vocabulary import EOS_ID, SEPARATOR
+from dss_jax.data.vocabulary import SEPARATOR
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 """Texts -> ids of each, without end-of-sequence."""

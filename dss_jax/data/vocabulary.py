@@ -17,6 +17,7 @@ from typing import Any
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
 from dss_jax.core.paths import cache_folder
 from dss_jax.core.types import DistillationTask
 
@@ -26,7 +27,6 @@ T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 SEPARATOR = "</s>"
 """In an input this text stands for the end-of-sequence id, as in Hugging Face's tokenizer."""
 
-PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 FETCH_SECONDS = 60.0
 
 

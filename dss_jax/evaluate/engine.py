@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
-from dss_jax.data.batches import eval_batches
-from dss_jax.data.padded import pad_rows, rounded_length
 from dss_jax.data.store import Slices
+from dss_jax.layouts.batches import eval_batches
+from dss_jax.layouts.padded import pad_rows, rounded_length
 from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.t5 import T5

@@ -12,11 +12,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dss_jax.core import config
 from dss_jax.core.decode_config import GREEDY
 from dss_jax.core.errors import UsageError
-from dss_jax.data.batches import eval_batches
-from dss_jax.data.padded import pad_rows
+from dss_jax.core.ids import EOS_ID
 from dss_jax.data.store import Slices, StoreSplit
-from dss_jax.data.vocabulary import EOS_ID, SentencePiece
+from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import Engine, rows_at_once
+from dss_jax.layouts.batches import eval_batches
+from dss_jax.layouts.padded import pad_rows
 from dss_jax.model.beam import BeamSearch
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.sampling import SampleSearch

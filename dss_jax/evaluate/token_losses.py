@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.data.batches import eval_batches, make_examples
-from dss_jax.data.blocks import Batch
-from dss_jax.data.layouts import Layout, make_layout
-from dss_jax.data.shapes import Plan, Share, cost_of
 from dss_jax.data.spans import Pieces
 from dss_jax.data.store import StoreSplit
 from dss_jax.evaluate.engine import rows_at_once
+from dss_jax.layouts.batches import eval_batches, make_examples
+from dss_jax.layouts.blocks import Batch
+from dss_jax.layouts.layouts import Layout, make_layout
+from dss_jax.layouts.shapes import Plan, Share, cost_of
 from dss_jax.train.compile import Compiled
 from dss_jax.train.saved_steps import saved_steps
 from dss_jax.train.sharding import data_parallelism, put_whole

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.decode_config import Beam
-from dss_jax.model.decoding import EOS_ID, Chosen, Decoded
+from dss_jax.core.ids import EOS_ID
+from dss_jax.model.decoding import Chosen, Decoded
 from dss_jax.model.sampling import without_eos
 
 DEAD = -1e9

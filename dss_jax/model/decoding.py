@@ -15,11 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dss_jax.core.ids import PAD_ID
 from dss_jax.model.attention import KeyValue, padding_mask
-from dss_jax.model.layers import PAD_ID
 from dss_jax.model.t5 import T5, DecoderLayer
-
-EOS_ID = 1
 
 
 class Decoded(NamedTuple):

@@ -18,8 +18,6 @@ from dss_jax.core.config import T5Config
 from dss_jax.model.dropout import Dropout
 from dss_jax.model.products import product
 
-PAD_ID = 0
-
 FAN_IN_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.decode_config import GREEDY, Sample
+from dss_jax.core.ids import EOS_ID, PAD_ID
 from dss_jax.model import products
-from dss_jax.model.decoding import EOS_ID, Chosen, Decoded
-from dss_jax.model.layers import PAD_ID
+from dss_jax.model.decoding import Chosen, Decoded
 
 _CHUNK = 128
 

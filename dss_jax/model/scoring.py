@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dss_jax.model.layers import PAD_ID
+from dss_jax.core.ids import PAD_ID
 from dss_jax.model.t5 import T5
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.blocks import Block
+from dss_jax.layouts.blocks import Block
 from dss_jax.model.attention import (
     Attention,
     KeyValue,

@@ -21,6 +21,7 @@ import openai
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
+from dss_jax.records.records import Reply
 from dss_jax.teacher.client import (
     HOSTED,
     OWN_SERVER_KEY,
@@ -33,7 +34,6 @@ from dss_jax.teacher.client import (
 from dss_jax.teacher.extract import CHUNK, Progress, Summary
 from dss_jax.teacher.jobs import Job
 from dss_jax.teacher.journal import GIVEN_UP, Journal
-from dss_jax.teacher.records import Reply
 
 MAX_REQUESTS, MAX_BYTES = 50_000, 190_000_000
 """Of one batch: OpenAI takes 50,000 requests and 200 MB."""

@@ -18,7 +18,7 @@ import httpx2
 import openai
 
 from dss_jax.core.errors import UsageError
-from dss_jax.teacher.records import Reply
+from dss_jax.records.records import Reply
 
 HOSTED = "https://api.openai.com/v1"
 

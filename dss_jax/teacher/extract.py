@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dss_jax.core.errors import UsageError
+from dss_jax.records.records import Reply
 from dss_jax.teacher.client import Fatal, Rejected, Retryable
 from dss_jax.teacher.jobs import Job, Send
 from dss_jax.teacher.journal import GIVEN_UP, GROUP_SECONDS, Journal
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, Limiter, backoff
 from dss_jax.teacher.prices import tokens_of
-from dss_jax.teacher.records import Reply
 
 CHUNK = 512
 """Jobs that are looked up in the journal at once; what bounds the memory."""

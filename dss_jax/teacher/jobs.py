@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dss_jax.teacher.records import Reply
+from dss_jax.records.records import Reply
 
 
 @dataclass(frozen=True, slots=True)

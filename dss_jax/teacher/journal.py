@@ -22,8 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dss_jax.core.errors import UsageError
+from dss_jax.records.records import Reply
 from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.records import Reply
 
 VERSION = 1
 GROUP_SECONDS = 0.05

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from dss_jax.core.completions import AnswerForm, parse_completion
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import Example
+from dss_jax.records.records import Reply, Sample
 from dss_jax.teacher.prompting import PromptOptions, outputs
-from dss_jax.teacher.records import Reply, Sample
 
 _THOUGHT = re.compile(r"(?s)^\s*<think>.*?(?:</think>|$)")
 """Reasoning models behind vLLM and Ollama put their draft in front of the completion."""

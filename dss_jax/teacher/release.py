@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import DistillationTask, Example
+from dss_jax.records.records import Record, Reply
+from dss_jax.records.voting import record_of
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import PromptOptions
-from dss_jax.teacher.records import Record, Reply
-from dss_jax.teacher.voting import record_of
 
 MISSING = "there is no completion for this row"
 

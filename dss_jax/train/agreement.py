@@ -11,7 +11,8 @@ Shape letters: B rows, T target length, V vocabulary, N examples of the whole ba
 import jax
 import jax.numpy as jnp
 
-from dss_jax.data.blocks import LABEL, RATIONALE, Batch, Block
+from dss_jax.core.ids import LABEL, RATIONALE
+from dss_jax.layouts.blocks import Batch, Block
 
 
 def pooled(logits_BxTxV: jax.Array, block: Block, examples: int) -> jax.Array:

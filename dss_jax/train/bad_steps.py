@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.core import storage, strict_json
+from dss_jax.core import processes, storage, strict_json
 from dss_jax.core.errors import Diverged
 from dss_jax.core.paths import write_whole
-from dss_jax.train import processes
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.step import Metrics, TrainState
 

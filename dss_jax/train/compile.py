@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 
+from dss_jax.core import processes
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
-from dss_jax.data.blocks import Batch
+from dss_jax.layouts.blocks import Batch
 from dss_jax.model.products import on_cpu
-from dss_jax.train import processes
 from dss_jax.train.saved_steps import SavedSteps, shapes_of
 
 COMPILE_CACHE = "DSS_COMPILE_CACHE"

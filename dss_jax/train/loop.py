@@ -15,9 +15,9 @@ import jax
 from dss_jax.core import config
 from dss_jax.core.devices import peak_flops
 from dss_jax.core.flops import Work, training_flops
-from dss_jax.data.blocks import Batch
+from dss_jax.core.processes import sync_stops
+from dss_jax.layouts.blocks import Batch
 from dss_jax.train.prefetch import Prefetch
-from dss_jax.train.processes import sync_stops
 from dss_jax.train.sharding import put_batch
 from dss_jax.train.step import Metrics, Program, TrainState
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.data.blocks import LABEL, RATIONALE, Batch, Block
+from dss_jax.core.ids import LABEL, RATIONALE
+from dss_jax.layouts.blocks import Batch, Block
 from dss_jax.model.sampling import first_argmax
 from dss_jax.model.t5 import T5
 from dss_jax.train import agreement

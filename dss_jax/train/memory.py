@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from dss_jax.core import config
-from dss_jax.data.blocks import Batch, Block
+from dss_jax.layouts.blocks import Batch, Block
 from dss_jax.model import lora
 from dss_jax.model.attention import Pattern
 from dss_jax.model.t5 import T5, DecoderLayer, EncoderLayer

@@ -23,7 +23,7 @@ from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
 from dss_jax.core import config
-from dss_jax.data.blocks import Batch
+from dss_jax.layouts.blocks import Batch
 
 MAX_BYTES = 2 * 2**30
 """The steps that were not used for longest are removed beyond this."""

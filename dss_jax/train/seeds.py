@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import checks, config
-from dss_jax.data.blocks import Batch
+from dss_jax.layouts.blocks import Batch
 from dss_jax.train.compile import step_options
 from dss_jax.train.optimizer import make_optimizer, settings
 from dss_jax.train.step import Metrics, Program, TrainState, make_train_step

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
-from dss_jax.data.blocks import Batch
+from dss_jax.layouts.blocks import Batch
 from dss_jax.model import lora
 from dss_jax.model.t5 import T5
 from dss_jax.train import agreement, sharding

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.training import common_utils
 from t5x import losses, models, trainer
 
-from dss_jax.data.blocks import LABEL, RATIONALE, ROLES
+from dss_jax.core.ids import LABEL, RATIONALE, ROLES
 from dss_jax.model.sampling import first_argmax
 from dss_jax.train.loss import MIN_COUNT
 

@@ -1,0 +1,272 @@
+"""The batch at step k: a pure function of (store, seed, k). NumPy only.
+
+Shape letters: N examples of the global batch, R rows of a block; those of `dss_jax.layouts.blocks`.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import Work
+from dss_jax.data.columns import Examples, examples_of
+from dss_jax.data.orders import permutation
+from dss_jax.data.spans import Pieces, SpanExamples
+from dss_jax.data.store import StoreSplit
+from dss_jax.layouts.blocks import Batch, Block, Extent, StreamRows
+from dss_jax.layouts.layouts import Layout, make_layout
+from dss_jax.layouts.shapes import Cost, Plan, Share, base_cost
+
+CHUNK = 256
+"""Steps whose examples are assigned to streams or rows at once."""
+
+
+def subset_rows(n: int, task: config.Task) -> np.ndarray:
+    """The rows of the training split that are used, in ascending order.
+
+    Subsets of one seed are nested: those of 12.5 % are among those of 25 %.
+
+    Returns:
+      int64 [m], m = task.train_count, or the rounded share of n, at least 1.
+
+    Raises:
+      UsageError: more rows are asked for than there are.
+    """
+    wanted = task.train_count or max(1, round(n * task.train_fraction))
+    if wanted > n:
+        raise UsageError(
+            f"Task.train_count is {wanted}, but the training split has {n} examples. "
+            f"Give at most {n}."
+        )
+    return np.sort(permutation(n, task.subset_seed)[:wanted])
+
+
+def make_examples(
+    split: StoreSplit | Pieces,
+    data: config.Data,
+    method: config.Method,
+    right: np.ndarray | None = None,
+) -> Examples:
+    """What a method trains on of a split; see `columns.examples_of`."""
+    if isinstance(split, Pieces):
+        return SpanExamples(split, data)
+    return examples_of(split, data, method, right)
+
+
+def _usable_rows(
+    examples: Examples, own: int, task: config.Task, method: config.Method
+) -> tuple[np.ndarray, int]:
+    """The rows that have what the method trains on, and how many have not: of the subset of the
+    task's `own` rows, and of all rows of other tasks, which follow them.
+    """
+    subset = np.concatenate([subset_rows(own, task), np.arange(own, examples.count)])
+    rows = examples.usable(subset)
+    if not len(rows):
+        correct = " that is right" if method.only_correct and method.label == "teacher" else ""
+        raise UsageError(
+            f"none of the {len(subset)} training examples has a {method.label} label{correct}, "
+            f"which --method {method.name} trains on."
+        )
+    return rows, len(subset) - len(rows)
+
+
+def _on_arrays(function: Callable[[np.ndarray], np.ndarray], block: Block) -> Block:
+    """A block with each array replaced by what a function makes of it."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, StreamRows):
+            return StreamRows(*map(function, value))
+        return None if value is None else function(value)
+
+    return Block(*map(one, block))
+
+
+class TrainBatches:
+    """Paired training batches: N examples a step, each in every role of the method.
+
+    Attributes:
+      rows: the training examples that are used.
+      left_out: how many lack the label that the method trains on.
+      layout: builds the batches.
+    """
+
+    def __init__(
+        self,
+        split: StoreSplit | Pieces,
+        task: config.Task,
+        data: config.Data,
+        method: config.Method,
+        *,
+        right: np.ndarray | None = None,
+        steps: int = CHUNK,
+        shares: int | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+        cost: Cost = base_cost,
+        plan_seeds: Sequence[int] = (),
+        plan_subsets: Sequence[config.Task] = (),
+        numbered: bool = False,
+    ) -> None:
+        """Chooses the examples, and the shapes that the batches of the run need.
+
+        Args:
+          split: the training split of a token store, or pieces of text.
+          task: which subset of it.
+          data: batch size, lengths, layout, seed.
+          method: which columns.
+          right: bool [n], rows where the teacher's label is not known to be wrong; None: all.
+          steps: of the run; the shapes have room for all their batches.
+          shares: data-parallel devices times microbatches; None: one a process.
+          process_index, process_count: this host and how many there are; each builds its part.
+          cost: FLOPs of an extent, by which shapes are chosen.
+          plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
+            with the same ones, batches of different orders have the same shapes.
+          plan_subsets: subsets for whose batches there is room, too; in the same way.
+          numbered: whether target tokens tell their example, as `Loss.mutual_information` needs.
+
+        Raises:
+          UsageError: no example has the label that the method needs, or the batch cannot be
+            shared out evenly.
+        """
+        self._split, self._examples = split, make_examples(split, data, method, right)
+        self.rows, self.left_out = _usable_rows(self._examples, split.own, task, method)
+        if data.batch_size % process_count:
+            raise UsageError(
+                f"Data.batch_size ({data.batch_size}) must be a multiple of the number of "
+                f"processes ({process_count})."
+            )
+        self._seed, self._size, self._parts = data.seed, data.batch_size, process_count
+        self._steps, self._cost = steps, cost
+        others = [other for other in plan_subsets if other != task]
+        planned = [_usable_rows(self._examples, split.own, other, method)[0] for other in others]
+        self._subsets = [self.rows, *planned]
+        self._order = lru_cache(maxsize=2)(self._epoch)
+        plan = Plan(
+            share=Share(shares or process_count, process_index, process_count),
+            batches=self._all_items(steps, sorted({*plan_seeds, data.seed})),
+            cost=cost,
+            numbered=numbered,
+        )
+        rows = np.unique(np.concatenate(self._subsets))
+        self.layout: Layout = make_layout(data, rows, self._examples, plan)
+        self._chunk = lru_cache(maxsize=2)(self._assigned)
+
+    def _assigned(self, chunk: int) -> tuple[Any, np.ndarray]:
+        return self.layout.assign(self._items(np.arange(CHUNK) + CHUNK * chunk, self._seed))
+
+    def _epoch(self, seed: int, epoch: int, subset: int) -> np.ndarray:
+        rows = self._subsets[subset]
+        return self._examples.items(rows[permutation(len(rows), seed, epoch)], seed, epoch)
+
+    def _items(self, steps: np.ndarray, seed: int, subset: int = 0) -> np.ndarray:
+        """Items (see `dss_jax.data.columns`) at some steps of an order: int [n] -> int64 [n, N].
+
+        Epochs follow one another without a gap: no example is dropped, and a batch may hold
+        the end of one epoch and the start of the next.
+        """
+        at = steps[:, None] * self._size + np.arange(self._size)
+        count = len(self._subsets[subset])
+        epochs, places = at // count, at % count
+        found = np.empty(at.shape, np.int64)
+        for epoch in range(int(epochs[0, 0]), int(epochs[-1, -1]) + 1):
+            own = epochs == epoch
+            found[own] = self._order(seed, epoch, subset)[places[own]]
+        return found
+
+    def _all_items(self, steps: int, seeds: Sequence[int]) -> Iterator[np.ndarray]:
+        # In the same order in all runs that share the shapes: a layout may look at the first ones.
+        rows = self._subsets
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), rows[i].tobytes()))
+        for subset, seed in itertools.product(order, seeds):
+            for first in range(0, steps, CHUNK):
+                yield self._items(np.arange(first, min(first + CHUNK, steps)), seed, subset)
+
+    def rows_at(self, step: int) -> np.ndarray:
+        """Row numbers of the whole batch at a step, in the order of the epoch: int64 [N]."""
+        return self._items_at(step) % self._examples.count
+
+    def ids_at(self, step: int) -> list[str]:
+        """Ids of the rows of the whole batch at a step."""
+        rows = map(int, self.rows_at(step))
+        if isinstance(self._split, Pieces):
+            return [f"piece {row}" for row in rows]
+        ids = self._split.text("id")
+        return [ids[row] for row in rows]
+
+    def alone(self, step: int, place: int) -> Batch:
+        """The batch of a step in the shape that it has, of which one example is left."""
+        items = np.full(self._size, -1, np.int64)
+        items[place] = self._items_at(step)[place]
+        return self.layout.build(self.layout.assign(items[None])[0][0], self.shape_at(step))
+
+    def _items_at(self, step: int) -> np.ndarray:
+        return self._items(np.array([step]), self._seed)[0]
+
+    def shape_at(self, step: int) -> int:
+        """The number of the shape that the batch of a step takes by itself."""
+        return int(self._chunk(step // CHUNK)[1][step % CHUNK])
+
+    def __call__(self, step: int, shape: int | None = None) -> Batch:
+        """This process's part of the batch at a step (0 is the first).
+
+        Args:
+          step: its number.
+          shape: the shape to build it in, one with room for it; None: `shape_at(step)`.
+        """
+        shape = self.shape_at(step) if shape is None else shape
+        if shape >= self.layout.shapes:
+            raise UsageError(
+                f"the batch of step {step} needs a larger shape than any that was planned. "
+                "Give TrainBatches the number of steps that will be asked for."
+            )
+        return self.layout.build(self._chunk(step // CHUNK)[0][step % CHUNK], shape)
+
+    def waste(self, steps: int = CHUNK) -> float:
+        """Executed over useful FLOPs of the run's first steps: 1.0 would be no padding at all."""
+        items = self._items(np.arange(min(steps, self._steps)), self._seed)
+        _, shapes = self.layout.assign(items)
+        executed = sum(float(self._cost(e)) for s in shapes for e in self.layout.extents(s))
+        inputs, targets = (x.ravel().astype(float) for x in self._examples.lengths(items))
+        there = (inputs > 0).astype(float)
+        return executed / float(np.sum(self._cost(Extent(there, inputs, inputs, targets, targets))))
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        """The longest input and target of the split, in tokens."""
+        return self._examples.longest()
+
+    def work_at(self, step: int) -> Work:
+        """The useful work of the whole batch at a step, whatever the layout."""
+        return self._examples.work(self._items_at(step))
+
+    @property
+    def shapes(self) -> tuple[Batch, ...]:
+        """What a step may be given, on all processes together: shapes and dtypes only. Each is
+        compiled before the first step.
+        """
+
+        def whole(x: np.ndarray) -> np.ndarray:
+            # Takes no memory: each stride is 0.
+            return np.broadcast_to(np.zeros((), x.dtype), (self._parts * len(x), *x.shape[1:]))
+
+        return tuple(
+            tuple(_on_arrays(whole, block) for block in self.empty(shape))
+            for shape in range(self.layout.shapes)
+        )
+
+    def empty(self, shape: int) -> Batch:
+        """This process's part of a batch without examples, in a shape: all zeros."""
+        none = self.layout.assign(np.full((1, self._size), -1))[0][0]
+        return self.layout.build(none, shape)
+
+
+def eval_batches(rows: Sequence[int] | np.ndarray, size: int) -> list[np.ndarray]:
+    """Cuts row numbers into batches of `size`; the last is filled up with -1."""
+    rows = np.asarray(rows, np.int64)
+    short = -len(rows) % size
+    filled = np.concatenate([rows, np.full(short, -1, np.int64)])
+    return list(filled.reshape(-1, size))

@@ -1,0 +1,153 @@
+"""Which static shapes a run compiles, chosen from what its batches need. NumPy only."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import forward_flops
+from dss_jax.core.t5_config import T5Config
+from dss_jax.layouts.blocks import Extent
+
+Blocks = tuple[Extent, ...]
+"""Of each block of a batch."""
+
+Cost = Callable[[Extent], np.ndarray]
+"""FLOPs of a block of some extent; element by element for arrays."""
+
+MAX_SHAPES = 3
+"""Each is compiled before the first step."""
+
+WORTH = 0.02
+"""Another shape has to save this share of the FLOPs."""
+
+QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+
+
+def cost_of(model: T5Config) -> Cost:
+    """FLOPs of a forward pass of a model, padding included."""
+    return lambda extent: np.asarray(forward_flops(model, extent.work))
+
+
+base_cost = cost_of(T5Config())
+"""That of T5 v1.1 base, for callers that have no model at hand."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a batch is shared out.
+
+    Attributes:
+      count: data-parallel devices times microbatches, over all processes.
+      process_index, process_count: this process, and how many there are.
+    """
+
+    count: int = 1
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count % self.process_count:
+            raise UsageError(
+                f"{self.count} data-parallel devices x microbatches cannot be shared out evenly "
+                f"over {self.process_count} processes. Give a larger Mesh.data or Mesh.fsdp."
+            )
+
+    def own(self, size: int) -> slice:
+        """This process's part of `size` things that are shared out evenly."""
+        each = size // self.process_count
+        return slice(self.process_index * each, (self.process_index + 1) * each)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a layout is made for.
+
+    Attributes:
+      share: what this process builds.
+      batches: row numbers of all batches that will be asked for, in arrays int [n, N].
+      cost: FLOPs of an extent.
+      max_shapes: how many shapes at most.
+      numbered: whether blocks have `decoder_examples`.
+    """
+
+    share: Share
+    batches: Iterable[np.ndarray]
+    cost: Cost = base_cost
+    max_shapes: int = MAX_SHAPES
+    numbered: bool = False
+
+    def extents(
+        self, needed_by: Callable[[np.ndarray], Blocks], worth: float = WORTH
+    ) -> tuple[Blocks, ...]:
+        """The extents that are compiled; `needed_by` says what batches need: see
+        `choose_extents`.
+        """
+        parts = [needed_by(rows) for rows in self.batches]
+        needed = tuple(
+            Extent(*(np.concatenate(x) for x in zip(*blocks, strict=True)))
+            for blocks in zip(*parts, strict=True)
+        )
+        return choose_extents(needed, self.cost, self.max_shapes, worth)
+
+
+def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:
+    """The next multiple."""
+    return -(-numbers // multiple) * multiple
+
+
+def choose_extents(
+    needed: Blocks, cost: Cost, max_shapes: int = MAX_SHAPES, worth: float = WORTH
+) -> tuple[Blocks, ...]:
+    """Few shapes of which each batch takes the first that has room for it, at the least cost.
+
+    Args:
+      needed: of each block of a batch, int arrays [n], already rounded up, one element a batch.
+      cost: FLOPs of an extent.
+      max_shapes: how many at most.
+      worth: another shape has to save this share of the cost.
+
+    Returns:
+      Of each shape the extents of its blocks. Ascending; the last has room for every batch.
+    """
+
+    def quantile(q: float) -> Blocks:
+        return tuple(
+            Extent(*(int(np.quantile(x, q, method="higher")) for x in block)) for block in needed
+        )
+
+    def of_shape(blocks: Blocks) -> float:
+        return sum(float(cost(extent)) for extent in blocks)
+
+    def total(chosen: tuple[Blocks, ...]) -> float:
+        at = first_that_fits(chosen, needed)
+        counts = np.bincount(at, minlength=len(chosen))
+        return sum(n * of_shape(s) for n, s in zip(counts, chosen, strict=True))
+
+    largest = quantile(1.0)
+    # A quantile of each number by itself, so a batch that needs little of one and much of
+    # another may not fit; the count above says how many do.
+    candidates = sorted({quantile(q) for q in QUANTILES} - {largest}, key=of_shape)
+    best: tuple[Blocks, ...] = (largest,)
+    least = total(best)
+    for count in range(1, max_shapes):
+        options = [(*c, largest) for c in combinations(candidates, count)]
+        if not options:
+            break
+        found = min(options, key=total)
+        if total(found) < (1 - worth) * least:
+            best, least = found, total(found)
+    return best
+
+
+def first_that_fits(shapes: tuple[Blocks, ...], needed: Blocks) -> np.ndarray:
+    """The number of the first shape that has room: int [n]; len(shapes) where none has."""
+    fits = np.stack(
+        [
+            np.logical_and.reduce([e.fits(n) for e, n in zip(blocks, needed, strict=True)])
+            for blocks in shapes
+        ]
+    )
+    return np.where(fits.any(axis=0), fits.argmax(axis=0), len(shapes))

@@ -1,0 +1,221 @@
+"""What a task's rows and tokens look like: counts, lengths, and examples as the model sees them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dss_jax.core import config
+from dss_jax.core.data_config import LAYOUTS
+from dss_jax.core.ids import EOS_ID
+from dss_jax.core.types import DistillationTask, Example
+from dss_jax.data import rows
+from dss_jax.data.rationales import join_records
+from dss_jax.data.store import TOKEN_COLUMNS, TokenStore, count_overlong
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.shapes import cost_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCounts:
+    """The teacher against the gold labels on one split.
+
+    Attributes:
+      split: name; "train + validation" is the training file as released, before the hold-out.
+      rows: examples.
+      teacher_accuracy: per cent by the task's scorer, of rows with a gold label; None where the
+        teacher labelled nothing.
+      invalid_labels: teacher labels that are none of the row's allowed ones (where any text is
+        allowed: that are empty).
+      empty_labels, empty_rationales: rows for which the teacher gave none.
+      rationale_words: mean and 99th percentile over rows that have a rationale.
+    """
+
+    split: str
+    rows: int
+    teacher_accuracy: float | None
+    invalid_labels: int
+    empty_labels: int
+    empty_rationales: int
+    rationale_words: tuple[float, float]
+
+
+def _invalid(example: Example) -> bool:
+    if not example.allowed_labels:
+        return not example.teacher_label
+    return example.teacher_label not in example.allowed_labels
+
+
+def _count(name: str, examples: list[Example], task: DistillationTask) -> LabelCounts:
+    judged = [e for e in examples if e.label]
+    taught = any(e.teacher_label for e in examples)
+    accuracy = None
+    if taught and judged:
+        scores = task.scorer([e.label for e in judged], [e.teacher_label for e in judged])
+        accuracy = scores[task.scorer.name]
+    words = [len(e.rationale.split()) for e in examples if e.rationale] or [0]
+    return LabelCounts(
+        split=name,
+        rows=len(examples),
+        teacher_accuracy=accuracy,
+        invalid_labels=sum(map(_invalid, examples)) if taught else 0,
+        empty_labels=sum(not e.teacher_label for e in examples) if taught else 0,
+        empty_rationales=sum(not e.rationale for e in examples),
+        # The row at that place, not a value between two rows: so the published figures were made.
+        rationale_words=(float(np.mean(words)), float(np.sort(words)[int(0.99 * len(words))])),
+    )
+
+
+def label_counts(
+    task: DistillationTask,
+    data_dir: str | None,
+    split_names: Sequence[str],
+    rationales: Sequence[str] = (),
+) -> list[LabelCounts]:
+    """Counts of each of the splits; with a hold-out also of train and validation together."""
+    read = {s: rows.examples(task, s, data_dir) for s in split_names}
+    splits, _ = join_records(task, read, rationales, data_dir)
+    counts = [_count(name, examples, task) for name, examples in splits.items()]
+    if task.validation_fraction and {"train", "validation"} <= splits.keys():
+        both = splits["train"] + splits["validation"]
+        counts.insert(2, _count("train + validation", both, task))
+    return counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLengths:
+    """Lengths of a column in tokens, prefix and EOS included; rows without it left out."""
+
+    split: str
+    column: str
+    mean: float
+    median: float
+    p99: float
+    longest: int
+    cut: int
+
+
+def length_limit(column: str, data: config.Data) -> int:
+    """The longest row of a column that is not cut, in tokens."""
+    return data.input_length if column.endswith("_inputs") else data.target_length
+
+
+def token_lengths(store: TokenStore, data: config.Data) -> list[TokenLengths]:
+    """Lengths of every column of every split of a store."""
+    found = []
+    for name in store.splits:
+        split = store.split(name)
+        for column in TOKEN_COLUMNS:
+            if not split.has(column):
+                continue
+            lengths = split.tokens(column).lengths()
+            real = lengths[lengths > 0]
+            if len(real):
+                found.append(
+                    TokenLengths(
+                        split=name,
+                        column=column,
+                        mean=float(real.mean()),
+                        median=float(np.median(real)),
+                        p99=float(np.percentile(real, 99)),
+                        longest=int(real.max()),
+                        cut=count_overlong(split, column, length_limit(column, data)),
+                    )
+                )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """What a layout executes of a task's training batches.
+
+    Attributes:
+      layout: its name.
+      shapes: how many are compiled.
+      length: the longest row of attention, inputs and targets, in tokens.
+      waste: executed over useful FLOPs.
+    """
+
+    layout: str
+    shapes: int
+    length: tuple[int, int]
+    waste: float
+
+
+def padding(store: TokenStore, run: config.Run) -> list[Padding]:
+    """What each layout executes, on one device, in the first thousand batches of a run.
+
+    Args:
+      store: with a train split.
+      run: its method, batch size and lengths; `model` gives the FLOPs.
+    """
+    has = store.has("rationale_targets") and run.task.mixture_or_task_name is None
+    method = run.method if has else replace(run.method, rationale=False)
+    found = []
+    for layout in LAYOUTS[1:]:
+        batches = TrainBatches(
+            store.split("train"),
+            run.task,
+            replace(run.data, layout=layout),
+            method,
+            steps=min(run.train.steps, 1000),
+            cost=cost_of(run.model if run.model.vocab_size else config.T5Config()),
+        )
+        extents = batches.layout.extents(batches.layout.shapes - 1)
+        longest = (
+            max(int(e.encoder_length) for e in extents),
+            max(int(e.decoder_length) for e in extents),
+        )
+        found.append(
+            Padding(
+                layout=layout,
+                shapes=batches.layout.shapes,
+                length=longest,
+                waste=batches.waste(1000),
+            )
+        )
+    return found
+
+
+def report_cuts(store: TokenStore, data: config.Data, say: Callable[[str], None]) -> None:
+    """Says how many rows are too long and will be cut; nothing where there are none."""
+    for lengths in token_lengths(store, data):
+        if lengths.cut:
+            limit = length_limit(lengths.column, data)
+            say(
+                f"{lengths.split}: {lengths.cut:,} {lengths.column} are longer than {limit} tokens "
+                f"(up to {lengths.longest:,}) and are cut there"
+            )
+
+
+def _decoded(ids: list[int], vocabulary: SentencePiece) -> str:
+    """Text with every end-of-sequence shown; decoding stops at the first, and NLI has two."""
+    parts: list[list[int]] = [[]]
+    for token in ids:
+        if token == EOS_ID:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return "</s>".join(vocabulary.decode(part) for part in parts)
+
+
+def describe_examples(
+    store: TokenStore, split_name: str, n: int, data: config.Data
+) -> Iterator[str]:
+    """The first n examples of a split: text, tokens, and the tokens decoded back."""
+    split = store.split(split_name)
+    vocabulary = SentencePiece(store.vocabulary_path, store.extra_ids)
+    for row in range(min(n, len(split))):
+        lines = [f"--- {split_name} {row}  id {split.text('id')[row]}"]
+        for column in TOKEN_COLUMNS:
+            if not split.has(column):
+                continue
+            ids = [int(i) for i in split.tokens(column)[row]]
+            if not ids:
+                lines.append(f"{column}: none")
+                continue
+            cut = len(ids) > length_limit(column, data)
+            lines.append(f"{column} ({len(ids)} tokens{', cut' if cut else ''}): {ids}")
+            lines.append(f"    {_decoded(ids, vocabulary)}")
+        yield "\n".join(lines)

@@ -1,0 +1,319 @@
+"""Record files: reads, writes and merges the JSONL of `docs/records.md`. Standard library only."""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dss_jax.core.errors import UsageError
+from dss_jax.records.records import FORMAT, STATUSES, Header, Record, Sample
+
+SHOWN_IDS = 10
+"""At most so many ids in a message."""
+
+_HEADER = tuple(f.name for f in fields(Header))
+_RECORD = ("id", "input", "gold", "teacher_label", "rationale", "agreement", "status", "samples")
+_SAMPLE = tuple(f.name for f in fields(Sample))
+
+_TYPES = {"samples": list, "agreement": float, "sampling": dict, "totals": dict, "filters": list}
+"""Field -> its type in JSON, of header, record and sample; the others are text."""
+
+_KINDS = {str: "text", float: "a number", list: "a list", dict: "an object"}
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate, from a reply cut in the middle of a character, cannot be UTF-8. Python's
+    # escape of it is JSON's too, so it is read back as it was.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def header_line(header: Header) -> bytes:
+    """The first line of a record file."""
+    return _line({"dss_records": FORMAT, **asdict(header)})
+
+
+def record_line(record: Record) -> bytes:
+    """The line of a record: one JSON object in UTF-8, with its newline."""
+    content = {name: getattr(record, name) for name in _RECORD}
+    return _line(content | {"samples": [asdict(sample) for sample in record.samples]})
+
+
+def write_records(path: Path, header: Header, records: Iterable[Record]) -> None:
+    """Writes a record file that appears whole or not at all, and its folder where there is none.
+
+    The same header and records give the same bytes. Records are taken one at a time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(header_line(header))
+            for record in records:
+                out.write(record_line(record))
+            out.flush()
+            # Without it a power cut after the rename could leave an empty file under this name.
+            os.fsync(out.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def read_records(path: Path) -> tuple[Header, Iterator[Record]]:
+    """Opens a record file.
+
+    Returns:
+      Its header, and its records, read and checked line by line as they are asked for.
+
+    Raises:
+      UsageError: it cannot be read, is no record file or of a newer format; from the iterator: a
+        line is no record, or has the id of an earlier one. Says file and line.
+    """
+    try:
+        lines = path.open("rb")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}.") from error
+    try:
+        header = _header(lines.readline(), path)
+    except UsageError:
+        lines.close()
+        raise
+    return header, _records(lines, path)
+
+
+def _header(line: bytes, path: Path) -> Header:
+    where = f"{path}:1"
+    try:
+        content = json.loads(line)
+        version = content.pop("dss_records")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f'{where}: not a record file: its first line is no {{"dss_records": {FORMAT}, ...}}. '
+            "Give a file that `dss extract` or `dss records` has written."
+        ) from error
+    if type(version) is not int or version < 1:
+        raise UsageError(f"{where}: dss_records must be a whole number, not {version!r}.")
+    if version > FORMAT:
+        raise UsageError(
+            f"{where}: format {version} of record files; this dss-jax reads up to {FORMAT}. "
+            "Install a newer one."
+        )
+    _check(content, _HEADER, where, optional=set(_HEADER) - {"task", "split", "teacher"})
+    content["filters"] = tuple(content.get("filters", ()))
+    return Header(**content)
+
+
+def _records(lines: BinaryIO, path: Path) -> Iterator[Record]:
+    seen: dict[str, int] = {}
+    with lines:
+        for number, line in enumerate(lines, 2):
+            where = f"{path}:{number}"
+            if not line.strip():
+                continue
+            record = _record(line, where)
+            if record.id in seen:
+                raise UsageError(
+                    f"{where}: id {record.id!r} is on line {seen[record.id]} already. Remove one "
+                    "of the two; whole files are joined by `dss records merge`."
+                )
+            seen[record.id] = number
+            yield record
+
+
+def _record(line: bytes, where: str) -> Record:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        cut = "" if line.endswith(b"\n") else " The file ends here: it may have been cut short."
+        raise UsageError(f"{where}: not JSON in UTF-8: {error}.{cut}") from error
+    _check(content, _RECORD, where)
+    for number, sample in enumerate(content["samples"]):
+        _check(sample, _SAMPLE, f"{where}: samples[{number}]")
+    if not content["samples"]:
+        raise UsageError(f"{where}: samples is empty; a record has at least one.")
+    if not 0 <= content["agreement"] <= 1:
+        raise UsageError(f"{where}: agreement must be from 0 to 1, not {content['agreement']!r}.")
+    rationale = content.pop("rationale")
+    content["agreement"] = float(content["agreement"])
+    record = Record(**content | {"samples": tuple(Sample(**s) for s in content["samples"])})
+    if rationale != record.rationale:
+        raise UsageError(
+            f"{where}: rationale is a copy of that of the first sample with teacher_label, but "
+            "differs from it. Change both, or neither."
+        )
+    return record
+
+
+def _check(
+    content: Any, names: Sequence[str], where: str, optional: Set[str] = frozenset()
+) -> None:
+    """Raises UsageError unless `content` is an object with these fields, of the right types."""
+    if not isinstance(content, dict):
+        raise UsageError(f"{where}: must be a JSON object, not {content!r:.60}.")
+    for name in names:
+        if name not in content and name not in optional:
+            raise UsageError(f"{where}: field {name!r} is missing.")
+    for name, value in content.items():
+        if name not in names:
+            raise UsageError(f"{where}: unknown field {name!r}. Known: {', '.join(names)}.")
+        wanted = _TYPES.get(name, str)
+        right = type(value) in (int, float) if wanted is float else isinstance(value, wanted)
+        if not right:
+            raise UsageError(f"{where}: {name} must be {_KINDS[wanted]}, not {value!r:.60}.")
+        if name == "status" and value not in STATUSES:
+            raise UsageError(f"{where}: unknown status {value!r}. Known: {', '.join(STATUSES)}.")
+
+
+def row_totals(records: Iterable[Record]) -> dict[str, Any]:
+    """What `Header.totals` says of the rows: `rows`, and `statuses`: status -> rows."""
+    counts = Counter(record.status for record in records)
+    return {
+        "rows": counts.total(),
+        "statuses": {status: counts[status] for status in STATUSES if counts[status]},
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What `merge` did.
+
+    Attributes:
+      rows: in the merged file.
+      equal: rows that were there once more, and the same.
+      answered: rows of which one version had errors that another had not.
+      conflicts: (id, first file, other file) of rows that differ otherwise.
+    """
+
+    rows: int
+    equal: int
+    answered: int
+    conflicts: list[tuple[str, Path, Path]]
+
+
+def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> Merged:
+    """Merges the record files of shards or of repeated runs into one.
+
+    Rows come in the order in which they are first met. All records are held in memory.
+
+    Args:
+      paths: two files or more, of the same task, split, prompt, teacher and sampling.
+      out: the file to write; nothing is written after an error.
+      on_conflict: which version is taken of a row that two files answer differently: "first" or
+        "last"; None: an error.
+
+    Raises:
+      UsageError: the headers do not agree, rows are in conflict, or see `read_records`.
+    """
+    if len({p.resolve() for p in paths}) < max(2, len(paths)):
+        raise UsageError("merge needs two files or more, each once: their totals are added.")
+    headers: list[Header] = []
+    kept: dict[str, tuple[Record, Path]] = {}
+    equal = answered = 0
+    conflicts = []
+    for path in paths:
+        header, records = read_records(path)
+        if headers:
+            _must_agree(headers[0], header, paths[0], path)
+        headers.append(header)
+        for new in records:
+            old, source = kept.setdefault(new.id, (new, path))
+            if new is old:
+                continue
+            if new == old:
+                equal += 1
+            elif _same_row(old, new) and "error" in (old.status, new.status):
+                # Of two failures the first stays: neither is an answer.
+                answered += old.status != new.status
+                if old.status == "error" and new.status != "error":
+                    kept[new.id] = (new, path)
+            elif _completes(old, new):
+                answered += 1
+            elif _completes(new, old):
+                answered += 1
+                kept[new.id] = (new, path)
+            else:
+                conflicts.append((new.id, source, path))
+                if on_conflict == "last":
+                    kept[new.id] = (new, path)
+    if conflicts and on_conflict is None:
+        raise _conflict(conflicts)
+    merged = [record for record, _ in kept.values()]
+    write_records(out, _merged_header(headers, merged), merged)
+    return Merged(rows=len(merged), equal=equal, answered=answered, conflicts=conflicts)
+
+
+def _same_row(old: Record, new: Record) -> bool:
+    return (old.input, old.gold) == (new.input, new.gold)
+
+
+def _completes(new: Record, old: Record) -> bool:
+    """Whether `new` is `old`, but with answers for failed samples: it was asked again."""
+    return (
+        _same_row(old, new)
+        and len(old.samples) == len(new.samples)
+        and all(
+            # Of two equations of one value the vote's first form is the label of both.
+            before.status == "error" or replace(before, label="") == replace(after, label="")
+            for before, after in zip(old.samples, new.samples, strict=True)
+        )
+    )
+
+
+def _must_agree(first: Header, other: Header, first_path: Path, path: Path) -> None:
+    names = ("task", "split", "teacher", "prompt_sha256", "sampling")
+    differing = [n for n in names if getattr(first, n) != getattr(other, n)]
+    if differing:
+        listed = "; ".join(
+            f"{n}: {getattr(first, n)!r} and {getattr(other, n)!r}" for n in differing
+        )
+        raise UsageError(
+            f"{first_path} and {path} are of different extractions ({listed}). Merge only files "
+            "of the same task, split, teacher, prompt and sampling."
+        )
+
+
+def _conflict(conflicts: Sequence[tuple[str, Path, Path]]) -> UsageError:
+    shown = "; ".join(f"{i!r} in {a} and {b}" for i, a, b in conflicts[:SHOWN_IDS])
+    more = f"; and {len(conflicts) - SHOWN_IDS} more" if len(conflicts) > SHOWN_IDS else ""
+    return UsageError(
+        f"rows that two files have in different versions: {shown}{more}. Give --on_conflict first "
+        "or --on_conflict last to take the version of the first or of the last file."
+    )
+
+
+def _merged_header(headers: Sequence[Header], records: Sequence[Record]) -> Header:
+    totals: dict[str, Any] = {}
+    for header in headers:
+        totals = _added(totals, header.totals)
+    return replace(
+        headers[0],
+        endpoint=", ".join(dict.fromkeys(h.endpoint for h in headers if h.endpoint)),
+        date=max(h.date for h in headers),
+        terms="; ".join(dict.fromkeys(h.terms for h in headers if h.terms)),
+        prices="; ".join(dict.fromkeys(h.prices for h in headers if h.prices)),
+        totals={**totals, **row_totals(records)},
+        filters=tuple(entry for h in headers for entry in h.filters),
+    )
+
+
+def _added(totals: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Adds numbers up, in objects within too; all else must be the same, as a currency."""
+    added = dict(totals)
+    for name, value in more.items():
+        old = added.setdefault(name, value)
+        if name not in totals:
+            continue
+        if isinstance(value, dict) and isinstance(old, dict):
+            added[name] = _added(old, value)
+        elif isinstance(value, int | float) and isinstance(old, int | float):
+            added[name] = old + value
+        elif value != old:
+            raise UsageError(f"totals cannot be added: {name} is {old!r} and {value!r}.")
+    return added

@@ -1,0 +1,173 @@
+"""Which records a student is trained on. `dss records filter`; docs/records.md."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dss_jax.core.checks import among, between
+from dss_jax.core.errors import UsageError
+from dss_jax.records.files import row_totals
+from dss_jax.records.near import near_duplicates, normal_text
+from dss_jax.records.records import STATUSES, Header, Record, Sample
+
+Correct = Callable[[str, str], bool]
+"""(gold, label) -> whether the label is right: the `correct` of the task's scorer."""
+
+DUPLICATES_OF = ("input", "rationale", "both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """What stays. Applied in this order; each to what the one before it left.
+
+    Attributes:
+      only: statuses of rows; (): all.
+      label_equals_gold: rows whose vote is right by the task's scorer. Rows without a gold label
+        stay: there is nothing to hold against them.
+      label_equals_vote: of each row, the samples that have its label; rows without a vote go.
+      min_agreement: least `Record.agreement`; 0: any.
+      rationale_words: (least, most) words of a sample's rationale; None: no bound.
+      exact_duplicates: drop what is the same as one before it, but for case and white space.
+      near_duplicates: drop what has at least this Jaccard similarity, of word triples, to one
+        before it; 0: off.
+      duplicates_of: what both compare: "input" (drops rows), "rationale" (drops samples) or "both".
+    """
+
+    only: tuple[str, ...] = ()
+    label_equals_gold: bool = False
+    label_equals_vote: bool = False
+    min_agreement: float = 0.0
+    rationale_words: tuple[int | None, int | None] | None = None
+    exact_duplicates: bool = False
+    near_duplicates: float = 0.0
+    duplicates_of: str = "both"
+
+    def __post_init__(self) -> None:
+        for status in self.only:
+            among("--only", status, STATUSES)
+        between("--min_agreement", self.min_agreement, 0, 1)
+        between("--near_duplicates", self.near_duplicates, 0, 1)
+        among("--duplicates_of", self.duplicates_of, DUPLICATES_OF)
+        least, most = self.rationale_words or (None, None)
+        if least is not None and most is not None and least > most:
+            raise UsageError(f"--rationale_words {least}:{most}: the least is above the most.")
+
+
+def apply_filters(
+    header: Header, records: Sequence[Record], filters: Filters, correct: Correct
+) -> tuple[Header, list[Record]]:
+    """Applies filters to the records of a file.
+
+    A sample that goes takes its row with it if the row has no other sample with its label, or no
+    sample at all. `agreement` and `teacher_label` stay those of all samples that were asked for.
+
+    Returns:
+      The header, with `rows` and `statuses` of what stays in its totals, and for each filter an
+      entry in `filters`: filter, value, rows_left_out, samples_left_out, rows_kept; and what stays.
+    """
+    kept = list(records)
+    entries = []
+    for name, value, stage in _stages(filters, correct):
+        before, samples = len(kept), sum(len(r.samples) for r in kept)
+        kept = stage(kept)
+        entries.append({
+            "filter": name, "value": value, "rows_left_out": before - len(kept),
+            "samples_left_out": samples - sum(len(r.samples) for r in kept),
+            "rows_kept": len(kept),
+        })  # fmt: skip
+    return replace(
+        header,
+        totals={**header.totals, **row_totals(kept)},
+        filters=(*header.filters, *entries),
+    ), kept
+
+
+Stage = Callable[[list[Record]], list[Record]]
+
+
+def _stages(filters: Filters, correct: Correct) -> Iterator[tuple[str, Any, Stage]]:
+    if filters.only:
+        yield "only", list(filters.only), _rows(lambda r: r.status in filters.only)
+    if filters.label_equals_gold:
+        right = _rows(lambda r: not r.gold or correct(r.gold, r.teacher_label))
+        yield "label_equals_gold", True, right
+    if filters.label_equals_vote:
+        yield "label_equals_vote", True, _samples(lambda r, s: r.votes(s))
+    if filters.min_agreement:
+        least = filters.min_agreement
+        yield "min_agreement", least, _rows(lambda r: r.agreement >= least)
+    if filters.rationale_words:
+        low, high = filters.rationale_words
+        yield "rationale_words", [low, high], _samples(lambda _, s: _within(s, low, high))
+    for name, value, duplicate in (
+        ("exact_duplicates", True, _repeated),
+        ("near_duplicates", filters.near_duplicates,
+         lambda texts: [n is not None for n in near_duplicates(texts, filters.near_duplicates)]),
+    ):  # fmt: skip
+        if getattr(filters, name):
+            if filters.duplicates_of != "rationale":
+                yield f"{name}: input", value, _without_duplicate_inputs(duplicate)
+            if filters.duplicates_of != "input":
+                yield f"{name}: rationale", value, _without_duplicate_rationales(duplicate)
+
+
+def _rows(keep: Callable[[Record], bool]) -> Stage:
+    return lambda records: [r for r in records if keep(r)]
+
+
+def _samples(keep: Callable[[Record, Sample], bool]) -> Stage:
+    def stage(records: list[Record]) -> list[Record]:
+        reduced = (_with(r, tuple(s for s in r.samples if keep(r, s))) for r in records)
+        return [r for r in reduced if r is not None]
+
+    return stage
+
+
+def _with(record: Record, samples: tuple[Sample, ...]) -> Record | None:
+    """The record with these of its samples; None where it cannot stand with them."""
+    if not samples:
+        return None
+    voted = any(record.votes(s) for s in record.samples)
+    if voted:
+        return replace(record, samples=samples) if any(map(record.votes, samples)) else None
+    return replace(record, samples=samples, status=samples[0].status)
+
+
+def _within(sample: Sample, low: int | None, high: int | None) -> bool:
+    words = len(sample.rationale.split())
+    return (low is None or words >= low) and (high is None or words <= high)
+
+
+Duplicate = Callable[[Sequence[str]], list[bool]]
+"""texts -> for each, whether one before it is the same, or near."""
+
+
+def _repeated(texts: Sequence[str]) -> list[bool]:
+    seen: set[str] = set()
+    found = []
+    for text in map(normal_text, texts):
+        found.append(text in seen)
+        seen.add(text)
+    return found
+
+
+def _without_duplicate_inputs(duplicate: Duplicate) -> Stage:
+    def stage(records: list[Record]) -> list[Record]:
+        drop = duplicate([r.input for r in records])
+        return [r for r, gone in zip(records, drop, strict=True) if not gone]
+
+    return stage
+
+
+def _without_duplicate_rationales(duplicate: Duplicate) -> Stage:
+    """Samples without a rationale are no duplicates of each other."""
+
+    def stage(records: list[Record]) -> list[Record]:
+        drop = iter(duplicate([s.rationale for r in records for s in r.samples if s.rationale]))
+        reduced = (
+            _with(r, tuple(s for s in r.samples if not s.rationale or not next(drop)))
+            for r in records
+        )
+        return [r for r in reduced if r is not None]
+
+    return stage

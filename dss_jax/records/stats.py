@@ -1,0 +1,117 @@
+"""What a record file holds, in numbers. `dss records stats`; docs/records.md."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dss_jax.records.filters import Correct
+from dss_jax.records.records import Record
+
+
+@dataclass
+class Share:
+    """How many of how many."""
+
+    right: int = 0
+    all: int = 0
+
+    def add(self, right: bool) -> None:
+        self.right += right
+        self.all += 1
+
+    @property
+    def per_cent(self) -> float | None:
+        """None of none."""
+        return 100 * self.right / self.all if self.all else None
+
+
+@dataclass
+class Lengths:
+    """Lengths in words, split at white space; empty texts do not count."""
+
+    words: Counter[int] = field(default_factory=Counter)
+
+    def add(self, text: str) -> None:
+        if words := len(text.split()):
+            self.words[words] += 1
+
+    @property
+    def mean(self) -> float | None:
+        total = self.words.total()
+        return sum(n * count for n, count in self.words.items()) / total if total else None
+
+    def percentile(self, share: float) -> int | None:
+        """The length at place `int(share * n)` of the sorted ones, as `dss tasks stats` has it."""
+        place = int(share * self.words.total())
+        for length in sorted(self.words):
+            place -= self.words[length]
+            if place < 0:
+                return length
+        return None
+
+
+@dataclass
+class RecordStats:
+    """Counts over the records of a file.
+
+    Attributes:
+      rows, samples: how many.
+      row_statuses, sample_statuses: status -> how many.
+      agreement: tenths, 0 to 10 -> rows; of rows with a vote.
+      right_by_agreement: tenths -> how many of the votes are right; of rows with gold and a vote.
+      as_written: samples whose `raw_label` is right, of those of rows with a gold label. A label
+        that is missing is wrong, here and below: this is METHOD's teacher accuracy.
+      normalised: the same of `label`.
+      vote: rows whose `teacher_label` is right, of those with a gold label.
+      voted: the same, of those with a gold label and a vote.
+      input_words, rationale_words: lengths of inputs, and of the rationales of all samples.
+    """
+
+    rows: int = 0
+    samples: int = 0
+    row_statuses: Counter[str] = field(default_factory=Counter)
+    sample_statuses: Counter[str] = field(default_factory=Counter)
+    agreement: Counter[int] = field(default_factory=Counter)
+    right_by_agreement: dict[int, Share] = field(default_factory=dict)
+    as_written: Share = field(default_factory=Share)
+    normalised: Share = field(default_factory=Share)
+    vote: Share = field(default_factory=Share)
+    voted: Share = field(default_factory=Share)
+    input_words: Lengths = field(default_factory=Lengths)
+    rationale_words: Lengths = field(default_factory=Lengths)
+
+
+def record_stats(records: Iterable[Record], correct: Correct) -> RecordStats:
+    """Counts in one pass, in bounded memory.
+
+    Args:
+      records: as from `read_records`.
+      correct: (gold, label) -> whether it is right: the `correct` of the task's scorer.
+    """
+    stats = RecordStats()
+    for record in records:
+        stats.rows += 1
+        stats.samples += len(record.samples)
+        stats.row_statuses[record.status] += 1
+        stats.input_words.add(record.input)
+        for sample in record.samples:
+            stats.sample_statuses[sample.status] += 1
+            stats.rationale_words.add(sample.rationale)
+            if record.gold:
+                stats.as_written.add(correct(record.gold, sample.raw_label))
+                stats.normalised.add(correct(record.gold, sample.label))
+        _count_vote(stats, record, correct)
+    return stats
+
+
+def _count_vote(stats: RecordStats, record: Record, correct: Correct) -> None:
+    tenths = int(10 * record.agreement + 0.5)
+    if record.teacher_label:
+        stats.agreement[tenths] += 1
+    if not record.gold:
+        return
+    right = correct(record.gold, record.teacher_label)
+    stats.vote.add(right)
+    if record.teacher_label:
+        stats.voted.add(right)
+        stats.right_by_agreement.setdefault(tenths, Share()).add(right)

@@ -1,0 +1,246 @@
+"""Finished runs in a folder, gathered into the cells of a comparison.
+
+A cell is a task, a model, a method and a number of training examples; its runs differ in their seed
+alone.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.sweep_config import TEACHER
+from dss_jax.run import run_folder
+from dss_jax.sweep.plan import read_grid
+
+PASSED_OVER = ("checkpoints", run_folder.TENSORBOARD, run_folder.PREDICTIONS)
+"""Folders of a run in which there are no runs."""
+
+SEEDS = ("Train.seed", "Data.seed")
+FIELDS = ("task", "seed", "train_examples", "train_total", "parameters", "metric", "method")
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A finished run.
+
+    Attributes:
+      folder: of the run.
+      results: what its `results.json` holds.
+      model: name of the model; its number of parameters where no sweep gives one.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+    model: str
+
+    @property
+    def cell(self) -> tuple[str, str, str, int]:
+        """(task, model, method, training examples)."""
+        found = self.results
+        return found["task"], self.model, found["method"], found["train_examples"]
+
+    @property
+    def seed(self) -> int:
+        """Train.seed."""
+        return int(self.results["seed"])
+
+    def score(self, split: str) -> float:
+        """Accuracy, per cent, of the checkpoint that was best on validation."""
+        return float(self.results[split][self.results["metric"]])
+
+    def has(self, split: str) -> bool:
+        """Whether the split was scored."""
+        return split in self.results
+
+    def predictions(self, split: str) -> list[dict[str, Any]]:
+        """The run's answers to each row of a split; [] where none are there.
+
+        Raises:
+          UsageError: a line is no JSON.
+        """
+        file = self.folder / run_folder.PREDICTIONS / f"{split}-best.jsonl"
+        if not file.is_file():
+            return []
+        with file.open(encoding="utf-8") as lines:
+            return [_json(line, f"{file}:{n}") for n, line in enumerate(lines, 1)]
+
+
+@dataclass
+class Cell:
+    """The runs of a cell, by seed."""
+
+    task: str
+    model: str
+    method: str
+    examples: int
+    runs: list[FoundRun] = field(default_factory=list)
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training split, in (0, 1]."""
+        total = self.runs[0].results["train_total"]
+        return self.examples / total if total else 0.0
+
+    @property
+    def parameters(self) -> int:
+        """Of the model."""
+        return int(self.runs[0].results["parameters"])
+
+    @property
+    def metric(self) -> str:
+        """Name of the accuracy."""
+        return str(self.runs[0].results["metric"])
+
+    def scores(self, split: str) -> list[float]:
+        """Accuracy of each seed that has the split, per cent."""
+        return [run.score(split) for run in self.runs if run.has(split)]
+
+
+@dataclass
+class Found:
+    """What is in a folder.
+
+    Attributes:
+      folder: that was looked at.
+      cells: of students, ordered by task, model size, method, number of examples.
+      teachers: task -> the run of method "teacher".
+      left: a line for each run that is not finished, or not there yet.
+    """
+
+    folder: Path
+    cells: list[Cell]
+    teachers: dict[str, FoundRun]
+    left: list[str]
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """All tasks, in order."""
+        return list(dict.fromkeys([*(cell.task for cell in self.cells), *self.teachers]))
+
+    def teacher_score(self, task: str, split: str) -> float | None:
+        """The teacher's own accuracy, per cent: of its run, or as a student's run notes it."""
+        if task in self.teachers and self.teachers[task].has(split):
+            return self.teachers[task].score(split)
+        for cell in self.cells:
+            for run in cell.runs:
+                if cell.task == task and "teacher" in run.results.get(split, {}):
+                    return float(run.results[split]["teacher"])
+        return None
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{where}: not JSON ({error}). Score the run again.") from error
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    for at, names, files in os.walk(folder):
+        if run_folder.CONFIG in files:
+            yield Path(at)
+        names[:] = sorted(n for n in names if n not in PASSED_OVER)
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """The settings that make a run what it is, but for its seeds."""
+    lines = run_folder.fixed_lines((folder / run_folder.CONFIG).read_text())
+    pairs = (line.split(" = ", 1) for line in lines if " = " in line)
+    return {name: value for name, value in pairs if name not in SEEDS}
+
+
+def _check_same(cell: Cell, new: FoundRun) -> None:
+    """Raises UsageError where a run does not belong beside the others of its cell."""
+    old = cell.runs[0]
+    before, now = _settings(old.folder), _settings(new.folder)
+    names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
+    if names:
+        shown = "\n".join(
+            f"  {n}: {before.get(n, 'not set')} and {now.get(n, 'not set')}" for n in names
+        )
+        raise UsageError(
+            f"{old.folder} and {new.folder} are both {cell.task}, {cell.model}, {cell.method} with "
+            f"{cell.examples:,} examples, but differ in more than their seed:\n{shown}\nReport "
+            "them apart, or give one of them a Method.name of its own (docs/methods.md)."
+        )
+    if new.seed in [run.seed for run in cell.runs]:
+        raise UsageError(
+            f"{new.folder} and another run of the same cell both have seed {new.seed}. Move one "
+            "of them out of the folder."
+        )
+
+
+def find_runs(folder: Path) -> Found:
+    """All runs in a folder and below.
+
+    Raises:
+      UsageError: the folder is not there or holds no finished run; a file is damaged; two runs of
+        one cell differ in more than their seed.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder. Give one with runs, or of `dss sweep`.")
+    grid = read_grid(folder) or {"cells": []}
+    names = {str(cell["folder"]): cell for cell in grid["cells"]}
+    left: list[str] = []
+    cells: dict[tuple[str, str, str, int], Cell] = {}
+    teachers: dict[str, FoundRun] = {}
+    seen = set()
+    for at in _folders(folder):
+        name = at.relative_to(folder).as_posix()
+        seen.add(name)
+        file = at / run_folder.RESULTS
+        if not file.is_file():
+            left.append(f"{name}: not finished")
+            continue
+        results = _json(file.read_text(), str(file))
+        if lacking := [f for f in FIELDS if f not in results]:
+            left.append(f"{name}: made by an older version ({file.name} has no {lacking[0]})")
+            continue
+        model = str(names.get(name, {}).get("model") or _size(results["parameters"]))
+        run = FoundRun(at, results, model)
+        if results["method"] == TEACHER:
+            teachers[results["task"]] = run
+            continue
+        cell = cells.setdefault(run.cell, Cell(*run.cell))
+        if cell.runs:
+            _check_same(cell, run)
+        cell.runs.append(run)
+    left += [f"{name}: not begun" for name in names if name not in seen]
+    if not cells and not teachers:
+        raise UsageError(
+            f"{folder} holds no finished run{': ' + '; '.join(left[:3]) if left else ''}."
+        )
+    for cell in cells.values():
+        cell.runs.sort(key=lambda run: run.seed)
+    order = sorted(
+        cells.values(), key=lambda c: (c.task, c.parameters, c.model, _rank(c.method), c.examples)
+    )
+    return Found(folder, order, teachers, left)
+
+
+def _size(parameters: int) -> str:
+    return f"{parameters / 1e6:,.1f}M"
+
+
+def _rank(method: str) -> tuple[int, str]:
+    """Baselines first."""
+    known = ("standard", "distill")
+    return (known.index(method) if method in known else len(known), method)
+
+
+def right_answers(runs: list[FoundRun], split: str) -> tuple[list[str], np.ndarray]:
+    """Which answers of some runs are right.
+
+    Returns:
+      Ids of the rows that all runs have, and bool [runs, rows].
+    """
+    by_id = [{p["id"]: bool(p["correct"]) for p in run.predictions(split)} for run in runs]
+    ids = [i for i in by_id[0] if all(i in one for one in by_id)] if by_id else []
+    return ids, np.array([[one[i] for i in ids] for one in by_id], bool).reshape(len(runs), -1)

@@ -1,0 +1,180 @@
+"""The report of a folder with runs: tables, figures, CSV and, on request, a page to browse.
+
+report.md, report.html        tables and figures; with the page, each answer to each test item
+results.csv                   a line a cell: mean, standard error, seeds
+runs.csv                      a line a run
+by_data.png, .svg             accuracy by share of the training data
+by_size.png, .svg             accuracy by size of the model
+"""
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import write_whole
+from dss_jax.evaluate.statistics import mean
+from dss_jax.report import figures as report_figures
+from dss_jax.report import published
+from dss_jax.report import tables as report_tables
+from dss_jax.report.found_runs import Cell, Found, find_runs
+from dss_jax.report.tables import Table
+
+FOLDER = "report"
+MIN_SEEDS = 3
+SHOWN = 5
+"""How many runs that are left out are named."""
+
+SPLITS = ("validation", "test")
+
+
+@dataclass
+class Report:
+    """What was found and written.
+
+    Attributes:
+      tables: for people, the main one of each task first.
+      files: all that were written.
+      left: runs that are not finished.
+    """
+
+    tables: list[Table]
+    files: list[Path] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def write(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    split: str = "test",
+    min_seeds: int = MIN_SEEDS,
+    with_published: bool = False,
+    html: bool = False,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Writes the report of a folder.
+
+    Args:
+      folder: of a sweep, or any with runs in it.
+      out: where it goes; None: the folder `report` in it.
+      split: "test", or "validation".
+      min_seeds: cells with fewer seeds are marked.
+      with_published: the paper's numbers are drawn and listed beside, as such.
+      html: write the page too.
+      say: told what is written.
+
+    Raises:
+      UsageError: see `find_runs`; or no run was scored on the split.
+    """
+    found = find_runs(folder)
+    if not any(cell.scores(split) for cell in found.cells) and not found.teachers:
+        raise UsageError(
+            f"no run in {folder} was scored on {split}. Give --split "
+            f"{next(s for s in SPLITS if s != split)}."
+        )
+    out = out or folder / FOLDER
+    report = Report(report_tables.tables(found, split, min_seeds, with_published), left=found.left)
+    for name, draw in (("by_data", report_figures.by_data), ("by_size", report_figures.by_size)):
+        report.files += draw(found, out / name, split, min_seeds, with_published)
+    pictures = [file for file in report.files if file.suffix == ".png"]
+    for name, text in (
+        ("report.md", _markdown(folder, report, pictures, split, min_seeds, with_published)),
+        ("results.csv", _results_csv(found)),
+        ("runs.csv", _runs_csv(found)),
+    ):
+        write_whole(out / name, text)
+        report.files.append(out / name)
+    if html:
+        from dss_jax.report.items import page_data
+        from dss_jax.report.page import write_page
+
+        drawings = [(f.stem, f.read_text()) for f in report.files if f.suffix == ".svg"]
+        data = page_data(found, report.tables, split, title=folder.name)
+        write_page(out / "report.html", data, drawings)
+        report.files.append(out / "report.html")
+    for line in found.left[:SHOWN]:
+        say(f"left out: {line}")
+    if len(found.left) > SHOWN:
+        say(f"and {len(found.left) - SHOWN} more, listed in {out / 'report.md'}")
+    return report
+
+
+def _markdown(
+    folder: Path, report: Report, pictures: list[Path], split: str, min_seeds: int, beside: bool
+) -> str:
+    lines = [f"# {folder.resolve().name}", ""]
+    lines += [
+        f"Accuracy on {split} in %, mean and standard error over seeds (number of seeds). Each run "
+        "is scored once, with the checkpoint that was best on validation. "
+        f"`*`: fewer than {min_seeds} seeds.",
+        "",
+    ]
+    lines += [f"![{file.stem.replace('_', ' ')}]({file.name})\n" for file in pictures]
+    for table in report.tables:
+        lines += [f"## {table.title}", "", *table.markdown(), ""]
+        if table.note:
+            lines += [table.note, ""]
+    if beside:
+        lines += [f"Rows in parentheses: {published.LABEL}; not run here.", ""]
+    if report.left:
+        lines += ["## Left out", "", *(f"- {line}" for line in report.left), ""]
+    return "\n".join(lines)
+
+
+def _csv(header: list[str], rows: list[list]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _place(cell: Cell) -> list:
+    return [cell.task, cell.model, cell.parameters, cell.method, cell.examples,
+            f"{cell.fraction:.6g}"]  # fmt: skip
+
+
+PLACE = ["task", "model", "parameters", "method", "train_examples", "train_fraction"]
+
+
+def _results_csv(found: Found) -> str:
+    rows = []
+    for cell in found.cells:
+        for split in SPLITS:
+            if scores := cell.scores(split):
+                m = mean(scores)
+                error = "" if m.error is None else f"{m.error:.6g}"
+                rows.append([*_place(cell), split, cell.metric, f"{m.value:.6g}", error, m.n])
+    for task, run in found.teachers.items():
+        rows += [
+            [
+                task,
+                "",
+                "",
+                "teacher",
+                "",
+                "",
+                s,
+                run.results["metric"],
+                f"{run.score(s):.6g}",
+                "",
+                1,
+            ]
+            for s in SPLITS
+            if run.has(s)
+        ]
+    return _csv([*PLACE, "split", "metric", "mean", "standard_error", "seeds"], rows)
+
+
+def _runs_csv(found: Found) -> str:
+    rows = [
+        [*_place(cell), run.seed, *(f"{run.score(s):.6g}" if run.has(s) else "" for s in SPLITS),
+         run.results["best_step"], run.results["steps"],
+         run.folder.relative_to(found.folder).as_posix()]
+        for cell in found.cells
+        for run in cell.runs
+    ]  # fmt: skip
+    return _csv([*PLACE, "seed", *SPLITS, "best_step", "steps", "folder"], rows)

@@ -1,0 +1,141 @@
+"""What several hosts that train together must agree on, and what is printed about them."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dss_jax import __version__
+from dss_jax.core import config, processes
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import PACKAGE
+from dss_jax.data.store import TokenStore
+
+OWN_PLACES = (
+    "Task.data_dir", "Task.rationales", "Vocabulary.path", "Data.store_dir", "Data.store",
+)  # fmt: skip
+"""Settings that may differ between hosts: where a file lies. What is in it must not."""
+
+SHARED_SECONDS = 60.0
+"""How long a host waits until it sees a file that another one has written: NFS keeps what it knows
+of a folder for so long."""
+
+
+def code_digest() -> str:
+    """Version, and digest of the package's source files."""
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n".encode())
+        digest.update(file.read_bytes())
+    return f"{__version__} {digest.hexdigest()[:16]}"
+
+
+def store_digest(store: TokenStore) -> str:
+    """Digest of a store's content; not of where and when it was made."""
+    content = {k: store.manifest[k] for k in ("format", "name", "splits", "files", "vocabulary")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_settings(run: config.Run) -> None:
+    """Checks that all processes have the same code, JAX and configuration.
+
+    Raises:
+      UsageError: which process has what.
+    """
+    if processes.count() == 1:
+        return
+    import jax
+
+    own = "|".join(map(re.escape, OWN_PLACES))
+    text = re.sub(rf"^({own}) = .*\n", "", config.to_gin(run), flags=re.MULTILINE)
+    processes.check_same(
+        {"code of dss-jax": code_digest(), "version of JAX": jax.__version__, "configuration": text}
+    )
+
+
+def check_store(store: TokenStore) -> None:
+    """Checks that all processes have the same data.
+
+    Raises:
+      UsageError: which process has what.
+    """
+    if processes.count() > 1:
+        processes.check_same({"token store": store_digest(store)})
+
+
+def check_shared(file: Path) -> None:
+    """Checks that all processes see a file that process 0 has written.
+
+    Raises:
+      UsageError: which do not.
+    """
+
+    def look() -> bool:
+        until = time.monotonic() + SHARED_SECONDS
+        while not file.exists():
+            if time.monotonic() > until:
+                raise UsageError(
+                    f"{file.parent} is not the folder that process 0 writes to. --output_dir must "
+                    "be on storage that all hosts share: gs://, s3:// or a network file system."
+                )
+            time.sleep(0.5)
+        return True
+
+    if processes.count() > 1:
+        processes.together(look)
+
+
+class Quiet:
+    """In place of a log or a progress bar in every process but the first."""
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        """Does nothing."""
+
+    def say(self, text: str) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def describe_hosts(
+    run: config.Run,
+    mesh: Any,
+    longest: tuple[int, int],
+    say: Callable[[str], None],
+) -> None:
+    """Prints the processes with their devices, and what a step takes on each device.
+
+    Args:
+      run: T5Config.vocab_size must be set.
+      mesh: of all devices.
+      longest: the longest input and target, in tokens.
+      say: prints a line.
+    """
+    if processes.count() == 1:
+        return
+    import jax
+
+    from dss_jax.core.devices import GB
+    from dss_jax.train.memory import estimate
+    from dss_jax.train.step import boxed_state
+
+    own = jax.local_devices()
+    kinds = Counter(d.device_kind for d in own)
+    everybody = processes.gather(", ".join(f"{n} x {kind}" for kind, n in kinds.items()))
+    for name, devices in zip(processes.process_names(), everybody, strict=True):
+        say(f"{name}: {devices}")
+    sizes = config.Mesh(**dict(mesh.shape))
+    data = dataclasses.replace(run.data, input_length=longest[0], target_length=longest[1])
+    run = dataclasses.replace(run, data=data, mesh=sizes)
+    memory = estimate(run, boxed_state(run))
+    parts = ("parameters", "gradients", "optimizer", "activations", "working", "total")
+    planned = ", ".join(f"{part} {getattr(memory, part) / GB:.2f}" for part in parts)
+    stats = own[0].memory_stats() or {}
+    there = f" of {stats['bytes_limit'] / GB:.2f}" if "bytes_limit" in stats else ""
+    say(f"memory of a step on each device, GB: {planned}{there}")

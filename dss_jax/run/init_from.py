@@ -1,0 +1,137 @@
+"""Starting a run from a checkpoint: what it decides in the configuration, and its parameters.
+
+A run that has saved its own state goes on from that, and needs the other checkpoint no more.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import jax
+
+from dss_jax.core import config
+from dss_jax.core.config import T5Config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.t5_config import SHAPE_FIELDS
+from dss_jax.data.store import TokenStore
+from dss_jax.data.vocabulary import T5_PUBLIC, file_digest, resolve
+from dss_jax.interop.formats import read_weights
+from dss_jax.interop.model_files import ModelFiles, read_model_files, vocabulary_size
+from dss_jax.interop.weights import flat, nested
+from dss_jax.run import run_folder
+from dss_jax.train.step import Program, TrainState
+
+
+def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
+    """Completes a configuration by what the checkpoint in `Train.init_from` decides.
+
+    Args:
+      run: the configuration.
+      given: the settings that the user gave ("T5Config.emb_dim"); the others are defaults, which
+        the checkpoint replaces.
+
+    Returns:
+      The run with the checkpoint's model, and its vocabulary where none was given.
+
+    Raises:
+      UsageError: a setting that was given differs from the checkpoint's, or there is no such
+        checkpoint.
+    """
+    path, output_dir = run.train.init_from, run.train.output_dir
+    assert path is not None
+    own = None if output_dir is None else run_folder.check_output_dir(output_dir)
+    if own is not None and run_folder.has_checkpoint(own):
+        files, origin = read_model_files(own), str(output_dir)
+    else:
+        weights = read_weights(path)
+        files = ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
+        origin = weights.origin
+    return dataclasses.replace(
+        run,
+        model=_model(run.model, files.config, given, origin),
+        vocabulary=_vocabulary(run, files, given, origin),
+    )
+
+
+def _model(own: T5Config, checkpoint: T5Config, given: Collection[str], origin: str) -> T5Config:
+    """The run's model with the checkpoint's shape."""
+    lines = [
+        f"  T5Config.{name} is {getattr(own, name)!r}, in the checkpoint "
+        f"{getattr(checkpoint, name)!r}"
+        for name in SHAPE_FIELDS
+        # None stands for the vocabulary's size, which the checkpoint's rows take the place of.
+        if f"T5Config.{name}" in given
+        and getattr(own, name) not in (None, getattr(checkpoint, name))
+    ]
+    if lines:
+        raise UsageError(
+            f"the model that was given is not that of {origin}:\n" + "\n".join(lines) + "\n"
+            "Leave --model and these settings out: the checkpoint gives the model's shape."
+        )
+    return dataclasses.replace(own, **{name: getattr(checkpoint, name) for name in SHAPE_FIELDS})
+
+
+def _vocabulary(
+    run: config.Run, files: ModelFiles, given: Collection[str], origin: str
+) -> config.Vocabulary:
+    """The run's vocabulary, or the checkpoint's where the user gave none."""
+    own = run.vocabulary
+    if files.vocabulary is None:
+        # A SeqIO task of the user's brings its own vocabulary.
+        if own.path is None and run.task.mixture_or_task_name is None:
+            raise UsageError(
+                f"{origin} has no SentencePiece file beside it (spiece.model), so its vocabulary "
+                f"is not known. Give it with --vocabulary FILE; T5's public one is {T5_PUBLIC}. "
+                "ByT5, whose vocabulary is bytes, can be converted but not trained."
+            )
+        if own.path is not None:
+            vocabulary_size(resolve(own.path), own.extra_ids, files.config, origin)
+        return own
+    if own.path is not None:
+        _check_same(resolve(own.path), files.vocabulary, origin)
+    if "Vocabulary.extra_ids" in given and own.extra_ids != files.extra_ids:
+        raise UsageError(
+            f"Vocabulary.extra_ids is {own.extra_ids}, but {origin} has {files.extra_ids}. Leave "
+            "the setting out: the checkpoint gives it."
+        )
+    vocabulary_size(files.vocabulary, files.extra_ids, files.config, origin)
+    path = own.path if own.path is not None else str(files.vocabulary)
+    return config.Vocabulary(path=path, extra_ids=files.extra_ids)
+
+
+def _check_same(used: Path, checkpoint: Path, origin: str) -> None:
+    if file_digest(used) != file_digest(checkpoint):
+        raise UsageError(
+            f"the vocabulary {used} is not that of {origin}, so its embeddings would stand for "
+            f"other pieces. Leave --vocabulary and --store out, or make them from {checkpoint}."
+        )
+
+
+def start_from(
+    run: config.Run, program: Program, store: TokenStore, say: Callable[[str], None]
+) -> TrainState:
+    """The state at step 0 with the parameters of `Train.init_from`.
+
+    Each parameter goes onto the mesh as it is read, so the host holds one at a time.
+
+    Raises:
+      UsageError: no such checkpoint, another shape, or another vocabulary than the store's.
+    """
+    assert run.train.init_from is not None
+    weights = read_weights(run.train.init_from)
+    _model(run.model, weights.config, [f"T5Config.{n}" for n in SHAPE_FIELDS], weights.origin)
+    if weights.vocabulary is not None:
+        _check_same(store.vocabulary_path, weights.vocabulary, weights.origin)
+    say(f"starts from {weights.origin}")
+    for note in weights.notes:
+        say(f"  {note}")
+    # Parameters that no checkpoint of T5 has keep the values they were drawn with.
+    state = program.init(run.train.seed)
+    params = flat(state.params)
+    assert weights.leaves.keys() <= params.keys()
+    for path, leaf in weights.leaves.items():
+        sharding = params[path].sharding
+        params[path].delete()
+        value = leaf.read()
+        params[path] = jax.make_array_from_callback(leaf.shape, sharding, value.__getitem__)
+    return dataclasses.replace(state, params=nested(params))

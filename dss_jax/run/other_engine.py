@@ -1,0 +1,64 @@
+"""Runs a training run in a child process of another engine. Imports neither T5X nor TensorFlow."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core import config
+from dss_jax.data import prepare_child
+from dss_jax.data.store import TokenStore
+from dss_jax.train.loop import Interrupted
+
+MODULE = "dss_jax.run.t5x_engine"
+
+
+def as_json(run: config.Run) -> dict[str, Any]:
+    """A configuration as plain JSON."""
+    return dataclasses.asdict(run)
+
+
+def run_from(values: Mapping[str, Mapping[str, Any]]) -> config.Run:
+    """The configuration that `as_json` gave, which checks itself again."""
+
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(config.Run)}
+    return config.Run(
+        **{
+            name: kinds[name](**{k: tuples(v) for k, v in section.items()})
+            for name, section in values.items()
+        }
+    )
+
+
+def train(
+    run: config.Run,
+    store: TokenStore,
+    task_dirs: Sequence[str],
+    say: Callable[[str], None],
+    environment: Mapping[str, str],
+) -> dict:
+    """As `single.train`, in T5X's process. Ctrl-C and SIGTERM are handed on to it.
+
+    Args:
+      run: the configuration, with an output folder.
+      store: of the task.
+      task_dirs: folders with task files of the user's.
+      say: prints a line.
+      environment: of the child; it takes the accelerator, so this process must not.
+
+    Raises:
+      UsageError, prepare_child.PrepareError: see `prepare_child.run`.
+      Interrupted: it was asked to stop; T5X has saved its state.
+    """
+    request = {
+        "run": as_json(run), "store": str(store.path),
+        "task_dirs": [str(Path(d).resolve()) for d in task_dirs],
+    }  # fmt: skip
+    quiet = {**environment, **prepare_child.QUIET}
+    said = prepare_child.run(request, say, MODULE, environment=quiet, hand_on_signals=True)
+    if "interrupted" in said:
+        raise Interrupted(said["interrupted"])
+    return dict(said["results"])

@@ -1,0 +1,72 @@
+"""A run with its program, its data and its scorer, ready to train or score."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from dss_jax.core import config, processes
+from dss_jax.core.errors import UsageError
+from dss_jax.core.types import Scorer
+from dss_jax.data.store import TokenStore
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.evaluate.evaluator import Judge, make_judge
+from dss_jax.layouts.layouts import with_layout
+from dss_jax.run import run_folder
+from dss_jax.train.checkpoint import Checkpoints
+from dss_jax.train.compile import keep_compiled_code
+from dss_jax.train.sharding import make_mesh
+from dss_jax.train.step import Program, build
+
+
+def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
+    """Fills in T5Config.vocab_size where it is None: the vocabulary's, rounded up to 128s.
+
+    Raises:
+      UsageError: the model has fewer embeddings than the vocabulary has ids.
+    """
+    needed = SentencePiece(store.vocabulary_path, store.extra_ids).vocab_size
+    size = run.model.vocab_size
+    if size is None:
+        size = -(-needed // 128) * 128
+    if size < needed:
+        raise UsageError(
+            f"T5Config.vocab_size is {size}, but the vocabulary has {needed} ids "
+            f"({store.extra_ids} of them extra ids). Give at least {needed}, or None."
+        )
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=size))
+
+
+def for_mesh(run: config.Run, mesh: Mesh) -> config.Run:
+    """Fills in Data.layout where it is "auto"."""
+    data = with_layout(run.data, mesh.devices.flat[0].platform)
+    return dataclasses.replace(run, data=data)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run with its program, its store and its scorer, ready to train or score."""
+
+    run: config.Run
+    folder: Path
+    store: TokenStore
+    program: Program
+    evaluator: Judge
+    compile_cache: str | None
+
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints, open; with several processes, all must call this."""
+        processes.meet()  # Orbax connects them.
+        return Checkpoints(
+            self.folder / run_folder.CHECKPOINTS, keep=self.run.train.keep_checkpoints
+        )
+
+
+def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
+    """Builds the model and its compiled functions for a run."""
+    cache = keep_compiled_code()
+    run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
+    run = for_mesh(run, mesh)
+    program = build(run, mesh)
+    return Session(run, folder, store, program, make_judge(run, program, store, scorer), cache)

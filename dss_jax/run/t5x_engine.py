@@ -1,0 +1,351 @@
+"""A run through T5X's own `t5x.train.train`, on the batches of the token store. Imports T5X.
+
+A program of its own, which `dss_jax.run.other_engine` starts, so that TensorFlow never comes
+into our trainer's process. The output folder is that of any run, and has also
+
+t5x/checkpoint_STEP/    T5X's checkpoints: parameters, optimiser, place in the data
+
+At the end those that T5X kept become ours, each with its score on validation.
+"""
+
+import functools
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import clu.data.dataset_iterator as clu_data
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+import t5x.train
+import tensorflow as tf
+from t5x import adafactor, optimizers, partitioning, utils
+from t5x.examples.t5 import network
+
+from dss_jax.core import config
+from dss_jax.core.registry import load_task
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.types import Scorer
+from dss_jax.data import seqio_child
+from dss_jax.data.store import TokenStore, open_store
+from dss_jax.interop.formats import read_weights
+from dss_jax.interop.model_files import ModelFiles, write_model_files
+from dss_jax.interop.t5x import read_t5x
+from dss_jax.interop.t5x_names import entries
+from dss_jax.interop.weights import Weights, from_tree, nested
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.blocks import Batch
+from dss_jax.model.t5 import T5
+from dss_jax.run import other_engine, run_folder, single
+from dss_jax.run.session import open_session, with_vocab_size
+from dss_jax.train import loop
+from dss_jax.train.metric_log import MetricLog
+from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from dss_jax.train.t5x_model import DistillationModel, DistillationTrainer
+
+MODEL_DIR = "t5x"
+Say = Callable[[str], None]
+
+
+def rows_of(batch: Batch, weights: tuple[float, float]) -> dict[str, np.ndarray]:
+    """One batch as T5X takes it: R = N * roles rows, each example's roles one after the other.
+
+    Args:
+      batch: one padded block a role, of N rows each.
+      weights: of the label and the rationale task.
+
+    Returns:
+      encoder_input_tokens int32 [R, S], decoder_input_tokens, decoder_target_tokens and
+      decoder_roles int32 [R, T], decoder_loss_weights float32 [R, T]; S and T are the longest
+      block's.
+    """
+
+    def together(name: str) -> np.ndarray:
+        blocks = [np.asarray(getattr(block, name)) for block in batch]
+        width = max(b.shape[1] for b in blocks)
+        padded = [np.pad(b, ((0, 0), (0, width - b.shape[1]))) for b in blocks]
+        return np.stack(padded, axis=1).reshape(-1, width)
+
+    roles = together("decoder_roles")
+    return {
+        "encoder_input_tokens": together("encoder_input_tokens"),
+        "decoder_input_tokens": together("decoder_input_tokens"),
+        "decoder_target_tokens": together("decoder_target_tokens"),
+        "decoder_roles": roles,
+        "decoder_loss_weights": np.asarray((0.0, *weights), np.float32)[roles],
+    }
+
+
+class StoreIterator(clu_data.DatasetIterator):
+    """The batches of a run, for T5X; its state is the number of the next."""
+
+    def __init__(self, batch_at: Callable[[int], dict[str, np.ndarray]]) -> None:
+        self._batch_at, self._next = batch_at, 0
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        self._next += 1
+        return self._batch_at(self._next - 1)
+
+    def reset(self) -> None:
+        """Back to the first batch."""
+        self._next = 0
+
+    @property
+    def element_spec(self) -> Mapping[str, clu_data.ArraySpec]:
+        """Shape and dtype of each array."""
+        return {
+            name: clu_data.ArraySpec(dtype=array.dtype, shape=array.shape)
+            for name, array in self._batch_at(0).items()
+        }
+
+    def save(self, filename: Any) -> None:
+        """Writes the state."""
+        Path(filename).write_text(json.dumps({"next": self._next}))
+
+    def restore(self, filename: Any) -> None:
+        """Goes to where `save` was."""
+        self._next = json.loads(Path(filename).read_text())["next"]
+
+
+class Initializer(utils.TrainStateInitializer):
+    """Draws T5X's state, and puts a checkpoint's parameters in it, one at a time."""
+
+    def __init__(self, weights: Weights, **options: Any) -> None:
+        super().__init__(**options)
+        self._weights = weights
+
+    def from_scratch(self, init_rng: Any) -> Any:
+        """T5X's train state of step 0."""
+        state = super().from_scratch(init_rng)
+        frozen = state.params
+        params = {f"target/{k}": v for k, v in _flat(frozen).items()}
+        for entry in entries(self._weights.config, scanned=False):
+            arrays = entry.to_t5x(self._weights.leaves[entry.path].read())
+            for name, array in zip(entry.names, arrays, strict=True):
+                place = params[name].sharding
+                value = np.asarray(array, params[name].dtype)
+                params[name] = jax.make_array_from_callback(value.shape, place, value.__getitem__)
+        return state.replace_params(type(frozen)(nested(params)["target"]))
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in found}
+
+
+class Trainer(DistillationTrainer):
+    """Writes each reading of T5X's metrics to the run's own log, and stops when it is asked to."""
+
+    def __init__(self, report: Callable[[int, dict], bool], **options: Any) -> None:
+        """Arguments: `report` (step, numbers) -> whether to stop, and those of T5X's class."""
+        super().__init__(**options)
+        self._report = report
+
+    def train(self, batch_iter: Any, num_steps: int, start_step: int | None = None) -> Any:
+        """As T5X's; T5X saves and ends when `stop_training` is set after it."""
+        began = time.monotonic()
+        summary = super().train(batch_iter, num_steps, start_step)
+        values = {name: float(value.value) for name, value in summary.result().items()}
+        step = int(self.train_state.step)
+        names = ("loss", "learning_rate", *(n for n in values if n.endswith(OWN_METRICS)))
+        numbers = {name: values[name] for name in names if name in values}
+        numbers |= {n: 100 * v for n, v in numbers.items() if n.endswith("token_accuracy")}
+        numbers["steps_per_second"] = num_steps / max(time.monotonic() - began, 1e-9)
+        if self._report(step, numbers):
+            self.stop_training = True
+        return summary
+
+
+OWN_METRICS = ("label/loss", "label/token_accuracy", "rationale/loss", "rationale/token_accuracy")
+
+
+def make_model(run: config.Run) -> DistillationModel:
+    """T5X's model, loss and optimiser of a run whose vocabulary size is known."""
+    names = {f.name for f in fields(network.T5Config)}
+    shape = {k: v for k, v in asdict(run.model).items() if k in names}
+    assert run.model.vocab_size is not None
+    vocabulary = seqio.PassThroughVocabulary(run.model.vocab_size, eos_id=1)
+    return DistillationModel(
+        module=network.Transformer(network.T5Config(**shape)),
+        input_vocabulary=vocabulary,
+        output_vocabulary=vocabulary,
+        optimizer_def=_optimizer(run),
+        z_loss=run.loss.z_loss,
+        label_smoothing=run.loss.label_smoothing,
+    )
+
+
+def _optimizer(run: config.Run) -> Any:
+    cfg = run.optimizer
+    if cfg.name == "adamw":
+        # optax's optimisers do not read T5X's learning rate: they have the schedule in them.
+        return optimizers.OptaxWrapper(make_optimizer(cfg, run.train.steps))
+    return adafactor.Adafactor(
+        decay_rate=cfg.decay_rate,
+        step_offset=0,
+        global_norm_clip_threshold=cfg.clip_norm or None,
+        logical_factor_rules=adafactor.standard_logical_factor_rules(),
+    )
+
+
+def start_weights(run: config.Run) -> Weights:
+    """The parameters that our own engine would start from."""
+    if run.train.init_from is not None:
+        return read_weights(run.train.init_from)
+    tokens, key = jnp.ones((1, 2), jnp.int32), jax.random.key(run.train.seed)
+    params = jax.jit(lambda: nn.meta.unbox(T5(run.model).init(key, tokens, tokens))["params"])()
+    return from_tree(run.model, params, origin=f"Train.seed = {run.train.seed}")
+
+
+def fit(
+    run: config.Run,
+    batch_at: Callable[[int], dict[str, np.ndarray]],
+    model_dir: str,
+    report: Callable[[int, dict], bool],
+) -> int:
+    """Trains with T5X, or goes on from its latest checkpoint in `model_dir`.
+
+    Args:
+      run: the configuration, with T5Config.vocab_size.
+      batch_at: step -> `rows_of` its batch.
+      model_dir: where T5X writes.
+      report: (step, numbers) -> whether to stop; every Train.log_every steps.
+
+    Returns:
+      The step it ended at.
+    """
+    rows = batch_at(0)["encoder_input_tokens"].shape[0]
+    period = min(run.train.checkpoint_every or run.evaluate.every, run.train.steps)
+    step, _ = t5x.train.train(
+        model=make_model(run),
+        train_dataset_cfg=utils.DatasetConfig(
+            mixture_or_task_name=run.task.shown_name, task_feature_lengths={}, split="train",
+            batch_size=rows, shuffle=False, seed=None,
+        ),
+        train_eval_dataset_cfg=None,
+        infer_eval_dataset_cfg=None,
+        checkpoint_cfg=utils.CheckpointConfig(
+            save=utils.SaveCheckpointConfig(
+                period=period, keep=run.train.keep_checkpoints, save_dataset=True
+            )
+        ),
+        partitioner=partitioning.PjitPartitioner(
+            num_partitions=run.mesh.model,
+            logical_axis_rules=partitioning.standard_logical_axis_rules(
+                parameter_partitioning_dims=2 if run.mesh.fsdp > 1 else 1
+            ),
+        ),
+        trainer_cls=functools.partial(
+            Trainer,
+            report=report,
+            learning_rate_fn=learning_rate_schedule(run.optimizer, run.train.steps),
+            num_microbatches=run.train.microbatches,
+        ),
+        model_dir=model_dir,
+        total_steps=run.train.steps,
+        eval_steps=0,
+        eval_period=0,
+        stats_period=run.train.log_every,
+        random_seed=run.train.seed,
+        summarize_config_fn=lambda *_: None,
+        get_dataset_fn=lambda *_: StoreIterator(batch_at),
+        train_state_initializer_cls=functools.partial(Initializer, start_weights(run)),
+        verify_matching_vocabs_fn=None,
+    )  # fmt: skip
+    return int(step)
+
+
+def checkpoints_of(model_dir: Path) -> dict[int, Path]:
+    """Step -> folder of the checkpoints that T5X kept, without that of step 0."""
+    found = {}
+    for path in model_dir.glob("checkpoint_*"):
+        match = re.fullmatch(r"checkpoint_(\d+)", path.name)
+        if match and int(match[1]):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) -> dict:
+    """As `single.train`, with T5X's loop.
+
+    Raises:
+      loop.Interrupted: it was asked to stop; T5X has saved its state.
+    """
+    folder = run_folder.open_run_folder(run, store.key)
+    finished = run_folder.read_results(folder)
+    if finished is not None:
+        say(f"{folder} is finished; these are its results")
+        return finished
+    run = with_vocab_size(run, store)
+    write_model_files(folder, ModelFiles(run.model, store.vocabulary_path, store.extra_ids))
+    padded = replace(run.data, layout="padded")
+    batches = TrainBatches(
+        store.split("train"), run.task, padded, run.method, steps=run.train.steps
+    )
+    weights = (run.loss.alpha, 1 - run.loss.alpha) if run.method.rationale else (1.0, 0.0)
+    model_dir = (folder / MODEL_DIR).absolute()
+    there = checkpoints_of(model_dir)
+    say(f"T5X's loop, from step {max(there, default=0)}; it compiles first")
+    log = MetricLog(folder, max(there, default=0))
+    try:
+        with loop.stop_on_signals(say) as stop:
+
+            def report(step: int, numbers: dict) -> bool:
+                log(step, "train", numbers)
+                if step % run.evaluate.every == 0 or step == run.train.steps:
+                    say(f"step {step}/{run.train.steps}  loss {numbers['loss']:.4f}")
+                return stop.asked and step < run.train.steps
+
+            done = fit(run, lambda step: rows_of(batches(step), weights), str(model_dir), report)
+        if done < run.train.steps:
+            raise loop.Interrupted(done)
+        return _score(run, folder, store, scorer, log, say)
+    finally:
+        log.close()
+
+
+def _score(
+    run: config.Run, folder: Path, store: TokenStore, scorer: Scorer, log: MetricLog, say: Say
+) -> dict:
+    """T5X's checkpoints become ours, each with its score; then as after any run."""
+    session = open_session(run, folder, store, scorer)
+    checkpoints = session.checkpoints()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, session.program.abstract_state.params)
+    validate = single.validate(session, log, say)
+    try:
+        for step, path in checkpoints_of(folder / MODEL_DIR).items():
+            params = jax.tree.map(jax.device_put, read_t5x(str(path)).tree(), shardings)
+            checkpoints.save_params(params, step, validate(params, step))
+        checkpoints.wait()
+        results = single.finish(session, checkpoints, log, say)
+    finally:
+        checkpoints.close()
+    single.draw(session, results)
+    run_folder.write_results(folder, results)
+    return results
+
+
+def answer(request: dict[str, Any], say: Say) -> dict[str, Any]:
+    """What `dss train --engine t5x` asks its child process for; see `other_engine.train`."""
+    # TensorFlow would take the accelerator's memory.
+    tf.config.set_visible_devices([], "GPU")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    run = other_engine.run_from(request["run"])
+    task = load_task(run.task.name, request["task_dirs"]) if run.task.name else None
+    store = open_store(request["store"])
+    try:
+        return {"results": train(run, store, task.scorer if task else TEXT_ACCURACY, say)}
+    except loop.Interrupted as stop:
+        return {"interrupted": stop.step}
+
+
+if __name__ == "__main__":
+    sys.exit(seqio_child.serve(answer))

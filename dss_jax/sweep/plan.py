@@ -1,0 +1,266 @@
+"""What a sweep has to do: the planned runs, what is done of them, and the folder they are in.
+
+DIR/sweep.json                                the grid: its cells, and the settings they share
+DIR/TASK/MODEL/METHOD/SIZE/seed_N/            a run: see `run_folder`
+DIR/TASK/teacher/                             the teacher's own labels, scored as a run is
+DIR/sweep_times.jsonl                         a line a run of this machine that has ended
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dss_jax.core import config, storage, strict_json
+from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import Work, training_flops, work_of_shape
+from dss_jax.core.paths import write_whole
+from dss_jax.core.sweep_config import TEACHER, Cell
+from dss_jax.run import run_folder
+
+GRID, TIMES = "sweep.json", "sweep_times.jsonl"
+FORMAT = 1
+
+LABEL_ROW, RATIONALE_ROW = (96, 8), (96, 32)
+"""Usual lengths of input and target, tokens; only the proportion of two runs' work matters."""
+
+VOCAB_SIZE = 32_128
+"""Taken where the model's gin file leaves it to the vocabulary."""
+
+TEACHER_WORK = 1e9
+"""FLOPs that scoring the teacher's labels counts as: nearly nothing."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell, and the run that it is.
+
+    Attributes:
+      cell: where it is in the grid.
+      flags: of `dss train`, without seed and output folder; those of all seeds are the same.
+      seed_flags: the seed's.
+      run: the checked configuration.
+    """
+
+    cell: Cell
+    flags: tuple[str, ...]
+    seed_flags: tuple[str, ...]
+    run: config.Run
+
+    @property
+    def work(self) -> float:
+        """FLOPs of the training, roughly: to weigh one run against another."""
+        if self.cell.method == TEACHER:
+            return TEACHER_WORK
+        work = work_of_shape(1, *LABEL_ROW)
+        if self.run.method.uses_rationales:
+            # A row of its own, or as much more text in the one row.
+            work = work.plus(work_of_shape(1, *RATIONALE_ROW))
+        return float(self._flops(work) * self.run.train.steps * self.run.data.batch_size)
+
+    @property
+    def model_size(self) -> int:
+        """FLOPs of an example, which order models by their size."""
+        return self._flops(work_of_shape(1, *LABEL_ROW))
+
+    def _flops(self, work: Work) -> int:
+        model = self.run.model
+        if model.vocab_size is None:
+            model = replace(model, vocab_size=VOCAB_SIZE)
+        return training_flops(model, work)
+
+
+class State(NamedTuple):
+    """What is there of a run.
+
+    Attributes:
+      done: whether it is finished.
+      step: the last saved or logged step; 0 where it has not begun.
+    """
+
+    done: bool
+    step: int
+
+
+def state_of(folder: Path) -> State:
+    """What is there of the run in a folder."""
+    if storage.exists(folder / run_folder.RESULTS):
+        return State(True, 0)
+    return State(False, logged_step(folder))
+
+
+def logged_step(folder: Path) -> int:
+    """The step in the last line of a run's metrics; 0 where there is none."""
+    try:
+        with (folder / run_folder.METRICS).open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 8192))
+            lines = file.read().splitlines()
+    except (OSError, ValueError):
+        return 0
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # Cut off at its start, or half written.
+    return 0
+
+
+def read_grid(folder: Path) -> dict[str, Any] | None:
+    """What `sweep.json` of a folder holds; None where there is none.
+
+    Raises:
+      UsageError: it is of another format.
+    """
+    file = folder / GRID
+    if not storage.exists(file):
+        return None
+    with storage.explained(file):
+        grid = json.loads(file.read_text())
+    if grid.get("format") != FORMAT:
+        raise UsageError(
+            f"{file} has format {grid.get('format')!r}, but this version reads {FORMAT}. Give "
+            "another --output_dir."
+        )
+    return grid
+
+
+def begun_before(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of the folder's grid that are not among `cells`, and whose run has begun."""
+    grid = read_grid(folder) or {"cells": []}
+    saved = [Cell.from_json(cell) for cell in grid["cells"]]
+    return [
+        cell
+        for cell in saved
+        if cell not in cells and storage.exists(folder / cell.folder / run_folder.CONFIG)
+    ]
+
+
+def write_grid(
+    folder: Path, cells: Iterable[Cell], gin_files: Sequence[str], bindings: Sequence[str]
+) -> None:
+    """Writes `sweep.json`."""
+    grid = {
+        "format": FORMAT,
+        "cells": [cell.as_json() for cell in cells],
+        "gin_files": [str(file) for file in gin_files],
+        "bindings": list(bindings),
+    }
+    write_whole(folder / GRID, strict_json.dumps(grid, indent=1) + "\n")
+
+
+def check_settings(folder: Path, planned: Sequence[Planned]) -> None:
+    """Raises UsageError where runs of the folder were begun with other settings, and shows them."""
+    found = [
+        diff for one in planned if (diff := run_folder.other_settings(one.run, _at(folder, one)))
+    ]
+    if found:
+        more = f"\n... and {len(found) - 1} more runs" if len(found) > 1 else ""
+        raise UsageError(
+            f"{folder} holds a sweep with other settings:\n{found[0]}{more}\n"
+            "Give another --output_dir, or the same settings: a grid may grow, its runs may not "
+            "change."
+        )
+
+
+def _at(folder: Path, planned: Planned) -> Path:
+    return folder / planned.cell.folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process: a run, or the seeds of a cell at once.
+
+    Attributes:
+      planned: what it trains.
+      folder: that has its log, relative to the sweep's.
+      flags: of `dss train`.
+    """
+
+    planned: tuple[Planned, ...]
+    folder: str
+    flags: tuple[str, ...]
+
+    @property
+    def work(self) -> float:
+        """FLOPs, roughly."""
+        return sum(one.work for one in self.planned)
+
+
+def jobs_of(folder: Path, left: Sequence[Planned], at_once: bool) -> list[Job]:
+    """The processes that do what is left.
+
+    Args:
+      folder: the sweep's.
+      left: runs that are not done.
+      at_once: whether those of a group train together. Seeds that have begun go on together, as
+        they did before; the others start together.
+    """
+    groups: dict[tuple[str, ...], list[Planned]] = {}
+    for one in left:
+        key: tuple[str, ...] = (one.cell.folder,)
+        if at_once and one.cell.model is not None:
+            begun = run_folder.has_checkpoint(_at(folder, one))
+            key = (one.cell.group, "begun" if begun else "new")
+        groups.setdefault(key, []).append(one)
+    return [_job(folder, members) for members in groups.values()]
+
+
+def _job(folder: Path, members: Sequence[Planned]) -> Job:
+    first = members[0]
+    place: str
+    seed: tuple[str, ...]
+    if len(members) == 1:
+        place, seed = first.cell.folder, first.seed_flags
+    else:
+        place, seed = first.cell.group, ("--seeds", ",".join(str(one.cell.seed) for one in members))
+    flags = (*first.flags, *seed, "--output_dir", str(folder / place))
+    return Job(tuple(members), place, flags)
+
+
+class Times:
+    """The times of the runs that have ended, kept for the next start of the sweep."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / TIMES
+        self.seconds = self.work = 0.0
+        if self._file.exists():
+            for line in self._file.read_text().splitlines():
+                try:
+                    saved = json.loads(line)
+                    self._count(saved["seconds"], saved["work"])
+                except (ValueError, KeyError):
+                    continue
+
+    def _count(self, seconds: float, work: float) -> None:
+        if work <= TEACHER_WORK:
+            return  # Scoring the teacher says nothing of how long training takes.
+        self.seconds += seconds
+        self.work += work
+
+    def add(self, job: Job, state: str, seconds: float, work: float) -> None:
+        """A process has ended after so many seconds, and has done so much."""
+        self._count(seconds, work)
+        line = {"folder": job.folder, "state": state, "seconds": round(seconds, 1), "work": work}
+        with self._file.open("a") as file:
+            file.write(strict_json.dumps(line) + "\n")
+
+
+def seconds_left(
+    times: Times, running: Sequence[tuple[float, float]], left: float, slots: int
+) -> float | None:
+    """The time to the end, from the speed so far.
+
+    Args:
+      times: of what has ended.
+      running: (seconds, work done) of each process at work.
+      left: work that is still to be done, the rest of the running ones included.
+      slots: how many run at once.
+
+    Returns:
+      Seconds; None while nothing is known.
+    """
+    seconds = times.seconds + sum(s for s, _ in running)
+    work = times.work + sum(w for _, w in running)
+    return None if work <= 0 or seconds <= 0 else left * seconds / work / max(slots, 1)

@@ -1,0 +1,97 @@
+"""Stage 1 of the demo: the simulated teacher is asked over HTTP, its records are filtered."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dss_jax.core import config
+from dss_jax.core.types import SPLITS, DistillationTask, Example
+from dss_jax.data import rows
+from dss_jax.layouts.batches import subset_rows
+from dss_jax.records.files import read_records, write_records
+from dss_jax.records.filters import Filters, apply_filters
+from dss_jax.teacher import extraction
+from dss_jax.teacher.client import Client, host_of
+from dss_jax.teacher.extract import RunOptions, Summary
+from dss_jax.teacher.extraction import Extraction
+from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.simulated import MODEL, simulated_teacher
+
+CONCURRENCY = 16
+"""Requests at once: more than the server answers in the time that one takes."""
+
+TELL_EVERY = 2000
+"""Answers between lines of progress."""
+
+TERMS = "Generated and simulated: free to use."
+
+
+def simulated_records(
+    task: DistillationTask, subset: config.Task, folder: Path, say: Callable[[str], None] = print
+) -> list[Path]:
+    """Extracts records of every split, unless they are there already.
+
+    Args:
+      task: a generated task with a prompt.
+      subset: which training rows are asked about.
+      folder: of the journal and of the record files, SPLIT.jsonl (only "ok") and SPLIT_raw.jsonl.
+      say: prints a line.
+
+    Returns:
+      The record files that are filtered.
+
+    Raises:
+      KeyboardInterrupt: stopped; what was answered is in the journal.
+    """
+    files = {split: folder / f"{split}.jsonl" for split in SPLITS}
+    asked = {s: _rows(task, s, subset) for s, file in files.items() if not file.exists()}
+    if asked:
+        folder.mkdir(parents=True, exist_ok=True)
+        with Journal(folder / "journal") as journal, simulated_teacher(str(task.file)) as base_url:
+            _ask(task, asked, journal, base_url, say)
+            for split, examples in asked.items():
+                extraction.write(
+                    _extraction(task, split), examples, journal, folder / f"{split}_raw.jsonl",
+                    price=lambda *_: 0.0, endpoint=host_of(base_url), terms=TERMS,
+                )  # fmt: skip
+    for split in asked:
+        header, read = read_records(folder / f"{split}_raw.jsonl")
+        header, kept = apply_filters(header, list(read), Filters(only=("ok",)), task.scorer.correct)
+        write_records(files[split], header, kept)
+        say(f"{files[split]}: {len(kept):,} of {len(asked[split]):,} records are ok")
+    return list(files.values())
+
+
+def _rows(task: DistillationTask, split: str, subset: config.Task) -> Sequence[Example]:
+    found = rows.examples(task, split)
+    return [found[i] for i in subset_rows(len(found), subset)] if split == "train" else found
+
+
+def _extraction(task: DistillationTask, split: str) -> Extraction:
+    return Extraction(
+        task=task, split=split, model=MODEL, sampling={"temperature": 0.0, "max_tokens": 256}
+    )
+
+
+def _ask(
+    task: DistillationTask,
+    asked: dict[str, Sequence[Example]],
+    journal: Journal,
+    base_url: str,
+    say: Callable[[str], None],
+) -> None:
+    examples = list(itertools.chain.from_iterable(asked.values()))
+    say(f"asking the simulated teacher at {base_url} for {len(examples):,} rationales")
+
+    def progress(summary: Summary) -> None:
+        if summary.answered and summary.answered % TELL_EVERY == 0:
+            rate = summary.answered / max(summary.seconds, 1e-9)
+            say(f"  {summary.done:,} of {len(examples):,} rows, {rate:,.0f} a second")
+
+    summary = extraction.ask(
+        # The requests are the same whatever the split is called.
+        _extraction(task, "train"), examples, journal,
+        Client(base_url, connections=CONCURRENCY), RunOptions(concurrency=CONCURRENCY), progress,
+    )  # fmt: skip
+    if summary.stopped:
+        raise KeyboardInterrupt
