@@ -12,7 +12,7 @@ Item = dict[str, Any]
 
 
 def page_data(found: Found, tables: Sequence[Table], split: str, title: str) -> dict[str, Any]:
-    """What `report_page.write_page` takes."""
+    """What `page.write_page` takes."""
     return {
         "title": title,
         "split": split,

@@ -62,9 +62,9 @@ def write_page(file: Path, data: dict[str, Any], figures: Sequence[tuple[str, st
       data: of `report_items.page_data`.
       figures: (name, SVG text).
     """
-    script = (_HERE / "report_page.js").read_text(encoding="utf-8")
-    style = (_HERE / "report_page.css").read_text(encoding="utf-8")
-    shell = (_HERE / "report_page.html").read_text(encoding="utf-8")
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    shell = (_HERE / "page.html").read_text(encoding="utf-8")
     # matplotlib styles its drawings in attributes and in one style element each.
     drawings = [_drawing(svg) for _, svg in figures]
     styles = {style, *(s for svg in drawings for s in re.findall(r"<style[^>]*>(.*?)</style>", svg,
