@@ -32,7 +32,7 @@ from dss_jax.layouts.blocks import StreamRows
 from dss_jax.layouts.flat import stream_rows
 from dss_jax.model.attention import to_rows
 from dss_jax.model.dropout import keep_mask
-from dss_jax.model.products import product
+from dss_jax.model.matmul import matmul
 from dss_jax.model.sampling import first_argmax
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss
@@ -82,7 +82,7 @@ def _kernels() -> dict[str, Variant]:
         return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], -1)
 
     def mlp(product: Callable, x: jax.Array, wi_0: Any, wi_1: Any, wo: Any) -> jax.Array:
-        return product(jax.nn.gelu(product(x, wi_0)) * product(x, wi_1), wo)
+        return matmul(jax.nn.gelu(matmul(x, wi_0)) * matmul(x, wi_1), wo)
 
     inputs = (x, wi_0, wi_1, wo)
     return {
@@ -161,7 +161,7 @@ def _products(back: bool) -> dict[str, Variant]:
         return x @ w.astype(x.dtype)
 
     def ours(x: jax.Array, w: jax.Array) -> jax.Array:
-        return product(x, w, x.dtype)
+        return matmul(x, w, x.dtype)
 
     if back:
         return {"without": _gradient(plain, (x, w), g), "with": _gradient(ours, (x, w), g)}

@@ -151,9 +151,9 @@ class Ours:
             self._program.train_step(self._state, there)
         )
         times.append(time.perf_counter())
-        extents = self._batches.layout.extents(self._batches.shape_at(number))
+        block_shapes = self._batches.layout.block_shapes(self._batches.shape_at(number))
         return timed_step(
-            self._run, times, self._batches.work_at(number), [e.work for e in extents],
+            self._run, times, self._batches.work_at(number), [e.work for e in block_shapes],
             float(metrics["loss"]),
         )  # fmt: skip
 

@@ -61,7 +61,7 @@ class TestCompiled:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         done: list[str] = []
-        monkeypatch.setattr(processes, "meet", lambda: done.append("met"))
+        monkeypatch.setattr(processes, "barrier", lambda: done.append("met"))
 
         class Lowered:
             def compile(self) -> Callable:
@@ -104,7 +104,7 @@ class TestFirstTogether:
     ) -> None:
         done: list[str] = []
         monkeypatch.setattr(processes, "count", lambda: 2)
-        monkeypatch.setattr(processes, "meet", lambda: done.append("met"))
+        monkeypatch.setattr(processes, "barrier", lambda: done.append("met"))
 
         @jax.jit
         def total(tree: dict, n: int) -> jax.Array:

@@ -15,11 +15,11 @@ from dss_jax.data.prepare import ensure_store
 from dss_jax.data.store import TokenStore
 from dss_jax.layouts import packed
 from dss_jax.layouts.batches import TrainBatches
-from dss_jax.layouts.blocks import Batch, Extent
+from dss_jax.layouts.blocks import Batch, BlockShape
 from dss_jax.layouts.flat import deal, stream_rows
 from dss_jax.layouts.layouts import with_layout
 from dss_jax.layouts.packed import packed_rows
-from dss_jax.layouts.shapes import base_cost, choose_extents, first_that_fits
+from dss_jax.layouts.shapes import base_cost, choose_block_shapes, first_that_fits
 from dss_jax.model.t5 import T5
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss as losses
@@ -181,9 +181,9 @@ def test_a_batch_can_be_built_in_any_shape_with_room(toy_store, layout: str) -> 
 @pytest.mark.parametrize("layout", ["flat", "packed"])
 def test_what_is_executed_beyond_real_tokens_is_counted(toy_store, layout: str) -> None:
     make, padded = (_batches(toy_store, n, size=32, steps=64) for n in (layout, "padded"))
-    assert 1.0 < make.waste(64) < padded.waste(64)
+    assert 1.0 < make.padding_overhead(64) < padded.padding_overhead(64)
     tokens = sum(b.encoder_input_tokens.size for b in make(0))
-    assert tokens == sum(e.encoder_tokens for e in make.layout.extents(make.shape_at(0)))
+    assert tokens == sum(e.encoder_tokens for e in make.layout.block_shapes(make.shape_at(0)))
 
 
 def test_examples_are_dealt_so_that_streams_are_alike() -> None:
@@ -249,25 +249,25 @@ def test_packing_fills_inputs_and_targets_alike(examples: int) -> None:
 def test_few_shapes_are_chosen_and_the_last_has_room_for_all() -> None:
     rng = np.random.default_rng(2)
     tokens = rng.integers(10, 100, 1000) * 32
-    needed = Extent(np.full(1000, 8), tokens, np.full(1000, 64), tokens // 2, np.full(1000, 32))
-    chosen = choose_extents((needed,), base_cost)
+    needed = BlockShape(np.full(1000, 8), tokens, np.full(1000, 64), tokens // 2, np.full(1000, 32))
+    chosen = choose_block_shapes((needed,), base_cost)
     assert len(chosen) == 3
     assert chosen[-1][0].encoder_tokens == tokens.max()
     at = first_that_fits(chosen, (needed,))
     assert set(at) == {0, 1, 2}
     cost = sum(float(base_cost(chosen[i][0])) for i in at)
-    one = choose_extents((needed,), base_cost, max_shapes=1)
+    one = choose_block_shapes((needed,), base_cost, max_shapes=1)
     assert one == (chosen[-1],)
     assert cost < 0.8 * 1000 * float(base_cost(one[0][0]))
     # Where all batches are alike, one shape is enough.
-    alike = Extent(*(np.full(5, n) for n in (8, 640, 64, 320, 32)))
-    assert len(choose_extents((alike,), base_cost)) == 1
+    alike = BlockShape(*(np.full(5, n) for n in (8, 640, 64, 320, 32)))
+    assert len(choose_block_shapes((alike,), base_cost)) == 1
 
 
 def test_a_shape_has_room_for_all_blocks_of_a_batch() -> None:
     rows = np.array([[4, 4, 4, 4, 8], [2, 2, 2, 6, 2]])
-    needed = tuple(Extent(r, 64 * r, np.full(5, 64), 32 * r, np.full(5, 32)) for r in rows)
-    chosen = choose_extents(needed, base_cost)
+    needed = tuple(BlockShape(r, 64 * r, np.full(5, 64), 32 * r, np.full(5, 32)) for r in rows)
+    chosen = choose_block_shapes(needed, base_cost)
     assert [block.rows for block in chosen[-1]] == [8, 6]
     assert [block.rows for block in chosen[0]] == [4, 2]
     assert first_that_fits(chosen, needed).tolist()[:3] == [0, 0, 0]
@@ -325,7 +325,7 @@ def test_little_is_executed_in_vain(
     run, store = _release_store(task, tmp_path)
     data = config.Data(layout=layout)
     make = TrainBatches(store.split(split), run.task, data, run.method, steps=1000)
-    assert make.waste() <= limit
+    assert make.padding_overhead() <= limit
     assert make.layout.shapes <= 3
 
 

@@ -48,7 +48,7 @@ def _resolve(
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
     options.start_processes(args)
-    run = processes.together(lambda: _resolve(args, rest, parser))
+    run = processes.all_or_raise(lambda: _resolve(args, rest, parser))
     splits = [{"valid": "validation"}.get(s, s) for s in args.split or ["test"]]
 
     from dss_jax.cli.tables import print_scores

@@ -66,6 +66,6 @@ def reopen(
             store.split(split)
         return store
 
-    store = processes.together(open_store)
+    store = processes.all_or_raise(open_store)
     check_store(store)
     return open_session(run, folder, store, task.scorer if task else TEXT_ACCURACY)

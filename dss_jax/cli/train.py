@@ -81,7 +81,7 @@ def _open_store(resolved: options.Resolved) -> "TokenStore":
 
     run = resolved.run
     check_settings(run)
-    store = processes.together(
+    store = processes.all_or_raise(
         lambda: ensure_store(
             run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs, need=("train",),
             log=processes.say,
@@ -128,7 +128,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         # T5X's process takes the accelerator; one process at a time can have it.
         os.environ["JAX_PLATFORMS"] = "cpu"
     options.start_processes(args)
-    resolved = processes.together(lambda: options.resolve(args, rest, parser))
+    resolved = processes.all_or_raise(lambda: options.resolve(args, rest, parser))
     run = resolved.run
     _check(run, seeds)
     if args.profile is not None and (seeds is not None or run.train.engine == "t5x"):

@@ -96,11 +96,11 @@ def gather(text: str) -> list[str]:
         return [text]
     client, folder = _client(), f"dss_jax/{next(_numbers)}"
     client.key_value_set(f"{folder}/{index():06}", text)
-    meet()
+    barrier()
     return [value for _, value in sorted(client.key_value_dir_get(folder))]
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits until all processes are here.
 
     Belongs between the compilation of a function for all devices and its first run. The first run
@@ -111,7 +111,7 @@ def meet() -> None:
         _client().wait_at_barrier(f"dss_jax/{next(_numbers)}", WAIT_SECONDS * 1000)
 
 
-def together(work: Callable[[], T]) -> T:
+def all_or_raise(work: Callable[[], T]) -> T:
     """Does what each process has to do by itself; where it fails on one, it fails on all.
 
     Raises:
@@ -135,7 +135,7 @@ def together(work: Callable[[], T]) -> T:
     return result[0]
 
 
-def first_only(work: Callable[[], Any]) -> Any:
+def broadcast_from_first(work: Callable[[], Any]) -> Any:
     """What process 0 finds out, for all: plain JSON. Its mistakes are raised by all.
 
     Raises:

@@ -17,7 +17,7 @@ from dss_jax.data.columns import Examples, examples_of
 from dss_jax.data.orders import permutation
 from dss_jax.data.spans import Pieces, SpanExamples
 from dss_jax.data.store import StoreSplit
-from dss_jax.layouts.blocks import Batch, Block, Extent, StreamRows
+from dss_jax.layouts.blocks import Batch, Block, BlockShape, StreamRows
 from dss_jax.layouts.layouts import Layout, make_layout
 from dss_jax.layouts.shapes import Cost, Plan, Share, base_cost
 
@@ -122,7 +122,7 @@ class TrainBatches:
           steps: of the run; the shapes have room for all their batches.
           shares: data-parallel devices times microbatches; None: one a process.
           process_index, process_count: this host and how many there are; each builds its part.
-          cost: FLOPs of an extent, by which shapes are chosen.
+          cost: FLOPs of an block_shape, by which shapes are chosen.
           plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
             with the same ones, batches of different orders have the same shapes.
           plan_subsets: subsets for whose batches there is room, too; in the same way.
@@ -225,14 +225,16 @@ class TrainBatches:
             )
         return self.layout.build(self._chunk(step // CHUNK)[0][step % CHUNK], shape)
 
-    def waste(self, steps: int = CHUNK) -> float:
+    def padding_overhead(self, steps: int = CHUNK) -> float:
         """Executed over useful FLOPs of the run's first steps: 1.0 would be no padding at all."""
         items = self._items(np.arange(min(steps, self._steps)), self._seed)
         _, shapes = self.layout.assign(items)
-        executed = sum(float(self._cost(e)) for s in shapes for e in self.layout.extents(s))
+        executed = sum(float(self._cost(e)) for s in shapes for e in self.layout.block_shapes(s))
         inputs, targets = (x.ravel().astype(float) for x in self._examples.lengths(items))
         there = (inputs > 0).astype(float)
-        return executed / float(np.sum(self._cost(Extent(there, inputs, inputs, targets, targets))))
+        return executed / float(
+            np.sum(self._cost(BlockShape(there, inputs, inputs, targets, targets)))
+        )
 
     @property
     def longest(self) -> tuple[int, int]:

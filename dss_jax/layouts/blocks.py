@@ -61,7 +61,7 @@ class Block(NamedTuple):
 Batch = tuple[Block, ...]
 
 
-class Extent(NamedTuple):
+class BlockShape(NamedTuple):
     """The static shape of a block: all that decides what it costs. Numbers, or arrays of them.
 
     Attributes:
@@ -89,6 +89,6 @@ class Extent(NamedTuple):
             cross_pairs=rows * s * t,
         )
 
-    def fits(self, needed: "Extent") -> Any:
+    def fits(self, needed: "BlockShape") -> Any:
         """Whether what is needed has room in it; element by element for arrays."""
         return np.logical_and.reduce([n <= have for n, have in zip(needed, self, strict=True)])

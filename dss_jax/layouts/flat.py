@@ -10,7 +10,7 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.data.columns import Examples, shift_joined
-from dss_jax.layouts.blocks import Batch, Block, Extent, StreamRows
+from dss_jax.layouts.blocks import Batch, Block, BlockShape, StreamRows
 from dss_jax.layouts.shapes import Plan, first_that_fits, round_up
 
 TOKEN_MULTIPLE = 32
@@ -49,14 +49,14 @@ class FlatStreams:
         self._streams = plan.share.count
         self._own = range(self._streams)[plan.share.own(self._streams)]
         self._multiple, self._numbered = data.length_multiple, plan.numbered
-        self._extents = plan.extents(lambda rows: self._needed(self._dealt(rows)))
+        self._extents = plan.block_shapes(lambda rows: self._needed(self._dealt(rows)))
         self.shapes = len(self._extents)
 
-    def extents(self, shape: int) -> tuple[Extent, ...]:
+    def block_shapes(self, shape: int) -> tuple[BlockShape, ...]:
         """What is executed of a whole batch, block by block."""
         rows, encoder_tokens, s, decoder_tokens, t = self._extents[shape][0]
         d = self._streams
-        return (Extent(d * rows, d * encoder_tokens, s, d * decoder_tokens, t),)
+        return (BlockShape(d * rows, d * encoder_tokens, s, d * decoder_tokens, t),)
 
     def _dealt(self, rows: np.ndarray) -> np.ndarray:
         """int [n, N] -> [n, D, N / D]."""
@@ -64,13 +64,13 @@ class FlatStreams:
         at = deal((inputs + targets).sum(axis=0), self._streams)
         return np.take_along_axis(rows[:, None, :], at, axis=2)
 
-    def _needed(self, dealt: np.ndarray) -> tuple[Extent, ...]:
+    def _needed(self, dealt: np.ndarray) -> tuple[BlockShape, ...]:
         lengths = self._examples.lengths(dealt)  # [K, n, D, N / D] each
         # One more for the padding that a stream and a row must end with.
         tokens = [round_up(x.sum(axis=(0, 3)).max(axis=1) + 1, TOKEN_MULTIPLE) for x in lengths]
         longest = [round_up(x.max(axis=(0, 2, 3)) + 1, self._multiple) for x in lengths]
         rows = np.full(len(dealt), len(lengths[0]) * dealt.shape[2])
-        return (Extent(rows, tokens[0], longest[0], tokens[1], longest[1]),)
+        return (BlockShape(rows, tokens[0], longest[0], tokens[1], longest[1]),)
 
     def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Batches' row numbers, int [n, N] -> dealt to streams [n, D, N / D]; shape numbers [n]."""
@@ -95,20 +95,22 @@ class FlatStreams:
             ),
         )
 
-    def _stream(self, rows: np.ndarray, stream: int, extent: Extent) -> tuple[np.ndarray, ...]:
+    def _stream(
+        self, rows: np.ndarray, stream: int, block_shape: BlockShape
+    ) -> tuple[np.ndarray, ...]:
         input_lengths, target_lengths = (x.reshape(-1) for x in self._examples.lengths(rows))
         targets = self._examples.targets(rows)
         roles = np.repeat(np.array(self._examples.roles), len(rows))
         numbers = np.tile(np.arange(len(rows)) + stream * len(rows), len(self._examples.roles))
-        encoder, decoder = extent.encoder_tokens, extent.decoder_tokens
+        encoder, decoder = block_shape.encoder_tokens, block_shape.decoder_tokens
         return (
             _filled(self._examples.inputs(rows), encoder),
             _filled(shift_joined(targets, target_lengths), decoder),
             _filled(targets, decoder),
             _filled(np.repeat(roles, target_lengths), decoder),
             _filled(np.repeat(numbers, target_lengths), decoder),
-            *stream_rows(input_lengths, encoder, extent.encoder_length),
-            *stream_rows(target_lengths, decoder, extent.decoder_length),
+            *stream_rows(input_lengths, encoder, block_shape.encoder_length),
+            *stream_rows(target_lengths, decoder, block_shape.decoder_length),
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.data.columns import Examples
-from dss_jax.layouts.blocks import Batch, Extent
+from dss_jax.layouts.blocks import Batch, BlockShape
 from dss_jax.layouts.flat import FlatStreams
 from dss_jax.layouts.packed import PackedRows
 from dss_jax.layouts.padded import PaddedBlocks
@@ -19,7 +19,7 @@ class Layout(Protocol):
 
     shapes: int
 
-    def extents(self, shape: int) -> tuple[Extent, ...]:
+    def block_shapes(self, shape: int) -> tuple[BlockShape, ...]:
         """What is executed of a whole batch, block by block."""
 
     def assign(self, rows: np.ndarray) -> tuple[Any, np.ndarray]:

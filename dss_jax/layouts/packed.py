@@ -18,7 +18,7 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.data.columns import Examples, shift_joined
-from dss_jax.layouts.blocks import Batch, Block, Extent
+from dss_jax.layouts.blocks import Batch, Block, BlockShape
 from dss_jax.layouts.shapes import Cost, Plan, first_that_fits, round_up
 
 SAMPLE = 2048
@@ -152,10 +152,12 @@ class PackedRows:
         sample = first[: max(1, SAMPLE // data.batch_size)]
         self.parts = self._cheapest(self._sizes(sample), plan.cost, data.length_multiple)
         plan = replace(plan, batches=chain((first,), batches))
-        self._extents = plan.extents(lambda rows: self._needed(self._placed(rows)), WORTH_A_SHAPE)
+        self._extents = plan.block_shapes(
+            lambda rows: self._needed(self._placed(rows)), WORTH_A_SHAPE
+        )
         self.shapes = len(self._extents)
 
-    def extents(self, shape: int) -> tuple[Extent, ...]:
+    def block_shapes(self, shape: int) -> tuple[BlockShape, ...]:
         """What is executed of a whole batch, block by block."""
         return self._extents[shape]
 
@@ -192,18 +194,18 @@ class PackedRows:
         placed = [packed_rows(_joined(sizes, part.roles), part.lengths) for part in self.parts]
         return np.concatenate(placed, axis=1)
 
-    def _needed(self, placed: np.ndarray) -> tuple[Extent, ...]:
+    def _needed(self, placed: np.ndarray) -> tuple[BlockShape, ...]:
         by_role = placed.reshape(len(placed), len(self._examples.roles), -1)
         return tuple(self._extent(by_role[:, part.roles], part.lengths) for part in self.parts)
 
-    def _extent(self, placed: np.ndarray, lengths: Sequence[int] | np.ndarray) -> Extent:
+    def _extent(self, placed: np.ndarray, lengths: Sequence[int] | np.ndarray) -> BlockShape:
         """What batches need of a block: pairs' rows, int [n, ...], and S and T, numbers or int [n]
-        each -> an extent of arrays [n].
+        each -> an block_shape of arrays [n].
         """
         most = placed.reshape(len(placed), -1).max(axis=1)
         count = np.asarray(round_up(np.maximum(most + 1, 1), self._share.count))
         s, t = (np.broadcast_to(x, count.shape) for x in lengths)
-        return Extent(count, count * s, s, count * t, t)
+        return BlockShape(count, count * s, s, count * t, t)
 
     def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Batches' row numbers, int [n, N] -> with their places [n, N + M]; shape numbers [n]."""
@@ -229,20 +231,20 @@ class PackedRows:
             numbers = np.tile(np.arange(size), len(roles))
             in_targets["decoder_examples"] = np.repeat(numbers, targets.ravel())
         blocks = []
-        for part, extent in zip(self.parts, self._extents[shape], strict=True):
-            own, pairs = self._share.own(extent.rows), placed[part.roles].ravel()
+        for part, block_shape in zip(self.parts, self._extents[shape], strict=True):
+            own, pairs = self._share.own(block_shape.rows), placed[part.roles].ravel()
             segments = _before_in_row(np.ones(len(pairs), np.int64), pairs) + 1
             laid: dict[str, Any] = {}
             for side, tokens, lengths, length in (
-                ("encoder", in_inputs, inputs, extent.encoder_length),
-                ("decoder", in_targets, targets, extent.decoder_length),
+                ("encoder", in_inputs, inputs, block_shape.encoder_length),
+                ("decoder", in_targets, targets, block_shape.decoder_length),
             ):
                 mine, before = lengths[part.roles].ravel(), lengths[: part.roles.start].sum()
                 at = _token_places(pairs, mine, length)
                 values = {k: v[before : before + len(at)] for k, v in tokens.items()}
                 values[f"{side}_segment_ids"] = np.repeat(segments, mine)
                 for name, value in values.items():
-                    rectangle = np.zeros(extent.rows * length, np.int32)
+                    rectangle = np.zeros(block_shape.rows * length, np.int32)
                     rectangle[at] = value
                     laid[name] = rectangle.reshape(-1, length)[own]
             blocks.append(Block(**laid))

@@ -9,7 +9,7 @@ from dss_jax.core import config
 from dss_jax.core.ids import NO_ROLE
 from dss_jax.data.columns import Examples, join_rows
 from dss_jax.data.store import Slices
-from dss_jax.layouts.blocks import Batch, Block, Extent
+from dss_jax.layouts.blocks import Batch, Block, BlockShape
 from dss_jax.layouts.shapes import Plan, round_up
 
 
@@ -66,10 +66,10 @@ class PaddedBlocks:
 
     shapes = 1
 
-    def extents(self, shape: int) -> tuple[Extent, ...]:
+    def block_shapes(self, shape: int) -> tuple[BlockShape, ...]:
         """What is executed of a whole batch, block by block."""
         n = self._size
-        return tuple(Extent(n, n * s, s, n * t, t) for s, t in self.lengths)
+        return tuple(BlockShape(n, n * s, s, n * t, t) for s, t in self.lengths)
 
     def assign(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Batches' items, int [n, N] -> the same; shape numbers [n], all 0."""

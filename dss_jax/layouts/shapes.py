@@ -9,13 +9,13 @@ import numpy as np
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import forward_flops
 from dss_jax.core.t5_config import T5Config
-from dss_jax.layouts.blocks import Extent
+from dss_jax.layouts.blocks import BlockShape
 
-Blocks = tuple[Extent, ...]
+Blocks = tuple[BlockShape, ...]
 """Of each block of a batch."""
 
-Cost = Callable[[Extent], np.ndarray]
-"""FLOPs of a block of some extent; element by element for arrays."""
+Cost = Callable[[BlockShape], np.ndarray]
+"""FLOPs of a block of some block_shape; element by element for arrays."""
 
 MAX_SHAPES = 3
 """Each is compiled before the first step."""
@@ -28,7 +28,7 @@ QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 
 def cost_of(model: T5Config) -> Cost:
     """FLOPs of a forward pass of a model, padding included."""
-    return lambda extent: np.asarray(forward_flops(model, extent.work))
+    return lambda block_shape: np.asarray(forward_flops(model, block_shape.work))
 
 
 base_cost = cost_of(T5Config())
@@ -68,7 +68,7 @@ class Plan:
     Attributes:
       share: what this process builds.
       batches: row numbers of all batches that will be asked for, in arrays int [n, N].
-      cost: FLOPs of an extent.
+      cost: FLOPs of an block_shape.
       max_shapes: how many shapes at most.
       numbered: whether blocks have `decoder_examples`.
     """
@@ -79,18 +79,18 @@ class Plan:
     max_shapes: int = MAX_SHAPES
     numbered: bool = False
 
-    def extents(
+    def block_shapes(
         self, needed_by: Callable[[np.ndarray], Blocks], worth: float = WORTH
     ) -> tuple[Blocks, ...]:
-        """The extents that are compiled; `needed_by` says what batches need: see
-        `choose_extents`.
+        """The block_shapes that are compiled; `needed_by` says what batches need: see
+        `choose_block_shapes`.
         """
         parts = [needed_by(rows) for rows in self.batches]
         needed = tuple(
-            Extent(*(np.concatenate(x) for x in zip(*blocks, strict=True)))
+            BlockShape(*(np.concatenate(x) for x in zip(*blocks, strict=True)))
             for blocks in zip(*parts, strict=True)
         )
-        return choose_extents(needed, self.cost, self.max_shapes, worth)
+        return choose_block_shapes(needed, self.cost, self.max_shapes, worth)
 
 
 def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:
@@ -98,28 +98,29 @@ def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:
     return -(-numbers // multiple) * multiple
 
 
-def choose_extents(
+def choose_block_shapes(
     needed: Blocks, cost: Cost, max_shapes: int = MAX_SHAPES, worth: float = WORTH
 ) -> tuple[Blocks, ...]:
     """Few shapes of which each batch takes the first that has room for it, at the least cost.
 
     Args:
       needed: of each block of a batch, int arrays [n], already rounded up, one element a batch.
-      cost: FLOPs of an extent.
+      cost: FLOPs of an block_shape.
       max_shapes: how many at most.
       worth: another shape has to save this share of the cost.
 
     Returns:
-      Of each shape the extents of its blocks. Ascending; the last has room for every batch.
+      Of each shape the block_shapes of its blocks. Ascending; the last has room for every batch.
     """
 
     def quantile(q: float) -> Blocks:
         return tuple(
-            Extent(*(int(np.quantile(x, q, method="higher")) for x in block)) for block in needed
+            BlockShape(*(int(np.quantile(x, q, method="higher")) for x in block))
+            for block in needed
         )
 
     def of_shape(blocks: Blocks) -> float:
-        return sum(float(cost(extent)) for extent in blocks)
+        return sum(float(cost(block_shape)) for block_shape in blocks)
 
     def total(chosen: tuple[Blocks, ...]) -> float:
         at = first_that_fits(chosen, needed)

@@ -162,17 +162,17 @@ def padding(store: TokenStore, run: config.Run) -> list[Padding]:
             steps=min(run.train.steps, 1000),
             cost=cost_of(run.model if run.model.vocab_size else config.T5Config()),
         )
-        extents = batches.layout.extents(batches.layout.shapes - 1)
+        block_shapes = batches.layout.block_shapes(batches.layout.shapes - 1)
         longest = (
-            max(int(e.encoder_length) for e in extents),
-            max(int(e.decoder_length) for e in extents),
+            max(int(e.encoder_length) for e in block_shapes),
+            max(int(e.decoder_length) for e in block_shapes),
         )
         found.append(
             Padding(
                 layout=layout,
                 shapes=batches.layout.shapes,
                 length=longest,
-                waste=batches.waste(1000),
+                waste=batches.padding_overhead(1000),
             )
         )
     return found

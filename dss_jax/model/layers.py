@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from dss_jax.core.config import T5Config
 from dss_jax.model.dropout import Dropout
-from dss_jax.model.products import product
+from dss_jax.model.matmul import matmul
 
 FAN_IN_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -71,11 +71,11 @@ class Dense(nn.Module):
         dtype = jnp.dtype(self.dtype)
         out_dtype = jnp.float32 if accumulate_in_float32 else dtype
         lead, x = x.shape[:-1], _two_axes(x.astype(dtype))
-        y = product(x, kernel, out_dtype)
+        y = matmul(x, kernel, out_dtype)
         if self.has_variable("params", "lora_a"):
             a: jax.Array = self.get_variable("params", "lora_a")
             b: jax.Array = self.get_variable("params", "lora_b")
-            y += product(product(x, a, dtype), b, out_dtype)
+            y += matmul(matmul(x, a, dtype), b, out_dtype)
         return y.reshape(*lead, self.features)
 
 
@@ -97,7 +97,7 @@ class Embed(nn.Module):
 
     def attend(self, x_BxTxE: jax.Array) -> jax.Array:
         """Logits [B, T, V] in float32: the product with every embedding."""
-        logits = product(_two_axes(x_BxTxE), self.embedding, transposed=True)
+        logits = matmul(_two_axes(x_BxTxE), self.embedding, transposed=True)
         return logits.reshape(*x_BxTxE.shape[:-1], -1)
 
 

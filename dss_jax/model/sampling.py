@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dss_jax.core.decode_config import GREEDY, Sample
 from dss_jax.core.ids import EOS_ID, PAD_ID
-from dss_jax.model import products
+from dss_jax.model import matmul
 from dss_jax.model.decoding import Chosen, Decoded
 
 _CHUNK = 128
@@ -24,7 +24,7 @@ def first_argmax(x: jax.Array) -> jax.Array:
     logits would be gathered whole on each device.
     """
     *rows, size = x.shape
-    if size % _CHUNK or not products.on_cpu():
+    if size % _CHUNK or not matmul.on_cpu():
         return jnp.argmax(x, axis=-1).astype(jnp.int32)
     chunks = x.reshape(*rows, size // _CHUNK, _CHUNK)
     chunk = jnp.argmax(chunks.max(axis=-1), axis=-1)

@@ -87,7 +87,7 @@ def check_shared(file: Path) -> None:
         return True
 
     if processes.count() > 1:
-        processes.together(look)
+        processes.all_or_raise(look)
 
 
 class Quiet:

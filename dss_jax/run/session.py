@@ -57,7 +57,7 @@ class Session:
 
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, open; with several processes, all must call this."""
-        processes.meet()  # Orbax connects them.
+        processes.barrier()  # Orbax connects them.
         return Checkpoints(
             self.folder / run_folder.CHECKPOINTS, keep=self.run.train.keep_checkpoints
         )

@@ -262,7 +262,7 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
         folder = run_folder.open_run_folder(run, data_key(run, store))
         return [str(folder), run_folder.read_results(folder)]
 
-    name, finished = processes.first_only(look)
+    name, finished = processes.broadcast_from_first(look)
     folder = storage.place(name)
     check_shared(folder / run_folder.CONFIG)
     return folder, finished

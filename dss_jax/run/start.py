@@ -176,7 +176,7 @@ def describe(session: Session, batches: TrainBatches, say: Say) -> None:
     shapes = batches.layout.shapes
     say(
         f"layout: {run.data.layout}, {shapes} compiled shape{'s' if shapes > 1 else ''}; "
-        f"{batches.waste():.2f} times the FLOPs of real tokens"
+        f"{batches.padding_overhead():.2f} times the FLOPs of real tokens"
     )
     if session.compile_cache is not None:
         say(f"compiled code is kept in {session.compile_cache} ({COMPILE_CACHE}=off: it is not)")

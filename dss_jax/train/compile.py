@@ -16,7 +16,7 @@ from dss_jax.core import processes
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
 from dss_jax.layouts.blocks import Batch
-from dss_jax.model.products import on_cpu
+from dss_jax.model.matmul import on_cpu
 from dss_jax.train.saved_steps import SavedSteps, shapes_of
 
 COMPILE_CACHE = "DSS_COMPILE_CACHE"
@@ -145,7 +145,7 @@ def cache_counts() -> CacheCounts:
 
 
 def first_together(function: Callable) -> Callable:
-    """A jitted function that all processes begin to run together: see `processes.meet`.
+    """A jitted function that all processes begin to run together: see `processes.barrier`.
 
     Every process must call it, with the same shapes in the same order.
     """
@@ -158,7 +158,7 @@ def first_together(function: Callable) -> Callable:
         key = structure, tuple(map(jax.typeof, leaves))
         if key not in met:
             function.lower(*args).compile()  # type: ignore[attr-defined]  # JAX keeps it.
-            processes.meet()
+            processes.barrier()
             met.add(key)
         return function(*args)
 
@@ -224,6 +224,6 @@ class Compiled:
             self._compiled[key] = met
         function = self._compiled[key].result()
         if key not in self._met:
-            processes.meet()
+            processes.barrier()
             self._met.add(key)
         return function(first, batch)

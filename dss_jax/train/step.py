@@ -22,7 +22,7 @@ from dss_jax.train.compile import first_together, step_options
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer, settings
 
 Metrics = dict[str, jax.Array]
-Weights = tuple[float | jax.Array, float | jax.Array]
+TaskWeights = tuple[float | jax.Array, float | jax.Array]
 
 
 @flax.struct.dataclass
@@ -91,7 +91,7 @@ def _gradients(
     frozen: dict,
     batch: Batch,
     dropout_key: jax.Array | None,
-    weights: Weights,
+    weights: TaskWeights,
 ) -> tuple[Any, losses.TaskSums]:
     """Gradient of the weighted loss over the whole batch, for `trained`, and the sums behind it."""
     tokens_K, size = losses.count_tokens(batch), run.data.batch_size
@@ -126,7 +126,7 @@ def _gradients(
     return jax.lax.scan(add, start, steps)[0]
 
 
-def _metrics(sums: losses.TaskSums, run: config.Run, weights: Weights) -> Metrics:
+def _metrics(sums: losses.TaskSums, run: config.Run, weights: TaskWeights) -> Metrics:
     tokens_K = jnp.maximum(sums.tokens, losses.MIN_COUNT)
     metrics = {"loss": losses.weighted_loss(sums.loss, sums.tokens, weights)}
     if sums.disagreement is not None:

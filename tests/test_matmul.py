@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dss_jax.model import products
-from dss_jax.model.products import product
+from dss_jax.model import matmul as matmul_module
+from dss_jax.model.matmul import matmul
 from dss_jax.model.sampling import first_argmax
 from dss_jax.train.compile import step_options
 
@@ -33,7 +33,7 @@ def _wide(x: jax.Array) -> np.ndarray:
 
 
 def _with_gradients(x: jax.Array, weight: jax.Array, gradient: jax.Array, transposed: bool):
-    y, back = jax.vjp(lambda x, w: product(x, w, jnp.float32, transposed=transposed), x, weight)
+    y, back = jax.vjp(lambda x, w: matmul(x, w, jnp.float32, transposed=transposed), x, weight)
     return y, *back(gradient.astype(jnp.float32))
 
 
@@ -54,7 +54,7 @@ def test_sums_are_in_float32_and_so_is_the_gradient_of_the_weight(transposed: bo
 
 def test_results_are_rounded_once() -> None:
     x, weight, _ = _inputs(transposed=False)
-    y = product(x, weight, jnp.bfloat16)
+    y = matmul(x, weight, jnp.bfloat16)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(_wide(y), _wide(x) @ _wide(weight), rtol=2**-8, atol=1e-5)
 
@@ -62,7 +62,7 @@ def test_results_are_rounded_once() -> None:
 def test_float32_is_a_plain_product() -> None:
     x, weight, _ = _inputs(transposed=True)
     x = x.astype(jnp.float32)
-    np.testing.assert_array_equal(product(x, weight, transposed=True), x @ weight.T)
+    np.testing.assert_array_equal(matmul(x, weight, transposed=True), x @ weight.T)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -96,12 +96,12 @@ def test_seeds_at_once_are_those_one_by_one() -> None:
 
 _COMPILED = """
 import jax, jax.numpy as jnp
-from dss_jax.model import products
-from dss_jax.model.products import product
+from dss_jax.model import matmul as matmul_module
+from dss_jax.model.matmul import matmul
 from dss_jax.model.sampling import first_argmax
 x, w = jnp.ones((256, 128), jnp.bfloat16), jnp.ones(SHAPE, jnp.float32)
 def step(x, w):
-    y, back = jax.vjp(lambda x, w: product(x, w, jnp.bfloat16, transposed=TRANSPOSED), x, w)
+    y, back = jax.vjp(lambda x, w: matmul(x, w, jnp.bfloat16, transposed=TRANSPOSED), x, w)
     return y, back(y), back(y[::-1])[1].T
 compiled = jax.jit(step).lower(x, w).compile()
 jax.block_until_ready(compiled(x, w))
@@ -141,7 +141,7 @@ def test_this_xla_knows_the_options_of_the_step() -> None:
 
 def test_an_accelerator_gathers_no_logits_for_their_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
     """T5's vocabulary, shared out over a mesh: 32,128 is 251 chunks, which two devices cannot."""
-    monkeypatch.setattr(products, "on_cpu", lambda: False)
+    monkeypatch.setattr(matmul_module, "on_cpu", lambda: False)
     mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
     compiled = jax.jit(
         first_argmax,

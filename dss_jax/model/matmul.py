@@ -18,7 +18,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 _ROW_BY_ROW = Layout((0, 1))
 
 
-def product(
+def matmul(
     x_NxI: jax.Array,
     weight: jax.Array,
     out_dtype: jnp.dtype | type = jnp.float32,
