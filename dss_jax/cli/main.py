@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dss_jax import __version__
+from dss_jax.core import log
 from dss_jax.core.errors import Diverged, UsageError, nearest
 
 COMMANDS = {
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )  # fmt: skip
         module.add_flags(parser)
         args, unknown = parser.parse_known_args(rest)
-        return module.main(args, unknown, parser)
+        with log.shown():
+            return module.main(args, unknown, parser)
     except UsageError as error:
         print(f"dss: error: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -1,0 +1,54 @@
+"""What the package says: the logger "dss_jax". Standard library only.
+
+A module says something by `logging.getLogger(__name__).info(...)`. As with every library, a program
+that imports the package decides what becomes of it; the command line shows it (`shown`).
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+from dss_jax.core import processes
+
+LOGGER = logging.getLogger("dss_jax")
+
+
+class TerminalHandler(logging.Handler):
+    """Prints messages, of several processes only those of the first; warnings on standard error.
+
+    A progress bar (tqdm) steps aside for them.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one."""
+        if not processes.is_first():
+            return
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        # Only what has loaded it can have a bar on the screen.
+        bars = sys.modules.get("tqdm")
+        try:
+            if bars is None:
+                print(self.format(record), file=stream, flush=True)
+            else:
+                bars.tqdm.write(self.format(record), file=stream)
+                stream.flush()
+        except Exception:
+            self.handleError(record)
+
+
+@contextlib.contextmanager
+def shown(handler: logging.Handler | None = None) -> Iterator[None]:
+    """Within it, messages go to a handler (None: the terminal) and nowhere else."""
+    handler = handler or TerminalHandler()
+    before = LOGGER.level, LOGGER.propagate
+    LOGGER.setLevel(logging.INFO)
+    # Absl, which JAX's libraries import, gives the root logger a handler of its own.
+    LOGGER.propagate = False
+    LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(before[0])
+        LOGGER.propagate = before[1]
