@@ -205,10 +205,7 @@ def _cross_entropy() -> dict[str, Variant]:
         return loss.token_losses(logits, targets, config.Loss())
 
     g = jnp.ones((1, TARGETS))
-    return {
-        "without": _gradient(one_hot, (logits,), g),
-        "with": _gradient(integers, (logits,), g),
-    }
+    return {"without": _gradient(one_hot, (logits,), g), "with": _gradient(integers, (logits,), g)}
 
 
 def _demo(layout: str) -> tuple[config.Run, Program, TrainBatches]:

@@ -56,11 +56,7 @@ def test_decodes_equal_generate(name: str) -> None:
     for number, settings in list(enumerate(meta["settings"]))[:: 3 if name == "v1_0" else 1]:
         expected, scores = recorded[f"tokens/{number}"], recorded[f"scores/{number}"]
         decoded = jit_decode(
-            model,
-            params,
-            inputs,
-            search_of(settings, eos_id),
-            max_decode_length=expected.shape[-1],
+            model, params, inputs, search_of(settings, eos_id), max_decode_length=expected.shape[-1]
         )
         np.testing.assert_array_equal(decoded.tokens, expected, err_msg=str(settings))
         if settings["num_beams"] > 1:

@@ -31,10 +31,7 @@ def _block(rng: np.random.Generator, role: int, lengths: list[int], width: int) 
 @pytest.fixture(scope="module")
 def batch() -> tuple[Block, ...]:
     rng = np.random.default_rng(0)
-    return (
-        _block(rng, LABEL, [1, 2, 1, 3], 4),
-        _block(rng, RATIONALE, [7, 9, 0, 8], 10),
-    )
+    return (_block(rng, LABEL, [1, 2, 1, 3], 4), _block(rng, RATIONALE, [7, 9, 0, 8], 10))
 
 
 @pytest.fixture(scope="module")

@@ -182,8 +182,7 @@ class TestKey:
         assert first.path.name.startswith("mine-")
 
     @pytest.mark.parametrize(
-        "change",
-        ["train.jsonl", "mine.py", "v.model", "prefixes", "extra_ids", "code"],
+        "change", ["train.jsonl", "mine.py", "v.model", "prefixes", "extra_ids", "code"]
     )
     def test_a_change_makes_another(
         self, place: Place, quick_child: list[str], change: str, monkeypatch: pytest.MonkeyPatch

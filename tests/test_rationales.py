@@ -75,10 +75,7 @@ def text(example: Example) -> tuple[str, str]:
 
 def test_labels_and_rationales_of_the_records_take_the_place_of_the_rows_own(cqa: Cqa) -> None:
     train, test = cqa.splits["train"], cqa.splits["test"]
-    files = [
-        cqa.write(map(record, reversed(train))),
-        cqa.write(map(record, test), "test"),
-    ]
+    files = [cqa.write(map(record, reversed(train))), cqa.write(map(record, test), "test")]
     joined, said = cqa.join(*files)
     for split in ("train", "test"):
         for before, after in zip(cqa.splits[split], joined[split], strict=True):

@@ -33,8 +33,7 @@ def built() -> SplitBuilder:
     split = SplitBuilder(("label_inputs", "label_targets"), ("id", "input"))
     for number, (inputs, targets, text) in enumerate(ROWS):
         split.append(
-            {"label_inputs": inputs, "label_targets": targets},
-            {"id": f"r{number}", "input": text},
+            {"label_inputs": inputs, "label_targets": targets}, {"id": f"r{number}", "input": text}
         )
     return split
 

@@ -70,12 +70,7 @@ def _run(version: str, microbatches: int) -> config.Run:
     import record_hf_reference as hf
 
     model = dataclasses.replace(
-        hf.CASES[version][0],
-        vocab_size=320,
-        emb_dim=32,
-        mlp_dim=64,
-        num_heads=4,
-        dropout_rate=0.0,
+        hf.CASES[version][0], vocab_size=320, emb_dim=32, mlp_dim=64, num_heads=4, dropout_rate=0.0
     )
     return toy.make_run(
         model=model,

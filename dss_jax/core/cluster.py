@@ -143,8 +143,7 @@ def find(
     given = process_count if process_count is not None else _first(COUNT, environ)
     count = _whole("JAX_PROCESS_COUNT", given)
     index = _whole(
-        "JAX_PROCESS_INDEX",
-        process_index if process_index is not None else _first(INDEX, environ),
+        "JAX_PROCESS_INDEX", process_index if process_index is not None else _first(INDEX, environ)
     )
     if count is not None:
         at_least("--process_count", count, 1)

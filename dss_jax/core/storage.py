@@ -169,9 +169,7 @@ def local_file(path: str | os.PathLike[str]) -> Path:
 
 
 def local_folder(
-    path: str | os.PathLike[str],
-    say: Callable[[str], None] = print,
-    skip: tuple[str, ...] = (),
+    path: str | os.PathLike[str], say: Callable[[str], None] = print, skip: tuple[str, ...] = ()
 ) -> Path:
     """The folder itself, or a copy of a remote one in the cache. Files that have changed in the
     bucket since are fetched again, files that are no longer there are removed.

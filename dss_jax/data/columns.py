@@ -268,10 +268,7 @@ class DrawnExamples(Examples):
 
 
 def examples_of(
-    split: StoreSplit,
-    data: config.Data,
-    method: config.Method,
-    right: np.ndarray | None = None,
+    split: StoreSplit, data: config.Data, method: config.Method, right: np.ndarray | None = None
 ) -> Examples:
     """A method's view of a split of a store.
 

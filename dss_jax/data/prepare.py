@@ -89,10 +89,7 @@ def ensure_store(
 
 
 def _with_extras(
-    task_cfg: config.Task,
-    vocabulary_cfg: config.Vocabulary,
-    data_cfg: config.Data,
-    **options: Any,
+    task_cfg: config.Task, vocabulary_cfg: config.Vocabulary, data_cfg: config.Data, **options: Any
 ) -> TokenStore:
     """The store, with those of the extra tasks in its vocabulary; record files go to theirs."""
     records: dict[str, list[str]] = {}

@@ -225,10 +225,7 @@ def _tokens(tasks: Mapping[str, Any], split: str, count: int, say: Say) -> dict[
 
 
 def _fill_inputs(
-    tokens: Mapping[str, list[Any]],
-    examples: list[Example],
-    vocabulary: SentencePiece,
-    style: str,
+    tokens: Mapping[str, list[Any]], examples: list[Example], vocabulary: SentencePiece, style: str
 ) -> None:
     """Inputs of rows that no SeqIO task has, for want of a target: they can still be predicted."""
     for column, prefix in prefixes(style).of_columns.items():
@@ -261,9 +258,7 @@ def _from_seqio(request: Mapping[str, Any], say: Say) -> Built:
     return builders, Path(vocabulary.path), vocabulary.extra_ids, description
 
 
-def seqio_rows(
-    request: Mapping[str, Any],
-) -> tuple[Any, list[Any], SentencePiece, dict[str, Any]]:
+def seqio_rows(request: Mapping[str, Any]) -> tuple[Any, list[Any], SentencePiece, dict[str, Any]]:
     """The provider, its tasks, their vocabulary, and what the manifest says of them."""
     import seqio
 

@@ -154,10 +154,7 @@ def _alive(pid: int) -> bool:
 
 
 def _manifest(
-    folder: Path,
-    splits: Mapping[str, SplitBuilder],
-    extra_ids: int,
-    description: Mapping[str, Any],
+    folder: Path, splits: Mapping[str, SplitBuilder], extra_ids: int, description: Mapping[str, Any]
 ) -> dict[str, Any]:
     files = {}
     for file in sorted(f for f in folder.rglob("*") if f.is_file()):

@@ -95,10 +95,7 @@ class RelativePositionBias(nn.Module):
         # scatter-add, slow on accelerators. Highest precision, because it only selects.
         one_hot_TxSxN = jax.nn.one_hot(bucket_TxS, num_buckets, dtype=jnp.float32)
         bias_HxTxS = jnp.einsum(
-            "tsn,hn->hts",
-            one_hot_TxSxN,
-            rel_embedding_HxN,
-            precision=jax.lax.Precision.HIGHEST,
+            "tsn,hn->hts", one_hot_TxSxN, rel_embedding_HxN, precision=jax.lax.Precision.HIGHEST
         )
         return bias_HxTxS[None]
 

@@ -79,8 +79,7 @@ class BeamSearch:
         dead, none = jnp.full(shape, DEAD, jnp.float32), jnp.zeros(shape, bool)
         first = dead.at[:, 0].set(0.0)
         return BeamState(
-            live=Hypotheses(tokens, first, first, none),
-            ended=Hypotheses(tokens, dead, dead, none),
+            live=Hypotheses(tokens, first, first, none), ended=Hypotheses(tokens, dead, dead, none)
         )
 
     def _norm(self, length: jax.Array | int) -> jax.Array:

@@ -197,12 +197,7 @@ def _from_parents(x_BxKx: jax.Array, parents_BxK: jax.Array) -> jax.Array:
 
 
 def advance(
-    model: T5,
-    params: Any,
-    prepared: Prepared,
-    state: State,
-    until: jax.Array | int,
-    search: Search,
+    model: T5, params: Any, prepared: Prepared, state: State, until: jax.Array | int, search: Search
 ) -> State:
     """Decodes until position `until`, or until every row is done."""
     length = state.rows.cache[0].key.shape[3]

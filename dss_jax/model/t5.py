@@ -84,10 +84,7 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout_rate)
 
     def __call__(
-        self,
-        x_BxSxE: jax.Array,
-        pattern: Pattern,
-        deterministic: bool,
+        self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool
     ) -> tuple[jax.Array, None]:
         """[B, S, E] -> [B, S, E], and None for the scan."""
         h_BxSxE = self.pre_attention_layer_norm(x_BxSxE)
@@ -178,11 +175,7 @@ class DecoderLayer(nn.Module):
         return x_BxKxE, cache
 
     def _after_self_attention(
-        self,
-        x_BxTxE: jax.Array,
-        cross_key_value: KeyValue,
-        pattern: Pattern,
-        deterministic: bool,
+        self, x_BxTxE: jax.Array, cross_key_value: KeyValue, pattern: Pattern, deterministic: bool
     ) -> jax.Array:
         h_BxTxE = self.encoder_decoder_attention(
             self.pre_cross_attention_layer_norm(x_BxTxE), cross_key_value, pattern, deterministic

@@ -76,9 +76,7 @@ def apply_filters(
             "rows_kept": len(kept),
         })  # fmt: skip
     return replace(
-        header,
-        totals={**header.totals, **row_totals(kept)},
-        filters=(*header.filters, *entries),
+        header, totals={**header.totals, **row_totals(kept)}, filters=(*header.filters, *entries)
     ), kept
 
 

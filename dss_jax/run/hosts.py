@@ -104,10 +104,7 @@ class Quiet:
 
 
 def describe_hosts(
-    run: config.Run,
-    mesh: Any,
-    longest: tuple[int, int],
-    say: Callable[[str], None],
+    run: config.Run, mesh: Any, longest: tuple[int, int], say: Callable[[str], None]
 ) -> None:
     """Prints the processes with their devices, and what a step takes on each device.
 

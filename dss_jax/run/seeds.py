@@ -36,14 +36,7 @@ from dss_jax.train.bad_steps import BadSteps
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import MetricLog, Progress
 from dss_jax.train.saved_steps import saved_steps
-from dss_jax.train.seeds import (
-    Seeds,
-    build_seeds,
-    numbered,
-    stack_batches,
-    stack_states,
-    take_seed,
-)
+from dss_jax.train.seeds import Seeds, build_seeds, numbered, stack_batches, stack_states, take_seed
 from dss_jax.train.step import Metrics, TrainState
 
 SUMMARY = "seeds.json"

@@ -53,12 +53,7 @@ def own_metrics(session: Session, split_name: str, predictions: list[dict]) -> d
 
 
 def _score_split(
-    session: Session,
-    params: Any,
-    name: str,
-    file: str,
-    rationales: bool,
-    limit: int | None = None,
+    session: Session, params: Any, name: str, file: str, rationales: bool, limit: int | None = None
 ) -> dict:
     """Scores a split, writes its predictions, and adds the teacher's accuracy if there is one."""
     result = session.evaluator(params, name, limit=limit, rationales=rationales)

@@ -55,10 +55,7 @@ def slurm(
 
 
 def sky(
-    jobs: Sequence[Job],
-    flags: Sequence[str],
-    stores: Mapping[str, Path],
-    store_dir: str | None,
+    jobs: Sequence[Job], flags: Sequence[str], stores: Mapping[str, Path], store_dir: str | None
 ) -> list[Command]:
     """What submits each job as a managed job of SkyPilot.
 

@@ -47,11 +47,7 @@ class Checkpoints:
           keep: how many of the latest are kept.
         """
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save.
-        best = policies.BestN(
-            get_metric_fn=_score,
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
+        best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             storage.absolute(folder),
             options=ocp.CheckpointManagerOptions(

@@ -13,11 +13,7 @@ TASK = DistillationTask(
     licence="MIT",
     sources=(
         Jsonl(
-            files={
-                "train": "train.jsonl",
-                "validation": "validation.jsonl",
-                "test": "test.jsonl",
-            }
+            files={"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"}
         ),
     ),
     to_example=plain_example,
