@@ -125,7 +125,7 @@ class Ours:
         del state
         self._state = jax.block_until_ready(self._program.init())
         first = put_batch(self._batches(0), self._program.mesh)
-        sums = self._program.lower_eval(first).compile()(self._state.params, first)
+        sums = self._program.eval_step.lower(first).compile()(self._state.params, first)
         weights = loss.task_weights(run.loss, run.method)
         device = self._program.mesh.devices.flat[0]
         self.info = {

@@ -74,6 +74,15 @@ def compile_settings() -> Iterator[None]:
     compilation_cache.reset_cache()
 
 
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the package says during the test."""
+    import toy
+
+    with toy.heard() as lines:
+        yield lines
+
+
 @pytest.fixture(scope="session")
 def toy_store(tmp_path_factory: pytest.TempPathFactory):
     """A small sound store of random tokens: see `toy.make_store`."""

@@ -15,8 +15,9 @@ from dss_jax.core.errors import Diverged, UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
-from dss_jax.run import replay, run_folder, seeds, single
+from dss_jax.run import replay, run_folder, score, seeds, single
 from dss_jax.run.session import Session, open_session
+from dss_jax.run.start import train_batches
 from dss_jax.train import checkpoint
 from dss_jax.train import step as steps
 from dss_jax.train.bad_steps import LOG, REPLAY, not_finite
@@ -26,8 +27,6 @@ from dss_jax.train.sharding import put_batch
 
 NO_SUCH_TOKEN = 999_999
 """Its embedding is NaN (`jnp.take` fills with it)."""
-
-SAID: list[str] = []
 
 
 def poison(patch: pytest.MonkeyPatch, *, steps: set[int], rows: int = 1) -> None:
@@ -59,8 +58,7 @@ def _run(folder: Path, **train: object) -> config.Run:
 
 
 def _train(run: config.Run, store: TokenStore) -> dict:
-    SAID.clear()
-    return single.train(run, store, TEXT_ACCURACY, say=SAID.append)
+    return single.train(run, store, TEXT_ACCURACY)
 
 
 def _session(run: config.Run, store: TokenStore) -> Session:
@@ -87,7 +85,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(
     poison(monkeypatch, steps={1, 3, 4, 5})
     session = _session(_run(tmp_path, max_bad_steps=3, steps=20), toy_store)
     program = session.program
-    batches = single.train_batches(session)
+    batches = train_batches(session)
     state, seen = program.init(), []
     for step in range(8):
         before = jax.tree.map(np.asarray, (state.params, state.opt_state))
@@ -104,17 +102,13 @@ def test_a_batch_that_is_not_finite_changes_nothing(
 
 
 def test_a_batch_that_is_skipped_is_said_and_the_run_goes_on(
-    tmp_path: Path, toy_store: TokenStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, toy_store: TokenStore, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     poison(monkeypatch, steps={2})
-    capture: list[str] = []
-    monkeypatch.setattr(
-        "dss_jax.train.metric_log.Progress.say", lambda _, text: capture.append(text)
-    )
     results = _train(_run(tmp_path), toy_store)
     assert np.isfinite(results["test"]["label/loss"])
-    (said,) = [line for line in capture if "skipped" in line]
-    assert said.startswith("step 3: the loss is nan (label/loss nan")
+    (skipped,) = [line for line in said if "skipped" in line]
+    assert skipped.startswith("step 3: the loss is nan (label/loss nan")
     lines = [_strict(x) for x in (tmp_path / run_folder.METRICS).read_text().splitlines()]
     trained = {line["step"]: line for line in lines if line["group"] == "train"}
     assert trained[3]["loss"] is None
@@ -124,7 +118,7 @@ def test_a_batch_that_is_skipped_is_said_and_the_run_goes_on(
     assert kept["step"] == 3
     assert len(kept["ids"]) == 8
     assert all(row.startswith("train-") for row in kept["ids"])
-    assert all(row in said for row in kept["ids"][:5])
+    assert all(row in skipped for row in kept["ids"][:5])
     assert (tmp_path / run_folder.CURVES).exists()
 
 
@@ -147,7 +141,7 @@ def test_a_run_that_diverges_stops_before_it_saves_over_anything(
     assert len(kept["ids"]) == 3
     with pytest.MonkeyPatch.context() as patch:
         poison(patch, steps={4, 5, 6, 7})
-        found = replay.replay(_session(run, toy_store), replay.read(tmp_path / REPLAY), print)
+        found = replay.replay(_session(run, toy_store), replay.read(tmp_path / REPLAY))
     assert found.step == 4
     assert np.isnan(found.numbers["loss"])
     assert found.bad_parameters == []
@@ -173,7 +167,7 @@ def test_the_state_that_is_kept_is_that_before_the_first_bad_step(
     states = Checkpoints(tmp_path / "diverged")
     state = states.restore(kept["state"], session.program.abstract_state)
     states.close()
-    batches = single.train_batches(session)
+    batches = train_batches(session)
     expected = session.program.init()
     for step in range(2):
         batch = put_batch(batches(step), session.program.mesh)
@@ -187,7 +181,7 @@ def test_seeds_at_once_are_watched_one_by_one(
     poison(monkeypatch, steps={1, 2, 3})
     runs = seeds.seed_runs(_run(tmp_path), [0, 1])
     with pytest.raises(Diverged, match=r"seed_0/diverged\.json"):
-        seeds.train(runs, toy_store, TEXT_ACCURACY, say=SAID.append)
+        seeds.train(runs, toy_store, TEXT_ACCURACY)
     assert (tmp_path / "seed_0" / LOG).exists()
 
 
@@ -200,8 +194,8 @@ def test_a_score_that_is_not_finite_is_never_the_best(
         if wrap is not None:
             monkeypatch.setattr(checkpoint, "_metrics", wrap)
         checkpoints = Checkpoints(tmp_path / folder, keep=1)
-        for step, score in ((1, 10.0), (2, float("nan")), (3, 5.0), (4, float("nan"))):
-            checkpoints.save(state, step, score)
+        for number, value in ((1, 10.0), (2, float("nan")), (3, 5.0), (4, float("nan"))):
+            checkpoints.save(state, number, value)
             checkpoints.wait()
         assert checkpoints.best_step() == 1
         assert set(checkpoints.steps()) >= {1, 4}
@@ -218,7 +212,7 @@ def test_a_validation_without_a_finite_loss_has_no_score(
     session = _session(_run(tmp_path), toy_store)
     params = jax.tree.map(lambda x: x * float("nan"), session.program.init().params)
     log = MetricLog(tmp_path, 0)
-    assert single.validate(session, log, SAID.append)(params, 2) is None
+    assert score.validate(session, params, 2, log) is None
     log.close()
     (line,) = (tmp_path / run_folder.METRICS).read_text().splitlines()
     assert _strict(line)["label/loss"] is None
@@ -244,7 +238,7 @@ def test_a_gradient_alone_may_be_what_is_not_finite(
     session = _session(_run(tmp_path), toy_store)
     program, state = session.program, session.program.init()
     before = jax.tree.map(np.asarray, state.params)
-    batch = put_batch(single.train_batches(session)(0), program.mesh)
+    batch = put_batch(train_batches(session)(0), program.mesh)
     state, metrics = program.train_step(state, batch)
     assert np.isfinite(metrics["loss"])
     assert int(metrics["bad_steps"]) == 1

@@ -84,9 +84,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, toy_store) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     run = toy.make_run()
     train = dataclasses.replace(run.train, output_dir=str(folder), keep_checkpoints=3)
-    single.train(
-        dataclasses.replace(run, train=train), toy_store, TEXT_ACCURACY, say=lambda _: None
-    )
+    single.train(dataclasses.replace(run, train=train), toy_store, TEXT_ACCURACY)
     return folder
 
 

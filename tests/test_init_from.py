@@ -20,6 +20,7 @@ from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, n
 from dss_jax.run import single
 from dss_jax.run.init_from import start_from, with_checkpoint
 from dss_jax.run.session import open_session
+from dss_jax.train import step as steps
 
 CONFIG = dataclasses.replace(toy.MODEL, vocab_size=500)
 """416 pieces of the toy vocabulary, and rows beyond them."""
@@ -85,7 +86,7 @@ def test_another_vocabulary_is_refused(source: Path, tmp_path: Path, toy_store) 
     run = with_checkpoint(make_run(source, tmp_path / "run"), ())
     shutil.copy(other, source / "spiece.model")
     with pytest.raises(UsageError, match="is not that of the Hugging Face folder"):
-        single.train(run, toy_store, TEXT_ACCURACY, say=lambda _: None)
+        single.train(run, toy_store, TEXT_ACCURACY)
     (source / "spiece.model").unlink()
     with pytest.raises(UsageError, match="Give it with --vocabulary FILE"):
         with_checkpoint(make_run(source, tmp_path / "run"), ())
@@ -105,12 +106,11 @@ def test_a_vocabulary_of_more_ids_than_the_embedding_has_rows(source: Path, tmp_
 
 
 def test_it_starts_from_exactly_those_parameters(
-    source: Path, weights: Weights, tmp_path: Path, toy_store
+    source: Path, weights: Weights, tmp_path: Path, toy_store, said: list[str]
 ) -> None:
     run = with_checkpoint(make_run(source, tmp_path / "run"), ())
     session = open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
-    said: list[str] = []
-    state = start_from(session.run, session.program, toy_store, said.append)
+    state = start_from(session.run, session.program, toy_store)
     assert said == [f"starts from the Hugging Face folder {source}"]
     assert int(state.step) == 0
     wanted = session.program.abstract_state.params
@@ -120,11 +120,36 @@ def test_it_starts_from_exactly_those_parameters(
         np.testing.assert_array_equal(leaf, weights.leaves[path].read())
 
 
-def test_it_goes_on_when_the_checkpoint_is_gone(source: Path, tmp_path: Path, toy_store) -> None:
+def test_only_what_the_checkpoint_lacks_is_drawn(
+    source: Path, weights: Weights, tmp_path: Path, toy_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    real = steps.draw_params
+    monkeypatch.setattr(steps, "draw_params", lambda *args: drawn.append(1) or real(*args))
+
+    def start(run: config.Run) -> tuple[dict, dict]:
+        run = with_checkpoint(run, ())
+        session = open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
+        drawn.clear()
+        state = start_from(session.run, session.program, toy_store)
+        return flat(state.params), flat(session.program.init().params)
+
+    params, _ = start(make_run(source, tmp_path / "run"))
+    assert len(drawn) == 1, "by init alone"
+    params, fresh = start(make_run(source, tmp_path / "run", lora=config.Lora(rank=2)))
+    added = params.keys() - weights.leaves.keys()
+    assert {path.rpartition("/")[2] for path in added} == {"lora_a", "lora_b"}
+    for path, leaf in params.items():
+        expected = fresh[path] if path in added else weights.leaves[path].read()
+        np.testing.assert_array_equal(leaf, expected)
+
+
+def test_it_goes_on_when_the_checkpoint_is_gone(
+    source: Path, tmp_path: Path, toy_store, said: list[str]
+) -> None:
     folder = tmp_path / "run"
-    said: list[str] = []
     first = with_checkpoint(make_run(source, folder), ())
-    single.train(first, toy_store, TEXT_ACCURACY, say=said.append)
+    single.train(first, toy_store, TEXT_ACCURACY)
     assert f"starts from the Hugging Face folder {source}" in said
     saved = load_run([folder / "config.gin"])
     assert saved.model == first.model
@@ -135,20 +160,19 @@ def test_it_goes_on_when_the_checkpoint_is_gone(source: Path, tmp_path: Path, to
     assert again.model == first.model
     assert again.vocabulary.path == str(folder / "spiece.model")
     said.clear()
-    single.train(again, toy_store, TEXT_ACCURACY, say=said.append)
+    single.train(again, toy_store, TEXT_ACCURACY)
     assert "going on from the checkpoint of step 2" in said
     # A run is itself a checkpoint to start from.
     third = with_checkpoint(make_run(folder, tmp_path / "next"), ())
     assert third.model == first.model
     session = open_session(third, tmp_path / "next", toy_store, TEXT_ACCURACY)
-    state = start_from(session.run, session.program, toy_store, said.append)
+    state = start_from(session.run, session.program, toy_store)
     for path, leaf in read_orbax(folder).leaves.items():
         np.testing.assert_array_equal(flat(state.params)[path], leaf.read())
 
 
-def test_without_a_checkpoint_it_says_so(tmp_path: Path, toy_store) -> None:
+def test_without_a_checkpoint_it_says_so(tmp_path: Path, toy_store, said: list[str]) -> None:
     run = toy.make_run()
     train = dataclasses.replace(run.train, output_dir=str(tmp_path / "run"), steps=1)
-    said: list[str] = []
-    single.train(dataclasses.replace(run, train=train), toy_store, TEXT_ACCURACY, say=said.append)
+    single.train(dataclasses.replace(run, train=train), toy_store, TEXT_ACCURACY)
     assert "starts from random parameters (Train.seed = 0)" in said

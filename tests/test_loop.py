@@ -5,7 +5,7 @@ import gzip
 import json
 import threading
 from pathlib import Path
-from types import SimpleNamespace
+from typing import ClassVar
 from unittest.mock import MagicMock
 
 import jax
@@ -16,16 +16,13 @@ import toy
 from dss_jax.cli import gin_config
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import training_flops, work_of_rows
+from dss_jax.core.flops import Work, training_flops, work_of_rows
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.run import run_folder, single
 from dss_jax.run.session import open_session
-from dss_jax.train import loop
+from dss_jax.train import hooks, loop
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import read_metrics
-from dss_jax.train.sharding import make_mesh
-
-SAID: list[str] = []
 
 
 def _run(folder: Path, **train: object) -> config.Run:
@@ -35,8 +32,7 @@ def _run(folder: Path, **train: object) -> config.Run:
 
 
 def _train(run: config.Run, store) -> dict:
-    SAID.clear()
-    return single.train(run, store, TEXT_ACCURACY, say=SAID.append)
+    return single.train(run, store, TEXT_ACCURACY)
 
 
 def _interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -56,7 +52,8 @@ def _final_state(run: config.Run, store) -> list[np.ndarray]:
 def whole(tmp_path_factory: pytest.TempPathFactory, toy_store):
     """A run that was never interrupted."""
     run = _run(tmp_path_factory.mktemp("runs") / "whole")
-    return run, _train(run, toy_store), list(SAID)
+    with toy.heard() as said:
+        return run, _train(run, toy_store), said
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +65,8 @@ def resumed(tmp_path_factory: pytest.TempPathFactory, toy_store):
         with pytest.raises(loop.Interrupted, match="interrupted after 3 steps"):
             _train(run, toy_store)
         assert not [t for t in threading.enumerate() if t.name.startswith(("prefetch", "compile"))]
-    return run, _train(run, toy_store), list(SAID)
+    with toy.heard() as said:
+        return run, _train(run, toy_store), said
 
 
 def test_a_stopped_run_ends_bit_for_bit_as_one_that_was_not(whole, resumed, toy_store) -> None:
@@ -154,55 +152,130 @@ def test_rates_of_useful_work_are_logged(whole) -> None:
 def test_utilisation_is_useful_work_over_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     model = dataclasses.replace(toy.MODEL, vocab_size=128)
     work = work_of_rows([(5, 3), (7, 2)])
-    meter = loop._Meter(model, peak=4e6)
-    meter.since = 10.0
-    monkeypatch.setattr(loop.time, "monotonic", lambda: 12.0)
-    meter.add(work, 2)
-    rates = meter.rates(meter.take())
-    assert rates["examples_per_second"] == 1.0
-    assert rates["tokens_per_second"] == (5 + 3 + 7 + 2) / 2
-    assert rates["useful_tflops_per_second"] == training_flops(model, work) / 2 / 1e12
-    assert rates["mfu"] == pytest.approx(100 * training_flops(model, work) / 2 / 4e6)
+    written: list[tuple] = []
+    half = Work(*(x / 2 for x in work))
+    log = hooks.Log(2, 9, lambda *line: written.append(line), lambda _: half, 1, model, peak=4e6)
+    metrics = {"loss": 1.5, "bad_steps": 0.0}
+    # The clock starts anew where something else took time.
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: 10.0)
+    log.at(4, None)
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: 12.0)
+    for step in (5, 6):
+        log.done(step, metrics, lambda: None)
+    ((step, group, numbers),) = written
+    assert (step, group, numbers["loss"]) == (6, "train", 1.5)
+    assert numbers["examples_per_second"] == 1.0
+    assert numbers["tokens_per_second"] == (5 + 3 + 7 + 2) / 2
+    assert numbers["useful_tflops_per_second"] == training_flops(model, work) / 2 / 1e12
+    assert numbers["mfu"] == pytest.approx(100 * training_flops(model, work) / 2 / 4e6)
+    assert "bad_steps" not in numbers
+
+
+@dataclasses.dataclass
+class _State:
+    """A program that is no T5: its state is the sum of its batches."""
+
+    step: int = 0
+    params: int = 0
+
+
+class _Metric(float):
+    """Notes when it is waited for."""
+
+    waited: ClassVar[list[int]] = []
+
+    def block_until_ready(self) -> None:
+        self.waited.append(int(self))
+
+
+def _add(state: _State, batch: int) -> tuple[_State, dict]:
+    return _State(state.step + 1, state.params + batch), {"loss": _Metric(state.step)}
+
+
+class _Noting(loop.Hook):
+    def __init__(self, every: int = 10**9) -> None:
+        self.every, self.seen = every, []
+
+    def done(self, step, metrics, newest) -> None:
+        self.seen.append(("done", step, int(metrics["loss"]), newest().step))
+
+    def due(self, step: int) -> bool:
+        return step % self.every == 0
+
+    def at(self, step: int, state: _State) -> None:
+        self.seen.append(("at", step, state.params))
 
 
 def test_the_host_is_no_more_than_a_few_steps_ahead() -> None:
     """Or a stop waits for all steps that were sent off since the last numbers were read."""
-    waited: list[int] = []
+    _Metric.waited.clear()
 
-    class Loss(float):
-        def block_until_ready(self) -> None:
-            waited.append(int(self))
+    def train_step(state: _State, batch: int) -> tuple[_State, dict]:
+        assert not _Metric.waited or state.step - 1 - max(_Metric.waited) <= loop.AHEAD
+        return _add(state, batch)
 
-    def train_step(state: SimpleNamespace, _: tuple) -> tuple[SimpleNamespace, dict]:
-        assert not waited or state.step - 1 - max(waited) <= loop.AHEAD
-        return SimpleNamespace(step=state.step + 1, params=None), {
-            "loss": Loss(state.step),
-            "bad_steps": Loss(0),
-        }
+    end = loop.fit(_State(), steps=20, train_step=train_step, next_batch=lambda k: k)
+    assert end == _State(20, sum(range(20)))
+    assert _Metric.waited == list(range(20))
 
+
+def test_hooks_see_all_steps_before_the_state_and_each_has_its_own_every_n() -> None:
+    threes, fives = _Noting(3), _Noting(5)
     loop.fit(
-        toy.make_run(
-            model=dataclasses.replace(toy.MODEL, vocab_size=128),
-            evaluate=config.Evaluate(every=100),
-            train=config.Train(steps=20, log_every=100),
-        ),
-        SimpleNamespace(mesh=make_mesh(config.Mesh(), jax.devices()[:1])),
-        SimpleNamespace(step=0, params=None),
-        lambda _: (),
-        MagicMock(),
-        train_step=train_step,
-        work=lambda _: work_of_rows([(1, 1)]),
-        evaluate=MagicMock(return_value=None),
-        log=MagicMock(),
-        progress=MagicMock(),
-        stop=loop.StopRequest(),
+        _State(2, 1),
+        steps=7,
+        train_step=_add,
+        next_batch=lambda k: k,
+        hooks=[threes, loop.Part([fives], lambda m: {"loss": m["loss"] * 10}, lambda s: s)],
     )
-    assert sorted(set(waited)) == list(range(20))
+    done = [x[1:3] for x in threes.seen if x[0] == "done"]
+    assert done == [(3, 2), (4, 3), (5, 4), (6, 5), (7, 6)]
+    assert [x[1:3] for x in fives.seen if x[0] == "done"] == [(s, 10 * k) for s, k in done]
+    # Every hook is called where one is due, and has seen every step by then.
+    for hook in (threes, fives):
+        assert [x for x in hook.seen if x[0] == "at"] == [
+            ("at", s, sum(range(s))) for s in (3, 5, 6)
+        ]
+        for _, step, _ in [x for x in hook.seen if x[0] == "at"]:
+            seen = hook.seen[: hook.seen.index(("at", step, sum(range(step))))]
+            assert [x[1] for x in seen if x[0] == "done"] == list(range(3, step + 1))
+
+
+def test_a_stop_that_comes_while_hooks_are_asked_is_saved_first() -> None:
+    """The signal may arrive between two of them: all must have the same answer."""
+    stop, saves = loop.StopRequest(), MagicMock()
+    evaluate = hooks.Evaluate(100, 100, MagicMock(return_value=None))
+    save = hooks.Save(100, saves, evaluate, stop)
+
+    class Signal(loop.Hook):
+        def due(self, step: int) -> bool:
+            stop.asked = step >= 3
+            return False
+
+    own = [evaluate, save, Signal(), hooks.Stop(100, stop, saves.wait)]
+    with pytest.raises(loop.Interrupted) as stopped:
+        loop.fit(_State(), steps=100, train_step=_add, next_batch=lambda k: k, hooks=own)
+    assert stopped.value.step == 4
+    assert [c.args[1:] for c in saves.save.call_args_list] == [(4, None)]
+    assert saves.mock_calls[-1][0] == "wait"
+
+
+def test_each_evaluated_state_is_saved_with_its_score() -> None:
+    saves = MagicMock()
+    evaluate = hooks.Evaluate(4, 10, lambda params, step: float(step))
+    save = hooks.Save(3, saves, evaluate, loop.StopRequest())
+    loop.fit(_State(), steps=10, train_step=_add, next_batch=lambda k: k, hooks=[evaluate, save])
+    assert [c.args[1:] for c in saves.save.call_args_list] == [
+        (3, None), (4, 4.0), (6, None), (8, 8.0), (9, None), (10, 10.0)
+    ]  # fmt: skip
+    assert [c.args[0].params for c in saves.save.call_args_list] == [
+        sum(range(s)) for s in (3, 4, 6, 8, 9, 10)
+    ]
 
 
 def test_steps_are_traced_on_request(tmp_path: Path, toy_store) -> None:
     run = _run(tmp_path / "traced", steps=4)
-    single.train(run, toy_store, TEXT_ACCURACY, say=SAID.append, profile=(1, 3))
+    single.train(run, toy_store, TEXT_ACCURACY, profile=(1, 3))
     (folder,) = (tmp_path / "traced" / "tensorboard").glob("plugins/profile/*")
     assert list(folder.glob("*.xplane.pb"))
     (trace,) = folder.glob("*.trace.json.gz")

@@ -161,7 +161,7 @@ def test_only_lora_is_trained_and_the_loss_falls(trained) -> None:
     moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
     assert sum(x.size for x in moments) == 2 * sum(x.size for x in jax.tree.leaves(now))
     batch = put_batch(batches(0), program.mesh)
-    score = program.lower_eval(batch).compile()
+    score = program.eval_step.lower(batch).compile()
     losses = [
         float(jnp.sum(score(program.merge(p), batch).loss))
         for p in (jax.tree.map(jnp.asarray, before), state.params)
@@ -233,5 +233,5 @@ def test_adafactor_trains_lora(toy_store) -> None:
 @pytest.mark.slow
 def test_a_whole_run_with_lora(toy_store, tmp_path: Path) -> None:
     run = toy.make_run(lora=LORA, train=config.Train(steps=4, output_dir=str(tmp_path / "run")))
-    results = single.train(run, toy_store, TEXT_ACCURACY, say=lambda _: None)
+    results = single.train(run, toy_store, TEXT_ACCURACY)
     assert results["test"]["examples"] == toy.SIZES["test"]

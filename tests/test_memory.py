@@ -63,7 +63,7 @@ def test_the_estimate_is_near_what_xla_says(case: str) -> None:
     count = run.mesh.data * run.mesh.fsdp * run.mesh.model
     program = build(run, make_mesh(run.mesh, jax.devices()[:count]))
     batch = memory.abstract_batch(run, run.data.batch_size)
-    said = program.lower(batch).compile().memory_analysis()
+    said = program.train_step.lower(batch).compile().memory_analysis()
     rows = run.data.batch_size // (run.mesh.data * run.mesh.fsdp)
     tokens = sum(4 * rows * leaf.shape[1] for leaf in jax.tree.leaves(batch))
     state = estimated.parameters + estimated.optimizer
@@ -135,7 +135,7 @@ assert planned.fits(device("h100")) and planned.run.mesh.fsdp == 8, planned
 program = build(planned.run, make_mesh(planned.run.mesh))
 batch = memory.abstract_batch(run, run.data.batch_size)
 began = time.monotonic()
-said = program.lower(batch).compile().memory_analysis()
+said = program.train_step.lower(batch).compile().memory_analysis()
 tokens = sum(4 * x.shape[0] // 8 * x.shape[1] for x in jax.tree.leaves(batch))
 state = planned.memory.parameters + planned.memory.optimizer
 print(planned.run.mesh, planned.run.model.remat_policy, planned.run.train.microbatches)

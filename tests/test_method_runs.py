@@ -13,7 +13,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
-from dss_jax.run import run_folder, seeds, single, teacher_run
+from dss_jax.run import run_folder, score, seeds, single, teacher_run
 from dss_jax.run.facts import data_key
 from dss_jax.run.session import open_session
 
@@ -65,7 +65,7 @@ def with_sentinels(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 
 
 def test_pretraining_goes_on_where_it_stopped_and_starts_other_runs(
-    tmp_path: Path, with_sentinels: TokenStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, with_sentinels: TokenStore, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     from dss_jax.train.loop import Interrupted
 
@@ -85,15 +85,14 @@ def test_pretraining_goes_on_where_it_stopped_and_starts_other_runs(
     session = open_session(
         _run(tmp_path / "whole", spans), tmp_path / "whole", with_sentinels, TEXT_ACCURACY
     )
-    step, scores = single.score(session, ["test"])
+    step, scores = score.score(session, ["test"])
     assert scores["test"] == pytest.approx(whole["test"])
     assert step == whole["best_step"]
 
     student = _run(tmp_path / "student", config.Method())
     from_it = dataclasses.replace(student.train, init_from=str(tmp_path / "whole"))
-    said: list[str] = []
     student = dataclasses.replace(student, train=from_it)
-    single.train(student, with_sentinels, TEXT_ACCURACY, say=said.append)
+    single.train(student, with_sentinels, TEXT_ACCURACY)
     assert any("starts from the Orbax checkpoint" in line for line in said)
 
 

@@ -18,7 +18,7 @@ from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator
 from dss_jax.evaluate.predict import LabelRanker, texts_of
 from dss_jax.model.decoding import Decoded
-from dss_jax.run import single
+from dss_jax.run import score
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import build
@@ -163,7 +163,7 @@ def test_a_row_without_allowed_labels_cannot_be_ranked(
 def test_predictions_of_another_kind_have_a_file_of_their_own() -> None:
     def name(decode: str, limit: int | None = None) -> str:
         run = toy.make_run(evaluate=config.Evaluate(decode=decode))
-        return single.predictions_name(run, "test", 250, limit)
+        return score.predictions_name(run, "test", 250, limit)
 
     assert name("greedy") == "test-250.jsonl"
     assert name("greedy", 20) == "test-250-first20.jsonl"

@@ -18,11 +18,11 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
-from dss_jax.run import run_folder, seeds, single
+from dss_jax.run import run_folder, score, seeds, single
 from dss_jax.run.session import open_session, with_vocab_size
 from dss_jax.train import loop
 from dss_jax.train.metric_log import read_metrics
-from dss_jax.train.seeds import build_seeds, numbered, stack_batches, stack_states, take_seed
+from dss_jax.train.seeds import stack_batches, stack_states, stacked_step, take_seed
 from dss_jax.train.sharding import make_mesh, put_batch
 from dss_jax.train.step import TrainState, build
 
@@ -55,15 +55,15 @@ def _at_once(
     run: config.Run, values: list[int], store: TokenStore, devices: int, n: int
 ) -> tuple[list[dict], TrainState]:
     program = build(run, make_mesh(run.mesh, jax.devices()[:devices]))
-    several = build_seeds(run, program, values)
-    assert several.mesh.size == devices
+    step = stacked_step(run, program, len(values))
+    assert step.mesh.size == devices
     runs = [_of_seed(run, seed) for seed in values]
     order = [TrainBatches(store.split("train"), r.task, r.data, r.method) for r in runs]
-    state, numbers = stack_states([program.init(s) for s in values], several.mesh), []
+    state, numbers = stack_states([program.init(s) for s in values], step.mesh), []
     for k in range(n):
-        batch = put_batch(stack_batches([one(k) for one in order]), several.mesh)
-        state, metrics = several.train_step(state, batch)
-        numbers.append({name: float(value) for name, value in metrics.items()})
+        batch = put_batch(stack_batches([one(k) for one in order]), step.mesh)
+        state, metrics = step(state, batch)
+        numbers.append({name: np.asarray(values_N) for name, values_N in metrics.items()})
     return numbers, state
 
 
@@ -81,17 +81,15 @@ def test_each_step_is_that_of_the_seed_alone(
     run = with_vocab_size(toy.make_run(optimizer=OPTIMIZER, method=METHODS[method]), toy_store)
     assert run.model.dropout_rate > 0, "dropout masks must be those of the seed alone too"
     numbers, state = _at_once(run, values, toy_store, devices, 3)
-    losses = [numbers[0][numbered("loss", i)] for i in range(len(values))]
-    assert len(set(losses)) == len(values), "seeds differ"
-    assert numbers[0]["loss"] == pytest.approx(np.mean(losses))
+    assert len(set(numbers[0]["loss"])) == len(values), "seeds differ"
     # The last one only, because a program of its own takes seconds to compile.
     i, seed = len(values) - 1, values[-1]
     expected, alone = _alone(_of_seed(run, seed), toy_store, 3)
     for k, metrics in enumerate(expected):
         for name, value in metrics.items():
-            got = numbers[k][numbered(name, i)]
+            got = numbers[k][name][i]
             np.testing.assert_allclose(got, value, rtol=2e-5, err_msg=f"{name} at {k}")
-    mine = take_seed(state.params, i, jax.tree.map(lambda x: x, alone.params))
+    mine = take_seed(state, i, alone).params
     for x, y in zip(jax.tree.leaves(mine), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
     assert int(state.step) == 3
@@ -105,9 +103,9 @@ def _run(folder: Path) -> config.Run:
     return dataclasses.replace(run, train=train)
 
 
-def _sweep(folder: Path, store: TokenStore, said: list[str] | None = None) -> dict:
+def _sweep(folder: Path, store: TokenStore) -> dict:
     runs = seeds.seed_runs(_run(folder), [0, 1])
-    return seeds.train(runs, store, TEXT_ACCURACY, say=(said if said is not None else []).append)
+    return seeds.train(runs, store, TEXT_ACCURACY)
 
 
 def _single(folder: Path) -> config.Run:
@@ -137,7 +135,7 @@ def _lines(folder: Path) -> list[dict]:
 def alone(tmp_path_factory: pytest.TempPathFactory, toy_store: TokenStore):
     """Seed 1, trained by itself: its folder and its results."""
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    return folder, single.train(_single(folder), toy_store, TEXT_ACCURACY, say=[].append)
+    return folder, single.train(_single(folder), toy_store, TEXT_ACCURACY)
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +191,10 @@ def test_a_seed_is_scored_and_ended_as_any_run(swept, toy_store) -> None:
     folder = swept[0] / "seed_1"
     before = (folder / run_folder.METRICS).read_text()
     results = run_folder.read_results(folder)
-    assert single.train(_single(folder), toy_store, TEXT_ACCURACY, say=[].append) == results
+    assert single.train(_single(folder), toy_store, TEXT_ACCURACY) == results
     assert (folder / run_folder.METRICS).read_text() == before
     session = open_session(_single(folder), folder, toy_store, TEXT_ACCURACY)
-    step, scores = single.score(session, ["test"])
+    step, scores = score.score(session, ["test"])
     assert step == results["best_step"]
     _assert_close(scores["test"], results["test"])
 
@@ -214,14 +212,13 @@ def test_the_summary_has_mean_and_standard_error(swept) -> None:
 
 
 def test_killed_seeds_go_on_from_the_latest_step_of_all(
-    stopped: Path, swept, tmp_path: Path, toy_store
+    stopped: Path, swept, tmp_path: Path, toy_store, said: list[str]
 ) -> None:
     folder = tmp_path / "killed"
     shutil.copytree(stopped, folder)
     # As if killed while the states of step 3 were written: only seed 0 has its own.
     shutil.rmtree(folder / "seed_1" / "checkpoints" / "3")
-    said: list[str] = []
-    _sweep(folder, toy_store, said)
+    _sweep(folder, toy_store)
     for seed in (0, 1):
         assert f"seed {seed}: going on from the checkpoint of step 2" in said
         mine, whole = folder / f"seed_{seed}", swept[0] / f"seed_{seed}"
@@ -236,17 +233,16 @@ def test_killed_seeds_go_on_from_the_latest_step_of_all(
 
 @pytest.mark.slow
 def test_a_seed_goes_on_alone_and_then_the_others(
-    stopped: Path, alone, tmp_path: Path, toy_store
+    stopped: Path, alone, tmp_path: Path, toy_store, said: list[str]
 ) -> None:
     folder = tmp_path / "apart"
     shutil.copytree(stopped, folder)
-    said: list[str] = []
     run = _single(folder / "seed_1")
-    results = single.train(run, toy_store, TEXT_ACCURACY, say=said.append)
+    results = single.train(run, toy_store, TEXT_ACCURACY)
     assert "going on from the checkpoint of step 3" in said
     _assert_close(results, alone[1])
     said.clear()
-    numbers = _sweep(folder, toy_store, said)
+    numbers = _sweep(folder, toy_store)
     assert f"{folder / 'seed_1'} is finished" in said
     assert "seed 0: going on from the checkpoint of step 3" in said
     assert numbers["seeds"]["1"] == results

@@ -289,13 +289,12 @@ def test_sqlite_and_orbax_say_where_they_cannot_write(capsys) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_lives_in_a_bucket(gcs: FakeGcs, toy_store) -> None:
+def test_a_run_lives_in_a_bucket(gcs: FakeGcs, toy_store, said: list[str]) -> None:
     run = toy.make_run(mesh=config.Mesh(data=4))
     run = dataclasses.replace(
         run, train=dataclasses.replace(run.train, output_dir="gs://mine/runs/toy", steps=4)
     )
-    said: list[str] = []
-    results = single.train(run, toy_store, TEXT_ACCURACY, say=said.append)
+    results = single.train(run, toy_store, TEXT_ACCURACY)
     written = {n.removeprefix("mine/runs/toy/") for n in gcs.objects if n.startswith("mine/runs")}
     assert {
         "config.gin", "results.json", "metrics.jsonl", "curves.png", "t5_config.json",
@@ -308,7 +307,7 @@ def test_a_run_lives_in_a_bucket(gcs: FakeGcs, toy_store) -> None:
     assert [m["step"] for m in lines if m["group"] == "train"] == [1, 2, 3, 4]
     # It goes on from its checkpoint, and its student is read as any checkpoint.
     gcs.objects.pop("mine/runs/toy/results.json")
-    assert single.train(run, toy_store, TEXT_ACCURACY, say=said.append) == results
+    assert single.train(run, toy_store, TEXT_ACCURACY) == results
     assert "going on from the checkpoint of step 4" in said
     weights = read_weights("gs://mine/runs/toy")
     session = open_session(run, storage.place("gs://mine/runs/toy"), toy_store, TEXT_ACCURACY)

@@ -1,8 +1,11 @@
 """A token store and runs that are small enough to train in a test."""
 
 import functools
+import logging
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -11,13 +14,14 @@ import pytest
 
 from dss_jax.core import config
 from dss_jax.core.decode_config import GREEDY
+from dss_jax.core.log import shown
 from dss_jax.core.paths import shipped
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.model.decoding import Search, decode
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
-from dss_jax.train.compile import Compiled
+from dss_jax.train.compiled import Compiled
 from dss_jax.train.step import TrainState
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
@@ -62,6 +66,16 @@ def make_store(path: Path, rng: np.random.Generator) -> TokenStore:
         splits[name] = split
     description = {"name": "toy", "kind": "task", "key": "toy", "prefixes": "paper"}
     return write_store(path, splits, VOCABULARY, 0, description)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What the package says while it is open."""
+    handler = logging.Handler()
+    said: list[str] = []
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    with shown(handler):
+        yield said
 
 
 def copied(split: StoreSplit) -> SplitBuilder:

@@ -52,11 +52,11 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     splits = [{"valid": "validation"}.get(s, s) for s in args.split or ["test"]]
 
     from dss_jax.cli.tables import print_scores
-    from dss_jax.run import run_folder, single
+    from dss_jax.run import run_folder, score
 
     folder = run_folder.check_output_dir(args.output_dir)
     session = saved_run.reopen(run, folder, args.task_dir, splits)
-    step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)
+    step, scores = score.score(session, splits, args.checkpoint, args.rationales, args.limit)
     if not processes.is_first():
         return 0
     metric = session.evaluator.metric
@@ -64,6 +64,6 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         f"{run.task.shown_name}, {run.method.name}: {metric} of step {step}", scores, metric
     )
     for split in splits if run.method.form != "spans" else ():
-        file = single.predictions_name(run, split, step, args.limit)
+        file = score.predictions_name(run, split, step, args.limit)
         print(f"predictions: {folder / run_folder.PREDICTIONS / file}")
     return 0

@@ -34,7 +34,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     bindings = options.flag_bindings(args) + options.gin_bindings(rest, parser)
     run = saved_run.resolve(file.parent, args.vocabulary, bindings)
     session = saved_run.reopen(run, file.parent, args.task_dir, ["train"])
-    found = replay.replay(session, kept, print)
+    found = replay.replay(session, kept)
 
     from dss_jax.cli.tables import number, print_table
 

@@ -164,14 +164,14 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
             runs = several.seed_runs(run, seeds, same_order)
             print_seeds(
                 f"{run.task.shown_name}, {run.method.name}",
-                several.train(runs, store, scorer, clock=clock),
+                several.train(runs, store, scorer, clock),
             )
             print(f"curves: {run.train.output_dir}/curves.png")
             return 0
         if run.train.engine == "t5x":
-            results = other_engine.train(run, store, resolved.task_dirs, print, variables)
+            results = other_engine.train(run, store, resolved.task_dirs, variables)
         else:
-            results = single.train(run, store, scorer, processes.say, clock, profile)
+            results = single.train(run, store, scorer, clock, profile)
     except Interrupted as stop:
         again = f"dss {shlex.join(sys.argv[1:])}"
         processes.say(f"\n{stop}. To go on, give the same command again:\n  {again}")

@@ -15,8 +15,7 @@ from dss_jax.layouts.batches import eval_batches, make_examples
 from dss_jax.layouts.blocks import Batch
 from dss_jax.layouts.layouts import Layout, make_layout
 from dss_jax.layouts.shapes import Plan, Share, cost_of
-from dss_jax.train.compile import Compiled
-from dss_jax.train.saved_steps import saved_steps
+from dss_jax.train.compiled import Compiled
 from dss_jax.train.sharding import data_parallelism, put_whole
 from dss_jax.train.step import Program
 
@@ -27,8 +26,7 @@ class TokenLosses:
     def __init__(self, run: config.Run, program: Program, method: config.Method) -> None:
         """`method`: whose inputs and targets."""
         self._run, self._program, self._method = run, program, method
-        saved = saved_steps("losses", run, program.mesh, program.abstract_params)
-        self._step = Compiled(program.lower_eval, saved)
+        self._step = Compiled.kept("losses", run, program.eval_step)
         self._laid_out: dict[tuple[str, int], tuple[Layout, Any]] = {}
 
     def _batches(self, split: StoreSplit | Pieces, rows: np.ndarray) -> Iterator[Batch]:

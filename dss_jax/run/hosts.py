@@ -3,18 +3,19 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dss_jax import __version__
 from dss_jax.core import config, processes
+from dss_jax.core.digest import code_digest
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import PACKAGE
 from dss_jax.data.store import TokenStore
+
+log = logging.getLogger(__name__)
 
 OWN_PLACES = (
     "Task.data_dir", "Task.rationales", "Vocabulary.path", "Data.store_dir", "Data.store",
@@ -24,15 +25,6 @@ OWN_PLACES = (
 SHARED_SECONDS = 60.0
 """How long a host waits until it sees a file that another one has written: NFS keeps what it knows
 of a folder for so long."""
-
-
-def code_digest() -> str:
-    """Version, and digest of the package's source files."""
-    digest = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n".encode())
-        digest.update(file.read_bytes())
-    return f"{__version__} {digest.hexdigest()[:16]}"
 
 
 def store_digest(store: TokenStore) -> str:
@@ -90,29 +82,13 @@ def check_shared(file: Path) -> None:
         processes.all_or_raise(look)
 
 
-class Quiet:
-    """In place of a log or a progress bar in every process but the first."""
-
-    def __call__(self, *_: Any, **__: Any) -> None:
-        """Does nothing."""
-
-    def say(self, text: str) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
-def describe_hosts(
-    run: config.Run, mesh: Any, longest: tuple[int, int], say: Callable[[str], None]
-) -> None:
+def describe_hosts(run: config.Run, mesh: Any, longest: tuple[int, int]) -> None:
     """Prints the processes with their devices, and what a step takes on each device.
 
     Args:
       run: T5Config.vocab_size must be set.
       mesh: of all devices.
       longest: the longest input and target, in tokens.
-      say: prints a line.
     """
     if processes.count() == 1:
         return
@@ -126,7 +102,7 @@ def describe_hosts(
     kinds = Counter(d.device_kind for d in own)
     everybody = processes.gather(", ".join(f"{n} x {kind}" for kind, n in kinds.items()))
     for name, devices in zip(processes.process_names(), everybody, strict=True):
-        say(f"{name}: {devices}")
+        log.info(f"{name}: {devices}")
     sizes = config.Mesh(**dict(mesh.shape))
     data = dataclasses.replace(run.data, input_length=longest[0], target_length=longest[1])
     run = dataclasses.replace(run, data=data, mesh=sizes)
@@ -135,4 +111,4 @@ def describe_hosts(
     planned = ", ".join(f"{part} {getattr(memory, part) / GB:.2f}" for part in parts)
     stats = own[0].memory_stats() or {}
     there = f" of {stats['bytes_limit'] / GB:.2f}" if "bytes_limit" in stats else ""
-    say(f"memory of a step on each device, GB: {planned}{there}")
+    log.info(f"memory of a step on each device, GB: {planned}{there}")

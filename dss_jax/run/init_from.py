@@ -4,7 +4,8 @@ A run that has saved its own state goes on from that, and needs the other checkp
 """
 
 import dataclasses
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -17,9 +18,11 @@ from dss_jax.data.store import TokenStore
 from dss_jax.data.vocabulary import T5_PUBLIC, file_digest, resolve
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.model_files import ModelFiles, read_model_files, vocabulary_size
-from dss_jax.interop.weights import flat, nested
+from dss_jax.interop.weights import flat
 from dss_jax.run import run_folder
 from dss_jax.train.step import Program, TrainState
+
+log = logging.getLogger(__name__)
 
 
 def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
@@ -107,10 +110,9 @@ def _check_same(used: Path, checkpoint: Path, origin: str) -> None:
         )
 
 
-def start_from(
-    run: config.Run, program: Program, store: TokenStore, say: Callable[[str], None]
-) -> TrainState:
-    """The state at step 0 with the parameters of `Train.init_from`.
+def start_from(run: config.Run, program: Program, store: TokenStore) -> TrainState:
+    """The state at step 0 with the parameters of `Train.init_from`; what no checkpoint of T5 has
+    (LoRA) is drawn.
 
     Each parameter goes onto the mesh as it is read, so the host holds one at a time.
 
@@ -122,16 +124,13 @@ def start_from(
     _model(run.model, weights.config, [f"T5Config.{n}" for n in SHAPE_FIELDS], weights.origin)
     if weights.vocabulary is not None:
         _check_same(store.vocabulary_path, weights.vocabulary, weights.origin)
-    say(f"starts from {weights.origin}")
+    log.info("starts from %s", weights.origin)
     for note in weights.notes:
-        say(f"  {note}")
-    # Parameters that no checkpoint of T5 has keep the values they were drawn with.
-    state = program.init(run.train.seed)
-    params = flat(state.params)
-    assert weights.leaves.keys() <= params.keys()
+        log.info("  %s", note)
+    places = flat(jax.tree.map(lambda x: x.sharding, program.abstract_state.params))
+    there: dict[str, jax.Array] = {}
     for path, leaf in weights.leaves.items():
-        sharding = params[path].sharding
-        params[path].delete()
         value = leaf.read()
-        params[path] = jax.make_array_from_callback(leaf.shape, sharding, value.__getitem__)
-    return dataclasses.replace(state, params=nested(params))
+        read = value.__getitem__
+        there[path] = jax.make_array_from_callback(leaf.shape, places[path], read)
+    return program.complete(run.train.seed, there)

@@ -1,7 +1,8 @@
 """Runs a training run in a child process of another engine. Imports neither T5X nor TensorFlow."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from dss_jax.core import config
 from dss_jax.data import prepare_child
 from dss_jax.data.store import TokenStore
 from dss_jax.train.loop import Interrupted
+
+log = logging.getLogger(__name__)
 
 MODULE = "dss_jax.run.t5x_engine"
 
@@ -34,11 +37,7 @@ def run_from(values: Mapping[str, Mapping[str, Any]]) -> config.Run:
 
 
 def train(
-    run: config.Run,
-    store: TokenStore,
-    task_dirs: Sequence[str],
-    say: Callable[[str], None],
-    environment: Mapping[str, str],
+    run: config.Run, store: TokenStore, task_dirs: Sequence[str], environment: Mapping[str, str]
 ) -> dict:
     """As `single.train`, in T5X's process. Ctrl-C and SIGTERM are handed on to it.
 
@@ -46,7 +45,6 @@ def train(
       run: the configuration, with an output folder.
       store: of the task.
       task_dirs: folders with task files of the user's.
-      say: prints a line.
       environment: of the child; it takes the accelerator, so this process must not.
 
     Raises:
@@ -58,7 +56,7 @@ def train(
         "task_dirs": [str(Path(d).resolve()) for d in task_dirs],
     }  # fmt: skip
     quiet = {**environment, **prepare_child.QUIET}
-    said = prepare_child.run(request, say, MODULE, environment=quiet, hand_on_signals=True)
+    said = prepare_child.run(request, log.info, MODULE, environment=quiet, hand_on_signals=True)
     if "interrupted" in said:
         raise Interrupted(said["interrupted"])
     return dict(said["results"])

@@ -1,7 +1,7 @@
 """Repeats the step at which a run has diverged, and finds the rows that do it."""
 
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from dss_jax.run.start import train_batches
 from dss_jax.train.bad_steps import STATES, bad_leaves
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.sharding import put_batch
+
+log = logging.getLogger(__name__)
 
 Numbers = dict[str, float]
 
@@ -54,13 +56,12 @@ def read(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def replay(session: Session, kept: dict[str, Any], say: Callable[[str], None]) -> Replayed:
+def replay(session: Session, kept: dict[str, Any]) -> Replayed:
     """Repeats the step.
 
     Args:
       session: of the run, perhaps with other settings (another dtype, say).
       kept: of `read`.
-      say: prints a line.
     """
     step, program = kept["step"], session.program
     states = Checkpoints(session.folder / STATES)
@@ -73,7 +74,7 @@ def replay(session: Session, kept: dict[str, Any], say: Callable[[str], None]) -
     bad = bad_leaves(state.params)
     params = program.merge(jax.tree.map(lambda x: x.copy(), state.params))
     batches = train_batches(session)
-    say(f"repeating step {step + 1} with {len(batches.rows_at(step))} rows")
+    log.info("repeating step %d with %d rows", step + 1, len(batches.rows_at(step)))
     _, metrics = program.train_step(replace(state, step=at), put_batch(batches(step), program.mesh))
     numbers = {name: float(value) for name, value in metrics.items()}
     return Replayed(step, numbers, bad, _rows(session, params, step))
@@ -84,7 +85,7 @@ def _rows(session: Session, params: Any, step: int) -> list[tuple[str, Numbers]]
     loss = replace(session.run.loss, mutual_information=0.0)
     batches = train_batches(replace(session, run=replace(session.run, loss=loss)))
     mesh, tasks = session.program.mesh, session.run.method.tasks
-    losses = session.program.lower_eval(batches.shapes[batches.shape_at(step)]).compile()
+    losses = session.program.eval_step.lower(batches.shapes[batches.shape_at(step)]).compile()
     rows = []
     for place, row_id in enumerate(batches.ids_at(step)):
         sums = losses(params, put_batch(batches.alone(step, place), mesh))

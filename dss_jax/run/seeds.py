@@ -5,15 +5,14 @@ OUTPUT_DIR/seeds.json  scores of all seeds, their means and standard errors
 OUTPUT_DIR/curves.png
 """
 
-import dataclasses
+import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dss_jax.core import checks, config, storage, strict_json
 from dss_jax.core.errors import UsageError
@@ -23,25 +22,29 @@ from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
 from dss_jax.evaluate.statistics import mean
-from dss_jax.interop.model_files import ModelFiles, write_model_files
-from dss_jax.layouts.batches import Batch, TrainBatches
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.blocks import Batch
 from dss_jax.layouts.shapes import cost_of
 from dss_jax.run import run_folder, single
 from dss_jax.run.curves import plot_curves
 from dss_jax.run.facts import data_key
+from dss_jax.run.score import close_folder, finish
 from dss_jax.run.session import Session, open_session
-from dss_jax.run.start import CompileAhead, compile_evaluation, describe, training_rows
-from dss_jax.train import loop
+from dss_jax.run.start import compile_threads, describe, first_state, report_start, training_rows
+from dss_jax.train import hooks
 from dss_jax.train.bad_steps import BadSteps
 from dss_jax.train.checkpoint import Checkpoints
+from dss_jax.train.compiled import Compiled
+from dss_jax.train.loop import Hook, Part, fit, stop_on_signals
 from dss_jax.train.metric_log import MetricLog, Progress
-from dss_jax.train.saved_steps import saved_steps
-from dss_jax.train.seeds import Seeds, build_seeds, numbered, stack_batches, stack_states, take_seed
-from dss_jax.train.step import Metrics, TrainState
+from dss_jax.train.prefetch import Prefetch
+from dss_jax.train.seeds import stack_batches, stack_states, stacked_step, take_seed
+from dss_jax.train.sharding import put_batch
+
+log = logging.getLogger(__name__)
 
 SUMMARY = "seeds.json"
 SPLITS = ("validation", "test")
-Say = Callable[[str], None]
 
 
 def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -> list[config.Run]:
@@ -75,71 +78,6 @@ def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -
     ]
 
 
-@dataclass(frozen=True)
-class _Member:
-    """One seed's run, open."""
-
-    session: Session
-    checkpoints: Checkpoints
-    log: MetricLog
-    validate: Callable[[Any, int], float | None]
-    bad_steps: BadSteps
-
-    def close(self) -> None:
-        self.log.close()
-        self.checkpoints.close()
-
-
-class _Members:
-    """What the loop needs of one run, done for each of several."""
-
-    def __init__(self, members: Sequence[_Member]) -> None:
-        self._members = members
-        self._scores: list[float | None] = []
-
-    def evaluate(self, params: Any, step: int) -> float | None:
-        """Scores each seed; the mean."""
-        self._scores = []
-        for i, member in enumerate(self._members):
-            one = take_seed(params, i, member.session.program.abstract_state.params)
-            self._scores.append(member.validate(one, step))
-        scores = [s for s in self._scores if s is not None]
-        return float(np.mean(scores)) if scores else None
-
-    def save(self, state: TrainState, step: int, score: float | None) -> None:
-        """Saves each seed's state, with its own score where they were just evaluated."""
-        scores = self._scores if score is not None else [None] * len(self._members)
-        for i, member in enumerate(self._members):
-            member.checkpoints.save(self._state_of(state, i), step, scores[i])
-
-    def watch(self, done: int, metrics: Metrics, state: TrainState) -> None:
-        """Looks for batches of each seed that were skipped."""
-        for i, member in enumerate(self._members):
-            if int(metrics[numbered("bad_steps", i)]):
-                own = {n: metrics[numbered(n, i)] for n in metrics if ":" not in n}
-                member.bad_steps(done, own, self._state_of(state, i))
-
-    def _state_of(self, state: TrainState, index: int) -> TrainState:
-        like = self._members[index].session.program.abstract_state
-        own: TrainState = take_seed(replace(state, step=None), index, replace(like, step=None))
-        return replace(own, step=state.step)
-
-    def wait(self) -> None:
-        """Returns when all that was saved is on disk."""
-        for member in self._members:
-            member.checkpoints.wait()
-
-    def log(self, step: int, group: str, numbers: loop.Numbers) -> None:
-        """Each seed's numbers into its own log; of a rate, its share."""
-        names = [name for name in numbers if ":" not in name]
-        for i, member in enumerate(self._members):
-            own = {}
-            for name in names:
-                share = len(self._members) if name.endswith("_per_second") else 1
-                own[name] = numbers.get(numbered(name, i), numbers[name] / share)
-            member.log(step, group, own)
-
-
 def common_step(checkpoints: Sequence[Checkpoints], folders: Sequence[Path], every: int) -> int:
     """The latest step that all have saved; 0 where they start anew.
 
@@ -166,30 +104,22 @@ def common_step(checkpoints: Sequence[Checkpoints], folders: Sequence[Path], eve
     return common
 
 
-def _open(
-    runs: Sequence[config.Run], store: TokenStore, scorer: Scorer
-) -> tuple[list[Session], Seeds]:
-    """Sessions that share one program and one evaluator, so that all is compiled once."""
-    first = open_session(runs[0], _folder(runs[0]), store, scorer)
-    program = build_seeds(first.run, first.program, [run.train.seed for run in runs])
-    sessions = []
-    for run in runs:
-        # What the first session has found out holds for all: they differ in seeds only.
-        data = replace(run.data, layout=first.run.data.layout)
-        run = replace(run, model=first.run.model, data=data)
-        sessions.append(replace(first, run=run, folder=_folder(run)))
-        files = ModelFiles(run.model, store.vocabulary_path, store.extra_ids)
-        write_model_files(_folder(run), files)
-    return sessions, program
-
-
 def _folder(run: config.Run) -> Path:
     assert run.train.output_dir is not None
     return storage.place(run.train.output_dir)
 
 
-def _named(session: Session, say: Say) -> Say:
-    return lambda text: say(f"seed {session.run.train.seed}: {text}")
+def _open(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer) -> list[Session]:
+    """Sessions that share one program and one evaluator, so that all is compiled once."""
+    first = open_session(runs[0], _folder(runs[0]), store, scorer)
+    sessions = []
+    for run in runs:
+        # What the first session has found out holds for all: they differ in seeds only.
+        data = replace(run.data, layout=first.run.data.layout)
+        own, prefix = replace(run, model=first.run.model, data=data), f"seed {run.train.seed}: "
+        sessions.append(replace(first, run=own, folder=_folder(run), prefix=prefix))
+        single.save_model_files(sessions[-1])
+    return sessions
 
 
 def batches_of(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer) -> list[TrainBatches]:
@@ -197,7 +127,10 @@ def batches_of(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer) ->
     split, right = training_rows(runs[0], store, scorer)
     return [
         TrainBatches(
-            split, run.task, run.data, run.method,
+            split,
+            run.task,
+            run.data,
+            run.method,
             right=right,
             steps=run.train.steps,
             shares=run.train.microbatches,  # A seed is on one device.
@@ -206,7 +139,7 @@ def batches_of(runs: Sequence[config.Run], store: TokenStore, scorer: Scorer) ->
             numbered=bool(run.loss.mutual_information),
         )
         for run in runs
-    ]  # fmt: skip
+    ]
 
 
 def stacked(order: Sequence[TrainBatches], step: int) -> Batch:
@@ -217,105 +150,111 @@ def stacked(order: Sequence[TrainBatches], step: int) -> Batch:
 
 
 def _train_open(
-    runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, say: Say, clock: StartClock
+    runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, clock: StartClock
 ) -> None:
     """Trains and scores runs of which none is finished."""
-    sessions, seeds = _open(runs, store, scorer)
+    sessions = _open(runs, store, scorer)
+    first, count = sessions[0], len(sessions)
     order = batches_of([s.run for s in sessions], store, scorer)
-    describe(sessions[0], order[0], say)
-    say(f"{len(runs)} seeds at once, on {seeds.mesh.size} of the devices")
+    lowered = stacked_step(first.run, first.program, count)
+    describe(first, order[0])
+    log.info("%d seeds at once, on %d of the devices", count, lowered.mesh.size)
+    step = Compiled.kept(f"train step of {count} seeds", first.run, lowered)
     clock.lap("model")
-    train = runs[0].train
-    # The one before the latest is kept too: a kill may leave some seeds without the latest.
-    checkpoints = [
-        Checkpoints(s.folder / run_folder.CHECKPOINTS, keep=max(2, train.keep_checkpoints))
-        for s in sessions
-    ]
-    every = train.checkpoint_every or runs[0].evaluate.every
-    step = common_step(checkpoints, [s.folder for s in sessions], every)
-    progress, members = Progress(train.steps, step), []
-    try:
-        name = f"train step of {len(runs)} seeds"
-        saved_step = saved_steps(name, runs[0], seeds.mesh, seeds.abstract_state)
-        with CompileAhead(seeds.lower, clock, saved_step) as ahead:
-            shapes = [
-                stack_batches(parts) for parts in zip(*(o.shapes for o in order), strict=True)
-            ]
-            ahead.begin(shapes, partial(compile_evaluation, sessions[0]))
-            states = []
-            for session, saved, own in zip(sessions, checkpoints, order, strict=True):
-                saved.drop_after(step)
-                states.append(single.start(session, saved, _named(session, say), step))
-                log = MetricLog(session.folder, step)
-                say_own = _named(session, progress.say)
-                validate = single.validate(session, log, say_own)
-                watch = single.bad_steps(session, own, say_own)
-                members.append(_Member(session, saved, log, validate, watch))
-            state = stack_states(states, seeds.mesh)
-            clock.lap("state")
-            ahead.wait()
-            _fit(members, seeds, state, order, progress, ahead)
+    train, evaluate = first.run.train, first.run.evaluate
+    with ExitStack() as stack:
+        checkpoints = []
+        for session in sessions:
+            # The one before the latest is kept too: a kill may leave some seeds without the latest.
+            keep, place = max(2, train.keep_checkpoints), session.folder / run_folder.CHECKPOINTS
+            checkpoints.append(Checkpoints(place, keep=keep))
+            stack.callback(checkpoints[-1].close)
+        folders = [s.folder for s in sessions]
+        begun = common_step(checkpoints, folders, train.checkpoint_every or evaluate.every)
+        pool = stack.enter_context(compile_threads())
+        shapes = zip(*(o.shapes for o in order), strict=True)
+        step.ahead(map(stack_batches, shapes), pool)
+        first.evaluator.compile_ahead("validation", evaluate.validation_examples, pool)
+        states = []
+        for session, saved in zip(sessions, checkpoints, strict=True):
+            saved.drop_after(begun)
+            states.append(first_state(session, saved, begun))
+        state = stack_states(states, lowered.mesh)
+        clock.lap("state")
+        step.wait()
+        clock.lap("compile")
+        logs = [MetricLog(folder, begun) for folder in folders]
+        for one in logs:
+            stack.callback(one.close)
+        progress = Progress(train.steps, begun)
+        stack.callback(progress.close)
+        own = _hooks(stack, sessions, checkpoints, order, logs, progress)
+        report = partial(report_start, first, clock, folders, begun)
+        prefetch = Prefetch(
+            lambda k: put_batch(stacked(order, k), lowered.mesh), begun, train.steps
+        )
+        fit(
+            state,
+            steps=train.steps,
+            train_step=step,
+            next_batch=stack.enter_context(prefetch),
+            hooks=[hooks.FirstStep(begun, report), *own],
+        )
         progress.close()
-        for member in members:
-            _finish(member, say)
-    finally:
-        progress.close()
-        for member in members:
-            member.close()
+        for session, saved, one in zip(sessions, checkpoints, logs, strict=True):
+            saved.wait()
+            results = finish(session, saved, one)
+            saved.keep_only(train.keep_checkpoints)
+            close_folder(session, results)
 
 
-def _fit(
-    members: Sequence[_Member],
-    seeds: Seeds,
-    state: TrainState,
+def _hooks(
+    stack: ExitStack,
+    sessions: Sequence[Session],
+    checkpoints: Sequence[Checkpoints],
     order: Sequence[TrainBatches],
+    logs: Sequence[MetricLog],
     progress: Progress,
-    ahead: CompileAhead,
-) -> None:
-    session, each, first = members[0].session, _Members(members), int(state.step)
-    program = replace(
-        session.program, mesh=seeds.mesh, train_step=seeds.train_step, lower=seeds.lower
-    )
-    # The loop counts the examples of all seeds together.
-    data = replace(session.run.data, batch_size=len(members) * session.run.data.batch_size)
+) -> list[Hook]:
+    """Those of each seed, which see its part of the stacked arrays, in the order that a single run
+    has: all are saved before the stop, and the clocks start anew when all are done.
+    """
+    stop = stack.enter_context(stop_on_signals())
+    train, like = sessions[0].run.train, sessions[0].program.abstract_state
+    savers: list[Hook] = []
+    readers: list[Hook] = []
+    for i, session in enumerate(sessions):
+
+        def part(own: list[Hook], i: int = i) -> Part:
+            return Part(
+                own,
+                lambda metrics: {name: values_N[i] for name, values_N in metrics.items()},
+                lambda state: take_seed(state, i, like),
+            )
+
+        ids_at = order[i].ids_at
+        savers.append(part([*single.saving(session, checkpoints[i], stop, logs[i])]))
+        bad_steps = BadSteps(session.folder, train.max_bad_steps, ids_at)
+        readers.append(part([single.reading(session, order[i], logs[i], None), bad_steps]))
+
+    def wait() -> None:
+        for one in checkpoints:
+            one.wait()
 
     def work(step: int) -> Work:
         return reduce(Work.plus, (one.work_at(step) for one in order))
 
-    with loop.stop_on_signals(progress.say) as stop:
-        loop.fit(
-            dataclasses.replace(session.run, data=data),
-            program,
-            state,
-            partial(stacked, order),
-            each,
-            train_step=ahead.train_step,
-            work=work,
-            evaluate=each.evaluate,
-            log=each.log,
-            progress=progress,
-            stop=stop,
-            watch=each.watch,
-            first_step_done=lambda: progress.say(
-                ahead.report([m.session.folder for m in members], first, session.compile_cache)
-            ),
-        )
-
-
-def _finish(member: _Member, say: Say) -> None:
-    session = member.session
-    results = single.finish(session, member.checkpoints, member.log, _named(session, say))
-    member.checkpoints.keep_only(session.run.train.keep_checkpoints)
-    single.draw(session, results)
-    run_folder.write_results(session.folder, results)
+    shown = replace(
+        single.reading(sessions[0], order[0], lambda *_: None, progress),
+        work=work,
+        examples=len(sessions) * sessions[0].run.data.batch_size,
+    )
+    mean_of = Part([shown], lambda metrics: {n: v.mean() for n, v in metrics.items()})
+    return [*savers, hooks.Stop(train.steps, stop, wait), *readers, mean_of]
 
 
 def train(
-    runs: Sequence[config.Run],
-    store: TokenStore,
-    scorer: Scorer,
-    say: Say = print,
-    clock: StartClock | None = None,
+    runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, clock: StartClock | None = None
 ) -> dict:
     """Trains, or goes on training, several seeds at once, and scores each one's best checkpoint.
 
@@ -326,7 +265,6 @@ def train(
       runs: of `seed_runs`.
       store: of the task.
       scorer: judges labels.
-      say: prints a line.
       clock: of this start; None: it begins now.
 
     Returns:
@@ -336,16 +274,15 @@ def train(
       UsageError: see `single.train` and `common_step`.
       loop.Interrupted: it was asked to stop; all states are saved.
     """
-    for run in runs:
-        run_folder.open_run_folder(run, data_key(run, store))
     left = []
     for run in runs:
+        run_folder.open_run_folder(run, data_key(run, store))
         if run_folder.read_results(_folder(run)) is None:
             left.append(run)
         else:
-            say(f"{_folder(run)} is finished")
+            log.info("%s is finished", _folder(run))
     if left:
-        _train_open(left, store, scorer, say, clock or StartClock(time.time()))
+        _train_open(left, store, scorer, clock or StartClock(time.time()))
     results = {run.train.seed: run_folder.read_results(_folder(run)) or {} for run in runs}
     numbers = summary(results)
     folder = _folder(runs[0]).parent

@@ -15,7 +15,7 @@ from dss_jax.evaluate.evaluator import Judge, make_judge
 from dss_jax.layouts.layouts import with_layout
 from dss_jax.run import run_folder
 from dss_jax.train.checkpoint import Checkpoints
-from dss_jax.train.compile import keep_compiled_code
+from dss_jax.train.compile import cache_counts, keep_compiled_code
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import Program, build
 
@@ -46,7 +46,13 @@ def for_mesh(run: config.Run, mesh: Mesh) -> config.Run:
 
 @dataclass(frozen=True)
 class Session:
-    """A run with its program, its store and its scorer, ready to train or score."""
+    """A run with its program, its store and its scorer, ready to train or score.
+
+    Attributes:
+      compile_cache: where compiled code is kept; None: nowhere.
+      counted: functions that were found there, and that were not, before this.
+      prefix: of what is said of it: "seed 3: ", where there are several.
+    """
 
     run: config.Run
     folder: Path
@@ -54,6 +60,8 @@ class Session:
     program: Program
     evaluator: Judge
     compile_cache: str | None
+    counted: tuple[int, int]
+    prefix: str = ""
 
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, open; with several processes, all must call this."""
@@ -68,5 +76,6 @@ def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Score
     cache = keep_compiled_code()
     run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
     run = for_mesh(run, mesh)
-    program = build(run, mesh)
-    return Session(run, folder, store, program, make_judge(run, program, store, scorer), cache)
+    program, counts = build(run, mesh), cache_counts()
+    judge = make_judge(run, program, store, scorer)
+    return Session(run, folder, store, program, judge, cache, (counts.found, counts.missing))

@@ -1,8 +1,9 @@
 """One run from its configuration to its scores: the wiring that `dss train` and the demo share."""
 
-import math
+import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,205 +13,41 @@ import jax
 from dss_jax.core import config, processes, storage
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
-from dss_jax.data import prepare_child
 from dss_jax.data.store import TokenStore
-from dss_jax.evaluate.evaluator import write_predictions
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run import run_folder
-from dss_jax.run.curves import plot_curves
-from dss_jax.run.facts import about, data_key, teacher_accuracy
-from dss_jax.run.hosts import Quiet, check_shared, describe_hosts
-from dss_jax.run.init_from import start_from
+from dss_jax.run.facts import data_key
+from dss_jax.run.hosts import check_shared, describe_hosts
+from dss_jax.run.score import Write, close_folder, finish, validate
 from dss_jax.run.session import Session, open_session
-from dss_jax.run.start import CompileAhead, compile_evaluation, describe, train_batches
-from dss_jax.train import loop
+from dss_jax.run.start import compile_threads, describe, first_state, report_start, train_batches
+from dss_jax.train import hooks
 from dss_jax.train.bad_steps import BadSteps
 from dss_jax.train.checkpoint import Checkpoints
+from dss_jax.train.compiled import Compiled
+from dss_jax.train.loop import Hook, StopRequest, fit, stop_on_signals
 from dss_jax.train.metric_log import MetricLog, Progress
-from dss_jax.train.profile import Profile
-from dss_jax.train.saved_steps import saved_steps
-from dss_jax.train.step import TrainState
+from dss_jax.train.prefetch import Prefetch
+from dss_jax.train.sharding import put_batch
 
-Say = Callable[[str], None]
-
-
-def own_metrics(session: Session, split_name: str, predictions: list[dict]) -> dict[str, float]:
-    """What the metric functions of a user's own SeqIO task say; {} for a task file.
-
-    They may need TensorFlow, so they run in a child process.
-    """
-    task = session.run.task
-    if task.mixture_or_task_name is None:
-        return {}
-    request = {
-        "module": task.mixture_or_task_module,
-        "name": task.mixture_or_task_name,
-        "split": split_name,
-        "predictions": {p["id"]: p["prediction"] for p in predictions},
-    }
-    return prepare_child.run(request, print, "dss_jax.data.seqio_score")
-
-
-def _score_split(
-    session: Session, params: Any, name: str, file: str, rationales: bool, limit: int | None = None
-) -> dict:
-    """Scores a split, writes its predictions, and adds the teacher's accuracy if there is one."""
-    result = session.evaluator(params, name, limit=limit, rationales=rationales)
-    numbers = dict(result.numbers) | {"examples": result.examples}
-    if not result.predictions:
-        return numbers
-    teacher = teacher_accuracy(session.store, name, session.evaluator.scorer, limit)
-    if teacher is not None:
-        numbers["teacher"] = teacher
-    if not processes.is_first():
-        return numbers
-    write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
-    return numbers | own_metrics(session, name, result.predictions)
-
-
-def start(
-    session: Session, checkpoints: Checkpoints, say: Say, step: int | None = None
-) -> TrainState:
-    """Where a run starts or goes on.
-
-    In this order: the run's own checkpoint, of `step` or the latest (0: none of them);
-    `Train.init_from`; drawn from `Train.seed`.
-    """
-    latest = checkpoints.latest_step() if step is None else step
-    seed = session.run.train.seed
-    if latest:
-        say(f"going on from the checkpoint of step {latest}")
-        saved = checkpoints.restore(latest, session.program.abstract_state)
-        return session.program.seeded(saved, seed)
-    if session.run.train.init_from is not None:
-        return start_from(session.run, session.program, session.store, say)
-    say(f"starts from random parameters (Train.seed = {seed})")
-    return session.program.init(seed)
-
-
-def validate(
-    session: Session, log: MetricLog | Quiet, say: Say
-) -> Callable[[Any, int], float | None]:
-    """(params, step) -> score on validation, which is also logged and said."""
-    evaluate, run = session.run.evaluate, session.run
-
-    def validate(params: Any, step: int) -> float | None:
-        if "validation" not in session.store.splits:
-            return None
-        began = time.monotonic()
-        result = session.evaluator(params, "validation", limit=evaluate.validation_examples)
-        log(step, "validation", result.numbers)
-        if processes.is_first() and result.predictions:
-            file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
-            write_predictions(file, result.predictions)
-        score = result.numbers[session.evaluator.metric]
-        finite = all(map(math.isfinite, result.numbers.values()))
-        first = run.method.tasks[0]
-        say(
-            f"step {step}/{run.train.steps}  validation {session.evaluator.metric} {score:.2f}  "
-            f"{first} loss {result.numbers.get(f'{first}/loss', float('nan')):.4f}  "
-            f"({result.examples} examples, {time.monotonic() - began:.1f} s)"
-        )
-        # Equal accuracies go to the later step: one without a finite loss shall not be the best.
-        return score if finite else None
-
-    return validate
-
-
-def finish(session: Session, checkpoints: Checkpoints, log: MetricLog | Quiet, say: Say) -> dict:
-    """Scores the test split once, with the best checkpoint on validation."""
-    best = checkpoints.best_step()
-    assert best is not None
-    params = checkpoints.restore_params(best, session.program.abstract_state.params)
-    evaluator, store = session.evaluator, session.store
-    results: dict[str, Any] = {
-        "metric": evaluator.metric,
-        "best_step": best,
-        "steps": session.run.train.steps,
-        "method": session.run.method.name,
-        **about(session.run, store, session.program),
-    }
-    for name in ("validation", "test"):
-        if name not in store.splits:
-            continue
-        rationales = session.run.evaluate.rationales
-        results[name] = _score_split(session, params, name, f"{name}-best.jsonl", rationales)
-    if "test" in results:
-        log(session.run.train.steps, "test", results["test"])
-    else:
-        say("there is no test split: only validation is scored")
-    return results
-
-
-def _train_and_score(
-    session: Session,
-    batches: TrainBatches,
-    checkpoints: Checkpoints,
-    say: Say,
-    clock: StartClock,
-    profile: tuple[int, int] | None,
-) -> dict:
-    run, folder = session.run, session.folder
-    program = session.program
-    saved = saved_steps("train step", run, program.mesh, program.abstract_state)
-    with CompileAhead(program.lower, clock, saved) as ahead:
-        ahead.begin(batches.shapes, partial(compile_evaluation, session))
-        state = jax.block_until_ready(start(session, checkpoints, say))
-        clock.lap("state")
-        ahead.wait()
-        first = int(state.step)
-        log, progress = _outputs(run, folder, first)
-        traces = Profile(folder / run_folder.TENSORBOARD, *(profile or (0, 0)), progress.say)
-        train_step = ahead.train_step if profile is None else traces.watch(ahead.train_step, first)
-        try:
-            with loop.stop_on_signals(progress.say) as stop:
-                loop.fit(
-                    run,
-                    session.program,
-                    state,
-                    batches,
-                    checkpoints,
-                    train_step=train_step,
-                    work=batches.work_at,
-                    evaluate=validate(session, log, progress.say),
-                    log=log,
-                    progress=progress,
-                    stop=stop,
-                    watch=bad_steps(session, batches, progress.say),
-                    first_step_done=lambda: progress.say(
-                        ahead.report([folder], first, session.compile_cache)
-                    ),
-                )
-            progress.close()
-            return finish(session, checkpoints, log, say)
-        finally:
-            traces.close()
-            progress.close()
-            log.close()
-
-
-def bad_steps(session: Session, batches: TrainBatches, say: Say) -> BadSteps:
-    """What looks for batches that were skipped."""
-    return BadSteps(session.folder, session.run.train.max_bad_steps, batches.ids_at, say)
+log = logging.getLogger(__name__)
 
 
 def train(
     run: config.Run,
     store: TokenStore,
     scorer: Scorer,
-    say: Say = print,
     clock: StartClock | None = None,
     profile: tuple[int, int] | None = None,
     plan_subsets: Sequence[config.Task] = (),
-) -> dict:
+) -> dict[str, Any]:
     """Trains, or goes on training, and scores the best checkpoint.
 
     Args:
       run: the configuration, with an output folder.
       store: of the task.
       scorer: judges labels.
-      say: prints a line.
       clock: of this start; None: it begins now.
       profile: the steps that are traced, (first, last + 1); None: none.
       plan_subsets: the data of other runs that shall use the same compiled code.
@@ -220,32 +57,35 @@ def train(
 
     Raises:
       UsageError: see `open_run_folder` and `step.build`.
-      loop.Interrupted: the run was asked to stop; its state is saved.
+      Interrupted: the run was asked to stop; its state is saved.
       Diverged: see `BadSteps`.
     """
     clock = clock or StartClock(time.time())
     folder, finished = _open_folder(run, store)
     if finished is not None:
-        say(f"{folder} is finished; these are its results")
+        log.info("%s is finished; these are its results", folder)
         return finished
     session = open_session(run, folder, store, scorer)
-    if processes.is_first():
-        files = ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids)
-        write_model_files(folder, files)
+    save_model_files(session)
     batches = train_batches(session, plan_subsets)
-    describe(session, batches, say)
-    describe_hosts(session.run, session.program.mesh, batches.longest, say)
+    describe(session, batches)
+    describe_hosts(session.run, session.program.mesh, batches.longest)
     clock.lap("model")
     checkpoints = session.checkpoints()
     try:
-        results = _train_and_score(session, batches, checkpoints, say, clock, profile)
+        results = _train_and_score(session, batches, checkpoints, clock, profile)
     finally:
         checkpoints.close()
-    if processes.is_first():
-        draw(session, results)
-        # Last, because it says that the run is finished.
-        run_folder.write_results(folder, results)
+    close_folder(session, results)
     return results
+
+
+def save_model_files(session: Session) -> None:
+    """Writes what is needed to read the checkpoints without gin."""
+    if processes.is_first():
+        store = session.store
+        files = ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids)
+        write_model_files(session.folder, files)
 
 
 def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]:
@@ -263,70 +103,103 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
     return folder, finished
 
 
-def _outputs(
-    run: config.Run, folder: Path, step: int
-) -> tuple[MetricLog | Quiet, Progress | Quiet]:
-    if not processes.is_first():
-        return Quiet(), Quiet()
-    return MetricLog(folder, step), Progress(run.train.steps, step)
-
-
-def draw(session: Session, results: dict) -> None:
-    """Draws the run's curves."""
-    plot_curves(
-        [(session.run.method.name, session.folder)],
-        session.evaluator.metric,
-        session.folder / run_folder.CURVES,
-        title=f"{session.run.task.shown_name}, {session.run.method.name}",
-        teacher=results.get("validation", {}).get("teacher"),
-    )
-
-
-def score(
+def _train_and_score(
     session: Session,
-    splits: Sequence[str],
-    checkpoint: str = "best",
-    rationales: bool = False,
-    limit: int | None = None,
-) -> tuple[int, dict[str, Any]]:
-    """Scores splits with a checkpoint of a run, and writes the predictions.
-
-    Args:
-      session: of the run.
-      splits: names.
-      checkpoint: "best", "latest" or a step.
-      rationales: generate rationales too.
-      limit: score the first rows only.
-
-    Returns:
-      The step, and split -> numbers.
-
-    Raises:
-      UsageError: there is no such checkpoint or split.
-    """
-    checkpoints = session.checkpoints()
-    try:
-        step = checkpoints.find(checkpoint)
-        params = checkpoints.restore_params(step, session.program.abstract_state.params)
-    finally:
-        checkpoints.close()
-    scores: dict[str, Any] = {}
-    for name in splits:
-        scores[name] = _score_split(
-            session,
-            params,
-            name,
-            predictions_name(session.run, name, step, limit),
-            rationales,
-            limit,
+    batches: TrainBatches,
+    checkpoints: Checkpoints,
+    clock: StartClock,
+    profile: tuple[int, int] | None,
+) -> dict[str, Any]:
+    run, folder, program = session.run, session.folder, session.program
+    step = Compiled.kept("train step", run, program.train_step)
+    with ExitStack() as stack:
+        pool = stack.enter_context(compile_threads())
+        step.ahead(batches.shapes, pool)
+        # The evaluation's may still be at work when the first step runs.
+        limit = run.evaluate.validation_examples
+        session.evaluator.compile_ahead("validation", limit, pool)
+        state = jax.block_until_ready(first_state(session, checkpoints))
+        clock.lap("state")
+        step.wait()
+        clock.lap("compile")
+        first = int(state.step)
+        write, progress = outputs(stack, run, folder, first)
+        stop = stack.enter_context(stop_on_signals())
+        tracing = (
+            hooks.Profile(folder / run_folder.TENSORBOARD, *profile, first) if profile else None
         )
-    return step, scores
+        if tracing is not None:
+            stack.callback(tracing.close)
+        evaluate, save = saving(session, checkpoints, stop, write)
+        # DO NOT CHANGE THE ORDER: what is evaluated is saved, what is saved may be stopped after,
+        # and the log's clock starts anew when all of them are done. A batch that was skipped is
+        # logged before it may end the run.
+        own: list[Hook | None] = [
+            hooks.FirstStep(first, partial(report_start, session, clock, [folder], first)),
+            evaluate,
+            save,
+            hooks.Stop(run.train.steps, stop, checkpoints.wait),
+            tracing,
+            reading(session, batches, write, progress) if processes.is_first() else None,
+            BadSteps(folder, run.train.max_bad_steps, batches.ids_at),
+        ]
+        mesh, steps = program.mesh, run.train.steps
+        prefetch = Prefetch(lambda k: put_batch(batches(k), mesh), first, steps)
+        fit(
+            state,
+            steps=steps,
+            train_step=step,
+            next_batch=stack.enter_context(prefetch),
+            hooks=[hook for hook in own if hook is not None],
+        )
+        checkpoints.wait()
+        if progress is not None:
+            progress.close()
+        return finish(session, checkpoints, write)
 
 
-def predictions_name(run: config.Run, split_name: str, step: int, limit: int | None) -> str:
-    """File of the predictions; one of a part of a split, or decoded in another way, does not
-    overwrite that of the whole.
+def outputs(
+    stack: ExitStack, run: config.Run, folder: Path, step: int
+) -> tuple[Write, Progress | None]:
+    """Where numbers go from `step` on: the run's log, which the stack closes, and what is shown.
+    Only process 0 has any.
     """
-    how = "" if run.evaluate.decode == "greedy" else f"-{run.evaluate.decode}"
-    part = "" if limit is None else f"-first{limit}"
-    return f"{split_name}-{step}{how}{part}.jsonl"
+    if not processes.is_first():
+        return lambda step, group, numbers: None, None
+    metric_log, progress = MetricLog(folder, step), Progress(run.train.steps, step)
+    stack.callback(metric_log.close)
+    stack.callback(progress.close)
+    return metric_log, progress
+
+
+def saving(
+    session: Session, checkpoints: Checkpoints, stop: StopRequest, write: Write
+) -> tuple[hooks.Evaluate, hooks.Save]:
+    """The hooks that score and save a run."""
+    train, every = session.run.train, session.run.evaluate.every
+
+    def score(params: Any, step: int) -> float | None:
+        return validate(session, params, step, write)
+
+    evaluate = hooks.Evaluate(every, train.steps, score)
+    return evaluate, hooks.Save(train.checkpoint_every or every, checkpoints, evaluate, stop)
+
+
+def reading(
+    session: Session,
+    batches: TrainBatches,
+    write: Callable[[int, str, dict], None],
+    progress: Progress | None,
+) -> hooks.Log:
+    """The hook that logs a run's numbers."""
+    run = session.run
+    return hooks.Log(
+        run.train.log_every,
+        run.train.steps,
+        write,
+        batches.work_at,
+        run.data.batch_size,
+        run.model,
+        hooks.peak_of(list(session.program.mesh.devices.flat)),
+        progress,
+    )

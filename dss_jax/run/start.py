@@ -1,11 +1,11 @@
-"""The start of a run: steps are compiled while the state is made, and the time is split."""
+"""The start of a run: its batches, its first state, and where the time went."""
 
+import contextlib
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import jax
 import numpy as np
@@ -17,100 +17,29 @@ from dss_jax.data.extras import JoinedSplit
 from dss_jax.data.spans import Pieces, pieces_of
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.layouts.batches import TrainBatches
-from dss_jax.layouts.blocks import Batch
 from dss_jax.layouts.shapes import cost_of
 from dss_jax.model import lora
 from dss_jax.run import run_folder
 from dss_jax.run.session import Session
-from dss_jax.train.compile import COMPILE_CACHE, Compiled, cache_counts
-from dss_jax.train.saved_steps import SavedSteps
+from dss_jax.train.checkpoint import Checkpoints
+from dss_jax.train.compile import COMPILE_CACHE, cache_counts
 from dss_jax.train.sharding import data_parallelism, data_slice
+from dss_jax.train.step import TrainState
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 MAX_THREADS = 4
 """At most three shapes of a training step, and one of the evaluation's."""
 
 
-class CompileAhead:
-    """Compiles a run's steps in threads, from the moment when it is entered as a context.
-
-    Attributes:
-      train_step: (state, batch) -> (state, metrics); waits for the shape that it is called with.
-    """
-
-    def __init__(
-        self,
-        lower: Callable[[Batch], jax.stages.Lowered],
-        clock: StartClock,
-        saved: SavedSteps | None = None,
-    ) -> None:
-        """`lower`: of the training step, as in `Program`; `saved`: where it is kept."""
-        self.train_step = Compiled(lower, saved)
-        self._clock = clock
-        counts = cache_counts()
-        self._before = counts.found, counts.missing
-        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="compile")
-
-    def begin(
-        self, shapes: Iterable[Batch], evaluation: Callable[[ThreadPoolExecutor], None]
-    ) -> None:
-        """Begins with the training step's shapes; then the evaluation's, which may still be at
-        work when the first step runs.
-        """
-        self.train_step.ahead(shapes, self._pool)
-        evaluation(self._pool)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def wait(self) -> None:
-        """Waits for all shapes of the training step; what else was compiled goes on."""
-        self.train_step.wait()
-        self._clock.lap("compile")
-
-    def report(self, folders: Sequence[Path], step: int, cache: str | None) -> str:
-        """To be called when the first step has ended: writes a line of `startup.jsonl`.
-
-        Args:
-          folders: of the run, or of each run that is trained at once.
-          step: updates done before this start.
-          cache: folder of compiled code.
-
-        Returns:
-          The line for people.
-        """
-        self._clock.lap("first step")
-        found, missing = (
-            now - before
-            for now, before in zip(
-                (cache_counts().found, cache_counts().missing), self._before, strict=True
-            )
-        )
-        line = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "step": step,
-            "total_seconds": round(self._clock.total, 3),
-            "seconds": {name: round(s, 3) for name, s in self._clock.seconds.items()},
-            "compile_cache": cache,
-            "functions_found": found,
-            "functions_compiled": missing,
-        }
-        for folder in folders if processes.is_first() else ():
-            with (folder / run_folder.STARTUP).open("a") as file:
-                file.write(strict_json.dumps(line) + "\n")
-        if cache is None:
-            return f"{self._clock}"
-        return f"{self._clock} ({found} compiled functions were on the disk, {missing} were not)"
-
-
-def compile_evaluation(session: Session, pool: ThreadPoolExecutor) -> None:
-    """Begins to compile the step of evaluation on the validation split, in the pool."""
-    session.evaluator.compile_ahead("validation", session.run.evaluate.validation_examples, pool)
+@contextlib.contextmanager
+def compile_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads to compile in; what has not begun at the end is dropped."""
+    pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="compile")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def training_rows(
@@ -154,33 +83,76 @@ def train_batches(session: Session, plan_subsets: Sequence[config.Task] = ()) ->
     )
 
 
-def describe(session: Session, batches: TrainBatches, say: Say) -> None:
+def first_state(session: Session, checkpoints: Checkpoints, step: int | None = None) -> TrainState:
+    """Where a run starts or goes on.
+
+    In this order: the run's own checkpoint, of `step` or the latest (0: none of them);
+    `Train.init_from`; drawn from `Train.seed`.
+    """
+    latest = checkpoints.latest_step() if step is None else step
+    program, train = session.program, session.run.train
+    if latest:
+        log.info("%sgoing on from the checkpoint of step %d", session.prefix, latest)
+        return program.seeded(checkpoints.restore(latest, program.abstract_state), train.seed)
+    if train.init_from is not None:
+        from dss_jax.run.init_from import start_from
+
+        return start_from(session.run, program, session.store)
+    log.info("%sstarts from random parameters (Train.seed = %d)", session.prefix, train.seed)
+    return program.init(train.seed)
+
+
+def report_start(session: Session, clock: StartClock, folders: Sequence[Path], step: int) -> None:
+    """Says where the time went, when the first step has ended, and writes it to `startup.jsonl`.
+
+    Args:
+      session: of the run, or of the first of those that are trained at once.
+      clock: of this start.
+      folders: of the runs.
+      step: updates done before this start.
+    """
+    clock.lap("first step")
+    counts, cache, before = cache_counts(), session.compile_cache, session.counted
+    found, missing = counts.found - before[0], counts.missing - before[1]
+    line = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "total_seconds": round(clock.total, 3),
+        "seconds": {name: round(s, 3) for name, s in clock.seconds.items()},
+        "compile_cache": cache,
+        "functions_found": found,
+        "functions_compiled": missing,
+    }
+    for folder in folders if processes.is_first() else ():
+        with (folder / run_folder.STARTUP).open("a") as file:
+            file.write(strict_json.dumps(line) + "\n")
+    on_disk = f" ({found} compiled functions were on the disk, {missing} were not)"
+    log.info("%s%s", clock, "" if cache is None else on_disk)
+
+
+def describe(session: Session, batches: TrainBatches) -> None:
     """Says what is trained, on what."""
     run, program = session.run, session.program
     count = sum(x.size for x in jax.tree.leaves(program.abstract_state.params))
     mesh = " x ".join(f"{a} {n}" for a, n in program.mesh.shape.items())
     device = program.mesh.devices.flat[0]
-    say(f"model: {count / 1e6:.1f}M parameters, {run.model.dtype} activations")
+    log.info(f"model: {count / 1e6:.1f}M parameters, {run.model.dtype} activations")
     if run.lora.rank:
         trained = sum(x.size for x in jax.tree.leaves(lora.split(program.abstract_state.params)[0]))
-        say(f"LoRA of rank {run.lora.rank}: {trained / 1e6:.2f}M of them are trained")
-    say(f"mesh: {mesh} on {device.device_kind} ({device.platform})")
-    say(
-        f"data: {len(batches.rows)} training examples"
-        + (
-            f" ({batches.left_out} left out: no {run.method.label} label)"
-            if batches.left_out
-            else ""
-        )
-    )
+        log.info(f"LoRA of rank {run.lora.rank}: {trained / 1e6:.2f}M of them are trained")
+    log.info(f"mesh: {mesh} on {device.device_kind} ({device.platform})")
+    left_out = f" ({batches.left_out} left out: no {run.method.label} label)"
+    rows = f"{len(batches.rows)} training examples{left_out if batches.left_out else ''}"
+    log.info(f"data: {rows}")
     shapes = batches.layout.shapes
-    say(
+    log.info(
         f"layout: {run.data.layout}, {shapes} compiled shape{'s' if shapes > 1 else ''}; "
         f"{batches.padding_overhead():.2f} times the FLOPs of real tokens"
     )
     if session.compile_cache is not None:
-        say(f"compiled code is kept in {session.compile_cache} ({COMPILE_CACHE}=off: it is not)")
+        off = f"{COMPILE_CACHE}=off: it is not"
+        log.info(f"compiled code is kept in {session.compile_cache} ({off})")
     if run.method.form == "spans":
         return
-    say("exact match near 0 is normal in the first 250 to 750 steps of pre-trained T5 v1.1 at")
-    say("batch 64: it has only seen span corruption. The losses show that it learns.")
+    log.info("exact match near 0 is normal in the first 250 to 750 steps of pre-trained T5 v1.1 at")
+    log.info("batch 64: it has only seen span corruption. The losses show that it learns.")

@@ -44,15 +44,16 @@ from dss_jax.interop.weights import Weights, from_tree, nested
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch
 from dss_jax.model.t5 import T5
-from dss_jax.run import other_engine, run_folder, single
+from dss_jax.run import other_engine, run_folder, score
 from dss_jax.run.session import open_session, with_vocab_size
 from dss_jax.train import loop
 from dss_jax.train.metric_log import MetricLog
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from dss_jax.train.t5x_model import DistillationModel, DistillationTrainer
 
+log = logging.getLogger(__name__)
+
 MODEL_DIR = "t5x"
-Say = Callable[[str], None]
 
 
 def rows_of(batch: Batch, weights: tuple[float, float]) -> dict[str, np.ndarray]:
@@ -273,7 +274,7 @@ def checkpoints_of(model_dir: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) -> dict:
+def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
     """As `single.train`, with T5X's loop.
 
     Raises:
@@ -282,7 +283,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
     folder = run_folder.open_run_folder(run, store.key)
     finished = run_folder.read_results(folder)
     if finished is not None:
-        say(f"{folder} is finished; these are its results")
+        log.info("%s is finished; these are its results", folder)
         return finished
     run = with_vocab_size(run, store)
     write_model_files(folder, ModelFiles(run.model, store.vocabulary_path, store.extra_ids))
@@ -293,47 +294,45 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) 
     weights = (run.loss.alpha, 1 - run.loss.alpha) if run.method.rationale else (1.0, 0.0)
     model_dir = (folder / MODEL_DIR).absolute()
     there = checkpoints_of(model_dir)
-    say(f"T5X's loop, from step {max(there, default=0)}; it compiles first")
-    log = MetricLog(folder, max(there, default=0))
+    log.info("T5X's loop, from step %d; it compiles first", max(there, default=0))
+    write = MetricLog(folder, max(there, default=0))
     try:
-        with loop.stop_on_signals(say) as stop:
+        with loop.stop_on_signals() as stop:
 
             def report(step: int, numbers: dict) -> bool:
-                log(step, "train", numbers)
+                write(step, "train", numbers)
                 if step % run.evaluate.every == 0 or step == run.train.steps:
-                    say(f"step {step}/{run.train.steps}  loss {numbers['loss']:.4f}")
+                    log.info(f"step {step}/{run.train.steps}  loss {numbers['loss']:.4f}")
                 return stop.asked and step < run.train.steps
 
             done = fit(run, lambda step: rows_of(batches(step), weights), str(model_dir), report)
         if done < run.train.steps:
             raise loop.Interrupted(done)
-        return _score(run, folder, store, scorer, log, say)
+        return _score(run, folder, store, scorer, write)
     finally:
-        log.close()
+        write.close()
 
 
 def _score(
-    run: config.Run, folder: Path, store: TokenStore, scorer: Scorer, log: MetricLog, say: Say
+    run: config.Run, folder: Path, store: TokenStore, scorer: Scorer, write: MetricLog
 ) -> dict:
     """T5X's checkpoints become ours, each with its score; then as after any run."""
     session = open_session(run, folder, store, scorer)
     checkpoints = session.checkpoints()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, session.program.abstract_state.params)
-    validate = single.validate(session, log, say)
     try:
         for step, path in checkpoints_of(folder / MODEL_DIR).items():
             params = jax.tree.map(jax.device_put, read_t5x(str(path)).tree(), shardings)
-            checkpoints.save_params(params, step, validate(params, step))
+            checkpoints.save_params(params, step, score.validate(session, params, step, write))
         checkpoints.wait()
-        results = single.finish(session, checkpoints, log, say)
+        results = score.finish(session, checkpoints, write)
     finally:
         checkpoints.close()
-    single.draw(session, results)
-    run_folder.write_results(folder, results)
+    score.close_folder(session, results)
     return results
 
 
-def answer(request: dict[str, Any], say: Say) -> dict[str, Any]:
+def answer(request: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """What `dss train --engine t5x` asks its child process for; see `other_engine.train`."""
     # TensorFlow would take the accelerator's memory.
     tf.config.set_visible_devices([], "GPU")
@@ -342,7 +341,7 @@ def answer(request: dict[str, Any], say: Say) -> dict[str, Any]:
     task = load_task(run.task.name, request["task_dirs"]) if run.task.name else None
     store = open_store(request["store"])
     try:
-        return {"results": train(run, store, task.scorer if task else TEXT_ACCURACY, say)}
+        return {"results": train(run, store, task.scorer if task else TEXT_ACCURACY)}
     except loop.Interrupted as stop:
         return {"interrupted": stop.step}
 

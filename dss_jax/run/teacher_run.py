@@ -1,6 +1,6 @@
 """Method "teacher": a run folder with the teacher's own labels, scored. Nothing is trained."""
 
-from collections.abc import Callable
+import logging
 from typing import Any
 
 from dss_jax.core import config
@@ -9,6 +9,8 @@ from dss_jax.core.types import Scorer
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.evaluate.evaluator import write_predictions
 from dss_jax.run import run_folder
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("validation", "test")
 
@@ -31,9 +33,7 @@ def _predictions(split: StoreSplit, scorer: Scorer) -> list[dict[str, Any]]:
     ]
 
 
-def score(
-    run: config.Run, store: TokenStore, scorer: Scorer, say: Callable[[str], None] = print
-) -> dict[str, Any]:
+def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
     """Scores the teacher on validation and test.
 
     Returns:
@@ -56,7 +56,7 @@ def score(
             continue
         found = _predictions(store.split(name), scorer)
         if not any(p["prediction"] for p in found):
-            say(f"the {name} split has no teacher text")
+            log.info("the %s split has no teacher text", name)
             continue
         scores = scorer([p["target"] for p in found], [p["prediction"] for p in found])
         results[name] = {**scores, "examples": len(found), "teacher": scores[scorer.name]}

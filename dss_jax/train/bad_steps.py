@@ -5,9 +5,11 @@ The step itself leaves parameters and optimiser as they are (`step.make_train_st
 here is in a hurry.
 """
 
+import logging
 import math
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ from dss_jax.core import processes, storage, strict_json
 from dss_jax.core.errors import Diverged
 from dss_jax.core.paths import write_whole
 from dss_jax.train.checkpoint import Checkpoints
+from dss_jax.train.loop import Hook
 from dss_jax.train.step import Metrics, TrainState
+
+log = logging.getLogger(__name__)
 
 LOG, REPLAY, STATES = "bad_steps.jsonl", "diverged.json", "diverged"
 """In the run's folder: a line a skipped batch; what `dss replay` reads; the state for it."""
@@ -26,56 +31,45 @@ SHOWN = 5
 """Ids of a batch that are said; all are written."""
 
 
-class BadSteps:
-    """Looks at the metrics of each step that is done."""
+@dataclass
+class BadSteps(Hook):
+    """Looks at the metrics of each step that is done.
 
-    def __init__(
-        self,
-        folder: Path,
-        most: int,
-        ids_at: Callable[[int], list[str]],
-        say: Callable[[str], None],
-    ) -> None:
-        """Prepares for a run.
+    Attributes:
+      folder: of the run.
+      most: `Train.max_bad_steps`.
+      ids_at: batch number -> ids of its rows.
+    """
 
-        Args:
-          folder: of the run.
-          most: `Train.max_bad_steps`.
-          ids_at: batch number -> ids of its rows.
-          say: prints a line.
-        """
-        self._folder, self._most, self._ids_at, self._say = folder, most, ids_at, say
+    folder: Path
+    most: int
+    ids_at: Callable[[int], list[str]]
 
-    def __call__(self, done: int, metrics: Metrics, state: TrainState) -> None:
-        """Looks at one step.
-
-        Args:
-          done: batches done with it.
-          metrics: its metrics, on the host or ready to be read.
-          state: the newest state; its parameters are still those before the first of
-            `Train.max_bad_steps` bad batches in a row.
+    def done(self, step: int, metrics: Metrics, newest: Callable[[], TrainState]) -> None:
+        """Looks at one step. After `most` bad batches in a row the parameters of the newest state
+        are still those before the first of them.
 
         Raises:
-          Diverged: so many in a row were skipped. The state is kept for `dss replay`.
+          Diverged: so many were skipped. The state is kept for `dss replay`.
         """
         in_a_row = int(metrics["bad_steps"])
         if not in_a_row:
             return
         numbers = {name: float(value) for name, value in metrics.items()}
-        ids = self._ids_at(done - 1)
-        self._say(
-            f"step {done}: {not_finite(numbers)}, so the update is skipped ({in_a_row} in a row). "
+        ids = self.ids_at(step - 1)
+        log.warning(
+            f"step {step}: {not_finite(numbers)}, so the update is skipped ({in_a_row} in a row). "
             f"Rows: {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''} (all: {LOG})"
         )
-        self._write(done, numbers, ids)
-        if in_a_row >= self._most:
-            raise self._diverged(done - in_a_row, numbers, state)
+        self._write(step, numbers, ids)
+        if in_a_row >= self.most:
+            raise self._diverged(step - in_a_row, numbers, newest())
 
-    def _write(self, done: int, numbers: dict[str, float], ids: list[str]) -> None:
+    def _write(self, step: int, numbers: dict[str, float], ids: list[str]) -> None:
         if processes.is_first():
-            line = strict_json.dumps({"step": done, "numbers": numbers, "ids": ids}) + "\n"
-            file = self._folder / LOG
-            if storage.is_remote(self._folder):
+            line = strict_json.dumps({"step": step, "numbers": numbers, "ids": ids}) + "\n"
+            file = self.folder / LOG
+            if storage.is_remote(self.folder):
                 # Objects of a bucket do not grow.
                 write_whole(file, (file.read_text() if file.exists() else "") + line)
             else:
@@ -84,23 +78,23 @@ class BadSteps:
 
     def _diverged(self, first: int, numbers: dict[str, float], state: TrainState) -> Diverged:
         """Keeps what `dss replay` needs; `first` is the number of the first bad batch."""
-        kept = Checkpoints(self._folder / STATES)
+        kept = Checkpoints(self.folder / STATES)
         try:
             kept.save(state, int(state.step), None)
             kept.wait()
         finally:
             kept.close()
-        file = self._folder / REPLAY
+        file = self.folder / REPLAY
         content = {
-            "step": first, "in_a_row": self._most, "state": int(state.step), "numbers": numbers,
-            "ids": [self._ids_at(first + i) for i in range(self._most)],
+            "step": first, "in_a_row": self.most, "state": int(state.step), "numbers": numbers,
+            "ids": [self.ids_at(first + i) for i in range(self.most)],
         }  # fmt: skip
         if processes.is_first():
             write_whole(file, strict_json.dumps(content, indent=1) + "\n")
         return Diverged(
-            f"the run has diverged: {self._most} updates in a row were skipped from step "
+            f"the run has diverged: {self.most} updates in a row were skipped from step "
             f"{first + 1} on, the last because {not_finite(numbers)} (Train.max_bad_steps = "
-            f"{self._most}). What is saved is the state before them. To repeat the step:\n"
+            f"{self.most}). What is saved is the state before them. To repeat the step:\n"
             f"  dss replay {shlex.quote(str(file))}\n"
             "Usual causes: a learning rate that is too high (Optimizer.learning_rate, "
             "Optimizer.warmup_steps), a checkpoint to start from that is damaged."

@@ -1,12 +1,11 @@
-"""Steps compiled ahead of time, and the folder in which compiled code is kept between runs."""
+"""The folder in which compiled code is kept between runs, and what XLA is told."""
 
 import functools
 import hashlib
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ import jax
 from dss_jax.core import processes
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
-from dss_jax.layouts.blocks import Batch
 from dss_jax.model.matmul import on_cpu
-from dss_jax.train.saved_steps import SavedSteps, shapes_of
 
 COMPILE_CACHE = "DSS_COMPILE_CACHE"
 """Environment variable: the folder of compiled code, or "off"."""
@@ -26,11 +23,6 @@ MAX_CACHE_BYTES = 10 * 2**30
 """The code that was not used for longest is removed beyond this."""
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-
-_TRACING = threading.Lock()
-"""Held while a function is lowered. That is Python, so two at once are no faster; one by one, in
-the order in which they were begun, XLA has the first early, and no step waits for a later one.
-"""
 
 _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 
@@ -163,67 +155,3 @@ def first_together(function: Callable) -> Callable:
         return function(*args)
 
     return call
-
-
-class Compiled:
-    """A function of (something, batch), compiled for each shape of batch that was announced.
-
-    A shape that was not announced is compiled when it is met.
-    """
-
-    def __init__(
-        self, lower: Callable[[Batch], jax.stages.Lowered], saved: SavedSteps | None = None
-    ) -> None:
-        """`lower`: shapes of a global batch -> the function lowered for them; `saved`: where it is
-        kept between runs.
-        """
-        self._lower, self._saved = lower, saved
-        self._compiled: dict[tuple, Future[Callable]] = {}
-        self._met: set[tuple] = set()
-
-    def ahead(self, shapes: Iterable[Batch], pool: ThreadPoolExecutor) -> None:
-        """Begins to compile in the pool; XLA works on several at once.
-
-        Args:
-          shapes: global batches of anything that has `shape` and `dtype`.
-          pool: its threads.
-        """
-        for batch in shapes:
-            key = shapes_of(batch)
-            if key not in self._compiled:
-                self._compiled[key] = pool.submit(self._compile, batch)
-
-    def wait(self) -> None:
-        """Waits for all that was begun; raises what the compiler raised."""
-        for future in self._compiled.values():
-            future.result()
-
-    def _compile(self, batch: Batch) -> Callable:
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-        if self._saved is not None and (found := self._saved.load(abstract)) is not None:
-            cache_counts().found += 1
-            return found
-        with _TRACING:
-            lowered = self._lower(abstract)
-        before = cache_counts().missing_here
-        compiled = lowered.compile()
-        # Only what XLA has compiled just now. Code that JAX has read from the disk loses functions
-        # when it is written again, on CPUs; it shows when it runs ("NOT_FOUND: Function ...").
-        if self._saved is not None and cache_counts().missing_here > before:
-            self._saved.save(abstract, compiled)
-        return compiled
-
-    def __call__(self, first: Any, batch: Batch) -> Any:
-        """Calls the code that was compiled for the batch's shapes; with several processes, all must
-        call it, and begin the first call of each shape together.
-        """
-        key = shapes_of(batch)
-        if key not in self._compiled:
-            met: Future[Callable] = Future()
-            met.set_result(self._compile(batch))
-            self._compiled[key] = met
-        function = self._compiled[key].result()
-        if key not in self._met:
-            processes.barrier()
-            self._met.add(key)
-        return function(first, batch)

@@ -1,46 +1,113 @@
-"""The training loop. Scoring, logging back-ends and export are passed in: it knows none of them."""
+"""The training loop: steps, and hooks that are called after them. It knows no run, no program."""
 
+import logging
 import os
 import signal
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
-from dss_jax.core import config
-from dss_jax.core.devices import peak_flops
-from dss_jax.core.flops import Work, training_flops
-from dss_jax.core.processes import sync_stops
-from dss_jax.layouts.blocks import Batch
-from dss_jax.train.prefetch import Prefetch
-from dss_jax.train.sharding import put_batch
-from dss_jax.train.step import Metrics, Program, TrainState
+from dss_jax.core import processes
+from dss_jax.train.step import Metrics, TrainState
 
-Numbers = dict[str, float]
+log = logging.getLogger(__name__)
 
 AHEAD = 2
-"""Steps that may be sent off and not done. The device has its next one, and no stop, shown step or
+"""Steps that may be sent off and not done. The device has its next one, and no stop, reading or
 batch is further ahead of it, however long a step takes.
 """
 
 
-class ShowProgress(Protocol):
-    """Shows that so many updates are done; `dss_jax.train.metric_log.Progress` is one."""
+class Hook:
+    """What is done beside the steps. Each hook has its own every-n; steps are counted from 1."""
 
-    def __call__(self, step: int, numbers: Numbers | None = None) -> None: ...
-    def say(self, text: str) -> None: ...
+    def done(self, step: int, metrics: Metrics, newest: Callable[[], TrainState]) -> None:
+        """A step has ended. `metrics` are its own, ready to be read; `newest` gives the state of at
+        most `AHEAD` steps later.
+        """
+
+    def due(self, step: int) -> bool:
+        """Whether it wants the state after this step. Every hook is asked once after each step."""
+        return False
+
+    def at(self, step: int, state: TrainState) -> None:
+        """Called after steps for which any hook was due, when all steps up to it have ended."""
 
 
-class SavesStates(Protocol):
-    """Keeps states; `dss_jax.train.checkpoint.Checkpoints` is one."""
+def fit(
+    state: TrainState,
+    *,
+    steps: int,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    next_batch: Callable[[int], Any],
+    hooks: Sequence[Hook] = (),
+) -> TrainState:
+    """Trains from `state`, whose step decides which batch comes next, until `steps` are done.
 
-    def save(self, state: TrainState, step: int, score: float | None) -> None: ...
-    def wait(self) -> None: ...
+    Args:
+      state: where to start: fresh, or restored. It is given up.
+      steps: of the whole run.
+      train_step: (state, batch) -> (state, metrics).
+      next_batch: number of a step, from 0 -> its batch, on the devices.
+      hooks: called in their order. One may end the training by raising.
+
+    Returns:
+      The state at the last step.
+    """
+    sent: deque[tuple[int, Metrics]] = deque()
+
+    def settle(most: int) -> None:
+        """Waits until at most so many steps are at work, and hands on what the others gave."""
+        while len(sent) > most:
+            step, metrics = sent.popleft()
+            jax.block_until_ready(metrics)
+            for hook in hooks:
+                hook.done(step, metrics, lambda: state)
+
+    for step in range(int(state.step), steps):
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            state, metrics = train_step(state, next_batch(step))
+        sent.append((step + 1, metrics))
+        settle(AHEAD)
+        # Every one is asked: to ask may be what keeps several processes in step.
+        due = [hook.due(step + 1) for hook in hooks]
+        if any(due):
+            # Before anything is evaluated or saved, all hooks have seen what led to it.
+            settle(0)
+            for hook in hooks:
+                hook.at(step + 1, state)
+    settle(0)
+    return state
+
+
+class Part(Hook):
+    """Hooks that see a part of the states and metrics, as of one of several runs in one program."""
+
+    def __init__(
+        self,
+        hooks: Sequence[Hook],
+        metrics: Callable[[Metrics], Metrics],
+        state: Callable[[TrainState], TrainState] = lambda whole: whole,
+    ) -> None:
+        """`metrics`, `state`: what they see of the whole."""
+        self._hooks, self._metrics, self._state = hooks, metrics, state
+
+    def done(self, step: int, metrics: Metrics, newest: Callable[[], TrainState]) -> None:
+        own = self._metrics(metrics)
+        for hook in self._hooks:
+            hook.done(step, own, lambda: self._state(newest()))
+
+    def due(self, step: int) -> bool:
+        return any([hook.due(step) for hook in self._hooks])  # noqa: C419 - each is asked
+
+    def at(self, step: int, state: TrainState) -> None:
+        own = self._state(state) if self.due(step) else state
+        for hook in self._hooks:
+            hook.at(step, own)
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -51,38 +118,43 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
         self.step = step
 
 
-@dataclass
 class StopRequest:
     """Whether the run was asked to stop.
 
     Attributes:
       asked: by a signal for this process.
-      agreed: of several processes: (step) -> whether all of them stop after it.
     """
 
-    asked: bool = False
-    agreed: Callable[[int], bool] | None = None
+    def __init__(self, agreed: Callable[[int], bool] | None = None) -> None:
+        """`agreed`: of several processes: (step) -> whether all of them stop after it; each must be
+        asked once after each step.
+        """
+        self.asked = False
+        self._agreed, self._last = agreed, (0, False)
 
     def after(self, step: int) -> bool:
-        """Whether to stop after this step; the loop asks once after each."""
-        return self.asked if self.agreed is None else self.agreed(step)
+        """Whether to stop after this step; the same answer however often it is asked."""
+        if self._last[0] != step:
+            self._last = step, self.asked if self._agreed is None else self._agreed(step)
+        return self._last[1]
 
 
 @contextmanager
-def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
+def stop_on_signals() -> Iterator[StopRequest]:
     """Turns Ctrl-C and SIGTERM (preemption) into a request; a second Ctrl-C stops at once.
 
     Of several processes, one that is asked stops all of them after the same step.
     """
-    with sync_stops() as agreed:
-        request = StopRequest(agreed=agreed)
+    with processes.sync_stops() as agreed:
+        request = StopRequest(agreed)
 
         def handle(number: int, _: FrameType | None) -> None:
             if request.asked:
                 raise KeyboardInterrupt
             request.asked = True
             when = "this step" if agreed is None else "a step that all processes reach"
-            say(f"{signal.Signals(number).name}: saving after {when}; again to stop at once")
+            name = signal.Signals(number).name
+            log.info("%s: saving after %s; again to stop at once", name, when)
             if agreed is not None:
                 # JAX listens to SIGTERM, and tells the other processes.
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -94,155 +166,3 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-@dataclass
-class _Meter:
-    """Examples, real tokens and useful operations a second between readings, evaluation left out.
-
-    A step's numbers are counted when it is sent off, but the clock is read when its metrics have
-    arrived: the device may be a step behind the host.
-    """
-
-    model: config.T5Config
-    peak: float | None
-    examples: int = 0
-    work: Work = field(default_factory=Work)
-    since: float = field(default_factory=time.monotonic)
-
-    def add(self, work: Work, examples: int) -> None:
-        self.examples += examples
-        self.work = self.work.plus(work)
-
-    def take(self) -> tuple[int, Work]:
-        """What was added since the last time."""
-        taken = self.examples, self.work
-        self.examples, self.work = 0, Work()
-        return taken
-
-    def rates(self, taken: tuple[int, Work]) -> Numbers:
-        """Turns what was taken into rates, at the moment when it is done."""
-        now = time.monotonic()
-        seconds, self.since = max(now - self.since, 1e-9), now
-        examples, work = taken
-        flops = training_flops(self.model, work) / seconds
-        rates = {
-            "examples_per_second": examples / seconds,
-            "tokens_per_second": (work.encoder_tokens + work.decoder_tokens) / seconds,
-            "useful_tflops_per_second": flops / 1e12,
-        }
-        return rates if self.peak is None else rates | {"mfu": 100.0 * flops / self.peak}
-
-    def restart(self) -> None:
-        """Leaves out what has passed since the last reading."""
-        self.take()
-        self.since = time.monotonic()
-
-
-def _peak(program: Program) -> float | None:
-    """Operations a second of all devices of the mesh together; None where it is not known."""
-    peaks = [peak_flops(device.device_kind) for device in program.mesh.devices.flat]
-    return None if None in peaks else sum(p for p in peaks if p is not None)
-
-
-def fit(
-    run: config.Run,
-    program: Program,
-    state: TrainState,
-    batches: Callable[[int], Batch],
-    checkpoints: SavesStates,
-    *,
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-    work: Callable[[int], Work],
-    evaluate: Callable[[Any, int], float | None],
-    log: Callable[[int, str, Numbers], None],
-    progress: ShowProgress,
-    stop: StopRequest,
-    watch: Callable[[int, Metrics, TrainState], None] = lambda *_: None,
-    first_step_done: Callable[[], None] = lambda: None,
-) -> TrainState:
-    """Trains from `state` to `run.train.steps`.
-
-    Args:
-      run: the configuration.
-      program: of the run.
-      state: where to start: fresh, or restored. Its step decides which batch comes next.
-      batches: step -> this process's batch; called in a thread, a few steps ahead.
-      checkpoints: where the state is saved, every `checkpoint_every` steps and at the end.
-      train_step: `program.train_step`, perhaps compiled already.
-      work: step -> the useful work of the global batch; called in the same thread.
-      evaluate: (params, step) -> validation score, the higher the better; None: no such split.
-      log: (step, "train", numbers) every `log_every` steps.
-      progress: told of every step.
-      stop: asked after every step.
-      watch: (batches done, their last metrics, the newest state) after every step that has ended,
-        before anything is evaluated or saved that came after it.
-      first_step_done: called once, when the first step of this start has ended.
-
-    Returns:
-      The state at the last step.
-
-    Raises:
-      Interrupted: a stop was asked for; the state is on disk.
-    """
-    steps, first = run.train.steps, int(state.step)
-    save_every = run.train.checkpoint_every or run.evaluate.every
-    # Numbers are read one step late, so that the device never waits for the host.
-    pending: tuple[int, Metrics, tuple[int, Work]] | None = None
-    meter = _Meter(run.model, _peak(program))
-    sent: deque[tuple[int, Metrics]] = deque()
-
-    def flush() -> None:
-        nonlocal pending
-        if pending is not None:
-            step, metrics, taken = pending
-            numbers = {name: float(value) for name, value in metrics.items()}
-            numbers |= meter.rates(taken)
-            if not numbers["bad_steps"]:
-                del numbers["bad_steps"]
-            log(step, "train", numbers)
-            progress(step, numbers)
-            pending = None
-
-    def settle(most: int) -> None:
-        """Waits until at most so many steps are at work."""
-        while len(sent) > most:
-            ended, metrics = sent.popleft()
-            jax.block_until_ready(metrics)
-            watch(ended, metrics, state)
-
-    def on_devices(step: int) -> tuple[Batch, Work]:
-        return put_batch(batches(step), program.mesh), work(step)
-
-    with Prefetch(on_devices, first, steps) as prefetched:
-        for step in range(first, steps):
-            batch, useful = prefetched(step)
-            state, metrics = train_step(state, batch)
-            done = step + 1
-            sent.append((done, metrics))
-            if step == first:
-                jax.block_until_ready(metrics)
-                first_step_done()
-            settle(AHEAD)
-            meter.add(useful, run.data.batch_size)
-            flush()
-            progress(done)
-            if done % run.train.log_every == 0 or done == steps:
-                pending = (done, metrics, meter.take())
-            at_evaluation = done % run.evaluate.every == 0 or done == steps
-            at_save = done % save_every == 0 or done == steps
-            score, stopping = None, stop.after(done)
-            if at_evaluation or at_save or stopping:
-                flush()
-                settle(0)
-            if at_evaluation:
-                score = evaluate(state.params, done)
-            if at_save or at_evaluation or stopping:
-                # Every evaluated state is saved, so that the best of them can be scored on test.
-                checkpoints.save(state, done, score)
-                meter.restart()
-            if stopping and done < steps:
-                checkpoints.wait()
-                raise Interrupted(done)
-    checkpoints.wait()
-    return state

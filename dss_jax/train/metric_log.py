@@ -160,14 +160,6 @@ class Progress:
         left = (now - self._began) / max(1, done) * (self._total - self._step)
         return f"ETA {int(left) // 60}:{int(left) % 60:02d}"
 
-    def say(self, text: str) -> None:
-        """Prints a line without disturbing the bar."""
-        if self._bar is not None:
-            tqdm.write(text, file=self._stream)
-        else:
-            self._stream.write(text + "\n")
-            self._stream.flush()
-
     def close(self) -> None:
         """Ends the bar."""
         if self._bar is not None:

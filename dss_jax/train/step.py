@@ -1,5 +1,6 @@
 """The training step: one pure function, and the one place where it is jitted."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
@@ -46,31 +48,67 @@ class TrainState:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A jitted function of (something, batch on the mesh).
+
+    Attributes:
+      jitted: the function.
+      first: shapes, dtypes and shardings of its first argument.
+      mesh, rules: logical axes in the model mean axes of this mesh while it is traced; None: the
+        model sees neither.
+    """
+
+    jitted: Any
+    first: Any
+    mesh: Mesh
+    rules: config.AxisRules | None
+
+    def __call__(self, first: Any, batch: Batch) -> Any:
+        """Calls it; it is compiled where it was not yet."""
+        with sharding.on_mesh(self.mesh, self.rules):
+            return self.jitted(first, batch)
+
+    def lower(self, batch: Batch) -> jax.stages.Lowered:
+        """The function lowered for shapes of a batch, to be compiled; takes no memory."""
+        with sharding.on_mesh(self.mesh, self.rules):
+            return self.jitted.lower(self.first, batch)
+
+
+@dataclass(frozen=True)
 class Program:
-    """A run's compiled functions and where their arrays live.
+    """A run's functions and where their arrays live.
 
     Attributes:
       model, mesh: of the run.
       abstract_state: shapes, dtypes and shardings of the state.
       abstract_params: of the plain model's parameters, as evaluation takes them.
-      init: seed (`Train.seed` where none is given) -> the state at step 0, on the mesh.
-      seeded: state, seed (as well) -> the same with that seed, and no update skipped.
-      train_step: (state, batch on the mesh) -> (state, metrics); the old state is given up.
-      lower: (shapes of a batch) -> `train_step` lowered, to be compiled; takes no memory.
-      lower_eval: the same of (plain params, batch on the mesh) -> `TaskSums` without dropout.
+      train_step: (state, batch) -> (state, metrics); the old state is given up.
+      eval_step: (plain params, batch) -> `TaskSums`, without dropout.
+      complete: (seed, parameters that are there: path -> array on the mesh) -> the state at step 0;
+        what is not there is drawn.
       merge: parameters of the state -> of the plain model; without LoRA the same.
+      seed: of the run, data and not compiled in.
     """
 
     model: T5
     mesh: Mesh
     abstract_state: TrainState
     abstract_params: Any
-    init: Callable[..., TrainState]
-    seeded: Callable[..., TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    lower: Callable[[Batch], jax.stages.Lowered]
-    lower_eval: Callable[[Batch], jax.stages.Lowered]
+    train_step: Step
+    eval_step: Step
+    complete: Callable[[int, dict[str, jax.Array]], TrainState]
     merge: Callable[[Any], Any]
+    seed: int
+
+    def init(self, seed: int | None = None) -> TrainState:
+        """The state at step 0, drawn from a seed, on the mesh; None: the run's."""
+        return self.complete(self.seed if seed is None else seed, {})
+
+    def seeded(self, state: TrainState, seed: int | None = None) -> TrainState:
+        """A state that was restored, with its seed, as `init`; no update was skipped."""
+        fresh = (as_seed(self.seed if seed is None else seed), np.zeros((), np.int32))
+        placed = jax.device_put(fresh, self.abstract_state.step.sharding)
+        return replace(state, seed=placed[0], bad_steps=placed[1])
 
 
 def split_microbatches(batch: Batch, parts: int) -> Batch:
@@ -184,32 +222,28 @@ def make_train_step(
     return train_step
 
 
-def make_init(
-    model: T5, run: config.Run, optimizer: optax.GradientTransformation
-) -> Callable[..., TrainState]:
-    """Seed, uint32 -> state at step 0, with parameters still in their logical-axis boxes."""
-
-    def init(seed: jax.Array) -> TrainState:
-        tokens = jnp.ones((1, 2), jnp.int32)
-        key = jax.random.key(seed)
-        params = model.init(key, tokens, tokens)["params"]
-        params = lora.add(params, run.lora, jax.random.fold_in(key, 2))
-        opt_state = optimizer.init(lora.split(nn.meta.unbox(params))[0])
-        none = jnp.zeros((), jnp.int32)
-        return TrainState(none, params, opt_state, seed, none)
-
-    return init
-
-
 def as_seed(seed: int) -> np.ndarray:
     """A seed as a step takes it: its lower 32 bits, which are what `jax.random.key` uses too."""
     return np.array(seed & 0xFFFFFFFF, np.uint32)
 
 
+def draw_params(run: config.Run, seed: jax.Array | np.ndarray) -> dict:
+    """Parameters, with LoRA's, in their logical-axis boxes."""
+    tokens, key = jnp.ones((1, 2), jnp.int32), jax.random.key(seed)
+    params = T5(run.model).init(key, tokens, tokens)["params"]
+    return lora.add(params, run.lora, jax.random.fold_in(key, 2))
+
+
 def boxed_state(run: config.Run) -> TrainState:
     """Shapes and dtypes of the state, the parameters in their logical-axis boxes."""
     optimizer = make_optimizer(settings(run), run.train.steps)
-    return jax.eval_shape(make_init(T5(run.model), run, optimizer), as_seed(run.train.seed))
+
+    def state(seed: jax.Array) -> TrainState:
+        params, none = draw_params(run, seed), jnp.zeros((), jnp.int32)
+        opt_state = optimizer.init(lora.split(nn.meta.unbox(params))[0])
+        return TrainState(none, params, opt_state, seed, none)
+
+    return jax.eval_shape(state, as_seed(run.train.seed))
 
 
 def abstract_state(run: config.Run, mesh: Mesh | AbstractMesh, boxed: TrainState) -> TrainState:
@@ -241,7 +275,6 @@ def build(run: config.Run, mesh: Mesh) -> Program:
     sharding.check_batch(run.data.batch_size, mesh, run.train.microbatches, "Data.batch_size")
     model = T5(run.model)
     optimizer = make_optimizer(settings(run), run.train.steps)
-    init = make_init(model, run, optimizer)
     abstract = abstract_state(run, mesh, boxed_state(run))
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     plain, rows = lora.base(placed.params), sharding.batch_sharding(mesh)
@@ -259,34 +292,50 @@ def build(run: config.Run, mesh: Mesh) -> Program:
         in_shardings=(plain, rows),
         out_shardings=replicated,
     )
+    rules, plain_params = run.mesh.logical_axis_rules, lora.base(abstract.params)
 
     def merge(params: dict) -> dict:
         # Not jitted: jit would copy the kernels that stay as they are.
         return jax.device_put(lora.merge(params), plain)
 
-    draw = first_together(jax.jit(lambda seed: nn.meta.unbox(init(seed)), out_shardings=placed))
-
-    def seeded(state: TrainState, seed: int = run.train.seed) -> TrainState:
-        fresh = jax.device_put((as_seed(seed), np.zeros((), np.int32)), replicated)
-        return replace(state, seed=fresh[0], bad_steps=fresh[1])
-
-    def with_rules(function: Callable) -> Callable:
-        def call(*args: Any) -> Any:
-            with sharding.on_mesh(mesh, run.mesh.logical_axis_rules):
-                return function(*args)
-
-        return call
-
-    plain_params = lora.base(abstract.params)
     return Program(
         model=model,
         mesh=mesh,
         abstract_state=abstract,
         abstract_params=plain_params,
-        init=with_rules(lambda seed=run.train.seed: draw(as_seed(seed))),
-        seeded=seeded,
-        train_step=with_rules(train_step),
-        lower=with_rules(lambda batch: train_step.lower(abstract, batch)),
-        lower_eval=with_rules(lambda batch: eval_step.lower(plain_params, batch)),
+        train_step=Step(train_step, abstract, mesh, rules),
+        eval_step=Step(eval_step, plain_params, mesh, rules),
+        complete=_completer(run, optimizer, mesh, placed),
         merge=merge,
+        seed=run.train.seed,
     )
+
+
+def _completer(
+    run: config.Run, optimizer: optax.GradientTransformation, mesh: Mesh, placed: TrainState
+) -> Callable[[int, dict[str, jax.Array]], TrainState]:
+    """`Program.complete`."""
+    places = traverse_util.flatten_dict(placed.params, sep="/")
+
+    @functools.cache
+    def rest(missing: frozenset[str]) -> Callable[..., tuple[dict[str, jax.Array], Any]]:
+        def draw(seed: jax.Array, there: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], Any]:
+            drawn: dict[str, jax.Array] = {}
+            if missing:
+                drawn = traverse_util.flatten_dict(nn.meta.unbox(draw_params(run, seed)), sep="/")
+            params = traverse_util.unflatten_dict(drawn | there, sep="/")
+            # What is drawn and not given back, XLA leaves out.
+            return {n: drawn[n] for n in missing}, optimizer.init(lora.split(params)[0])
+
+        places_of = {name: places[name] for name in missing}
+        return first_together(jax.jit(draw, out_shardings=(places_of, placed.opt_state)))
+
+    def complete(seed: int, there: dict[str, jax.Array]) -> TrainState:
+        fresh = (np.zeros((), np.int32), as_seed(seed), np.zeros((), np.int32))
+        step, seed_array, none = jax.device_put(fresh, placed.step)
+        with sharding.on_mesh(mesh, run.mesh.logical_axis_rules):
+            drawn, opt_state = rest(frozenset(places.keys() - there.keys()))(seed_array, there)
+        params = traverse_util.unflatten_dict(there | drawn, sep="/")
+        return TrainState(step, params, opt_state, seed_array, none)
+
+    return complete

@@ -1,6 +1,7 @@
 """Compiled steps on the disk: found again, the same results, made anew when anything differs."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,19 +16,27 @@ from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run import run_folder, seeds, single
 from dss_jax.run.session import with_vocab_size
+from dss_jax.train import compiled as compiling
 from dss_jax.train import loss
-from dss_jax.train import saved_steps as saving
 from dss_jax.train import step as steps
-from dss_jax.train.compile import Compiled, cache_counts
+from dss_jax.train.compile import cache_counts
+from dss_jax.train.compiled import Compiled, fingerprint
 from dss_jax.train.metric_log import read_metrics
-from dss_jax.train.saved_steps import SavedSteps, made_from, saved_steps
 from dss_jax.train.sharding import make_mesh, put_batch
 
 KEY = "what a step is made from"
 
 
-def _never(*_: object) -> jax.stages.Lowered:
-    raise AssertionError("it was traced")
+class _Never(steps.Step):
+    """A step of which only the mesh may be asked."""
+
+    def lower(self, batch: object) -> jax.stages.Lowered:
+        raise AssertionError("it was traced")
+
+
+def _untraced(program: steps.Program) -> _Never:
+    step = program.train_step
+    return _Never(step.jitted, step.first, step.mesh, step.rules)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids="{} devices".format)
@@ -41,7 +50,7 @@ def program(request, toy_store) -> tuple[steps.Program, TrainBatches]:
 @pytest.fixture(scope="module")
 def compiled(program) -> jax.stages.Compiled:
     program, batches = program
-    return program.lower(batches.shapes[0]).compile()
+    return program.train_step.lower(batches.shapes[0]).compile()
 
 
 @pytest.fixture
@@ -66,45 +75,45 @@ def _train(program: steps.Program, batches: TrainBatches, train_step: Compiled) 
 def test_a_saved_step_gives_the_same_and_is_not_traced(program, tmp_path: Path) -> None:
     program, batches = program
     jax.clear_caches()  # Or nothing is compiled.
-    saved = SavedSteps(tmp_path / "steps", KEY, program.mesh)
-    expected = _train(program, batches, Compiled(program.lower, saved))
-    assert len(list((tmp_path / "steps").iterdir())) == 1
+    folder = tmp_path / "steps"
+    expected = _train(program, batches, Compiled(program.train_step, folder, KEY))
+    assert len(list(folder.iterdir())) == 1
     before = cache_counts().found
-    got = _train(program, batches, Compiled(_never, saved))
+    got = _train(program, batches, Compiled(_untraced(program), folder, KEY))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     assert cache_counts().found == before + 1
     # The old state's memory is given up, as it is by the step that was compiled here.
     state = program.init()
-    Compiled(_never, saved)(state, put_batch(batches(0), program.mesh))
+    Compiled(_untraced(program), folder, KEY)(state, put_batch(batches(0), program.mesh))
     assert jax.tree.leaves(state.params)[0].is_deleted()
 
 
 def test_another_shape_or_another_function_is_not_found(program, compiled, tmp_path: Path) -> None:
     program, batches = program
-    saved = SavedSteps(tmp_path, KEY, program.mesh)
+    saved = Compiled(program.train_step, tmp_path, KEY)
     shapes = batches.shapes[0]
-    saved.save(shapes, compiled)
-    assert saved.load(shapes) is not None
+    saved._keep(shapes, compiled)
+    assert saved._load(shapes) is not None
     longer = jax.tree.map(lambda x: np.broadcast_to(x[..., :1], (*x.shape[:-1], 99)), shapes)
-    assert saved.load(longer) is None
-    assert SavedSteps(tmp_path, "another", program.mesh).load(shapes) is None
+    assert saved._load(longer) is None
+    assert Compiled(program.train_step, tmp_path, "another")._load(shapes) is None
 
 
 def test_code_that_jax_has_read_from_the_disk_is_not_written_again(
     program, tmp_path: Path, jax_cache: Path
 ) -> None:
     program, batches = program
-    saved = SavedSteps(tmp_path / "steps", KEY, program.mesh)
+    folder = tmp_path / "steps"
     jax.clear_caches()  # Or nothing is compiled.
-    expected = _train(program, batches, Compiled(program.lower, saved))
+    expected = _train(program, batches, Compiled(program.train_step, folder, KEY))
     assert any(jax_cache.iterdir())
-    (file,) = saved.folder.iterdir()
+    (file,) = folder.iterdir()
     file.unlink()
     jax.clear_caches()
     for _ in range(2):
-        got = _train(program, batches, Compiled(program.lower, saved))
+        got = _train(program, batches, Compiled(program.train_step, folder, KEY))
         jax.tree.map(np.testing.assert_array_equal, got, expected)
-    assert not any(saved.folder.iterdir())
+    assert not any(folder.iterdir())
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 99, None])
@@ -112,22 +121,23 @@ def test_a_damaged_file_is_replaced(
     program, compiled, tmp_path: Path, damage: bytes | None
 ) -> None:
     program, batches = program
-    saved, shapes = SavedSteps(tmp_path, KEY, program.mesh), batches.shapes[0]
-    saved.save(shapes, compiled)
+    saved, shapes = Compiled(program.train_step, tmp_path, KEY), batches.shapes[0]
+    saved._keep(shapes, compiled)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
-    assert saved.load(shapes) is None
+    assert saved._load(shapes) is None
     assert not file.exists()
-    saved.save(shapes, compiled)
-    assert saved.load(shapes) is not None
+    saved._keep(shapes, compiled)
+    assert saved._load(shapes) is not None
 
 
 def test_what_cannot_be_kept_does_no_harm(program, compiled, tmp_path: Path) -> None:
     program, batches = program
     (tmp_path / "file").write_text("")
-    saved, shapes = SavedSteps(tmp_path / "file" / "steps", "x", program.mesh), batches.shapes[0]
-    saved.save(shapes, compiled)
-    assert saved.load(shapes) is None
+    folder, shapes = tmp_path / "file" / "steps", batches.shapes[0]
+    saved = Compiled(program.train_step, folder, "x")
+    saved._keep(shapes, compiled)
+    assert saved._load(shapes) is None
 
 
 def test_the_oldest_are_removed(
@@ -135,19 +145,23 @@ def test_the_oldest_are_removed(
 ) -> None:
     program, batches = program
     shapes = batches.shapes[0]
-    saved = [SavedSteps(tmp_path, str(i), program.mesh) for i in range(3)]
+    saved = [Compiled(program.train_step, tmp_path, str(i)) for i in range(3)]
     for one in saved[:2]:
-        one.save(shapes, compiled)
+        one._keep(shapes, compiled)
     size = max(file.stat().st_size for file in tmp_path.iterdir())
-    monkeypatch.setattr(saving, "MAX_BYTES", 2.5 * size)
-    assert saved[0].load(shapes) is not None  # Used later than the second.
-    saved[2].save(shapes, compiled)
-    assert [one.load(shapes) is not None for one in saved] == [True, False, True]
+    monkeypatch.setattr(compiling, "MAX_BYTES", 2.5 * size)
+    assert saved[0]._load(shapes) is not None  # Used later than the second.
+    saved[2]._keep(shapes, compiled)
+    assert [one._load(shapes) is not None for one in saved] == [True, False, True]
+
+
+def _step(devices: int = 1, **mesh: int) -> steps.Step:
+    placed = make_mesh(config.Mesh(**mesh), jax.devices()[:devices])
+    return steps.Step(None, (), placed, None)
 
 
 def _key(run: config.Run, devices: int = 1, **mesh: int) -> str:
-    mesh_of_run = make_mesh(config.Mesh(**mesh), jax.devices()[:devices])
-    return made_from(run, mesh_of_run, ())
+    return fingerprint(run, _step(devices, **mesh))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +193,7 @@ def test_other_devices_settings_or_code_are_another_step(monkeypatch: pytest.Mon
     with monkeypatch.context() as changed:
         changed.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
         assert _key(run) != here
-    monkeypatch.setattr(saving, "_code", lambda: "another version")
+    monkeypatch.setattr(compiling, "code_digest", lambda: "another version")
     assert _key(run) != here
 
 
@@ -198,29 +212,38 @@ def test_seeds_data_and_places_do_not_matter() -> None:
 def test_nothing_is_kept_where_compiled_code_is_not(
     jax_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mesh = make_mesh(config.Mesh(), jax.devices()[:1])
-    kept = saved_steps("a", toy.make_run(), mesh, ())
-    assert kept is not None
-    assert kept.folder == jax_cache / "steps"
+    def folder() -> Path | None:
+        return Compiled.kept("a", toy.make_run(), _step()).folder
+
+    assert folder() == jax_cache / "steps"
     with monkeypatch.context() as several:
         several.setattr(jax, "process_count", lambda: 2)
-        assert saved_steps("a", toy.make_run(), mesh, ()) is None
+        assert folder() is None
     jax.config.update("jax_compilation_cache_dir", "gs://bucket/compiled")
-    assert saved_steps("a", toy.make_run(), mesh, ()) is None
+    assert folder() is None
     jax.config.update("jax_compilation_cache_dir", str(jax_cache))
     jax.config.update("jax_enable_compilation_cache", False)
-    assert saved_steps("a", toy.make_run(), mesh, ()) is None
+    assert folder() is None
+
+
+def _traced(*_: object) -> None:
+    raise AssertionError("it was traced")
+
+
+def _of_seed(run: config.Run, seed: int) -> config.Run:
+    data, train = replace(run.data, seed=seed), replace(run.train, seed=seed)
+    return replace(run, data=data, train=train)
 
 
 def _losses(folder: Path, values: tuple[int, ...], store: TokenStore) -> list[float]:
     """Trains two steps of these seeds, at once where there are several; the losses of all."""
     run = toy.make_run(train=config.Train(steps=2, log_every=1, output_dir=str(folder)))
     if len(values) == 1:
-        runs = [run]
-        single.train(run, store, TEXT_ACCURACY, say=[].append)
+        runs = [run := _of_seed(run, values[0])]
+        single.train(run, store, TEXT_ACCURACY)
     else:
         runs = seeds.seed_runs(run, list(values))
-        seeds.train(runs, store, TEXT_ACCURACY, say=[].append)
+        seeds.train(runs, store, TEXT_ACCURACY)
     files = [Path(str(run.train.output_dir)) / run_folder.METRICS for run in runs]
     return [
         value
@@ -243,7 +266,11 @@ def test_a_second_start_traces_no_step(
     jax.clear_caches()  # Or nothing is compiled.
     first = _losses(tmp_path / "first", values, toy_store)
     jax.clear_caches()
-    monkeypatch.setattr(loss, "task_sums", _never)
+    monkeypatch.setattr(loss, "task_sums", _traced)
     assert _losses(tmp_path / "second", values, toy_store) == first
     # Each has the losses of two steps and of the validation split.
     assert len(first) >= 4 * len(values)
+    # Nor does another seed, of the parameters, of dropout and of the order.
+    other = _losses(tmp_path / "third", tuple(value + 5 for value in values), toy_store)
+    assert len(other) == len(first)
+    assert all(x != y for x, y in zip(other, first, strict=True))

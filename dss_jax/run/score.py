@@ -1,0 +1,173 @@
+"""Scoring a run's student: while it trains, at the end, and later."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dss_jax.core import config, processes
+from dss_jax.evaluate.evaluator import write_predictions
+from dss_jax.run import run_folder
+from dss_jax.run.facts import about, teacher_accuracy
+from dss_jax.run.session import Session
+from dss_jax.train.checkpoint import Checkpoints
+
+log = logging.getLogger(__name__)
+
+Write = Callable[[int, str, dict], None]
+"""(step, group, numbers), as `MetricLog`."""
+
+
+def _own_metrics(session: Session, split_name: str, predictions: list[dict]) -> dict[str, float]:
+    """What the metric functions of a user's own SeqIO task say; {} for a task file.
+
+    They may need TensorFlow, so they run in a child process.
+    """
+    task = session.run.task
+    if task.mixture_or_task_name is None:
+        return {}
+    from dss_jax.data import prepare_child
+
+    request = {
+        "module": task.mixture_or_task_module,
+        "name": task.mixture_or_task_name,
+        "split": split_name,
+        "predictions": {p["id"]: p["prediction"] for p in predictions},
+    }
+    return prepare_child.run(request, log.info, "dss_jax.data.seqio_score")
+
+
+def _score_split(
+    session: Session, params: Any, name: str, file: str, rationales: bool, limit: int | None = None
+) -> dict[str, Any]:
+    """Scores a split, writes its predictions, and adds the teacher's accuracy if there is one."""
+    result = session.evaluator(params, name, limit=limit, rationales=rationales)
+    numbers = dict(result.numbers) | {"examples": result.examples}
+    if not result.predictions:
+        return numbers
+    teacher = teacher_accuracy(session.store, name, session.evaluator.scorer, limit)
+    if teacher is not None:
+        numbers["teacher"] = teacher
+    if not processes.is_first():
+        return numbers
+    write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
+    return numbers | _own_metrics(session, name, result.predictions)
+
+
+def validate(session: Session, params: Any, step: int, write: Write) -> float | None:
+    """Scores the validation split, writes the numbers and the predictions, and says them.
+
+    Returns:
+      The score that the best checkpoint has most of; None without such a split, and where a number
+      is not finite.
+    """
+    run = session.run
+    if "validation" not in session.store.splits:
+        return None
+    began = time.monotonic()
+    limit = run.evaluate.validation_examples
+    result = session.evaluator(params, "validation", limit=limit)
+    write(step, "validation", result.numbers)
+    if processes.is_first() and result.predictions:
+        file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
+        write_predictions(file, result.predictions)
+    metric, first = session.evaluator.metric, run.method.tasks[0]
+    score = result.numbers[metric]
+    log.info(
+        f"{session.prefix}step {step}/{run.train.steps}  validation {metric} {score:.2f}  "
+        f"{first} loss {result.numbers.get(f'{first}/loss', math.nan):.4f}  "
+        f"({result.examples} examples, {time.monotonic() - began:.1f} s)"
+    )
+    # Equal accuracies go to the later step: one without a finite loss shall not be the best.
+    return score if all(map(math.isfinite, result.numbers.values())) else None
+
+
+def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str, Any]:
+    """Scores validation and, once, test with the best checkpoint.
+
+    Returns:
+      What `results.json` holds.
+    """
+    run, evaluator, store = session.run, session.evaluator, session.store
+    best = checkpoints.best_step()
+    assert best is not None
+    params = checkpoints.restore_params(best, session.program.abstract_state.params)
+    results: dict[str, Any] = {
+        "metric": evaluator.metric,
+        "best_step": best,
+        "steps": run.train.steps,
+        "method": run.method.name,
+        **about(run, store, session.program),
+    }
+    for name in ("validation", "test"):
+        if name in store.splits:
+            file = f"{name}-best.jsonl"
+            results[name] = _score_split(session, params, name, file, run.evaluate.rationales)
+    if "test" in results:
+        write(run.train.steps, "test", results["test"])
+    else:
+        log.info("there is no test split: only validation is scored")
+    return results
+
+
+def close_folder(session: Session, results: dict[str, Any]) -> None:
+    """Draws the curves of a run that is done, and writes `results.json`."""
+    if not processes.is_first():
+        return
+    from dss_jax.run.curves import plot_curves
+
+    run, folder = session.run, session.folder
+    plot_curves(
+        [(run.method.name, folder)],
+        session.evaluator.metric,
+        folder / run_folder.CURVES,
+        title=f"{run.task.shown_name}, {run.method.name}",
+        teacher=results.get("validation", {}).get("teacher"),
+    )
+    # Last, because it says that the run is finished.
+    run_folder.write_results(folder, results)
+
+
+def score(
+    session: Session,
+    splits: Sequence[str],
+    checkpoint: str = "best",
+    rationales: bool = False,
+    limit: int | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """Scores splits with a checkpoint of a run, and writes the predictions.
+
+    Args:
+      session: of the run.
+      splits: names.
+      checkpoint: "best", "latest" or a step.
+      rationales: generate rationales too.
+      limit: score the first rows only.
+
+    Returns:
+      The step, and split -> numbers.
+
+    Raises:
+      UsageError: there is no such checkpoint or split.
+    """
+    checkpoints = session.checkpoints()
+    try:
+        step = checkpoints.find(checkpoint)
+        params = checkpoints.restore_params(step, session.program.abstract_state.params)
+    finally:
+        checkpoints.close()
+    scores = {}
+    for name in splits:
+        file = predictions_name(session.run, name, step, limit)
+        scores[name] = _score_split(session, params, name, file, rationales, limit)
+    return step, scores
+
+
+def predictions_name(run: config.Run, split_name: str, step: int, limit: int | None) -> str:
+    """File of the predictions; one of a part of a split, or decoded in another way, does not
+    overwrite that of the whole.
+    """
+    how = "" if run.evaluate.decode == "greedy" else f"-{run.evaluate.decode}"
+    part = "" if limit is None else f"-first{limit}"
+    return f"{split_name}-{step}{how}{part}.jsonl"
