@@ -15,7 +15,7 @@ from dss_jax.core.errors import Diverged, UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
-from dss_jax.run import replay, run_folder, score, seeds, single
+from dss_jax.run import replay, run_folder, score, single
 from dss_jax.run.session import Session, open_session
 from dss_jax.run.start import train_batches
 from dss_jax.train import checkpoint
@@ -175,16 +175,6 @@ def test_the_state_that_is_kept_is_that_before_the_first_bad_step(
     jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
 
 
-def test_seeds_at_once_are_watched_one_by_one(
-    tmp_path: Path, toy_store: TokenStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    poison(monkeypatch, steps={1, 2, 3})
-    runs = seeds.seed_runs(_run(tmp_path), [0, 1])
-    with pytest.raises(Diverged, match=r"seed_0/diverged\.json"):
-        seeds.train(runs, toy_store, TEXT_ACCURACY)
-    assert (tmp_path / "seed_0" / LOG).exists()
-
-
 def test_a_score_that_is_not_finite_is_never_the_best(
     tmp_path: Path, toy_store: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +202,7 @@ def test_a_validation_without_a_finite_loss_has_no_score(
     session = _session(_run(tmp_path), toy_store)
     params = jax.tree.map(lambda x: x * float("nan"), session.program.init().params)
     log = MetricLog(tmp_path, 0)
-    assert score.validate(session, params, 2, log) is None
+    assert score.validate(session, log, params, 2) is None
     log.close()
     (line,) = (tmp_path / run_folder.METRICS).read_text().splitlines()
     assert _strict(line)["label/loss"] is None

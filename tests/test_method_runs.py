@@ -13,7 +13,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
-from dss_jax.run import run_folder, score, seeds, single, teacher_run
+from dss_jax.run import run_folder, score, single, teacher_run
 from dss_jax.run.facts import data_key
 from dss_jax.run.session import open_session
 
@@ -94,17 +94,6 @@ def test_pretraining_goes_on_where_it_stopped_and_starts_other_runs(
     student = dataclasses.replace(student, train=from_it)
     single.train(student, with_sentinels, TEXT_ACCURACY)
     assert any("starts from the Orbax checkpoint" in line for line in said)
-
-
-def test_seeds_at_once_pretrain_as_one_by_one(tmp_path: Path, with_sentinels: TokenStore) -> None:
-    run = _run(tmp_path / "both", _method("spans"))
-    runs = seeds.seed_runs(run, [0, 3])
-    numbers = seeds.train(runs, with_sentinels, TEXT_ACCURACY)
-    alone = dataclasses.replace(runs[1].train, output_dir=str(tmp_path / "alone"))
-    alone = dataclasses.replace(runs[1], train=alone)
-    expected = single.train(alone, with_sentinels, TEXT_ACCURACY)
-    got = numbers["seeds"]["3"]["test"]["spans/loss"]
-    np.testing.assert_allclose(got, expected["test"]["spans/loss"], rtol=1e-4)
 
 
 class TestTeacher:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.core import checks, config, environment, processes
+from dss_jax.core import config, environment, processes
 from dss_jax.core.engine_config import check_for_t5x
 from dss_jax.core.startup import StartClock
 
@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     options.add_process_flags(parser)
     parser.add_argument(
         "--seeds", metavar="N,N",
-        help="train these seeds at once, each in OUTPUT_DIR/seed_N; they set Train.seed and "
+        help="train these seeds in turn, each in OUTPUT_DIR/seed_N; they set Train.seed and "
         "Data.seed (give --gin.Data.seed to keep one order for all)",
     )  # fmt: skip
     parser.add_argument(
@@ -101,14 +101,8 @@ def _check(run: config.Run, seeds: list[int] | None) -> None:
     from dss_jax.run.run_folder import check_output_dir
 
     check_output_dir(run.train.output_dir)
-    if seeds is not None:
-        if run.train.engine == "t5x":
-            raise options.UsageError("--seeds trains with our own loop: leave --engine t5x out.")
-        checks.whole_on_one_device(run.mesh)
-        if processes.count() > 1:
-            raise options.UsageError(
-                "--seeds trains in one process. Give --process_count 1, or a run for each seed."
-            )
+    if seeds is not None and run.train.engine == "t5x":
+        raise options.UsageError("--seeds trains with our own loop: leave --engine t5x out.")
     if run.train.engine == "t5x":
         if processes.count() > 1:
             raise options.UsageError(

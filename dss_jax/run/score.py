@@ -55,7 +55,7 @@ def _score_split(
     return numbers | _own_metrics(session, name, result.predictions)
 
 
-def validate(session: Session, params: Any, step: int, write: Write) -> float | None:
+def validate(session: Session, write: Write, params: Any, step: int) -> float | None:
     """Scores the validation split, writes the numbers and the predictions, and says them.
 
     Returns:
@@ -75,7 +75,7 @@ def validate(session: Session, params: Any, step: int, write: Write) -> float | 
     metric, first = session.evaluator.metric, run.method.tasks[0]
     score = result.numbers[metric]
     log.info(
-        f"{session.prefix}step {step}/{run.train.steps}  validation {metric} {score:.2f}  "
+        f"step {step}/{run.train.steps}  validation {metric} {score:.2f}  "
         f"{first} loss {result.numbers.get(f'{first}/loss', math.nan):.4f}  "
         f"({result.examples} examples, {time.monotonic() - began:.1f} s)"
     )

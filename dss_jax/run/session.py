@@ -1,6 +1,7 @@
 """A run with its program, its data and its scorer, ready to train or score."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,6 @@ class Session:
     Attributes:
       compile_cache: where compiled code is kept; None: nowhere.
       counted: functions that were found there, and that were not, before this.
-      prefix: of what is said of it: "seed 3: ", where there are several.
     """
 
     run: config.Run
@@ -61,7 +61,6 @@ class Session:
     evaluator: Judge
     compile_cache: str | None
     counted: tuple[int, int]
-    prefix: str = ""
 
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, open; with several processes, all must call this."""
@@ -79,3 +78,26 @@ def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Score
     program, counts = build(run, mesh), cache_counts()
     judge = make_judge(run, program, store, scorer)
     return Session(run, folder, store, program, judge, cache, (counts.found, counts.missing))
+
+
+Open = Callable[[config.Run, Path, TokenStore, Scorer], Session]
+
+
+def sharing() -> Open:
+    """`open_session` for runs that differ in their seeds and folders only: all get the program and
+    the evaluator of the first, so that nothing is traced twice.
+    """
+    first: list[Session] = []
+
+    def opened(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
+        if not first:
+            first.append(open_session(run, folder, store, scorer))
+        (like,) = first
+        # What the first has found out holds for all.
+        data = dataclasses.replace(run.data, layout=like.run.data.layout)
+        run = dataclasses.replace(run, model=like.run.model, data=data)
+        counts = cache_counts()
+        counted = counts.found, counts.missing
+        return dataclasses.replace(like, run=run, folder=folder, counted=counted)
+
+    return opened

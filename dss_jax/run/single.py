@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,13 @@ from dss_jax.run import run_folder
 from dss_jax.run.facts import data_key
 from dss_jax.run.hosts import check_shared, describe_hosts
 from dss_jax.run.score import Write, close_folder, finish, validate
-from dss_jax.run.session import Session, open_session
+from dss_jax.run.session import Open, Session, open_session
 from dss_jax.run.start import compile_threads, describe, first_state, report_start, train_batches
 from dss_jax.train import hooks
 from dss_jax.train.bad_steps import BadSteps
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.compiled import Compiled
-from dss_jax.train.loop import Hook, StopRequest, fit, stop_on_signals
+from dss_jax.train.loop import Hook, fit, stop_on_signals
 from dss_jax.train.metric_log import MetricLog, Progress
 from dss_jax.train.prefetch import Prefetch
 from dss_jax.train.sharding import put_batch
@@ -41,6 +41,7 @@ def train(
     clock: StartClock | None = None,
     profile: tuple[int, int] | None = None,
     plan_subsets: Sequence[config.Task] = (),
+    opened: Open = open_session,
 ) -> dict[str, Any]:
     """Trains, or goes on training, and scores the best checkpoint.
 
@@ -51,6 +52,7 @@ def train(
       clock: of this start; None: it begins now.
       profile: the steps that are traced, (first, last + 1); None: none.
       plan_subsets: the data of other runs that shall use the same compiled code.
+      opened: opens the run's session.
 
     Returns:
       What `results.json` holds.
@@ -65,8 +67,10 @@ def train(
     if finished is not None:
         log.info("%s is finished; these are its results", folder)
         return finished
-    session = open_session(run, folder, store, scorer)
-    save_model_files(session)
+    session = opened(run, folder, store, scorer)
+    if processes.is_first():
+        files = ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids)
+        write_model_files(folder, files)
     batches = train_batches(session, plan_subsets)
     describe(session, batches)
     describe_hosts(session.run, session.program.mesh, batches.longest)
@@ -78,14 +82,6 @@ def train(
         checkpoints.close()
     close_folder(session, results)
     return results
-
-
-def save_model_files(session: Session) -> None:
-    """Writes what is needed to read the checkpoints without gin."""
-    if processes.is_first():
-        store = session.store
-        files = ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids)
-        write_model_files(session.folder, files)
 
 
 def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]:
@@ -123,28 +119,29 @@ def _train_and_score(
         step.wait()
         clock.lap("compile")
         first = int(state.step)
-        write, progress = outputs(stack, run, folder, first)
+        write, log_hook = _outputs(stack, session, batches, first)
         stop = stack.enter_context(stop_on_signals())
         tracing = (
             hooks.Profile(folder / run_folder.TENSORBOARD, *profile, first) if profile else None
         )
         if tracing is not None:
             stack.callback(tracing.close)
-        evaluate, save = saving(session, checkpoints, stop, write)
+        every, steps = run.evaluate.every, run.train.steps
+        score = partial(validate, session, write)
+        evaluate = hooks.Evaluate(every, steps, score)
         # DO NOT CHANGE THE ORDER: what is evaluated is saved, what is saved may be stopped after,
         # and the log's clock starts anew when all of them are done. A batch that was skipped is
         # logged before it may end the run.
         own: list[Hook | None] = [
-            hooks.FirstStep(first, partial(report_start, session, clock, [folder], first)),
+            hooks.FirstStep(first, partial(report_start, session, clock, first)),
             evaluate,
-            save,
-            hooks.Stop(run.train.steps, stop, checkpoints.wait),
+            hooks.Save(run.train.checkpoint_every or every, checkpoints, evaluate, stop),
+            hooks.Stop(steps, stop, checkpoints.wait),
             tracing,
-            reading(session, batches, write, progress) if processes.is_first() else None,
+            log_hook,
             BadSteps(folder, run.train.max_bad_steps, batches.ids_at),
         ]
-        mesh, steps = program.mesh, run.train.steps
-        prefetch = Prefetch(lambda k: put_batch(batches(k), mesh), first, steps)
+        prefetch = Prefetch(lambda k: put_batch(batches(k), program.mesh), first, steps)
         fit(
             state,
             steps=steps,
@@ -153,47 +150,20 @@ def _train_and_score(
             hooks=[hook for hook in own if hook is not None],
         )
         checkpoints.wait()
-        if progress is not None:
-            progress.close()
         return finish(session, checkpoints, write)
 
 
-def outputs(
-    stack: ExitStack, run: config.Run, folder: Path, step: int
-) -> tuple[Write, Progress | None]:
-    """Where numbers go from `step` on: the run's log, which the stack closes, and what is shown.
-    Only process 0 has any.
-    """
+def _outputs(
+    stack: ExitStack, session: Session, batches: TrainBatches, step: int
+) -> tuple[Write, hooks.Log | None]:
+    """Where numbers go from `step` on, and the hook that logs the steps'; for process 0."""
     if not processes.is_first():
         return lambda step, group, numbers: None, None
-    metric_log, progress = MetricLog(folder, step), Progress(run.train.steps, step)
-    stack.callback(metric_log.close)
-    stack.callback(progress.close)
-    return metric_log, progress
-
-
-def saving(
-    session: Session, checkpoints: Checkpoints, stop: StopRequest, write: Write
-) -> tuple[hooks.Evaluate, hooks.Save]:
-    """The hooks that score and save a run."""
-    train, every = session.run.train, session.run.evaluate.every
-
-    def score(params: Any, step: int) -> float | None:
-        return validate(session, params, step, write)
-
-    evaluate = hooks.Evaluate(every, train.steps, score)
-    return evaluate, hooks.Save(train.checkpoint_every or every, checkpoints, evaluate, stop)
-
-
-def reading(
-    session: Session,
-    batches: TrainBatches,
-    write: Callable[[int, str, dict], None],
-    progress: Progress | None,
-) -> hooks.Log:
-    """The hook that logs a run's numbers."""
     run = session.run
-    return hooks.Log(
+    write, progress = MetricLog(session.folder, step), Progress(run.train.steps, step)
+    stack.callback(write.close)
+    stack.callback(progress.close)
+    return write, hooks.Log(
         run.train.log_every,
         run.train.steps,
         write,

@@ -323,7 +323,7 @@ def _score(
     try:
         for step, path in checkpoints_of(folder / MODEL_DIR).items():
             params = jax.tree.map(jax.device_put, read_t5x(str(path)).tree(), shardings)
-            checkpoints.save_params(params, step, score.validate(session, params, step, write))
+            checkpoints.save_params(params, step, score.validate(session, write, params, step))
         checkpoints.wait()
         results = score.finish(session, checkpoints, write)
     finally:

@@ -45,7 +45,7 @@ class BadSteps(Hook):
     most: int
     ids_at: Callable[[int], list[str]]
 
-    def done(self, step: int, metrics: Metrics, newest: Callable[[], TrainState]) -> None:
+    def done(self, step: int, metrics: Metrics, newest: TrainState) -> None:
         """Looks at one step. After `most` bad batches in a row the parameters of the newest state
         are still those before the first of them.
 
@@ -63,7 +63,7 @@ class BadSteps(Hook):
         )
         self._write(step, numbers, ids)
         if in_a_row >= self.most:
-            raise self._diverged(step - in_a_row, numbers, newest())
+            raise self._diverged(step - in_a_row, numbers, newest)
 
     def _write(self, step: int, numbers: dict[str, float], ids: list[str]) -> None:
         if processes.is_first():

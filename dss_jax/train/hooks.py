@@ -141,7 +141,7 @@ class Log(Hook):
     _read: int | None = None
     _since: float = field(default_factory=time.monotonic)
 
-    def done(self, step: int, metrics: Metrics, newest: Callable[[], TrainState]) -> None:
+    def done(self, step: int, metrics: Metrics, newest: TrainState) -> None:
         if self._read is None:
             self._read = step - 1
         numbers = None

@@ -25,8 +25,8 @@ batch is further ahead of it, however long a step takes.
 class Hook:
     """What is done beside the steps. Each hook has its own every-n; steps are counted from 1."""
 
-    def done(self, step: int, metrics: Metrics, newest: Callable[[], TrainState]) -> None:
-        """A step has ended. `metrics` are its own, ready to be read; `newest` gives the state of at
+    def done(self, step: int, metrics: Metrics, newest: TrainState) -> None:
+        """A step has ended. `metrics` are its own, ready to be read; `newest` is the state, of at
         most `AHEAD` steps later.
         """
 
@@ -66,7 +66,7 @@ def fit(
             step, metrics = sent.popleft()
             jax.block_until_ready(metrics)
             for hook in hooks:
-                hook.done(step, metrics, lambda: state)
+                hook.done(step, metrics, state)
 
     for step in range(int(state.step), steps):
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
@@ -82,32 +82,6 @@ def fit(
                 hook.at(step + 1, state)
     settle(0)
     return state
-
-
-class Part(Hook):
-    """Hooks that see a part of the states and metrics, as of one of several runs in one program."""
-
-    def __init__(
-        self,
-        hooks: Sequence[Hook],
-        metrics: Callable[[Metrics], Metrics],
-        state: Callable[[TrainState], TrainState] = lambda whole: whole,
-    ) -> None:
-        """`metrics`, `state`: what they see of the whole."""
-        self._hooks, self._metrics, self._state = hooks, metrics, state
-
-    def done(self, step: int, metrics: Metrics, newest: Callable[[], TrainState]) -> None:
-        own = self._metrics(metrics)
-        for hook in self._hooks:
-            hook.done(step, own, lambda: self._state(newest()))
-
-    def due(self, step: int) -> bool:
-        return any([hook.due(step) for hook in self._hooks])  # noqa: C419 - each is asked
-
-    def at(self, step: int, state: TrainState) -> None:
-        own = self._state(state) if self.due(step) else state
-        for hook in self._hooks:
-            hook.at(step, own)
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
