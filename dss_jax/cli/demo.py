@@ -48,8 +48,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
 
     largest = list(runs.values())[-1].task
     records = simulated_records(task, largest, folder / "teacher")
-    rationales = ",".join(map(str, records))
-    runs = {c: replace(r, task=replace(r.task, rationales=rationales)) for c, r in runs.items()}
+    files = tuple(map(str, records))
+    runs = {c: replace(r, task=replace(r.task, record_files=files)) for c, r in runs.items()}
     first = next(iter(runs.values()))
     store = ensure_store(first.task, first.vocabulary, first.data)
 

@@ -42,7 +42,7 @@ def _resolve(
     run = saved_run.resolve(folder, args.vocabulary, bindings)
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {args.limit}.")
-    return replace(run, evaluate=replace(run.evaluate, rationales=args.rationales))
+    return replace(run, evaluate=replace(run.evaluate, generate_rationales=args.rationales))
 
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:

@@ -6,26 +6,26 @@ modules that a file names, and take bindings that nothing uses; here whatever ha
 would do more than bind, is refused.
 """
 
-import dataclasses
+import logging
 import re
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from gin import config_parser
 
-from dss_jax.core import config, sweep_config
+from dss_jax.core import config, storage, sweep_config
 from dss_jax.core.errors import UsageError, nearest, unknown_name
 from dss_jax.core.paths import shipped
 
-_FIELD_OF_SECTION = {type(f.default).__name__: f.name for f in dataclasses.fields(config.Run)}
+log = logging.getLogger(__name__)
 
 SECTIONS: dict[str, type] = {**config.SECTIONS, "Sweep": sweep_config.Sweep}
 """Name in gin files -> class: of a run, and the grid of `dss sweep`, which a run passes over."""
 
-SETTINGS = {f"{n}.{f.name}": f for n, s in SECTIONS.items() for f in dataclasses.fields(s)}
+SETTINGS = [*config.SETTINGS, *(f"Sweep.{f.name}" for f in fields(sweep_config.Sweep))]
 """Everything that can be bound."""
 
 _NAMES_OF_T5X = {"INITIAL_CHECKPOINT_PATH": "Train.init_from", "MODEL_DIR": "Train.output_dir"}
@@ -79,12 +79,12 @@ class Settings:
         Raises:
           UsageError: a value is wrong; the message says what is allowed.
         """
-        built = {_FIELD_OF_SECTION[n]: s(**self.of(n)) for n, s in config.SECTIONS.items()}
-        return config.Run(**built)
+        sections = [section(**self.of(name)) for name, section in config.SECTIONS.items()]
+        return config.Run(**dict(zip((f.name for f in fields(config.Run)), sections, strict=True)))
 
     def sweep(self) -> sweep_config.Sweep:
         """The grid; what is said of runs is passed over. Raises UsageError as `run`."""
-        return sweep_config.from_values(self.of("Sweep"))
+        return sweep_config.Sweep(**self.of("Sweep"))
 
 
 def read(
@@ -175,6 +175,8 @@ class _Reader:
 
     def file(self, name: str | Path) -> None:
         """Reads a file, and what it includes."""
+        if storage.is_remote(name):
+            name = storage.local_file(name)
         found = next((p for d in self.folders if (p := Path(d) / name).is_file()), None)
         if found is None:
             looked = ", ".join(["the path itself", *map(str, self.folders[1:])])
@@ -215,7 +217,10 @@ class _Reader:
             self._macros[found.selector] = found.value, place
             return
         _check_section(found.scope, found.selector, place)
-        name = f"{found.selector}.{found.arg_name}"
+        old = f"{found.selector}.{found.arg_name}"
+        name = config.RENAMED.get(old, old)
+        if name != old:
+            log.warning("%s is called %s now (%s)", old, name, place)
         if name not in SETTINGS:
             names = [s for s in SETTINGS if s.startswith(f"{found.selector}.")]
             raise UsageError(f"{unknown_name('setting', name, names)} ({place})")

@@ -14,7 +14,7 @@ BASE_GIN_FILE = "runs/train.gin"
 
 BOUND_FLAGS = {
     "data_dir": "Task.data_dir",
-    "rationales": "Task.rationales",
+    "rationales": "Task.record_files",
     "extra_task": "Task.extra_tasks",
     "vocabulary": "Vocabulary.path",
     "store_dir": "Data.store_dir",

@@ -16,7 +16,6 @@ train.log             what a run of `dss sweep` has printed
 sweep.lock            there while it is at work
 """
 
-import dataclasses
 import difflib
 import json
 from importlib import metadata
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core import config, storage, strict_json
+from dss_jax.core.checks import rule_of
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.interop.model_files import CHECKPOINTS
@@ -36,38 +36,26 @@ SWEEPS = ("train.log", "sweep.lock")
 """What `dss sweep` puts into a run's folder before the run itself is there."""
 
 
-def _defaults() -> set[str]:
-    """The bindings of every setting at its default."""
-    return {
-        f"{name}.{field.name} = {field.default!r}"
-        for name, section in config.SECTIONS.items()
-        for field in dataclasses.fields(section)
-    }
-
-
 def _without_new(now: list[str], before: list[str]) -> list[str]:
     """This run's bindings without the settings that the saved run's version did not have yet, as
     long as they are at their defaults: these do what that version did.
     """
     known = {line.split(" = ")[0] for line in before}
-    defaults = _defaults()
+    defaults = {f"{name} = {field.default!r}" for name, field in config.SETTINGS.items()}
     return [line for line in now if line.split(" = ")[0] in known or line not in defaults]
 
 
 def fixed_lines(text: str) -> list[str]:
-    """The bindings that may not change while a run goes on."""
-    may_change = {
-        f"{name}.{field.name}"
-        for name, section in config.SECTIONS.items()
-        for field in dataclasses.fields(section)
-        if field.metadata.get("free")
-    }
-    lines = [
-        line
-        for line in text.splitlines()
-        if (line and line[0] != "#") or line.startswith(STORE_LINE)
-    ]
-    return [line for line in lines if line.split(" = ")[0] not in may_change]
+    """The bindings that may not change while a run goes on, as this version writes them."""
+    may_change = {name for name, field in config.SETTINGS.items() if rule_of(field).free}
+    lines = []
+    for line in text.splitlines():
+        if line.startswith(STORE_LINE):
+            lines.append(line)
+        elif line and line[0] != "#":
+            name, value = config.binding(line)
+            lines += [] if name in may_change else [f"{name} = {value}"]
+    return lines
 
 
 def _difference(saved: str, text: str, folder: Path) -> str:

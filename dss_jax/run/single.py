@@ -134,7 +134,7 @@ def finish(session: Session, checkpoints: Checkpoints, log: MetricLog | Quiet, s
     for name in ("validation", "test"):
         if name not in store.splits:
             continue
-        rationales = session.run.evaluate.rationales
+        rationales = session.run.evaluate.generate_rationales
         results[name] = _score_split(session, params, name, f"{name}-best.jsonl", rationales)
     if "test" in results:
         log(session.run.train.steps, "test", results["test"])
