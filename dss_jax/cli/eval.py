@@ -55,8 +55,9 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.run import run_folder, single
 
     folder = run_folder.check_output_dir(args.output_dir)
-    session = saved_run.reopen(run, folder, args.task_dir, splits)
-    step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)
+    with run_folder.locked(folder):
+        session = saved_run.reopen(run, folder, args.task_dir, splits)
+        step, scores = single.score(session, splits, args.checkpoint, args.rationales, args.limit)
     if not processes.is_first():
         return 0
     metric = session.evaluator.metric

@@ -4,19 +4,19 @@ A store's folder is named by a digest of all that decides its content, so that a
 vocabulary, prefix or task file makes another store and an old one is never served for it.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dss_jax.core import config, storage
+from dss_jax.core import config, locks, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import PACKAGE, cache_folder
 from dss_jax.core.registry import load_task, load_task_file
@@ -132,7 +132,7 @@ def _make(
     log: Log,
     beam: Mapping[str, Any] | None = None,
 ) -> TokenStore:
-    with _lock(path, log):
+    with _lock(path):
         # Another process may have made it while this one waited.
         found = _open(path, need, lambda _: None)
         if found is not None:
@@ -325,23 +325,13 @@ def _given_store(
     return store
 
 
-@contextlib.contextmanager
-def _lock(path: Path, log: Log) -> Iterator[None]:
+def _lock(path: Path) -> AbstractContextManager[None]:
     """Lets one process of this machine make a store; the others wait for it.
 
     The lock only saves work: without it, the rename of a finished store decides.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".lock-{path.name}").open("w") as file:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log("another process is preparing this token store; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    said = "{owner} is preparing this token store; waiting for it"
+    return locks.held(path.parent / f".lock-{path.name}", said, wait=True)
 
 
 def _version(distribution: str) -> str | None:

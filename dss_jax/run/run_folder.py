@@ -13,16 +13,19 @@ predictions/          SPLIT-STEP.jsonl
 results.json          scores of the best checkpoint, when the run is done
 curves.png
 train.log             what a run of `dss sweep` has printed
-sweep.lock            there while it is at work
+run.lock              who trains or scores there at the moment
 """
 
 import difflib
+import functools
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from dss_jax.core import config, storage, strict_json
+from dss_jax.core import config, locks, processes, storage, strict_json
 from dss_jax.core.checks import rule_of
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
@@ -32,8 +35,49 @@ CONFIG, RESULTS = "config.gin", "results.json"
 METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
 STARTUP, TENSORBOARD = "startup.jsonl", "tensorboard"
 STORE_LINE = "# token store: "
-SWEEPS = ("train.log", "sweep.lock")
-"""What `dss sweep` puts into a run's folder before the run itself is there."""
+LOCK = "run.lock"
+BEFORE = ("train.log", LOCK, "sweep.lock")
+"""What may be in a run's folder before the run is; the last is a lock of older versions."""
+
+TAKEN = (
+    "{folder} is in use: {owner} trains or scores there. Let it finish, stop it, or give another "
+    "--output_dir."
+)
+
+Runs = TypeVar("Runs", config.Run, Sequence[config.Run])
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@contextmanager
+def locked(*folders: str | Path) -> Iterator[None]:
+    """Within it no other process writes into the folders of these runs. With several processes,
+    all must call it, and the first has the locks; on remote folders there are none.
+
+    Raises:
+      locks.Taken: another process has one.
+    """
+    with ExitStack() as stack:
+
+        def take() -> None:
+            for folder in folders:
+                taken = TAKEN.replace("{folder}", str(folder))
+                stack.enter_context(locks.held(storage.place(folder) / LOCK, taken))
+
+        processes.broadcast_from_first(take)
+        yield
+
+
+def alone(train: Callable[Concatenate[Runs, P], T]) -> Callable[Concatenate[Runs, P], T]:
+    """Makes a function of a run, or of several, hold the locks of their folders: see `locked`."""
+
+    @functools.wraps(train)
+    def train_alone(runs: Runs, *args: P.args, **kwargs: P.kwargs) -> T:
+        every = [runs] if isinstance(runs, config.Run) else runs
+        with locked(*(run.train.output_dir for run in every if run.train.output_dir)):
+            return train(runs, *args, **kwargs)
+
+    return train_alone
 
 
 def _without_new(now: list[str], before: list[str]) -> list[str]:
@@ -100,7 +144,7 @@ def open_run_folder(run: config.Run, store_digest: str) -> Path:
         strange = (
             saved is None
             and folder.exists()
-            and any(file.name not in SWEEPS for file in folder.iterdir())
+            and any(file.name not in BEFORE for file in folder.iterdir())
         )
     if saved is not None and (diff := _difference(saved, text, folder)):
         raise UsageError(

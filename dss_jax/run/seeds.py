@@ -310,6 +310,7 @@ def _finish(member: _Member, say: Say) -> None:
     run_folder.write_results(session.folder, results)
 
 
+@run_folder.alone
 def train(
     runs: Sequence[config.Run],
     store: TokenStore,

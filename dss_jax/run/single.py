@@ -195,6 +195,7 @@ def bad_steps(session: Session, batches: TrainBatches, say: Say) -> BadSteps:
     return BadSteps(session.folder, session.run.train.max_bad_steps, batches.ids_at, say)
 
 
+@run_folder.alone
 def train(
     run: config.Run,
     store: TokenStore,

@@ -31,6 +31,7 @@ from t5x import adafactor, optimizers, partitioning, utils
 from t5x.examples.t5 import network
 
 from dss_jax.core import config
+from dss_jax.core.locks import Taken
 from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import Scorer
@@ -273,6 +274,7 @@ def checkpoints_of(model_dir: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+@run_folder.alone
 def train(run: config.Run, store: TokenStore, scorer: Scorer, say: Say = print) -> dict:
     """As `single.train`, with T5X's loop.
 
@@ -345,6 +347,8 @@ def answer(request: dict[str, Any], say: Say) -> dict[str, Any]:
         return {"results": train(run, store, task.scorer if task else TEXT_ACCURACY, say)}
     except loop.Interrupted as stop:
         return {"interrupted": stop.step}
+    except Taken as error:
+        return {"taken": str(error)}
 
 
 if __name__ == "__main__":

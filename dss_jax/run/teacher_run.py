@@ -31,6 +31,7 @@ def _predictions(split: StoreSplit, scorer: Scorer) -> list[dict[str, Any]]:
     ]
 
 
+@run_folder.alone
 def score(
     run: config.Run, store: TokenStore, scorer: Scorer, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
