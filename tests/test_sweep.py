@@ -13,11 +13,10 @@ import pytest
 
 from dss_jax.cli import gin_config, sweep, sweep_options
 from dss_jax.cli.main import main
-from dss_jax.core import config
+from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import Cell, Sweep, cells_of
 from dss_jax.run import run_folder
-from dss_jax.sweep import lock as sweep_lock
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep import runner as sweep_run
 from dss_jax.sweep.devices import slots
@@ -119,7 +118,7 @@ def test_flags_win_over_the_gin_file(tmp_path: Path) -> None:
     args, rest = parser.parse_known_args([*words, "--gin.Optimizer.learning_rate=0.1"])
     grid = sweep_options.read_grid(args, rest, parser)
     assert grid.sweep.sizes == ((0.5, None),)
-    planned, _ = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
+    planned = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
     run = planned[0].run
     assert (run.train.steps, run.data.batch_size, run.task.train_fraction) == (7, 16, 0.5)
     assert run.optimizer.learning_rate == 0.1
@@ -188,7 +187,7 @@ def test_a_sweep_to_its_end_and_again(tmp_path: Path, capsys) -> None:
     assert grid["format"] == 1
     assert [c["folder"] for c in grid["cells"] if c["model"]] == folders
     assert grid["bindings"] == ["Train.steps = 4"]
-    assert not list((tmp_path / "s").rglob(sweep_lock.LOCK)), "locks go with their processes"
+    assert not list((tmp_path / "s").rglob(run_folder.LOCK)), "locks go with their processes"
     out = capsys.readouterr().out
     assert "test 70.00" in out
     before = len(calls(tmp_path))
@@ -201,20 +200,8 @@ def test_a_sweep_to_its_end_and_again(tmp_path: Path, capsys) -> None:
     )
 
 
-def save_configs(tmp_path: Path) -> None:
-    """The configurations that the runs would have saved; the stand-in saves none."""
-    parser = sweep_parser()
-    args, rest = parser.parse_known_args([*TINY, "--output_dir", str(tmp_path / "s")])
-    grid = sweep_options.read_grid(args, rest, parser)
-    planned, _ = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
-    for one in planned:
-        text = f"{run_folder.STORE_LINE}key\n{config.to_gin(one.run)}"
-        (tmp_path / "s" / one.cell.folder / run_folder.CONFIG).write_text(text)
-
-
 def test_other_settings_are_refused_with_the_difference(tmp_path: Path, capsys) -> None:
     assert dss_sweep(tmp_path) == 0
-    save_configs(tmp_path)
     assert dss_sweep(tmp_path) == 0
     before = len(calls(tmp_path))
     capsys.readouterr()
@@ -224,7 +211,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path, capsys) 
         said = capsys.readouterr().err
         assert "-Loss.alpha = 0.5" in said
         assert "+Loss.alpha = 0.3" in said
-        assert "and 7 more runs" in said
+        assert "and 8 more runs" in said
     assert len(calls(tmp_path)) == before
     # Cells that were begun stay in the grid.
     assert dss_sweep(tmp_path, "--fractions", "0.5") == 0
@@ -247,14 +234,71 @@ def test_a_failed_cell_does_not_stop_the_rest(tmp_path: Path, capsys) -> None:
     assert without_teacher(started(tmp_path))[8:] == [failed], "it is tried again"
 
 
+def test_a_cell_that_was_planned_and_never_begun_may_change(tmp_path: Path) -> None:
+    behave(tmp_path, fail_early=["frac_1/seed_1"])
+    assert dss_sweep(tmp_path) == 1
+    folder = tmp_path / "s" / GROUP / "dss/frac_1/seed_1"
+    planned = gin_config.load_run([folder / run_folder.CONFIG])
+    assert (planned.train.steps, planned.train.output_dir) == (4, str(folder))
+    grid = sweep_plan.read_grid(tmp_path / "s") or {}
+    cells = [Cell.from_json(cell) for cell in grid["cells"]]
+    assert len(sweep_plan.begun_before(tmp_path / "s", [])) == len(cells) - 2
+    run_folder.hand_over(planned)
+    other = config.Run(train=config.Train(steps=5, output_dir=str(folder)))
+    assert run_folder.other_settings(other, folder) == ""
+    done = tmp_path / "s" / GROUP / "dss/frac_1/seed_0"
+    assert "Train.steps" in run_folder.other_settings(other, done)
+
+
+def test_a_run_that_finds_its_folder_taken_is_waited_for(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    file = tmp_path / "s" / GROUP / "dss/frac_1/seed_0" / run_folder.LOCK
+    asked: list[object] = []
+    real = locks.owner_of
+
+    def owner_of(file: Path) -> locks.Owner | None:
+        """The sweep asks a moment before somebody else begins."""
+        asked.append(file)
+        return None if len(asked) == 1 else real(file)
+
+    begun = threading.Event()
+
+    def hold() -> None:
+        with locks.held(file, "no"):
+            begun.set()
+            while len(asked) < 4:
+                time.sleep(0.01)
+            assert not calls(tmp_path)
+
+    monkeypatch.setattr(locks, "owner_of", owner_of)
+    other = threading.Thread(target=hold)
+    other.start()
+    begun.wait()
+    grid = ("--methods", "dss", "--fractions", "1", "--seeds", "0", "--gin.Sweep.teacher=False")
+    assert dss_sweep(tmp_path, *grid) == 0
+    other.join()
+    out = capsys.readouterr().out
+    assert f"dss/frac_1/seed_0: process {os.getpid()} on" in out
+    assert "trains it; waiting for that" in out
+    assert len(calls(tmp_path)) == 1
+    assert (file.parent / "results.json").exists()
+
+
 def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path, capsys) -> None:
     assert dss_sweep(tmp_path, "--dry_run") == 0
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("dss train ")]
-    assert len([line for line in lines if "--model" in line]) == 8
+    assert len([line for line in lines if f"/{GROUP}/" in line]) == 8
     assert not (tmp_path / "s").exists()
+    assert dss_sweep(tmp_path) == 0
+    assert [call["words"] for call in calls(tmp_path)] == [line.split()[2:] for line in lines]
     command = lines[-1].split()
+    capsys.readouterr()
     assert main(["config", *command[2:]]) == 0
+    out = capsys.readouterr().out
+    assert "Train.steps = 4\nTrain.seed = 1\n" in out
+    assert f"Train.output_dir = '{tmp_path}/s/{GROUP}/dss/frac_1/seed_1'" in out
 
 
 def test_seeds_at_once_are_one_process(tmp_path: Path) -> None:
@@ -311,7 +355,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys) -> None:
     assert all(call["session"] == call["pid"] for call in calls(tmp_path))
     begun = list((tmp_path / "s").rglob("metrics.jsonl"))
     assert begun
-    assert not list((tmp_path / "s").rglob(sweep_lock.LOCK))
+    assert not list((tmp_path / "s").rglob(run_folder.LOCK))
     behave(tmp_path)
     assert dss_sweep(tmp_path) == 0
     for file in (tmp_path / "s" / GROUP).rglob("metrics.jsonl"):
@@ -345,7 +389,9 @@ def test_a_killed_sweep_leaves_runs_that_are_not_started_twice(tmp_path: Path, c
     first.kill()
     first.wait()
     orphan = calls(tmp_path)[0]
-    assert sweep_lock.take(Path(orphan["folders"][0])) is None
+    owner = locks.owner_of(Path(orphan["folders"][0]) / run_folder.LOCK)
+    assert owner is not None
+    assert owner["pid"] == orphan["pid"]
     behave(tmp_path)
     assert dss_sweep(tmp_path) == 0
     assert f"process {orphan['pid']} on" in capsys.readouterr().out
@@ -355,24 +401,6 @@ def test_a_killed_sweep_leaves_runs_that_are_not_started_twice(tmp_path: Path, c
     assert second["others"] == [], "its device was free"
     done = list((tmp_path / "s").rglob("results.json"))
     assert len(done) == len(folders)
-
-
-def test_the_lock_of_a_process_that_is_gone_is_no_lock(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    lock = sweep_lock.take(tmp_path)
-    assert lock is not None
-    lock.give(process.pid)
-    assert sweep_lock.take(tmp_path) is None
-    assert sweep_lock.owner_of(tmp_path)["pid"] == process.pid
-    # As on a file system where the child did not inherit it: the process that it names decides.
-    os.close(lock.descriptor)
-    assert sweep_lock.take(tmp_path) is None
-    process.kill()
-    process.wait()
-    again = sweep_lock.take(tmp_path)
-    assert again is not None
-    again.release()
-    assert not (tmp_path / sweep_lock.LOCK).exists()
 
 
 def test_time_to_the_end() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from test_cli import ONE_DEVICE, SMALL
 
-from dss_jax.sweep import lock as sweep_lock
+from dss_jax.core import locks
+from dss_jax.run import run_folder
 
 SWEEP = (
     "sweep", "--tasks", "word_problems", "--methods", "standard", "--models", "t5_1_1_tiny",
@@ -41,7 +42,9 @@ def test_a_killed_sweep_goes_on_and_gives_what_single_runs_give(tmp_path: Path) 
     while not (checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())):
         assert sweep.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.05)
-    child = sweep_lock.owner_of(first)["pid"]
+    owner = locks.owner_of(first / run_folder.LOCK)
+    assert owner is not None
+    child = owner["pid"]
     sweep.kill()
     sweep.wait()
     os.kill(child, signal.SIGKILL)

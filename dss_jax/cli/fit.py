@@ -16,12 +16,10 @@ from dss_jax.core import config
 from dss_jax.core.checks import at_least
 from dss_jax.core.devices import DEVICES, GB, Device, device
 from dss_jax.core.errors import UsageError
+from dss_jax.core.t5_config import VOCAB_SIZE
 
 if TYPE_CHECKING:
     from dss_jax.train.plan import Plan
-
-VOCAB_SIZE = 32128
-"""Taken where the model's gin file leaves it to the vocabulary."""
 
 FLAGS = {
     "batch": "Data.batch_size",
@@ -51,7 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
-    search = [p for p in args.gin_search_paths.split(",") if p]
+    search = options.search_paths(args)
     if not args.model and not args.gin_file:
         known = ", ".join(sorted(gin_config.gin_names("models", search)))
         raise UsageError(f"no model: give --model NAME. Known: {known}.")

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Owner = dict[str, Any]
+"""What the holder of a lock says of itself: `pid`, `host`, `since`, and `devices`, the variable
+`DEVICES` of its environment. {}: nothing."""
+
+DEVICES = "CUDA_VISIBLE_DEVICES"
+
 PATIENCE = 1.0
 """Seconds that a lock is tried for: whoever only looks (`owner_of`) has it for a moment."""
 
@@ -60,10 +66,8 @@ def held(file: Path, taken: str, *, wait: bool = False) -> Iterator[None]:
         _give_back(lock, file)
 
 
-def owner_of(file: Path) -> dict[str, Any] | None:
-    """What the holder of a lock says of itself: `pid`, `host`, `since`, and its `devices`
-    (CUDA_VISIBLE_DEVICES); {} where it says nothing, None where nobody has it.
-    """
+def owner_of(file: Path) -> Owner | None:
+    """Who has a lock; None: nobody."""
     from filelock import FileLock, Timeout
 
     if storage.is_remote(file) or not file.exists():
@@ -82,12 +86,9 @@ def owner_of(file: Path) -> dict[str, Any] | None:
     return None
 
 
-def shown(owner: dict[str, Any] | None) -> str:
+def shown(owner: Owner | None) -> str:
     """A holder for people."""
     return f"process {owner['pid']} on {owner['host']}" if owner else "another process"
-
-
-DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 def _acquired(file: Path, taken: str, wait: bool) -> "FileLock | None":

@@ -5,6 +5,9 @@ from dataclasses import dataclass, fields
 from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
 
+VOCAB_SIZE = 32_128
+"""Of T5's public vocabulary, rounded up; it stands for one that is not known yet."""
+
 REMAT_POLICIES = ("none", "minimal", "full")
 """From the most memory to the least."""
 
@@ -39,7 +42,7 @@ class T5Config(Section):
         compile and may be faster.
     """
 
-    vocab_size: int | None = setting(32128, low=3)
+    vocab_size: int | None = setting(VOCAB_SIZE, low=3)
     emb_dim: int = setting(768, low=1)
     num_heads: int = setting(12, low=1)
     head_dim: int = setting(64, low=1)

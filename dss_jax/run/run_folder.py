@@ -103,24 +103,49 @@ def fixed_lines(text: str) -> list[str]:
 
 
 def _difference(saved: str, text: str, folder: Path) -> str:
-    """What differs between a saved configuration and that of this run; "" where nothing does."""
-    before = fixed_lines(saved)
-    now = _without_new(fixed_lines(text), before)
+    """What differs between a saved configuration and that of this run; "" where nothing does. The
+    data are compared where both say which they are.
+    """
+    before, now = fixed_lines(saved), fixed_lines(text)
+    if not (STORE_LINE in saved and STORE_LINE in text):
+        before, now = ([x for x in one if not x.startswith(STORE_LINE)] for one in (before, now))
+    now = _without_new(now, before)
     lines = difflib.unified_diff(before, now, str(folder), "this run", n=0, lineterm="")
     return "\n".join(line for line in lines if not line.startswith("@@"))
 
 
+def _saved(folder: Path) -> str:
+    """The configuration in a folder; "" where there is none."""
+    with storage.explained(folder):
+        return (folder / CONFIG).read_text() if (folder / CONFIG).exists() else ""
+
+
+def begun(folder: Path) -> bool:
+    """Whether the run in a folder was ever opened; a sweep may only have planned it."""
+    return STORE_LINE in _saved(folder)
+
+
 def other_settings(run: config.Run, folder: Path) -> str:
     """How the run in a folder differs from this one, its data left out; "" where it does not, or
-    where the folder holds none.
+    where the folder holds none that has begun.
     """
-    file = folder / CONFIG
-    if not storage.exists(file):
-        return ""
+    return _difference(_saved(folder), config.to_gin(run), folder) if begun(folder) else ""
+
+
+def hand_over(run: config.Run) -> None:
+    """Writes the configuration of a run that another process shall start with the `config.gin` of
+    its folder as `--gin_file`.
+
+    Raises:
+      UsageError: as of `open_run_folder`, where a run has begun there.
+    """
+    folder, saved = _folder_of(run)
+    own = config.to_gin(run)
+    if STORE_LINE in saved:
+        _check_same(saved, own, folder)
+        own = "\n".join([x for x in saved.splitlines() if x.startswith(STORE_LINE)] + [own])
     with storage.explained(folder):
-        lines = file.read_text().splitlines()
-    saved = "\n".join(line for line in lines if not line.startswith(STORE_LINE))
-    return _difference(saved, config.to_gin(run), folder)
+        write_whole(folder / CONFIG, own)
 
 
 def open_run_folder(run: config.Run, store_digest: str) -> Path:
@@ -134,31 +159,37 @@ def open_run_folder(run: config.Run, store_digest: str) -> Path:
       UsageError: no folder was given, or it holds a run with another configuration (the message
         shows the difference) or files of something else.
     """
+    folder, saved = _folder_of(run)
+    text = f"{STORE_LINE}{store_digest}\n{config.to_gin(run)}"
+    if saved:
+        _check_same(saved, text, folder)
+    with storage.explained(folder):
+        write_whole(folder / CONFIG, text)
+    return folder
+
+
+def _folder_of(run: config.Run) -> tuple[Path, str]:
+    """The output folder, which is a run's or new, and the configuration in it."""
     if run.train.output_dir is None:
         raise UsageError("no output folder: give --output_dir DIR.")
     folder = check_output_dir(run.train.output_dir)
-    text = f"{STORE_LINE}{store_digest}\n{config.to_gin(run)}"
-    file = folder / CONFIG
+    saved = _saved(folder)
     with storage.explained(folder):
-        saved = file.read_text() if file.exists() else None
-        strange = (
-            saved is None
-            and folder.exists()
-            and any(file.name not in BEFORE for file in folder.iterdir())
-        )
-    if saved is not None and (diff := _difference(saved, text, folder)):
-        raise UsageError(
-            f"{folder} holds a run with another configuration:\n{diff}\n"
-            "Give another --output_dir, or the same settings to go on with that run."
-        )
-    if strange:
+        there = {file.name for file in folder.iterdir()} if folder.exists() else set()
+    if not saved and there - set(BEFORE):
         raise UsageError(
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
             "Give another --output_dir."
         )
-    with storage.explained(folder):
-        write_whole(file, text)
-    return folder
+    return folder, saved
+
+
+def _check_same(saved: str, text: str, folder: Path) -> None:
+    if diff := _difference(saved, text, folder):
+        raise UsageError(
+            f"{folder} holds a run with another configuration:\n{diff}\n"
+            "Give another --output_dir, or the same settings to go on with that run."
+        )
 
 
 def check_output_dir(path: str) -> Path:
