@@ -9,7 +9,6 @@ from pathlib import Path
 from dss_jax.cli.tables import print_table
 from dss_jax.core.sweep_config import Cell
 from dss_jax.sweep.plan import Planned, state_of
-from dss_jax.sweep.runner import Status
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +49,13 @@ class StatusLine:
         self._bar = tqdm(bar_format="{desc}", file=sys.stdout, disable=None)
         self._shown, self._counts = 0.0, ""
 
-    def __call__(self, status: Status) -> None:
-        """Shows how far the sweep is."""
-        self._bar.set_description_str(str(status))
-        counts, now = str(status).partition(";")[0], time.monotonic()
+    def __call__(self, status: str) -> None:
+        """Shows how far the sweep is: "COUNTS; TIME"."""
+        self._bar.set_description_str(status)
+        counts, now = status.partition(";")[0], time.monotonic()
         if self._bar.disable and (counts != self._counts or now - self._shown > LINE_SECONDS):
             self._counts, self._shown = counts, now
-            log.info(str(status))
+            log.info(status)
 
     def close(self) -> None:
         """Ends the line."""

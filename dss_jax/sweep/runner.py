@@ -13,12 +13,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
 
 from dss_jax.core import locks
 from dss_jax.run import run_folder
@@ -39,25 +38,6 @@ TAIL = 12
 """Lines of the log that are shown of a run that failed."""
 
 PROGRAM = (sys.executable, "-m", "dss_jax.cli.main", "train")
-
-
-class Status(NamedTuple):
-    """How far a sweep is, in runs."""
-
-    done: int
-    running: int
-    elsewhere: int
-    failed: int
-    left: int
-    seconds: float | None
-    """To the end; None: not known yet."""
-
-    def __str__(self) -> str:
-        parts = [f"{self.done} done", f"{self.running} running"]
-        parts += [f"{self.elsewhere} running elsewhere"] if self.elsewhere else []
-        parts += [f"{self.failed} failed", f"{self.left} left"]
-        when = "" if self.seconds is None else f"; about {duration(self.seconds)} to the end"
-        return ", ".join(parts) + when
 
 
 def duration(seconds: float) -> str:
@@ -104,7 +84,7 @@ class Runner:
         self,
         folder: Path,
         slots: Sequence[Mapping[str, str]],
-        show: Callable[[Status], None] = lambda _: None,
+        show: Callable[[str], None] = lambda _: None,
         program: Sequence[str] = PROGRAM,
     ) -> None:
         """Prepares for a sweep's folder.
@@ -144,12 +124,17 @@ class Runner:
     def _loop(self) -> None:
         looked = shown = 0.0
         while self._jobs or self._children or self._elsewhere:
-            self._reap()
+            for child in [c for c in self._children if c.process.poll() is not None]:
+                self._children.remove(child)
+                self._ended(child)
             now = time.monotonic()
             if self._asked:
                 self._outcome.stopped = True
                 self._jobs, self._elsewhere = [], []
-                self._pass_on()
+                # Each process is told what the sweep was told, once each time.
+                for child in (c for c in self._children if c.told < self._asked):
+                    child.told = self._asked
+                    child.process.kill() if self._asked > 2 else child.process.terminate()
             else:
                 if now - looked > LOCKED_SECONDS:
                     looked = now
@@ -161,13 +146,6 @@ class Runner:
             if self._jobs or self._children or self._elsewhere:
                 time.sleep(POLL_SECONDS)
         self._show(self._status())
-
-    def _pass_on(self) -> None:
-        """Tells each process what the sweep was told, once each time."""
-        for child in self._children:
-            if child.told < self._asked:
-                child.told = self._asked
-                child.process.kill() if self._asked > 2 else child.process.terminate()
 
     def _free_slot(self) -> int | None:
         taken = {child.slot for child in self._children}
@@ -225,11 +203,6 @@ class Runner:
         self._jobs[:0] = [job for job, owner in looked if owner is None]
         self._elsewhere = [(job, owner) for job, owner in looked if owner is not None]
 
-    def _reap(self) -> None:
-        for child in [c for c in self._children if c.process.poll() is not None]:
-            self._children.remove(child)
-            self._ended(child)
-
     def _ended(self, child: _Child) -> None:
         job, status = child.job, int(child.process.returncode)
         if status == locks.Taken.status:
@@ -275,7 +248,8 @@ class Runner:
             for one, state in states
         )
 
-    def _status(self) -> Status:
+    def _status(self) -> str:
+        """How far the sweep is, in runs: "3 done, 1 running, 0 failed, 5 left; about ..."."""
         now = time.monotonic()
         left = sum(job.work - self._begun[job.flags] for job in self._jobs)
         running = []
@@ -283,18 +257,18 @@ class Runner:
             done = self._work_done(child.job)
             running.append((now - child.began, max(0.0, done - child.before)))
             left += max(0.0, child.job.work - done)
-
-        def runs(jobs: Iterable[Job]) -> int:
-            return sum(len(job.planned) for job in jobs)
-
-        return Status(
-            done=self._done,
-            running=runs(child.job for child in self._children),
-            elsewhere=runs(job for job, _ in self._elsewhere),
-            failed=runs(job for job, *_ in self._outcome.failed),
-            left=runs(self._jobs),
-            seconds=seconds_left(self._times, running, left, len(self._slots)),
-        )
+        groups = {
+            "running": [child.job for child in self._children],
+            "running elsewhere": [job for job, _ in self._elsewhere],
+            "failed": [job for job, *_ in self._outcome.failed],
+            "left": self._jobs,
+        }
+        counts = {name: sum(len(job.planned) for job in jobs) for name, jobs in groups.items()}
+        counts = {"done": self._done, **counts}
+        shown = (f"{n} {name}" for name, n in counts.items() if n or name != "running elsewhere")
+        seconds = seconds_left(self._times, running, left, len(self._slots))
+        when = "" if seconds is None else f"; about {duration(seconds)} to the end"
+        return ", ".join(shown) + when
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
