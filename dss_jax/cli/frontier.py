@@ -78,8 +78,7 @@ class _Trainer:
 
         folder, planned = self.grid.folder, [self.planned[cell] for cell in cells]
         if self.grid.jobs(planned):
-            saved = sweep_plan.read_grid(folder) or {"cells": []}
-            whole = dict.fromkeys([*map(Cell.from_json, saved["cells"]), *cells])
+            whole = dict.fromkeys([*sweep_plan.cells_in(folder), *cells])
             sweep_plan.write_grid(folder, whole, self.grid.args.gin_file, self.grid.bindings)
             outcome = sweep.train(self.grid, planned, self.places)
             if outcome.stopped or outcome.failed:

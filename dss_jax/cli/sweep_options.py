@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dss_jax.cli import gin_config, options
 from dss_jax.core import checks, config, storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import TEACHER, Cell, Sweep, groups_of
+from dss_jax.core.sweep_config import TEACHER, Cell, Sweep
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.plan import Job, Planned
 
@@ -164,28 +164,32 @@ def plan(grid: Grid, cells: Sequence[Cell]) -> tuple[list[Planned], list[Cell]]:
 
 def resolve(grid: Grid, cells: Sequence[Cell]) -> list[Planned]:
     """The checked runs of cells; those of a group differ in their seeds only."""
-    planned: dict[Cell, Planned] = {}
+    firsts: dict[str, Cell] = {}
+    for cell in cells:
+        firsts.setdefault(cell.group, cell)
+    of_group: dict[str, options.Resolved] = {}
     mistakes: Mistakes = {}
-    for group, members in groups_of(cells).items():
-        cell = members[0]
+    for group, cell in firsts.items():
         try:
-            found = options.named_run(
-                grid.args, cell.task, cell.method, cell.model, grid.bindings_of(cell)
-            )
-            if found.run.method.form == "spans":
-                raise UsageError(
-                    "pre-training is no method of a sweep: dss train --method pretrain, and then "
-                    "dss sweep --init_from its folder."
-                )
-            if grid.sweep.at_once:
-                checks.whole_on_one_device(found.run.mesh)
+            of_group[group] = _resolved(grid, cell)
         except UsageError as error:
             mistakes.setdefault(str(error), []).append(group)
-            continue
-        for one in members:
-            planned[one] = Planned(one, grid.run_of(one, found.run), found.vocabulary)
     _refuse(mistakes)
-    return [planned[cell] for cell in cells]
+    found = ((cell, of_group[cell.group]) for cell in cells)
+    return [Planned(cell, grid.run_of(cell, one.run), one.vocabulary) for cell, one in found]
+
+
+def _resolved(grid: Grid, cell: Cell) -> options.Resolved:
+    bindings = grid.bindings_of(cell)
+    found = options.named_run(grid.args, cell.task, cell.method, cell.model, bindings)
+    if found.run.method.form == "spans":
+        raise UsageError(
+            "pre-training is no method of a sweep: dss train --method pretrain, and then "
+            "dss sweep --init_from its folder."
+        )
+    if grid.sweep.at_once:
+        checks.whole_on_one_device(found.run.mesh)
+    return found
 
 
 def _refuse(mistakes: Mistakes) -> None:

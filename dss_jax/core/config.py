@@ -334,6 +334,12 @@ RENAMED = {
 """Settings of older gin files -> what they are called now."""
 
 
+def values_of(run: Run) -> dict[str, Any]:
+    """Name of each setting -> the run's value."""
+    sections = [getattr(run, f.name) for f in fields(run)]
+    return {f"{type(s).__name__}.{f.name}": getattr(s, f.name) for s in sections for f in fields(s)}
+
+
 def to_gin(run: Run) -> str:
     """The resolved configuration as gin text, which gives the same `Run` again."""
     lines = []

@@ -1,7 +1,6 @@
 """The configuration of a sweep: the grid whose cells are runs. Standard library only."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -127,11 +126,3 @@ def cells_of(sweep: Sweep) -> list[Cell]:
     return teachers + [
         Cell(task, method, model, *size, seed) for task, model, seed, size, method in grid
     ]
-
-
-def groups_of(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Folder of all seeds -> the cells in it, in order."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(cell.group, []).append(cell)
-    return found

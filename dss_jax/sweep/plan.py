@@ -125,11 +125,15 @@ def read_grid(folder: Path) -> dict[str, Any] | None:
     return grid
 
 
+def cells_in(folder: Path) -> list[Cell]:
+    """The cells of a folder's grid."""
+    return [Cell.from_json(cell) for cell in (read_grid(folder) or {"cells": []})["cells"]]
+
+
 def begun_before(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
     """Cells of the folder's grid that are not among `cells`, and whose run has begun."""
-    grid = read_grid(folder) or {"cells": []}
-    saved = [Cell.from_json(cell) for cell in grid["cells"]]
-    return [c for c in saved if c not in cells and run_folder.begun(folder / c.folder)]
+    others = [cell for cell in cells_in(folder) if cell not in cells]
+    return [cell for cell in others if run_folder.begun(folder / cell.folder)]
 
 
 def write_grid(
