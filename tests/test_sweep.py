@@ -36,8 +36,7 @@ def _program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN", str(tmp_path))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     behave(tmp_path)
-    defaults = list(sweep_run.Runner.__init__.__defaults__)
-    monkeypatch.setattr(sweep_run.Runner.__init__, "__defaults__", (*defaults[:-1], PROGRAM))
+    monkeypatch.setattr(sweep_run, "PROGRAM", PROGRAM)
     monkeypatch.setattr(sweep_options, "make_stores", lambda *_: {})
     monkeypatch.setattr(sweep_options, "without_teachers", lambda planned, _: list(planned))
     monkeypatch.setattr(sweep_run, "POLL_SECONDS", 0.02)
@@ -370,8 +369,7 @@ from dss_jax.sweep import runner as sweep_run
 sweep_options.make_stores = lambda *_: {{}}
 sweep_options.without_teachers = lambda planned, _: list(planned)
 sweep.write_report = lambda *_: None
-defaults = sweep_run.Runner.__init__.__defaults__
-sweep_run.Runner.__init__.__defaults__ = (*defaults[:-1], {program!r})
+sweep_run.PROGRAM = {program!r}
 from dss_jax.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

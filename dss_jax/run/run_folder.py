@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from dss_jax.core import config, locks, processes, storage, strict_json
 from dss_jax.core.checks import rule_of
@@ -44,9 +44,7 @@ TAKEN = (
     "--output_dir."
 )
 
-Runs = TypeVar("Runs", config.Run, Sequence[config.Run])
-P = ParamSpec("P")
-T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -68,16 +66,16 @@ def locked(*folders: str | Path) -> Iterator[None]:
         yield
 
 
-def alone(train: Callable[Concatenate[Runs, P], T]) -> Callable[Concatenate[Runs, P], T]:
+def alone(train: F) -> F:
     """Makes a function of a run, or of several, hold the locks of their folders: see `locked`."""
 
     @functools.wraps(train)
-    def train_alone(runs: Runs, *args: P.args, **kwargs: P.kwargs) -> T:
+    def train_alone(runs: config.Run | Sequence[config.Run], *args: Any, **kwargs: Any) -> Any:
         every = [runs] if isinstance(runs, config.Run) else runs
         with locked(*(run.train.output_dir for run in every if run.train.output_dir)):
             return train(runs, *args, **kwargs)
 
-    return train_alone
+    return train_alone  # type: ignore[return-value]
 
 
 def _without_new(now: list[str], before: list[str]) -> list[str]:

@@ -37,7 +37,7 @@ LOCKED_SECONDS = 5.0
 TAIL = 12
 """Lines of the log that are shown of a run that failed."""
 
-PROGRAM = (sys.executable, "-m", "dss_jax.cli.main", "train")
+PROGRAM: Sequence[str] = (sys.executable, "-m", "dss_jax.cli.main", "train")
 
 
 def duration(seconds: float) -> str:
@@ -78,25 +78,18 @@ class Outcome:
 
 
 class Runner:
-    """Runs jobs; see `run`."""
+    """Runs jobs.
+
+    Args:
+      folder: the sweep's.
+      slots: what the environment of each run that is at work at the same time has of its own.
+      show: is told how far it is, a few times a second.
+    """
 
     def __init__(
-        self,
-        folder: Path,
-        slots: Sequence[Mapping[str, str]],
-        show: Callable[[str], None] = lambda _: None,
-        program: Sequence[str] = PROGRAM,
+        self, folder: Path, slots: Sequence[Mapping[str, str]], show: Callable[[str], None]
     ) -> None:
-        """Prepares for a sweep's folder.
-
-        Args:
-          folder: the sweep's.
-          slots: what the environment of each run that is at work at the same time has of its own.
-          show: is told how far it is, a few times a second.
-          program: takes the flags of `dss train`.
-        """
-        self._folder, self._slots = folder, [dict(s) for s in slots]
-        self._show, self._program = show, list(program)
+        self._folder, self._slots, self._show = folder, list(slots), show
         self._times, self._outcome = Times(folder), Outcome()
         self._children: list[_Child] = []
         self._elsewhere: list[tuple[Job, locks.Owner]] = []
@@ -179,7 +172,7 @@ class Runner:
         with log_file.open("ab") as out:
             start = out.tell()
             process = subprocess.Popen(
-                [*self._program, *job.flags],
+                [*PROGRAM, *job.flags],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
