@@ -152,9 +152,17 @@ def test_an_error_names_file_and_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["import {}", "from {} import x", 'include "other.gin"', "Train.steps = @{}.f()",
-             "Train.steps = %STEPS", "STEPS = 4", "a/Train.steps = 4"]
-)  # fmt: skip
+    "line",
+    [
+        "import {}",
+        "from {} import x",
+        'include "other.gin"',
+        "Train.steps = @{}.f()",
+        "Train.steps = %STEPS",
+        "STEPS = 4",
+        "a/Train.steps = 4",
+    ],
+)
 def test_the_configuration_that_a_run_has_saved_binds_and_does_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:

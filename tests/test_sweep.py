@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,10 +24,14 @@ from dss_jax.sweep.devices import slots
 
 STAND_IN = Path(__file__).parent / "stand_ins" / "sweep_train.py"
 PROGRAM = (sys.executable, "-S", "-E", str(STAND_IN))
-TINY = (
-    "--tasks", "word_problems", "--methods", "standard,dss", "--models", "t5_1_1_tiny",
-    "--fractions", "0.25,1", "--seeds", "0,1", "--gin.Train.steps=4",
-)  # fmt: skip
+TINY = shlex.split(
+    "--tasks word_problems --methods standard,dss --models t5_1_1_tiny --fractions 0.25,1 "
+    "--seeds 0,1 --gin.Train.steps=4"
+)
+FRONTIER = shlex.split(
+    "frontier --task word_problems --models t5_1_1_base,t5_1_1_tiny --fractions 0.1,0.2,0.4,0.8,1 "
+    "--seeds 0,1 --gin.Train.steps=4"
+)
 GROUP = "word_problems/t5_1_1_tiny"
 
 
@@ -57,9 +62,7 @@ def calls(folder: Path) -> list[dict]:
 
 def started(folder: Path) -> list[str]:
     """Folders in the order of the starts, relative to the sweep's."""
-    return [
-        os.path.relpath(f, folder / "s") for call in calls(folder) for f in call["folders"]
-    ]  # fmt: skip
+    return [os.path.relpath(f, folder / "s") for call in calls(folder) for f in call["folders"]]
 
 
 def dss_sweep(tmp_path: Path, *flags: str) -> int:
@@ -76,9 +79,10 @@ def test_the_grid_of_a_sweep() -> None:
     folders = [cell.folder for cell in cells]
     assert len(set(folders)) == len(folders)
     assert folders[1:4] == [
-        "cqa/a/standard/frac_0.125/seed_3", "cqa/a/dss/frac_0.125/seed_3",
+        "cqa/a/standard/frac_0.125/seed_3",
+        "cqa/a/dss/frac_0.125/seed_3",
         "cqa/a/standard/frac_1/seed_3",
-    ]  # fmt: skip
+    ]
     assert "cqa/b/dss/count_250/seed_4" in folders
     assert [Cell.from_json(json.loads(json.dumps(c.as_json()))) for c in cells] == cells
     assert Sweep().sizes == ((1.0, None),)
@@ -321,9 +325,7 @@ def test_devices() -> None:
     def two(_: object) -> list[str]:
         return ["0", "1"]
 
-    assert slots(None, 1, 1, {}, two) == [
-        {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"},
-    ]  # fmt: skip
+    assert slots(None, 1, 1, {}, two) == [{"CUDA_VISIBLE_DEVICES": d} for d in ("0", "1")]
     assert slots(None, 2, 1, {}, two) == [{"CUDA_VISIBLE_DEVICES": "0,1"}]
     shared = slots("3", 1, 2, {}, two)
     assert [s["CUDA_VISIBLE_DEVICES"] for s in shared] == ["3", "3"]
@@ -419,11 +421,7 @@ def test_the_step_of_a_run_at_work(tmp_path: Path) -> None:
 
 
 def frontier(tmp_path: Path, *flags: str) -> int:
-    return main(
-        ["frontier", "--task", "word_problems", "--models", "t5_1_1_base,t5_1_1_tiny",
-         "--fractions", "0.1,0.2,0.4,0.8,1", "--seeds", "0,1", "--gin.Train.steps=4",
-         "--output_dir", str(tmp_path / "s"), *flags]
-    )  # fmt: skip
+    return main([*FRONTIER, "--output_dir", str(tmp_path / "s"), *flags])
 
 
 def cells_tried(tmp_path: Path) -> list[str]:
@@ -437,8 +435,10 @@ def test_a_frontier_is_searched_and_not_again(tmp_path: Path, capsys) -> None:
     assert frontier(tmp_path) == 0
     assert started(tmp_path)[0] == "word_problems/teacher"
     assert cells_tried(tmp_path) == [
-        "t5_1_1_tiny/frac_1", "t5_1_1_tiny/frac_0.4", "t5_1_1_tiny/frac_0.2",
-    ]  # fmt: skip
+        "t5_1_1_tiny/frac_1",
+        "t5_1_1_tiny/frac_0.4",
+        "t5_1_1_tiny/frac_0.2",
+    ]
     out = capsys.readouterr().out
     assert "t5_1_1_tiny reaches it with 40 % of the data; on test 62.00 +- 0.00" in out
     saved = json.loads((tmp_path / "s" / "frontier.json").read_text())

@@ -16,10 +16,10 @@ from dss_jax.cli.main import main
 from dss_jax.sweep import cluster as sweep_cluster
 from dss_jax.sweep.plan import state_of
 
-GRID = (
-    "sweep", "--tasks", "word_problems", "--methods", "standard,dss", "--models", "t5_1_1_tiny",
-    "--fractions", "0.25,1", '--gin.T5Config.dtype="bfloat16"', "--gin.Train.steps=5",
-)  # fmt: skip
+GRID = shlex.split(
+    "sweep --tasks word_problems --methods standard,dss --models t5_1_1_tiny --fractions 0.25,1 "
+    "--gin.T5Config.dtype='\"bfloat16\"' --gin.Train.steps=5"
+)
 
 
 class Store:
