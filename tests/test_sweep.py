@@ -303,6 +303,20 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path, capsys) -> 
     assert f"Train.output_dir = '{tmp_path}/s/{GROUP}/dss/frac_1/seed_1'" in out
 
 
+def test_flags_that_a_run_must_know_before_it_reads_its_settings(tmp_path: Path, capsys) -> None:
+    own = tmp_path / "tasks"
+    own.mkdir()
+    t5x = ("--gin.Train.engine='t5x'", "--task_dir", str(own))
+    assert dss_sweep(tmp_path, "--dry_run", *t5x) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith(f"/seed_1/config.gin --engine t5x --task_dir {own}")
+    assert dss_sweep(tmp_path, "--dry_run", "--at_once", "--gin.Data.seed=7") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    folder = tmp_path / "s" / GROUP / "dss/frac_1"
+    flags = f"--seeds 0,1 --output_dir {folder} --gin.Data.seed=7"
+    assert line == f"dss train --gin_file {folder}/seed_0/config.gin {flags}"
+
+
 def test_seeds_at_once_are_one_process(tmp_path: Path) -> None:
     assert dss_sweep(tmp_path, "--at_once") == 0
     assert len([c for c in calls(tmp_path) if "--seeds" in c["words"]]) == 4

@@ -192,9 +192,9 @@ def ended(outcome: Outcome) -> int:
         return 130
     if outcome.failed:
         print(f"{len(outcome.failed)} failed; the same command tries them again:", file=sys.stderr)
-    for job, status, log, lines in outcome.failed:
+    for job, status, file, lines in outcome.failed:
         last = f": {lines[-1]}" if lines else ""
-        print(f"  {job.folder} (status {status}, {log}){last}", file=sys.stderr)
+        print(f"  {job.folder} (status {status}, {file}){last}", file=sys.stderr)
     return 1 if outcome.failed else 0
 
 

@@ -76,9 +76,8 @@ def owner_of(file: Path) -> Owner | None:
     try:
         lock.acquire()
     except Timeout:
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(file.read_text())
-            return found if isinstance(found, dict) else {}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return {**json.loads(file.read_text())}
         return {}
     except OSError:
         return None

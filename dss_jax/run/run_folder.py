@@ -142,8 +142,9 @@ def hand_over(run: config.Run) -> None:
     if STORE_LINE in saved:
         _check_same(saved, own, folder)
         own = "\n".join([x for x in saved.splitlines() if x.startswith(STORE_LINE)] + [own])
-    with storage.explained(folder):
-        write_whole(folder / CONFIG, own)
+    if own != saved:
+        with storage.explained(folder):
+            write_whole(folder / CONFIG, own)
 
 
 def open_run_folder(run: config.Run, store_digest: str) -> Path:

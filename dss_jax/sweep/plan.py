@@ -18,6 +18,7 @@ from dss_jax.core.flops import Work, training_flops, work_of_shape
 from dss_jax.core.paths import write_whole
 from dss_jax.core.sweep_config import TEACHER, Cell
 from dss_jax.core.t5_config import VOCAB_SIZE
+from dss_jax.core.types import ENGINES
 from dss_jax.run import run_folder
 
 GRID, TIMES = "sweep.json", "sweep_times.jsonl"
@@ -222,6 +223,9 @@ def _job(folder: Path, members: Sequence[Planned], task_dirs: Sequence[str]) -> 
         orders = {one.run.data.seed for one in members}
         # One order for all was asked for.
         flags += [f"--gin.Data.seed={seed}" for seed in orders if len(orders) == 1]
+    if (engine := first.run.train.engine) != ENGINES[0]:
+        # It must be known before the settings are read, for that may start the devices.
+        flags += ["--engine", engine]
     for task_dir in task_dirs:
         flags += ["--task_dir", task_dir]
     return Job(tuple(members), place, tuple(flags))
