@@ -269,7 +269,8 @@ def test_a_run_that_finds_its_folder_taken_is_waited_for(
     def hold() -> None:
         with locks.held(file, "no"):
             begun.set()
-            while len(asked) < 4:
+            until = time.monotonic() + 10
+            while len(asked) < 4 and time.monotonic() < until:
                 time.sleep(0.01)
             assert not calls(tmp_path)
 
@@ -410,6 +411,8 @@ def test_a_killed_sweep_leaves_runs_that_are_not_started_twice(tmp_path: Path, c
     assert f"process {orphan['pid']} on" in capsys.readouterr().out
     folders = started(tmp_path)
     assert len(folders) == len(set(folders)), "no run was started twice"
+    log = Path(orphan["folders"][0]) / "train.log"
+    assert "is in use" not in log.read_text(), "nor tried to"
     second = calls(tmp_path)[1]
     assert second["others"] == [], "its device was free"
     done = list((tmp_path / "s").rglob("results.json"))

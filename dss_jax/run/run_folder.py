@@ -127,7 +127,8 @@ def other_settings(run: config.Run, folder: Path) -> str:
     """How the run in a folder differs from this one, its data left out; "" where it does not, or
     where the folder holds none that has begun.
     """
-    return _difference(_saved(folder), config.to_gin(run), folder) if begun(folder) else ""
+    saved = _saved(folder)
+    return _difference(saved, config.to_gin(run), folder) if STORE_LINE in saved else ""
 
 
 def hand_over(run: config.Run) -> None:
@@ -174,8 +175,8 @@ def _folder_of(run: config.Run) -> tuple[Path, str]:
     folder = check_output_dir(run.train.output_dir)
     saved = _saved(folder)
     with storage.explained(folder):
-        there = {file.name for file in folder.iterdir()} if folder.exists() else set()
-    if not saved and there - set(BEFORE):
+        new = saved or not folder.exists() or {file.name for file in folder.iterdir()} <= {*BEFORE}
+    if not new:
         raise UsageError(
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
             "Give another --output_dir."

@@ -50,6 +50,7 @@ for folder in folders:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        print(f"{folder} is in use", flush=True)
         sys.exit(75)
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "devices": gpu, "since": "now"}
     Path(lock.name).write_text(json.dumps(owner))
