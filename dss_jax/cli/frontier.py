@@ -19,7 +19,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.devices import Environment, slots
-from dss_jax.sweep.frontier import Found, Tried, search
+from dss_jax.sweep.frontier import Found, search
 from dss_jax.sweep.plan import Planned
 from dss_jax.sweep.runner import Outcome
 
@@ -194,11 +194,10 @@ def _search(
         f"{question.task}, {question.method}: {question.target_name}, {question.target:.2f} on "
         f"{question.split}; models from the smallest: {', '.join(question.models)}"
     )
-    so_far = Found()
 
-    def tried(one: Tried) -> None:
-        so_far.path.append(one)
-        frontier_files.write_json(folder, question, so_far, {}, complete=False)
+    def tried(found: Found) -> None:
+        one = found.path[-1]
+        frontier_files.write_json(folder, question, found, {}, complete=False)
         verb = "reaches it" if one.reached else "does not"
         print(f"{one.model}, {100 * one.fraction:g} % of the data: {one.accuracy:.2f} {verb}")
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 OF_STUDENTS = ("init_from", "extra_task")
 """Flags that the teacher's runs are not given."""
 
+KINDS: dict[str, type] = {"tasks": str, "methods": str, "models": str}
+KINDS |= {"fractions": float, "counts": int, "seeds": int}
+"""Flags with commas between values, which are of this kind."""
+
 MOST_SHOWN = 10
 """Mistakes shown at once."""
 
@@ -103,13 +107,9 @@ class Grid:
         return dataclasses.replace(of_group, data=data, train=train)
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _numbers(flag: str, text: str, kind: type) -> tuple:
+def _values(flag: str, text: str, kind: type) -> tuple:
     try:
-        return tuple(kind(word) for word in _words(text))
+        return tuple(kind(word.strip()) for word in text.split(",") if word.strip())
     except ValueError:
         wanted = "whole numbers" if kind is int else "numbers"
         raise UsageError(f"--{flag} takes {wanted} with commas between, not {text!r}.") from None
@@ -124,11 +124,10 @@ def read_grid(
       UsageError: something is wrong or missing.
     """
     bindings = options.gin_bindings(rest, parser)
-    texts = {name: getattr(args, name, None) for name in ("tasks", "methods", "models")}
-    given: dict[str, object] = {n: _words(text) for n, text in texts.items() if text is not None}
-    for name, kind in (("fractions", float), ("counts", int), ("seeds", int)):
+    given: dict[str, object] = {}
+    for name, kind in KINDS.items():
         if (text := getattr(args, name, None)) is not None:
-            given[name] = _numbers(name, text, kind)
+            given[name] = _values(name, text, kind)
     if args.at_once is not None:
         given["at_once"] = True
     if ("fractions" in given) != ("counts" in given):

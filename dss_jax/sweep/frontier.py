@@ -85,7 +85,7 @@ def search(
     *,
     known: Mapping[tuple[str, float], float] | None = None,
     whole_map: bool = False,
-    tried: Callable[[Tried], None] = lambda _: None,
+    tried: Callable[[Found], None] = lambda _: None,
 ) -> Found:
     """Searches.
 
@@ -97,7 +97,7 @@ def search(
       known: cells that are trained already; they cost nothing, so they are looked at first.
       whole_map: also search larger models for how much less data they need. Each is tried only
         below the fraction that the smaller one needs.
-      tried: is told of each cell.
+      tried: is told of each cell: what is found so far.
     """
     found, saved = Found(), known or {}
 
@@ -107,7 +107,7 @@ def search(
         accuracy = saved[model, fraction] if known else oracle(model, fraction)
         one = Tried(model, fraction, accuracy, accuracy >= target, known)
         found.path.append(one)
-        tried(one)
+        tried(found)
         return one.reached
 
     def least_of(model: str, below: Sequence[float]) -> int | None:
