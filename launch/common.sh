@@ -68,10 +68,10 @@ resolve() { # ROOT, FLAGS...: sets `config`; a mistake in the flags ends here, b
   config=$("$dss" config "${@:2}") || exit 2
 }
 
-setting() { # NAME: the value of a setting in `config`, without quotes; empty for None
+setting() { # NAME: the value of a setting in `config`, without quotes; empty for None and ()
   local text
   text=$(sed -n "s/^$1 = //p" <<<"$config")
-  [[ $text != None ]] || text=
+  [[ $text != None && $text != '()' ]] || text=
   text=${text#[\'\"]}
   printf '%s' "${text%[\'\"]}"
 }

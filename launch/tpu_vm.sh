@@ -183,7 +183,7 @@ check() { # the flags -> `config`, `store` to copy, and the flags that the worke
     [[ -d $store ]] || die "--store $store is no folder here. dss prepare makes one."
     flags+=("--gin.Data.store=\"stores/${store##*/}\"")
   else
-    each+=(Task.data_dir Task.rationales Vocabulary.path)
+    each+=(Task.data_dir Task.record_files Vocabulary.path)
   fi
   for place in "${each[@]}"; do
     path=$(setting "$place")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "aws-not-to-be-seen",
 }
 
-TRAIN = (
-    "--task", "word_problems", "--model", "t5_1_1_tiny",
-    '--gin.T5Config.dtype="bfloat16"', "--gin.Evaluate.every=5",
-)  # fmt: skip
+TRAIN = shlex.split(
+    "--task word_problems --model t5_1_1_tiny --gin.T5Config.dtype='\"bfloat16\"' "
+    "--gin.Evaluate.every=5"
+)
 
 
 @dataclass
@@ -81,9 +82,14 @@ class Machine:
     def start(self, script: str, *arguments: str, cwd: Path = ROOT, **environment: str):
         """Starts a launcher."""
         return subprocess.Popen(
-            [LAUNCH / script, *arguments], cwd=cwd, env={**self.environment, **environment},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            [LAUNCH / script, *arguments],
+            cwd=cwd,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
 
     def launch(
         self, script: str, *arguments: str, cwd: Path = ROOT, **environment: str

@@ -21,9 +21,14 @@ ROOMS = (
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOP_LINES = 400, 60, 120
 
-OF_CORE = {"core/storage.py": {"etils", "fsspec"}, "core/processes.py": {"jax"}}
-"""Files of `core` that import more than the standard library, where a path is remote and where
-there are several processes: every room reads and writes files, and may not be alone."""
+OF_CORE = {
+    "core/storage.py": {"etils", "fsspec"},
+    "core/processes.py": {"jax"},
+    "core/locks.py": {"filelock"},
+}
+"""Files of `core` that import more than the standard library, where a path is remote, where there
+are several processes and where a lock is taken: every room reads and writes files, and may not be
+alone."""
 
 TENSORFLOW = ("tensorflow", "seqio", "tensorflow_datasets")
 T5X = ("t5x", "clu", "airio")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -70,8 +71,12 @@ def _dss(*arguments: str, cwd: Path, **environment: str) -> subprocess.Completed
     env = {**ONE_DEVICE, **environment}
     return subprocess.run(
         [sys.executable, "-m", "dss_jax.cli.main", *arguments],
-        cwd=cwd, env=env, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
 
 
 def test_a_wrong_name_fails_before_jax_and_numpy_are_imported(tmp_path: Path) -> None:
@@ -84,11 +89,11 @@ def test_a_wrong_name_fails_before_jax_and_numpy_are_imported(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-SMALL = (
-    "--gin.T5Config.emb_dim=16", "--gin.T5Config.head_dim=4", "--gin.T5Config.mlp_dim=16",
-    "--gin.T5Config.dropout_rate=0.0", "--gin.Data.batch_size=8", "--gin.Task.train_count=40",
-    "--gin.Evaluate.max_decode_length=6", "--gin.Evaluate.validation_examples=8",
-)  # fmt: skip
+SMALL = shlex.split(
+    "--gin.T5Config.emb_dim=16 --gin.T5Config.head_dim=4 --gin.T5Config.mlp_dim=16 "
+    "--gin.T5Config.dropout_rate=0.0 --gin.Data.batch_size=8 --gin.Task.train_count=40 "
+    "--gin.Evaluate.max_decode_length=6 --gin.Evaluate.validation_examples=8"
+)
 
 
 @pytest.mark.slow
@@ -112,10 +117,8 @@ def test_train_killed_half_way_then_continued_then_scored(tmp_path: Path) -> Non
     assert "going on from the checkpoint of step" in resumed.stdout
     results = [json.loads((tmp_path / d / "results.json").read_text()) for d in ("whole", "killed")]
     assert results[0] == results[1]
-    scored = _dss(
-        "eval", "--output_dir", "killed", "--split", "validation", "--rationales", "--limit", "5",
-        "--checkpoint", "latest", cwd=tmp_path,
-    )  # fmt: skip
+    words = "eval --output_dir killed --split validation --rationales --limit 5 --checkpoint latest"
+    scored = _dss(*shlex.split(words), cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     lines = (
         (tmp_path / "killed" / "predictions" / "validation-40-first5.jsonl")

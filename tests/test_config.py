@@ -15,6 +15,16 @@ BAD = [
     ("Train.steps = 0", "at least 1, not 0"),
     ("Train.steps = 1.5", "a whole number, not 1.5"),
     ("Train.steps = True", "a whole number, not True"),
+    ("Train.checkpoint_every = 0", "at least 1, not 0"),
+    ("Train.output_dir = 3", "must be text, not 3"),
+    ("Task.use_cached = 1", "must be True or False, not 1"),
+    ("Optimizer.eps = '1e-6'", "must be a number, not '1e-6'"),
+    ("Optimizer.clip_norm = -1", "at least 0, not -1"),
+    ("Beam.early_stopping = 'always'", "must be True, False or \"never\", not 'always'"),
+    ("Loss.alpha_phases = ((0.5,),)", "must be a list of 2, not (0.5,)"),
+    ("Loss.alpha_schedule = 'phased'\nLoss.alpha_phases = ((1.0, 2),)", "between 0 and 1, not 2"),
+    ("Lora.targets = ('querry',)", "unknown value in Lora.targets 'querry'. Did you mean 'query'?"),
+    ("Lora.targets = ()", "Lora.targets is empty"),
     ("Loss.alpha = 1.5", "between 0 and 1, not 1.5"),
     ("Optimizer.name = 'adamv'", "Did you mean 'adamw'?"),
     ("Task.prefixes = 'papers'", "Did you mean 'paper'?"),
@@ -81,6 +91,32 @@ def test_a_missing_gin_file_is_named() -> None:
         gin_config.load_run(["nowhere.gin"])
 
 
+@pytest.mark.parametrize("name", [n for n in gin_config.SETTINGS if not n.startswith("Sweep.")])
+def test_every_setting_refuses_a_value_of_another_kind(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"{name} must be .*, not \{{1: 2\}}"):
+        gin_config.load_run([], [f"{name} = {{1: 2}}"])
+
+
+def test_older_names_and_forms_load_and_the_new_name_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "config.gin"
+    file.write_text(
+        "Task.rationales = 'a.jsonl,b.jsonl'\nTask.extra_tasks = None\n"
+        "Pretrain.text_files = 'a.txt'\nTask.seqio_cache_dirs = ['c', 'd']\n"
+    )
+    for read in (gin_config.read, lambda files: gin_config.read_saved(files[0])):
+        caplog.clear()
+        run = read([file]).run()
+        assert run.task.record_files == ("a.jsonl", "b.jsonl")
+        assert (run.task.extra_tasks, run.pretrain.text_files) == ((), ("a.txt",))
+        assert run.task.seqio_cache_dirs == ("c", "d")
+        assert f"Task.rationales is called Task.record_files now ({file}:1)" in caplog.messages
+    bindings = ["Evaluate.rationales = True"]
+    assert gin_config.load_run([], bindings).evaluate.generate_rationales
+    assert "Evaluate.generate_rationales" in caplog.text
+
+
 def test_every_field_is_documented_where_it_is_defined() -> None:
     for name, section in config.SECTIONS.items():
         for field in dataclasses.fields(section):
@@ -116,9 +152,17 @@ def test_an_error_names_file_and_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["import {}", "from {} import x", 'include "other.gin"', "Train.steps = @{}.f()",
-             "Train.steps = %STEPS", "STEPS = 4", "a/Train.steps = 4"]
-)  # fmt: skip
+    "line",
+    [
+        "import {}",
+        "from {} import x",
+        'include "other.gin"',
+        "Train.steps = @{}.f()",
+        "Train.steps = %STEPS",
+        "STEPS = 4",
+        "a/Train.steps = 4",
+    ],
+)
 def test_the_configuration_that_a_run_has_saved_binds_and_does_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:

@@ -1,5 +1,6 @@
 """A run that starts from a checkpoint: shape, vocabulary, parameters, resume without it."""
 
+import argparse
 import dataclasses
 import shutil
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import toy
 
+from dss_jax.cli import options, sweep, sweep_options, train
 from dss_jax.cli.gin_config import load_run
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.sweep_config import cells_of
 from dss_jax.core.t5_config import SHAPE_FIELDS
 from dss_jax.interop.hf import write_hf
 from dss_jax.interop.orbax_folder import read_orbax
@@ -103,6 +106,28 @@ def test_a_vocabulary_of_more_ids_than_the_embedding_has_rows(source: Path, tmp_
     )
     with pytest.raises(UsageError, match="only 500 rows"):
         with_checkpoint(given, ())
+
+
+def test_a_cell_of_a_sweep_finds_the_vocabulary_where_it_runs(source: Path, tmp_path: Path) -> None:
+    """The sweep's machine and that of the run may have copies of the checkpoint of their own."""
+    parser = argparse.ArgumentParser()
+    sweep.add_flags(parser)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "any.gin").write_text("T5Config.dropout_rate = 0.2\n")
+    words = ["--tasks", "word_problems", "--models", "any", "--gin_search_paths", str(tmp_path)]
+    words += ["--output_dir", str(tmp_path / "s"), "--init_from", str(source)]
+    args, rest = parser.parse_known_args(words)
+    grid = sweep_options.read_grid(args, rest, parser)
+    planned = sweep_options.resolve(grid, cells_of(grid.sweep)[1:2])[0]
+    assert planned.run.vocabulary.path == str(source / "spiece.model")
+    planned.hand_over()
+    file = Path(str(planned.run.train.output_dir)) / "config.gin"
+    assert "Vocabulary.path = None\n" in file.read_text()
+    parser = argparse.ArgumentParser()
+    train.add_flags(parser)
+    resolved = options.resolve(*parser.parse_known_args(["--gin_file", str(file)]), parser)
+    assert resolved.run == planned.run
+    assert resolved.run.model.emb_dim == CONFIG.emb_dim
 
 
 def test_it_starts_from_exactly_those_parameters(

@@ -31,9 +31,13 @@ def script(cloud: Machine, node: int, part: str, **environment: str) -> subproce
     env = {**cloud.environment, "FLAGS": shlex.join([*TRAIN, *OUTPUT]), **environment}
     del env["DSS"]
     return subprocess.Popen(
-        ["bash", "-c", SKY[part]], cwd=cloud.folder / f"node-{node}", env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        ["bash", "-c", SKY[part]],
+        cwd=cloud.folder / f"node-{node}",
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def job(cloud: Machine, node: int, **environment: str) -> subprocess.Popen:
@@ -123,10 +127,17 @@ def test_xpk_gets_the_run_as_one_command(gke: Machine) -> None:
     assert done.returncode == 0, done.stderr
     (call,) = gke.calls("xpk")
     assert call[1:-1] == [
-        "workload", "create", "--workload=my-run", "--zone=us-central1-a", "--cluster=tpus",
-        "--tpu-type=v5litepod-16", "--num-slices=1", "--docker-image=i:1", "--max-restarts=100",
+        "workload",
+        "create",
+        "--workload=my-run",
+        "--zone=us-central1-a",
+        "--cluster=tpus",
+        "--tpu-type=v5litepod-16",
+        "--num-slices=1",
+        "--docker-image=i:1",
+        "--max-restarts=100",
         "--termination-grace-period-seconds=120",
-    ]  # fmt: skip
+    ]
     inside = shlex.split(call[-1].removeprefix("--command="))
     local = "/opt/dss-jax/launch/local.sh"
     assert inside == ["exec", local, "--devices", "tpu", *TRAIN, *OUTPUT]
@@ -186,13 +197,18 @@ def test_a_python_is_fetched_where_the_image_has_an_old_one(cloud: Machine) -> N
     cloud.recorder("python3", "[[ $* != *find* ]] || echo /home/me/.local/share/uv/python3.12")
     shutil.copy(cloud.folder / "bin/python3", only / "python3")
     done = subprocess.run(
-        ["bash", "-euc", "source launch/common.sh; find_python"], cwd=ROOT, text=True,
-        env={**cloud.environment, "PATH": str(only)}, capture_output=True,
-    )  # fmt: skip
+        ["bash", "-euc", "source launch/common.sh; find_python"],
+        cwd=ROOT,
+        text=True,
+        env={**cloud.environment, "PATH": str(only)},
+        capture_output=True,
+    )
     assert done.stdout == "/home/me/.local/share/uv/python3.12\n", done.stderr
     assert [c[1:4] for c in cloud.calls("python3")] == [
-        ["-m", "pip", "install"], ["-m", "uv", "python"], ["-m", "uv", "python"],
-    ]  # fmt: skip
+        ["-m", "pip", "install"],
+        ["-m", "uv", "python"],
+        ["-m", "uv", "python"],
+    ]
 
 
 def test_the_image_is_pinned_runs_without_rights_and_has_what_it_copies() -> None:
@@ -208,8 +224,12 @@ def test_the_image_is_pinned_runs_without_rights_and_has_what_it_copies() -> Non
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed = {
         *project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"],
-        *project["project"]["license-files"], project["project"]["readme"],
-        "pyproject.toml", "requirements.lock", "dss_jax", "launch",
-    }  # fmt: skip
+        *project["project"]["license-files"],
+        project["project"]["readme"],
+        "pyproject.toml",
+        "requirements.lock",
+        "dss_jax",
+        "launch",
+    }
     assert all(any(Path(n).match(pattern) for pattern in allowed) for n in needed)
     assert set(project["project"]["optional-dependencies"]) >= {"cuda", "tpu"}

@@ -39,8 +39,10 @@ def test_shellcheck_finds_nothing(script: Path) -> None:
     shellcheck = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run(
         [shellcheck if shellcheck.exists() else shutil.which("shellcheck"), "-x", script],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert script.stat().st_mode & 0o111 or script.name == "common.sh"
 
@@ -111,8 +113,12 @@ def test_without_a_gpu_a_run_for_gpus_does_not_fall_back(here: Machine) -> None:
 
 def test_settings_of_the_user_win(here: Machine) -> None:
     gpus(here)
-    own = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5", "JAX_COMPILATION_CACHE_DIR": "/c",
-           "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}  # fmt: skip
+    own = {
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5",
+        "JAX_COMPILATION_CACHE_DIR": "/c",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_gpu_autotune_level=0",
+    }
     done = here.launch("local.sh", *TRAIN, "--dry_run", **own)
     shown = environment_of(done.stdout)
     assert shown.pop("XLA_FLAGS").endswith(" --xla_gpu_autotune_level=0")
@@ -182,9 +188,12 @@ def test_from_another_folder_with_spaces(here: Machine, tmp_path: Path) -> None:
     for file in ("common.sh", "local.sh"):
         shutil.copy(LAUNCH / file, elsewhere / "launch" / file)
     done = subprocess.run(
-        [elsewhere / "launch" / "local.sh", *TRAIN, "--dry_run"], cwd=tmp_path,
-        env={**here.environment, "DSS": ""}, capture_output=True, text=True,
-    )  # fmt: skip
+        [elsewhere / "launch" / "local.sh", *TRAIN, "--dry_run"],
+        cwd=tmp_path,
+        env={**here.environment, "DSS": ""},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "T5Config.dtype = 'bfloat16'" in done.stdout
 

@@ -87,9 +87,7 @@ def test_the_warning_saves_queues_again_and_the_job_goes_on(cluster: Machine) ->
 def started_again(cluster: Machine) -> str:
     saved = (cluster.folder / "runs" / "a b").glob("step-[0-9]")
     cluster.train(steps=max(int(f.read_text()) for f in saved) + 3, peers=2)
-    done = cluster.launch(
-        "slurm.sbatch", *TRAIN, *output(cluster), **JOB, SLURM_RESTART_COUNT="1"
-    )  # fmt: skip
+    done = cluster.launch("slurm.sbatch", *TRAIN, *output(cluster), **JOB, SLURM_RESTART_COUNT="1")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -147,20 +145,16 @@ def test_the_job_of_an_array_has_its_own_flags_and_folder(cluster: Machine, tmp_
     sweep = tmp_path / "my sweep"
     sweep.write_text("--gin.Train.seed=5\n--method standard --gin.Optimizer.name='\"adafactor\"'\n")
     base = str(tmp_path / "runs")
-    done = cluster.launch(
-        "slurm.sbatch", "--sweep", str(sweep), "--output_dir", f"{base}/s%a", *TRAIN,
-        SLURM_ARRAY_TASK_ID="2", **JOB,
-    )  # fmt: skip
+    words = ["--sweep", str(sweep), "--output_dir", f"{base}/s%a", *TRAIN]
+    done = cluster.launch("slurm.sbatch", *words, SLURM_ARRAY_TASK_ID="2", **JOB)
     assert done.returncode == 0, done.stderr
     own = ["--method", "standard", '--gin.Optimizer.name="adafactor"']
     assert cluster.calls("dss")[0] == ["dss", "train", "--output_dir", f"{base}/s2", *TRAIN, *own]
 
 
 def test_an_array_of_seeds_needs_no_file(cluster: Machine) -> None:
-    done = cluster.launch(
-        "slurm.sbatch", *TRAIN, f"--output_dir={cluster.folder}/%a", "--gin.Train.seed=%a",
-        "--dry_run", SLURM_ARRAY_TASK_ID="0",
-    )  # fmt: skip
+    own = [f"--output_dir={cluster.folder}/%a", "--gin.Train.seed=%a", "--dry_run"]
+    done = cluster.launch("slurm.sbatch", *TRAIN, *own, SLURM_ARRAY_TASK_ID="0")
     assert done.returncode == 0, done.stderr
     assert f"Train.output_dir = '{cluster.folder}/0'" in done.stdout
     assert "Train.seed = 0" in done.stdout
@@ -206,9 +200,10 @@ def test_containers(cluster: Machine, image: str) -> None:
         enter = ["apptainer", "exec", "--nv", "--bind", str(ROOT), "--pwd", str(ROOT), image]
     else:
         enter = [
-            f"--container-image={image}", f"--container-mounts={ROOT}:{ROOT}",
+            f"--container-image={image}",
+            f"--container-mounts={ROOT}:{ROOT}",
             f"--container-workdir={ROOT}",
-        ]  # fmt: skip
+        ]
     assert words == [*enter, *inside]
 
 

@@ -59,9 +59,15 @@ def test_a_run_from_nothing_to_its_end(cloud: Machine) -> None:
     assert verbs(cloud) == ["create", "scp", "setup", "start"]
     create = cloud.calls("gcloud")[1]
     assert create[3:] == [
-        "queued-resources", "create", "my-slice", "--zone=us-central1-a", "--node-id=my-slice",
-        "--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite", "--spot",
-    ]  # fmt: skip
+        "queued-resources",
+        "create",
+        "my-slice",
+        "--zone=us-central1-a",
+        "--node-id=my-slice",
+        "--accelerator-type=v5litepod-16",
+        "--runtime-version=v2-alpha-tpuv5-lite",
+        "--spot",
+    ]
     assert "WAITING_FOR_RESOURCES" in done.stderr
     # One log: every line has its worker, and none comes twice.
     for worker in ("w-0", "w-1"):
@@ -82,8 +88,8 @@ def test_workers_get_the_code_the_store_and_nothing_of_the_environment(
     store = tmp_path / "my stores" / "word_problems-1a2b"
     store.mkdir(parents=True)
     (store / "manifest.json").write_text("{}")
-    cloud.program("dss", (cloud.folder / "bin/dss").read_text().replace(
-        "exec", "export RECORD_ENVIRONMENT=1; exec", 1))  # fmt: skip
+    text = (cloud.folder / "bin/dss").read_text()
+    cloud.program("dss", text.replace("exec", "export RECORD_ENVIRONMENT=1; exec", 1))
     done = run(cloud, "--store", str(store))
     assert done.returncode == 0, done.stderr
     for i in range(2):
@@ -279,7 +285,7 @@ WRONG = [
     (["rum", "my-slice"], "unknown command 'rum'"),
     (["run", "my-slice", "--max_attempts", "0"], "at least 1, not '0'"),
     (["run", "my-slice", "--zone"], "--zone needs a value"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("arguments", "says"), WRONG)
@@ -297,9 +303,14 @@ def test_a_dry_run_shows_every_command_and_calls_none(cloud: Machine) -> None:
     shown = [line for line in done.stdout.splitlines() if line.startswith("gcloud ")]
     words = [shlex.split(line)[3:5] for line in shown]
     assert words == [
-        ["queued-resources", "create"], ["queued-resources", "describe"], ["tpu-vm", "scp"],
-        ["tpu-vm", "ssh"], ["tpu-vm", "ssh"], ["tpu-vm", "ssh"], ["queued-resources", "delete"],
-    ]  # fmt: skip
+        ["queued-resources", "create"],
+        ["queued-resources", "describe"],
+        ["tpu-vm", "scp"],
+        ["tpu-vm", "ssh"],
+        ["tpu-vm", "ssh"],
+        ["tpu-vm", "ssh"],
+        ["queued-resources", "delete"],
+    ]
     start = shlex.split(shlex.split(shown[4])[-1].removeprefix("--command="))
     assert start == ["bash", "tpu_worker.sh", "start", *TRAIN, *OUTPUT]
     assert "Train.output_dir = 'gs://bucket/runs/a b'" in done.stdout
@@ -307,18 +318,18 @@ def test_a_dry_run_shows_every_command_and_calls_none(cloud: Machine) -> None:
 
 @pytest.mark.parametrize("command", ["create", "sync", "logs", "status", "stop", "delete"])
 def test_each_command_has_a_dry_run(cloud: Machine, command: str) -> None:
-    done = cloud.launch(
-        "tpu_vm.sh", command, "my-slice", *SLICE, "--dry_run", *TRAIN, *OUTPUT
-    )  # fmt: skip
+    done = cloud.launch("tpu_vm.sh", command, "my-slice", *SLICE, "--dry_run", *TRAIN, *OUTPUT)
     assert done.returncode == 0, done.stderr
     assert "gcloud compute tpus" in done.stdout
     assert not cloud.calls()
 
 
 RUNTIMES = {
-    "v4-8": "tpu-ubuntu2204-base", "v5litepod-8": "v2-alpha-tpuv5-lite", "v5p-8": "v2-alpha-tpuv5",
+    "v4-8": "tpu-ubuntu2204-base",
+    "v5litepod-8": "v2-alpha-tpuv5-lite",
+    "v5p-8": "v2-alpha-tpuv5",
     "v6e-8": "v2-alpha-tpuv6e",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", RUNTIMES)

@@ -131,7 +131,7 @@ def test_split_and_join(small: tuple[dict, dict]) -> None:
 def test_unknown_targets_are_refused() -> None:
     with pytest.raises(UsageError, match=r"Lora\.targets.*'querry'.*query"):
         config.Lora(targets=("querry",))
-    with pytest.raises(UsageError, match=r"must be a list of names"):
+    with pytest.raises(UsageError, match=r"must be a list such as \('query',\)"):
         config.Lora(targets="query")  # type: ignore[arg-type]
     init = partial(T5(SMALL).init, jax.random.key(0), INPUTS, TARGETS)
     boxed = jax.eval_shape(init)["params"]

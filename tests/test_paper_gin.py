@@ -20,8 +20,12 @@ PUBLISHED = {
 """Printed accuracies of T5 v1.1 base with all data, PaLM's rationales, by task."""
 
 NEOX = (89.12, 48.15, 63.25, 63.00)
-LENGTHS = {"esnli": (31.9, 3.0, 14.5), "anli1": (103, 3.0, 29.1), "cqa": (48.5, 2.9, 30.9),
-           "svamp": (43.0, 11.4, 38.6)}  # fmt: skip
+LENGTHS = {
+    "esnli": (31.9, 3.0, 14.5),
+    "anli1": (103, 3.0, 29.1),
+    "cqa": (48.5, 2.9, 30.9),
+    "svamp": (43.0, 11.4, 38.6),
+}
 """Means of input, label and rationale in tokens, as measured on the release."""
 
 PAPER = sorted((shipped("gin_configs") / "paper").glob("*.gin"))

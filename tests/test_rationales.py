@@ -171,19 +171,19 @@ class TestMistakes:
             cqa.join(*files)
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
-        task = config.Task(name="word_problems", rationales=str(tmp_path / "none.jsonl"))
+        task = config.Task(name="word_problems", record_files=str(tmp_path / "none.jsonl"))
         with pytest.raises(UsageError, match=r"none.jsonl' does not exist.*--rationales FILE"):
             prepare.make_request(task, config.Vocabulary())
 
     def test_a_seqio_task(self) -> None:
-        with pytest.raises(UsageError, match=r"Task.rationales is for task files"):
-            config.Task(mixture_or_task_name="a", mixture_or_task_module="b", rationales="c")
+        with pytest.raises(UsageError, match=r"Task.record_files is for task files"):
+            config.Task(mixture_or_task_name="a", mixture_or_task_module="b", record_files="c")
 
 
 class TestStore:
     def cfg(self, *files: Path) -> config.Task:
         named = ",".join(map(str, files)) or None
-        return config.Task(name="cqa", data_dir=str(RELEASE), rationales=named)
+        return config.Task(name="cqa", data_dir=str(RELEASE), record_files=named)
 
     def key(self, *files: Path) -> str:
         request = prepare.make_request(self.cfg(*files), config.Vocabulary(path=str(MODEL)))
@@ -261,4 +261,4 @@ def test_the_flag_is_short_for_the_setting(
     monkeypatch.setattr(prepare, "ensure_store", stop)
     flags = ["--task", "cqa", "--model", "t5_1_1_tiny", "--output_dir", str(tmp_path)]
     assert main([command, *flags, "--rationales", "a.jsonl,b.jsonl"]) == 2
-    assert seen[0].rationale_files == ("a.jsonl", "b.jsonl")
+    assert seen[0].record_files == ("a.jsonl", "b.jsonl")

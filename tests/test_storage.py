@@ -244,7 +244,7 @@ def test_data_vocabulary_and_records_are_read_from_buckets(bucket: str, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vocabulary, "_fetch", _no_fetch)
         assert vocabulary.resolve(f"{bucket}/t5.model").read_bytes() == model
-    task_cfg = config.Task(name="svamp", data_dir=bucket, rationales=f"{bucket}/no.jsonl")
+    task_cfg = config.Task(name="svamp", data_dir=bucket, record_files=f"{bucket}/no.jsonl")
     with pytest.raises(UsageError, match=f"there is no {bucket}/no.jsonl"):
         prepare.make_request(task_cfg, config.Vocabulary(path=str(toy.VOCABULARY)))
 

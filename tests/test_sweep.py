@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,21 +14,24 @@ import pytest
 
 from dss_jax.cli import gin_config, sweep, sweep_options
 from dss_jax.cli.main import main
-from dss_jax.core import config
+from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import Cell, Sweep, cells_of
 from dss_jax.run import run_folder
-from dss_jax.sweep import lock as sweep_lock
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep import runner as sweep_run
 from dss_jax.sweep.devices import slots
 
 STAND_IN = Path(__file__).parent / "stand_ins" / "sweep_train.py"
 PROGRAM = (sys.executable, "-S", "-E", str(STAND_IN))
-TINY = (
-    "--tasks", "word_problems", "--methods", "standard,dss", "--models", "t5_1_1_tiny",
-    "--fractions", "0.25,1", "--seeds", "0,1", "--gin.Train.steps=4",
-)  # fmt: skip
+TINY = shlex.split(
+    "--tasks word_problems --methods standard,dss --models t5_1_1_tiny --fractions 0.25,1 "
+    "--seeds 0,1 --gin.Train.steps=4"
+)
+FRONTIER = shlex.split(
+    "frontier --task word_problems --models t5_1_1_base,t5_1_1_tiny --fractions 0.1,0.2,0.4,0.8,1 "
+    "--seeds 0,1 --gin.Train.steps=4"
+)
 GROUP = "word_problems/t5_1_1_tiny"
 
 
@@ -37,8 +41,7 @@ def _program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN", str(tmp_path))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     behave(tmp_path)
-    defaults = list(sweep_run.Runner.__init__.__defaults__)
-    monkeypatch.setattr(sweep_run.Runner.__init__, "__defaults__", (*defaults[:-1], PROGRAM))
+    monkeypatch.setattr(sweep_run, "PROGRAM", PROGRAM)
     monkeypatch.setattr(sweep_options, "make_stores", lambda *_: {})
     monkeypatch.setattr(sweep_options, "without_teachers", lambda planned, _: list(planned))
     monkeypatch.setattr(sweep_run, "POLL_SECONDS", 0.02)
@@ -59,9 +62,7 @@ def calls(folder: Path) -> list[dict]:
 
 def started(folder: Path) -> list[str]:
     """Folders in the order of the starts, relative to the sweep's."""
-    return [
-        os.path.relpath(f, folder / "s") for call in calls(folder) for f in call["folders"]
-    ]  # fmt: skip
+    return [os.path.relpath(f, folder / "s") for call in calls(folder) for f in call["folders"]]
 
 
 def dss_sweep(tmp_path: Path, *flags: str) -> int:
@@ -78,9 +79,10 @@ def test_the_grid_of_a_sweep() -> None:
     folders = [cell.folder for cell in cells]
     assert len(set(folders)) == len(folders)
     assert folders[1:4] == [
-        "cqa/a/standard/frac_0.125/seed_3", "cqa/a/dss/frac_0.125/seed_3",
+        "cqa/a/standard/frac_0.125/seed_3",
+        "cqa/a/dss/frac_0.125/seed_3",
         "cqa/a/standard/frac_1/seed_3",
-    ]  # fmt: skip
+    ]
     assert "cqa/b/dss/count_250/seed_4" in folders
     assert [Cell.from_json(json.loads(json.dumps(c.as_json()))) for c in cells] == cells
     assert Sweep().sizes == ((1.0, None),)
@@ -119,7 +121,7 @@ def test_flags_win_over_the_gin_file(tmp_path: Path) -> None:
     args, rest = parser.parse_known_args([*words, "--gin.Optimizer.learning_rate=0.1"])
     grid = sweep_options.read_grid(args, rest, parser)
     assert grid.sweep.sizes == ((0.5, None),)
-    planned, _ = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
+    planned = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
     run = planned[0].run
     assert (run.train.steps, run.data.batch_size, run.task.train_fraction) == (7, 16, 0.5)
     assert run.optimizer.learning_rate == 0.1
@@ -151,7 +153,6 @@ WRONG = [
     (["--gin.Train.seed=3"], "give --seeds, not --gin.Train.seed"),
     (["--gin.Train.steps=-1"], "at least 1, not -1"),
     (["--models", ""], "the grid has no models"),
-    (["--at_once", "--gin.Mesh.fsdp=2"], "Mesh.fsdp is 2"),
     (["--submit", "slrum"], "Did you mean 'slurm'"),
     (["--submit", "slurm", "--print", "sky"], "not both"),
     (["--launch_flags=--partition=a"], "goes with --print or --submit"),
@@ -188,7 +189,7 @@ def test_a_sweep_to_its_end_and_again(tmp_path: Path, capsys) -> None:
     assert grid["format"] == 1
     assert [c["folder"] for c in grid["cells"] if c["model"]] == folders
     assert grid["bindings"] == ["Train.steps = 4"]
-    assert not list((tmp_path / "s").rglob(sweep_lock.LOCK)), "locks go with their processes"
+    assert not list((tmp_path / "s").rglob(run_folder.LOCK)), "locks go with their processes"
     out = capsys.readouterr().out
     assert "test 70.00" in out
     before = len(calls(tmp_path))
@@ -201,20 +202,8 @@ def test_a_sweep_to_its_end_and_again(tmp_path: Path, capsys) -> None:
     )
 
 
-def save_configs(tmp_path: Path) -> None:
-    """The configurations that the runs would have saved; the stand-in saves none."""
-    parser = sweep_parser()
-    args, rest = parser.parse_known_args([*TINY, "--output_dir", str(tmp_path / "s")])
-    grid = sweep_options.read_grid(args, rest, parser)
-    planned, _ = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
-    for one in planned:
-        text = f"{run_folder.STORE_LINE}key\n{config.to_gin(one.run)}"
-        (tmp_path / "s" / one.cell.folder / run_folder.CONFIG).write_text(text)
-
-
 def test_other_settings_are_refused_with_the_difference(tmp_path: Path, capsys) -> None:
     assert dss_sweep(tmp_path) == 0
-    save_configs(tmp_path)
     assert dss_sweep(tmp_path) == 0
     before = len(calls(tmp_path))
     capsys.readouterr()
@@ -224,7 +213,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path, capsys) 
         said = capsys.readouterr().err
         assert "-Loss.alpha = 0.5" in said
         assert "+Loss.alpha = 0.3" in said
-        assert "and 7 more runs" in said
+        assert "and 8 more runs" in said
     assert len(calls(tmp_path)) == before
     # Cells that were begun stay in the grid.
     assert dss_sweep(tmp_path, "--fractions", "0.5") == 0
@@ -247,14 +236,85 @@ def test_a_failed_cell_does_not_stop_the_rest(tmp_path: Path, capsys) -> None:
     assert without_teacher(started(tmp_path))[8:] == [failed], "it is tried again"
 
 
+def test_a_cell_that_was_planned_and_never_begun_may_change(tmp_path: Path) -> None:
+    behave(tmp_path, fail_early=["frac_1/seed_1"])
+    assert dss_sweep(tmp_path) == 1
+    folder = tmp_path / "s" / GROUP / "dss/frac_1/seed_1"
+    planned = gin_config.load_run([folder / run_folder.CONFIG])
+    assert (planned.train.steps, planned.train.output_dir) == (4, str(folder))
+    cells = sweep_plan.cells_in(tmp_path / "s")
+    assert len(sweep_plan.begun_before(tmp_path / "s", [])) == len(cells) - 2 == 7
+    run_folder.hand_over(planned)
+    other = config.Run(train=config.Train(steps=5, output_dir=str(folder)))
+    assert run_folder.other_settings(other, folder) == ""
+    done = tmp_path / "s" / GROUP / "dss/frac_1/seed_0"
+    assert "Train.steps" in run_folder.other_settings(other, done)
+
+
+def test_a_run_that_finds_its_folder_taken_is_waited_for(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    file = tmp_path / "s" / GROUP / "dss/frac_1/seed_0" / run_folder.LOCK
+    asked: list[object] = []
+    real = locks.owner_of
+
+    def owner_of(file: Path) -> locks.Owner | None:
+        """The sweep asks a moment before somebody else begins."""
+        asked.append(file)
+        return None if len(asked) == 1 else real(file)
+
+    begun = threading.Event()
+
+    def hold() -> None:
+        with locks.held(file, "no"):
+            begun.set()
+            until = time.monotonic() + 10
+            while len(asked) < 4 and time.monotonic() < until:
+                time.sleep(0.01)
+            assert not calls(tmp_path)
+
+    monkeypatch.setattr(locks, "owner_of", owner_of)
+    other = threading.Thread(target=hold)
+    other.start()
+    begun.wait()
+    grid = ("--methods", "dss", "--fractions", "1", "--seeds", "0", "--gin.Sweep.teacher=False")
+    assert dss_sweep(tmp_path, *grid) == 0
+    other.join()
+    out = capsys.readouterr().out
+    assert f"dss/frac_1/seed_0: process {os.getpid()} on" in out
+    assert "trains it; waiting for that" in out
+    assert len(calls(tmp_path)) == 1
+    assert (file.parent / "results.json").exists()
+
+
 def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path, capsys) -> None:
     assert dss_sweep(tmp_path, "--dry_run") == 0
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("dss train ")]
-    assert len([line for line in lines if "--model" in line]) == 8
+    assert len([line for line in lines if f"/{GROUP}/" in line]) == 8
     assert not (tmp_path / "s").exists()
+    assert dss_sweep(tmp_path) == 0
+    assert [call["words"] for call in calls(tmp_path)] == [line.split()[2:] for line in lines]
     command = lines[-1].split()
+    capsys.readouterr()
     assert main(["config", *command[2:]]) == 0
+    out = capsys.readouterr().out
+    assert "Train.steps = 4\nTrain.seed = 1\n" in out
+    assert f"Train.output_dir = '{tmp_path}/s/{GROUP}/dss/frac_1/seed_1'" in out
+
+
+def test_flags_that_a_run_must_know_before_it_reads_its_settings(tmp_path: Path, capsys) -> None:
+    own = tmp_path / "tasks"
+    own.mkdir()
+    t5x = ("--gin.Train.engine='t5x'", "--task_dir", str(own))
+    assert dss_sweep(tmp_path, "--dry_run", *t5x) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith(f"/seed_1/config.gin --engine t5x --task_dir {own}")
+    assert dss_sweep(tmp_path, "--dry_run", "--at_once", "--gin.Data.seed=7") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    folder = tmp_path / "s" / GROUP / "dss/frac_1"
+    flags = f"--seeds 0,1 --output_dir {folder} --gin.Data.seed=7"
+    assert line == f"dss train --gin_file {folder}/seed_0/config.gin {flags}"
 
 
 def test_seeds_at_once_are_one_process(tmp_path: Path) -> None:
@@ -279,9 +339,7 @@ def test_devices() -> None:
     def two(_: object) -> list[str]:
         return ["0", "1"]
 
-    assert slots(None, 1, 1, {}, two) == [
-        {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"},
-    ]  # fmt: skip
+    assert slots(None, 1, 1, {}, two) == [{"CUDA_VISIBLE_DEVICES": d} for d in ("0", "1")]
     assert slots(None, 2, 1, {}, two) == [{"CUDA_VISIBLE_DEVICES": "0,1"}]
     shared = slots("3", 1, 2, {}, two)
     assert [s["CUDA_VISIBLE_DEVICES"] for s in shared] == ["3", "3"]
@@ -311,7 +369,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys) -> None:
     assert all(call["session"] == call["pid"] for call in calls(tmp_path))
     begun = list((tmp_path / "s").rglob("metrics.jsonl"))
     assert begun
-    assert not list((tmp_path / "s").rglob(sweep_lock.LOCK))
+    assert not list((tmp_path / "s").rglob(run_folder.LOCK))
     behave(tmp_path)
     assert dss_sweep(tmp_path) == 0
     for file in (tmp_path / "s" / GROUP).rglob("metrics.jsonl"):
@@ -327,8 +385,7 @@ from dss_jax.sweep import runner as sweep_run
 sweep_options.make_stores = lambda *_: {{}}
 sweep_options.without_teachers = lambda planned, _: list(planned)
 sweep.write_report = lambda *_: None
-defaults = sweep_run.Runner.__init__.__defaults__
-sweep_run.Runner.__init__.__defaults__ = (*defaults[:-1], {program!r})
+sweep_run.PROGRAM = {program!r}
 from dss_jax.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -345,34 +402,20 @@ def test_a_killed_sweep_leaves_runs_that_are_not_started_twice(tmp_path: Path, c
     first.kill()
     first.wait()
     orphan = calls(tmp_path)[0]
-    assert sweep_lock.take(Path(orphan["folders"][0])) is None
+    owner = locks.owner_of(Path(orphan["folders"][0]) / run_folder.LOCK)
+    assert owner is not None
+    assert owner["pid"] == orphan["pid"]
     behave(tmp_path)
     assert dss_sweep(tmp_path) == 0
     assert f"process {orphan['pid']} on" in capsys.readouterr().out
     folders = started(tmp_path)
     assert len(folders) == len(set(folders)), "no run was started twice"
+    log = Path(orphan["folders"][0]) / "train.log"
+    assert "is in use" not in log.read_text(), "nor tried to"
     second = calls(tmp_path)[1]
     assert second["others"] == [], "its device was free"
     done = list((tmp_path / "s").rglob("results.json"))
     assert len(done) == len(folders)
-
-
-def test_the_lock_of_a_process_that_is_gone_is_no_lock(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    lock = sweep_lock.take(tmp_path)
-    assert lock is not None
-    lock.give(process.pid)
-    assert sweep_lock.take(tmp_path) is None
-    assert sweep_lock.owner_of(tmp_path)["pid"] == process.pid
-    # As on a file system where the child did not inherit it: the process that it names decides.
-    os.close(lock.descriptor)
-    assert sweep_lock.take(tmp_path) is None
-    process.kill()
-    process.wait()
-    again = sweep_lock.take(tmp_path)
-    assert again is not None
-    again.release()
-    assert not (tmp_path / sweep_lock.LOCK).exists()
 
 
 def test_time_to_the_end() -> None:
@@ -394,11 +437,7 @@ def test_the_step_of_a_run_at_work(tmp_path: Path) -> None:
 
 
 def frontier(tmp_path: Path, *flags: str) -> int:
-    return main(
-        ["frontier", "--task", "word_problems", "--models", "t5_1_1_base,t5_1_1_tiny",
-         "--fractions", "0.1,0.2,0.4,0.8,1", "--seeds", "0,1", "--gin.Train.steps=4",
-         "--output_dir", str(tmp_path / "s"), *flags]
-    )  # fmt: skip
+    return main([*FRONTIER, "--output_dir", str(tmp_path / "s"), *flags])
 
 
 def cells_tried(tmp_path: Path) -> list[str]:
@@ -412,8 +451,10 @@ def test_a_frontier_is_searched_and_not_again(tmp_path: Path, capsys) -> None:
     assert frontier(tmp_path) == 0
     assert started(tmp_path)[0] == "word_problems/teacher"
     assert cells_tried(tmp_path) == [
-        "t5_1_1_tiny/frac_1", "t5_1_1_tiny/frac_0.4", "t5_1_1_tiny/frac_0.2",
-    ]  # fmt: skip
+        "t5_1_1_tiny/frac_1",
+        "t5_1_1_tiny/frac_0.4",
+        "t5_1_1_tiny/frac_0.2",
+    ]
     out = capsys.readouterr().out
     assert "t5_1_1_tiny reaches it with 40 % of the data; on test 62.00 +- 0.00" in out
     saved = json.loads((tmp_path / "s" / "frontier.json").read_text())

@@ -11,15 +11,15 @@ import pytest
 from fake_gcs import FakeGcs
 from launching import LAUNCH, ROOT, Machine, machine
 
-from dss_jax.cli import sweep_options
+from dss_jax.cli import gin_config, sweep_options
 from dss_jax.cli.main import main
 from dss_jax.sweep import cluster as sweep_cluster
 from dss_jax.sweep.plan import state_of
 
-GRID = (
-    "sweep", "--tasks", "word_problems", "--methods", "standard,dss", "--models", "t5_1_1_tiny",
-    "--fractions", "0.25,1", '--gin.T5Config.dtype="bfloat16"', "--gin.Train.steps=5",
-)  # fmt: skip
+GRID = shlex.split(
+    "sweep --tasks word_problems --methods standard,dss --models t5_1_1_tiny --fractions 0.25,1 "
+    "--gin.T5Config.dtype='\"bfloat16\"' --gin.Train.steps=5"
+)
 
 
 class Store:
@@ -80,9 +80,13 @@ def test_a_slurm_array_trains_every_cell(cluster: Machine, tmp_path: Path, capsy
     for number in (1, 2, 3, 4):
         array_job(cluster, sbatch, number)
     cells = json.loads((folder / "sweep.json").read_text())["cells"]
-    trained = {c[c.index("--output_dir") + 1] for c in cluster.calls("dss")}
-    assert trained == {str(folder / cell["folder"]) for cell in cells}
-    assert all('--gin.T5Config.dtype="bfloat16"' in call for call in cluster.calls("dss"))
+    trained = {c[c.index("--gin_file") + 1] for c in cluster.calls("dss")}
+    assert trained == {str(folder / cell["folder"] / "config.gin") for cell in cells}
+    for cell in cells:
+        run = gin_config.load_run([folder / cell["folder"] / "config.gin"])
+        assert run.train.output_dir == str(folder / cell["folder"])
+        assert run.model.dtype == "bfloat16"
+        assert (folder / cell["folder"] / "step-0").exists(), "it was trained there"
 
 
 def test_only_what_is_left_is_submitted(cluster: Machine, tmp_path: Path, capsys) -> None:
@@ -115,12 +119,15 @@ def test_a_long_array_is_cut(cluster: Machine, tmp_path: Path, monkeypatch) -> N
     assert len({c[-1] for c in calls}) == 2
 
 
-def test_skypilot_gets_a_job_for_each_run_that_is_left(cluster: Machine, gcs: FakeGcs) -> None:
+def test_skypilot_gets_a_job_for_each_run_that_is_left(
+    cluster: Machine, gcs: FakeGcs, capsys
+) -> None:
     bucket = "gs://bucket/runs"
     finished = f"{bucket}/word_problems/t5_1_1_tiny/standard/frac_1/seed_0"
     gcs.objects[f"{finished.removeprefix('gs://')}/results.json"] = b"{}"
     words = [*GRID, "--output_dir", bucket, "--launch_flags=--gpus L4:1"]
     assert main([*words, "--submit", "sky"]) == 0
+    capsys.readouterr()
     calls = cluster.calls("sky")
     assert len(calls) == 3
     assert len(json.loads(gcs.objects["bucket/runs/sweep.json"])["cells"]) == 4
@@ -135,9 +142,15 @@ def test_skypilot_gets_a_job_for_each_run_that_is_left(cluster: Machine, gcs: Fa
             ["bash", "-c", code], env={**os.environ, "FLAGS": flags}, capture_output=True, text=True
         )
         seen = done.stdout.splitlines()
-        assert '--gin.T5Config.dtype="bfloat16"' in seen
         assert seen[-2:] == ["--store", "stores/words-1"]
-        assert seen[seen.index("--output_dir") + 1].startswith(f"{bucket}/word_problems/")
+        # As `dss train` on the machine reads them.
+        assert main(["config", *seen]) == 0
+        text = capsys.readouterr().out
+        assert "T5Config.dtype = 'bfloat16'" in text
+        assert "Data.store = 'stores/words-1'" in text
+        place = seen[seen.index("--gin_file") + 1].removesuffix("/config.gin")
+        assert place.startswith(f"{bucket}/word_problems/")
+        assert f"Train.output_dir = '{place}'" in text
     assert len({call[call.index("--name") + 1] for call in calls}) == 3
     assert not any(finished in word for call in calls for word in call)
 

@@ -39,17 +39,15 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     bindings += options.flag_bindings(args, leave_out=("output_dir",))
     folder = Path(args.output_dir)
     runs = _runs(folder, bindings)
-    first = next(iter(runs.values()))
-    assert first.task.name is not None
-    task = registry.load_task(first.task.name)
+    task = registry.load_task(str(next(iter(runs.values())).task.name))
 
     from dss_jax.data.prepare import ensure_store
     from dss_jax.teacher.demo_records import simulated_records
 
     largest = list(runs.values())[-1].task
     records = simulated_records(task, largest, folder / "teacher")
-    rationales = ",".join(map(str, records))
-    runs = {c: replace(r, task=replace(r.task, rationales=rationales)) for c, r in runs.items()}
+    files = tuple(map(str, records))
+    runs = {c: replace(r, task=replace(r.task, record_files=files)) for c, r in runs.items()}
     first = next(iter(runs.values()))
     store = ensure_store(first.task, first.vocabulary, first.data)
 
@@ -79,25 +77,15 @@ def _runs(folder: Path, bindings: Sequence[str]) -> Runs:
     """The teacher's cell and those of the grid, with their configurations."""
     runs: Runs = {}
     for method in (TEACHER, *METHODS):
-        files: list[str | Path] = [
-            options.BASE_GIN_FILE,
-            gin_config.named_file("method", method),
-            "runs/demo.gin",
-        ]
-        run = gin_config.load_run(files, bindings)
-        assert run.task.name is not None
-        if method == TEACHER:
-            cells = {Cell(task=run.task.name, method=method): run.task}
-        else:
-            cells = {
-                Cell(
-                    task=run.task.name, method=method, model=MODEL, seed=run.train.seed,
-                    train_fraction=None if task.train_count else task.train_fraction,
-                    train_count=task.train_count,
-                ): task
-                for task in (_part(run.task, fraction) for fraction in FRACTIONS)
-            }  # fmt: skip
-        for cell, task in cells.items():
+        own = gin_config.named_file("method", method)
+        run = gin_config.load_run([options.BASE_GIN_FILE, own, "runs/demo.gin"], bindings)
+        name, seed = str(run.task.name), run.train.seed
+        parts = [_part(run.task, fraction) for fraction in FRACTIONS]
+        for task in [run.task] if method == TEACHER else parts:
+            cell = Cell(name, method)
+            if method != TEACHER:
+                share = None if task.train_count else task.train_fraction
+                cell = Cell(name, method, MODEL, share, task.train_count, seed)
             train = replace(run.train, output_dir=str(folder / cell.folder))
             runs[cell] = replace(run, task=task, train=train)
     return runs
@@ -121,7 +109,6 @@ def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: Distillat
     from dss_jax.run.curves import plot_curves
 
     metric, last = task.scorer.name, list(runs.values())[-1]
-    largest = last.task
     rows = [
         [
             cell.method if cell.model else "simulated teacher",
@@ -137,11 +124,9 @@ def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: Distillat
         rows[1:] + rows[:1],
         note="Generated problems, a simulated teacher, one seed, a tiny T5 trained from nothing.",
     )
-    whole = [
-        (c.method, folder / c.folder) for c, r in runs.items() if c.model and r.task == largest
-    ]
+    students = {cell: run for cell, run in runs.items() if cell.model}
     plot_curves(
-        whole,
+        [(c.method, folder / c.folder) for c, r in students.items() if r.task == last.task],
         metric,
         folder / "curves.png",
         title=f"{task.name} (generated), all training examples, tiny T5 from nothing",

@@ -42,7 +42,7 @@ def _resolve(
     run = saved_run.resolve(folder, args.vocabulary, bindings)
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {args.limit}.")
-    return replace(run, evaluate=replace(run.evaluate, rationales=args.rationales))
+    return replace(run, evaluate=replace(run.evaluate, generate_rationales=args.rationales))
 
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
@@ -55,8 +55,9 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.run import run_folder, score
 
     folder = run_folder.check_output_dir(args.output_dir)
-    session = saved_run.reopen(run, folder, args.task_dir, splits)
-    step, scores = score.score(session, splits, args.checkpoint, args.rationales, args.limit)
+    with run_folder.locked(folder):
+        session = saved_run.reopen(run, folder, args.task_dir, splits)
+        step, scores = score.score(session, splits, args.checkpoint, args.rationales, args.limit)
     if not processes.is_first():
         return 0
     metric = session.evaluator.metric

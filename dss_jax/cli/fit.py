@@ -9,59 +9,59 @@ Nothing is allocated or compiled, and no accelerator is needed.
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from dss_jax.cli import gin_config, options
 from dss_jax.core import config
 from dss_jax.core.checks import at_least
 from dss_jax.core.devices import DEVICES, GB, Device, device
 from dss_jax.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from dss_jax.train.plan import Plan
-
-VOCAB_SIZE = 32128
-"""Taken where the model's gin file leaves it to the vocabulary."""
+from dss_jax.core.t5_config import VOCAB_SIZE
 
 FLAGS = {
     "batch": "Data.batch_size",
-    "optimizer": "Optimizer.name",
-    "dtype": "T5Config.dtype",
     "input_length": "Data.input_length",
     "target_length": "Data.target_length",
+    "optimizer": "Optimizer.name",
+    "dtype": "T5Config.dtype",
     "lora_rank": "Lora.rank",
 }
 """Flag -> the gin binding that it is short for."""
 
+PLANNED = ("Mesh.data", "Mesh.fsdp", "Mesh.model", "T5Config.remat_policy", "Train.microbatches")
+"""What a plan decides."""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
-    parser.add_argument("--model", help="for example t5_1_1_xxl: gin_configs/models/")
-    parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: a table of all)")
-    parser.add_argument("--count", type=int, default=1, help="devices (default: 1)")
-    parser.add_argument("--batch", type=int, help="examples a step, global (default: 64)")
-    parser.add_argument("--method", help="dss: two rows an example (default); standard: one")
-    parser.add_argument("--optimizer", help="adamw (default) or adafactor")
-    parser.add_argument("--dtype", help="of activations: bfloat16 or float32 (default)")
-    parser.add_argument("--input_length", type=int, help="longest input, tokens (default: 1024)")
-    parser.add_argument("--target_length", type=int, help="longest target, tokens (default: 256)")
-    parser.add_argument("--lora_rank", type=int, help="0 is off (default)")
+    texts = {
+        "--model": "for example t5_1_1_xxl: gin_configs/models/",
+        "--device": f"{', '.join(DEVICES)} (default: a table of all)",
+        "--method": "dss: two rows an example (default); standard: one",
+        "--optimizer": "adamw (default) or adafactor",
+        "--dtype": "of activations: bfloat16 or float32 (default)",
+    }
+    numbers = {
+        "--batch": "examples a step, global (default: 64)",
+        "--input_length": "longest input, tokens (default: 1024)",
+        "--target_length": "longest target, tokens (default: 256)",
+        "--lora_rank": "0 is off (default)",
+    }
+    options.add_texts(parser, texts)
+    options.add_texts(parser, {"--count": "devices (default: 1)"}, type=int, default=1)
+    options.add_texts(parser, numbers, type=int)
     options.add_gin_flags(parser)
 
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
-    search = [p for p in args.gin_search_paths.split(",") if p]
+    search = options.search_paths(args)
     if not args.model and not args.gin_file:
         known = ", ".join(sorted(gin_config.gin_names("models", search)))
         raise UsageError(f"no model: give --model NAME. Known: {known}.")
     at_least("--count", args.count, 1)
     wanted = device(args.device) if args.device else None
-    files = [
-        gin_config.named_file(kind, name, search)
-        for kind, name in (("model", args.model), ("method", args.method))
-        if name
-    ]
+    named = {"model": args.model, "method": args.method}
+    files = [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
     given = {flag: getattr(args, flag) for flag in FLAGS}
     bindings = [f"{FLAGS[f]} = {value!r}" for f, value in given.items() if value is not None]
     bindings += options.gin_bindings(rest, parser)
@@ -82,35 +82,12 @@ def _gb(size: int) -> str:
     return f"{size / GB:,.1f}"
 
 
-def _bindings(run: config.Run) -> dict[str, object]:
-    return {
-        **{f"Mesh.{axis}": getattr(run.mesh, axis) for axis in config.MESH_AXES},
-        "T5Config.remat_policy": run.model.remat_policy,
-        "Train.microbatches": run.train.microbatches,
-    }
-
-
-def _flags(plan: "Plan") -> str:
+def _flags(run: config.Run) -> str:
     """What to add to `dss train`; the settings that were asked for among it."""
-    run = plan.run
-    asked = {
-        "Data.batch_size": run.data.batch_size,
-        "Data.input_length": run.data.input_length,
-        "Data.target_length": run.data.target_length,
-        "Optimizer.name": run.optimizer.name,
-        "T5Config.dtype": run.model.dtype,
-    }
-    if run.lora.rank:
-        asked["Lora.rank"] = run.lora.rank
-    values = (asked | _bindings(run)).items()
-    return "\n".join(
-        f"  --gin.{name}=" + (f"'\"{value}\"'" if isinstance(value, str) else str(value))
-        for name, value in values
-    )
-
-
-def _mesh(run: config.Run) -> str:
-    return " x ".join(f"{axis} {getattr(run.mesh, axis)}" for axis in config.MESH_AXES)
+    values = config.values_of(run)
+    names = [n for n in (*FLAGS.values(), *PLANNED) if n != "Lora.rank" or run.lora.rank]
+    texts = (f"'\"{v}\"'" if isinstance(v := values[n], str) else str(v) for n in names)
+    return "\n".join(f"  --gin.{n}={text}" for n, text in zip(names, texts, strict=True))
 
 
 def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
@@ -127,23 +104,21 @@ def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
     more = None if best.fits(wanted) else enough_devices(run, wanted, count)
     if best.fits(wanted):
         print("It fits. Add to dss train:")
-        print(_flags(best))
+        print(_flags(best.run))
         return 0
-    print(f"It does not fit: this is the least it takes, with {_shown(best)}.")
+    print(f"It does not fit: this is the least it takes, with {_shown(best.run)}.")
     if more is None:
         print("No number of these devices helps at this batch: try --batch, --lora_rank,")
         print("--optimizer adafactor, --dtype bfloat16, or shorter lengths.")
     else:
         needed = more.run.mesh.data * more.run.mesh.fsdp * more.run.mesh.model
-        print(f"{needed} of them would do, with {_shown(more)}.")
+        print(f"{needed} of them would do, with {_shown(more.run)}.")
     return 1
 
 
-def _shown(plan: "Plan") -> str:
-    run = plan.run
-    return (
-        f"mesh {_mesh(run)}, remat {run.model.remat_policy}, {run.train.microbatches} microbatches"
-    )
+def _shown(run: config.Run) -> str:
+    mesh = " x ".join(f"{axis} {getattr(run.mesh, axis)}" for axis in config.MESH_AXES)
+    return f"mesh {mesh}, remat {run.model.remat_policy}, {run.train.microbatches} microbatches"
 
 
 def _all_devices(title: str, run: config.Run, count: int) -> None:
@@ -154,7 +129,7 @@ def _all_devices(title: str, run: config.Run, count: int) -> None:
     boxed, rows = boxed_state(run), []
     for name, wanted in DEVICES.items():
         best = plan(run, wanted, count, boxed)
-        settings = [str(value) for value in _bindings(best.run).values()]
+        settings = [str(config.values_of(best.run)[name]) for name in PLANNED]
         fits = "yes" if best.fits(wanted) else "no"
         rows.append([name, _gb(wanted.usable), _gb(best.memory.total), fits, *settings])
     columns = ("device", "usable GB", "needed GB", "fits", "data", "fsdp", "model", "remat")

@@ -6,26 +6,26 @@ modules that a file names, and take bindings that nothing uses; here whatever ha
 would do more than bind, is refused.
 """
 
-import dataclasses
+import logging
 import re
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from dss_jax.core import config, sweep_config
+from dss_jax.core import config, storage, sweep_config
 from dss_jax.core.errors import UsageError, nearest, unknown_name
 from dss_jax.core.paths import shipped
 
-_FIELD_OF_SECTION = {type(f.default).__name__: f.name for f in dataclasses.fields(config.Run)}
+log = logging.getLogger(__name__)
 
 SECTIONS: dict[str, type] = {**config.SECTIONS, "Sweep": sweep_config.Sweep}
 """Name in gin files -> class: of a run, and the grid of `dss sweep`, which a run passes over."""
 
-SETTINGS = {f"{n}.{f.name}": f for n, s in SECTIONS.items() for f in dataclasses.fields(s)}
+SETTINGS = [*config.SETTINGS, *(f"Sweep.{f.name}" for f in fields(sweep_config.Sweep))]
 """Everything that can be bound."""
 
 _NAMES_OF_T5X = {"INITIAL_CHECKPOINT_PATH": "Train.init_from", "MODEL_DIR": "Train.output_dir"}
@@ -79,12 +79,12 @@ class Settings:
         Raises:
           UsageError: a value is wrong; the message says what is allowed.
         """
-        built = {_FIELD_OF_SECTION[n]: s(**self.of(n)) for n, s in config.SECTIONS.items()}
-        return config.Run(**built)
+        sections = [section(**self.of(name)) for name, section in config.SECTIONS.items()]
+        return config.Run(**dict(zip((f.name for f in fields(config.Run)), sections, strict=True)))
 
     def sweep(self) -> sweep_config.Sweep:
         """The grid; what is said of runs is passed over. Raises UsageError as `run`."""
-        return sweep_config.from_values(self.of("Sweep"))
+        return sweep_config.Sweep(**self.of("Sweep"))
 
 
 def read(
@@ -97,12 +97,7 @@ def read(
     Raises:
       UsageError: a file or a name is wrong, or a binding has no effect; the message says where.
     """
-    reader = _Reader(["", *search_paths(extra_search_paths)])
-    for file in files:
-        reader.file(file)
-    for binding in bindings:
-        reader.text(binding, f"in {binding!r}")
-    return reader.settings()
+    return _Reader(["", *search_paths(extra_search_paths)]).settings(files, bindings)
 
 
 def read_saved(file: Path, bindings: Sequence[str] = ()) -> Settings:
@@ -112,12 +107,7 @@ def read_saved(file: Path, bindings: Sequence[str] = ()) -> Settings:
     Raises:
       UsageError: as for `read`, or a line does something else.
     """
-    reader = _Reader([""], plain=True)
-    reader.file(file)
-    reader.plain = False
-    for binding in bindings:
-        reader.text(binding, f"in {binding!r}")
-    return reader.settings()
+    return _Reader([""], plain=True).settings([file], bindings)
 
 
 def load_run(
@@ -125,36 +115,27 @@ def load_run(
     bindings: Sequence[str] = (),
     extra_search_paths: Iterable[str | Path] = (),
 ) -> config.Run:
-    """The checked configuration that gin files and bindings give; see `read`.
-
-    Raises:
-      UsageError: a file, a name or a value is wrong; the message says which and what is allowed.
-    """
+    """The checked configuration that gin files and bindings give: see `read` and `Settings.run`."""
     return read(files, bindings, extra_search_paths).run()
 
 
-@dataclass(frozen=True)
-class _Macro:
-    """A value that stands somewhere else: %NAME."""
+class _Reference(NamedTuple):
+    """What stands for a value: a macro, %NAME, or a function, which none of our settings takes."""
 
     name: str
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """@name or @name(): a function, which none of our settings takes."""
-
-    name: str
+    shown: str
+    is_macro: bool
 
 
 class _Delegate(config_parser.ParserDelegate):  # type: ignore[misc]  # gin has no types
     """What gin's parser makes of references."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Reference:
-        return _Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
+        shown = f"@{scoped_configurable_name}{'()' if evaluate else ''}"
+        return _Reference(scoped_configurable_name, shown, False)
 
-    def macro(self, macro_name: str) -> _Macro:
-        return _Macro(macro_name)
+    def macro(self, macro_name: str) -> _Reference:
+        return _Reference(macro_name, f"%{macro_name}", True)
 
 
 @dataclass
@@ -163,7 +144,7 @@ class _Reader:
 
     Attributes:
       folders: where files are looked up.
-      plain: whether only bindings of settings to values are allowed.
+      plain: whether files may only bind settings to values.
     """
 
     folders: Sequence[str | Path]
@@ -173,8 +154,22 @@ class _Reader:
     _used: set[str] = field(default_factory=set)
     _open: list[Path] = field(default_factory=list)
 
+    def settings(self, files: Sequence[str | Path], bindings: Sequence[str]) -> Settings:
+        """Everything with its macros filled in."""
+        for file in files:
+            self.file(file)
+        self.plain = False
+        for binding in bindings:
+            self.text(binding, f"in {binding!r}")
+        values = {n: self._filled(value, place) for n, (value, place) in self._values.items()}
+        for name in self._macros.keys() - self._used:
+            raise _without_effect(name, self._macros[name][1])
+        return Settings(values)
+
     def file(self, name: str | Path) -> None:
         """Reads a file, and what it includes."""
+        if storage.is_remote(name):
+            name = storage.local_file(name)
         found = next((p for d in self.folders if (p := Path(d) / name).is_file()), None)
         if found is None:
             looked = ", ".join(["the path itself", *map(str, self.folders[1:])])
@@ -215,7 +210,10 @@ class _Reader:
             self._macros[found.selector] = found.value, place
             return
         _check_section(found.scope, found.selector, place)
-        name = f"{found.selector}.{found.arg_name}"
+        old = f"{found.selector}.{found.arg_name}"
+        name = config.RENAMED.get(old, old)
+        if name != old:
+            log.warning("%s is called %s now (%s)", old, name, place)
         if name not in SETTINGS:
             names = [s for s in SETTINGS if s.startswith(f"{found.selector}.")]
             raise UsageError(f"{unknown_name('setting', name, names)} ({place})")
@@ -223,45 +221,34 @@ class _Reader:
 
     def _plain_value(self, name: str, value: Any, place: str) -> Any:
         for reference in _references(value):
-            if isinstance(reference, _Reference) or self.plain:
-                what = reference.name if isinstance(reference, _Reference) else f"%{reference.name}"
-                raise UsageError(f"{name} must be a value, not {what} ({place})")
+            if self.plain or not reference.is_macro:
+                raise UsageError(f"{name} must be a value, not {reference.shown} ({place})")
         return value
 
-    def settings(self) -> Settings:
-        """Everything with its macros filled in."""
-        values = {n: self._filled(value, place) for n, (value, place) in self._values.items()}
-        for name in self._macros.keys() - self._used:
-            raise _without_effect(name, self._macros[name][1])
-        return Settings(values)
-
     def _filled(self, value: Any, place: str, within: tuple[str, ...] = ()) -> Any:
-        if isinstance(value, _Macro):
-            if value.name not in self._macros:
-                raise UsageError(f"{unknown_name('macro', value.name, self._macros)} ({place})")
-            if value.name in within:
-                raise UsageError(f"the macro {value.name} stands for itself ({place})")
-            self._used.add(value.name)
-            inner, own_place = self._macros[value.name]
-            inner = self._plain_value(f"the macro {value.name}", inner, own_place)
-            return self._filled(inner, own_place, (*within, value.name))
+        if isinstance(value, _Reference):
+            name = value.name
+            if name not in self._macros:
+                raise UsageError(f"{unknown_name('macro', name, self._macros)} ({place})")
+            if name in within:
+                raise UsageError(f"the macro {name} stands for itself ({place})")
+            self._used.add(name)
+            inner, own_place = self._macros[name]
+            inner = self._plain_value(f"the macro {name}", inner, own_place)
+            return self._filled(inner, own_place, (*within, name))
         if isinstance(value, dict):
-            return {
-                self._filled(k, place, within): self._filled(v, place, within)
-                for k, v in value.items()
-            }
+            pairs = self._filled(list(value.items()), place, within)
+            return dict(pairs)
         if isinstance(value, list | tuple):
             return type(value)(self._filled(v, place, within) for v in value)
         return value
 
 
-def _references(value: Any) -> Iterator[_Macro | _Reference]:
-    if isinstance(value, _Macro | _Reference):
+def _references(value: Any) -> Iterator[_Reference]:
+    if isinstance(value, _Reference):
         yield value
-    elif isinstance(value, dict):
-        yield from _references([*value, *value.values()])
-    elif isinstance(value, list | tuple):
-        for one in value:
+    elif isinstance(value, dict | list | tuple):
+        for one in value.items() if isinstance(value, dict) else value:
             yield from _references(one)
 
 

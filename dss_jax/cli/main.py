@@ -28,7 +28,7 @@ COMMANDS = {
 }
 """Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""
 
-FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+INTERRUPTED = 130
 
 
 def _help() -> str:
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-      The exit status: 0; 1 for a run that has diverged; 2 for a mistake that the user can fix; 130
-      for an interrupted run.
+      The exit status: 0; 1 for a run that has diverged; 2 for a mistake that the user can fix; 75
+      where another process writes into the run's folder; 130 for an interrupted run.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
@@ -67,12 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args, unknown = parser.parse_known_args(rest)
         with log.shown():
             return module.main(args, unknown, parser)
-    except UsageError as error:
+    except (UsageError, Diverged) as error:
         print(f"dss: error: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    except Diverged as error:
-        print(f"dss: error: {error}", file=sys.stderr)
-        return FAILED
+        return error.status
     except KeyboardInterrupt:
         print("dss: stopped", file=sys.stderr)
         return INTERRUPTED

@@ -50,7 +50,7 @@ def _beam(args: argparse.Namespace, task: config.Task) -> dict[str, Any]:
         "rows": args.rows_per_part,
         # As given, not the local copies, for the workers are other machines.
         "data_dir": task.data_dir or os.environ.get("DSS_DATA_DIR"),
-        "rationales": list(task.rationale_files),
+        "rationales": list(task.record_files),
     }
 
 

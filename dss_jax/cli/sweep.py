@@ -11,83 +11,81 @@ tried again. More cells may be added; the settings of a run may not change.
 """
 
 import argparse
+import logging
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dss_jax.cli import sweep_options
+from dss_jax.cli import options, sweep_options
 from dss_jax.cli.sweep_options import Grid
 from dss_jax.core import storage
-from dss_jax.core.errors import UsageError, unknown_name
-from dss_jax.core.sweep_config import cells_of
+from dss_jax.core.checks import among
+from dss_jax.core.errors import UsageError
+from dss_jax.core.sweep_config import Cell, cells_of
+from dss_jax.sweep import cluster
+from dss_jax.sweep import plan as sweep_plan
+from dss_jax.sweep.devices import Environment, slots
+from dss_jax.sweep.plan import Planned, state_of
+from dss_jax.sweep.runner import Outcome, Runner
 
-if TYPE_CHECKING:
-    from dss_jax.data.store import TokenStore
-    from dss_jax.sweep.plan import Planned
-    from dss_jax.sweep.runner import Outcome
+log = logging.getLogger(__name__)
 
 CLUSTERS = ("slurm", "sky")
+
+LINE_SECONDS = 60.0
+"""Between lines where there is no terminal, unless something has happened."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
-    parser.add_argument("--tasks", metavar="A,B", help="task files' names: see `dss tasks`")
-    parser.add_argument("--methods", metavar="A,B", help="default: standard,dss")
-    parser.add_argument("--counts", metavar="N,N", help="numbers of training examples")
+    flags = {
+        "--tasks A,B": "task files' names: see `dss tasks`",
+        "--methods A,B": "default: standard,dss",
+        "--counts N,N": "numbers of training examples",
+    }
+    options.add_texts(parser, flags)
     sweep_options.add_grid_flags(parser)
     sweep_options.add_device_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="show the plan, start nothing")
-    parser.add_argument(
-        "--print", metavar="WHERE", dest="print_for", help="slurm or sky: print what submits it"
-    )
-    parser.add_argument("--submit", metavar="WHERE", help="slurm or sky: submit it")
-    parser.add_argument(
-        "--launch_flags", default="", metavar="FLAGS",
-        help="flags for sbatch, or for sky jobs launch, with =: --launch_flags='--time=4:00:00'",
-    )  # fmt: skip
-    parser.add_argument(
-        "--no_report", action="store_true", help="do not write tables and figures at the end"
-    )
+    text = "slurm or sky: print what submits it"
+    options.add_texts(parser, {"--print WHERE": text}, dest="print_for")
+    options.add_texts(parser, {"--submit WHERE": "slurm or sky: submit it"})
+    text = "flags for sbatch, or for sky jobs launch, with =: --launch_flags='--time=4:00:00'"
+    options.add_texts(parser, {"--launch_flags FLAGS": text}, default="")
+    text = "do not write tables and figures at the end"
+    parser.add_argument("--no_report", action="store_true", help=text)
 
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
     where = _where(args)
     grid = sweep_options.read_grid(args, rest, parser)
-    _check_place(grid.output_dir, where)
-    cells = cells_of(grid.sweep)
-    folder = storage.place(grid.output_dir)
-    from dss_jax.sweep import plan as sweep_plan
-    from dss_jax.sweep.devices import slots
-
-    before = sweep_plan.begun_before(folder, cells)
-    planned, _ = sweep_options.resolve(grid, [*cells, *before])
-    sweep_plan.check_settings(folder, planned)
-    planned = planned[: len(cells)]
+    _check_place(args.output_dir, where)
+    planned, before = sweep_options.plan(grid, cells_of(grid.sweep))
     if args.dry_run:
-        _show_plan(grid, folder, planned)
+        _show_plan(grid, planned)
         return 0
     places = slots(args.devices, args.devices_per_run, args.jobs)
     stores = sweep_options.make_stores(grid, planned)
     planned = sweep_options.without_teachers(planned, stores)
-    sweep_plan.write_grid(
-        folder, [*(p.cell for p in planned), *before], grid.gin_files, grid.bindings
-    )
+    cells = [*(p.cell for p in planned), *before]
+    sweep_plan.write_grid(grid.folder, cells, args.gin_file, grid.bindings)
     if where is not None:
-        return _cluster(args, grid, folder, planned, stores)
-    return _run_here(args, grid, folder, planned, places)
+        return _cluster(grid, planned, {task: store.path for task, store in stores.items()})
+    return _run_here(grid, planned, places)
 
 
 def _where(args: argparse.Namespace) -> str | None:
     """The cluster that was named; None: this machine."""
     if args.print_for and args.submit:
         raise UsageError("give --print or --submit, not both.")
-    where = args.print_for or args.submit
-    if where is not None and where not in CLUSTERS:
-        raise unknown_name("cluster", where, CLUSTERS)
-    if args.launch_flags and where is None:
+    where: str | None = args.print_for or args.submit
+    if where is not None:
+        among("cluster", where, CLUSTERS)
+    elif args.launch_flags:
         raise UsageError("--launch_flags goes with --print or --submit.")
     return where
 
@@ -108,63 +106,96 @@ def _check_place(output_dir: str, where: str | None) -> None:
         )
 
 
-def _left(folder: Path, planned: Sequence["Planned"]) -> list["Planned"]:
-    from dss_jax.sweep.plan import state_of
-
-    return [one for one in planned if not state_of(folder / one.cell.folder).done]
-
-
-def _show_plan(grid: Grid, folder: Path, planned: Sequence["Planned"]) -> None:
+def _show_plan(grid: Grid, planned: Sequence[Planned]) -> None:
     """Prints what is there and what is left, and the command of each process."""
-    from dss_jax.cli.sweep_tables import print_states
-    from dss_jax.sweep.plan import jobs_of
-
     print("# dry run: nothing is started")
-    print_states(folder, planned)
-    for job in jobs_of(folder, _left(folder, planned), grid.sweep.at_once):
+    print_states(grid.folder, planned)
+    for job in grid.jobs(planned):
         print(shlex.join(["dss", "train", *job.flags]))
 
 
-def _run_here(
-    args: argparse.Namespace,
-    grid: Grid,
-    folder: Path,
-    planned: Sequence["Planned"],
-    places: Sequence[dict[str, str]],
-) -> int:
-    from dss_jax.cli.sweep_tables import StatusLine, print_states
-    from dss_jax.sweep.plan import jobs_of
-    from dss_jax.sweep.runner import Runner
+def print_states(folder: Path, planned: Sequence[Planned]) -> None:
+    """Prints a table of the runs: a row for each task, model and method; a column for each size:
+    "3 of 4" runs done, "+1" of them half trained.
+    """
+    from dss_jax.cli.tables import print_table
 
-    left = _left(folder, planned)
-    jobs = jobs_of(folder, left, grid.sweep.at_once)
-    print_states(folder, planned)
-    print(f"{len(left)} of {len(planned)} runs are left; {len(places)} at once")
-    line = StatusLine()
-    outcome = Runner(folder, places, line.say, line).run(jobs, len(planned) - len(left))
-    line.close()
-    print_states(folder, planned)
+    sizes = list(dict.fromkeys(p.cell.size for p in planned if p.cell.model is not None))
+    rows: dict[tuple[str, str, str], dict[str, list[Cell]]] = {}
+    for one in planned:
+        cell = one.cell
+        name = (cell.task, cell.model or "-", cell.method)
+        rows.setdefault(name, {}).setdefault(cell.size if cell.model else "", []).append(cell)
+    texts = []
+    for name, by_size in rows.items():
+        line = list(name)
+        for size in sizes if name[1] != "-" else [""]:
+            states = [state_of(folder / cell.folder) for cell in by_size.get(size, ())]
+            done, begun = sum(s.done for s in states), sum(s.step > 0 for s in states)
+            half = f" +{begun} begun" if begun else ""
+            line.append(f"{done} of {len(states)}{half}" if states else "-")
+        texts.append(line + ["-"] * (3 + len(sizes) - len(line)))
+    print(f"{folder}: runs that are done")
+    print_table("", ["task", "model", "method", *sizes], texts)
+
+
+class StatusLine:
+    """One line that is written over on a terminal; elsewhere a line a minute, or when runs end."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        # Of tqdm, so that messages are printed above it; without a terminal it shows nothing.
+        self._bar = tqdm(bar_format="{desc}", file=sys.stdout, disable=None)
+        self._shown, self._counts = 0.0, ""
+
+    def __call__(self, status: str) -> None:
+        """Shows how far the sweep is: "COUNTS; TIME"."""
+        self._bar.set_description_str(status)
+        counts, now = status.partition(";")[0], time.monotonic()
+        if self._bar.disable and (counts != self._counts or now - self._shown > LINE_SECONDS):
+            self._counts, self._shown = counts, now
+            log.info(status)
+
+    def close(self) -> None:
+        """Ends the line."""
+        self._bar.close()
+
+
+def train(grid: Grid, planned: Sequence[Planned], places: Sequence[Environment]) -> Outcome:
+    """Trains what is left of the runs, on this machine."""
+    jobs = grid.jobs(planned)
+    done = len(planned) - sum(len(job.planned) for job in jobs)
+    with closing(StatusLine()) as line:
+        return Runner(grid.folder, places, line).run(jobs, done)
+
+
+def _run_here(grid: Grid, planned: Sequence[Planned], places: Sequence[Environment]) -> int:
+    left = sum(len(job.planned) for job in grid.jobs(planned))
+    print_states(grid.folder, planned)
+    print(f"{left} of {len(planned)} runs are left; {len(places)} at once")
+    outcome = train(grid, planned, places)
+    print_states(grid.folder, planned)
+    try:
+        if not outcome.stopped and not grid.args.no_report:
+            write_report(grid.folder)
+    finally:
+        status = ended(outcome)
+    return status
+
+
+def ended(outcome: Outcome) -> int:
+    """Says how to go on, and names what failed. Returns the exit status."""
     if outcome.stopped:
         print("stopped. To go on, give the same command again:")
         print(f"  dss {shlex.join(sys.argv[1:])}")
         return 130
-    try:
-        if not args.no_report:
-            write_report(folder)
-    finally:
-        status = tell_failures(outcome)
-    return status
-
-
-def tell_failures(outcome: "Outcome") -> int:
-    """Names what failed. Returns the exit status."""
-    if not outcome.failed:
-        return 0
-    print(f"{len(outcome.failed)} failed; the same command tries them again:", file=sys.stderr)
-    for job, status, log, lines in outcome.failed:
+    if outcome.failed:
+        print(f"{len(outcome.failed)} failed; the same command tries them again:", file=sys.stderr)
+    for job, status, file, lines in outcome.failed:
         last = f": {lines[-1]}" if lines else ""
-        print(f"  {job.folder} (status {status}, {log}){last}", file=sys.stderr)
-    return 1
+        print(f"  {job.folder} (status {status}, {file}){last}", file=sys.stderr)
+    return 1 if outcome.failed else 0
 
 
 def write_report(folder: Path, tables: bool = True) -> None:
@@ -183,33 +214,24 @@ def write_report(folder: Path, tables: bool = True) -> None:
         print("\n".join(map(str, made.files)))
 
 
-def _cluster(
-    args: argparse.Namespace,
-    grid: Grid,
-    folder: Path,
-    planned: Sequence["Planned"],
-    stores: dict[str, "TokenStore"],
-) -> int:
+def _cluster(grid: Grid, planned: Sequence[Planned], stores: Mapping[str, Path]) -> int:
     """Prints or submits what is left."""
-    from dss_jax.sweep import cluster as sweep_cluster
-    from dss_jax.sweep.plan import jobs_of
-
-    left = _left(folder, planned)
+    args, jobs = grid.args, grid.jobs(planned)
+    left = [one for job in jobs for one in job.planned]
     if not left:
-        print(f"all {len(planned)} runs are done: dss report {folder}")
+        print(f"all {len(planned)} runs are done: dss report {grid.folder}")
         return 0
-    jobs = jobs_of(folder, left, grid.sweep.at_once)
     flags = shlex.split(args.launch_flags)
     if (args.print_for or args.submit) == "slurm":
         limit = None if args.jobs == 1 else args.jobs
-        commands = sweep_cluster.slurm(folder, jobs, flags, limit)
+        commands = cluster.slurm(grid.folder, jobs, flags, limit)
     else:
-        places = {task: store.path for task, store in stores.items()}
-        commands = sweep_cluster.sky(jobs, flags, places, args.store_dir)
+        commands = cluster.sky(jobs, flags, stores, args.store_dir)
+    for one in left:
+        one.hand_over()
     if args.print_for:
-        for command in commands:
-            print(shlex.join(command))
+        print("\n".join(map(shlex.join, commands)))
         return 0
-    sweep_cluster.submit(commands, print)
-    print(f"{len(left)} runs in {len(jobs)} jobs. When they have ended: dss report {folder}")
+    cluster.submit(commands)
+    print(f"{len(left)} runs in {len(jobs)} jobs. When they have ended: dss report {grid.folder}")
     return 0

@@ -4,45 +4,47 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dss_jax.cli import gin_config, options, train
-from dss_jax.core import checks, config
+from dss_jax.cli import gin_config, options
+from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import TEACHER, Cell, Sweep, groups_of
-from dss_jax.core.types import DistillationTask
+from dss_jax.core.sweep_config import TEACHER, Cell, Sweep
+from dss_jax.sweep import plan as sweep_plan
+from dss_jax.sweep.plan import Job, Planned
 
 if TYPE_CHECKING:
     from dss_jax.data.store import TokenStore
-    from dss_jax.sweep.plan import Planned
-
-PASSED = ("data_dir", "vocabulary", "store_dir", "rationales", "decode", "init_from", "extra_task")
-"""Flags of `dss train` that go to every run; {task} and {model} in them are the run's own."""
 
 OF_STUDENTS = ("init_from", "extra_task")
-"""Those that the teacher's runs are not given."""
+"""Flags that the teacher's runs are not given."""
+
+KINDS: dict[str, type] = {"tasks": str, "methods": str, "models": str}
+KINDS |= {"fractions": float, "counts": int, "seeds": int}
+"""Flags with commas between values, which are of this kind."""
 
 MOST_SHOWN = 10
 """Mistakes shown at once."""
 
+Mistakes = dict[str, list[str]]
+"""What is wrong -> the groups of cells that it is wrong for."""
+
 
 def add_grid_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say which grid, and what its runs have in common."""
-    parser.add_argument("--models", metavar="A,B", help="names in gin_configs/models/")
-    parser.add_argument("--fractions", metavar="X,Y", help="of the training split: 0.125,0.5,1")
-    parser.add_argument("--seeds", metavar="N,N", help="of each cell (default: 0)")
-    parser.add_argument(
-        "--at_once", action="store_true", default=None,
-        help="train the seeds of a cell at once, on one device: for small models",
-    )  # fmt: skip
-    parser.add_argument("--output_dir", help="folder of the sweep; it grows, and goes on")
-    parser.add_argument(
-        "--init_from", help="checkpoint of every run; {model} stands for the model's name"
-    )
-    parser.add_argument(
-        "--extra_task", metavar="NAME", help="a task whose rows every run is trained on, too"
-    )
-    parser.add_argument("--decode", help="greedy (default), beam, sample or rank")
+    flags = {
+        "--models A,B": "names in gin_configs/models/",
+        "--fractions X,Y": "of the training split: 0.125,0.5,1",
+        "--seeds N,N": "of each cell (default: 0)",
+        "--output_dir": "folder of the sweep; it grows, and goes on",
+        "--init_from": "checkpoint of every run; {model} stands for the model's name",
+        "--extra_task NAME": "a task whose rows every run is trained on, too",
+        "--decode": "greedy (default), beam, sample or rank",
+    }
+    options.add_texts(parser, flags)
+    text = "one process for the seeds of a cell, in turn: it compiles once"
+    parser.add_argument("--at_once", action="store_true", default=None, help=text)
     options.add_data_flags(parser)
     options.add_rationales_flag(parser)
     options.add_gin_flags(parser)
@@ -50,69 +52,34 @@ def add_grid_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say how many runs are at work at once."""
-    parser.add_argument("--devices", metavar="0,1", help="GPUs to use (default: all)")
-    parser.add_argument(
-        "--devices_per_run", type=int, default=1, metavar="N", help="GPUs of each run (1)"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N",
-        help="runs at once on each GPU, or on a machine without (1)",
-    )  # fmt: skip
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _numbers(flag: str, text: str, kind: type) -> tuple:
-    try:
-        return tuple(kind(word) for word in _words(text))
-    except ValueError:
-        wanted = "whole numbers" if kind is int else "numbers"
-        raise UsageError(f"--{flag} takes {wanted} with commas between, not {text!r}.") from None
+    options.add_texts(parser, {"--devices 0,1": "GPUs to use (default: all)"})
+    flags = {
+        "--devices_per_run N": "GPUs of each run (1)",
+        "--jobs N": "runs at once on each GPU, or on a machine without (1)",
+    }
+    options.add_texts(parser, flags, type=int, default=1)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A sweep's configuration, and the flags that all its runs share."""
+    """A sweep's configuration, and what all its runs share."""
 
     sweep: Sweep
-    output_dir: str
+    folder: Path
     args: argparse.Namespace
     bindings: tuple[str, ...]
     """"Train.steps = 300": what `--gin.` gives to every run."""
 
-    @property
-    def gin_files(self) -> list[str]:
-        """As given."""
-        return list(self.args.gin_file)
-
     def place(self, cell: Cell) -> str:
         """Folder of a cell's run."""
-        return f"{self.output_dir.rstrip('/')}/{cell.folder}"
+        return f"{self.args.output_dir.rstrip('/')}/{cell.folder}"
 
-    def common_flags(self, cell: Cell) -> list[str]:
-        """Flags of `dss train` that do not depend on the cell, but for {task} and {model}."""
-        args, flags = self.args, []
-        for name in PASSED:
-            value = getattr(args, name)
-            if value is None or (name in OF_STUDENTS and cell.model is None):
-                continue
-            flags += [f"--{name}", _filled(value, cell)]
-        for folder in args.task_dir:
-            flags += ["--task_dir", folder]
-        for file in args.gin_file:
-            flags += ["--gin_file", file]
-        if args.gin_search_paths:
-            flags += ["--gin_search_paths", args.gin_search_paths]
-        return flags
-
-    def flags(self, cell: Cell) -> list[str]:
-        """Flags of `dss train` for a cell, without seed and output folder."""
-        named = ["--task", cell.task, "--method", cell.method]
-        own: list[str] = []
-        if cell.model is not None:
-            named += ["--model", cell.model]
+    def bindings_of(self, cell: Cell) -> list[str]:
+        """The settings of a cell, but for its seed."""
+        if cell.model is None:
+            of_all, own = options.flag_bindings(self.args, ("output_dir", *OF_STUDENTS)), []
+        else:
+            of_all = options.flag_bindings(self.args, ("output_dir",))
             own = [b for model, b in self.sweep.model_bindings if model == cell.model]
         own += self.bindings
         if cell.model is not None:
@@ -121,23 +88,31 @@ class Grid:
                 f"Task.train_fraction = {cell.train_fraction or 1.0!r}",
                 f"Task.train_count = {cell.train_count!r}",
             ]
-        return [*named, *self.common_flags(cell), *map(_gin_flag, own)]
+        named = (
+            b.replace("{task}", cell.task).replace("{model}", cell.model or "") for b in of_all
+        )
+        return [*named, *own, f"Train.output_dir = {self.place(cell)!r}"]
 
-    def seed_flags(self, cell: Cell) -> list[str]:
-        """The cell's own; as in `dss train --seeds`, an order that was asked for is kept."""
-        flags = [f"--gin.Train.seed={cell.seed}"]
-        if not any(b.startswith("Data.seed ") for b in self.bindings):
-            flags.append(f"--gin.Data.seed={cell.seed}")
-        return flags
+    def jobs(self, planned: Sequence[Planned]) -> list[Job]:
+        """The processes that do what is left of the runs."""
+        return sweep_plan.jobs_of(self.folder, planned, self.sweep.at_once, self.args.task_dir)
+
+    def run_of(self, cell: Cell, of_group: config.Run) -> config.Run:
+        """The run of a cell, from that of another seed; an order that was asked for is kept, as in
+        `dss train --seeds`.
+        """
+        same_order = any(b.startswith("Data.seed ") for b in self.bindings)
+        train = dataclasses.replace(of_group.train, seed=cell.seed, output_dir=self.place(cell))
+        data = of_group.data if same_order else dataclasses.replace(of_group.data, seed=cell.seed)
+        return dataclasses.replace(of_group, data=data, train=train)
 
 
-def _gin_flag(binding: str) -> str:
-    name, _, value = binding.partition("=")
-    return f"--gin.{name.strip()}={value.strip()}"
-
-
-def _filled(text: str, cell: Cell) -> str:
-    return text.replace("{task}", cell.task).replace("{model}", cell.model or "")
+def _values(flag: str, text: str, kind: type) -> tuple:
+    try:
+        return tuple(kind(word.strip()) for word in text.split(",") if word.strip())
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise UsageError(f"--{flag} takes {wanted} with commas between, not {text!r}.") from None
 
 
 def read_grid(
@@ -150,100 +125,85 @@ def read_grid(
     """
     bindings = options.gin_bindings(rest, parser)
     given: dict[str, object] = {}
-    for name in ("tasks", "methods", "models"):
-        if getattr(args, name, None) is not None:
-            given[name] = tuple(_words(getattr(args, name)))
-    for name, kind in (("fractions", float), ("counts", int), ("seeds", int)):
-        if getattr(args, name, None) is not None:
-            given[name] = _numbers(name, getattr(args, name), kind)
+    for name, kind in KINDS.items():
+        if (text := getattr(args, name, None)) is not None:
+            given[name] = _values(name, text, kind)
     if args.at_once is not None:
         given["at_once"] = True
     if ("fractions" in given) != ("counts" in given):
         # A flag for one of them takes the place of both in a gin file.
         given |= {name: () for name in ("fractions", "counts") if name not in given}
-    grid = [b for b in bindings if b.startswith("Sweep.")]
-    search = [p for p in args.gin_search_paths.split(",") if p]
-    sweep = gin_config.read(
-        args.gin_file, [*(f"Sweep.{n} = {v!r}" for n, v in given.items()), *grid], search
-    ).sweep()
+    flags = [f"Sweep.{name} = {value!r}" for name, value in given.items()]
+    own = [b for b in bindings if b.startswith("Sweep.")]
+    sweep = gin_config.read(args.gin_file, flags + own, options.search_paths(args)).sweep()
     sweep.check_complete()
     if any(b.startswith("Train.seed ") for b in bindings):
         raise UsageError("give --seeds, not --gin.Train.seed: every cell has seeds of its own.")
     if args.output_dir is None:
         raise UsageError("no folder: give --output_dir DIR.")
-    common = tuple(b for b in bindings if not b.startswith("Sweep."))
-    return Grid(sweep, args.output_dir, args, common)
+    common = tuple(b for b in bindings if b not in own)
+    return Grid(sweep, storage.place(args.output_dir), args, common)
 
 
-def resolve(
-    grid: Grid, cells: Sequence[Cell]
-) -> tuple[list["Planned"], dict[str, DistillationTask]]:
-    """Cells -> checked runs, as the processes that train them will read the same flags.
-
-    Args:
-      grid: of the sweep.
-      cells: of it; those of a group differ in their seeds only.
+def plan(grid: Grid, cells: Sequence[Cell]) -> tuple[list[Planned], list[Cell]]:
+    """Cells -> checked runs.
 
     Returns:
-      The runs, and task name -> task.
+      The runs, and other cells of the sweep's folder whose runs have begun: a part of its grid.
 
     Raises:
-      UsageError: what is wrong with which cell, for all that is.
+      UsageError: what is wrong with which cell, for all that is; or the folder's runs were begun
+        with other settings.
     """
-    from dss_jax.sweep.plan import Planned
+    before = sweep_plan.begun_before(grid.folder, cells)
+    planned = resolve(grid, [*cells, *before])
+    sweep_plan.check_settings(grid.folder, planned)
+    return planned[: len(cells)], before
 
-    parser = argparse.ArgumentParser(prog="dss train", allow_abbrev=False)
-    train.add_flags(parser)
-    planned: dict[Cell, Planned] = {}
-    tasks: dict[str, DistillationTask] = {}
-    mistakes: dict[str, list[str]] = {}
-    for group, members in groups_of(cells).items():
-        flags = grid.flags(members[0])
+
+def resolve(grid: Grid, cells: Sequence[Cell]) -> list[Planned]:
+    """The checked runs of cells; those of a group differ in their seeds only."""
+    firsts: dict[str, Cell] = {}
+    for cell in cells:
+        firsts.setdefault(cell.group, cell)
+    of_group: dict[str, options.Resolved] = {}
+    mistakes: Mistakes = {}
+    for group, cell in firsts.items():
         try:
-            args, rest = parser.parse_known_args([*flags, *grid.seed_flags(members[0])])
-            args.output_dir = grid.place(members[0])
-            resolved = options.resolve(args, rest, parser)
-            if resolved.run.method.form == "spans":
-                raise UsageError(
-                    "pre-training is no method of a sweep: dss train --method pretrain, and then "
-                    "dss sweep --init_from its folder."
-                )
-            if grid.sweep.at_once:
-                checks.whole_on_one_device(resolved.run.mesh)
+            of_group[group] = _resolved(grid, cell)
         except UsageError as error:
             mistakes.setdefault(str(error), []).append(group)
-            continue
-        assert resolved.task is not None
-        tasks[members[0].task] = resolved.task
-        for cell in members:
-            run = _of_cell(resolved.run, cell, grid)
-            planned[cell] = Planned(cell, tuple(flags), tuple(grid.seed_flags(cell)), run)
-    if mistakes:
-        raise UsageError(_listed(mistakes))
-    return [planned[cell] for cell in cells], tasks
+    _refuse(mistakes)
+    found = ((cell, of_group[cell.group]) for cell in cells)
+    return [Planned(cell, grid.run_of(cell, one.run), one.vocabulary) for cell, one in found]
 
 
-def _of_cell(run: config.Run, cell: Cell, grid: Grid) -> config.Run:
-    own_order = any(flag.startswith("--gin.Data.seed=") for flag in grid.seed_flags(cell))
-    return dataclasses.replace(
-        run,
-        data=dataclasses.replace(run.data, seed=cell.seed if own_order else run.data.seed),
-        train=dataclasses.replace(run.train, seed=cell.seed, output_dir=grid.place(cell)),
-    )
+def _resolved(grid: Grid, cell: Cell) -> options.Resolved:
+    bindings = grid.bindings_of(cell)
+    found = options.named_run(grid.args, cell.task, cell.method, cell.model, bindings)
+    if found.run.method.form == "spans":
+        raise UsageError(
+            "pre-training is no method of a sweep: dss train --method pretrain, and then "
+            "dss sweep --init_from its folder."
+        )
+    return found
 
 
-def _listed(mistakes: dict[str, list[str]]) -> str:
-    """What is wrong, with the cells that it is wrong for."""
+def _refuse(mistakes: Mistakes) -> None:
+    """Raises UsageError with what is wrong, and the cells that it is wrong for."""
+    if not mistakes:
+        return
     lines = []
     for text, groups in list(mistakes.items())[:MOST_SHOWN]:
         more = f" and {len(groups) - 1} more" if len(groups) > 1 else ""
         lines.append(f"  {groups[0]}{more}: {text}")
     if len(mistakes) > MOST_SHOWN:
         lines.append(f"  ... and {len(mistakes) - MOST_SHOWN} other mistakes")
-    return "nothing was started; these cells of the grid cannot be run:\n" + "\n".join(lines)
+    told = "nothing was started; these cells of the grid cannot be run:"
+    raise UsageError("\n".join([told, *lines]))
 
 
-def make_stores(grid: Grid, planned: Sequence["Planned"]) -> dict[str, "TokenStore"]:
+def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore"]:
     """Makes the token stores that the runs share, and checks that they hold what is trained on.
 
     Returns:
@@ -256,7 +216,7 @@ def make_stores(grid: Grid, planned: Sequence["Planned"]) -> dict[str, "TokenSto
 
     stores: dict[str, TokenStore] = {}
     by_key: dict[tuple, TokenStore] = {}
-    mistakes: dict[str, list[str]] = {}
+    mistakes: Mistakes = {}
     for one in planned:
         run = one.run
         task = dataclasses.replace(run.task, train_fraction=1.0, train_count=None)
@@ -269,12 +229,11 @@ def make_stores(grid: Grid, planned: Sequence["Planned"]) -> dict[str, "TokenSto
         problem = _lacking(store, one)
         if problem:
             mistakes.setdefault(problem, []).append(one.cell.group)
-    if mistakes:
-        raise UsageError(_listed(mistakes))
+    _refuse(mistakes)
     return stores
 
 
-def _lacking(store: "TokenStore", planned: "Planned") -> str | None:
+def _lacking(store: "TokenStore", planned: Planned) -> str | None:
     """What a run needs that its store does not have; None: nothing."""
     from dss_jax.layouts.batches import subset_rows
 
@@ -292,9 +251,7 @@ def _lacking(store: "TokenStore", planned: "Planned") -> str | None:
     return None
 
 
-def without_teachers(
-    planned: Sequence["Planned"], stores: dict[str, "TokenStore"]
-) -> list["Planned"]:
+def without_teachers(planned: Sequence[Planned], stores: dict[str, "TokenStore"]) -> list[Planned]:
     """The runs without the teachers that have labelled neither validation nor test."""
     return [
         one for one in planned if one.cell.method != TEACHER or _has_teacher(stores[one.cell.task])

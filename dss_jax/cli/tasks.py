@@ -90,9 +90,7 @@ def _stats(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argum
             number(s.empty_rationales),
             f"{number(s.rationale_words[0], 1)}/{number(s.rationale_words[1], 0)}",
         ]
-        for s in summary.label_counts(
-            task, run.task.data_dir, store.splits, run.task.rationale_files
-        )
+        for s in summary.label_counts(task, run.task.data_dir, store.splits, run.task.record_files)
     ]
     print_table(
         f"{task.name}: rows and the teacher's labels ({task.scorer.name}, %)",

@@ -156,11 +156,10 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         if seeds is not None:
             same_order = any(flag.startswith("--gin.Data.seed=") for flag in rest)
             runs = several.seed_runs(run, seeds, same_order)
-            print_seeds(
-                f"{run.task.shown_name}, {run.method.name}",
-                several.train(runs, store, scorer, clock),
-            )
-            print(f"curves: {run.train.output_dir}/curves.png")
+            numbers = several.train(runs, store, scorer, clock)
+            if processes.is_first():
+                print_seeds(f"{run.task.shown_name}, {run.method.name}", numbers)
+                print(f"curves: {run.train.output_dir}/curves.png")
             return 0
         if run.train.engine == "t5x":
             results = other_engine.train(run, store, resolved.task_dirs, variables)

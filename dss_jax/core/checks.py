@@ -1,55 +1,139 @@
-"""Checks of configured values. Each raises UsageError with the value and what is allowed."""
+"""Checks of configured values, and what a group of settings is: fields that say what is allowed.
 
-from dataclasses import field
-from typing import Any
+Each check raises UsageError with the value and what is allowed.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from dss_jax.core.errors import UsageError, unknown_name
 
-
-def free(default: Any) -> Any:
-    """A dataclass field that may change when a run is continued."""
-    return field(default=default, metadata={"free": True})
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
-def among(what: str, value: str, allowed: tuple[str, ...]) -> None:
+def among(what: str, value: str, allowed: Iterable[str]) -> None:
     """`value` is one of `allowed`."""
     if value not in allowed:
         raise unknown_name(what, str(value), allowed)
 
 
-def number(what: str, value: Any, kinds: type | tuple[type, ...]) -> None:
-    """`value` is a number of these kinds; True and False are none."""
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        wanted = "a whole number" if kinds is int else "a number"
-        raise UsageError(f"{what} must be {wanted}, not {value!r}.")
+def _number(what: str, value: Any, kind: type) -> None:
+    if not _is_plain(value, kind):
+        raise UsageError(f"{what} must be {_KINDS[kind]}, not {value!r}.")
 
 
 def at_least(what: str, value: Any, least: int) -> None:
     """`value` is a whole number, at least `least`."""
-    number(what, value, int)
-    if value < least:
-        raise UsageError(f"{what} must be at least {least}, not {value}.")
+    _number(what, value, int)
+    _within(what, value, least, inf)
 
 
 def between(what: str, value: Any, low: float, high: float) -> None:
     """`value` is a number in [low, high]."""
-    number(what, value, (int, float))
+    _number(what, value, float)
+    _within(what, value, low, high)
+
+
+def _within(what: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UsageError(f"{what} must be between {low:g} and {high:g}, not {value}.")
+        allowed = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
+        raise UsageError(f"{what} must be {allowed}, not {value}.")
 
 
-def flag(what: str, value: Any) -> None:
-    """`value` is True or False."""
-    if not isinstance(value, bool):
-        raise UsageError(f"{what} must be True or False, not {value!r}.")
+@dataclass(frozen=True)
+class Rule:
+    """What is allowed for a setting, beside its type; of a tuple, for each value in it.
+
+    Attributes:
+      low, high: the least and the greatest number.
+      positive: whether a number must be above 0.
+      among: the texts that are known; (): any.
+      distinct: whether the values in a tuple must differ.
+      commas: whether a tuple is also taken as text with commas between, and as None for ().
+      free: whether the setting may change when a run is continued.
+    """
+
+    low: float = -inf
+    high: float = inf
+    positive: bool = False
+    among: tuple[str, ...] = ()
+    distinct: bool = False
+    commas: bool = False
+    free: bool = False
+
+    def tidy(self, value: Any) -> Any:
+        """The value in the form in which it is kept: lists become tuples."""
+        if self.commas and value is None:
+            return ()
+        if self.commas and isinstance(value, str):
+            return tuple(word.strip() for word in value.split(",") if word.strip())
+        return _tuples(value)
+
+    def check(self, what: str, value: Any, kind: Any) -> None:
+        """Raises UsageError where a value is not of its annotated kind, or not allowed."""
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        if value is None and NoneType in kinds:
+            return
+        inside = next((get_args(k) for k in kinds if get_origin(k) is tuple), None)
+        if inside and isinstance(value, tuple):
+            self._check_each(what, value, inside)
+        elif not any(_is_plain(value, k) for k in kinds if not get_origin(k)):
+            wanted = f"a list such as ({value!r},)" if inside else _KINDS[kinds[0]]
+            raise UsageError(f"{what} must be {wanted}, not {value!r}.")
+        elif self.among:
+            among(what, value, self.among)
+        elif isinstance(value, int | float):
+            _within(what, value, self.low, self.high)
+            if self.positive and not value > 0:
+                raise UsageError(f"{what} must be above 0.")
+
+    def _check_each(self, what: str, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> None:
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(values)
+        if len(values) != len(kinds):
+            raise UsageError(f"{what} must be a list of {len(kinds)}, not {values!r}.")
+        for value, kind in zip(values, kinds, strict=True):
+            self.check(what if what.startswith("value in") else f"value in {what}", value, kind)
+        twice = [v for i, v in enumerate(values) if self.distinct and v in values[:i]]
+        if twice:
+            raise UsageError(f"{what} has {twice[0]!r} twice.")
 
 
-def whole_on_one_device(mesh: Any) -> None:
-    """A mesh (`config.Mesh`) that cuts up no parameters, as seeds that train at once need it."""
-    for axis in ("fsdp", "model"):
-        size = getattr(mesh, axis)
-        if size not in (1, -1):
-            raise UsageError(
-                f"Mesh.{axis} is {size}, but with --seeds each seed's parameters are whole on one "
-                f"device. Leave --seeds out, or Mesh.{axis} at 1."
-            )
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    """Whether a value is of a class; a whole number is a float too, True and False are neither."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def setting(default: Any, **rule: Any) -> Any:
+    """A field of a `Section` with its default, and a `Rule`."""
+    return dataclasses.field(default=default, metadata={"rule": Rule(**rule)})
+
+
+def rule_of(field: "dataclasses.Field[Any]") -> Rule:
+    """What is allowed for a field; its type is in the annotation."""
+    return field.metadata.get("rule") or Rule()
+
+
+class Section:
+    """Settings that belong together: a frozen dataclass that checks itself when it is made."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            rule = rule_of(field)
+            value = rule.tidy(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            rule.check(f"{type(self).__name__}.{field.name}", value, field.type)
+        self.check()
+
+    def check(self) -> None:
+        """Raises UsageError where settings do not go together."""

@@ -5,26 +5,23 @@ the name in a gin file: `Train.steps = 300`. Fields marked `free` may change whe
 in the same output folder, all others may not: they would make it another experiment.
 """
 
-import dataclasses
-from dataclasses import dataclass
+import ast
+import contextlib
+from dataclasses import dataclass, fields
 from typing import Any
 
-from dss_jax.core.checks import among, at_least, between, flag, free, number
-from dss_jax.core.data_config import Data, Vocabulary
+from dss_jax.core.checks import Section, among, rule_of, setting
 from dss_jax.core.decode_config import DECODE_METHODS, Beam, Sample
 from dss_jax.core.errors import UsageError
-from dss_jax.core.lora_config import Lora
 from dss_jax.core.method_config import Loss, Method, Pretrain
-from dss_jax.core.t5_config import T5Config
-from dss_jax.core.train_config import Train
+from dss_jax.core.t5_config import Lora, T5Config
+from dss_jax.core.types import ENGINES
 
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
+LAYOUTS = ("auto", "padded", "flat", "packed")
+
 MESH_AXES = ("data", "fsdp", "model")
-LOGICAL_AXES = (
-    "batch", "length", "vocab", "embed", "joined_kv", "mlp", "layers", "heads", "kv",
-    "relpos_buckets", "activation_embed", "lora",
-)  # fmt: skip
 
 DEFAULT_LOGICAL_AXIS_RULES: AxisRules = (
     ("batch", ("data", "fsdp")),
@@ -41,19 +38,21 @@ DEFAULT_LOGICAL_AXIS_RULES: AxisRules = (
     ("lora", None),
 )
 
+LOGICAL_AXES = tuple(axis for axis, _ in DEFAULT_LOGICAL_AXIS_RULES)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(Section):
     """Which data set, and how much of it.
 
     Attributes:
       name: a task file's name ("cqa"); None where `mixture_or_task_name` is used.
       data_dir: folder of the data (for the benchmarks, the authors' release layout); None: the
         environment's DSS_DATA_DIR.
-      rationales: record files of `dss extract`, separated by commas, each of one split; their
-        labels and rationales take the place of the teacher text in the data. None: that text.
-      extra_tasks: task files' names, separated by commas, whose training rows are trained on too,
-        as unlabelled: with the teacher's label. All of them are used, whatever `train_fraction`.
+      record_files: record files of `dss extract`, each of one split; their labels and rationales
+        take the place of the teacher text in the data. (): that text.
+      extra_tasks: task files' names whose training rows are trained on too, as unlabelled: with the
+        teacher's label. All of them are used, whatever `train_fraction`.
       prefixes: "paper" ("[label] ", "[rationale] ") or "released_code" ("predict: ", "explain: ").
       train_fraction: share of the training split that is used, in (0, 1]; smaller shares are
         inside larger ones.
@@ -62,69 +61,55 @@ class Task:
       mixture_or_task_name: a SeqIO task or mixture of the user's with `inputs` and `targets`.
       mixture_or_task_module: the Python module that registers it.
       use_cached: whether its rows are read from the cache of `seqio_cache_tasks`, as in T5X.
-      seqio_cache_dirs: folders of such caches, separated by commas, beside those that the module
-        names itself.
+      seqio_cache_dirs: folders of such caches, beside those that the module names itself.
     """
 
     name: str | None = None
-    data_dir: str | None = free(None)
-    rationales: str | None = free(None)  # What is in the files decides; the token store has that.
-    extra_tasks: str | None = None
-    prefixes: str = "paper"
-    train_fraction: float = 1.0
-    train_count: int | None = None
-    subset_seed: int = 0
+    data_dir: str | None = setting(None, free=True)
+    # What is in the files and in the cache decides; the token store has that.
+    record_files: tuple[str, ...] = setting((), commas=True, free=True)
+    extra_tasks: tuple[str, ...] = setting((), commas=True)
+    prefixes: str = setting("paper", among=("paper", "released_code"))
+    train_fraction: float = setting(1.0, low=0, high=1, positive=True)
+    train_count: int | None = setting(None, low=1)
+    subset_seed: int = setting(0, low=0)
     mixture_or_task_name: str | None = None
     mixture_or_task_module: str | None = None
     use_cached: bool = False
-    seqio_cache_dirs: str | None = free(None)  # What is in the cache decides; the store has that.
+    seqio_cache_dirs: tuple[str, ...] = setting((), commas=True, free=True)
 
-    def __post_init__(self) -> None:
-        among("Task.prefixes", self.prefixes, ("paper", "released_code"))
-        between("Task.train_fraction", self.train_fraction, 0, 1)
-        if self.train_fraction == 0:
-            raise UsageError("Task.train_fraction must be above 0.")
-        if self.train_count is not None:
-            at_least("Task.train_count", self.train_count, 1)
-            if self.train_fraction != 1.0:
-                raise UsageError("give Task.train_fraction or Task.train_count, not both.")
-        at_least("Task.subset_seed", self.subset_seed, 0)
-        if self.name is not None and self.mixture_or_task_name is not None:
-            raise UsageError(
-                f"give Task.name ({self.name!r}) or Task.mixture_or_task_name "
-                f"({self.mixture_or_task_name!r}), not both."
-            )
-        if self.mixture_or_task_name is not None and self.mixture_or_task_module is None:
-            raise UsageError(
-                "Task.mixture_or_task_name needs Task.mixture_or_task_module, the Python module "
-                "that registers it."
-            )
-        flag("Task.use_cached", self.use_cached)
-        if self.use_cached and self.mixture_or_task_name is None:
+    def check(self) -> None:
+        if self.train_count is not None and self.train_fraction != 1.0:
+            raise UsageError("give Task.train_fraction or Task.train_count, not both.")
+        if self.mixture_or_task_name is not None:
+            self._check_mixture()
+        elif self.use_cached:
             raise UsageError(
                 "Task.use_cached is for a SeqIO task or mixture of yours: give "
                 "--mixture_or_task_name. A task file's rows are not in SeqIO's cache."
             )
-        if self.mixture_or_task_name is not None and self.extra_tasks is not None:
+
+    def _check_mixture(self) -> None:
+        if self.name is not None:
+            raise UsageError(
+                f"give Task.name ({self.name!r}) or Task.mixture_or_task_name "
+                f"({self.mixture_or_task_name!r}), not both."
+            )
+        if self.mixture_or_task_module is None:
+            raise UsageError(
+                "Task.mixture_or_task_name needs Task.mixture_or_task_module, the Python module "
+                "that registers it."
+            )
+        if self.extra_tasks:
             raise UsageError(
                 "Task.extra_tasks (--extra_task) are task files beside a task file: give --task, "
                 "not --mixture_or_task_name."
             )
-        if self.mixture_or_task_name is not None and self.rationales is not None:
+        if self.record_files:
             raise UsageError(
-                "Task.rationales is for task files: a SeqIO task has inputs and targets only. "
+                "Task.record_files is for task files: a SeqIO task has inputs and targets only. "
                 "docs/add_a_task.md shows a task file."
             )
-
-    @property
-    def rationale_files(self) -> tuple[str, ...]:
-        """The record files, one by one."""
-        return tuple(f for f in (self.rationales or "").split(",") if f)
-
-    @property
-    def extra_names(self) -> tuple[str, ...]:
-        """The extra tasks, one by one."""
-        return tuple(n.strip() for n in (self.extra_tasks or "").split(",") if n.strip())
 
     @property
     def shown_name(self) -> str:
@@ -133,7 +118,49 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer:
+class Vocabulary(Section):
+    """The SentencePiece vocabulary.
+
+    Attributes:
+      path: the `.model` file: a local path, https://, or gs:// of a public bucket (fetched once
+        into the cache); None: the task's own where it ships one, else T5's public vocabulary.
+      extra_ids: sentinel ids above the model's pieces (T5: 100).
+    """
+
+    path: str | None = setting(None, free=True)  # What is in the file decides: as for records.
+    extra_ids: int = setting(100, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Section):
+    """Token store and batches.
+
+    Attributes:
+      batch_size: examples a step, global; each is trained on in both roles.
+      input_length: longest input in tokens, EOS included; longer ones are cut and counted.
+      target_length: longest label or rationale in tokens, EOS included.
+      layout: how a batch is laid out: "padded" (rows as long as the longest), "flat" (a stream of
+        tokens a device), "packed" (several examples a row), or "auto": packed on TPU, flat
+        elsewhere. The loss is the same.
+      length_multiple: padded lengths are rounded up to a multiple of this, in tokens.
+      seed: seed of the order of the training examples.
+      store_dir: folder of all token stores; None: the environment's DSS_STORE_DIR, or the
+        user's cache folder.
+      store: one store to use as it is, for example copied from a machine with TensorFlow.
+    """
+
+    batch_size: int = setting(64, low=1)
+    input_length: int = setting(1024, low=2)
+    target_length: int = setting(256, low=2)
+    layout: str = setting("auto", among=LAYOUTS, free=True)
+    length_multiple: int = setting(8, low=1)
+    seed: int = setting(0, low=0)
+    store_dir: str | None = setting(None, free=True)
+    store: str | None = setting(None, free=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Section):
     """The optimiser. The defaults are the authors' released code.
 
     Attributes:
@@ -146,30 +173,20 @@ class Optimizer:
       clip_norm: gradients are clipped to this global norm; 0 is off.
     """
 
-    name: str = "adamw"
-    learning_rate: float = 5e-5
-    schedule: str = "linear"
-    warmup_steps: int = 0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    decay_rate: float = 0.8
-    clip_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        among("Optimizer.name", self.name, ("adamw", "adafactor"))
-        among("Optimizer.schedule", self.schedule, ("linear", "constant"))
-        between("Optimizer.learning_rate", self.learning_rate, 0, 10)
-        at_least("Optimizer.warmup_steps", self.warmup_steps, 0)
-        for name in ("b1", "b2", "decay_rate"):
-            between(f"Optimizer.{name}", getattr(self, name), 0, 1)
-        for name in ("eps", "weight_decay", "clip_norm"):
-            between(f"Optimizer.{name}", getattr(self, name), 0, float("inf"))
+    name: str = setting("adamw", among=("adamw", "adafactor"))
+    learning_rate: float = setting(5e-5, low=0, high=10)
+    schedule: str = setting("linear", among=("linear", "constant"))
+    warmup_steps: int = setting(0, low=0)
+    b1: float = setting(0.9, low=0, high=1)
+    b2: float = setting(0.999, low=0, high=1)
+    eps: float = setting(1e-8, low=0)
+    weight_decay: float = setting(0.0, low=0)
+    decay_rate: float = setting(0.8, low=0, high=1)
+    clip_norm: float = setting(1.0, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mesh:
+class Mesh(Section):
     """The device mesh and what is sharded over it.
 
     Attributes:
@@ -177,18 +194,17 @@ class Mesh:
       logical_axis_rules: (logical axis, mesh axis or axes or None), as in T5X.
     """
 
-    data: int = free(-1)
-    fsdp: int = free(1)
-    model: int = free(1)
-    logical_axis_rules: AxisRules = free(DEFAULT_LOGICAL_AXIS_RULES)
+    data: int = setting(-1, free=True)
+    fsdp: int = setting(1, free=True)
+    model: int = setting(1, free=True)
+    logical_axis_rules: AxisRules = setting(DEFAULT_LOGICAL_AXIS_RULES, free=True)
 
-    def __post_init__(self) -> None:
-        for axis in MESH_AXES:
-            size = getattr(self, axis)
-            number(f"Mesh.{axis}", size, int)
+    def check(self) -> None:
+        sizes = {axis: getattr(self, axis) for axis in MESH_AXES}
+        for axis, size in sizes.items():
             if size != -1 and size < 1:
                 raise UsageError(f"Mesh.{axis} must be at least 1, or -1 (the rest), not {size}.")
-        if [self.data, self.fsdp, self.model].count(-1) > 1:
+        if list(sizes.values()).count(-1) > 1:
             raise UsageError("at most one of Mesh.data, Mesh.fsdp and Mesh.model may be -1.")
         for logical, mesh_axes in self.logical_axis_rules:
             among("logical axis in Mesh.logical_axis_rules", logical, LOGICAL_AXES)
@@ -197,7 +213,7 @@ class Mesh:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Section):
     """Scoring by decoding.
 
     Attributes:
@@ -210,29 +226,53 @@ class Evaluate:
       max_rationale_length: longest generated rationale, in tokens.
       validation_examples: how many validation rows are scored each time (the first ones); None:
         all.
-      rationales: whether the written predictions carry a generated rationale.
+      generate_rationales: whether the written predictions carry a generated rationale.
     """
 
-    decode: str = "greedy"
-    every: int = 250
-    batch_size: int = 256
-    max_decode_length: int = 64
-    max_rationale_length: int = 128
-    validation_examples: int | None = None
-    rationales: bool = free(False)
+    decode: str = setting("greedy", among=DECODE_METHODS)
+    every: int = setting(250, low=1)
+    batch_size: int = setting(256, low=1)
+    max_decode_length: int = setting(64, low=1)
+    max_rationale_length: int = setting(128, low=1)
+    validation_examples: int | None = setting(None, low=1)
+    generate_rationales: bool = setting(False, free=True)
 
-    def __post_init__(self) -> None:
-        among("Evaluate.decode", self.decode, DECODE_METHODS)
-        for name in ("every", "batch_size", "max_decode_length", "max_rationale_length"):
-            at_least(f"Evaluate.{name}", getattr(self, name), 1)
-        if self.validation_examples is not None:
-            at_least("Evaluate.validation_examples", self.validation_examples, 1)
-        flag("Evaluate.rationales", self.rationales)
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Section):
+    """The loop.
+
+    Attributes:
+      steps: optimiser updates.
+      seed: of the parameters and of dropout.
+      microbatches: the batch is split into this many parts whose gradients are added up; the
+        result is that of the whole batch.
+      checkpoint_every: optimiser updates between checkpoints; None: at each evaluation.
+      keep_checkpoints: how many of the latest are kept, beside the best on validation.
+      max_bad_steps: batches in a row whose loss or gradient is not finite; each is skipped, and
+        after so many the run stops.
+      log_every: optimiser updates between lines of `metrics.jsonl`.
+      output_dir: where everything that the run makes goes.
+      init_from: checkpoint whose parameters the run starts from: a Hugging Face folder, an Orbax
+        model folder or run folder, or a T5X checkpoint; None: random parameters.
+      engine: what runs the loop: "jax", this package, or "t5x", T5X's own `train`.
+    """
+
+    steps: int = setting(10_000, low=1)
+    seed: int = setting(0, low=0)
+    microbatches: int = setting(1, low=1)
+    checkpoint_every: int | None = setting(None, low=1, free=True)
+    keep_checkpoints: int = setting(1, low=1, free=True)
+    max_bad_steps: int = setting(3, low=1, free=True)
+    log_every: int = setting(10, low=1, free=True)
+    output_dir: str | None = setting(None, free=True)
+    init_from: str | None = None
+    engine: str = setting("jax", among=ENGINES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything that decides the result of a run."""
+    """Everything that decides the result of a run. A section's name in gin files is its class's."""
 
     task: Task = Task()
     vocabulary: Vocabulary = Vocabulary()
@@ -281,38 +321,40 @@ class Run:
             )
 
 
-SECTIONS: dict[str, type] = {
-    "Task": Task,
-    "Vocabulary": Vocabulary,
-    "Data": Data,
-    "Method": Method,
-    "Pretrain": Pretrain,
-    "T5Config": T5Config,
-    "Lora": Lora,
-    "Loss": Loss,
-    "Optimizer": Optimizer,
-    "Mesh": Mesh,
-    "Evaluate": Evaluate,
-    "Beam": Beam,
-    "Sample": Sample,
-    "Train": Train,
-}
+SECTIONS: dict[str, Any] = {f.type.__name__: f.type for f in fields(Run)}  # type: ignore[union-attr]
 """Name in gin files -> class, in the order in which they are printed."""
 
+SETTINGS = {f"{name}.{f.name}": f for name, section in SECTIONS.items() for f in fields(section)}
+"""Everything that can be bound -> its field."""
 
-def sections(run: Run) -> dict[str, Any]:
-    """Name in gin files -> the run's value of it."""
-    values = [getattr(run, f.name) for f in dataclasses.fields(run)]
-    by_name = {type(v).__name__: v for v in values}
-    return {name: by_name[name] for name in SECTIONS}
+RENAMED = {
+    "Task.rationales": "Task.record_files",
+    "Evaluate.rationales": "Evaluate.generate_rationales",
+}
+"""Settings of older gin files -> what they are called now."""
+
+
+def values_of(run: Run) -> dict[str, Any]:
+    """Name of each setting -> the run's value."""
+    sections = [getattr(run, f.name) for f in fields(run)]
+    return {f"{type(s).__name__}.{f.name}": getattr(s, f.name) for s in sections for f in fields(s)}
 
 
 def to_gin(run: Run) -> str:
     """The resolved configuration as gin text, which gives the same `Run` again."""
     lines = []
-    for name, value in sections(run).items():
-        lines.append(f"# {name}")
-        for f in dataclasses.fields(value):
-            lines.append(f"{name}.{f.name} = {getattr(value, f.name)!r}")
-        lines.append("")
+    for section in (getattr(run, f.name) for f in fields(run)):
+        name = type(section).__name__
+        bound = (f"{name}.{f.name} = {getattr(section, f.name)!r}" for f in fields(section))
+        lines += [f"# {name}", *bound, ""]
     return "\n".join(lines)
+
+
+def binding(line: str) -> tuple[str, str]:
+    """A line of `to_gin`, perhaps of an older version, as today's name and text of the value."""
+    name, _, text = line.partition(" = ")
+    name = RENAMED.get(name, name)
+    if name in SETTINGS:
+        with contextlib.suppress(ValueError, SyntaxError):  # inf is no literal.
+            text = repr(rule_of(SETTINGS[name]).tidy(ast.literal_eval(text)))
+    return name, text

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from dss_jax.core.checks import among, at_least, between
+from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
 
 DECODE_METHODS = ("greedy", "beam", "sample", "rank")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beam:
+class Beam(Section):
     """Beam search.
 
     Attributes:
@@ -25,25 +25,21 @@ class Beam:
       min_decode_length: tokens before the end is allowed.
     """
 
-    num_beams: int = 4
-    rule: str = "hf"
-    length_penalty: float = 1.0
+    num_beams: int = setting(4, low=1)
+    rule: str = setting("hf", among=("hf", "t5x"))
+    length_penalty: float = setting(1.0, low=-100, high=100)
     early_stopping: bool | str = False
-    min_decode_length: int = 0
+    min_decode_length: int = setting(0, low=0)
 
-    def __post_init__(self) -> None:
-        at_least("Beam.num_beams", self.num_beams, 1)
-        among("Beam.rule", self.rule, ("hf", "t5x"))
-        between("Beam.length_penalty", self.length_penalty, -100, 100)
+    def check(self) -> None:
         if self.early_stopping not in (True, False, "never"):
             raise UsageError(
                 f'Beam.early_stopping must be True, False or "never", not {self.early_stopping!r}.'
             )
-        at_least("Beam.min_decode_length", self.min_decode_length, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(Section):
     """Sampling. Temperature, top-k and top-p apply in this order, as in Hugging Face's `generate`.
 
     Attributes:
@@ -57,20 +53,12 @@ class Sample:
         alone, so it is the same in whatever batch it is decoded.
     """
 
-    num_samples: int = 1
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_decode_length: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        at_least("Sample.num_samples", self.num_samples, 1)
-        between("Sample.temperature", self.temperature, 0, 1000)
-        at_least("Sample.top_k", self.top_k, 0)
-        between("Sample.top_p", self.top_p, 0, 1)
-        at_least("Sample.min_decode_length", self.min_decode_length, 0)
-        at_least("Sample.seed", self.seed, 0)
+    num_samples: int = setting(1, low=1)
+    temperature: float = setting(1.0, low=0, high=1000)
+    top_k: int = setting(0, low=0)
+    top_p: float = setting(1.0, low=0, high=1)
+    min_decode_length: int = setting(0, low=0)
+    seed: int = setting(0, low=0)
 
 
 GREEDY = Sample(temperature=0.0)

@@ -1,11 +1,7 @@
 """Which runs T5X's loop can take. Standard library only."""
 
-from typing import TYPE_CHECKING
-
+from dss_jax.core.config import DEFAULT_LOGICAL_AXIS_RULES, Run
 from dss_jax.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from dss_jax.core.config import Run
 
 T5X_CONSTANTS = {
     "relative_attention_max_distance": 128,
@@ -17,10 +13,8 @@ T5X_CONSTANTS = {
 """What T5X's network (`t5x.examples.t5`) has in its code: field of T5Config -> value."""
 
 
-def check_for_t5x(run: "Run") -> None:
+def check_for_t5x(run: Run) -> None:
     """Raises UsageError, with every setting that T5X's loop cannot take and what it can."""
-    from dss_jax.core.config import DEFAULT_LOGICAL_AXIS_RULES
-
     lines = [
         f"T5Config.{name} must be {value!r}, not {getattr(run.model, name)!r}: it is in T5X's code"
         for name, value in T5X_CONSTANTS.items()
@@ -38,7 +32,7 @@ def check_for_t5x(run: "Run") -> None:
             "Method.only_correct and with Method.rationales = 'first'"
         )
     if run.task.extra_tasks:
-        lines.append("Task.extra_tasks must be None: T5X mixes tasks in its mixtures")
+        lines.append("Task.extra_tasks must be (): T5X mixes tasks in its mixtures")
     if run.loss.alpha_schedule != "constant" or run.loss.mutual_information:
         lines.append("Loss.alpha_schedule must be 'constant' and Loss.mutual_information 0")
     if lines:

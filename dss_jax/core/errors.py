@@ -7,11 +7,15 @@ from collections.abc import Iterable
 class UsageError(ValueError):
     """The user can fix this. The command line prints its text without a traceback."""
 
+    status = 2  # Of the command.
+
 
 class Diverged(Exception):  # noqa: N818
     """Training cannot go on: loss or gradient is not finite, batch after batch. Its text is printed
     without a traceback.
     """
+
+    status = 1
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

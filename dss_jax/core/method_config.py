@@ -3,16 +3,15 @@
 import math
 from dataclasses import dataclass
 
-from dss_jax.core.checks import among, between, flag
+from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
 
 FORMS = ("tasks", "rationale_label", "label_rationale", "rationale_input", "spans", "teacher")
-ALPHA_SCHEDULES = ("constant", "linear", "cosine", "phased")
-RATIONALES = ("first", "drawn")
+SCHEDULES = ("constant", "linear", "cosine", "phased")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(Section):
     """What the student learns.
 
     Attributes:
@@ -35,18 +34,13 @@ class Method:
     """
 
     name: str = "dss"
-    label: str = "gold"
+    label: str = setting("gold", among=("gold", "teacher"))
     rationale: bool = True
-    form: str = "tasks"
+    form: str = setting("tasks", among=FORMS)
     only_correct: bool = False
-    rationales: str = "first"
+    rationales: str = setting("first", among=("first", "drawn"))
 
-    def __post_init__(self) -> None:
-        among("Method.label", self.label, ("gold", "teacher"))
-        flag("Method.rationale", self.rationale)
-        among("Method.form", self.form, FORMS)
-        flag("Method.only_correct", self.only_correct)
-        among("Method.rationales", self.rationales, RATIONALES)
+    def check(self) -> None:
         if self.rationale and self.form != "tasks":
             raise UsageError(
                 f'Method.rationale is the second task of Method.form = "tasks". With '
@@ -77,35 +71,26 @@ class Method:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain:
+class Pretrain(Section):
     """Span corruption, as T5 was pre-trained (Raffel et al. 2020, arXiv 1910.10683).
 
     The text is that of the task's rows, inputs and rationales, one after another, cut into pieces
     of equal length.
 
     Attributes:
-      text_files: more text, separated by commas: a line a document, or JSON strings or objects
-        with "text" where the name has .jsonl; also .gz and .xz.
+      text_files: more text: a line a document, or JSON strings or objects with "text" where the
+        name has .jsonl; also .gz and .xz.
       noise_density: share of the tokens that are masked.
       mean_span_length: of masked spans, in tokens.
     """
 
-    text_files: str | None = None
-    noise_density: float = 0.15
-    mean_span_length: float = 3.0
-
-    def __post_init__(self) -> None:
-        between("Pretrain.noise_density", self.noise_density, 0.01, 0.9)
-        between("Pretrain.mean_span_length", self.mean_span_length, 1, 100)
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The text files, one by one."""
-        return tuple(f for f in (self.text_files or "").split(",") if f)
+    text_files: tuple[str, ...] = setting((), commas=True)
+    noise_density: float = setting(0.15, low=0.01, high=0.9)
+    mean_span_length: float = setting(3.0, low=1, high=100)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
+class Loss(Section):
     """alpha * mean over label tokens + (1 - alpha) * mean over rationale tokens.
 
     Attributes:
@@ -122,35 +107,21 @@ class Loss:
       label_smoothing: in [0, 1), as in T5X; 0 is off.
     """
 
-    alpha: float = 0.5
-    alpha_schedule: str = "constant"
-    alpha_end: float = 0.5
-    alpha_phases: tuple[tuple[float, float], ...] = ()
-    mutual_information: float = 0.0
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
+    alpha: float = setting(0.5, low=0, high=1)
+    alpha_schedule: str = setting("constant", among=SCHEDULES)
+    alpha_end: float = setting(0.5, low=0, high=1)
+    alpha_phases: tuple[tuple[float, float], ...] = setting((), low=0, high=1)
+    mutual_information: float = setting(0.0, low=0, high=100)
+    z_loss: float = setting(0.0, low=0, high=1)
+    label_smoothing: float = setting(0.0, low=0, high=0.999)
 
-    def __post_init__(self) -> None:
-        between("Loss.alpha", self.alpha, 0, 1)
-        among("Loss.alpha_schedule", self.alpha_schedule, ALPHA_SCHEDULES)
-        between("Loss.alpha_end", self.alpha_end, 0, 1)
-        between("Loss.mutual_information", self.mutual_information, 0, 100)
-        between("Loss.z_loss", self.z_loss, 0, 1)
-        between("Loss.label_smoothing", self.label_smoothing, 0, 0.999)
-        self._check_phases()
-
-    def _check_phases(self) -> None:
+    def check(self) -> None:
         phases = self.alpha_phases
         if bool(phases) != (self.alpha_schedule == "phased"):
             raise UsageError(
                 'Loss.alpha_phases goes with Loss.alpha_schedule = "phased", and only with it: '
                 "((0.3, 1.0), (0.4, 0.5), (0.3, 0.0)) is label only, both, rationale only."
             )
-        for share, alpha in phases:
-            between("share of the steps in Loss.alpha_phases", share, 0, 1)
-            between("alpha in Loss.alpha_phases", alpha, 0, 1)
-        if phases and not math.isclose(sum(share for share, _ in phases), 1.0, abs_tol=1e-6):
-            raise UsageError(
-                f"the shares of Loss.alpha_phases must add up to 1, not "
-                f"{sum(share for share, _ in phases):g}."
-            )
+        total = sum(share for share, _ in phases)
+        if phases and not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise UsageError(f"the shares of Loss.alpha_phases must add up to 1, not {total:g}.")

@@ -1,11 +1,11 @@
 """The configuration of a sweep: the grid whose cells are runs. Standard library only."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from dss_jax.core.checks import at_least, between, flag
+from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
 
 TEACHER = "teacher"
@@ -13,7 +13,7 @@ TEACHER = "teacher"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Section):
     """The grid: every task with every model, method, size of the training data and seed.
 
     Attributes:
@@ -23,48 +23,33 @@ class Sweep:
       fractions: shares of the training split, each in (0, 1]; without these and `counts`: 1.
       counts: numbers of training examples, beside the fractions or in their place.
       seeds: of each cell's runs: Train.seed and Data.seed.
-      at_once: whether the seeds of a cell are trained at once, on one device, by one process.
+      at_once: whether one process trains the seeds of a cell, in turn; it compiles once.
       teacher: whether the teacher's own labels are scored, too, where a task has them.
       model_bindings: (model, "Train.steps = 4_000"), settings for the runs of one model only.
     """
 
-    tasks: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ("standard", "dss")
-    models: tuple[str, ...] = ()
-    fractions: tuple[float, ...] = ()
-    counts: tuple[int, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    tasks: tuple[str, ...] = setting((), distinct=True)
+    methods: tuple[str, ...] = setting(("standard", "dss"), distinct=True)
+    models: tuple[str, ...] = setting((), distinct=True)
+    fractions: tuple[float, ...] = setting((), low=0, high=1, positive=True, distinct=True)
+    counts: tuple[int, ...] = setting((), low=1, distinct=True)
+    seeds: tuple[int, ...] = setting((0,), low=0, distinct=True)
     at_once: bool = False
     teacher: bool = True
     model_bindings: tuple[tuple[str, str], ...] = ()
 
-    def __post_init__(self) -> None:
-        for name in ("tasks", "methods", "models", "fractions", "counts", "seeds"):
-            _check_list(f"Sweep.{name}", getattr(self, name))
+    def check(self) -> None:
         for name in ("tasks", "methods", "models"):
             for value in getattr(self, name):
-                if not isinstance(value, str) or not value or "/" in value:
+                if not value or "/" in value:
                     raise UsageError(f"Sweep.{name} must hold names, not {value!r}.")
         if TEACHER in self.methods:
             raise UsageError(
                 "leave the method 'teacher' out of Sweep.methods: it is scored once a task anyway "
                 "(Sweep.teacher = False: it is not)."
             )
-        for fraction in self.fractions:
-            between("a fraction in Sweep.fractions", fraction, 0, 1)
-            if not fraction:
-                raise UsageError("a fraction in Sweep.fractions must be above 0.")
-        for count in self.counts:
-            at_least("a count in Sweep.counts", count, 1)
-        for seed in self.seeds:
-            at_least("a seed in Sweep.seeds", seed, 0)
-        flag("Sweep.at_once", self.at_once)
-        flag("Sweep.teacher", self.teacher)
-        self._check_model_bindings()
-
-    def _check_model_bindings(self) -> None:
         for pair in self.model_bindings:
-            if not isinstance(pair, tuple | list) or len(pair) != 2 or "=" not in pair[1]:
+            if "=" not in pair[1]:
                 raise UsageError(
                     'Sweep.model_bindings must hold pairs such as ("t5_1_1_xxl", "Train.steps = '
                     f'4_000"), not {pair!r}.'
@@ -85,21 +70,7 @@ class Sweep:
                 )
 
 
-def _check_list(name: str, values: Any) -> None:
-    if not isinstance(values, tuple | list):
-        raise UsageError(f"{name} must be a list such as ({values!r},), not {values!r}.")
-    twice = [v for i, v in enumerate(values) if v in values[:i]]
-    if twice:
-        raise UsageError(f"{name} has {twice[0]!r} twice.")
-
-
-def from_values(values: dict[str, Any]) -> Sweep:
-    """A sweep from what gin has read: lists become tuples."""
-    whole: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Sweep(**whole)
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cell:
     """One run of a sweep.
 
@@ -150,23 +121,8 @@ def cells_of(sweep: Sweep) -> list[Cell]:
     """The cells of a grid, in the order in which they are run: of each model, a seed's whole curve
     before the next seed's. The teacher's are first, where `Sweep.teacher` is set.
     """
-    teachers = [Cell(task=task, method=TEACHER) for task in sweep.tasks if sweep.teacher]
+    teachers = [Cell(task, TEACHER) for task in sweep.tasks if sweep.teacher]
+    grid = product(sweep.tasks, sweep.models, sweep.seeds, sweep.sizes, sweep.methods)
     return teachers + [
-        Cell(
-            task=task, method=method, model=model, train_fraction=fraction, train_count=count,
-            seed=seed,
-        )
-        for task in sweep.tasks
-        for model in sweep.models
-        for seed in sweep.seeds
-        for fraction, count in sweep.sizes
-        for method in sweep.methods
-    ]  # fmt: skip
-
-
-def groups_of(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Folder of all seeds -> the cells in it, in order."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(cell.group, []).append(cell)
-    return found
+        Cell(task, method, model, *size, seed) for task, model, seed, size, method in grid
+    ]

@@ -1,23 +1,22 @@
-"""The shape of a T5 model. Standard library only."""
+"""The shape of a T5 model, and of its low-rank adaptation. Standard library only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from dss_jax.core.checks import among, at_least, between, flag, free
+from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
+
+VOCAB_SIZE = 32_128
+"""Of T5's public vocabulary, rounded up; it stands for one that is not known yet."""
 
 REMAT_POLICIES = ("none", "minimal", "full")
 """From the most memory to the least."""
 
-SHAPE_FIELDS = (
-    "vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim", "num_encoder_layers",
-    "num_decoder_layers", "mlp_activations", "logits_via_embedding",
-    "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon",
-)  # fmt: skip
-"""The fields of `T5Config` that belong to a checkpoint; the others belong to a run."""
+LORA_TARGETS = ("query", "key", "value", "out", "wi", "wi_0", "wi_1", "wo")
+"""Linear maps of a T5 layer: attention, and feed-forward (wi: v1.0; wi_0, wi_1: v1.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class T5Config:
+class T5Config(Section):
     """The T5 model; names as in T5X's `network.T5Config`.
 
     Attributes:
@@ -43,32 +42,27 @@ class T5Config:
         compile and may be faster.
     """
 
-    vocab_size: int | None = 32128
-    emb_dim: int = 768
-    num_heads: int = 12
-    head_dim: int = 64
-    mlp_dim: int = 2048
-    num_encoder_layers: int = 12
-    num_decoder_layers: int = 12
-    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    vocab_size: int | None = setting(VOCAB_SIZE, low=3)
+    emb_dim: int = setting(768, low=1)
+    num_heads: int = setting(12, low=1)
+    head_dim: int = setting(64, low=1)
+    mlp_dim: int = setting(2048, low=1)
+    num_encoder_layers: int = setting(12, low=1)
+    num_decoder_layers: int = setting(12, low=1)
+    mlp_activations: tuple[str, ...] = setting(
+        ("gelu", "linear"), among=("relu", "gelu", "silu", "linear")
+    )
     logits_via_embedding: bool = False
-    relative_attention_num_buckets: int = 32
+    relative_attention_num_buckets: int = setting(32, low=4)
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
-    dropout_rate: float = 0.1
-    dtype: str = "float32"
-    attention: str = "xla"
-    remat_policy: str = free("none")
-    scan_unroll: int = free(1)
+    dropout_rate: float = setting(0.1, low=0, high=0.999)
+    dtype: str = setting("float32", among=("float32", "bfloat16"))
+    attention: str = setting("xla", among=("xla", "cudnn"))
+    remat_policy: str = setting("none", among=REMAT_POLICIES, free=True)
+    scan_unroll: int = setting(1, low=1, free=True)
 
-    def __post_init__(self) -> None:
-        if self.vocab_size is not None:
-            at_least("T5Config.vocab_size", self.vocab_size, 3)
-        for name in ("emb_dim", "num_heads", "head_dim", "mlp_dim"):
-            at_least(f"T5Config.{name}", getattr(self, name), 1)
-        for name in ("num_encoder_layers", "num_decoder_layers"):
-            at_least(f"T5Config.{name}", getattr(self, name), 1)
-        at_least("T5Config.relative_attention_num_buckets", self.relative_attention_num_buckets, 4)
+    def check(self) -> None:
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
             raise UsageError(
                 "T5Config.relative_attention_max_distance must be above half of "
@@ -80,16 +74,37 @@ class T5Config:
                 "T5Config.mlp_activations must name one activation, or two for a gated layer, "
                 f"not {self.mlp_activations!r}."
             )
-        for activation in self.mlp_activations:
-            among("T5Config.mlp_activations", activation, ("relu", "gelu", "silu", "linear"))
-        flag("T5Config.logits_via_embedding", self.logits_via_embedding)
-        between("T5Config.dropout_rate", self.dropout_rate, 0, 0.999)
-        among("T5Config.dtype", self.dtype, ("float32", "bfloat16"))
-        among("T5Config.attention", self.attention, ("xla", "cudnn"))
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise UsageError(
                 f'T5Config.attention = "cudnn" needs T5Config.dtype = "bfloat16", not '
                 f"{self.dtype!r}: cuDNN's kernel has no float32."
             )
-        among("T5Config.remat_policy", self.remat_policy, REMAT_POLICIES)
-        at_least("T5Config.scan_unroll", self.scan_unroll, 1)
+
+
+OF_A_RUN = ("dropout_rate", "dtype", "attention", "remat_policy", "scan_unroll")
+
+SHAPE_FIELDS = tuple(f.name for f in fields(T5Config) if f.name not in OF_A_RUN)
+"""The fields of `T5Config` that belong to a checkpoint; the others belong to a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Section):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): only `A B` of `W + A B` is trained.
+
+    The paper's alpha is the rank, so that the scale alpha / rank is 1: the learning rate does its
+    work.
+
+    Attributes:
+      rank: of A B; 0 is off: all parameters are trained.
+      targets: names of the linear maps that get an A B, in every layer of both stacks and, for
+        attention, in cross-attention too.
+      learning_rate: peak; takes the place of Optimizer.learning_rate.
+    """
+
+    rank: int = setting(0, low=0)
+    targets: tuple[str, ...] = setting(("query", "value"), among=LORA_TARGETS)
+    learning_rate: float = setting(1e-3, low=0, high=10)
+
+    def check(self) -> None:
+        if not self.targets:
+            raise UsageError(f"Lora.targets is empty. Known: {', '.join(LORA_TARGETS)}.")

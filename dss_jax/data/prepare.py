@@ -4,19 +4,19 @@ A store's folder is named by a digest of all that decides its content, so that a
 vocabulary, prefix or task file makes another store and an old one is never served for it.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dss_jax.core import config, storage
+from dss_jax.core import config, locks, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import PACKAGE, cache_folder
 from dss_jax.core.registry import load_task, load_task_file
@@ -67,7 +67,7 @@ def ensure_store(
         TensorFlow not installed.
       prepare_child.PrepareError: the child process failed for a reason that is not the user's.
     """
-    if task_cfg.extra_names:
+    if task_cfg.extra_tasks:
         options = {"task_dirs": task_dirs, "need": need, "log": log, "beam": beam}
         return _with_extras(task_cfg, vocabulary_cfg, data_cfg, **options)
     if data_cfg.store is not None:
@@ -93,18 +93,18 @@ def _with_extras(
 ) -> TokenStore:
     """The store, with those of the extra tasks in its vocabulary; record files go to theirs."""
     records: dict[str, list[str]] = {}
-    for name, file in zip(task_cfg.rationale_files, _record_files(task_cfg), strict=True):
+    for name, file in zip(task_cfg.record_files, _record_files(task_cfg), strict=True):
         records.setdefault(read_records(file)[0].task, []).append(name)
-    names = (task_cfg.name or "", *task_cfg.extra_names)
+    names = (task_cfg.name or "", *task_cfg.extra_tasks)
     for task in records:
         if task not in names:
             raise UsageError(
                 f"{', '.join(records[task])}: records of task {task!r}, which is none of "
                 f"{', '.join(names)}. Leave it out of --rationales."
             )
-    given = {name: ",".join(records.get(name, ())) or None for name in names}
-    alone = replace(task_cfg, extra_tasks=None)
-    own = replace(alone, rationales=given[names[0]])
+    given = {name: tuple(records.get(name, ())) for name in names}
+    alone = replace(task_cfg, extra_tasks=())
+    own = replace(alone, record_files=given[names[0]])
     store = ensure_store(own, vocabulary_cfg, data_cfg, **options)
     if "train" not in options["need"]:
         return store  # Scoring needs no extra rows.
@@ -112,9 +112,9 @@ def _with_extras(
     elsewhere = replace(data_cfg, store=None)
     store.extras = tuple(
         ensure_store(
-            replace(alone, name=name, rationales=given[name]), same, elsewhere, **options
+            replace(alone, name=name, record_files=given[name]), same, elsewhere, **options
         )
-        for name in task_cfg.extra_names
+        for name in task_cfg.extra_tasks
     )  # fmt: skip
     for extra in store.extras:
         if not extra.split("train").tokens("teacher_label_targets").lengths().any():
@@ -132,7 +132,7 @@ def _make(
     log: Log,
     beam: Mapping[str, Any] | None = None,
 ) -> TokenStore:
-    with _lock(path, log):
+    with _lock(path):
         # Another process may have made it while this one waited.
         found = _open(path, need, lambda _: None)
         if found is not None:
@@ -178,7 +178,7 @@ def make_request(
                 "name": task_cfg.mixture_or_task_name,
                 "module": task_cfg.mixture_or_task_module,
                 "use_cached": task_cfg.use_cached,
-                "cache_dirs": [d for d in (task_cfg.seqio_cache_dirs or "").split(",") if d],
+                "cache_dirs": list(task_cfg.seqio_cache_dirs),
             }
         )
     if task_cfg.name is None:
@@ -228,7 +228,7 @@ def made_from(request: Request) -> dict[str, Any]:
 
 
 def _record_files(task_cfg: config.Task) -> list[Path]:
-    files = [storage.local_file(f).resolve() for f in task_cfg.rationale_files]
+    files = [storage.local_file(f).resolve() for f in task_cfg.record_files]
     for file in files:
         if not file.is_file():
             raise UsageError(
@@ -306,14 +306,14 @@ def _given_store(
             f"the store {path} was made with {store.extra_ids} extra ids, not "
             f"{vocabulary_cfg.extra_ids}. Give --gin.Vocabulary.extra_ids={store.extra_ids}."
         )
-    local = [f for f in task_cfg.rationale_files if not storage.is_remote(f)]
+    local = [f for f in task_cfg.record_files if not storage.is_remote(f)]
     files = [Path(f).expanduser() for f in local]
     # Where a store was copied to, the records need not be.
     known = all(f.is_file() for f in files)
     if files and known and _record_digests(files) != manifest["made_from"].get("records"):
         raise UsageError(
-            f"the store {path} was not made with the records {task_cfg.rationales}. Leave "
-            "--store out to make one that is, or --rationales to use the store's."
+            f"the store {path} was not made with the records {','.join(task_cfg.record_files)}. "
+            "Leave --store out to make one that is, or --rationales to use the store's."
         )
     if vocabulary_cfg.path is not None:
         given = vocabulary.resolve(vocabulary_cfg.path)
@@ -325,23 +325,13 @@ def _given_store(
     return store
 
 
-@contextlib.contextmanager
-def _lock(path: Path, log: Log) -> Iterator[None]:
+def _lock(path: Path) -> AbstractContextManager[None]:
     """Lets one process of this machine make a store; the others wait for it.
 
     The lock only saves work: without it, the rename of a finished store decides.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".lock-{path.name}").open("w") as file:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log("another process is preparing this token store; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    said = "{owner} is preparing this token store; waiting for it"
+    return locks.held(path.parent / f".lock-{path.name}", said, wait=True)
 
 
 def _version(distribution: str) -> str | None:

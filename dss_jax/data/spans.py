@@ -275,7 +275,7 @@ def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
     counts = longest_piece(run.data, run.pretrain, store.extra_ids)
     found = _documents_of(split, store.manifest.get("prefixes"))
     if split_name == "train":
-        for name in run.pretrain.files:
+        for name in run.pretrain.text_files:
             found += _documents_in(name, vocabulary.encode_all)
     order = permutation(len(found), ORDER)
     tokens = np.concatenate([np.zeros(0, np.int32), *(found[i] for i in order)]).astype(np.int32)

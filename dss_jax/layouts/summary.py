@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.core.data_config import LAYOUTS
+from dss_jax.core.config import LAYOUTS
 from dss_jax.core.ids import EOS_ID
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.errors import UsageError
-from dss_jax.core.lora_config import LORA_TARGETS, Lora
+from dss_jax.core.t5_config import LORA_TARGETS, Lora
 
 A, B = "lora_a", "lora_b"
 

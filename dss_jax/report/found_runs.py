@@ -197,7 +197,7 @@ def find_runs(folder: Path) -> Found:
         seen.add(name)
         file = at / run_folder.RESULTS
         if not file.is_file():
-            left.append(f"{name}: not finished")
+            left.append(f"{name}: {'not finished' if run_folder.begun(at) else 'not begun'}")
             continue
         results = _json(file.read_text(), str(file))
         if lacking := [f for f in FIELDS if f not in results]:

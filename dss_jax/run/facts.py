@@ -38,7 +38,7 @@ def data_key(run: config.Run, store: TokenStore) -> str:
     """Digest of all that is trained on: of the store, and of text files for pre-training."""
     if run.method.form != "spans":
         return store.key
-    texts = [file_digest(storage.local_file(name)) for name in run.pretrain.files]
+    texts = [file_digest(storage.local_file(name)) for name in run.pretrain.text_files]
     return "+".join([store.key, *texts])
 
 

@@ -18,7 +18,7 @@ from dss_jax.data.store import TokenStore
 log = logging.getLogger(__name__)
 
 OWN_PLACES = (
-    "Task.data_dir", "Task.rationales", "Vocabulary.path", "Data.store_dir", "Data.store",
+    "Task.data_dir", "Task.record_files", "Vocabulary.path", "Data.store_dir", "Data.store",
 )  # fmt: skip
 """Settings that may differ between hosts: where a file lies. What is in it must not."""
 

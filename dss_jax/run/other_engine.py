@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core import config
+from dss_jax.core.locks import Taken
 from dss_jax.data import prepare_child
 from dss_jax.data.store import TokenStore
 from dss_jax.train.loop import Interrupted
@@ -57,6 +58,8 @@ def train(
     }  # fmt: skip
     quiet = {**environment, **prepare_child.QUIET}
     said = prepare_child.run(request, log.info, MODULE, environment=quiet, hand_on_signals=True)
+    if "taken" in said:
+        raise Taken(said["taken"])
     if "interrupted" in said:
         raise Interrupted(said["interrupted"])
     return dict(said["results"])

@@ -13,17 +13,20 @@ predictions/          SPLIT-STEP.jsonl
 results.json          scores of the best checkpoint, when the run is done
 curves.png
 train.log             what a run of `dss sweep` has printed
-sweep.lock            there while it is at work
+run.lock              who trains or scores there at the moment
 """
 
-import dataclasses
 import difflib
+import functools
 import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from dss_jax.core import config, storage, strict_json
+from dss_jax.core import config, locks, processes, storage, strict_json
+from dss_jax.core.checks import rule_of
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.interop.model_files import CHECKPOINTS
@@ -32,17 +35,47 @@ CONFIG, RESULTS = "config.gin", "results.json"
 METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
 STARTUP, TENSORBOARD = "startup.jsonl", "tensorboard"
 STORE_LINE = "# token store: "
-SWEEPS = ("train.log", "sweep.lock")
-"""What `dss sweep` puts into a run's folder before the run itself is there."""
+LOCK = "run.lock"
+BEFORE = ("train.log", LOCK, "sweep.lock")
+"""What may be in a run's folder before the run is; the last is a lock of older versions."""
+
+TAKEN = (
+    "{folder} is in use: {owner} trains or scores there. Let it finish, stop it, or give another "
+    "--output_dir."
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _defaults() -> set[str]:
-    """The bindings of every setting at its default."""
-    return {
-        f"{name}.{field.name} = {field.default!r}"
-        for name, section in config.SECTIONS.items()
-        for field in dataclasses.fields(section)
-    }
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Within it no other process writes into the folder of a run. With several processes, all must
+    call it, and the first has the lock; on remote folders there is none.
+
+    Raises:
+      locks.Taken: another process has it.
+    """
+    with ExitStack() as stack:
+
+        def take() -> None:
+            taken = TAKEN.replace("{folder}", str(folder))
+            stack.enter_context(locks.held(storage.place(folder) / LOCK, taken))
+
+        processes.broadcast_from_first(take)
+        yield
+
+
+def alone(train: F) -> F:
+    """Makes a function of a run hold the lock of its folder: see `locked`."""
+
+    @functools.wraps(train)
+    def train_alone(run: config.Run, *args: Any, **kwargs: Any) -> Any:
+        if run.train.output_dir is None:
+            return train(run, *args, **kwargs)
+        with locked(run.train.output_dir):
+            return train(run, *args, **kwargs)
+
+    return train_alone  # type: ignore[return-value]
 
 
 def _without_new(now: list[str], before: list[str]) -> list[str]:
@@ -50,45 +83,69 @@ def _without_new(now: list[str], before: list[str]) -> list[str]:
     long as they are at their defaults: these do what that version did.
     """
     known = {line.split(" = ")[0] for line in before}
-    defaults = _defaults()
+    defaults = {f"{name} = {field.default!r}" for name, field in config.SETTINGS.items()}
     return [line for line in now if line.split(" = ")[0] in known or line not in defaults]
 
 
 def fixed_lines(text: str) -> list[str]:
-    """The bindings that may not change while a run goes on."""
-    may_change = {
-        f"{name}.{field.name}"
-        for name, section in config.SECTIONS.items()
-        for field in dataclasses.fields(section)
-        if field.metadata.get("free")
-    }
-    lines = [
-        line
-        for line in text.splitlines()
-        if (line and line[0] != "#") or line.startswith(STORE_LINE)
-    ]
-    return [line for line in lines if line.split(" = ")[0] not in may_change]
+    """The bindings that may not change while a run goes on, as this version writes them."""
+    may_change = {name for name, field in config.SETTINGS.items() if rule_of(field).free}
+    lines = []
+    for line in text.splitlines():
+        if line.startswith(STORE_LINE):
+            lines.append(line)
+        elif line and line[0] != "#":
+            name, value = config.binding(line)
+            lines += [] if name in may_change else [f"{name} = {value}"]
+    return lines
 
 
 def _difference(saved: str, text: str, folder: Path) -> str:
-    """What differs between a saved configuration and that of this run; "" where nothing does."""
-    before = fixed_lines(saved)
-    now = _without_new(fixed_lines(text), before)
+    """What differs between a saved configuration and that of this run; "" where nothing does. The
+    data are compared where both say which they are.
+    """
+    before, now = fixed_lines(saved), fixed_lines(text)
+    if not (STORE_LINE in saved and STORE_LINE in text):
+        before, now = ([x for x in one if not x.startswith(STORE_LINE)] for one in (before, now))
+    now = _without_new(now, before)
     lines = difflib.unified_diff(before, now, str(folder), "this run", n=0, lineterm="")
     return "\n".join(line for line in lines if not line.startswith("@@"))
 
 
+def _saved(folder: Path) -> str:
+    """The configuration in a folder; "" where there is none."""
+    with storage.explained(folder):
+        return (folder / CONFIG).read_text() if (folder / CONFIG).exists() else ""
+
+
+def begun(folder: Path) -> bool:
+    """Whether the run in a folder was ever opened; a sweep may only have planned it."""
+    return STORE_LINE in _saved(folder)
+
+
 def other_settings(run: config.Run, folder: Path) -> str:
     """How the run in a folder differs from this one, its data left out; "" where it does not, or
-    where the folder holds none.
+    where the folder holds none that has begun.
     """
-    file = folder / CONFIG
-    if not storage.exists(file):
-        return ""
-    with storage.explained(folder):
-        lines = file.read_text().splitlines()
-    saved = "\n".join(line for line in lines if not line.startswith(STORE_LINE))
-    return _difference(saved, config.to_gin(run), folder)
+    saved = _saved(folder)
+    return _difference(saved, config.to_gin(run), folder) if STORE_LINE in saved else ""
+
+
+def hand_over(run: config.Run) -> None:
+    """Writes the configuration of a run that another process shall start with the `config.gin` of
+    its folder as `--gin_file`.
+
+    Raises:
+      UsageError: as of `open_run_folder`, where a run has begun there.
+    """
+    folder, saved = _folder_of(run)
+    own = config.to_gin(run)
+    if STORE_LINE in saved:
+        _check_same(saved, own, folder)
+        own = "\n".join([x for x in saved.splitlines() if x.startswith(STORE_LINE)] + [own])
+    if own != saved:
+        with storage.explained(folder):
+            write_whole(folder / CONFIG, own)
 
 
 def open_run_folder(run: config.Run, store_digest: str) -> Path:
@@ -102,31 +159,37 @@ def open_run_folder(run: config.Run, store_digest: str) -> Path:
       UsageError: no folder was given, or it holds a run with another configuration (the message
         shows the difference) or files of something else.
     """
+    folder, saved = _folder_of(run)
+    text = f"{STORE_LINE}{store_digest}\n{config.to_gin(run)}"
+    if saved:
+        _check_same(saved, text, folder)
+    with storage.explained(folder):
+        write_whole(folder / CONFIG, text)
+    return folder
+
+
+def _folder_of(run: config.Run) -> tuple[Path, str]:
+    """The output folder, which is a run's or new, and the configuration in it."""
     if run.train.output_dir is None:
         raise UsageError("no output folder: give --output_dir DIR.")
     folder = check_output_dir(run.train.output_dir)
-    text = f"{STORE_LINE}{store_digest}\n{config.to_gin(run)}"
-    file = folder / CONFIG
+    saved = _saved(folder)
     with storage.explained(folder):
-        saved = file.read_text() if file.exists() else None
-        strange = (
-            saved is None
-            and folder.exists()
-            and any(file.name not in SWEEPS for file in folder.iterdir())
-        )
-    if saved is not None and (diff := _difference(saved, text, folder)):
-        raise UsageError(
-            f"{folder} holds a run with another configuration:\n{diff}\n"
-            "Give another --output_dir, or the same settings to go on with that run."
-        )
-    if strange:
+        new = saved or not folder.exists() or {file.name for file in folder.iterdir()} <= {*BEFORE}
+    if not new:
         raise UsageError(
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
             "Give another --output_dir."
         )
-    with storage.explained(folder):
-        write_whole(file, text)
-    return folder
+    return folder, saved
+
+
+def _check_same(saved: str, text: str, folder: Path) -> None:
+    if diff := _difference(saved, text, folder):
+        raise UsageError(
+            f"{folder} holds a run with another configuration:\n{diff}\n"
+            "Give another --output_dir, or the same settings to go on with that run."
+        )
 
 
 def check_output_dir(path: str) -> Path:

@@ -103,7 +103,8 @@ def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str
     for name in ("validation", "test"):
         if name in store.splits:
             file = f"{name}-best.jsonl"
-            results[name] = _score_split(session, params, name, file, run.evaluate.rationales)
+            write_rationales = run.evaluate.generate_rationales
+            results[name] = _score_split(session, params, name, file, write_rationales)
     if "test" in results:
         write(run.train.steps, "test", results["test"])
     else:

@@ -34,6 +34,7 @@ from dss_jax.train.sharding import put_batch
 log = logging.getLogger(__name__)
 
 
+@run_folder.alone
 def train(
     run: config.Run,
     store: TokenStore,

@@ -31,6 +31,7 @@ from t5x import adafactor, optimizers, partitioning, utils
 from t5x.examples.t5 import network
 
 from dss_jax.core import config
+from dss_jax.core.locks import Taken
 from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import Scorer
@@ -274,6 +275,7 @@ def checkpoints_of(model_dir: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+@run_folder.alone
 def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
     """As `single.train`, with T5X's loop.
 
@@ -344,6 +346,8 @@ def answer(request: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any
         return {"results": train(run, store, task.scorer if task else TEXT_ACCURACY)}
     except loop.Interrupted as stop:
         return {"interrupted": stop.step}
+    except Taken as error:
+        return {"taken": str(error)}
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def _predictions(split: StoreSplit, scorer: Scorer) -> list[dict[str, Any]]:
     ]
 
 
+@run_folder.alone
 def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
     """Scores the teacher on validation and test.
 

@@ -5,15 +5,18 @@ submitted again when its jobs have ended.
 """
 
 import hashlib
+import logging
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.sweep.plan import Job
+
+log = logging.getLogger(__name__)
 
 SBATCH, SKY = Path("launch/slurm.sbatch"), Path("launch/sky.yaml")
 """Relative to the project's folder, from which both are submitted."""
@@ -39,18 +42,16 @@ def slurm(
       sbatch commands: more than one where the array would be too long.
     """
     _need(SBATCH)
+    limit = "" if at_once is None else f"%{at_once}"
     commands = []
     for start in range(0, len(jobs), MOST_IN_ARRAY):
         part = jobs[start : start + MOST_IN_ARRAY]
         text = "".join(shlex.join(job.flags) + "\n" for job in part)
         # Jobs of an earlier array may still read theirs.
-        name = hashlib.sha256(text.encode()).hexdigest()[:8]
-        file = folder / f"slurm_{name}.txt"
+        file = folder / f"slurm_{hashlib.sha256(text.encode()).hexdigest()[:8]}.txt"
         write_whole(file, text)
-        limit = "" if at_once is None else f"%{at_once}"
-        commands.append(
-            ["sbatch", f"--array=1-{len(part)}{limit}", *flags, str(SBATCH), "--sweep", str(file)]
-        )
+        array = f"--array=1-{len(part)}{limit}"
+        commands.append(["sbatch", array, *flags, str(SBATCH), "--sweep", str(file)])
     return commands
 
 
@@ -60,8 +61,9 @@ def sky(
     """What submits each job as a managed job of SkyPilot.
 
     Args:
-      jobs: what is left, in a folder of a bucket, for machines come and go. Their flags name only
-        what the machines have: buckets, and files in the project's folder, which is copied.
+      jobs: what is left, in a folder of a bucket, for machines come and go. Their configurations
+        name only what the machines have: buckets, and files in the project's folder, which is
+        copied.
       flags: of `sky jobs launch`, from the user: GPUs, cloud ...
       stores: task -> its token store on this machine.
       store_dir: as given: where it is a bucket, the jobs read the stores from it.
@@ -70,19 +72,14 @@ def sky(
       UsageError: a store is where the jobs cannot have it.
     """
     _need(SKY)
+    launch = ["sky", "jobs", "launch", "--yes", "--detach-run"]
     places = {task: _shared(path, store_dir) for task, path in stores.items()}
-    return [
-        [
-            "sky", "jobs", "launch", "--yes", "--detach-run", "--name", _name(job), *flags,
-            str(SKY), "--env", f"FLAGS={shlex.join([*job.flags, '--store', places[task_of(job)]])}",
-        ]
-        for job in jobs
-    ]  # fmt: skip
-
-
-def task_of(job: Job) -> str:
-    """The task that a job trains on."""
-    return job.planned[0].cell.task
+    commands = []
+    for job in jobs:
+        name = "".join(c if c.isalnum() else "-" for c in job.folder).lower()
+        words = shlex.join([*job.flags, "--store", places[job.planned[0].cell.task]])
+        commands.append([*launch, "--name", name, *flags, str(SKY), "--env", f"FLAGS={words}"])
+    return commands
 
 
 def _shared(store: Path, store_dir: str | None) -> str:
@@ -100,11 +97,6 @@ def _shared(store: Path, store_dir: str | None) -> str:
         ) from None
 
 
-def _name(job: Job) -> str:
-    """Name of a job: letters, digits and dashes."""
-    return "".join(c if c.isalnum() else "-" for c in job.folder).lower()
-
-
 def _need(file: Path) -> None:
     if not file.exists():
         raise UsageError(
@@ -112,7 +104,7 @@ def _need(file: Path) -> None:
         )
 
 
-def submit(commands: Sequence[Command], say: Callable[[str], None]) -> None:
+def submit(commands: Sequence[Command]) -> None:
     """Runs the commands, one after the other; they say what they have submitted.
 
     Raises:
@@ -127,7 +119,7 @@ def submit(commands: Sequence[Command], say: Callable[[str], None]) -> None:
                 "that has it."
             ) from None
         for line in done.stdout.splitlines():
-            say(line)
+            log.info(line)
         if done.returncode:
             raise UsageError(
                 f"{command[0]} ended with status {done.returncode} ({i} of {len(commands)} "

@@ -10,6 +10,7 @@ cells that speak against it.
 """
 
 import bisect
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ def search(
     *,
     known: Mapping[tuple[str, float], float] | None = None,
     whole_map: bool = False,
-    tried: Callable[[Tried], None] = lambda _: None,
+    tried: Callable[[Found], None] = lambda _: None,
 ) -> Found:
     """Searches.
 
@@ -96,62 +97,39 @@ def search(
       known: cells that are trained already; they cost nothing, so they are looked at first.
       whole_map: also search larger models for how much less data they need. Each is tried only
         below the fraction that the smaller one needs.
-      tried: is told of each cell.
+      tried: is told of each cell: what is found so far.
     """
-    hunt = _Hunt(models, fractions, target, oracle, known or {}, tried)
-    # Everything from here on is known to be reached by the models before.
-    enough = len(fractions)
-    for model in models:
-        least = hunt.least_of(model, enough)
-        if least is None:
-            continue
-        hunt.found.least[model] = fractions[least]
-        if not whole_map or least == 0:
-            break
-        enough = least
-    return hunt.found
+    found, saved = Found(), known or {}
 
-
-class _Hunt:
-    def __init__(
-        self,
-        models: Sequence[str],
-        fractions: Sequence[float],
-        target: float,
-        oracle: Oracle,
-        known: Mapping[tuple[str, float], float],
-        tried: Callable[[Tried], None],
-    ) -> None:
-        self._fractions, self._target = list(fractions), target
-        self._oracle, self._known, self._tried = oracle, known, tried
-        self.found = Found()
-
-    def _reaches(self, model: str, index: int) -> bool:
-        fraction = self._fractions[index]
-        before = next(
-            (t for t in self.found.path if (t.model, t.fraction) == (model, fraction)), None
-        )
-        if before is not None:
-            return before.reached
-        saved = self._known.get((model, fraction))
-        accuracy = self._oracle(model, fraction) if saved is None else saved
-        one = Tried(model, fraction, accuracy, accuracy >= self._target, saved is not None)
-        self.found.path.append(one)
-        self._tried(one)
+    @functools.cache
+    def reaches(model: str, fraction: float) -> bool:
+        known = (model, fraction) in saved
+        accuracy = saved[model, fraction] if known else oracle(model, fraction)
+        one = Tried(model, fraction, accuracy, accuracy >= target, known)
+        found.path.append(one)
+        tried(found)
         return one.reached
 
-    def least_of(self, model: str, below: int) -> int | None:
-        """Index of the least data with which a model reaches the target, of those before `below`;
-        None: it does not, as far as was tried.
-        """
-        saved = [i for i in range(below) if (model, self._fractions[i]) in self._known]
-        high = next((i for i in saved if self._reaches(model, i)), None)
+    def least_of(model: str, below: Sequence[float]) -> int | None:
+        """Index of the least data that are found to reach the target; None: none are."""
+        there = [i for i, fraction in enumerate(below) if (model, fraction) in saved]
+        high = next((i for i in there if reaches(model, below[i])), None)
         if high is None:
-            if not self._reaches(model, below - 1):
+            high = len(below) - 1
+            if not reaches(model, below[high]):
                 return None
-            high = below - 1
         # The most data that is known not to do; what is known lies below `high` only.
-        low = max((i for i in saved if i < high), default=-1)
-        return bisect.bisect_left(
-            range(high), True, low + 1, high, key=lambda i: self._reaches(model, i)
-        )
+        low = max((i for i in there if i < high), default=-1)
+        key = functools.partial(reaches, model)
+        return bisect.bisect_left(below, True, low + 1, high, key=key)
+
+    # What larger models are tried with is below what a smaller one needs.
+    for model in models:
+        least = least_of(model, fractions)
+        if least is None:
+            continue
+        found.least[model] = fractions[least]
+        fractions = fractions[:least]
+        if not whole_map or not fractions:
+            break
+    return found

@@ -1,5 +1,6 @@
 """What `dss frontier` writes into the sweep's folder: `frontier.json` and `frontier.png`."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,15 +70,9 @@ def write_json(
     """
     least = []
     for model, fraction in found.least.items():
-        test = mean(tests[model]) if tests.get(model) else None
-        least.append(
-            {
-                "model": model,
-                "fraction": fraction,
-                "test": None if test is None else test.value,
-                "test_standard_error": None if test is None else test.error,
-            }
-        )
+        value, error = mean(tests[model])[:2] if tests.get(model) else (None, None)
+        one = {"model": model, "fraction": fraction, "test": value, "test_standard_error": error}
+        least.append(one)
     content: dict[str, Any] = {
         "format": FORMAT,
         **vars(question),
@@ -105,34 +100,25 @@ def draw(folder: Path, question: Question, found: Found) -> Path:
     reach = max(1.0, *(abs(v - question.target) for v in values))
     norm = TwoSlopeNorm(question.target, question.target - reach, question.target + reach)
     colours = plt.get_cmap("PuOr_r")
-    for y in range(len(models)):
-        for x in range(len(fractions)):
-            axes.add_patch(
-                Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, facecolor="0.96", edgecolor="0.85")
-            )
+
+    def box(x: int, y: int, **style: Any) -> None:
+        axes.add_patch(Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, **style))
+
+    for y, x in itertools.product(range(len(models)), range(len(fractions))):
+        box(x, y, facecolor="0.96", edgecolor="0.85")
     for number, tried in enumerate(found.path, 1):
         x, y = fractions.index(tried.fraction), models.index(tried.model)
+        colour = red, green, blue, _ = colours(norm(tried.accuracy))
         best = found.least.get(tried.model) == tried.fraction
-        axes.add_patch(
-            Rectangle(
-                (x - 0.46, y - 0.42),
-                0.92,
-                0.84,
-                facecolor=colours(norm(tried.accuracy)),
-                edgecolor="black" if best else "0.6",
-                linewidth=2.6 if best else 0.8,
-            )
-        )
-        red, green, blue, _ = colours(norm(tried.accuracy))
+        edge, line = ("black", 2.6) if best else ("0.6", 0.8)
+        box(x, y, facecolor=colour, edgecolor=edge, linewidth=line)
         ink = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
         axes.text(x, y, f"{tried.accuracy:.1f}", ha="center", va="center", color=ink, fontsize=10)
         order = f"{number}*" if tried.known else str(number)
         axes.text(x - 0.42, y + 0.37, order, ha="left", va="top", color=ink, fontsize=7)
-    axes.set(
-        xlim=(-0.6, len(fractions) - 0.4), ylim=(-0.6, len(models) - 0.4),
-        xticks=range(len(fractions)), yticks=range(len(models)),
-        xlabel="share of the training data, %",
-    )  # fmt: skip
+    axes.set(xlim=(-0.6, len(fractions) - 0.4), ylim=(-0.6, len(models) - 0.4))
+    axes.set(xticks=range(len(fractions)), yticks=range(len(models)))
+    axes.set_xlabel("share of the training data, %")
     axes.set_xticklabels([f"{100 * f:g}" for f in fractions])
     axes.set_yticklabels(models)
     axes.tick_params(length=0)

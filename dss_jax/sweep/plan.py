@@ -17,6 +17,8 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work, training_flops, work_of_shape
 from dss_jax.core.paths import write_whole
 from dss_jax.core.sweep_config import TEACHER, Cell
+from dss_jax.core.t5_config import VOCAB_SIZE
+from dss_jax.core.types import ENGINES
 from dss_jax.run import run_folder
 
 GRID, TIMES = "sweep.json", "sweep_times.jsonl"
@@ -24,9 +26,6 @@ FORMAT = 1
 
 LABEL_ROW, RATIONALE_ROW = (96, 8), (96, 32)
 """Usual lengths of input and target, tokens; only the proportion of two runs' work matters."""
-
-VOCAB_SIZE = 32_128
-"""Taken where the model's gin file leaves it to the vocabulary."""
 
 TEACHER_WORK = 1e9
 """FLOPs that scoring the teacher's labels counts as: nearly nothing."""
@@ -38,15 +37,18 @@ class Planned:
 
     Attributes:
       cell: where it is in the grid.
-      flags: of `dss train`, without seed and output folder; those of all seeds are the same.
-      seed_flags: the seed's.
       run: the checked configuration.
+      vocabulary: the path that was given for it: that of a checkpoint is found by whoever trains.
     """
 
     cell: Cell
-    flags: tuple[str, ...]
-    seed_flags: tuple[str, ...]
     run: config.Run
+    vocabulary: str | None = None
+
+    def hand_over(self) -> None:
+        """Writes the run's configuration into its folder, for the process that trains it."""
+        given = replace(self.run.vocabulary, path=self.vocabulary)
+        run_folder.hand_over(replace(self.run, vocabulary=given))
 
     @property
     def work(self) -> float:
@@ -66,9 +68,7 @@ class Planned:
 
     def _flops(self, work: Work) -> int:
         model = self.run.model
-        if model.vocab_size is None:
-            model = replace(model, vocab_size=VOCAB_SIZE)
-        return training_flops(model, work)
+        return training_flops(replace(model, vocab_size=model.vocab_size or VOCAB_SIZE), work)
 
 
 class State(NamedTuple):
@@ -126,15 +126,15 @@ def read_grid(folder: Path) -> dict[str, Any] | None:
     return grid
 
 
+def cells_in(folder: Path) -> list[Cell]:
+    """The cells of a folder's grid."""
+    return [Cell.from_json(cell) for cell in (read_grid(folder) or {"cells": []})["cells"]]
+
+
 def begun_before(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
     """Cells of the folder's grid that are not among `cells`, and whose run has begun."""
-    grid = read_grid(folder) or {"cells": []}
-    saved = [Cell.from_json(cell) for cell in grid["cells"]]
-    return [
-        cell
-        for cell in saved
-        if cell not in cells and storage.exists(folder / cell.folder / run_folder.CONFIG)
-    ]
+    others = [cell for cell in cells_in(folder) if cell not in cells]
+    return [cell for cell in others if run_folder.begun(folder / cell.folder)]
 
 
 def write_grid(
@@ -188,35 +188,42 @@ class Job:
         return sum(one.work for one in self.planned)
 
 
-def jobs_of(folder: Path, left: Sequence[Planned], at_once: bool) -> list[Job]:
+def jobs_of(
+    folder: Path, planned: Sequence[Planned], at_once: bool, task_dirs: Sequence[str] = ()
+) -> list[Job]:
     """The processes that do what is left.
 
     Args:
       folder: the sweep's.
-      left: runs that are not done.
-      at_once: whether those of a group train together. Seeds that have begun go on together, as
-        they did before; the others start together.
+      planned: runs; those that are done are passed over.
+      at_once: whether the seeds of a group share a process.
+      task_dirs: folders with task files of the user's.
     """
-    groups: dict[tuple[str, ...], list[Planned]] = {}
-    for one in left:
-        key: tuple[str, ...] = (one.cell.folder,)
-        if at_once and one.cell.model is not None:
-            begun = run_folder.has_checkpoint(_at(folder, one))
-            key = (one.cell.group, "begun" if begun else "new")
-        groups.setdefault(key, []).append(one)
-    return [_job(folder, members) for members in groups.values()]
+    groups: dict[str, list[Planned]] = {}
+    for one in planned:
+        if not state_of(_at(folder, one)).done:
+            key = one.cell.group if at_once else one.cell.folder
+            groups.setdefault(key, []).append(one)
+    return [_job(folder, members, task_dirs) for members in groups.values()]
 
 
-def _job(folder: Path, members: Sequence[Planned]) -> Job:
+def _job(folder: Path, members: Sequence[Planned], task_dirs: Sequence[str]) -> Job:
     first = members[0]
-    place: str
-    seed: tuple[str, ...]
-    if len(members) == 1:
-        place, seed = first.cell.folder, first.seed_flags
-    else:
-        place, seed = first.cell.group, ("--seeds", ",".join(str(one.cell.seed) for one in members))
-    flags = (*first.flags, *seed, "--output_dir", str(folder / place))
-    return Job(tuple(members), place, flags)
+    place = first.cell.folder
+    flags = ["--gin_file", str(_at(folder, first) / run_folder.CONFIG)]
+    if len(members) > 1:
+        place = first.cell.group
+        seeds = ",".join(str(one.cell.seed) for one in members)
+        flags += ["--seeds", seeds, "--output_dir", str(folder / place)]
+        orders = {one.run.data.seed for one in members}
+        # One order for all was asked for.
+        flags += [f"--gin.Data.seed={seed}" for seed in orders if len(orders) == 1]
+    if (engine := first.run.train.engine) != ENGINES[0]:
+        # It must be known before the settings are read, for that may start the devices.
+        flags += ["--engine", engine]
+    for task_dir in task_dirs:
+        flags += ["--task_dir", task_dir]
+    return Job(tuple(members), place, tuple(flags))
 
 
 class Times:

@@ -2,12 +2,14 @@
 
 A process that fails does not stop the others. The processes are in sessions of their own, so that
 Ctrl-C reaches the sweep alone, which asks each of them once to save. Each holds the locks of its
-runs (`sweep_lock`): a sweep that was killed leaves its processes at work, and the next one waits
-for them.
+runs (`run_folder.locked`): a sweep that was killed leaves its processes at work, and the next one
+waits for them.
 """
 
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,12 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
 
+from dss_jax.core import locks
 from dss_jax.run import run_folder
-from dss_jax.sweep import lock as sweep_lock
-from dss_jax.sweep.lock import Lock
-from dss_jax.sweep.plan import Job, Planned, State, Times, seconds_left, state_of
+from dss_jax.sweep.plan import Job, Planned, Times, seconds_left, state_of
+
+log = logging.getLogger(__name__)
 
 LOG = "train.log"
 INTERRUPTED = 130
@@ -35,28 +37,7 @@ LOCKED_SECONDS = 5.0
 TAIL = 12
 """Lines of the log that are shown of a run that failed."""
 
-PROGRAM = (sys.executable, "-m", "dss_jax.cli.main", "train")
-
-Say = Callable[[str], None]
-
-
-class Status(NamedTuple):
-    """How far a sweep is, in runs."""
-
-    done: int
-    running: int
-    elsewhere: int
-    failed: int
-    left: int
-    seconds: float | None
-    """To the end; None: not known yet."""
-
-    def __str__(self) -> str:
-        parts = [f"{self.done} done", f"{self.running} running"]
-        parts += [f"{self.elsewhere} running elsewhere"] if self.elsewhere else []
-        parts += [f"{self.failed} failed", f"{self.left} left"]
-        when = "" if self.seconds is None else f"; about {duration(self.seconds)} to the end"
-        return ", ".join(parts) + when
+PROGRAM: Sequence[str] = (sys.executable, "-m", "dss_jax.cli.main", "train")
 
 
 def duration(seconds: float) -> str:
@@ -72,9 +53,8 @@ class _Child:
     """A process at work."""
 
     job: Job
-    process: subprocess.Popen
+    process: "subprocess.Popen[bytes]"
     slot: int
-    locks: list[Lock]
     log: Path
     log_start: int
     before: float
@@ -98,29 +78,21 @@ class Outcome:
 
 
 class Runner:
-    """Runs jobs; see `run`."""
+    """Runs jobs.
+
+    Args:
+      folder: the sweep's.
+      slots: what the environment of each run that is at work at the same time has of its own.
+      show: is told how far it is, a few times a second.
+    """
 
     def __init__(
-        self,
-        folder: Path,
-        slots: Sequence[Mapping[str, str]],
-        say: Say = print,
-        show: Callable[[Status], None] = lambda _: None,
-        program: Sequence[str] = PROGRAM,
+        self, folder: Path, slots: Sequence[Mapping[str, str]], show: Callable[[str], None]
     ) -> None:
-        """Prepares for a sweep's folder.
-
-        Args:
-          folder: the sweep's.
-          slots: what the environment of each run that is at work at the same time has of its own.
-          say: prints a line.
-          show: is told how far it is, a few times a second.
-          program: takes the flags of `dss train`.
-        """
-        self._folder, self._slots = folder, [dict(s) for s in slots]
-        self._say, self._show, self._program = say, show, list(program)
-        self._times = Times(folder)
+        self._folder, self._slots, self._show = folder, list(slots), show
+        self._times, self._outcome = Times(folder), Outcome()
         self._children: list[_Child] = []
+        self._elsewhere: list[tuple[Job, locks.Owner]] = []
         self._asked = 0
 
     def run(self, jobs: Sequence[Job], done: int = 0) -> Outcome:
@@ -130,28 +102,32 @@ class Runner:
           jobs: in the order in which they start.
           done: runs of the sweep that are finished already, for the status.
         """
-        outcome, self._jobs, self._done = Outcome(), list(jobs), done
-        self._elsewhere: list[Job] = []
+        self._jobs, self._done = list(jobs), done
         # Read once: what waits does not change.
         self._begun = {job.flags: self._work_done(job) for job in jobs}
         with self._signals():
             try:
-                self._loop(outcome)
+                self._loop()
             finally:
                 # There are children here only after an error of the sweep's own.
                 for child in self._children:
                     child.process.terminate()
-        return outcome
+        return self._outcome
 
-    def _loop(self, outcome: Outcome) -> None:
+    def _loop(self) -> None:
         looked = shown = 0.0
         while self._jobs or self._children or self._elsewhere:
-            self._reap(outcome)
+            for child in [c for c in self._children if c.process.poll() is not None]:
+                self._children.remove(child)
+                self._ended(child)
             now = time.monotonic()
             if self._asked:
-                outcome.stopped = True
+                self._outcome.stopped = True
                 self._jobs, self._elsewhere = [], []
-                self._pass_on()
+                # Each process is told what the sweep was told, once each time.
+                for child in (c for c in self._children if c.told < self._asked):
+                    child.told = self._asked
+                    child.process.kill() if self._asked > 2 else child.process.terminate()
             else:
                 if now - looked > LOCKED_SECONDS:
                     looked = now
@@ -159,119 +135,90 @@ class Runner:
                 self._start()
             if now - shown > SHOW_SECONDS:
                 shown = now
-                self._show(self._status(outcome))
+                self._show(self._status())
             if self._jobs or self._children or self._elsewhere:
                 time.sleep(POLL_SECONDS)
-        self._show(self._status(outcome))
-
-    def _pass_on(self) -> None:
-        """Tells each process what the sweep was told, once each time."""
-        for child in self._children:
-            if child.told < self._asked:
-                child.told = self._asked
-                child.process.kill() if self._asked > 2 else child.process.terminate()
+        self._show(self._status())
 
     def _free_slot(self) -> int | None:
         taken = {child.slot for child in self._children}
-        for owner in (self._owner(job) for job in self._elsewhere):
+        for _, owner in self._elsewhere:
             # What a sweep that was killed has left at work on this machine keeps its device.
-            if sweep_lock.here(owner):
-                own = (i for i, s in enumerate(self._slots) if s == owner["device"])
-                taken |= {next((i for i in own if i not in taken), -1)}
+            if owner.get("host") == socket.gethostname():
+                devices = ({**os.environ, **slot}.get(locks.DEVICES) for slot in self._slots)
+                own = [
+                    i for i, d in enumerate(devices) if d == owner.get("devices") and i not in taken
+                ]
+                taken |= set(own[:1])
         return next((i for i in range(len(self._slots)) if i not in taken), None)
 
     def _start(self) -> None:
         """Starts processes while a slot is free."""
         while self._jobs and (slot := self._free_slot()) is not None:
             job = self._jobs.pop(0)
-            left = [one for one in job.planned if not self._state(one).done]
-            if not left:
+            if len(self._finished(job)) == len(job.planned):
                 self._done += len(job.planned)
-                continue
-            locks = self._take(job)
-            if locks is None:
-                owner = self._owner(job)
-                who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
-                self._say(f"{job.folder}: {who} trains it; waiting for that")
-                self._elsewhere.append(job)
-                continue
-            try:
-                self._children.append(self._spawn(job, slot, locks))
-            except BaseException:
-                for lock in locks:
-                    lock.release()
-                raise
+            elif (owner := self._owner(job)) is not None:
+                self._wait_for(job, owner)
+            else:
+                self._children.append(self._spawn(job, slot))
 
-    def _spawn(self, job: Job, slot: int, locks: list[Lock]) -> _Child:
-        log = self._folder / job.folder / LOG
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [*self._program, *job.flags]
+    def _spawn(self, job: Job, slot: int) -> _Child:
+        for one in job.planned:
+            one.hand_over()
+        log_file = self._folder / job.folder / LOG
+        log_file.parent.mkdir(parents=True, exist_ok=True)
         before = self._work_done(job)
-        with log.open("ab") as out:
+        with log_file.open("ab") as out:
             start = out.tell()
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                env={**os.environ, **self._slots[slot]}, start_new_session=True,
-                pass_fds=[lock.descriptor for lock in locks],
-            )  # fmt: skip
-        for lock in locks:
-            lock.give(process.pid, self._slots[slot])
-        return _Child(job, process, slot, locks, log, start, before)
+                [*PROGRAM, *job.flags],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self._slots[slot]},
+                start_new_session=True,
+            )
+        return _Child(job, process, slot, log_file, start, before)
 
-    def _take(self, job: Job) -> list[Lock] | None:
-        """The locks of all runs of a job; None: somebody has one of them."""
-        taken: list[Lock] = []
-        for one in job.planned:
-            lock = sweep_lock.take(self._folder / one.cell.folder)
-            if lock is None:
-                for other in taken:
-                    other.release()
-                return None
-            taken.append(lock)
-        return taken
+    def _owner(self, job: Job) -> locks.Owner | None:
+        """Who has the lock of one of a job's runs; None: they are free."""
+        files = (self._folder / one.cell.folder / run_folder.LOCK for one in job.planned)
+        return next((o for o in map(locks.owner_of, files) if o is not None), None)
 
-    def _owner(self, job: Job) -> dict[str, Any]:
-        """What is known of the process that trains a job's runs elsewhere."""
-        owners = (sweep_lock.owner_of(self._folder / one.cell.folder) for one in job.planned)
-        return next((owner for owner in owners if owner), {})
+    def _wait_for(self, job: Job, owner: locks.Owner) -> None:
+        log.info("%s: %s trains it; waiting for that", job.folder, locks.shown(owner))
+        self._elsewhere.append((job, owner))
 
     def _look_elsewhere(self) -> None:
         """Runs that another process trained: finished, or free to go on with here."""
-        for job in list(self._elsewhere):
-            locks = self._take(job)
-            if locks is not None:
-                for lock in locks:
-                    lock.release()
-                self._elsewhere.remove(job)
-                self._jobs.insert(0, job)
+        looked, self._elsewhere = [(job, self._owner(job)) for job, _ in self._elsewhere], []
+        self._jobs[:0] = [job for job, owner in looked if owner is None]
+        self._elsewhere = [(job, owner) for job, owner in looked if owner is not None]
 
-    def _reap(self, outcome: Outcome) -> None:
-        for child in [c for c in self._children if c.process.poll() is not None]:
-            self._children.remove(child)
-            for lock in child.locks:
-                lock.release()
-            self._ended(child, outcome)
-
-    def _ended(self, child: _Child, outcome: Outcome) -> None:
+    def _ended(self, child: _Child) -> None:
         job, status = child.job, int(child.process.returncode)
+        if status == locks.Taken.status:
+            # Somebody was there between the question and the run's own lock.
+            self._wait_for(job, self._owner(job) or {})
+            return
         seconds = time.monotonic() - child.began
-        finished = [one for one in job.planned if self._state(one).done]
+        finished = self._finished(job)
         self._done += len(finished)
         worked = max(0.0, self._work_done(job) - child.before)
         if status == 0 and len(finished) == len(job.planned):
             self._times.add(job, "done", seconds, worked)
-            self._say(f"{job.folder}: done in {duration(seconds)}{self._scores(job)}")
+            log.info("%s: done in %s%s", job.folder, duration(seconds), self._scores(job))
         elif self._asked or status == INTERRUPTED:
             if worked:
                 self._times.add(job, "stopped", seconds, worked)
-            outcome.stopped = True
-            self._say(f"{job.folder}: stopped; it goes on from its last checkpoint")
+            self._outcome.stopped = True
+            log.info("%s: stopped; it goes on from its last checkpoint", job.folder)
         else:
             lines = _tail(child.log, child.log_start)
-            outcome.failed.append((job, status, child.log, lines))
-            self._say(f"{job.folder}: failed with status {status}; {child.log} ends with")
-            for line in lines:
-                self._say(f"  | {line}")
+            self._outcome.failed.append((job, status, child.log, lines))
+            said = f"{job.folder}: failed with status {status}; {child.log} ends with"
+            log.info("\n  | ".join([said, *lines]))
 
     def _scores(self, job: Job) -> str:
         """What the runs of a job have reached, for people."""
@@ -283,30 +230,38 @@ class Runner:
                 found.append(f"{results[split][results['metric']]:.2f}")
         return f"; {split} {', '.join(found)}" if found else ""
 
-    def _state(self, one: Planned) -> State:
-        return state_of(self._folder / one.cell.folder)
+    def _finished(self, job: Job) -> list[Planned]:
+        return [one for one in job.planned if state_of(self._folder / one.cell.folder).done]
 
     def _work_done(self, job: Job) -> float:
         """FLOPs done of a job, from the steps that its runs have logged."""
-        return sum(work_done(self._folder, one) for one in job.planned)
+        states = ((one, state_of(self._folder / one.cell.folder)) for one in job.planned)
+        return sum(
+            one.work * (1.0 if state.done else min(1.0, state.step / one.run.train.steps))
+            for one, state in states
+        )
 
-    def _status(self, outcome: Outcome) -> Status:
+    def _status(self) -> str:
+        """How far the sweep is, in runs: "3 done, 1 running, 0 failed, 5 left; about ..."."""
         now = time.monotonic()
-        waiting = sum(len(job.planned) for job in self._jobs)
         left = sum(job.work - self._begun[job.flags] for job in self._jobs)
         running = []
         for child in self._children:
             done = self._work_done(child.job)
             running.append((now - child.began, max(0.0, done - child.before)))
             left += max(0.0, child.job.work - done)
-        return Status(
-            done=self._done,
-            running=sum(len(child.job.planned) for child in self._children),
-            elsewhere=sum(len(job.planned) for job in self._elsewhere),
-            failed=sum(len(job.planned) for job, *_ in outcome.failed),
-            left=waiting,
-            seconds=seconds_left(self._times, running, left, len(self._slots)),
-        )
+        groups = {
+            "running": [child.job for child in self._children],
+            "running elsewhere": [job for job, _ in self._elsewhere],
+            "failed": [job for job, *_ in self._outcome.failed],
+            "left": self._jobs,
+        }
+        counts = {name: sum(len(job.planned) for job in jobs) for name, jobs in groups.items()}
+        counts = {"done": self._done, **counts}
+        shown = (f"{n} {name}" for name, n in counts.items() if n or name != "running elsewhere")
+        seconds = seconds_left(self._times, running, left, len(self._slots))
+        when = "" if seconds is None else f"; about {duration(seconds)} to the end"
+        return ", ".join(shown) + when
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -318,7 +273,7 @@ class Runner:
             self._asked += 1
             if self._asked == 1:
                 name = signal.Signals(number).name
-                self._say(f"{name}: the runs at work save and stop; again to stop them at once")
+                log.info("%s: the runs at work save and stop; again to stop them at once", name)
 
         taken = [signal.SIGINT, signal.SIGTERM]
         # nohup has it ignored.
@@ -329,12 +284,6 @@ class Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def work_done(folder: Path, one: Planned) -> float:
-    """FLOPs done of a run, from the steps that it has logged."""
-    state = state_of(folder / one.cell.folder)
-    return one.work if state.done else one.work * min(1.0, state.step / one.run.train.steps)
 
 
 def _tail(log: Path, start: int) -> list[str]:

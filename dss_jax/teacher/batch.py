@@ -5,20 +5,20 @@ handed in twice: what a batch holds is noted in a file beside the journal before
 a tag that the batch carries too, so that one made just before a crash is found again.
 """
 
-import fcntl
 import hashlib
 import io
 import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import openai
 
+from dss_jax.core import locks
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.records.records import Reply
@@ -87,22 +87,17 @@ class _Notes:
                     "it only if there are none, or they are paid for twice."
                 ) from error
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Within it no other process hands in batches of this journal.
 
         Raises:
           UsageError: another one does.
         """
-        with self.file.with_suffix(".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"another process waits for the batches in {self.file}. Let it finish, or stop "
-                    "it: this command then goes on from there."
-                ) from None
-            yield
+        said = (
+            f"another process waits for the batches in {self.file}: {{owner}}. Let it finish, or "
+        )
+        said += "stop it: this command then goes on from there."
+        return locks.held(self.file.with_suffix(".lock"), said)
 
     def save(self) -> None:
         write_whole(self.file, json.dumps({"batches": [asdict(b) for b in self.batches]}))

@@ -20,13 +20,18 @@ HERE = Path(os.environ["STAND_IN"])
 PLAN, STATE, LOCK = HERE / "plan.json", HERE / "state.json", HERE / "state.lock"
 FLAGS = {
     ("queued-resources", "create"): {
-        "--zone", "--project", "--node-id", "--accelerator-type", "--runtime-version", "--spot",
+        "--zone",
+        "--project",
+        "--node-id",
+        "--accelerator-type",
+        "--runtime-version",
+        "--spot",
     },
     ("queued-resources", "describe"): {"--zone", "--project", "--format"},
     ("queued-resources", "delete"): {"--zone", "--project", "--force", "--quiet"},
     ("tpu-vm", "ssh"): {"--zone", "--project", "--worker", "--command", "--output-directory"},
     ("tpu-vm", "scp"): {"--zone", "--project", "--worker"},
-}  # fmt: skip
+}
 NOT_FOUND = (
     "ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource was not found"
 )
@@ -106,14 +111,20 @@ def on_workers(command: str, workers: list[int], dropped: bool, flags: dict) -> 
     for i in workers:
         home = HERE / f"worker-{i}"
         env = {
-            "PATH": os.environ["PATH"], "STAND_IN": str(HERE), "HOME": str(home),
+            "PATH": os.environ["PATH"],
+            "STAND_IN": str(HERE),
+            "HOME": str(home),
             "HOSTNAME": f"t1v-n-1a2b3c4d-w-{i}",
-        }  # fmt: skip
+        }
         done = subprocess.run(
             # sshd gives the line to the user's shell.
-            ["bash", "-c", command], cwd=home, env=env, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True,
-        )  # fmt: skip
+            ["bash", "-c", command],
+            cwd=home,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
         out = done.stdout + done.stderr
         if "--output-directory" in flags:
             (Path(flags["--output-directory"]) / f"{i}.log").write_text(out)

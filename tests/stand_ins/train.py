@@ -18,7 +18,13 @@ if os.environ.get("RECORD_ENVIRONMENT"):
 behaviour = json.loads((HERE / "train.json").read_text())
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-folder = HERE / sys.argv[sys.argv.index("--output_dir") + 1].replace("://", "/")
+if "--output_dir" in sys.argv:
+    output_dir = sys.argv[sys.argv.index("--output_dir") + 1]
+else:
+    lines = Path(sys.argv[sys.argv.index("--gin_file") + 1]).read_text().splitlines()
+    settings = dict(line.split(" = ", 1) for line in lines if " = " in line)
+    output_dir = settings["Train.output_dir"].strip("'")
+folder = HERE / output_dir.replace("://", "/")
 folder.mkdir(parents=True, exist_ok=True)
 own = folder / f"step-{os.environ.get('SLURM_PROCID', os.environ.get('HOSTNAME', '0'))[-1]}"
 step = int(own.read_text()) if own.exists() else 0
