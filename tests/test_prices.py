@@ -39,11 +39,11 @@ def test_the_batch_api_costs_less() -> None:
     [
         ("gpt-4o-mini", "http://localhost:8000/v1"),
         ("gpt-4o-mini", "https://llm.example.org/v1"),
-        ("no-such-model", None),
-        ("jax:runs/teacher", None),
+        ("no-such-model", prices.HOSTED),
+        ("jax:runs/teacher", prices.HOSTED),
     ],
 )
-def test_what_is_not_known_has_no_cost_rather_than_none(model: str, base_url: str | None) -> None:
+def test_what_is_not_known_has_no_cost_rather_than_none(model: str, base_url: str) -> None:
     found = find_prices(model, base_url=base_url)
     assert found(1_000_000, 1_000_000) is None
     assert "--price_in" in found.source

@@ -1,5 +1,6 @@
 """Tables of `dss records`."""
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,69 +12,50 @@ from rich.text import Text
 from dss_jax.cli.tables import number, print_table, terminal
 from dss_jax.records.filters import Correct
 from dss_jax.records.records import STATUSES, Header, Record
-from dss_jax.records.stats import RecordStats, Share
+from dss_jax.records.stats import Accuracy, RecordStats
+
+PROVENANCE = "teacher endpoint date terms prices prompt_sha256 sampling totals"
+"""Fields of a header that are shown."""
 
 
 def print_stats(header: Header, stats: RecordStats, metric: str) -> None:
     """Prints statuses, agreement, accuracy and lengths of a record file, and its provenance."""
     print(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples")
-    for name in (
-        "teacher",
-        "endpoint",
-        "date",
-        "terms",
-        "prices",
-        "prompt_sha256",
-        "sampling",
-        "totals",
-    ):
-        if value := getattr(header, name):
+    shown = [(name, getattr(header, name)) for name in PROVENANCE.split()]
+    for name, value in [*shown, *(("filter", entry) for entry in header.filters)]:
+        if value:
             print(f"{name:<14}{_pairs(value) if isinstance(value, dict) else value}")
-    for entry in header.filters:
-        print(f"{'filter':<14}{_pairs(entry)}")
     print()
-    print_table(
-        "status",
-        ("", "rows", "%", "samples", "%"),
-        [
-            [status, number(rows), _per_cent(rows, stats.rows),
-             number(samples), _per_cent(samples, stats.samples)]
-            for status in STATUSES
-            if (rows := stats.row_statuses[status]) + (samples := stats.sample_statuses[status])
-        ],
-    )  # fmt: skip
-    lengths = (("input", stats.input_words), ("rationale", stats.rationale_words))
-    accuracies = (
-        ("samples, label as written", stats.as_written),
-        ("samples, label normalised", stats.normalised),
-        ("rows, vote", stats.vote),
-        ("rows, vote, where there is one", stats.voted),
-    )
+    rows, samples = stats.row_statuses, stats.sample_statuses
+    statuses = [s for s in STATUSES if rows[s] + samples[s]]
+    cells = [[s, *_part(rows[s], stats.rows), *_part(samples[s], stats.samples)] for s in statuses]
+    print_table("status", ("", "rows", "%", "samples", "%"), cells)
+    accuracies = {
+        "samples, label as written": stats.as_written,
+        "samples, label normalised": stats.normalised,
+        "rows, vote": stats.vote,
+        "rows, vote, where there is one": stats.voted,
+    }
     print_table(
         f"accuracy against gold ({metric}, %)",
         ("", "right", "of", "%"),
-        [[name, *_share(share)] for name, share in accuracies],
+        [[name, *_accuracy(accuracy)] for name, accuracy in accuracies.items()],
         note="Of rows with a gold label. A label that is missing counts as wrong.",
     )
     if set(stats.agreement) - {10}:
-        print_table(
-            "agreement, of rows with a vote",
-            ("agreement", "rows", "right", "of", "%"),
-            [
-                [f"{tenths / 10:.1f}", number(stats.agreement[tenths]),
-                 *_share(stats.right_by_agreement.get(tenths, Share()))]
-                for tenths in sorted(stats.agreement)
-            ],
-        )  # fmt: skip
-    print_table(
-        "words",
-        ("", "mean", "p50", "p99"),
-        [
-            [name, number(words.mean, 1), number(words.percentile(0.5)),
-             number(words.percentile(0.99))]
-            for name, words in lengths
-        ],
-    )  # fmt: skip
+        right = stats.right_by_agreement
+        cells = [
+            [f"{tenths / 10:.1f}", number(count), *_accuracy(right.get(tenths, Accuracy()))]
+            for tenths, count in sorted(stats.agreement.items())
+        ]
+        title = "agreement, of rows with a vote"
+        print_table(title, ("agreement", "rows", "right", "of", "%"), cells)
+    lengths = {"input": stats.input_words, "rationale": stats.rationale_words}
+    cells = [
+        [name, number(words.mean, 1), *(number(words.percentile(p)) for p in (0.5, 0.99))]
+        for name, words in lengths.items()
+    ]
+    print_table("words", ("", "mean", "p50", "p99"), cells)
 
 
 def _pairs(content: Mapping[str, Any]) -> str:
@@ -83,12 +65,12 @@ def _pairs(content: Mapping[str, Any]) -> str:
     )
 
 
-def _share(share: Share) -> list[str]:
-    return [number(share.right), number(share.all), number(share.per_cent)]
+def _accuracy(accuracy: Accuracy) -> list[str]:
+    return [number(accuracy.right), number(accuracy.all), number(accuracy.per_cent)]
 
 
-def _per_cent(part: int, whole: int) -> str:
-    return number(100 * part / whole if whole else None, 1)
+def _part(part: int, whole: int) -> list[str]:
+    return [number(part), number(100 * part / whole if whole else None, 1)]
 
 
 def print_filters(rows: int, samples: int, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -98,15 +80,13 @@ def print_filters(rows: int, samples: int, entries: Sequence[Mapping[str, Any]])
       rows, samples: before the first filter.
       entries: as in `Header.filters`.
     """
-    lines = [["(all)", "", "", "", number(rows), number(samples)]]
+    cells = [["(all)", "", "", "", number(rows), number(samples)]]
     for entry in entries:
         samples -= entry["samples_left_out"]
-        lines.append([
-            entry["filter"], _value(entry["value"]), number(entry["rows_left_out"]),
-            number(entry["samples_left_out"]), number(entry["rows_kept"]), number(samples),
-        ])  # fmt: skip
+        counts = (*(entry[n] for n in ("rows_left_out", "samples_left_out", "rows_kept")), samples)
+        cells.append([entry["filter"], _value(entry["value"]), *map(number, counts)])
     columns = ("filter", "value", "rows out", "samples out", "rows kept", "samples kept")
-    print_table("filters", columns, lines)
+    print_table("filters", columns, cells)
 
 
 def _value(value: Any) -> str:
@@ -129,11 +109,9 @@ def show(records: Sequence[Record], correct: Correct, *, more: bool, page: bool)
     table = Table(box=box.SIMPLE, show_lines=True, caption_justify="left")
     if more:
         table.caption = Text(f"There are more than these {len(records)}: --limit, --page.")
-    table.add_column("id, status", ratio=2)
-    table.add_column("input", ratio=5)
-    table.add_column("gold", ratio=2)
-    table.add_column("teacher", ratio=2)
-    table.add_column("rationale", ratio=6)
+    widths = {"id, status": 2, "input": 5, "gold": 2, "teacher": 2, "rationale": 6}
+    for column, ratio in widths.items():
+        table.add_column(column, ratio=ratio)
     for record in records:
         samples = Text("\n\n").join(_sample(record, i) for i in range(len(record.samples)))
         table.add_row(
@@ -144,10 +122,8 @@ def show(records: Sequence[Record], correct: Correct, *, more: bool, page: bool)
             samples,
         )
     console = terminal()
-    if page and console.is_terminal:
-        with console.pager(styles=True):
-            console.print(table)
-    else:
+    paged = page and console.is_terminal
+    with console.pager(styles=True) if paged else contextlib.nullcontext():
         console.print(table)
 
 
@@ -163,10 +139,10 @@ def _label(record: Record, correct: Correct) -> Text:
     return text
 
 
-def _sample(record: Record, number: int) -> Text:
+def _sample(record: Record, place: int) -> Text:
     """The rationale; what does not go without saying about the sample before it."""
-    sample = record.samples[number]
-    head = f"{number + 1}. " if len(record.samples) > 1 else ""
+    sample = record.samples[place]
+    head = f"{place + 1}. " if len(record.samples) > 1 else ""
     if sample.status != "ok":
         why = f": {plain(sample.reason)}" if sample.reason else ""
         written = f" ({plain(sample.raw_label)})" if sample.raw_label else ""

@@ -20,14 +20,18 @@ STATUSES = (
 )
 
 
+GIVEN_UP = "error"
+"""`Reply.finish_reason` of a request that was given up; a later run asks again."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
     """What came back for one request, as it came.
 
     Attributes:
       text: the completion; "" where none came.
-      finish_reason: the server's: "stop", "length", "content_filter"; "" where not given; "error"
-        where the request was given up.
+      finish_reason: the server's: "stop", "length", "content_filter"; "" where not given;
+        `GIVEN_UP`.
       refusal: the model's refusal, or the server's reason for the error; "" for neither.
       prompt_tokens, completion_tokens: as the server counted; 0 where it did not say.
       model: the model's name as the server gave it.
@@ -40,9 +44,19 @@ class Reply:
     completion_tokens: int = 0
     model: str = ""
 
+    @classmethod
+    def failure(cls, reason: str) -> "Reply":
+        """Of a request that was given up."""
+        return cls(text="", finish_reason=GIVEN_UP, refusal=reason)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the request was given up."""
+        return self.finish_reason == GIVEN_UP
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class RecordSample:
     """One completion of a row, taken apart.
 
     Attributes:
@@ -84,14 +98,14 @@ class Record:
     teacher_label: str
     agreement: float
     status: str
-    samples: tuple[Sample, ...]
+    samples: tuple[RecordSample, ...]
 
     @property
     def rationale(self) -> str:
         """Of the first sample whose label is the vote; "" without a vote."""
         return next((s.rationale for s in self.samples if self.votes(s)), "")
 
-    def votes(self, sample: Sample) -> bool:
+    def votes(self, sample: RecordSample) -> bool:
         """Whether the sample stands for the row's label."""
         return sample.status == "ok" and sample.label == self.teacher_label
 

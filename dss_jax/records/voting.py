@@ -1,18 +1,17 @@
 """Self-consistency (Wang et al. 2023): the label that most samples of a row have."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dss_jax.core.types import Example
-from dss_jax.records.records import Record, Sample
-
-
-def _equal(label: str, other: str) -> bool:
-    return label == other
+from dss_jax.records.records import Record, RecordSample
 
 
 def record_of(
-    example: Example, samples: Sequence[Sample], same: Callable[[str, str], bool] = _equal
+    example: Example,
+    samples: Sequence[RecordSample],
+    same: Callable[[str, str], bool] = operator.eq,
 ) -> Record:
     """One row's record.
 
@@ -30,24 +29,22 @@ def record_of(
     assert samples, f"row {example.id!r} has no sample"
     labels: list[str] = []
     votes: list[int] = []
-    merged: list[Sample] = []
+    merged: list[RecordSample] = []
     for sample in samples:
         if sample.status == "ok":
-            place = next((i for i, known in enumerate(labels) if same(known, sample.label)), None)
-            if place is None:
-                place = len(labels)
+            known = (i for i, label in enumerate(labels) if same(label, sample.label))
+            if (place := next(known, len(labels))) == len(labels):
                 labels.append(sample.label)
                 votes.append(0)
             votes[place] += 1
             sample = replace(sample, label=labels[place])
         merged.append(sample)
     most = max(votes, default=0)
-    label = labels[votes.index(most)] if votes else ""
     return Record(
         id=example.id,
         input=example.input,
         gold=example.label,
-        teacher_label=label,
+        teacher_label=labels[votes.index(most)] if votes else "",
         agreement=most / len(samples),
         status="ok" if votes else samples[0].status,
         samples=tuple(merged),

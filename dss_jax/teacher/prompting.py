@@ -183,5 +183,5 @@ def _response_format(prompt: Prompt, example: Example) -> dict[str, Any]:
         "required": ["rationale", "answer"],
         "additionalProperties": False,
     }
-    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True,
-                                                   "schema": schema}}  # fmt: skip
+    wanted = {"name": "answer", "strict": True, "schema": schema}
+    return {"type": "json_schema", "json_schema": wanted}

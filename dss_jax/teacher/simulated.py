@@ -88,16 +88,15 @@ class SimulatedTeacher(ThreadingHTTPServer):
         sent = sum(len(str(m["content"]).split()) for m in messages)
         said = len(text.split())
         message = {"role": "assistant", "content": text}
+        tokens = {"prompt_tokens": sent, "completion_tokens": said, "total_tokens": sent + said}
         return {
             "id": "chatcmpl-simulated",
             "object": "chat.completion",
             "created": 0,
             "model": MODEL,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {
-                "prompt_tokens": sent, "completion_tokens": said, "total_tokens": sent + said,
-            },
-        }  # fmt: skip
+            "usage": tokens,
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):
