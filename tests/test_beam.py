@@ -16,7 +16,7 @@ from dss_jax.records.files import merge, read_records
 from dss_jax.records.records import Header, Reply
 from dss_jax.teacher.asking import ExtractionRun, SendOptions, ServerTeacher
 from dss_jax.teacher.client import Client, Fatal
-from dss_jax.teacher.extraction import Extraction, Totals, records
+from dss_jax.teacher.extraction import Extraction, answered
 from dss_jax.teacher.journal import Journal
 
 beam = pytest.importorskip("apache_beam", reason='needs pip install "dss-jax[beam]"')
@@ -114,7 +114,7 @@ def test_records_are_those_of_one_machine_and_nothing_is_asked_twice(folder: Pat
     with server(folder / "log2") as make_client, Journal(folder / "alone") as journal:
         what, teacher = extraction(str(folder)), ServerTeacher(make_client(), OPTIONS)
         teacher.ask(what.requests(ROWS), ExtractionRun(journal))
-        alone = records(what, ROWS, journal, Totals())
+        alone = [record for record, _ in answered(what, ROWS, journal)]
         wanted = sorted(alone, key=lambda record: record.id)
     assert found["out"] == found["again"] == wanted
     assert {r.status for r in wanted} == {"ok", "truncated", "refused"}

@@ -27,8 +27,8 @@ from dss_jax.teacher.asking import (
     ExtractionProgress,
     ExtractionRun,
     SendOptions,
+    ServerTeacher,
     TeacherUnavailable,
-    send_all,
 )
 from dss_jax.teacher.client import Client
 from dss_jax.teacher.extraction import Extraction
@@ -75,7 +75,8 @@ def asked(
         send = Client(f"http://127.0.0.1:{port}/v1", "NO_KEY", timeout, options.concurrency)
         with Journal(journal) as kept:
             try:
-                return await send_all(requests(count), send, ExtractionRun(kept, **more), options)
+                run = ExtractionRun(kept, **more)
+                return await ServerTeacher(send, options).send_all(requests(count), run)
             finally:
                 await send.close()
 
@@ -156,9 +157,10 @@ def test_two_runs_at_once_ask_nothing_twice(tmp_path: Path) -> None:
         port = await server.start()
         sends = [Client(f"http://127.0.0.1:{port}/v1", "NO_KEY", 5, 16) for _ in range(2)]
         with Journal(tmp_path / "journal") as one, Journal(tmp_path / "journal") as other:
-            runs = zip(sends, map(ExtractionRun, (one, other)), strict=True)
+            teachers = [ServerTeacher(send, SendOptions(concurrency=16)) for send in sends]
+            runs = [ExtractionRun(journal) for journal in (one, other)]
             done = await asyncio.gather(
-                *(send_all(requests(1500), *each, SendOptions(concurrency=16)) for each in runs)
+                *(t.send_all(requests(1500), run) for t, run in zip(teachers, runs, strict=True))
             )
         assert sum(s.answered for s in done) == 1500
         assert all(s.answered > 100 for s in done), "both had work"
@@ -208,8 +210,8 @@ def test_equal_requests_are_sent_once(tmp_path: Path) -> None:
         with Journal(tmp_path / "journal") as journal:
             twice = [Request(f"{r.id}-{i}", 0, r.body) for r in requests(30) for i in range(2)]
             try:
-                run = ExtractionRun(journal)
-                return await send_all(twice, send, run, SendOptions(concurrency=8))
+                teacher = ServerTeacher(send, SendOptions(concurrency=8))
+                return await teacher.send_all(twice, ExtractionRun(journal))
             finally:
                 await send.close()
 
@@ -262,9 +264,10 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:
         await asyncio.sleep(0.001)
         return Reply(text="x" * 2000)
 
-    run, options = ExtractionRun(Full(tmp_path / "journal")), SendOptions(concurrency=8)
+    run = ExtractionRun(Full(tmp_path / "journal"))
+    teacher = ServerTeacher(send, SendOptions(concurrency=8))
     with pytest.raises(UsageError, match=r"is full.*Make room on the disk"):
-        asyncio.run(send_all(requests(2000), send, run, options))
+        asyncio.run(teacher.send_all(requests(2000), run))
     with Journal(tmp_path / "journal") as kept:
         assert 0 < 2000 - len(kept.missing(list(requests(2000)))) < 2000
 

@@ -16,10 +16,9 @@ from dss_jax.core.registry import load_task
 from dss_jax.data import rows
 from dss_jax.records.records import Reply
 from dss_jax.teacher import client
-from dss_jax.teacher import extraction as stage
 from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun
 from dss_jax.teacher.client import Fatal, Rejected
-from dss_jax.teacher.extraction import Extraction
+from dss_jax.teacher.extraction import Extraction, write
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.prices import Prices
 
@@ -178,7 +177,7 @@ def test_totals_count_what_was_paid_for_once(tmp_path: Path) -> None:
                 run.progress.answered, run.progress.retries = answered, retries
                 run._started = time.monotonic() - took
                 run.report()
-            header = stage.write(what, twins, journal, out, price=Prices(prompt=1, completion=1))
+            header = write(what, twins, journal, out, price=Prices(prompt=1, completion=1))
     assert header.totals["requests"] == 1
     assert header.totals["prompt_tokens"] == 100
     assert header.totals["cost_usd"] == pytest.approx(110e-6)

@@ -7,18 +7,20 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher import asking, client
-from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun, Send, SendOptions, send_all
+from dss_jax.teacher import client
+from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun, SendOptions, ServerTeacher
 from dss_jax.teacher.client import Client, Fatal, Rejected, Retryable
 from dss_jax.teacher.journal import Journal, Request
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER
+
+Send = Callable[[dict], Awaitable[Reply]]
 
 GOOD = Reply(text="x", finish_reason="stop", prompt_tokens=1000, completion_tokens=100)
 
@@ -37,7 +39,8 @@ def asked(
     folder: Path, send: Send, which: Iterator[Request], options: SendOptions, **more
 ) -> ExtractionProgress:
     with Journal(folder / "journal") as journal:
-        return asyncio.run(send_all(which, send, ExtractionRun(journal, **more), options))
+        teacher = ServerTeacher(send, options)
+        return asyncio.run(teacher.send_all(which, ExtractionRun(journal, **more)))
 
 
 async def filtered(body: dict) -> Reply:
@@ -96,7 +99,7 @@ def test_an_interrupt_does_not_wait_for_repetitions(tmp_path: Path) -> None:
 def test_a_servers_long_wish_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = []
 
-    async def pause(self: asking._Sending, seconds: float) -> None:
+    async def pause(self: ServerTeacher, seconds: float) -> None:
         waits.append(seconds)
 
     async def send(body: dict) -> Reply:
@@ -104,7 +107,7 @@ def test_a_servers_long_wish_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise Retryable("500", retry_after=86400.0)
         return GOOD
 
-    monkeypatch.setattr(asking._Sending, "pause", pause)
+    monkeypatch.setattr(ServerTeacher, "pause", pause)
     assert asked(tmp_path, send, requests(1), SendOptions()).answered == 1
     assert waits == [LONGEST_RETRY_AFTER]
 

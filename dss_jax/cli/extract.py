@@ -323,9 +323,13 @@ def _spending_limit(args: argparse.Namespace, price: Any) -> Callable[[Any], str
 
 def _from_release(args: argparse.Namespace, task: DistillationTask) -> int:
     from dss_jax.cli.tables import number, print_table
+    from dss_jax.data import rows
+    from dss_jax.records.files import write_records
     from dss_jax.teacher.extraction import from_release
 
-    header = from_release(task, args.split, args.from_release, args.out)
+    completions = rows.examples_with_completions(task, args.split, args.from_release)
+    header, records = from_release(task, args.split, completions)
+    write_records(args.out, header, records)
     counts = header.totals["statuses"]
     print_table(f"{args.out}", ("rows", ""), [[s, number(n)] for s, n in counts.items()])
     return 0

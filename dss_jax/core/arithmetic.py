@@ -60,44 +60,34 @@ def evaluate(text: str) -> float | None:
       `MAX_CHARACTERS`, is nested deeper than `MAX_DEPTH`, divides by zero, or leaves the finite
       real numbers (overflow, root of a negative number). Never raises on a string.
     """
-    if len(text) > MAX_CHARACTERS:
+    tokens = _TOKEN.findall(text[: MAX_CHARACTERS + 1])
+    if len(text) > MAX_CHARACTERS or "".join(tokens) != _SPACE.sub("", text):
         return None
+    parser = _Parser(tokens)
     try:
-        return _Parser(_tokens(text)).parse()
+        value = parser.binary()
     except (_NoValueError, ZeroDivisionError, OverflowError):
         return None
-
-
-def _tokens(text: str) -> list[str]:
-    tokens = _TOKEN.findall(text)
-    if "".join(tokens) != _SPACE.sub("", text):
-        raise _NoValueError
-    return tokens
+    return None if parser.left else value
 
 
 class _Parser:
     """Recursive descent over tokens."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self._left = tokens[::-1]  # The next one is the last.
+        self.left = tokens[::-1]  # The next one is the last.
         self._depth = 0
-
-    def parse(self) -> float:
-        value = self._binary()
-        if self._left:
-            raise _NoValueError
-        return value
 
     def _take(self, wanted: Collection[str]) -> str | None:
         """The next token, consumed, where it is one of `wanted`."""
-        return self._left.pop() if self._left and self._left[-1] in wanted else None
+        return self.left.pop() if self.left and self.left[-1] in wanted else None
 
-    def _binary(self, level: int = 0) -> float:
+    def binary(self, level: int = 0) -> float:
         if level == len(_LEVELS):
             return self._signed()
-        value = self._binary(level + 1)
+        value = self.binary(level + 1)
         while sign := self._take(_LEVELS[level]):
-            value = _real(_LEVELS[level][sign](value, self._binary(level + 1)))
+            value = _real(_LEVELS[level][sign](value, self.binary(level + 1)))
         return value
 
     def _signed(self) -> float:
@@ -119,13 +109,13 @@ class _Parser:
 
     def _atom(self) -> float:
         if self._take("("):
-            value = self._binary()
+            value = self.binary()
             if not self._take(")"):
                 raise _NoValueError
             return value
-        if not self._left or self._left[-1][0] not in ".0123456789":
+        if not self.left or self.left[-1][0] not in ".0123456789":
             raise _NoValueError
-        return _real(float(self._left.pop()))
+        return _real(float(self.left.pop()))
 
 
 def _real(value: float | complex) -> float:

@@ -12,9 +12,9 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
@@ -34,9 +34,6 @@ WAIT_FOR_OTHERS = 2.0
 
 LOOK_FOR_STOP = 0.2
 """Seconds between looks, while waiting to send, whether the run has been stopped."""
-
-Send = Callable[[Mapping[str, Any]], Awaitable[Reply]]
-"""Sends one body, once; raises what `dss_jax.teacher.client` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,33 +151,65 @@ class Teacher(Protocol):
         """
 
 
-@dataclass(frozen=True)
 class ServerTeacher:
-    """A server that is asked for many requests at once (`send_all`). Closes the client."""
+    """A server that is asked for many requests at once, each until it is answered, in one run.
 
-    client: Client
-    options: SendOptions = field(default_factory=SendOptions)
+    Args:
+      send: sends one body, once.
+      options: how many at once, how fast, how often.
+    """
+
+    def __init__(self, send: Client, options: SendOptions | None = None) -> None:
+        self.send, self.options = send, options or SendOptions()
+        limits = (self.options.concurrency, self.options.rpm, self.options.tpm)
+        self.limiter = Limiter(*limits, sleep=self.pause)
+        self.dice = random.Random(self.options.jitter_seed)
+        self.fatal: Exception | None = None
+        self.begun = self.first_lost = 0
 
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
-        """As of `Teacher`."""
+        """As `send_all`; closes the client."""
 
         async def work() -> ExtractionProgress:
             try:
-                return await send_all(requests, self.client, run, self.options)
+                return await self.send_all(requests, run)
             finally:
-                await self.client.close()
+                await self.send.close()
 
         return asyncio.run(work())
 
+    async def send_all(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
+        """Asks for every request that the journal has no reply to.
 
-class _Sending:
-    def __init__(self, send: Send, run: ExtractionRun, options: SendOptions) -> None:
-        self.send, self.run, self.options = send, run, options
-        self.journal, self.progress = run.journal, run.progress
-        self.limiter = Limiter(options.concurrency, options.rpm, options.tpm, sleep=self.pause)
-        self.dice = random.Random(options.jitter_seed)
-        self.fatal: Exception | None = None
-        self.begun = self.first_lost = 0
+        Ctrl-C ends it after the requests that are under way, which are paid for; a second one at
+        once.
+
+        Args:
+          requests: consumed little by little; each at most once a run.
+          run: gets every reply as it comes.
+
+        Returns:
+          What was done. `stopped` says why where not all of it was.
+
+        Raises:
+          TeacherUnavailable: the server refuses all requests (key, model, money).
+          UsageError: the journal cannot be written.
+        """
+        self.run, self.journal, self.progress = run, run.journal, run.progress
+        with _stop_on_interrupt(run.progress):
+            await self.hand_out(requests)
+        if not isinstance(self.fatal, UsageError):  # Else the journal cannot be written.
+            run.journal.flush()
+            run.journal.release_claims()
+        if isinstance(self.fatal, Fatal):
+            raise TeacherUnavailable(
+                f"the server does not answer: {self.fatal}. Nothing more was sent; "
+                f"{run.progress.answered} replies are kept. Check --model, --base_url and the key, "
+                "and run the same command again."
+            )
+        if self.fatal is not None:
+            raise self.fatal
+        return run.progress
 
     async def pause(self, seconds: float) -> None:
         """Waits.
@@ -194,8 +223,8 @@ class _Sending:
             if self.progress.stopped:
                 raise _Halted
 
-    def claimed(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """Chunks to send. An empty one: wait, the rest is under way, here or elsewhere."""
+    async def claimed(self, requests: Iterable[Request]) -> AsyncIterator[Request]:
+        """What to send; waits at the end for what is under way elsewhere."""
         while True:
             held: list[Request] = []
             for missing in self.run.missing(requests):
@@ -203,12 +232,12 @@ class _Sending:
                 # Told apart as objects: of two rows with one text the requests are equal.
                 mine = set(map(id, taken))
                 held += [request for request in missing if id(request) not in mine]
-                if taken:
-                    yield taken
+                for request in taken:
+                    yield request
             if not held:
                 return
+            await self.pause(WAIT_FOR_OTHERS)
             self.journal.drop_claims_of_the_dead()
-            yield []
             requests = held
 
     async def one(self, request: Request) -> None:
@@ -260,18 +289,19 @@ class _Sending:
         self.fatal = self.fatal or error
         self.progress.stopped = self.progress.stopped or str(error)
 
-    async def worker(self, queue: "asyncio.Queue[Request]") -> None:
+    async def work(self, requests: AsyncIterator[Request], turn: asyncio.Lock) -> None:
+        """Sends one request after another; several do it at once, each takes one in its turn."""
         while True:
-            request = await queue.get()
             try:
-                if not self.progress.stopped:
-                    await self.one(request)
+                async with turn:
+                    request = await anext(requests, None)
+                if request is None or self.progress.stopped:
+                    return
+                await self.one(request)
             except _Halted:
-                pass
+                return
             except Exception as error:
                 self.stop(error)
-            finally:
-                queue.task_done()
 
     async def flusher(self) -> None:
         """Brings replies onto the disk also when no other comes after them."""
@@ -282,65 +312,18 @@ class _Sending:
             except UsageError as error:
                 return self.stop(error)
 
-    async def all(self, requests: Iterable[Request]) -> None:
+    async def hand_out(self, requests: Iterable[Request]) -> None:
+        """Has the requests sent, and waits for the replies."""
         # Twice what is sent at once: some wait for their next attempt, and the limiter bounds the
         # rest.
-        count = 2 * self.options.concurrency
-        queue: asyncio.Queue[Request] = asyncio.Queue(count)
-        tasks = [asyncio.create_task(self.worker(queue)) for _ in range(count)]
-        tasks.append(asyncio.create_task(self.flusher()))
+        workers = 2 * self.options.concurrency
+        claimed, turn = self.claimed(requests), asyncio.Lock()
+        flusher = asyncio.create_task(self.flusher())
         try:
-            for chunk in self.claimed(requests):
-                for request in chunk:
-                    if not self.progress.stopped:
-                        await queue.put(request)
-                if self.progress.stopped:
-                    break
-                if not chunk:
-                    await asyncio.sleep(WAIT_FOR_OTHERS)
-            await queue.join()
+            await asyncio.gather(*(self.work(claimed, turn) for _ in range(workers)))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            flusher.cancel()
         self.run.report()
-
-
-async def send_all(
-    requests: Iterable[Request], send: Send, run: ExtractionRun, options: SendOptions | None = None
-) -> ExtractionProgress:
-    """Sends every request that the journal has no reply to, many at once, until it is answered.
-
-    Ctrl-C ends it after the requests that are under way, which are paid for; a second one at once.
-
-    Args:
-      requests: consumed little by little; each at most once a run.
-      send: sends one body, once.
-      run: gets every reply as it comes.
-      options: how many at once, how fast, how often.
-
-    Returns:
-      What was done. `stopped` says why where not all of it was.
-
-    Raises:
-      TeacherUnavailable: the server refuses all requests (key, model, money).
-      UsageError: the journal cannot be written.
-    """
-    sending = _Sending(send, run, options or SendOptions())
-    with _stop_on_interrupt(run.progress):
-        await sending.all(requests)
-    if not isinstance(sending.fatal, UsageError):  # Else the journal cannot be written.
-        run.journal.flush()
-        run.journal.release_claims()
-    if isinstance(sending.fatal, Fatal):
-        raise TeacherUnavailable(
-            f"the server does not answer: {sending.fatal}. Nothing more was sent; "
-            f"{run.progress.answered} replies are kept. Check --model, --base_url and the key, and "
-            "run the same command again."
-        )
-    if sending.fatal is not None:
-        raise sending.fatal
-    return run.progress
 
 
 class _Halted(Exception):  # noqa: N818

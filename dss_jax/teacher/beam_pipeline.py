@@ -6,24 +6,32 @@ moves to another machine is asked again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import apache_beam as beam
 
 from dss_jax.core.types import Example
 from dss_jax.records.files import header_line, record_line
 from dss_jax.records.records import Header, Record
-from dss_jax.teacher import extraction as stage
 from dss_jax.teacher.asking import ExtractionRun, SendOptions, ServerTeacher
 from dss_jax.teacher.client import Client
+from dss_jax.teacher.extraction import Extraction, answered
 from dss_jax.teacher.journal import Journal
 
 
-@dataclass(eq=False)
-class AskTeacher(beam.PTransform):
+@beam.ptransform_fn
+def AskTeacher(  # noqa: N802
+    rows: beam.PCollection,
+    make_extraction: Callable[[], Extraction],
+    make_client: Callable[[], Client],
+    journal: str,
+    options: SendOptions | None = None,
+    batch_size: int = 512,
+) -> beam.PCollection:
     """Rows (`Example`) -> records (`Record`), in no order.
 
-    Attributes:
+    Args:
+      rows: are spread over the workers.
       make_extraction: says what is asked. It is called on each worker, where a task file of the
         user's must be too: a task itself cannot be sent to a worker.
       make_client: the teacher's client. Called on the workers, so each needs the key in its
@@ -32,32 +40,18 @@ class AskTeacher(beam.PTransform):
       options: how to send, of one worker; `concurrency` holds for each batch under way.
       batch_size: rows a batch. Connections are opened once a batch, so some hundreds.
     """
-
-    make_extraction: Callable[[], stage.Extraction]
-    make_client: Callable[[], Client]
-    journal: str
-    options: SendOptions = field(default_factory=SendOptions)
-    batch_size: int = 512
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, rows: beam.PCollection) -> beam.PCollection:
-        """Batches, spread over the workers, then asked for."""
-        size = self.batch_size
-        ask = _Ask(self.make_extraction, self.make_client, self.journal, self.options)
-        return (
-            rows
-            # Else the rows would be asked about where they were read, which is one machine.
-            | "Spread" >> beam.Reshuffle()
-            | "Batch" >> beam.BatchElements(min_batch_size=size, max_batch_size=size)
-            | "Ask" >> beam.ParDo(ask)
-        )
+    return (
+        rows
+        # Else the rows would be asked about where they were read, which is one machine.
+        | "Spread" >> beam.Reshuffle()
+        | "Batch" >> beam.BatchElements(min_batch_size=batch_size, max_batch_size=batch_size)
+        | "Ask" >> beam.ParDo(_Ask(make_extraction, make_client, journal, options or SendOptions()))
+    )
 
 
 @dataclass(eq=False)
 class _Ask(beam.DoFn):
-    make_extraction: Callable[[], stage.Extraction]
+    make_extraction: Callable[[], Extraction]
     make_client: Callable[[], Client]
     journal: str
     options: SendOptions
@@ -73,34 +67,27 @@ class _Ask(beam.DoFn):
         with Journal(self.journal) as journal:
             teacher = ServerTeacher(self.make_client(), self.options)
             teacher.ask(self.extraction.requests(batch), ExtractionRun(journal))
-            yield from stage.records(self.extraction, batch, journal, stage.Totals())
+            yield from (record for record, _ in answered(self.extraction, batch, journal))
 
 
-@dataclass(eq=False)
-class WriteRecords(beam.PTransform):
+@beam.ptransform_fn
+def WriteRecords(  # noqa: N802
+    records: beam.PCollection, prefix: str, header: Header, shards: int = 0
+) -> beam.PCollection:
     """Records -> record files `PREFIX-00000-of-0000N.jsonl`, for `dss records merge`.
 
-    Attributes:
+    Args:
+      records: one line each.
       prefix: path, with Beam's file systems (gs://, s3://, hdfs://) where they are installed.
       header: of each file; without totals, which are known only at the end. Merging counts rows.
       shards: number of files; 0: as many as Beam likes, which on one machine may be one.
     """
-
-    prefix: str
-    header: Header
-    shards: int = 0
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, records: beam.PCollection) -> beam.PCollection:
-        """One line a record."""
-        write = beam.io.WriteToText(
-            self.prefix,
-            file_name_suffix=".jsonl",
-            num_shards=self.shards,
-            append_trailing_newlines=False,
-            coder=beam.coders.BytesCoder(),
-            header=header_line(self.header).decode(),
-        )
-        return records | "Line" >> beam.Map(record_line) | "Write" >> write
+    write = beam.io.WriteToText(
+        prefix,
+        file_name_suffix=".jsonl",
+        num_shards=shards,
+        append_trailing_newlines=False,
+        coder=beam.coders.BytesCoder(),
+        header=header_line(header).decode(),
+    )
+    return records | "Line" >> beam.Map(record_line) | "Write" >> write

@@ -71,7 +71,7 @@ class Fatal(Exception):  # noqa: N818
 
 
 class Client:
-    """Calling it sends one body, once (an `asking.Send`).
+    """Calling it sends one body, once (`asking.ServerTeacher`).
 
     Args:
       base_url: of the server, with its `/v1`.

@@ -12,7 +12,6 @@ from typing import Any
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import DistillationTask, Example
-from dss_jax.data import rows
 from dss_jax.records.files import write_records
 from dss_jax.records.records import Header, Record, Reply
 from dss_jax.records.voting import record_of
@@ -110,42 +109,36 @@ def shard_of(examples: Sequence[Example], shard: str | None) -> Sequence[Example
     return examples[int(index) :: int(count)]
 
 
-class Totals:
-    """Counts of what records are made from. Rows with one text share a request, paid for once."""
-
-    def __init__(self) -> None:
-        self._counts = Counter(rows=0, requests=0, prompt_tokens=0, completion_tokens=0)
-        self._statuses: Counter[str] = Counter()
-        self._keys: set[bytes] = set()
-
-    def add(self, record: Record, replies: Iterable[tuple[str, Reply]] = ()) -> Record:
-        """Counts a row and (key, reply) of each of its requests; gives the record back."""
-        self._counts["rows"] += 1
-        self._statuses[record.status] += 1
-        for key, reply in replies:
-            if (seen := bytes.fromhex(key)) not in self._keys:
-                self._keys.add(seen)
-                self._counts["requests"] += 1
-                self._counts["prompt_tokens"] += reply.prompt_tokens
-                self._counts["completion_tokens"] += reply.completion_tokens
-        return record
-
-    def as_dict(self, price: Price) -> dict[str, Any]:
-        """As the header has it."""
-        cost = price(self._counts["prompt_tokens"], self._counts["completion_tokens"])
-        statuses = dict(sorted(self._statuses.items()))
-        costs = {} if cost is None else {"cost_usd": round(cost, 6)}
-        return {**self._counts, "statuses": statuses, **costs}
-
-
-def records(
-    extraction: Extraction, examples: Iterable[Example], journal: Journal, totals: Totals
-) -> Iterator[Record]:
-    """The records of all rows, in order, from what the journal has."""
+def answered(
+    extraction: Extraction, examples: Iterable[Example], journal: Journal
+) -> Iterator[tuple[Record, dict[str, Reply]]]:
+    """The records of all rows, in order, from what the journal has; and by key the replies."""
     for example in examples:
         keys = [request.key for request in extraction.requests([example])]
-        replies = [journal.reply(key) or NOT_ASKED for key in keys]
-        yield totals.add(extraction.record(example, replies), zip(keys, replies, strict=True))
+        replies = {key: journal.reply(key) or NOT_ASKED for key in keys}
+        yield extraction.record(example, [replies[key] for key in keys]), replies
+
+
+def _totals(answers: Iterable[tuple[Record, dict[str, Reply]]], price: Price) -> dict[str, Any]:
+    """What the header says of records and their replies by key.
+
+    Rows with one text share a request, which was paid for once.
+    """
+    counts = Counter(rows=0, requests=0, prompt_tokens=0, completion_tokens=0)
+    statuses: Counter[str] = Counter()
+    seen: set[bytes] = set()
+    for record, replies in answers:
+        counts["rows"] += 1
+        statuses[record.status] += 1
+        new = {bytes.fromhex(key): reply for key, reply in replies.items()}
+        for key in new.keys() - seen:
+            counts["requests"] += 1
+            counts["prompt_tokens"] += new[key].prompt_tokens
+            counts["completion_tokens"] += new[key].completion_tokens
+        seen |= new.keys()
+    cost = price(counts["prompt_tokens"], counts["completion_tokens"])
+    costs = {} if cost is None else {"cost_usd": round(cost, 6)}
+    return {**counts, "statuses": dict(sorted(statuses.items())), **costs}
 
 
 def write(
@@ -167,24 +160,22 @@ def write(
       price: of the tokens.
       provenance: prices, endpoint, terms: as of `Header`.
     """
-    totals = Totals()
     # The header comes first and needs the totals, so the replies are read twice.
-    for _ in records(extraction, examples, journal, totals):
-        pass
+    totals = _totals(answered(extraction, examples, journal), price)
     seconds, retries = journal.effort(extraction.sha256)
     effort = {"retries": retries, "seconds": round(seconds, 1)} if seconds else {}
     header = _header(
         extraction,
-        totals.as_dict(price) | effort,
+        totals | effort,
         prompt_sha256=prompt_sha256(extraction.prompt, extraction.options),
         sampling={**extraction.settings, "samples": extraction.samples},
         **provenance,
     )
-    write_records(out, header, records(extraction, examples, journal, Totals()))
+    write_records(out, header, (record for record, _ in answered(extraction, examples, journal)))
     return header
 
 
-def released_records(
+def from_release(
     task: DistillationTask, split: str, completions: Iterable[tuple[Example, str | None]]
 ) -> tuple[Header, list[Record]]:
     """Records of completions that exist already, as the authors' release has them. No request.
@@ -194,29 +185,15 @@ def released_records(
       split: of the rows.
       completions: each row with its raw completion, None where there is none (status "error").
 
-    Returns:
-      Header and records, each of one sample.
-
     Raises:
       UsageError: the task has no prompt.
     """
     options = PromptOptions(form="completion")
     extraction = Extraction(task=task, split=split, model=RELEASED_TEACHER, options=options)
-    totals = Totals()
-    made = []
-    for example, text in completions:
-        reply = NOT_RELEASED if text is None else Reply(text=text)
-        made.append(totals.add(extraction.record(example, [reply])))
-    costs = totals.as_dict(lambda *_: None)
-    return _header(extraction, costs, terms=f"data: {task.licence}"), made
-
-
-def from_release(task: DistillationTask, split: str, data_dir: str, out: Path) -> Header:
-    """Writes records of the completions that came with the authors' release."""
-    completions = rows.examples_with_completions(task, split, data_dir)
-    header, made = released_records(task, split, completions)
-    write_records(out, header, made)
-    return header
+    replies = ((e, NOT_RELEASED if text is None else Reply(text=text)) for e, text in completions)
+    records = [extraction.record(example, [reply]) for example, reply in replies]
+    totals = _totals(((record, {}) for record in records), lambda *_: None)
+    return _header(extraction, totals, terms=f"data: {task.licence}"), records
 
 
 def _header(extraction: Extraction, totals: dict[str, Any], **provenance: Any) -> Header:
