@@ -21,7 +21,7 @@ from dss_jax.interop.weights import from_tree
 from dss_jax.model.t5 import T5
 from dss_jax.teacher import jax_teacher
 from dss_jax.teacher.asking import ExtractionRun
-from dss_jax.teacher.jax_teacher import JaxTeacher, TeacherOptions
+from dss_jax.teacher.jax_teacher import JaxTeacher
 from dss_jax.teacher.journal import Journal, Request
 from dss_jax.train import sharding
 
@@ -49,7 +49,7 @@ def requests(count: int = 11, **sampling: float) -> list[Request]:
 
 
 def texts(checkpoint: str, asked: list[Request], **options: int) -> dict[str, str]:
-    teacher = JaxTeacher(checkpoint, TeacherOptions(**options))
+    teacher = JaxTeacher(checkpoint, **options)
     return {request.key: reply.text for request, reply in teacher.replies(asked)}
 
 
@@ -78,7 +78,7 @@ def test_one_device_gives_the_same_as_four(
 
 
 def test_a_long_prompt_costs_its_row_alone(checkpoint: str, tmp_path: Path) -> None:
-    teacher = JaxTeacher(checkpoint, TeacherOptions(input_length=30))
+    teacher = JaxTeacher(checkpoint, input_length=30)
     with Journal(tmp_path / "journal") as journal:
         done = teacher.ask(requests(), ExtractionRun(journal))
         replies = [journal.reply(request.key) for request in requests()]
@@ -92,7 +92,7 @@ def test_a_long_prompt_costs_its_row_alone(checkpoint: str, tmp_path: Path) -> N
 
 
 def test_where_all_prompts_are_too_long_the_run_stops(checkpoint: str, tmp_path: Path) -> None:
-    teacher = JaxTeacher(checkpoint, TeacherOptions(input_length=2))
+    teacher = JaxTeacher(checkpoint, input_length=2)
     with (
         Journal(tmp_path / "journal") as journal,
         pytest.raises(UsageError, match="the first 5 rows were given up: the prompt has"),
@@ -111,11 +111,11 @@ def test_a_checkpoint_without_vocabulary_is_refused(checkpoint: str, tmp_path: P
     weights = jax_teacher.read_weights(checkpoint.removeprefix("jax:"))
     write_weights(dataclasses.replace(weights, vocabulary=None), str(bare), "orbax")
     with pytest.raises(UsageError, match="has no SentencePiece file"):
-        JaxTeacher(f"jax:{bare}", TeacherOptions())
+        JaxTeacher(f"jax:{bare}")
 
 
 def test_replies_are_kept_and_asked_once(checkpoint: str, tmp_path: Path) -> None:
-    teacher = JaxTeacher(checkpoint, TeacherOptions(batch_size=4))
+    teacher = JaxTeacher(checkpoint, batch_size=4)
     with Journal(tmp_path / "journal") as journal:
         first = teacher.ask(requests(6), ExtractionRun(journal))
         again = teacher.ask(requests(), ExtractionRun(journal))

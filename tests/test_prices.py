@@ -80,7 +80,7 @@ def test_half_a_price_is_refused(given: tuple[float | None, float | None]) -> No
 
 def test_an_estimate_counts_tokens_cost_and_time() -> None:
     bodies = [{"prompt": "x" * 3500}] * 60
-    found = estimate(bodies, 200, GIVEN, concurrency=10, seconds_per_request=2)
+    found = estimate(bodies, 200, GIVEN, concurrency=10)
     assert (found.requests, found.prompt_tokens, found.completion_tokens) == (60, 60_000, 12_000)
     assert found.cost == pytest.approx(0.06 * 0.15 + 0.012 * 0.6)
     assert found.seconds == 12

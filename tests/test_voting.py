@@ -4,8 +4,7 @@ import pytest
 
 from dss_jax.core.scoring import EQUATION_ACCURACY
 from dss_jax.core.types import Example
-from dss_jax.records.records import Record, RecordSample
-from dss_jax.records.voting import record_of
+from dss_jax.records.records import Record, RecordSample, record_of
 
 ROW = Example(id="7", input="x", label="gold")
 

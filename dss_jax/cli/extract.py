@@ -48,24 +48,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--shard", metavar="I/N", help="every N-th row from the I-th (from 0)")
     release = "no LLM: parse the completions of the authors' release"
     add("--from_release", metavar="DIR", help=release)
-    _prompt_flags(parser.add_argument_group("prompt").add_argument)
-    _sampling_flags(parser.add_argument_group("sampling").add_argument)
-    _sending_flags(parser.add_argument_group("sending").add_argument)
-    _money_flags(parser.add_argument_group("money").add_argument)
-    of_jax = parser.add_argument_group("a teacher of T5's family: --model jax:CHECKPOINT")
-    _jax_flags(of_jax.add_argument)
-
-
-def _prompt_flags(add: Callable[..., Any]) -> None:
+    add = parser.add_argument_group("prompt").add_argument
     add("--show_prompt", type=int, metavar="N", help="print N requests; send none")
     add("--exemplars", type=int, help="how many of the task's (default: all)")
     add("--exemplar_seed", type=int, help="shuffle them (default: the file's order)")
     add("--form", choices=("chat", "completion"), default="chat")
     add("--hint", action="store_true", help="show the teacher the gold label")
     add("--structured", action="store_true", help="ask for JSON by a schema")
-
-
-def _sampling_flags(add: Callable[..., Any]) -> None:
+    add = parser.add_argument_group("sampling").add_argument
     add("--samples", type=int, default=1, help="completions a row (default 1)")
     add("--temperature", type=float, help="default: 0 for one sample, else 0.7")
     add("--top_p", type=float)
@@ -78,9 +68,11 @@ def _sampling_flags(add: Callable[..., Any]) -> None:
     omit = "leave this field out of the requests; may be repeated"
     add("--omit", action="append", default=[], choices=OMITTED, help=omit)
     add("--extra_body", metavar="JSON", help='more fields for the requests: {"top_k": 5}')
+    _add_sending_flags(parser)
 
 
-def _sending_flags(add: Callable[..., Any]) -> None:
+def _add_sending_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("sending").add_argument
     add("--base_url", help="of the server (default: OpenAI's)")
     key = "variable that holds the key (default: OPENAI_API_KEY)"
     add("--api_key_env", default="OPENAI_API_KEY", metavar="NAME", help=key)
@@ -93,18 +85,15 @@ def _sending_flags(add: Callable[..., Any]) -> None:
     add("--only_failed", action="store_true", help="ask again for failed rows alone")
     add("--batch", action="store_true", help="the provider's batch API: half price")
     add("--terms", default="", help="note on the terms of use, kept as provenance")
-
-
-def _money_flags(add: Callable[..., Any]) -> None:
+    add = parser.add_argument_group("money").add_argument
     add("--dry_run", action="store_true", help="count tokens, cost and time only")
     add("--price_in", type=float, help="USD a million prompt tokens")
     add("--price_out", type=float, help="USD a million completion tokens")
     add("--price_table", type=Path, help="JSON file of prices, in LiteLLM's form")
     add("--budget", type=float, help="USD; asks before it would be passed")
     add("--yes", action="store_true", help="do not ask")
-
-
-def _jax_flags(add: Callable[..., Any]) -> None:
+    of_jax = parser.add_argument_group("a teacher of T5's family: --model jax:CHECKPOINT")
+    add = of_jax.add_argument
     add("--batch_size", type=int, default=32, help="prompts at once (default 32)")
     add("--input_length", type=int, default=2048, help="longest prompt in tokens (default 2,048)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -261,9 +250,10 @@ def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example])
 def _teacher(args: argparse.Namespace, server: str) -> Any:
     """Who is asked. Fails here if it could not work at all."""
     if _is_local(args):
-        from dss_jax.teacher.jax_teacher import JaxTeacher, TeacherOptions
+        from dss_jax.teacher.jax_teacher import JaxTeacher
 
-        return JaxTeacher(args.model, TeacherOptions(**_named(args, TeacherOptions)))
+        names = ("batch_size", "input_length", "dtype", "fsdp", "vocabulary")
+        return JaxTeacher(args.model, **{name: getattr(args, name) for name in names})
     if args.batch:
         from dss_jax.teacher.batch import BatchTeacher
 

@@ -10,7 +10,7 @@ from dss_jax.cli.tables import number, print_table
 from dss_jax.records.records import Header
 from dss_jax.teacher.asking import ExtractionProgress
 from dss_jax.teacher.extraction import Extraction
-from dss_jax.teacher.prices import CHARACTERS_PER_TOKEN, Estimate, Prices
+from dss_jax.teacher.prices import CHARACTERS_PER_TOKEN, SECONDS_PER_REQUEST, Estimate, Prices
 
 SHOW_EVERY, LOG_EVERY = 0.5, 30.0
 """Seconds between states of the bar: on a terminal; in a file, where each is a line."""
@@ -30,7 +30,9 @@ def print_estimate(args: argparse.Namespace, expected: Estimate, price: Prices) 
         "time, about": "up to a day" if args.batch else f"{expected.seconds / 60:,.0f} minutes",
     }
     counted = f"{CHARACTERS_PER_TOKEN} characters a token"
-    note = f"{counted}; answers as long as the exemplars'; 2 seconds a request."
+    note = (
+        f"{counted}; answers as long as the exemplars'; {SECONDS_PER_REQUEST:g} seconds a request."
+    )
     print_table(f"{args.task}, {args.split}, {args.model}", ("", ""), [*rows.items()], note=note)
 
 

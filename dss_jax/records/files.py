@@ -214,7 +214,12 @@ def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> M
     for path in paths:
         header, records = read_records(path)
         headers.append(header)
-        _must_agree(headers[0], header, paths[0], path)
+        pairs = {name: (getattr(headers[0], name), getattr(header, name)) for name in _SAME}
+        if other := "; ".join(f"{n}: {a!r} and {b!r}" for n, (a, b) in pairs.items() if a != b):
+            raise UsageError(
+                f"{paths[0]} and {path} are of different extractions ({other}). Merge only files "
+                "of the same task, split, teacher, prompt and sampling."
+            )
         for new in records:
             old, source = kept.setdefault(new.id, (new, path))
             if new is old:
@@ -256,16 +261,6 @@ def _completes(new: Record, old: Record) -> bool:
         before.status == "error" or replace(before, label="") == replace(after, label="")
         for before, after in zip(old.samples, new.samples, strict=True)
     )
-
-
-def _must_agree(first: Header, other: Header, first_path: Path, path: Path) -> None:
-    pairs = {n: (getattr(first, n), getattr(other, n)) for n in _SAME}
-    listed = "; ".join(f"{n}: {a!r} and {b!r}" for n, (a, b) in pairs.items() if a != b)
-    if listed:
-        raise UsageError(
-            f"{first_path} and {path} are of different extractions ({listed}). Merge only files "
-            "of the same task, split, teacher, prompt and sampling."
-        )
 
 
 def _conflict(conflicts: Sequence[tuple[str, Path, Path]]) -> UsageError:

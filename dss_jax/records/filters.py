@@ -1,5 +1,6 @@
 """Which records a student is trained on. `dss records filter`; docs/records.md."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,11 +95,13 @@ def _stages(filters: Filters, correct: Correct) -> Iterator[tuple[str, Any, Stag
     if filters.label_equals_vote:
         yield "label_equals_vote", True, _samples(lambda r, s: r.votes(s))
     if filters.min_agreement:
-        least = filters.min_agreement
-        yield "min_agreement", least, _rows(lambda r: r.agreement >= least)
+        agree = _rows(lambda r: r.agreement >= filters.min_agreement)
+        yield "min_agreement", filters.min_agreement, agree
     if filters.rationale_words:
         low, high = filters.rationale_words
-        yield "rationale_words", [low, high], _samples(lambda _, s: _within(s, low, high))
+        least, most = low or 0, math.inf if high is None else high
+        fits = _samples(lambda _, s: least <= len(s.rationale.split()) <= most)
+        yield "rationale_words", [low, high], fits
     near = filters.near_duplicates
     kinds: dict[str, Duplicates] = {
         "exact_duplicates": _repeated,
@@ -131,11 +134,6 @@ def _with(record: Record, samples: tuple[RecordSample, ...]) -> Record | None:
     if any(map(record.votes, record.samples)):
         return replace(record, samples=samples) if any(map(record.votes, samples)) else None
     return replace(record, samples=samples, status=samples[0].status)
-
-
-def _within(sample: RecordSample, low: int | None, high: int | None) -> bool:
-    words = len(sample.rationale.split())
-    return (low is None or words >= low) and (high is None or words <= high)
 
 
 def _repeated(texts: Sequence[str]) -> Iterator[bool]:

@@ -3,8 +3,12 @@
 The first line of a file is its header, each further line one row with all of its samples.
 """
 
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from dss_jax.core.examples import Example
 
 FORMAT = 1
 """Of the record files; the header has it as `dss_records`."""
@@ -108,6 +112,49 @@ class Record:
     def votes(self, sample: RecordSample) -> bool:
         """Whether the sample stands for the row's label."""
         return sample.status == "ok" and sample.label == self.teacher_label
+
+
+def record_of(
+    example: Example,
+    samples: Sequence[RecordSample],
+    same: Callable[[str, str], bool] = operator.eq,
+) -> Record:
+    """One row's record, by self-consistency (Wang et al. 2023): its label is that of most samples.
+
+    Args:
+      example: the row.
+      samples: its samples, one or more, in the order of their index.
+      same: whether two labels are one vote, for example a task's `scorer.correct`: equations count
+        by their value. Of labels that are the same, the first seen becomes the label of all;
+        `raw_label` keeps what was written.
+
+    Returns:
+      The record. Only "ok" samples vote; of labels with equally many votes the first seen wins.
+      The agreement is a share of all samples, those without a vote included.
+    """
+    assert samples, f"row {example.id!r} has no sample"
+    labels: list[str] = []
+    votes: list[int] = []
+    merged: list[RecordSample] = []
+    for sample in samples:
+        if sample.status == "ok":
+            known = (i for i, label in enumerate(labels) if same(label, sample.label))
+            if (place := next(known, len(labels))) == len(labels):
+                labels.append(sample.label)
+                votes.append(0)
+            votes[place] += 1
+            sample = replace(sample, label=labels[place])
+        merged.append(sample)
+    most = max(votes, default=0)
+    return Record(
+        id=example.id,
+        input=example.input,
+        gold=example.label,
+        teacher_label=labels[votes.index(most)] if votes else "",
+        agreement=most / len(samples),
+        status="ok" if votes else samples[0].status,
+        samples=tuple(merged),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

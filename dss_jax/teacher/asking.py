@@ -146,6 +146,13 @@ class Teacher(Protocol):
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
         """Gives `run.keep` a reply to each request that is missing.
 
+        Args:
+          requests: of one model, form and sampling; consumed little by little, each at most once.
+          run: gets every reply as it comes.
+
+        Returns:
+          What was done. `stopped` says why where not all of it was.
+
         Raises:
           UsageError: it can answer none, or the journal cannot be written.
         """
@@ -179,25 +186,23 @@ class ServerTeacher:
         return asyncio.run(work())
 
     async def send_all(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
-        """Asks for every request that the journal has no reply to.
-
-        Ctrl-C ends it after the requests that are under way, which are paid for; a second one at
-        once.
-
-        Args:
-          requests: consumed little by little; each at most once a run.
-          run: gets every reply as it comes.
-
-        Returns:
-          What was done. `stopped` says why where not all of it was.
+        """As `Teacher.ask`. Ctrl-C ends it after the requests that are under way, which are paid
+        for; a second one at once.
 
         Raises:
           TeacherUnavailable: the server refuses all requests (key, model, money).
-          UsageError: the journal cannot be written.
         """
         self.run, self.journal, self.progress = run, run.journal, run.progress
-        with _stop_on_interrupt(run.progress):
-            await self.hand_out(requests)
+        # Twice what is sent at once: some wait for their next attempt, and the limiter bounds the
+        # rest.
+        count, claimed, turn = 2 * self.options.concurrency, self.claimed(requests), asyncio.Lock()
+        flusher = asyncio.create_task(self.flusher())
+        try:
+            with _stop_on_interrupt(run.progress):
+                await asyncio.gather(*(self.work(claimed, turn) for _ in range(count)))
+        finally:
+            flusher.cancel()
+        run.report()
         if not isinstance(self.fatal, UsageError):  # Else the journal cannot be written.
             run.journal.flush()
             run.journal.release_claims()
@@ -311,19 +316,6 @@ class ServerTeacher:
                 self.journal.flush()
             except UsageError as error:
                 return self.stop(error)
-
-    async def hand_out(self, requests: Iterable[Request]) -> None:
-        """Has the requests sent, and waits for the replies."""
-        # Twice what is sent at once: some wait for their next attempt, and the limiter bounds the
-        # rest.
-        workers = 2 * self.options.concurrency
-        claimed, turn = self.claimed(requests), asyncio.Lock()
-        flusher = asyncio.create_task(self.flusher())
-        try:
-            await asyncio.gather(*(self.work(claimed, turn) for _ in range(workers)))
-        finally:
-            flusher.cancel()
-        self.run.report()
 
 
 class _Halted(Exception):  # noqa: N818

@@ -13,8 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import filelock
@@ -70,34 +69,6 @@ class _Batch:
     id: str = ""
 
 
-@dataclass
-class _Notes:
-    """The batches under way, in a JSON file that is replaced whole."""
-
-    file: Path
-    batches: list[_Batch] = field(default_factory=list)
-
-    def load(self) -> None:
-        if not self.file.exists():
-            return
-        try:
-            for noted in json.loads(self.file.read_text())["batches"]:
-                asked = [Asked(*request) for request in noted["requests"]]
-                self.batches.append(_Batch(**noted | {"requests": asked}))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{self.file} cannot be read: {error}. It lists the batches under way; remove "
-                "it only if there are none, or they are paid for twice."
-            ) from error
-
-    def save(self) -> None:
-        write_whole(self.file, json.dumps({"batches": [asdict(b) for b in self.batches]}))
-
-    def drop(self, batch: _Batch) -> None:
-        self.batches.remove(batch)
-        self.save()
-
-
 class BatchTeacher:
     """Hands in, waits, fetches.
 
@@ -123,30 +94,26 @@ class BatchTeacher:
         )
 
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
-        """Asks for every request that the journal has no reply to, and waits for the answers.
+        """As `Teacher.ask`; waits for the answers. The notes are beside the file of the journal.
 
         Requests without an answer (a batch that expired, an error of the server) are missing again
         at the next run.
-
-        Args:
-          requests: of one model and one form.
-          run: gets the replies; the notes are beside the file of its journal.
 
         Raises:
           UsageError: the server refuses or cannot be reached, or another process is at it.
         """
         journal = run.journal.path
-        self._run, self._notes = run, _Notes(journal.with_name(f"{journal.name}.batches.json"))
+        self._run, self._notes = run, journal.with_name(f"{journal.name}.batches.json")
         try:
-            with filelock.FileLock(self._notes.file.with_suffix(".lock")).acquire(timeout=0):
-                self._notes.load()
+            with filelock.FileLock(self._notes.with_suffix(".lock")).acquire(timeout=0):
+                self._load()
                 self._find_lost()
                 for chunk in self._chunks(requests):
                     self._hand_in(chunk)
                 self._wait()
         except filelock.Timeout:
             raise UsageError(
-                f"another process waits for the batches in {self._notes.file}. Let it finish, or "
+                f"another process waits for the batches in {self._notes}. Let it finish, or "
                 "stop it: this command then goes on from there."
             ) from None
         except openai.OpenAIError as error:
@@ -160,12 +127,30 @@ class BatchTeacher:
         run.report()
         return run.progress
 
+    def _load(self) -> None:
+        """Reads the notes on batches under way, a JSON file that is replaced whole."""
+        self._batches: list[_Batch] = []
+        if not self._notes.exists():
+            return
+        try:
+            for noted in json.loads(self._notes.read_text())["batches"]:
+                asked = [Asked(*request) for request in noted["requests"]]
+                self._batches.append(_Batch(**noted | {"requests": asked}))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self._notes} cannot be read: {error}. It lists the batches under way; remove "
+                "it only if there are none, or they are paid for twice."
+            ) from error
+
+    def _save(self) -> None:
+        write_whole(self._notes, json.dumps({"batches": [asdict(b) for b in self._batches]}))
+
     def _chunks(self, requests: Iterable[Request]) -> Iterator[list[tuple[Request, bytes]]]:
         """Requests to hand in and their lines, within the provider's limits.
 
         Rows with one text share a request: a batch may not hold it twice.
         """
-        seen = {asked.key for batch in self._notes.batches for asked in batch.requests}
+        seen = {asked.key for batch in self._batches for asked in batch.requests}
         chunk: list[tuple[Request, bytes]] = []
         size = 0
         for request in itertools.chain.from_iterable(self._run.missing(requests)):
@@ -183,13 +168,13 @@ class BatchTeacher:
 
     def _find_lost(self) -> None:
         """Batches that were noted but not confirmed: made at the provider, or not."""
-        lost = [batch for batch in self._notes.batches if not batch.id]
+        lost = [batch for batch in self._batches if not batch.id]
         if lost:
             made = {(b.metadata or {}).get(TAG): b.id for b in self._openai.batches.list(limit=100)}
             for batch in lost:
                 batch.id = made.get(batch.tag, "")
-            self._notes.batches = [batch for batch in self._notes.batches if batch.id]
-            self._notes.save()
+            self._batches = [batch for batch in self._batches if batch.id]
+            self._save()
 
     def _hand_in(self, chunk: list[tuple[Request, bytes]]) -> None:
         requests = [Asked(request.key, request.id, request.sample) for request, _ in chunk]
@@ -199,8 +184,8 @@ class BatchTeacher:
         file = io.BytesIO(b"".join(line for _, line in chunk))
         uploaded = self._openai.files.create(file=(f"{tag}.jsonl", file), purpose="batch")
         # Noted before it is made: a crash between the two must not have it made, and paid, twice.
-        self._notes.batches.append(batch)
-        self._notes.save()
+        self._batches.append(batch)
+        self._save()
         # Not repeated by the client: the first may have come through.
         made = self._openai.with_options(max_retries=0).batches.create(
             input_file_id=uploaded.id,
@@ -209,15 +194,20 @@ class BatchTeacher:
             metadata={TAG: tag},
         )
         batch.id = made.id
-        self._notes.save()
+        self._save()
         log.info(f"batch {made.id}: {len(chunk):,} requests handed in")
 
     def _wait(self) -> None:
         wait, unanswered = FIRST_WAIT, 0
-        while self._notes.batches:
+        while self._batches:
             try:
-                for batch in list(self._notes.batches):
-                    self._look(batch)
+                for batch in list(self._batches):
+                    state = self._openai.batches.retrieve(batch.id)
+                    if state.status in ENDED:
+                        self._fetch(batch, state)
+                    elif (counts := state.request_counts) is not None:
+                        done = f"{counts.completed:,} of {counts.total or len(batch.requests):,}"
+                        log.info(f"batch {batch.id}: {state.status}, {done}")
                 unanswered = 0
             except PASSING as error:
                 # A batch takes up to a day: a provider that is away for minutes must not end it.
@@ -225,17 +215,9 @@ class BatchTeacher:
                 if unanswered == LOOKS_WITHOUT_ANSWER:
                     raise
                 log.info(f"no answer, waiting: {self._clean(str(error))}")
-            if self._notes.batches:
+            if self._batches:
                 self._sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
-
-    def _look(self, batch: _Batch) -> None:
-        state = self._openai.batches.retrieve(batch.id)
-        if state.status in ENDED:
-            self._fetch(batch, state)
-        elif (counts := state.request_counts) is not None:
-            total = counts.total or len(batch.requests)
-            log.info(f"batch {batch.id}: {state.status}, {counts.completed:,} of {total:,}")
 
     def _fetch(self, batch: _Batch, state: Any) -> None:
         wanted = {asked.key: asked for asked in batch.requests}
@@ -246,7 +228,8 @@ class BatchTeacher:
                 self._take(line, wanted)
         # The journal first: a batch that is noted no more is not fetched again.
         self._run.journal.flush()
-        self._notes.drop(batch)
+        self._batches.remove(batch)
+        self._save()
         if state.status == "failed":
             reasons = [f"{e.message}" for e in (state.errors.data if state.errors else None) or ()]
             reason = self._clean("; ".join(reasons) or "no reason given")

@@ -13,8 +13,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.records.files import write_records
-from dss_jax.records.records import Header, Record, Reply
-from dss_jax.records.voting import record_of
+from dss_jax.records.records import Header, Record, Reply, record_of
 from dss_jax.teacher.journal import Journal, Request
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import PromptOptions, prompt_sha256, request_body

@@ -8,7 +8,6 @@ all the same, and what runs on is cut where the answer is read.
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -39,40 +38,34 @@ BATCHES_AT_ONCE = 8
 """Batches of requests between two writes to the journal; they are sorted by length together."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TeacherOptions:
-    """How the teacher runs.
-
-    Attributes:
-      batch_size: prompts decoded at once, over all devices.
-      input_length: longest prompt, in tokens; T5's relative positions set no limit of their own.
-      dtype: of the activations.
-      fsdp: devices over which the parameters are shared out; the others share the batch.
-      vocabulary: SentencePiece file, where the checkpoint has none; None: the checkpoint's.
-    """
-
-    batch_size: int = 32
-    input_length: int = 2048
-    dtype: str = "float32"
-    fsdp: int = 1
-    vocabulary: str | None = None
-
-
 class JaxTeacher:
     """Opens a checkpoint of Hugging Face, Orbax or T5X, and puts it on the devices.
 
     Args:
       name: "jax:CHECKPOINT".
-      options: how it runs.
+      batch_size: prompts decoded at once, over all devices.
+      input_length: longest prompt, in tokens; T5's relative positions set no limit of their own.
+      dtype: of the activations.
+      fsdp: devices over which the parameters are shared out; the others share the batch.
+      vocabulary: SentencePiece file, where the checkpoint has none; None: the checkpoint's.
 
     Raises:
       UsageError: no such checkpoint, or no vocabulary.
     """
 
-    def __init__(self, name: str, options: TeacherOptions) -> None:
-        self.options = options
+    def __init__(
+        self,
+        name: str,
+        *,
+        batch_size: int = 32,
+        input_length: int = 2048,
+        dtype: str = "float32",
+        fsdp: int = 1,
+        vocabulary: str | None = None,
+    ) -> None:
+        self.batch_size, self.input_length = batch_size, input_length
         weights = read_weights(name.removeprefix(PREFIX))
-        file = options.vocabulary or weights.vocabulary
+        file = vocabulary or weights.vocabulary
         if file is None:
             raise UsageError(
                 f"{weights.origin} has no SentencePiece file beside it (spiece.model). Give it "
@@ -81,9 +74,9 @@ class JaxTeacher:
         model_file = resolve(str(file))
         vocabulary_size(model_file, weights.extra_ids, weights.config, weights.origin)
         self.vocabulary = SentencePiece(model_file, weights.extra_ids)
-        self.model = T5(dataclasses.replace(weights.config, dtype=options.dtype))
+        self.model = T5(dataclasses.replace(weights.config, dtype=dtype))
         keep_compiled_code()
-        self.mesh = make_mesh(config.Mesh(fsdp=options.fsdp))
+        self.mesh = make_mesh(config.Mesh(fsdp=fsdp))
         one = jnp.ones((1, 2), jnp.int32)
         boxed = jax.eval_shape(lambda: self.model.init(jax.random.key(0), one, one))["params"]
         places = flat(param_shardings(boxed, self.mesh, config.DEFAULT_LOGICAL_AXIS_RULES))
@@ -95,11 +88,7 @@ class JaxTeacher:
         self.params = nested(params)
 
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
-        """Answers every request that the journal has no reply to.
-
-        Args:
-          requests: of one sampling setting.
-          run: gets each reply as it comes.
+        """As `Teacher.ask`.
 
         Raises:
           UsageError: the first few prompts are all too long.
@@ -122,11 +111,11 @@ class JaxTeacher:
         """
         requests = iter(requests)
         engine: Engine | None = None
-        at_once = BATCHES_AT_ONCE * self.options.batch_size
+        at_once = BATCHES_AT_ONCE * self.batch_size
         while some := list(itertools.islice(requests, at_once)):
             engine = engine or self._engine(some[0])
             rows = [[*self.vocabulary.encode(r.body["prompt"]), EOS_ID] for r in some]
-            fitting = [i for i, row in enumerate(rows) if len(row) <= self.options.input_length]
+            fitting = [i for i, row in enumerate(rows) if len(row) <= self.input_length]
             column = Ragged(
                 np.array(list(itertools.chain.from_iterable(rows)), np.int32),
                 np.cumsum([0, *map(len, rows)], dtype=np.int64),
@@ -154,8 +143,8 @@ class JaxTeacher:
             config.DEFAULT_LOGICAL_AXIS_RULES,
             SampleSearch(settings),
             max_decode_length=int(body.get("max_tokens") or body["max_completion_tokens"]),
-            batch_size=self.options.batch_size,
-            input_length=self.options.input_length,
+            batch_size=self.batch_size,
+            input_length=self.input_length,
         )
 
     def _reply(self, prompt: Sequence[int], tokens_T: np.ndarray) -> Reply:
@@ -169,6 +158,6 @@ class JaxTeacher:
 
     def _too_long(self, prompt: Sequence[int]) -> Reply:
         return Reply.failure(
-            f"the prompt has {len(prompt)} tokens, more than the {self.options.input_length} "
+            f"the prompt has {len(prompt)} tokens, more than the {self.input_length} "
             "allowed. Show fewer examples (--exemplars), or raise --input_length."
         )

@@ -27,6 +27,9 @@ TOKENS_PER_MESSAGE = 4
 HOSTED = "https://api.openai.com/v1"
 """The server where none is named: OpenAI's."""
 
+SECONDS_PER_REQUEST = 2.0
+"""That a server is taken to need."""
+
 MILLION = 1_000_000
 
 
@@ -141,8 +144,7 @@ class Estimate:
       prompt_tokens: estimated from characters.
       completion_tokens: if each completion is as long as the exemplars' answers.
       cost: USD; None: not known.
-      seconds: at `concurrency` requests at once, `seconds_per_request` each, within the limits a
-        minute.
+      seconds: at `concurrency` requests at once, within the limits a minute.
     """
 
     requests: int
@@ -167,7 +169,6 @@ def estimate(
     prices: Prices,
     *,
     concurrency: int,
-    seconds_per_request: float = 2.0,
     rpm: int | None = None,
     tpm: int | None = None,
 ) -> Estimate:
@@ -178,13 +179,12 @@ def estimate(
       completion_tokens: of one completion.
       prices: of the model.
       concurrency: requests at once.
-      seconds_per_request: how long the server takes for one.
       rpm, tpm: requests and tokens a minute; None: no limit.
     """
     counts = [tokens_of(body) for body in bodies]
     requests, prompt = len(counts), sum(counts)
     completion = round(requests * completion_tokens)
-    seconds = [requests * seconds_per_request / concurrency]
+    seconds = [requests * SECONDS_PER_REQUEST / concurrency]
     seconds += [60.0 * requests / rpm] if rpm else []
     seconds += [60.0 * (prompt + completion) / tpm] if tpm else []
     return Estimate(
