@@ -11,7 +11,7 @@ import pytest
 from test_record_files import FAILED, HEADER, record, sample
 
 from dss_jax.cli.main import main
-from dss_jax.cli.record_tables import plain
+from dss_jax.cli.records import plain
 from dss_jax.records.files import read_records, write_records
 
 OTHER = sample("(9 - 1)", rationale="Nine [bold]less[/bold] \x1b[31mone.")

@@ -8,20 +8,31 @@ dss records export FILE ... --to DIR [--name NAME] [--version 1.0.0]
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from dss_jax.cli import options, record_tables
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from dss_jax.cli import options
+from dss_jax.cli.tables import number, print_table, terminal
 from dss_jax.core import registry
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.types import Scorer
 from dss_jax.records.files import SHOWN_IDS, merge, read_records, write_records
-from dss_jax.records.filters import Filters, apply_filters
+from dss_jax.records.filters import Correct, Filters, apply_filters
 from dss_jax.records.records import STATUSES, Header, Record
-from dss_jax.records.stats import record_stats
+from dss_jax.records.stats import Accuracy, RecordStats, record_stats
+
+PROVENANCE = "teacher endpoint date terms prices prompt_sha256 sampling totals"
+"""Fields of a header that are shown."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +108,7 @@ def _opened(args: argparse.Namespace) -> tuple[Header, Iterator[Record], Scorer]
 def _stats(args: argparse.Namespace) -> None:
     header, records, scorer = _opened(args)
     stats = record_stats(records, scorer.correct)
-    record_tables.print_stats(header, stats, scorer.name)
+    _print_stats(header, stats, scorer.name)
     if args.chart:
         from dss_jax.report.record_chart import plot_records
 
@@ -123,7 +134,21 @@ def _show(args: argparse.Namespace) -> None:
     if not shown:
         raise UsageError(f"{args.files[0]} has no such row.")
     more = bool(args.limit) and len(shown) > args.limit
-    record_tables.show(shown[: args.limit or None], scorer.correct, more=more, page=args.page)
+    table = Table(box=box.SIMPLE, show_lines=True, caption_justify="left")
+    if more:
+        table.caption = Text(f"There are more than these {args.limit}: --limit, --page.")
+    widths = {"id, status": 2, "input": 5, "gold": 2, "teacher": 2, "rationale": 6}
+    for column, ratio in widths.items():
+        table.add_column(column, ratio=ratio)
+    for r in shown[: args.limit or None]:
+        who, gold = f"{plain(r.id)}\n{r.status}", plain(r.gold) or "-"
+        rationales = Text("\n\n").join(_rationale(r, i) for i in range(len(r.samples)))
+        row = (Text(who), Text(plain(r.input)), Text(gold), _label(r, scorer.correct), rationales)
+        table.add_row(*row)
+    console = terminal()
+    paged = args.page and console.is_terminal
+    with console.pager(styles=True) if paged else contextlib.nullcontext():
+        console.print(table)
 
 
 def _filter(args: argparse.Namespace) -> None:
@@ -135,8 +160,14 @@ def _filter(args: argparse.Namespace) -> None:
     header, lines, scorer = _opened(args)
     records = list(lines)
     filtered, kept = apply_filters(header, records, filters, scorer.correct)
-    new = filtered.filters[len(header.filters) :]
-    record_tables.print_filters(len(records), sum(len(r.samples) for r in records), new)
+    samples = sum(len(record.samples) for record in records)
+    rows = [["(all)", "", "", "", number(len(records)), number(samples)]]
+    for entry in filtered.filters[len(header.filters) :]:
+        samples -= entry["samples_left_out"]
+        counts = (*(entry[n] for n in ("rows_left_out", "samples_left_out", "rows_kept")), samples)
+        rows.append([entry["filter"], _value(entry["value"]), *map(number, counts)])
+    columns = ("filter", "value", "rows out", "samples out", "rows kept", "samples kept")
+    print_table("filters", columns, rows)
     if not kept:
         raise UsageError("no row is left; nothing was written. Loosen the filters.")
     write_records(Path(args.out), filtered, kept)
@@ -169,3 +200,97 @@ def _merge(args: argparse.Namespace) -> None:
             print(f"{count:,} {what}")
     for row_id, first, other in merged.conflicts[:SHOWN_IDS]:
         print(f"  {row_id}: {first}, {other}")
+
+
+def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
+    """Prints statuses, agreement, accuracy and lengths of a record file, and its provenance."""
+    print(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples")
+    shown = [(name, getattr(header, name)) for name in PROVENANCE.split()]
+    for name, value in [*shown, *(("filter", entry) for entry in header.filters)]:
+        if value:
+            print(f"{name:<14}{_pairs(value) if isinstance(value, dict) else value}")
+    print()
+    rows, samples = stats.row_statuses, stats.sample_statuses
+    statuses = [s for s in STATUSES if rows[s] + samples[s]]
+    cells = [[s, *_part(rows[s], stats.rows), *_part(samples[s], stats.samples)] for s in statuses]
+    print_table("status", ("", "rows", "%", "samples", "%"), cells)
+    accuracies = {
+        "samples, label as written": stats.as_written,
+        "samples, label normalised": stats.normalised,
+        "rows, vote": stats.vote,
+        "rows, vote, where there is one": stats.voted,
+    }
+    print_table(
+        f"accuracy against gold ({metric}, %)",
+        ("", "right", "of", "%"),
+        [[name, *_accuracy(accuracy)] for name, accuracy in accuracies.items()],
+        note="Of rows with a gold label. A label that is missing counts as wrong.",
+    )
+    if set(stats.agreement) - {10}:
+        right = stats.right_by_agreement
+        cells = [
+            [f"{tenths / 10:.1f}", number(count), *_accuracy(right.get(tenths, Accuracy()))]
+            for tenths, count in sorted(stats.agreement.items())
+        ]
+        title = "agreement, of rows with a vote"
+        print_table(title, ("agreement", "rows", "right", "of", "%"), cells)
+    lengths = {"input": stats.input_words, "rationale": stats.rationale_words}
+    cells = [
+        [name, number(words.mean, 1), *(number(words.percentile(p)) for p in (0.5, 0.99))]
+        for name, words in lengths.items()
+    ]
+    print_table("words", ("", "mean", "p50", "p99"), cells)
+
+
+def _pairs(content: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} ({_pairs(value)})" if isinstance(value, dict) else f"{name} {value}"
+        for name, value in content.items()
+    )
+
+
+def _accuracy(accuracy: Accuracy) -> list[str]:
+    return [number(accuracy.right), number(accuracy.all), number(accuracy.per_cent)]
+
+
+def _part(part: int, whole: int) -> list[str]:
+    return [number(part), number(100 * part / whole if whole else None, 1)]
+
+
+def _value(value: Any) -> str:
+    if value is True:
+        return ""
+    if isinstance(value, list):
+        return ":".join("" if part is None else str(part) for part in value)
+    return str(value)
+
+
+def _label(record: Record, correct: Correct) -> Text:
+    if not record.teacher_label:
+        return Text("-")
+    text = Text(plain(record.teacher_label))
+    if record.gold:
+        right = correct(record.gold, record.teacher_label)
+        text.append("\nright" if right else "\nwrong", style="green" if right else "red")
+    if len(record.samples) > 1:
+        text.append(f"\nagreement {record.agreement:.2f}")
+    return text
+
+
+def _rationale(record: Record, place: int) -> Text:
+    """The rationale; what does not go without saying about the sample before it."""
+    sample = record.samples[place]
+    head = f"{place + 1}. " if len(record.samples) > 1 else ""
+    if sample.status != "ok":
+        why = f": {plain(sample.reason)}" if sample.reason else ""
+        written = f" ({plain(sample.raw_label)})" if sample.raw_label else ""
+        head += f"[{sample.status}{written}{why}] "
+    elif not record.votes(sample):
+        head += f"[{plain(sample.label)}] "
+    # Where no rationale could be read, what the teacher wrote says why.
+    return Text(head, style="yellow") + Text(plain(sample.rationale or sample.text), style="none")
+
+
+def plain(text: str) -> str:
+    """Text without what a terminal would obey: a teacher may have written anything."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
