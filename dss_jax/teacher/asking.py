@@ -82,6 +82,10 @@ class TeacherUnavailable(UsageError):  # noqa: N818
     """The server will answer no request; what was answered is kept."""
 
 
+class _Halted(Exception):  # noqa: N818
+    """The run was stopped before a request was sent."""
+
+
 class ExtractionRun:
     """One run over a journal.
 
@@ -196,12 +200,16 @@ class ServerTeacher:
         # Twice what is sent at once: some wait for their next attempt, and the limiter bounds the
         # rest.
         count, claimed, turn = 2 * self.options.concurrency, self.claimed(requests), asyncio.Lock()
-        flusher = asyncio.create_task(self.flusher())
+        flusher, loop = asyncio.create_task(self.flusher()), asyncio.get_running_loop()
+        # Windows has no such handlers, and only the main thread may set one.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(signal.SIGINT, self.interrupt)
         try:
-            with _stop_on_interrupt(run.progress):
-                await asyncio.gather(*(self.work(claimed, turn) for _ in range(count)))
+            await asyncio.gather(*(self.work(claimed, turn) for _ in range(count)))
         finally:
             flusher.cancel()
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(signal.SIGINT)
         run.report()
         if not isinstance(self.fatal, UsageError):  # Else the journal cannot be written.
             run.journal.flush()
@@ -269,18 +277,16 @@ class ServerTeacher:
                 return self.run.keep(request, reply)
 
     async def once(self, request: Request) -> Reply:
-        await self.limiter.acquire(self.expected_tokens(request))
+        spent = self.progress.prompt_tokens + self.progress.completion_tokens
+        # What one takes, from those answered so far; before, from its own length.
+        tokens = spent / self.progress.answered if spent else tokens_of(request.body)
+        await self.limiter.acquire(tokens)
         try:
             if self.progress.stopped:
                 raise _Halted
             return await self.send(request.body)
         finally:
             self.limiter.release()
-
-    def expected_tokens(self, request: Request) -> float:
-        """What a request takes, from those answered so far; before, from its own length."""
-        total = self.progress.prompt_tokens + self.progress.completion_tokens
-        return total / self.progress.answered if total else tokens_of(request.body)
 
     def give_up(self, request: Request, reason: str, is_first: bool) -> None:
         self.run.keep(request, Reply.failure(reason))
@@ -293,6 +299,11 @@ class ServerTeacher:
         """Ends the run. Of several errors the first is told: the others follow from it."""
         self.fatal = self.fatal or error
         self.progress.stopped = self.progress.stopped or str(error)
+
+    def interrupt(self) -> None:
+        """The first Ctrl-C only asks to stop; the second is the usual one."""
+        self.progress.stopped = "interrupted"
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
 
     async def work(self, requests: AsyncIterator[Request], turn: asyncio.Lock) -> None:
         """Sends one request after another; several do it at once, each takes one in its turn."""
@@ -316,27 +327,3 @@ class ServerTeacher:
                 self.journal.flush()
             except UsageError as error:
                 return self.stop(error)
-
-
-class _Halted(Exception):  # noqa: N818
-    """The run was stopped before a request was sent."""
-
-
-@contextlib.contextmanager
-def _stop_on_interrupt(progress: ExtractionProgress) -> Iterator[None]:
-    """The first Ctrl-C only asks to stop; the second is the usual one."""
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        progress.stopped = "interrupted"
-        loop.remove_signal_handler(signal.SIGINT)
-
-    try:
-        loop.add_signal_handler(signal.SIGINT, stop)
-    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread.
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
