@@ -17,11 +17,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dss_jax.core import registry
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import SPLITS, DistillationTask, Example
+
+if TYPE_CHECKING:
+    from dss_jax.teacher.asking import Teacher
 
 OMITTED = ("stop", "temperature", "max_tokens")
 """Fields that some models refuse and the others need."""
@@ -247,7 +250,7 @@ def _ask(args: argparse.Namespace, extraction: Any, examples: Sequence[Example])
     return 1 if progress.failed and not (progress.answered or progress.reused) else 0
 
 
-def _teacher(args: argparse.Namespace, server: str) -> Any:
+def _teacher(args: argparse.Namespace, server: str) -> "Teacher":
     """Who is asked. Fails here if it could not work at all."""
     if _is_local(args):
         from dss_jax.teacher.jax_teacher import JaxTeacher
