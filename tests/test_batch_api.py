@@ -1,6 +1,7 @@
 """The batch API against a real HTTP server with files and batches."""
 
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -180,8 +181,14 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
         yield opened
 
 
-def test_answers_come_and_nothing_is_asked_twice(provider: Provider, journal: Journal) -> None:
+def test_answers_come_and_nothing_is_asked_twice(
+    provider: Provider, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dss_jax")
     summary = asked(provider, journal, max_requests=2)
+    handed_in = [f"batch batch-{i}: {n} requests handed in" for i, n in enumerate((2, 2, 1))]
+    ended = [f"batch batch-{i}: completed" for i in range(3)]
+    assert caplog.messages == [*handed_in, *ended]
     assert (summary.answered, summary.failed, summary.prompt_tokens) == (5, 0, 25)
     assert len(provider.batches) == 3, "two requests a batch at most"
     assert [journal.reply(r.key).text for r in requests()] == [
@@ -198,6 +205,10 @@ def test_a_run_killed_while_it_waits_goes_on(provider: Provider, journal: Journa
     with pytest.raises(KeyboardInterrupt):
         asked(provider, journal, sleep=killed)
     assert not provider.answered
+    # The form of the notes: those of an earlier version must be found again.
+    (noted,) = json.loads(journal.path.with_name("journal.batches.json").read_text())["batches"]
+    assert noted["requests"] == [[r.key, r.id, r.sample] for r in requests()]
+    assert (noted["id"], len(noted["tag"])) == ("batch-0", 32)
     assert asked(provider, journal).answered == 5
     assert len(provider.batches) == 1
 

@@ -83,20 +83,10 @@ def test_show_goes_through_the_pager(file: Path) -> None:
 
 def test_filter(file: Path, capsys) -> None:
     out = file.with_name("f.jsonl")
-    flags = [
-        "--only",
-        "ok",
-        "--label_equals_gold",
-        "--label_equals_vote",
-        "--min_agreement",
-        "0.5",
-        "--rationale_words",
-        "1:9",
-        "--near_duplicates",
-        "0.9",
-    ]
-    flags += ["--duplicates_of", "input"]
-    assert main(["records", "filter", str(file), *flags, "--out", str(out)]) == 0
+    flags = "--only ok --label_equals_gold --label_equals_vote --min_agreement 0.5"
+    more = "--rationale_words 1:9 --near_duplicates 0.9 --duplicates_of input"
+    command = ["records", "filter", str(file), *flags.split(), *more.split(), "--out", str(out)]
+    assert main(command) == 0
     header, records = read_records(out)
     assert [(r.id, len(r.samples)) for r in records] == [("right", 1), ("mixed", 1)]
     assert [e["filter"] for e in header.filters] == [

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -270,6 +271,34 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:
         asyncio.run(teacher.send_all(requests(2000), run))
     with Journal(tmp_path / "journal") as kept:
         assert 0 < 2000 - len(kept.missing(list(requests(2000)))) < 2000
+
+
+OLD_JOURNAL = """
+create table replies (
+  key text primary key, id text not null, sample integer not null, failed integer not null,
+  prompt_tokens integer not null, completion_tokens integer not null, time real not null,
+  reply text not null
+) without rowid;
+create index failures on replies (id) where failed;
+pragma user_version = 1;
+insert into replies values (
+  'a5ba8f6a6cbfada361d2dd944d4b5ad92c903ba31dbb26e73e9c9d101b16c505', 'r', 1, 0, 3, 0, 1e9,
+  '{"text": "é", "finish_reason": "stop", "refusal": "", "prompt_tokens": 3,
+    "completion_tokens": 0, "model": "m"}'
+);
+"""
+"""As version 0.1.0 has written it."""
+
+
+def test_what_an_earlier_version_has_paid_for_is_not_asked_again(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "journal")
+    db.executescript(OLD_JOURNAL)
+    db.close()
+    request = Request("r", 1, {"model": "m", "prompt": "é x", "temperature": 0.0})
+    with Journal(tmp_path / "journal") as journal:
+        assert journal.missing([request]) == []
+        kept = Reply(text="é", finish_reason="stop", prompt_tokens=3, model="m")
+        assert journal.reply(request.key) == kept
 
 
 def test_a_file_that_is_no_journal_is_not_touched(tmp_path: Path) -> None:

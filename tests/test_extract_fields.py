@@ -25,6 +25,8 @@ from dss_jax.teacher.prices import Prices
 BODY = {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 256, "stop": ["\nQ:"]}
 BODY["reasoning"] = 1
 
+GEMINIS = {"code": 400, "message": "API key not valid. Please pass a valid API key."}
+
 
 def shown(capsys: pytest.CaptureFixture, *flags: str) -> str:
     start = ["extract", "--task", "word_problems", "--model", "m", "--show_prompt", "1"]
@@ -105,18 +107,7 @@ def test_a_field_that_is_not_supported_is_found(
             Fatal,
             "Take 'reasoning' out of --extra_body",
         ),
-        (
-            [
-                {
-                    "error": {
-                        "code": 400,
-                        "message": "API key not valid. Please pass a valid API key.",
-                    }
-                }
-            ],
-            Fatal,
-            "400: API key not valid",
-        ),  # Gemini's.
+        ([{"error": GEMINIS}], Fatal, "400: API key not valid"),
         ({"error": {"message": "The prompt is too long", "param": "messages"}}, Rejected, "long"),
     ],
 )

@@ -153,6 +153,17 @@ def test_replies_that_other_servers_give() -> None:
         client.reply_of(chat(message={"content": "ha"}, finish_reason="error"), True, str)
 
 
+@pytest.mark.parametrize("part", [{"text": "x"}, 3, ["x"]])
+def test_text_of_another_type_is_no_completion(part: object) -> None:
+    for choice in (
+        {"message": {"content": part}},
+        {"message": {"content": "x", "refusal": part}},
+        {"message": {"content": "x"}, "finish_reason": part},
+    ):
+        with pytest.raises(Retryable, match="the answer is no completion"):
+            client.reply_of(chat(**choice), True, str)
+
+
 def test_no_part_of_a_key_is_left_where_an_answer_is_cut() -> None:
     key = "AIza-0123456789-abcdefghij"
     page = f"<html>{' ' * 60}{key}</html>".encode()

@@ -169,7 +169,7 @@ def _fields(text: str | None) -> dict[str, Any]:
       UsageError: it is none, or holds a field that may not be set so.
     """
     try:
-        fields = json.loads(text or "{}")
+        fields = json.loads("{}" if text is None else text)
     except ValueError as error:
         raise UsageError(f"--extra_body must be JSON, not {text!r}: {error}.") from error
     if not isinstance(fields, dict):
