@@ -294,7 +294,7 @@ def test_what_an_earlier_version_has_paid_for_is_not_asked_again(tmp_path: Path)
     db = sqlite3.connect(tmp_path / "journal")
     db.executescript(OLD_JOURNAL)
     db.close()
-    request = Request("r", 1, {"model": "m", "prompt": "é x", "temperature": 0.0})
+    request = Request("r", 1, {"temperature": 0.0, "prompt": "é x", "model": "m"})
     with Journal(tmp_path / "journal") as journal:
         assert journal.missing([request]) == []
         kept = Reply(text="é", finish_reason="stop", prompt_tokens=3, model="m")
