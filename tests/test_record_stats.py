@@ -41,7 +41,7 @@ def test_counts_by_hand() -> None:
         7: (1, 1),
         10: (0, 1),
     }
-    assert stats.rationale_words.words == {4: 1, 3: 2}
+    assert stats.rationale_words == {4: 1, 3: 2}
     assert stats.rationale_words.mean == pytest.approx(10 / 3)
     assert stats.rationale_words.percentile(0.5) == 3
     assert stats.rationale_words.percentile(0.99) == 4

@@ -25,26 +25,23 @@ class Accuracy:
         return 100 * self.right / self.all if self.all else None
 
 
-@dataclass
-class Lengths:
-    """Lengths in words, split at white space; empty texts do not count."""
-
-    words: Counter[int] = field(default_factory=Counter)
+class Lengths(Counter[int]):
+    """Length -> texts, in words, split at white space; empty texts do not count."""
 
     def add(self, text: str) -> None:
         if words := len(text.split()):
-            self.words[words] += 1
+            self[words] += 1
 
     @property
     def mean(self) -> float | None:
-        total = self.words.total()
-        return sum(n * count for n, count in self.words.items()) / total if total else None
+        total = self.total()
+        return sum(n * count for n, count in self.items()) / total if total else None
 
     def percentile(self, share: float) -> int | None:
         """The length at place `int(share * n)` of the sorted ones, as `dss tasks stats` has it."""
-        place = int(share * self.words.total())
-        for length in sorted(self.words):
-            place -= self.words[length]
+        place = int(share * self.total())
+        for length in sorted(self):
+            place -= self[length]
             if place < 0:
                 return length
         return None

@@ -75,12 +75,12 @@ def _lengths(axes: Any, stats: RecordStats) -> None:
     lengths = stats.rationale_words
     axes.set(xlabel="words", ylabel="samples", title="length of rationales")
     axes.grid(axis="y", alpha=0.25)
-    if not lengths.words:
+    if not lengths:
         axes.text(0.5, 0.5, "no rationale", ha="center", color="0.4", transform=axes.transAxes)
         return
-    longest = max(lengths.words)
+    longest = max(lengths)
     width = -(-longest // BARS)
-    values, counts = zip(*lengths.words.items(), strict=True)
+    values, counts = zip(*lengths.items(), strict=True)
     axes.hist(values, bins=range(0, longest + width + 1, width), weights=counts, color=BLUE)
     for share, style in ((0.5, "--"), (0.99, ":")):
         place = lengths.percentile(share)
