@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -25,10 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reporting import RESULTS, command, processor
 
 from dss_jax import __version__
+from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun, SendOptions, ServerTeacher
 from dss_jax.teacher.client import Client
-from dss_jax.teacher.extract import RunOptions, Summary, run
-from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.journal import Journal, Request
 
 SERVER = Path(__file__).parents[1] / "tests" / "protocol_server.py"
 PROMPT_CHARACTERS = 3000
@@ -36,31 +36,33 @@ PROMPT_CHARACTERS = 3000
 
 PARTS = {
     "openai client": ("/openai/", "/httpx2/", "/httpcore2/", "/anyio/", "/h11/", "/pydantic/"),
-    "journal": ("/teacher/journal.py", "/teacher/jobs.py", "sqlite3"),
-    "limits and runner": ("/teacher/extract.py", "/teacher/limits.py"),
+    "journal": ("/teacher/journal.py", "sqlite3"),
+    "limits and runner": ("/teacher/asking.py", "/teacher/limits.py"),
     "event loop": ("asyncio", "select", "ssl", "socket"),
 }
 """Part -> what its functions' places hold."""
 
 
-def jobs(count: int) -> object:
+def requests(count: int) -> Iterator[Request]:
     """Requests with prompts as long as real ones."""
     filler = "x" * PROMPT_CHARACTERS
     for i in range(count):
         text = f"row {i + 20 * count}\n{filler}"
-        yield Job(str(i), 0, {"model": "m", "messages": [{"role": "user", "content": text}]})
+        yield Request(str(i), 0, {"model": "m", "messages": [{"role": "user", "content": text}]})
 
 
-def once(port: str, count: int, concurrency: int) -> tuple[Summary, float, float]:
+def once(port: str, count: int, concurrency: int) -> tuple[ExtractionProgress, float, float]:
     """One run into a new journal: what was done, seconds of wall time and of this process."""
 
-    async def work() -> Summary:
-        send = Client(f"http://127.0.0.1:{port}/v1", "NO_KEY", 60, concurrency)
+    async def work() -> ExtractionProgress:
+        send = Client(url, "NO_KEY", 60, concurrency)
+        teacher = ServerTeacher(send, SendOptions(concurrency=concurrency))
         try:
-            return await run(jobs(count), send, journal, RunOptions(concurrency=concurrency))
+            return await teacher.send_all(requests(count), ExtractionRun(journal))
         finally:
             await send.close()
 
+    url = f"http://127.0.0.1:{port}/v1"
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal") as journal:
         start, cpu = time.perf_counter(), time.process_time()
         summary = asyncio.run(work())
@@ -126,8 +128,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = subprocess.Popen(
             [sys.executable, str(SERVER), f"{folder}/log", "--delay", str(args.delay)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert server.stdout is not None
         port = server.stdout.readline().strip()
         once(port, 300, args.concurrency)
@@ -144,18 +148,23 @@ def main() -> None:
     walls = sorted(wall for _, wall, _ in rounds)
     cpus = sorted(cpu for _, _, cpu in rounds)
     result = {
-        "rows": args.rows, "rounds": args.rounds, "concurrency": args.concurrency,
-        "delay_seconds": args.delay, "prompt_characters": PROMPT_CHARACTERS,
+        "rows": args.rows,
+        "rounds": args.rounds,
+        "concurrency": args.concurrency,
+        "delay_seconds": args.delay,
+        "prompt_characters": PROMPT_CHARACTERS,
         "requests_per_second": round(args.rows / walls[len(walls) // 2], 1),
         "ideal_requests_per_second": round(args.concurrency / args.delay, 1),
         "client_cpu_ms_per_request": round(1000 * cpus[len(cpus) // 2] / args.rows, 3),
         "processor_time_shares": shares,
         "peak_memory_mb_after_rows": {rows: round(mb, 1) for rows, mb in memory.items()},
         "raw_seconds": [round(wall, 3) for _, wall, _ in rounds],
-        "processor": processor(), "load_average_1_min_before": before,
-        "dss_jax": __version__, "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "load_average_1_min_before": before,
+        "dss_jax": __version__,
+        "date": datetime.date.today().isoformat(),
         "command": command(sys.argv[1:], "extract.py"),
-    }  # fmt: skip
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "extract-cpu.json"
     file.write_text(json.dumps(result, indent=2) + "\n")

@@ -18,9 +18,14 @@ FAULTS = ("429", "500", "503", "hang", "cut", "not_json", "no_choices")
 """Failures after which the same request is worth sending again."""
 
 REASONS = {
-    200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests",
-    500: "Internal Server Error", 503: "Service Unavailable",
-}  # fmt: skip
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 
 HANG_SECONDS = 30.0
 
@@ -40,10 +45,16 @@ class Server:
     """
 
     def __init__(
-        self, *, delay: float = 0.0, faults: float = 0.0, seed: int = 0, key: str = "",
-        log: Path | None = None, answer: Callable[[str], str] | None = None,
+        self,
+        *,
+        delay: float = 0.0,
+        faults: float = 0.0,
+        seed: int = 0,
+        key: str = "",
+        log: Path | None = None,
+        answer: Callable[[str], str] | None = None,
         always: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.delay, self.faults, self.key, self.always = delay, faults, key, always
         self.drip_seconds = 0.01
         self.dice = random.Random(seed)
@@ -121,8 +132,14 @@ class Server:
         else:
             choice["text"] = answer
         usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-        return {"id": "x", "object": "chat.completion", "created": 1, "model": "teacher-1",
-                "choices": [choice], "usage": usage}  # fmt: skip
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "teacher-1",
+            "choices": [choice],
+            "usage": usage,
+        }
 
     async def _error(self, writer: asyncio.StreamWriter, status: int, headers: dict) -> bool:
         # Some servers repeat the key in what they say.
@@ -132,9 +149,15 @@ class Server:
         return await self._send(writer, status, data, extra=extra)
 
     async def _send(
-        self, writer: asyncio.StreamWriter, status: int, data: bytes, *,
-        length: int | None = None, slowly: bool = False, extra: str = "",
-    ) -> bool:  # fmt: skip
+        self,
+        writer: asyncio.StreamWriter,
+        status: int,
+        data: bytes,
+        *,
+        length: int | None = None,
+        slowly: bool = False,
+        extra: str = "",
+    ) -> bool:
         writer.write(
             f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: application/json\r\n{extra}"
             f"Content-Length: {len(data) if length is None else length}\r\n\r\n".encode()

@@ -1,12 +1,13 @@
 """The batch API against a real HTTP server with files and batches."""
 
 import json
+import logging
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,9 +15,9 @@ import pytest
 
 from dss_jax.core.errors import UsageError
 from dss_jax.teacher import batch as batch_api
-from dss_jax.teacher.batch import Batches
-from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun
+from dss_jax.teacher.batch import BatchTeacher
+from dss_jax.teacher.journal import Journal, Request
 
 SECRET = "sk-very-secret-0123456789"
 
@@ -72,8 +73,11 @@ class Provider(ThreadingHTTPServer):
                 self.answered.append(text)
                 message = {"role": "assistant", "content": f"answer to {text}"}
                 choice = {"message": message, "finish_reason": "stop"}
-                body = {"model": "m", "choices": [choice],
-                        "usage": {"prompt_tokens": 5, "completion_tokens": 2}}  # fmt: skip
+                body = {
+                    "model": "m",
+                    "choices": [choice],
+                    "usage": {"prompt_tokens": 5, "completion_tokens": 2},
+                }
             response = {"status_code": status, "body": body}
             line = {"custom_id": request["custom_id"], "response": response, "error": None}
             (good if status == 200 else bad).append(json.dumps(line))
@@ -97,8 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.files[name] = part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
             self._send({"id": name, "object": "file"})
             return
-        batch = json.loads(body) | {"id": f"batch-{len(self.server.batches)}", "looks": 0,
-                                    "status": "validating", "object": "batch"}  # fmt: skip
+        batch = json.loads(body) | {
+            "id": f"batch-{len(self.server.batches)}",
+            "looks": 0,
+            "status": "validating",
+            "object": "batch",
+        }
         self.server.batches[batch["id"]] = batch
         if self.server.fail_create:
             self.server.fail_create = False
@@ -145,15 +153,25 @@ def provider() -> Iterator[Provider]:
     server.server_close()
 
 
-def jobs(count: int = 5) -> list[Job]:
+def requests(count: int = 5) -> list[Request]:
     return [
-        Job(f"r{i}", 0, {"model": "m", "messages": [{"role": "user", "content": f"row {i}"}]})
+        Request(f"r{i}", 0, {"model": "m", "messages": [{"role": "user", "content": f"row {i}"}]})
         for i in range(count)
     ]
 
 
-def batches(journal: Journal, provider: Provider, sleep=lambda _: None, **more) -> Batches:
-    return Batches(journal, provider.url, "BATCH_KEY", sleep=sleep, say=lambda _: None, **more)
+def asked(
+    provider: Provider,
+    journal: Journal,
+    which: list[Request] | None = None,
+    *,
+    only_failed: bool = False,
+    sleep: Callable[[float], None] = lambda _: None,
+    **more: int,
+) -> ExtractionProgress:
+    teacher = BatchTeacher(provider.url, "BATCH_KEY", sleep=sleep, **more)
+    run = ExtractionRun(journal, only_failed=only_failed)
+    return teacher.ask(requests() if which is None else which, run)
 
 
 @pytest.fixture
@@ -163,12 +181,20 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
         yield opened
 
 
-def test_answers_come_and_nothing_is_asked_twice(provider: Provider, journal: Journal) -> None:
-    summary = batches(journal, provider, max_requests=2).run(jobs())
+def test_answers_come_and_nothing_is_asked_twice(
+    provider: Provider, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dss_jax")
+    summary = asked(provider, journal, max_requests=2)
+    handed_in = [f"batch batch-{i}: {n} requests handed in" for i, n in enumerate((2, 2, 1))]
+    ended = [f"batch batch-{i}: completed" for i in range(3)]
+    assert caplog.messages == [*handed_in, *ended]
     assert (summary.answered, summary.failed, summary.prompt_tokens) == (5, 0, 25)
     assert len(provider.batches) == 3, "two requests a batch at most"
-    assert [journal.reply(j.key).text for j in jobs()] == [f"answer to row {i}" for i in range(5)]
-    assert batches(journal, provider).run(jobs(7)).reused == 5
+    assert [journal.reply(r.key).text for r in requests()] == [
+        f"answer to row {i}" for i in range(5)
+    ]
+    assert asked(provider, journal, requests(7)).reused == 5
     assert sorted(provider.answered) == [f"row {i}" for i in range(7)]
 
 
@@ -177,9 +203,13 @@ def test_a_run_killed_while_it_waits_goes_on(provider: Provider, journal: Journa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        batches(journal, provider, sleep=killed).run(jobs())
+        asked(provider, journal, sleep=killed)
     assert not provider.answered
-    assert batches(journal, provider).run(jobs()).answered == 5
+    # The form of the notes: those of an earlier version must be found again.
+    (noted,) = json.loads(journal.path.with_name("journal.batches.json").read_text())["batches"]
+    assert noted["requests"] == [[r.key, r.id, r.sample] for r in requests()]
+    assert (noted["id"], len(noted["tag"])) == ("batch-0", 32)
+    assert asked(provider, journal).answered == 5
     assert len(provider.batches) == 1
 
 
@@ -188,8 +218,8 @@ def test_a_batch_whose_creation_was_not_confirmed_is_found(
 ) -> None:
     provider.fail_create = True
     with pytest.raises(UsageError, match="the batch API failed"):
-        batches(journal, provider).run(jobs())
-    assert batches(journal, provider).run(jobs()).answered == 5
+        asked(provider, journal)
+    assert asked(provider, journal).answered == 5
     assert len(provider.batches) == 1
     assert len(provider.answered) == 5
 
@@ -198,29 +228,30 @@ def test_refused_rows_are_kept_as_failed_and_others_are_missing(
     provider: Provider, journal: Journal
 ) -> None:
     provider.status_of = lambda text: {"row 1": 400, "row 2": 500}.get(text, 200)
-    summary = batches(journal, provider).run(jobs())
+    summary = asked(provider, journal)
     assert (summary.answered, summary.failed) == (3, 1)
-    assert [row for row, _, _ in journal.failed()] == ["r1"]
+    replies = {request.id: journal.reply(request.key) for request in requests()}
+    assert [row for row, reply in replies.items() if reply and reply.failed] == ["r1"]
     provider.status_of = lambda text: 200
-    assert batches(journal, provider).run(jobs()).answered == 2
+    assert asked(provider, journal).answered == 2
 
 
 def test_what_an_expired_batch_has_is_taken(provider: Provider, journal: Journal) -> None:
     provider.ends = "expired"
-    assert batches(journal, provider).run(jobs()).answered == 2
+    assert asked(provider, journal).answered == 2
     provider.ends = "completed"
-    assert batches(journal, provider).run(jobs()).answered == 3
+    assert asked(provider, journal).answered == 3
     assert sorted(provider.answered) == [f"row {i}" for i in range(5)]
 
 
 def test_a_refused_batch_is_told_without_the_key(provider: Provider, journal: Journal) -> None:
     provider.ends = "failed"
     with pytest.raises(UsageError, match="refused batch batch-0: bad line") as caught:
-        batches(journal, provider).run(jobs())
+        asked(provider, journal)
     assert SECRET not in str(caught.value)
     provider.ends = "completed"
     provider.status_of = lambda text: 400
-    batches(journal, provider).run(jobs())
+    asked(provider, journal)
     journal.flush()
     folder = journal.path.parent
     assert not [f for f in folder.iterdir() if SECRET.encode() in f.read_bytes()]
@@ -232,13 +263,13 @@ def test_notes_that_cannot_be_read_are_not_thrown_away(
     notes = journal.path.with_name("journal.batches.json")
     notes.write_text("{")
     with pytest.raises(UsageError, match="lists the batches under way"):
-        batches(journal, provider).run(jobs())
+        asked(provider, journal)
     assert notes.read_text() == "{"
 
 
 def test_rows_with_one_text_are_one_request(provider: Provider, journal: Journal) -> None:
-    twins = [*jobs(3), Job("twin", 0, jobs(1)[0].body)]
-    assert batches(journal, provider).run(twins).answered == 3
+    twins = [*requests(3), Request("twin", 0, requests(1)[0].body)]
+    assert asked(provider, journal, twins).answered == 3
     assert len(provider.answered) == 3
 
 
@@ -247,12 +278,12 @@ def test_a_provider_that_is_away_for_a_while_is_waited_for(
 ) -> None:
     monkeypatch.setattr(batch_api, "RETRIES", 0)
     provider.away = 3
-    assert batches(journal, provider).run(jobs()).answered == 5
+    assert asked(provider, journal).answered == 5
     provider.away = 100
     with pytest.raises(UsageError, match="the same command fetches them"):
-        batches(journal, provider).run(jobs(6))
+        asked(provider, journal, requests(6))
     provider.away = 0
-    assert batches(journal, provider).run(jobs(6)).answered == 1
+    assert asked(provider, journal, requests(6)).answered == 1
     assert len(provider.batches) == 2
 
 
@@ -261,40 +292,38 @@ def test_a_second_process_is_refused(provider: Provider, journal: Journal) -> No
 
     def second(_: float) -> None:
         with pytest.raises(UsageError, match="another process waits") as caught:
-            batches(journal, provider).run(jobs())
+            asked(provider, journal)
         said.append(str(caught.value))
 
-    assert batches(journal, provider, sleep=second).run(jobs()).answered == 5
+    assert asked(provider, journal, sleep=second).answered == 5
     assert said
     assert len(provider.batches) == 1
 
 
 def test_a_line_that_cannot_be_read_is_missing(provider: Provider, journal: Journal) -> None:
     provider.spoilt = b'{"custom_id": "cut off'
-    assert batches(journal, provider).run(jobs()).answered == 4
+    assert asked(provider, journal).answered == 4
     provider.spoilt = b""
-    assert batches(journal, provider).run(jobs()).answered == 1
+    assert asked(provider, journal).answered == 1
 
 
 def test_only_the_failed_are_asked_again(provider: Provider, journal: Journal) -> None:
     provider.status_of = lambda text: 400 if text == "row 1" else 200
-    batches(journal, provider).run(jobs(2))
+    asked(provider, journal, requests(2))
     provider.status_of = lambda text: 200
-    assert batches(journal, provider).run(jobs(), only_failed=True).answered == 1
+    assert asked(provider, journal, only_failed=True).answered == 1
     assert sorted(provider.answered) == ["row 0", "row 1"]
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from dss_jax.core import paths
 from dss_jax.teacher import batch
-from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.asking import ExtractionRun
+from dss_jax.teacher.journal import Journal, Request
 
 url, folder, when, texts = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 calls = 0
-whole, keep = paths.write_whole, Journal.keep
 
 
 def dies(then):
@@ -314,11 +343,12 @@ batch.openai.resources.batches.Batches.create = dies(batch.openai.resources.batc
 batch.openai.resources.batches.Batches.retrieve = dies(
     batch.openai.resources.batches.Batches.retrieve
 )
-Journal.keep = dies(Journal.keep)
+Journal.put = dies(Journal.put)
 body = lambda text: {"model": "m", "messages": [{"role": "user", "content": text}]}
 with Journal(folder / "journal") as journal:
-    asked = [Job(text, 0, body(text)) for text in texts]
-    batch.Batches(journal, url, "BATCH_KEY", max_requests=2, sleep=lambda _: None).run(asked)
+    asked = [Request(text, 0, body(text)) for text in texts]
+    teacher = batch.BatchTeacher(url, "BATCH_KEY", max_requests=2, sleep=lambda _: None)
+    teacher.ask(asked, ExtractionRun(journal))
 """
 
 

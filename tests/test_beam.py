@@ -14,9 +14,9 @@ from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
 from dss_jax.records.files import merge, read_records
 from dss_jax.records.records import Header, Reply
+from dss_jax.teacher.asking import ExtractionRun, SendOptions, ServerTeacher
 from dss_jax.teacher.client import Client, Fatal
-from dss_jax.teacher.extract import RunOptions
-from dss_jax.teacher.extraction import Extraction, Totals, ask, records
+from dss_jax.teacher.extraction import Extraction, answered
 from dss_jax.teacher.journal import Journal
 
 beam = pytest.importorskip("apache_beam", reason='needs pip install "dss-jax[beam]"')
@@ -43,12 +43,12 @@ ROWS = [
     Example(id=f"r{i}", input=f"row {i}", label="yes", allowed_labels=("yes", "no"))
     for i in range(200)
 ]
-OPTIONS = RunOptions(concurrency=16, max_attempts=30, first_wait=0.01)
+OPTIONS = SendOptions(concurrency=16, max_attempts=30, first_wait=0.01)
 
 
 def extraction(folder: str) -> Extraction:
-    return Extraction(task=load_task("rows", [folder]), split="train", model="m",
-                      sampling={"temperature": 0.7, "seed": 1}, samples=2)  # fmt: skip
+    task, sampling = load_task("rows", [folder]), {"temperature": 0.7, "seed": 1}
+    return Extraction(task=task, split="train", model="m", sampling=sampling, samples=2)
 
 
 class Refused:
@@ -83,10 +83,8 @@ def server(log: Path, *flags: str) -> Iterator[partial[Client]]:
 def pipeline(folder: Path, make_client: Callable[[], Any], prefix: Path) -> None:
     from dss_jax.teacher.beam_pipeline import AskTeacher, WriteRecords
 
-    transform = AskTeacher(
-        partial(extraction, str(folder)), make_client, str(folder / "journal"), OPTIONS,
-        batch_size=64,
-    )  # fmt: skip
+    what, journal = partial(extraction, str(folder)), str(folder / "journal")
+    transform = AskTeacher(what, make_client, journal, OPTIONS, batch_size=64)
     header = Header(task="rows", split="train", teacher="m")
     # The runner in this process: the default one may start a Go binary that it downloads.
     with beam.Pipeline(runner="apache_beam.runners.portability.fn_api_runner.FnApiRunner") as p:
@@ -114,14 +112,15 @@ def test_records_are_those_of_one_machine_and_nothing_is_asked_twice(folder: Pat
         found[name] = sorted(read, key=lambda record: record.id)
     assert header.totals["rows"] == len(ROWS)
     with server(folder / "log2") as make_client, Journal(folder / "alone") as journal:
-        ask(extraction(str(folder)), ROWS, journal, make_client(), OPTIONS)
-        alone = records(extraction(str(folder)), ROWS, journal, Totals())
+        what, teacher = extraction(str(folder)), ServerTeacher(make_client(), OPTIONS)
+        teacher.ask(what.requests(ROWS), ExtractionRun(journal))
+        alone = [record for record, _ in answered(what, ROWS, journal)]
         wanted = sorted(alone, key=lambda record: record.id)
     assert found["out"] == found["again"] == wanted
     assert {r.status for r in wanted} == {"ok", "truncated", "refused"}
 
 
 def test_a_server_that_refuses_ends_the_pipeline(folder: Path) -> None:
-    with pytest.raises(Exception, match="the server refuses: 401"):
+    with pytest.raises(Exception, match="the server does not answer: 401"):
         pipeline(folder, Refused, folder / "out")
     assert not list(folder.glob("out-*"))

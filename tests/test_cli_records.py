@@ -11,7 +11,7 @@ import pytest
 from test_record_files import FAILED, HEADER, record, sample
 
 from dss_jax.cli.main import main
-from dss_jax.cli.record_tables import plain
+from dss_jax.cli.records import plain
 from dss_jax.records.files import read_records, write_records
 
 OTHER = sample("(9 - 1)", rationale="Nine [bold]less[/bold] \x1b[31mone.")
@@ -70,8 +70,12 @@ def test_show_goes_through_the_pager(file: Path) -> None:
     environment.pop("MANPAGER", None)
     subprocess.run(
         [sys.executable, "-m", "dss_jax.cli.main", "records", "show", str(file), "--page"],
-        stdout=theirs, stdin=theirs, check=True, env=environment, timeout=60,
-    )  # fmt: skip
+        stdout=theirs,
+        stdin=theirs,
+        check=True,
+        env=environment,
+        timeout=60,
+    )
     os.close(theirs)
     os.close(ours)
     assert "Question mixed?" in paged.read_text()
@@ -79,16 +83,20 @@ def test_show_goes_through_the_pager(file: Path) -> None:
 
 def test_filter(file: Path, capsys) -> None:
     out = file.with_name("f.jsonl")
-    flags = ["--only", "ok", "--label_equals_gold", "--label_equals_vote", "--min_agreement",
-             "0.5", "--rationale_words", "1:9", "--near_duplicates", "0.9"]  # fmt: skip
-    flags += ["--duplicates_of", "input"]
-    assert main(["records", "filter", str(file), *flags, "--out", str(out)]) == 0
+    flags = "--only ok --label_equals_gold --label_equals_vote --min_agreement 0.5"
+    more = "--rationale_words 1:9 --near_duplicates 0.9 --duplicates_of input"
+    command = ["records", "filter", str(file), *flags.split(), *more.split(), "--out", str(out)]
+    assert main(command) == 0
     header, records = read_records(out)
     assert [(r.id, len(r.samples)) for r in records] == [("right", 1), ("mixed", 1)]
     assert [e["filter"] for e in header.filters] == [
-        "only", "label_equals_gold", "label_equals_vote", "min_agreement", "rationale_words",
+        "only",
+        "label_equals_gold",
+        "label_equals_vote",
+        "min_agreement",
+        "rationale_words",
         "near_duplicates: input",
-    ]  # fmt: skip
+    ]
     assert "2 rows" in capsys.readouterr().out
 
 

@@ -38,12 +38,16 @@ ANLI = AnswerForm(run_on="Premise", marker="So the answer is", label=UP_TO_FINAL
         (ESNLI, "A man\nAnswer: neutral\n\nPre", "A man", "neutral\n\nPre"),
         (ESNLI, "A man\nAnswer: entail", "A man", "entail"),
         (ESNLI, "A man who walks", "A man who walks", ""),
-        (ANLI, "It was 1995. So the answer is contradiction.\n\nPremise: B", "It was 1995.",
-         "contradiction"),
+        (
+            ANLI,
+            "It was 1995. So the answer is contradiction.\n\nPremise: B",
+            "It was 1995.",
+            "contradiction",
+        ),
         (ANLI, "born in 1995, so the answer is contradiction.\n\nPremise: B", "", ""),
         (ANLI, None, "", ""),
     ],
-)  # fmt: skip
+)
 def test_a_completion_is_taken_apart(
     form: AnswerForm, completion: str | None, rationale: str, label: str
 ) -> None:

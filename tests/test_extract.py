@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,12 +23,17 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
 from dss_jax.records.records import Reply
-from dss_jax.teacher import client, extract
+from dss_jax.teacher import asking, client
+from dss_jax.teacher.asking import (
+    ExtractionProgress,
+    ExtractionRun,
+    SendOptions,
+    ServerTeacher,
+    TeacherUnavailable,
+)
 from dss_jax.teacher.client import Client
-from dss_jax.teacher.extract import RunOptions, Summary
 from dss_jax.teacher.extraction import Extraction
-from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.journal import LEASE_SECONDS, Journal
+from dss_jax.teacher.journal import LEASE_SECONDS, Journal, Request
 from dss_jax.teacher.limits import Bucket, Limiter, backoff
 
 SECRET = "very-secret-0123456789"  # Of no known form, so that it is found as it is alone.
@@ -54,30 +60,31 @@ TASK = DistillationTask(
 """
 
 
-def jobs(count: int) -> Iterator[Job]:
+def requests(count: int) -> Iterator[Request]:
     for i in range(count):
-        yield Job(str(i), 0, {"model": "m", "messages": [{"role": "user", "content": f"row {i}"}]})
+        messages = [{"role": "user", "content": f"row {i}"}]
+        yield Request(str(i), 0, {"model": "m", "messages": messages})
 
 
 def asked(
-    journal: Path, server: Server, count: int, options: RunOptions, timeout: float = 0.5,
-    key_env: str = "NO_KEY", **more,
-) -> Summary:  # fmt: skip
+    journal: Path, server: Server, count: int, options: SendOptions, timeout: float = 0.5, **more
+) -> ExtractionProgress:
     """Runs server and client in one loop."""
 
-    async def work() -> Summary:
+    async def work() -> ExtractionProgress:
         port = await server.start()
-        send = Client(f"http://127.0.0.1:{port}/v1", key_env, timeout, options.concurrency)
+        send = Client(f"http://127.0.0.1:{port}/v1", "NO_KEY", timeout, options.concurrency)
         with Journal(journal) as kept:
             try:
-                return await extract.run(jobs(count), send, kept, options, **more)
+                run = ExtractionRun(kept, **more)
+                return await ServerTeacher(send, options).send_all(requests(count), run)
             finally:
                 await send.close()
 
     return asyncio.run(work())
 
 
-QUICK = RunOptions(concurrency=64, max_attempts=30, first_wait=0.01, seed=0)
+QUICK = SendOptions(concurrency=64, max_attempts=30, first_wait=0.01, jitter_seed=0)
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
@@ -90,10 +97,10 @@ def test_with_thirty_per_cent_faults_each_row_ends_once(tmp_path: Path, count: i
     assert summary.retries > 0.2 * count
     assert Counter(server.good) == {f"row {i}": 1 for i in range(count)}
     with Journal(tmp_path / "journal") as journal:
-        for job in jobs(count):
-            reply = journal.reply(job.key)
+        for request in requests(count):
+            reply = journal.reply(request.key)
             assert reply is not None
-            kind = kind_of(f"row {job.id}")
+            kind = kind_of(f"row {request.id}")
             assert reply.finish_reason == ("length" if kind == "length" else "stop")
             assert bool(reply.refusal) == (kind == "refusal")
             assert bool(reply.text) == (kind != "refusal")
@@ -103,16 +110,16 @@ def test_with_thirty_per_cent_faults_each_row_ends_once(tmp_path: Path, count: i
 
 
 def test_what_is_given_up_is_told_and_asked_again(tmp_path: Path) -> None:
-    options = RunOptions(concurrency=8, max_attempts=3, first_wait=0.001)
+    options = SendOptions(concurrency=8, max_attempts=3, first_wait=0.001)
     broken = Server(always=503)
     summary = asked(tmp_path / "journal", broken, 4, options)
     assert (summary.failed, summary.answered, broken.requests) == (4, 0, 12)
     with Journal(tmp_path / "journal") as journal:
-        failed = list(journal.failed())
-        assert len(failed) == 4
-        assert "given up after 3 attempts: 503" in failed[0][2]
-    only_failed = RunOptions(concurrency=8, only_failed=True)
-    summary = asked(tmp_path / "journal", Server(), 15, only_failed)
+        failed = [journal.reply(request.key) for request in requests(4)]
+        assert all(reply.failed for reply in failed)
+        assert "given up after 3 attempts: 503" in failed[0].refusal
+    options = SendOptions(concurrency=8)
+    summary = asked(tmp_path / "journal", Server(), 15, options, only_failed=True)
     assert summary.answered == 4, "rows that were never asked stay so"
     assert asked(tmp_path / "journal", Server(), 15, QUICK).answered == 11
 
@@ -120,25 +127,27 @@ def test_what_is_given_up_is_told_and_asked_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_server_that_refuses_everything_stops_the_run(tmp_path: Path, status: int) -> None:
     server = Server(always=status)
-    with pytest.raises(extract.Stopped, match=f"the server does not answer: {status}"):
-        asked(tmp_path / "journal", server, 500, RunOptions(concurrency=8))
+    with pytest.raises(TeacherUnavailable, match=f"the server does not answer: {status}"):
+        asked(tmp_path / "journal", server, 500, SendOptions(concurrency=8))
     assert server.requests <= 16
 
 
 @pytest.mark.parametrize("status", [400, 503])
 def test_a_server_that_answers_nothing_stops_the_run(tmp_path: Path, status: int) -> None:
     server = Server(always=status)
-    options = RunOptions(concurrency=2, max_attempts=2, first_wait=0.001)
-    with pytest.raises(extract.Stopped, match=f"none of the first 5 requests .*: {status}"):
+    options = SendOptions(concurrency=2, max_attempts=2, first_wait=0.001)
+    with pytest.raises(TeacherUnavailable, match=f"none of the first 5 requests .*: {status}"):
         asked(tmp_path / "journal", server, 500, options)
     assert server.requests <= 20
 
 
 def test_a_budget_stops_in_the_middle(tmp_path: Path) -> None:
-    def check(summary: Summary) -> str | None:
+    def check(summary: ExtractionProgress) -> str | None:
         return "spent" if summary.answered >= 20 else None
 
-    summary = asked(tmp_path / "journal", Server(), 500, RunOptions(concurrency=4), may_go_on=check)
+    summary = asked(
+        tmp_path / "journal", Server(), 500, SendOptions(concurrency=4), may_go_on=check
+    )
     assert summary.stopped == "spent"
     assert 20 <= summary.answered <= 28
     assert asked(tmp_path / "journal", Server(), 500, QUICK).reused == summary.answered
@@ -149,11 +158,10 @@ def test_two_runs_at_once_ask_nothing_twice(tmp_path: Path) -> None:
         port = await server.start()
         sends = [Client(f"http://127.0.0.1:{port}/v1", "NO_KEY", 5, 16) for _ in range(2)]
         with Journal(tmp_path / "journal") as one, Journal(tmp_path / "journal") as other:
+            teachers = [ServerTeacher(send, SendOptions(concurrency=16)) for send in sends]
+            runs = [ExtractionRun(journal) for journal in (one, other)]
             done = await asyncio.gather(
-                *(
-                    extract.run(jobs(1500), send, journal, RunOptions(concurrency=16))
-                    for send, journal in zip(sends, (one, other), strict=True)
-                )
+                *(t.send_all(requests(1500), run) for t, run in zip(teachers, runs, strict=True))
             )
         assert sum(s.answered for s in done) == 1500
         assert all(s.answered > 100 for s in done), "both had work"
@@ -169,7 +177,7 @@ def test_two_runs_at_once_ask_nothing_twice(tmp_path: Path) -> None:
 def test_an_answer_that_drips_in_too_slowly_ends(tmp_path: Path) -> None:
     server = Server()
     server.drip_seconds = 0.2
-    summary = asked(tmp_path / "journal", server, 12, RunOptions(max_attempts=1))
+    summary = asked(tmp_path / "journal", server, 12, SendOptions(max_attempts=1))
     assert summary.reasons == {"given up after 1 attempts: no answer within 0.5 seconds": 1}
 
 
@@ -180,30 +188,31 @@ def test_overload_is_told_to_the_limiter(tmp_path: Path, monkeypatch: pytest.Mon
         def overloaded(self, retry_after: float | None) -> None:
             told.append(retry_after)
 
-    monkeypatch.setattr(extract, "Limiter", Watched)
-    options = RunOptions(max_attempts=2, first_wait=0.001)
+    monkeypatch.setattr(asking, "Limiter", Watched)
+    options = SendOptions(max_attempts=2, first_wait=0.001)
     asked(tmp_path / "journal", Server(always=429), 3, options)
     asked(tmp_path / "journal", Server(always=500), 3, options)
     assert told == [0.05] * 6
 
 
 def test_what_another_process_has_answered_is_not_claimed(tmp_path: Path) -> None:
-    (job,) = jobs(1)
+    (request,) = requests(1)
     with Journal(tmp_path / "journal") as mine, Journal(tmp_path / "journal") as theirs:
-        assert mine.missing([job]) == [job]
-        theirs.put(job, Reply(text="good"))
+        assert mine.missing([request]) == [request]
+        theirs.put(request, Reply(text="good"))
         theirs.flush()
-        assert mine.claim([job]) == []
+        assert mine.claim([request]) == []
 
 
 def test_equal_requests_are_sent_once(tmp_path: Path) -> None:
-    async def work() -> Summary:
+    async def work() -> ExtractionProgress:
         url = f"http://127.0.0.1:{await server.start()}/v1"
         send = Client(url, "NO_KEY", 5, 8)
         with Journal(tmp_path / "journal") as journal:
-            twice = [Job(f"{job.id}-{i}", 0, job.body) for job in jobs(30) for i in range(2)]
+            twice = [Request(f"{r.id}-{i}", 0, r.body) for r in requests(30) for i in range(2)]
             try:
-                return await extract.run(twice, send, journal, RunOptions(concurrency=8))
+                teacher = ServerTeacher(send, SendOptions(concurrency=8))
+                return await teacher.send_all(twice, ExtractionRun(journal))
             finally:
                 await send.close()
 
@@ -214,20 +223,18 @@ def test_equal_requests_are_sent_once(tmp_path: Path) -> None:
 
 
 def test_each_sample_has_its_key_and_its_seed(task_dir: Path) -> None:
-    what = Extraction(
-        task=load_task("rows", [task_dir]), split="train", model="m", samples=3,
-        sampling={"seed": 5},
-    )  # fmt: skip
-    asked_for = list(what.jobs_of(Example(id="r", input="row 1")))
-    assert [job.body["seed"] for job in asked_for] == [5, 6, 7]
-    assert len({Job("r", sample, asked_for[0].body).key for sample in range(3)}) == 3
+    task = load_task("rows", [task_dir])
+    what = Extraction(task=task, split="train", model="m", samples=3, sampling={"seed": 5})
+    asked_for = list(what.requests([Example(id="r", input="row 1")]))
+    assert [request.body["seed"] for request in asked_for] == [5, 6, 7]
+    assert len({Request("r", sample, asked_for[0].body).key for sample in range(3)}) == 3
 
 
 def test_claims_of_another_machine_run_out(tmp_path: Path) -> None:
     now = [1000.0]
     mine, theirs = (Journal(tmp_path / "journal", clock=lambda: now[0]) for _ in range(2))
     theirs.owner = "another-machine:1:x"
-    some = list(jobs(3))
+    some = list(requests(3))
     assert theirs.claim(some[:2]) == some[:2]
     assert mine.claim(some) == some[2:]
     mine.drop_claims_of_the_dead()
@@ -237,13 +244,13 @@ def test_claims_of_another_machine_run_out(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_never_replaced_by_a_failure(tmp_path: Path) -> None:
-    (job,) = jobs(1)
+    (request,) = requests(1)
     with Journal(tmp_path / "journal") as journal:
-        journal.put(job, Reply(text="good", finish_reason="stop"))
+        journal.put(request, Reply(text="good", finish_reason="stop"))
         journal.flush()
-        journal.put(job, Reply(text="", finish_reason="error", refusal="late"))
+        journal.put(request, Reply(text="", finish_reason="error", refusal="late"))
         journal.flush()
-        assert journal.reply(job.key).text == "good"
+        assert journal.reply(request.key).text == "good"
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:
@@ -258,11 +265,40 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:
         await asyncio.sleep(0.001)
         return Reply(text="x" * 2000)
 
-    journal = Full(tmp_path / "journal")
+    run = ExtractionRun(Full(tmp_path / "journal"))
+    teacher = ServerTeacher(send, SendOptions(concurrency=8))
     with pytest.raises(UsageError, match=r"is full.*Make room on the disk"):
-        asyncio.run(extract.run(jobs(2000), send, journal, RunOptions(concurrency=8)))
+        asyncio.run(teacher.send_all(requests(2000), run))
     with Journal(tmp_path / "journal") as kept:
-        assert 0 < 2000 - len(kept.missing(list(jobs(2000)))) < 2000
+        assert 0 < 2000 - len(kept.missing(list(requests(2000)))) < 2000
+
+
+OLD_JOURNAL = """
+create table replies (
+  key text primary key, id text not null, sample integer not null, failed integer not null,
+  prompt_tokens integer not null, completion_tokens integer not null, time real not null,
+  reply text not null
+) without rowid;
+create index failures on replies (id) where failed;
+pragma user_version = 1;
+insert into replies values (
+  'a5ba8f6a6cbfada361d2dd944d4b5ad92c903ba31dbb26e73e9c9d101b16c505', 'r', 1, 0, 3, 0, 1e9,
+  '{"text": "é", "finish_reason": "stop", "refusal": "", "prompt_tokens": 3,
+    "completion_tokens": 0, "model": "m"}'
+);
+"""
+"""As version 0.1.0 has written it."""
+
+
+def test_what_an_earlier_version_has_paid_for_is_not_asked_again(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "journal")
+    db.executescript(OLD_JOURNAL)
+    db.close()
+    request = Request("r", 1, {"temperature": 0.0, "prompt": "é x", "model": "m"})
+    with Journal(tmp_path / "journal") as journal:
+        assert journal.missing([request]) == []
+        kept = Reply(text="é", finish_reason="stop", prompt_tokens=3, model="m")
+        assert journal.reply(request.key) == kept
 
 
 def test_a_file_that_is_no_journal_is_not_touched(tmp_path: Path) -> None:
@@ -377,10 +413,9 @@ def task_dir(tmp_path: Path) -> Path:
 @contextmanager
 def serving(log: Path, *flags: str) -> Iterator[str]:
     """The server in a process of its own: its base URL."""
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("protocol_server.py")), str(log), *flags],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    script = Path(__file__).with_name("protocol_server.py")
+    start = [sys.executable, str(script), str(log), *flags]
+    process = subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
     finally:
@@ -389,9 +424,9 @@ def serving(log: Path, *flags: str) -> Iterator[str]:
 
 
 def command(task_dir: Path, url: str, out: Path, *more: str) -> list[str]:
-    return ["extract", "--task", "rows", "--task_dir", str(task_dir), "--model", "teacher-1",
-            "--base_url", url, "--out", str(out), "--timeout", "2", "--concurrency", "16",
-            "--max_attempts", "30", *more]  # fmt: skip
+    what = ["--task", "rows", "--task_dir", str(task_dir), "--model", "teacher-1"]
+    how = ["--timeout", "2", "--concurrency", "16", "--max_attempts", "30"]
+    return ["extract", *what, "--base_url", url, "--out", str(out), *how, *more]
 
 
 def test_the_command_writes_records(tmp_path: Path, task_dir: Path, capsys) -> None:
@@ -439,8 +474,10 @@ def test_the_key_is_nowhere(tmp_path: Path, task_dir: Path) -> None:
             done = subprocess.run(
                 [sys.executable, "-m", "dss_jax.cli.main", *command(task_dir, url, out, *more)],
                 env={**os.environ, "OPENAI_API_KEY": SECRET, "OPENAI_LOG": "debug"},
-                capture_output=True, text=True, timeout=100,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                timeout=100,
+            )
             assert done.returncode == 0, done.stderr
             shown += done.stdout + done.stderr
     assert "503" in shown, "errors were shown"

@@ -3,27 +3,29 @@
 import asyncio
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import httpx2
 import openai
 import pytest
 
-from dss_jax.cli.extract_tables import Progress
+from dss_jax.cli.extract_tables import ExtractionBar
 from dss_jax.cli.main import main
 from dss_jax.core.registry import load_task
 from dss_jax.data import rows
 from dss_jax.records.records import Reply
 from dss_jax.teacher import client
-from dss_jax.teacher import extraction as stage
+from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun
 from dss_jax.teacher.client import Fatal, Rejected
-from dss_jax.teacher.extract import Summary
-from dss_jax.teacher.extraction import Extraction
+from dss_jax.teacher.extraction import Extraction, write
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.prices import Prices
 
-BODY = {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 256, "stop": ["\nQ:"],
-        "reasoning": 1}  # fmt: skip
+BODY = {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 256, "stop": ["\nQ:"]}
+BODY["reasoning"] = 1
+
+GEMINIS = {"code": 400, "message": "API key not valid. Please pass a valid API key."}
 
 
 def shown(capsys: pytest.CaptureFixture, *flags: str) -> str:
@@ -36,10 +38,8 @@ def test_fields_are_left_out_and_added(capsys: pytest.CaptureFixture) -> None:
     plain = shown(capsys)
     assert '--- stop\n["\\nQ:"]' in plain
     assert "--- temperature\n0.0" in plain
-    reasoning = shown(
-        capsys, "--omit", "stop", "--omit", "temperature", "--max_tokens_field",
-        "max_completion_tokens", "--extra_body", '{"reasoning_effort": "low"}', "--top_k", "5",
-    )  # fmt: skip
+    flags = "--omit stop --omit temperature --max_tokens_field max_completion_tokens --top_k 5"
+    reasoning = shown(capsys, *flags.split(), "--extra_body", '{"reasoning_effort": "low"}')
     for name in ("stop", "temperature", "max_tokens"):
         assert f"--- {name}\n" not in reasoning
     assert "--- max_completion_tokens\n256" in reasoning
@@ -68,10 +68,18 @@ def test_wrong_fields_are_told(capsys: pytest.CaptureFixture, flags: tuple, said
     ("field", "param", "message"),
     [  # As OpenAI, xAI and FastAPI write them.
         ("stop", "stop", "Unsupported parameter: 'stop' is not supported with this model."),
-        ("temperature", "temperature", "Unsupported value: 'temperature' does not support 0 with "
-         "this model. Only the default (1) value is supported."),
-        ("max_tokens", "max_tokens", "Unsupported parameter: 'max_tokens' is not supported with "
-         "this model. Use 'max_completion_tokens' instead."),
+        (
+            "temperature",
+            "temperature",
+            "Unsupported value: 'temperature' does not support 0 with "
+            "this model. Only the default (1) value is supported.",
+        ),
+        (
+            "max_tokens",
+            "max_tokens",
+            "Unsupported parameter: 'max_tokens' is not supported with "
+            "this model. Use 'max_completion_tokens' instead.",
+        ),
         ("stop", None, "Argument not supported on this model: stop"),
         ("reasoning", None, "Unrecognized request argument supplied: reasoning"),
         # Of one row.
@@ -79,7 +87,7 @@ def test_wrong_fields_are_told(capsys: pytest.CaptureFixture, flags: tuple, said
         (None, None, "Do not stop: unsupported characters in the prompt"),
         (None, "messages", "Unsupported value in 'messages'"),
     ],
-)  # fmt: skip
+)
 def test_a_field_that_is_not_supported_is_found(
     field: str | None, param: str | None, message: str
 ) -> None:
@@ -89,25 +97,33 @@ def test_a_field_that_is_not_supported_is_found(
 @pytest.mark.parametrize(
     ("answer", "kind", "said"),
     [
-        ({"error": {"message": "Unsupported parameter: 'stop'", "param": "stop"}}, Fatal,
-         "400: Unsupported parameter: 'stop'. Add --omit stop;"),
-        ({"error": {"message": "Unsupported parameter: 'reasoning'"}}, Fatal,
-         "Take 'reasoning' out of --extra_body"),
-        ([{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}],
-         Fatal, "400: API key not valid"),  # Gemini's.
+        (
+            {"error": {"message": "Unsupported parameter: 'stop'", "param": "stop"}},
+            Fatal,
+            "400: Unsupported parameter: 'stop'. Add --omit stop;",
+        ),
+        (
+            {"error": {"message": "Unsupported parameter: 'reasoning'"}},
+            Fatal,
+            "Take 'reasoning' out of --extra_body",
+        ),
+        ([{"error": GEMINIS}], Fatal, "400: API key not valid"),
         ({"error": {"message": "The prompt is too long", "param": "messages"}}, Rejected, "long"),
     ],
-)  # fmt: skip
+)
 def test_a_refusal_of_all_requests_is_told_from_one(answer: object, kind: type, said: str) -> None:
     async def answered(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(400, json=answer)
 
     async def work() -> None:
         send = client.Client("http://127.0.0.1:1/v1", "NO_KEY")
+        transport = httpx2.MockTransport(answered)
         send.openai = openai.AsyncOpenAI(
-            api_key="none", base_url="http://127.0.0.1:1/v1", max_retries=0,
-            http_client=openai.DefaultAsyncHttpx2Client(transport=httpx2.MockTransport(answered)),
-        )  # fmt: skip
+            api_key="none",
+            base_url="http://127.0.0.1:1/v1",
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpx2Client(transport=transport),
+        )
         try:
             await send(BODY)
         finally:
@@ -121,9 +137,9 @@ def test_a_refusal_of_all_requests_is_told_from_one(answer: object, kind: type, 
 def test_the_progress_projects_the_cost(capsys: pytest.CaptureFixture) -> None:
     what = Extraction(task=load_task("word_problems"), split="train", model="m", samples=2)
     # Of 200 requests 150 are to be sent; 100,000 tokens of each kind after 10: 0.3 USD.
-    bar = Progress(what, 100, 150, Prices(prompt=1.0, completion=2.0))
-    told = Summary(answered=10, failed=5, reused=20, prompt_tokens=100_000,
-                   completion_tokens=100_000)  # fmt: skip
+    bar = ExtractionBar(what, 100, 150, Prices(prompt=1.0, completion=2.0))
+    told = ExtractionProgress(answered=10, failed=5, reused=20)
+    told.prompt_tokens = told.completion_tokens = 100_000
     bar(told)
     assert bar._bar.n == 65
     # 135 more at 0.03 each.
@@ -132,7 +148,7 @@ def test_the_progress_projects_the_cost(capsys: pytest.CaptureFixture) -> None:
     bar(told)
     assert bar._bar.n == 200
     bar.close()
-    assert "USD" not in Progress(what, 1, 1, Prices()).state(told)
+    assert "USD" not in ExtractionBar(what, 1, 1, Prices()).state(told)
 
 
 def test_totals_count_what_was_paid_for_once(tmp_path: Path) -> None:
@@ -144,13 +160,15 @@ def test_totals_count_what_was_paid_for_once(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     for seconds in (2.0, 3.0):
         with Journal(tmp_path / "journal") as journal:
-            (job,) = what.jobs_of(example)
-            journal.put(job, Reply(text="x", prompt_tokens=100, completion_tokens=10))
-            tell = stage.noting(what, journal)
-            tell(Summary(seconds=9.0))  # Got no reply: not counted.
-            tell(Summary(answered=1, seconds=1.0, retries=1))
-            tell(Summary(answered=2, seconds=seconds, retries=4))
-            header = stage.write(what, twins, journal, out, price=Prices(prompt=1, completion=1))
+            (request,) = what.requests([example])
+            journal.put(request, Reply(text="x", prompt_tokens=100, completion_tokens=10))
+            run = ExtractionRun(journal, extraction=what.sha256)
+            for answered, retries, took in ((0, 0, 9.0), (1, 1, 1.0), (2, 4, seconds)):
+                # What got no reply is not counted.
+                run.progress.answered, run.progress.retries = answered, retries
+                run._started = time.monotonic() - took
+                run.report()
+            header = write(what, twins, journal, out, price=Prices(prompt=1, completion=1))
     assert header.totals["requests"] == 1
     assert header.totals["prompt_tokens"] == 100
     assert header.totals["cost_usd"] == pytest.approx(110e-6)
@@ -165,9 +183,9 @@ def test_a_run_without_any_answer_is_no_success(
         raise Rejected("400: no")
 
     monkeypatch.setattr(client.Client, "__call__", refused)
-    start = ["extract", "--task", "word_problems", "--model", "m", "--limit", "2",
-             "--base_url", "http://127.0.0.1:1/v1", "--out", str(tmp_path / "o.jsonl")]  # fmt: skip
-    assert main(start) == 1
+    what = ["--task", "word_problems", "--model", "m", "--limit", "2"]
+    where = ["--base_url", "http://127.0.0.1:1/v1", "--out", str(tmp_path / "o.jsonl")]
+    assert main(["extract", *what, *where]) == 1
 
 
 def test_journals_of_one_file_keep_their_efforts_apart(tmp_path: Path) -> None:

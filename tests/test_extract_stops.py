@@ -7,36 +7,40 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher import client, extract
+from dss_jax.teacher import client
+from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun, SendOptions, ServerTeacher
 from dss_jax.teacher.client import Client, Fatal, Rejected, Retryable
-from dss_jax.teacher.extract import RunOptions, Summary
-from dss_jax.teacher.jobs import Job, Send
-from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.journal import Journal, Request
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER
+
+Send = Callable[[dict], Awaitable[Reply]]
 
 GOOD = Reply(text="x", finish_reason="stop", prompt_tokens=1000, completion_tokens=100)
 
 
-def jobs(count: int, prompt: str = "row") -> Iterator[Job]:
+def requests(count: int, prompt: str = "row") -> Iterator[Request]:
     for i in range(count):
         messages = [{"role": "user", "content": f"{prompt} {i}"}]
-        yield Job(str(i), 0, {"model": "m", "messages": messages})
+        yield Request(str(i), 0, {"model": "m", "messages": messages})
 
 
 def number(body: dict) -> int:
     return int(body["messages"][0]["content"].rsplit(" ", 1)[1])
 
 
-def asked(folder: Path, send: Send, which: Iterator[Job], options: RunOptions, **more) -> Summary:
+def asked(
+    folder: Path, send: Send, which: Iterator[Request], options: SendOptions, **more
+) -> ExtractionProgress:
     with Journal(folder / "journal") as journal:
-        return asyncio.run(extract.run(which, send, journal, options, **more))
+        teacher = ServerTeacher(send, options)
+        return asyncio.run(teacher.send_all(which, ExtractionRun(journal, **more)))
 
 
 async def filtered(body: dict) -> Reply:
@@ -48,10 +52,10 @@ async def filtered(body: dict) -> Reply:
 
 
 def test_rows_refused_one_by_one_do_not_stop_the_run(tmp_path: Path) -> None:
-    summary = asked(tmp_path, filtered, jobs(96), RunOptions(concurrency=32))
+    summary = asked(tmp_path, filtered, requests(96), SendOptions(concurrency=32))
     assert (summary.answered, summary.failed) == (80, 16)
     # Now all that is asked is refused.
-    summary = asked(tmp_path, filtered, jobs(96), RunOptions(concurrency=32))
+    summary = asked(tmp_path, filtered, requests(96), SendOptions(concurrency=32))
     assert (summary.reused, summary.failed) == (80, 16)
 
 
@@ -63,11 +67,11 @@ def test_nothing_is_sent_after_the_stop(tmp_path: Path) -> None:
         await asyncio.sleep(0.01)
         return GOOD
 
-    def check(summary: Summary) -> str | None:
+    def check(summary: ExtractionProgress) -> str | None:
         stopped.append("spent")
         return "spent"
 
-    summary = asked(tmp_path, send, jobs(300), RunOptions(concurrency=16), may_go_on=check)
+    summary = asked(tmp_path, send, requests(300), SendOptions(concurrency=16), may_go_on=check)
     assert (summary.stopped, summary.answered) == ("spent", 16), "those under way are kept"
     assert not late
 
@@ -83,19 +87,19 @@ def test_an_interrupt_does_not_wait_for_repetitions(tmp_path: Path) -> None:
         raise Retryable("500", retry_after=30.0)
 
     start = time.monotonic()
-    summary = asked(tmp_path, send, jobs(50), RunOptions(concurrency=8))
+    summary = asked(tmp_path, send, requests(50), SendOptions(concurrency=8))
     assert time.monotonic() - start < 5
     assert (summary.stopped, summary.failed) == ("interrupted", 0)
     assert len(sent) < 20, "the first of each worker; the loop hears of a signal a moment later"
     with Journal(tmp_path / "journal") as journal:
-        assert len(journal.missing(list(jobs(50)))) == 49
-        assert len(journal.claim(list(jobs(50)))) == 49
+        assert len(journal.missing(list(requests(50)))) == 49
+        assert len(journal.claim(list(requests(50)))) == 49
 
 
 def test_a_servers_long_wish_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = []
 
-    async def pause(self: extract._Run, seconds: float) -> None:
+    async def pause(self: ServerTeacher, seconds: float) -> None:
         waits.append(seconds)
 
     async def send(body: dict) -> Reply:
@@ -103,8 +107,8 @@ def test_a_servers_long_wish_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise Retryable("500", retry_after=86400.0)
         return GOOD
 
-    monkeypatch.setattr(extract._Run, "pause", pause)
-    assert asked(tmp_path, send, jobs(1), RunOptions()).answered == 1
+    monkeypatch.setattr(ServerTeacher, "pause", pause)
+    assert asked(tmp_path, send, requests(1), SendOptions()).answered == 1
     assert waits == [LONGEST_RETRY_AFTER]
 
 
@@ -116,10 +120,8 @@ def test_the_first_requests_keep_to_the_tokens_a_minute(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         return GOOD
 
-    asked(
-        tmp_path, send, jobs(64, "word " * 700), RunOptions(concurrency=32, tpm=6000),
-        may_go_on=lambda _: "enough",
-    )  # fmt: skip
+    options = SendOptions(concurrency=32, tpm=6000)
+    asked(tmp_path, send, requests(64, "word " * 700), options, may_go_on=lambda _: "enough")
     assert len(sent) == 1
 
 
@@ -149,6 +151,17 @@ def test_replies_that_other_servers_give() -> None:
     assert client.reply_of(chat(message={"content": parts}), True, str).text == "yes"
     with pytest.raises(Retryable):  # Else it is kept as answered, and asked again all the same.
         client.reply_of(chat(message={"content": "ha"}, finish_reason="error"), True, str)
+
+
+@pytest.mark.parametrize("part", [{"text": "x"}, 3, ["x"]])
+def test_text_of_another_type_is_no_completion(part: object) -> None:
+    for choice in (
+        {"message": {"content": part}},
+        {"message": {"content": "x", "refusal": part}},
+        {"message": {"content": "x"}, "finish_reason": part},
+    ):
+        with pytest.raises(Retryable, match="the answer is no completion"):
+            client.reply_of(chat(**choice), True, str)
 
 
 def test_no_part_of_a_key_is_left_where_an_answer_is_cut() -> None:

@@ -20,16 +20,14 @@ from dss_jax.interop.formats import write_weights
 from dss_jax.interop.weights import from_tree
 from dss_jax.model.t5 import T5
 from dss_jax.teacher import jax_teacher
-from dss_jax.teacher.jax_teacher import JaxTeacher, TeacherOptions
-from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.asking import ExtractionRun
+from dss_jax.teacher.jax_teacher import JaxTeacher
+from dss_jax.teacher.journal import Journal, Request
 from dss_jax.train import sharding
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
-SHAPE = config.T5Config(
-    vocab_size=1152, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16,
-    num_encoder_layers=1, num_decoder_layers=1,
-)  # fmt: skip
+LAYERS = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+SHAPE = config.T5Config(vocab_size=1152, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16, **LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -44,37 +42,35 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"jax:{folder}"
 
 
-def jobs(count: int = 11, **sampling: float) -> list[Job]:
-    return [
-        Job(f"r{i}", i % 2, {"model": "m", "prompt": "Tom has " + "3 cards and " * i + "A:",
-                             "max_tokens": 10, **sampling})
-        for i in range(count)
-    ]  # fmt: skip
+def requests(count: int = 11, **sampling: float) -> list[Request]:
+    body = {"model": "m", "max_tokens": 10, **sampling}
+    prompts = ["Tom has " + "3 cards and " * i + "A:" for i in range(count)]
+    return [Request(f"r{i}", i % 2, {**body, "prompt": p}) for i, p in enumerate(prompts)]
 
 
-def texts(checkpoint: str, asked: list[Job], **options: int) -> dict[str, str]:
-    teacher = JaxTeacher(checkpoint, TeacherOptions(**options))
-    return {job.key: reply.text for job, reply in teacher.replies(asked)}
+def texts(checkpoint: str, asked: list[Request], **options: int) -> dict[str, str]:
+    teacher = JaxTeacher(checkpoint, **options)
+    return {request.key: reply.text for request, reply in teacher.replies(asked)}
 
 
 def test_samples_are_the_same_in_whatever_batch_and_order(checkpoint: str) -> None:
-    asked = jobs(temperature=1.0)
+    asked = requests(temperature=1.0)
     whole = texts(checkpoint, asked, batch_size=16)
     assert len(set(whole.values())) > 8, "requests draw differently"
     assert texts(checkpoint, asked[::-1][:5], batch_size=4) == {
-        job.key: whole[job.key] for job in asked[::-1][:5]
+        request.key: whole[request.key] for request in asked[::-1][:5]
     }
 
 
 def test_parameters_shared_out_over_devices_give_the_same(checkpoint: str) -> None:
-    asked = jobs(5, temperature=0.0)
+    asked = requests(5, temperature=0.0)
     assert texts(checkpoint, asked, fsdp=2) == texts(checkpoint, asked)
 
 
 def test_one_device_gives_the_same_as_four(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = jobs(5, temperature=1.0)
+    asked = requests(5, temperature=1.0)
     four = texts(checkpoint, asked)
     alone = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
     monkeypatch.setattr(jax_teacher, "make_mesh", lambda _: alone)
@@ -82,31 +78,31 @@ def test_one_device_gives_the_same_as_four(
 
 
 def test_a_long_prompt_costs_its_row_alone(checkpoint: str, tmp_path: Path) -> None:
-    teacher = JaxTeacher(checkpoint, TeacherOptions(input_length=30))
+    teacher = JaxTeacher(checkpoint, input_length=30)
     with Journal(tmp_path / "journal") as journal:
-        done = jax_teacher.ask(teacher, jobs(), journal)
-        replies = [journal.reply(job.key) for job in jobs()]
-        again = jax_teacher.ask(teacher, jobs(), journal, only_failed=True)
+        done = teacher.ask(requests(), ExtractionRun(journal))
+        replies = [journal.reply(request.key) for request in requests()]
+        again = teacher.ask(requests(), ExtractionRun(journal, only_failed=True))
     assert 0 < done.failed < done.answered
     assert [bool(r.refusal) for r in replies] == sorted(bool(r.refusal) for r in replies)
-    whole = texts(checkpoint, jobs())
-    assert all(r.text == whole[j.key] for j, r in zip(jobs(), replies, strict=True) if r.text)
+    whole = texts(checkpoint, requests())
+    assert all(r.text == whole[q.key] for q, r in zip(requests(), replies, strict=True) if r.text)
     assert "more than the 30 allowed" in replies[-1].refusal
     assert (again.failed, again.answered) == (done.failed, 0)
 
 
 def test_where_all_prompts_are_too_long_the_run_stops(checkpoint: str, tmp_path: Path) -> None:
-    teacher = JaxTeacher(checkpoint, TeacherOptions(input_length=2))
+    teacher = JaxTeacher(checkpoint, input_length=2)
     with (
         Journal(tmp_path / "journal") as journal,
         pytest.raises(UsageError, match="the first 5 rows were given up: the prompt has"),
     ):
-        jax_teacher.ask(teacher, jobs(), journal)
+        teacher.ask(requests(), ExtractionRun(journal))
 
 
 def test_top_k_of_one_is_greedy(checkpoint: str) -> None:
-    greedy = texts(checkpoint, jobs(5, temperature=0.0))
-    one = texts(checkpoint, jobs(5, temperature=1.0, top_k=1))
+    greedy = texts(checkpoint, requests(5, temperature=0.0))
+    one = texts(checkpoint, requests(5, temperature=1.0, top_k=1))
     assert list(one.values()) == list(greedy.values())
 
 
@@ -115,16 +111,16 @@ def test_a_checkpoint_without_vocabulary_is_refused(checkpoint: str, tmp_path: P
     weights = jax_teacher.read_weights(checkpoint.removeprefix("jax:"))
     write_weights(dataclasses.replace(weights, vocabulary=None), str(bare), "orbax")
     with pytest.raises(UsageError, match="has no SentencePiece file"):
-        JaxTeacher(f"jax:{bare}", TeacherOptions())
+        JaxTeacher(f"jax:{bare}")
 
 
 def test_replies_are_kept_and_asked_once(checkpoint: str, tmp_path: Path) -> None:
-    teacher = JaxTeacher(checkpoint, TeacherOptions(batch_size=4))
+    teacher = JaxTeacher(checkpoint, batch_size=4)
     with Journal(tmp_path / "journal") as journal:
-        first = jax_teacher.ask(teacher, jobs(6), journal)
-        again = jax_teacher.ask(teacher, jobs(), journal)
+        first = teacher.ask(requests(6), ExtractionRun(journal))
+        again = teacher.ask(requests(), ExtractionRun(journal))
         assert (first.answered, again.answered, again.reused) == (6, 5, 6)
-        replies = [journal.reply(job.key) for job in jobs()]
+        replies = [journal.reply(request.key) for request in requests()]
     assert {r.finish_reason for r in replies} <= {"stop", "length"}
     assert all(r.completion_tokens == 10 for r in replies if r.finish_reason == "length")
     assert all(r.prompt_tokens > 3 for r in replies)
@@ -132,21 +128,24 @@ def test_replies_are_kept_and_asked_once(checkpoint: str, tmp_path: Path) -> Non
 
 SLOW_TEACHER = """
 import sys, time
-from dss_jax.teacher import jax_teacher
-from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.journal import Journal
 from dss_jax.records.records import Reply
+from dss_jax.teacher.asking import ExtractionRun
+from dss_jax.teacher.jax_teacher import JaxTeacher
+from dss_jax.teacher.journal import Journal, Request
 
-class Teacher:
-    def replies(self, jobs):
-        for job in jobs:
+class Teacher(JaxTeacher):
+    def __init__(self):
+        pass
+
+    def replies(self, requests):
+        for request in requests:
             time.sleep(0.01)
-            yield job, Reply(text=job.key)
+            yield request, Reply(text=request.key)
 
-jobs = [Job(f"r{i}", 0, {"prompt": f"row {i}"}) for i in range(300)]
+requests = [Request(f"r{i}", 0, {"prompt": f"row {i}"}) for i in range(300)]
 with Journal(sys.argv[1]) as journal:
-    done = jax_teacher.ask(Teacher(), jobs, journal)
-    assert all(journal.reply(job.key).text == job.key for job in jobs)
+    done = Teacher().ask(requests, ExtractionRun(journal))
+    assert all(journal.reply(request.key).text == request.key for request in requests)
 print(done.answered, done.reused)
 """
 

@@ -6,7 +6,7 @@ from dss_jax.core.completions import AnswerForm
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
-from dss_jax.records.records import STATUSES, Reply, Sample
+from dss_jax.records.records import STATUSES, RecordSample, Reply
 from dss_jax.teacher.parsing import normalised, read_reply
 from dss_jax.teacher.prompting import PromptOptions
 
@@ -22,7 +22,9 @@ def prompt_of(name: str) -> Prompt:
     return prompt
 
 
-def read(name: str, row: Example, text: str, structured: bool = False, **reply: str) -> Sample:
+def read(
+    name: str, row: Example, text: str, structured: bool = False, **reply: str
+) -> RecordSample:
     options = PromptOptions(structured=structured)
     return read_reply(Reply(text=text, **reply), row, prompt_of(name), options)
 
@@ -92,28 +94,53 @@ def test_letters_are_no_answers_where_no_choices_are_shown(text: str) -> None:
     [
         ("cqa", CQA, "It is wet. So the answer is (b) sea.", "It is wet.", "sea"),
         ("cqa", CQA, "A: It is wet. So the answer is (b) sea.", "It is wet.", "sea"),
-        ("cqa", CQA, "It is wet. So the answer is (b) sea.\n\nQ: Why?\nA: No. So the answer is (a)",
-         "It is wet.", "sea"),
-        ("cqa", CQA, "See its FAQ: it is wet. So the answer is (b) sea.",
-         "See its FAQ: it is wet.", "sea"),
+        (
+            "cqa",
+            CQA,
+            "It is wet. So the answer is (b) sea.\n\nQ: Why?\nA: No. So the answer is (a)",
+            "It is wet.",
+            "sea",
+        ),
+        (
+            "cqa",
+            CQA,
+            "See its FAQ: it is wet. So the answer is (b) sea.",
+            "See its FAQ: it is wet.",
+            "sea",
+        ),
         ("cqa", CQA, "It is wet.\n\n**So the answer is:**\n(B) Sea", "It is wet.", "sea"),
         ("cqa", CQA, "It is wet. Therefore, the answer is (b).", "It is wet.", "sea"),
         ("cqa", CQA, "It is wet.\n\n**Final answer:** (b) sea", "It is wet.", "sea"),
         ("cqa", CQA, "It is wet. So the answer is (b) sea. A forest is dry.", "It is wet.", "sea"),
         ("cqa", CQA, "Wet. So the answer is (b) sea. So the answer is (b).", "Wet.", "sea"),
-        ("cqa", CQA, "<think>So the answer is (a).</think>It is wet. So the answer is (b) sea.",
-         "It is wet.", "sea"),
-        ("anli1", NLI, "In 1995, so the answer is Contradiction.\n\nPremise: x", "In 1995,",
-         "contradiction"),
+        (
+            "cqa",
+            CQA,
+            "<think>So the answer is (a).</think>It is wet. So the answer is (b) sea.",
+            "It is wet.",
+            "sea",
+        ),
+        (
+            "anli1",
+            NLI,
+            "In 1995, so the answer is Contradiction.\n\nPremise: x",
+            "In 1995,",
+            "contradiction",
+        ),
         ("esnli", NLI, "Not so.\nAnswer: neutral\n\nPre", "Not so.", "neutral"),
         ("esnli", NLI, "Reasoning: Not so.\n**Answer: Neutral**", "Not so.", "neutral"),
         ("svamp", FREE, "Ten beds. The answer is (10 * 45).", "Ten beds.", "(10 * 45)"),
         ("svamp", FREE, "Ten beds. The answer is 450.", "Ten beds.", "450"),
-        ("svamp", FREE, "The answer is 8 * 2 = 16. The answer is (8 * 2).",
-         "The answer is 8 * 2 = 16.", "(8 * 2)"),
+        (
+            "svamp",
+            FREE,
+            "The answer is 8 * 2 = 16. The answer is (8 * 2).",
+            "The answer is 8 * 2 = 16.",
+            "(8 * 2)",
+        ),
         ("svamp", FREE, "Half. The answer is .5 * 3", "Half.", ".5 * 3"),
     ],
-)  # fmt: skip
+)
 def test_ok(name: str, row: Example, text: str, rationale: str, label: str) -> None:
     sample = read(name, row, text)
     assert (sample.status, sample.label, sample.rationale) == ("ok", label, rationale)
@@ -197,9 +224,14 @@ def test_structured(text: str, finish: str, status: str, label: str) -> None:
 def test_a_task_of_its_own_pattern_without_allowed_labels() -> None:
     form = AnswerForm(run_on="###", marker="=>", label=r"<(\w+)>")
     prompt = Prompt(
-        instruction="", exemplars=(), question="{input}", answer="{rationale} => <{output}>",
-        opening="", stop=(), form=form,
-    )  # fmt: skip
+        instruction="",
+        exemplars=(),
+        question="{input}",
+        answer="{rationale} => <{output}>",
+        opening="",
+        stop=(),
+        form=form,
+    )
     for row in (FREE, Example(id="", input="x", allowed_labels=("yes", "no"))):
         sample = read_reply(Reply(text="Since it is. => <yes>!"), row, prompt, PromptOptions())
         assert (sample.status, sample.label, sample.rationale) == ("ok", "yes", "Since it is.")

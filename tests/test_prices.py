@@ -39,11 +39,11 @@ def test_the_batch_api_costs_less() -> None:
     [
         ("gpt-4o-mini", "http://localhost:8000/v1"),
         ("gpt-4o-mini", "https://llm.example.org/v1"),
-        ("no-such-model", None),
-        ("jax:runs/teacher", None),
+        ("no-such-model", prices.HOSTED),
+        ("jax:runs/teacher", prices.HOSTED),
     ],
 )
-def test_what_is_not_known_has_no_cost_rather_than_none(model: str, base_url: str | None) -> None:
+def test_what_is_not_known_has_no_cost_rather_than_none(model: str, base_url: str) -> None:
     found = find_prices(model, base_url=base_url)
     assert found(1_000_000, 1_000_000) is None
     assert "--price_in" in found.source
@@ -80,7 +80,7 @@ def test_half_a_price_is_refused(given: tuple[float | None, float | None]) -> No
 
 def test_an_estimate_counts_tokens_cost_and_time() -> None:
     bodies = [{"prompt": "x" * 3500}] * 60
-    found = estimate(bodies, 200, GIVEN, concurrency=10, seconds_per_request=2)
+    found = estimate(bodies, 200, GIVEN, concurrency=10)
     assert (found.requests, found.prompt_tokens, found.completion_tokens) == (60, 60_000, 12_000)
     assert found.cost == pytest.approx(0.06 * 0.15 + 0.012 * 0.6)
     assert found.seconds == 12

@@ -9,7 +9,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
-from dss_jax.teacher.jobs import Job
+from dss_jax.teacher.journal import Request
 from dss_jax.teacher.prompting import FORMS, PromptOptions, prompt_sha256, request_body, shown
 
 PROMPT = Prompt(
@@ -123,9 +123,13 @@ def test_more_exemplars_than_there_are() -> None:
 
 def test_the_hash_is_of_what_all_requests_share() -> None:
     every = [
-        PromptOptions(), PromptOptions(exemplars=3), PromptOptions(order_seed=1),
-        PromptOptions(form="completion"), PromptOptions(hint=True), PromptOptions(structured=True),
-    ]  # fmt: skip
+        PromptOptions(),
+        PromptOptions(exemplars=3),
+        PromptOptions(order_seed=1),
+        PromptOptions(form="completion"),
+        PromptOptions(hint=True),
+        PromptOptions(structured=True),
+    ]
     hashes = [prompt_sha256(PROMPT, options) for options in every]
     assert len(set(hashes)) == len(every)
     assert all(len(h) == 64 for h in hashes)
@@ -142,4 +146,4 @@ def test_a_body_is_shown_whole_and_makes_a_key() -> None:
     assert '--- model\n"m"\n--- stop\n["\\nQ:"]\n' in text
     plain = request_body(PROMPT, ROW, PromptOptions(form="completion"))
     assert shown(plain).startswith(f"--- prompt\n{plain['prompt']}\n--- stop")
-    assert len(Job(id="7", sample=0, body=body).key) == 64
+    assert len(Request(id="7", sample=0, body=body).key) == 64

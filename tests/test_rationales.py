@@ -17,7 +17,7 @@ from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
 from dss_jax.layouts import summary
 from dss_jax.records.files import write_records
-from dss_jax.records.records import Header, Record, Sample
+from dss_jax.records.records import Header, Record, RecordSample
 
 ROOT = Path(__file__).parents[1]
 RELEASE = ROOT / "tests" / "fixtures" / "release"
@@ -29,7 +29,7 @@ def record(example: Example, status: str = "ok", **other: Any) -> Record:
     """A record whose label is the gold one, and whose rationale names the row."""
     ok = status == "ok"
     label, rationale = (example.label, f"Because of {example.id}.") if ok else ("", "")
-    sample = Sample(
+    sample = RecordSample(
         status=status, label=label, raw_label=label, rationale=rationale, text="as it came"
     )
     fields = {

@@ -8,30 +8,47 @@ import pytest
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.files import merge, read_records, row_totals, write_records
-from dss_jax.records.records import Header, Record, Sample
+from dss_jax.records.records import Header, Record, RecordSample
 
 HEADER = Header(
-    task="word_problems", split="train", teacher="t", endpoint="a:1", prompt_sha256="ab",
-    sampling={"temperature": 0.7}, date="2026-11-24", terms="own",
+    task="word_problems",
+    split="train",
+    teacher="t",
+    endpoint="a:1",
+    prompt_sha256="ab",
+    sampling={"temperature": 0.7},
+    date="2026-11-24",
+    terms="own",
     totals={"rows": 2, "requests": 2, "cost": {"amount": 0.5, "currency": "USD"}},
-)  # fmt: skip
+)
 
 
-def sample(label: str = "(1 + 2)", status: str = "ok", rationale: str = "One and two.") -> Sample:
-    return Sample(
-        status=status, label=label if status == "ok" else "", raw_label=label,
-        rationale=rationale, text=f"{rationale} The answer is {label}.",
-    )  # fmt: skip
+def sample(
+    label: str = "(1 + 2)", status: str = "ok", rationale: str = "One and two."
+) -> RecordSample:
+    return RecordSample(
+        status=status,
+        label=label if status == "ok" else "",
+        raw_label=label,
+        rationale=rationale,
+        text=f"{rationale} The answer is {label}.",
+    )
 
 
-def record(id: str, *samples: Sample, gold: str = "(1 + 2)", agreement: float = 1.0) -> Record:
+def record(
+    id: str, *samples: RecordSample, gold: str = "(1 + 2)", agreement: float = 1.0
+) -> Record:
     taken = samples or (sample(),)
     vote = next((s.label for s in taken if s.status == "ok"), "")
     return Record(
-        id=id, input=f"Question {id}?", gold=gold, teacher_label=vote,
-        agreement=agreement if vote else 0.0, status="ok" if vote else taken[0].status,
+        id=id,
+        input=f"Question {id}?",
+        gold=gold,
+        teacher_label=vote,
+        agreement=agreement if vote else 0.0,
+        status="ok" if vote else taken[0].status,
         samples=taken,
-    )  # fmt: skip
+    )
 
 
 FAILED = replace(sample("", "error", ""), text="", reason="HTTP 500")
@@ -155,9 +172,11 @@ def test_shards_become_one_file(tmp_path: Path) -> None:
     merged = list(lines)
     assert merged == [record("a"), record("b"), record("c"), record("d", FAILED)]
     assert header == replace(
-        HEADER, endpoint="a:1, b:1", date="2026-11-25",
+        HEADER,
+        endpoint="a:1, b:1",
+        date="2026-11-25",
         totals={"requests": 4, "cost": {"amount": 1.0, "currency": "USD"}, **row_totals(merged)},
-    )  # fmt: skip
+    )
     assert header.totals["statuses"] == {"ok": 3, "error": 1}
     back = merge(list(reversed([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])), out)
     assert back.answered == 1

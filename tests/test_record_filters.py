@@ -36,13 +36,15 @@ def test_each_filter_keeps_what_it_says() -> None:
     assert kept(only=("error",)) == {"failed": 1}
     assert kept(label_equals_gold=True).keys() == {"right", "same value", "no gold", "mixed"}
     assert kept(label_equals_vote=True) == {
-        "right": 1, "same value": 1, "wrong": 1, "no gold": 1, "mixed": 1,
-    }  # fmt: skip
+        "right": 1,
+        "same value": 1,
+        "wrong": 1,
+        "no gold": 1,
+        "mixed": 1,
+    }
     assert kept(min_agreement=0.5).keys() == {"right", "same value", "wrong", "no gold"}
     assert kept(rationale_words=(4, None)) == {"wrong": 1, "no gold": 1}
-    assert kept(rationale_words=(None, 3)) == {
-        "right": 1, "same value": 1, "mixed": 2, "failed": 1,
-    }  # fmt: skip
+    assert kept(rationale_words=(None, 3)) == {"right": 1, "same value": 1, "mixed": 2, "failed": 1}
 
 
 def test_a_row_never_loses_the_rationale_of_its_label() -> None:
@@ -60,11 +62,21 @@ def test_the_header_says_what_was_left_out() -> None:
     filters = Filters(only=("ok",), label_equals_vote=True)
     header, left = apply_filters(HEADER, RECORDS, filters, same_value)
     assert header.filters == (
-        {"filter": "only", "value": ["ok"], "rows_left_out": 1, "samples_left_out": 1,
-         "rows_kept": 5},
-        {"filter": "label_equals_vote", "value": True, "rows_left_out": 0,
-         "samples_left_out": 2, "rows_kept": 5},
-    )  # fmt: skip
+        {
+            "filter": "only",
+            "value": ["ok"],
+            "rows_left_out": 1,
+            "samples_left_out": 1,
+            "rows_kept": 5,
+        },
+        {
+            "filter": "label_equals_vote",
+            "value": True,
+            "rows_left_out": 0,
+            "samples_left_out": 2,
+            "rows_kept": 5,
+        },
+    )
     assert header.totals == {**HEADER.totals, "rows": 5, "statuses": {"ok": 5}}
     again, _ = apply_filters(header, left, Filters(min_agreement=0.5), same_value)
     assert [e["filter"] for e in again.filters] == ["only", "label_equals_vote", "min_agreement"]
@@ -94,9 +106,10 @@ def test_near_duplicates_are_those_of_all_pairs(threshold: float) -> None:
     wanted: list[int | None] = []
     for i, one in enumerate(sets):
         alike = (
-            j for j in range(i)
+            j
+            for j in range(i)
             if wanted[j] is None and len(one & sets[j]) / len(one | sets[j]) >= threshold - 1e-9
-        )  # fmt: skip
+        )
         wanted.append(next(alike, None))
     assert near_duplicates(texts, threshold) == wanted
     assert 0 < sum(n is not None for n in wanted) < 300

@@ -8,12 +8,12 @@ from test_record_files import FAILED, record, sample
 from dss_jax.core import registry
 from dss_jax.core.scoring import same_value
 from dss_jax.data.rows import examples
-from dss_jax.records.records import Record, Sample
+from dss_jax.records.records import Record, RecordSample
 from dss_jax.records.stats import RecordStats, record_stats
 
 RELEASE = Path(__file__).parents[2] / "shared" / "data" / "release"
 
-LETTER = Sample(
+LETTER = RecordSample(
     status="ok", label="(1 + 2)", raw_label="sum", rationale="a b c d", text="a b c d. sum"
 )
 WRONG = sample("(9 - 1)", rationale="")
@@ -38,9 +38,10 @@ def test_counts_by_hand() -> None:
     assert (stats.voted.right, stats.voted.all, stats.voted.per_cent) == (1, 2, 50.0)
     assert stats.agreement == {7: 1, 10: 2}
     assert {n: (s.right, s.all) for n, s in stats.right_by_agreement.items()} == {
-        7: (1, 1), 10: (0, 1),
-    }  # fmt: skip
-    assert stats.rationale_words.words == {4: 1, 3: 2}
+        7: (1, 1),
+        10: (0, 1),
+    }
+    assert stats.rationale_words == {4: 1, 3: 2}
     assert stats.rationale_words.mean == pytest.approx(10 / 3)
     assert stats.rationale_words.percentile(0.5) == 3
     assert stats.rationale_words.percentile(0.99) == 4
@@ -61,10 +62,22 @@ def test_the_release_has_the_figures_of_method(name: str, rows: int, accuracy: s
     task = registry.load_task(name)
 
     def as_record(e) -> Record:
-        one = Sample(status="ok", label=e.teacher_label, raw_label=e.teacher_label,
-                     rationale=e.rationale, text="")  # fmt: skip
-        return Record(id=e.id, input=e.input, gold=e.label, teacher_label=e.teacher_label,
-                      agreement=1.0, status="ok", samples=(one,))  # fmt: skip
+        one = RecordSample(
+            status="ok",
+            label=e.teacher_label,
+            raw_label=e.teacher_label,
+            rationale=e.rationale,
+            text="",
+        )
+        return Record(
+            id=e.id,
+            input=e.input,
+            gold=e.label,
+            teacher_label=e.teacher_label,
+            agreement=1.0,
+            status="ok",
+            samples=(one,),
+        )
 
     stats = record_stats(map(as_record, examples(task, "test", RELEASE)), task.scorer.correct)
     assert stats.rows == rows

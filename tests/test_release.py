@@ -10,7 +10,7 @@ from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
 from dss_jax.data.rows import examples, examples_with_completions
 from dss_jax.records.records import Record
-from dss_jax.teacher.release import from_release
+from dss_jax.teacher.extraction import from_release
 
 FIXTURES = Path(__file__).parent / "fixtures" / "release"
 RELEASE = Path(__file__).resolve().parents[2] / "shared" / "data" / "release"
@@ -23,9 +23,8 @@ def records(name: str, split: str) -> list[Record]:
     """Of the release's own split: train before validation is held out of it."""
     task = load_task(name)
     splits = ("train", "validation") if split == "train" else (split,)
-    return list(
-        from_release(task, [r for s in splits for r in examples_with_completions(task, s, RELEASE)])
-    )
+    rows = [r for s in splits for r in examples_with_completions(task, s, RELEASE)]
+    return from_release(task, split, rows)[1]
 
 
 @needs_release
@@ -55,8 +54,8 @@ def test_accuracies_are_methods(
 
 @needs_release
 def test_unusable_labels_are_methods() -> None:
-    allowed = {e.id: e.allowed_labels for s in ("train", "validation")
-               for e in examples(load_task("cqa"), s, RELEASE)}  # fmt: skip
+    rows = [e for s in ("train", "validation") for e in examples(load_task("cqa"), s, RELEASE)]
+    allowed = {e.id: e.allowed_labels for e in rows}
     cqa = records("cqa", "train")
     assert sum(r.samples[0].raw_label not in allowed[r.id] for r in cqa) == 448
     assert sum(not r.samples[0].raw_label for r in cqa) == 3
@@ -67,7 +66,7 @@ def test_unusable_labels_are_methods() -> None:
 
 def test_a_row_without_completion_is_an_error_with_its_reason() -> None:
     rows = [(Example(id="0", input="x"), None), (Example(id="1", input="y"), "")]
-    missing, empty = from_release(load_task("svamp"), rows)
+    _, (missing, empty) = from_release(load_task("svamp"), "train", rows)
     assert (missing.status, empty.status) == ("error", "no_answer")
     assert missing.samples[0].reason == "there is no completion for this row"
 
@@ -77,7 +76,7 @@ def test_labels_agree_with_those_the_students_train_on(name: str) -> None:
     task = load_task(name)
     rows = examples_with_completions(task, "train", FIXTURES)
     assert [e for e, _ in rows] == examples(task, "train", FIXTURES)
-    found = list(from_release(task, rows))
+    _, found = from_release(task, "train", rows)
     assert [r.samples[0].raw_label for r in found] == [e.teacher_label for e, _ in rows]
     assert [r.samples[0].text for r in found] == [text for _, text in rows]
 
@@ -85,4 +84,4 @@ def test_labels_agree_with_those_the_students_train_on(name: str) -> None:
 def test_a_task_without_prompt_says_what_to_do() -> None:
     task = dataclasses.replace(load_task("cqa"), prompt=None)
     with pytest.raises(UsageError, match=r"task 'cqa' has no prompt.*docs/add_a_task.md"):
-        list(from_release(task, [(Example(id="0", input="x"), "y")]))
+        from_release(task, "train", [(Example(id="0", input="x"), "y")])

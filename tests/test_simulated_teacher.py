@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -151,17 +152,15 @@ def test_models_are_listed(base_url: str) -> None:
 @pytest.mark.parametrize(
     ("status", "path", "body", "reason"),
     [
-        (404, "chat/completions", {"model": "gpt", "messages": [UNKNOWN]},
-         "'gpt' does not exist"),
-        (400, "chat/completions", {"model": MODEL, "messages": [UNKNOWN]},
-         "does not know 'Q: a'"),
+        (404, "chat/completions", {"model": "gpt", "messages": [UNKNOWN]}, "'gpt' does not exist"),
+        (400, "chat/completions", {"model": MODEL, "messages": [UNKNOWN]}, "does not know 'Q: a'"),
         (400, "chat/completions", {"model": MODEL, "messages": []}, "no model or no user's"),
         (400, "chat/completions", [], "no model or no user's"),
         (400, "chat/completions", b"{", "not JSON"),
         (404, "completions", {"model": MODEL, "prompt": "Q: a"}, "unknown path"),
         (404, "files", None, "unknown path"),
     ],
-)  # fmt: skip
+)
 def test_what_it_declines(base_url: str, status: int, path: str, body: Any, reason: str) -> None:
     found, said = call(base_url, path, body)
     assert found == status
@@ -217,9 +216,11 @@ class TestProcess:
         script = Path(str(task.file)).with_name("_parent.py")
         script.write_text(code)
         parent = subprocess.Popen(
-            [sys.executable, str(script), str(task.file)], stdout=subprocess.PIPE, text=True,
+            [sys.executable, str(script), str(task.file)],
+            stdout=subprocess.PIPE,
+            text=True,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )  # fmt: skip
+        )
         assert parent.stdout is not None
         with parent, parent.stdout:
             base_url = parent.stdout.readline().strip()
@@ -235,11 +236,12 @@ class TestDemo:
     """The way of the demo over HTTP: client, journal, parser, filter, records."""
 
     def test_the_records_are_what_the_rows_carry(
-        self, task: DistillationTask, tmp_path: Path
+        self, task: DistillationTask, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        subset, said = config.Task(name="cups", train_count=5), list[str]()
-        files = simulated_records(task, subset, tmp_path, said.append)
-        assert said[1:] == [
+        caplog.set_level(logging.INFO, "dss_jax")
+        subset = config.Task(name="cups", train_count=5)
+        files = simulated_records(task, subset, tmp_path)
+        assert caplog.messages[1:] == [
             f"{tmp_path}/train.jsonl: 5 of 5 records are ok",
             f"{tmp_path}/validation.jsonl: 20 of 20 records are ok",
             f"{tmp_path}/test.jsonl: 20 of 20 records are ok",
@@ -252,10 +254,15 @@ class TestDemo:
             assert joined[split] == splits[split]
 
     def test_nothing_is_asked_twice(
-        self, task: DistillationTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        task: DistillationTask,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
+        caplog.set_level(logging.INFO, "dss_jax")
         subset = config.Task(name="cups")
-        files = simulated_records(task, subset, tmp_path, lambda _: None)
+        files = simulated_records(task, subset, tmp_path)
         before = {file: file.read_bytes().split(b"\n", 1)[1] for file in files}
 
         @contextmanager
@@ -264,11 +271,11 @@ class TestDemo:
 
         monkeypatch.setattr(demo_records, "simulated_teacher", nobody)
         files[0].unlink()
-        assert simulated_records(task, subset, tmp_path, lambda _: None) == files
+        assert simulated_records(task, subset, tmp_path) == files
         assert {file: file.read_bytes().split(b"\n", 1)[1] for file in files} == before
-        said: list[str] = []
-        simulated_records(task, subset, tmp_path, said.append)
-        assert said == []
+        caplog.clear()
+        simulated_records(task, subset, tmp_path)
+        assert caplog.messages == []
 
 
 def test_the_rows_of_the_demo_come_back_as_they_are() -> None:

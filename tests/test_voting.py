@@ -4,17 +4,16 @@ import pytest
 
 from dss_jax.core.scoring import EQUATION_ACCURACY
 from dss_jax.core.types import Example
-from dss_jax.records.records import Record, Sample
-from dss_jax.records.voting import record_of
+from dss_jax.records.records import Record, RecordSample, record_of
 
 ROW = Example(id="7", input="x", label="gold")
 
 
-def sample(label: str, status: str = "ok", rationale: str = "r") -> Sample:
-    return Sample(status=status, label=label, raw_label=label, rationale=rationale, text="t")
+def sample(label: str, status: str = "ok", rationale: str = "r") -> RecordSample:
+    return RecordSample(status=status, label=label, raw_label=label, rationale=rationale, text="t")
 
 
-def vote(*samples: Sample) -> tuple[str, float, str]:
+def vote(*samples: RecordSample) -> tuple[str, float, str]:
     record = record_of(ROW, samples)
     return record.teacher_label, record.agreement, record.status
 

@@ -4,11 +4,13 @@ import argparse
 import sys
 from typing import Any
 
+from tqdm import tqdm
+
 from dss_jax.cli.tables import number, print_table
 from dss_jax.records.records import Header
-from dss_jax.teacher.extract import Summary
+from dss_jax.teacher.asking import ExtractionProgress
 from dss_jax.teacher.extraction import Extraction
-from dss_jax.teacher.prices import CHARACTERS_PER_TOKEN, Estimate, Prices
+from dss_jax.teacher.prices import CHARACTERS_PER_TOKEN, SECONDS_PER_REQUEST, Estimate, Prices
 
 SHOW_EVERY, LOG_EVERY = 0.5, 30.0
 """Seconds between states of the bar: on a terminal; in a file, where each is a line."""
@@ -19,23 +21,22 @@ SHOWN_REASONS = 5
 
 def print_estimate(args: argparse.Namespace, expected: Estimate, price: Prices) -> None:
     """Prints tokens, cost and time of the requests to send."""
-    cost = "not known" if expected.cost is None else f"{expected.cost:,.2f} USD"
-    rows = [
-        ["requests to send", number(expected.requests)],
-        ["prompt tokens, about", number(expected.prompt_tokens)],
-        ["completion tokens, about", number(expected.completion_tokens)],
-        ["cost, about", cost],
-        ["prices", price.note or price.source],
-        ["time, about", "up to a day" if args.batch else f"{expected.seconds / 60:,.0f} minutes"],
-    ]
-    print_table(
-        f"{args.task}, {args.split}, {args.model}", ("", ""), rows,
-        note=f"{CHARACTERS_PER_TOKEN} characters a token; answers as long as the exemplars'; "
-             "2 seconds a request.",
-    )  # fmt: skip
+    rows = {
+        "requests to send": number(expected.requests),
+        "prompt tokens, about": number(expected.prompt_tokens),
+        "completion tokens, about": number(expected.completion_tokens),
+        "cost, about": "not known" if expected.cost is None else f"{expected.cost:,.2f} USD",
+        "prices": price.note or price.source,
+        "time, about": "up to a day" if args.batch else f"{expected.seconds / 60:,.0f} minutes",
+    }
+    counted = f"{CHARACTERS_PER_TOKEN} characters a token"
+    note = (
+        f"{counted}; answers as long as the exemplars'; {SECONDS_PER_REQUEST:g} seconds a request."
+    )
+    print_table(f"{args.task}, {args.split}, {args.model}", ("", ""), [*rows.items()], note=note)
 
 
-class Progress:
+class ExtractionBar:
     """A bar of requests with tokens, cost so far and in the end, and errors.
 
     Args:
@@ -46,51 +47,54 @@ class Progress:
     """
 
     def __init__(self, extraction: Extraction, rows: int, to_send: int, price: Prices) -> None:
-        from tqdm import tqdm
-
         self.total, self._price = rows * extraction.samples, price
         self._there = self.total - to_send
         self._bar = tqdm(
-            total=self.total, initial=self._there, unit="request", desc=extraction.split,
-            smoothing=0, mininterval=SHOW_EVERY if sys.stderr.isatty() else LOG_EVERY,
-        )  # fmt: skip
+            total=self.total,
+            initial=self._there,
+            unit="request",
+            desc=extraction.split,
+            smoothing=0,
+            mininterval=SHOW_EVERY if sys.stderr.isatty() else LOG_EVERY,
+        )
 
-    def __call__(self, summary: Summary) -> None:
+    def __call__(self, progress: ExtractionProgress) -> None:
         """Shows the state."""
-        sent = summary.answered + summary.failed
-        self._bar.update(sent + max(self._there, summary.reused) - self._bar.n)
-        self._bar.set_postfix(self.state(summary), refresh=False)
+        sent = progress.answered + progress.failed
+        self._bar.update(sent + max(self._there, progress.reused) - self._bar.n)
+        self._bar.set_postfix(self.state(progress), refresh=False)
 
-    def state(self, summary: Summary) -> dict[str, Any]:
+    def state(self, progress: ExtractionProgress) -> dict[str, Any]:
         """What stands behind the bar; the cost in the end is that of as many tokens a request."""
-        shown: dict[str, Any] = {"tokens": f"{summary.prompt_tokens + summary.completion_tokens:,}"}
-        spent = self._price(summary.prompt_tokens, summary.completion_tokens)
-        if spent is not None and summary.answered:
+        tokens = progress.prompt_tokens, progress.completion_tokens
+        shown: dict[str, Any] = {"tokens": f"{sum(tokens):,}"}
+        spent = self._price(*tokens)
+        if spent is not None and progress.answered:
             left = self.total - self._bar.n
-            in_the_end = spent * (summary.answered + left) / summary.answered
+            in_the_end = spent * (progress.answered + left) / progress.answered
             shown["USD"] = f"{spent:.2f} of about {in_the_end:.2f}"
-        return shown | {"retries": summary.retries, "failed": summary.failed}
+        return shown | {"retries": progress.retries, "failed": progress.failed}
 
     def close(self) -> None:
         """Ends the bar."""
         self._bar.close()
 
 
-def print_report(out: str, header: Header, summary: Summary) -> None:
+def print_report(out: str, header: Header, progress: ExtractionProgress) -> None:
     """Prints the totals of a record file, and what this run did."""
     totals = dict(header.totals)
     statuses = totals.pop("statuses")
-    rows = [
-        [name.replace("_", " "), number(value, 4 if name == "cost_usd" else 1)]
+    rows = {
+        name.replace("_", " "): number(value, 4 if name == "cost_usd" else 1)
         for name, value in totals.items()
-    ]
-    rows += [["prices", header.prices]] if header.prices else []
-    rows += [[f"rows: {status}", number(count)] for status, count in statuses.items()]
-    rows += [["sent now", number(summary.answered)], ["taken from the journal",
-             number(summary.reused)], ["retries now", number(summary.retries)]]  # fmt: skip
-    print_table(out, ("", ""), rows)
-    reasons = sorted(summary.reasons.items(), key=lambda item: -item[1])
-    for reason, count in reasons[:SHOWN_REASONS]:
+    }
+    rows |= {"prices": header.prices} if header.prices else {}
+    rows |= {f"rows: {status}": number(count) for status, count in statuses.items()}
+    rows["sent now"] = number(progress.answered)
+    rows["taken from the journal"] = number(progress.reused)
+    rows["retries now"] = number(progress.retries)
+    print_table(out, ("", ""), [*rows.items()])
+    for reason, count in progress.reasons.most_common(SHOWN_REASONS):
         print(f"failed, {count:,}: {reason}")
-    if summary.failed:
+    if progress.failed:
         print("The same command asks again for the failed ones; --only_failed for them alone.")

@@ -8,27 +8,39 @@ dss records export FILE ... --to DIR [--name NAME] [--version 1.0.0]
 """
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from dss_jax.cli import options
+from dss_jax.cli.tables import number, print_table, terminal
 from dss_jax.core import registry
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.errors import UsageError, unknown_name
-from dss_jax.core.types import DistillationTask
-from dss_jax.records.records import STATUSES, Header
+from dss_jax.core.types import Scorer
+from dss_jax.records.files import SHOWN_IDS, merge, read_records, write_records
+from dss_jax.records.filters import Correct, Filters, apply_filters
+from dss_jax.records.records import STATUSES, Header, Record
+from dss_jax.records.stats import Accuracy, RecordStats, record_stats
+
+PROVENANCE = "teacher endpoint date terms prices prompt_sha256 sampling totals"
+"""Fields of a header that are shown."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
     add = parser.add_argument
     add("action", help="stats, show, filter, merge or export")
-    add(
-        "files",
-        nargs="*",
-        metavar="FILE",
-        help="a record file; merge: two or more; export: one a split",
-    )
+    files = "a record file; merge: two or more; export: one a split"
+    add("files", nargs="*", metavar="FILE", help=files)
     add("--out", metavar="FILE", help="filter, merge: the record file to write")
     add("--task_dir", action="append", default=[], help="a folder with task files of yours")
     add("--chart", metavar="PNG", help="stats: draw it, too")
@@ -38,31 +50,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, default=20, help="show: at most so many rows (default 20; 0: all)")
     add("--page", action="store_true", help="show: in $PAGER, where the output is a terminal")
     add("--only", action="append", default=[], help="filter: rows of this status; may be repeated")
-    add("--label_equals_gold", action="store_true",
-        help="filter: rows whose label is right; rows without a gold label stay")  # fmt: skip
-    add("--label_equals_vote", action="store_true",
-        help="filter: of each row, the samples that have its label")  # fmt: skip
-    add("--min_agreement", type=float, default=0.0, metavar="X",
-        help="filter: rows with at least this share of samples for their label")  # fmt: skip
-    add("--rationale_words", metavar="MIN:MAX",
-        help="filter: samples with so many words; MIN: or :MAX alone will do")  # fmt: skip
+    gold = "filter: rows whose label is right; rows without a gold label stay"
+    add("--label_equals_gold", action="store_true", help=gold)
+    vote = "filter: of each row, the samples that have its label"
+    add("--label_equals_vote", action="store_true", help=vote)
+    share = "filter: rows with at least this share of samples for their label"
+    add("--min_agreement", type=float, default=0.0, metavar="X", help=share)
+    words = "filter: samples with so many words; MIN: or :MAX alone will do"
+    add("--rationale_words", metavar="MIN:MAX", help=words)
     add("--exact_duplicates", action="store_true", help="filter: drop what is there before")
-    add("--near_duplicates", type=float, default=0.0, metavar="T",
-        help="filter: drop what is like something before; least Jaccard similarity, "
-        "of word triples")  # fmt: skip
-    add("--duplicates_of", default="both",
-        help="filter: input (drops rows), rationale (drops samples) or both (default)")  # fmt: skip
+    near = "filter: drop what is like something before; least Jaccard similarity, of word triples"
+    add("--near_duplicates", type=float, default=0.0, metavar="T", help=near)
+    of = "filter: input (drops rows), rationale (drops samples) or both (default)"
+    add("--duplicates_of", default="both", help=of)
     add("--on_conflict", help="merge: the version that is taken of a row with two: first or last")
-    add("--to", metavar="DIR",
-        help="export: the TFDS data folder, which SeqIO's `TfdsDataSource` reads")  # fmt: skip
+    folder = "export: the TFDS data folder, which SeqIO's `TfdsDataSource` reads"
+    add("--to", metavar="DIR", help=folder)
     add("--name", help="export: of the data set (default: TASK_rationales)")
     add("--version", default="1.0.0", help="export: of the data set (default: 1.0.0)")
 
 
 def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
     """Runs the command."""
-    actions = {"stats": _stats, "show": _show, "filter": _filter, "merge": _merge,
-               "export": _export}  # fmt: skip
+    actions = {f.__name__[1:]: f for f in (_stats, _show, _filter, _merge, _export)}
     if args.action not in actions:
         raise unknown_name("action", args.action, actions)
     # argparse gives back the files that come after a flag: it takes FILE to be none by then.
@@ -75,100 +85,93 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         raise UsageError(f"where to? Give dss records {args.action} ... --out FILE.")
     if args.action == "export" and not (args.to and args.files):
         raise UsageError("which files, and where to? dss records export FILE ... --to DIR.")
-    return actions[args.action](args)
+    actions[args.action](args)
+    return 0
 
 
-def _export(args: argparse.Namespace) -> int:
+def _export(args: argparse.Namespace) -> None:
     from dss_jax.data import prepare_child
 
-    request = {
-        "files": args.files, "folder": args.to, "name": args.name, "version": args.version,
-    }  # fmt: skip
+    request = {"files": args.files, "folder": args.to, "name": args.name, "version": args.version}
     path = Path(prepare_child.run(request, print, "dss_jax.data.seqio_export"))
     name, version, folder = path.parent.name, path.name, path.parents[1]
     print(f"data set: {path}")
     print(f'seqio.TfdsDataSource(tfds_name="{name}:{version}", tfds_data_dir="{folder}")')
-    return 0
 
 
-def _task(header: Header, args: argparse.Namespace) -> DistillationTask:
-    return registry.load_task(header.task, args.task_dir)
+def _opened(args: argparse.Namespace) -> tuple[Header, Iterator[Record], Scorer]:
+    """The file, and the scorer of its task."""
+    header, records = read_records(Path(args.files[0]))
+    return header, records, registry.load_task(header.task, args.task_dir).scorer
 
 
-def _stats(args: argparse.Namespace) -> int:
-    from dss_jax.cli import record_tables
-    from dss_jax.records.files import read_records
-    from dss_jax.records.stats import record_stats
-
-    file = Path(args.files[0])
-    header, records = read_records(file)
-    task = _task(header, args)
-    stats = record_stats(records, task.scorer.correct)
-    record_tables.print_stats(header, stats, task.scorer.name)
+def _stats(args: argparse.Namespace) -> None:
+    header, records, scorer = _opened(args)
+    stats = record_stats(records, scorer.correct)
+    _print_stats(header, stats, scorer.name)
     if args.chart:
         from dss_jax.report.record_chart import plot_records
 
         title = f"{header.task}, {header.split}: {stats.rows:,} rows by {header.teacher}"
         plot_records(stats, Path(args.chart), title=title)
         print(f"wrote {args.chart}")
-    return 0
 
 
-def _show(args: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> None:
     if args.status is not None:
         among("--status", args.status, STATUSES)
     at_least("--limit", args.limit, 0)
-    from itertools import islice
-
-    from dss_jax.cli import record_tables
-    from dss_jax.records.files import read_records
-
-    header, records = read_records(Path(args.files[0]))
-    correct = _task(header, args).scorer.correct
+    _, records, scorer = _opened(args)
     chosen = (
-        record
-        for record in records
-        if (args.status is None or record.status == args.status)
-        and (args.id is None or record.id == args.id)
-        and not (args.wrong and (not record.gold or correct(record.gold, record.teacher_label)))
+        r
+        for r in records
+        if args.status in (None, r.status)
+        and args.id in (None, r.id)
+        and not (args.wrong and (not r.gold or scorer.correct(r.gold, r.teacher_label)))
     )
     # One more than is shown, to be able to say that there are more.
     shown = list(islice(chosen, args.limit + 1 if args.limit else None))
-    more = bool(args.limit) and len(shown) > args.limit
     if not shown:
         raise UsageError(f"{args.files[0]} has no such row.")
-    record_tables.show(shown[: args.limit or None], correct, more=more, page=args.page)
-    return 0
+    more = bool(args.limit) and len(shown) > args.limit
+    table = Table(box=box.SIMPLE, show_lines=True, caption_justify="left")
+    if more:
+        table.caption = Text(f"There are more than these {args.limit}: --limit, --page.")
+    widths = {"id, status": 2, "input": 5, "gold": 2, "teacher": 2, "rationale": 6}
+    for column, ratio in widths.items():
+        table.add_column(column, ratio=ratio)
+    for r in shown[: args.limit or None]:
+        who, gold = f"{plain(r.id)}\n{r.status}", plain(r.gold) or "-"
+        rationales = Text("\n\n").join(_rationale(r, i) for i in range(len(r.samples)))
+        row = (Text(who), Text(plain(r.input)), Text(gold), _label(r, scorer.correct), rationales)
+        table.add_row(*row)
+    console = terminal()
+    paged = args.page and console.is_terminal
+    with console.pager(styles=True) if paged else contextlib.nullcontext():
+        console.print(table)
 
 
-def _filter(args: argparse.Namespace) -> int:
-    from dss_jax.cli import record_tables
-    from dss_jax.records.files import read_records, write_records
-    from dss_jax.records.filters import Filters, apply_filters
-
-    filters = Filters(
-        only=tuple(args.only),
-        label_equals_gold=args.label_equals_gold,
-        label_equals_vote=args.label_equals_vote,
-        min_agreement=args.min_agreement,
-        rationale_words=_bounds(args.rationale_words),
-        exact_duplicates=args.exact_duplicates,
-        near_duplicates=args.near_duplicates,
-        duplicates_of=args.duplicates_of,
-    )
+def _filter(args: argparse.Namespace) -> None:
+    settings = {f.name: getattr(args, f.name) for f in fields(Filters)}
+    words = _bounds(args.rationale_words)
+    filters = Filters(**settings | {"only": tuple(args.only), "rationale_words": words})
     if filters == Filters(duplicates_of=filters.duplicates_of):
         raise UsageError("no filter given, for example --only ok. See dss records --help.")
-    header, lines = read_records(Path(args.files[0]))
-    correct = _task(header, args).scorer.correct
+    header, lines, scorer = _opened(args)
     records = list(lines)
-    filtered, kept = apply_filters(header, records, filters, correct)
-    new = filtered.filters[len(header.filters) :]
-    record_tables.print_filters(len(records), sum(len(r.samples) for r in records), new)
+    filtered, kept = apply_filters(header, records, filters, scorer.correct)
+    samples = sum(len(record.samples) for record in records)
+    rows = [["(all)", "", "", "", number(len(records)), number(samples)]]
+    for entry in filtered.filters[len(header.filters) :]:
+        samples -= entry["samples_left_out"]
+        counts = (*(entry[n] for n in ("rows_left_out", "samples_left_out", "rows_kept")), samples)
+        rows.append([entry["filter"], _value(entry["value"]), *map(number, counts)])
+    columns = ("filter", "value", "rows out", "samples out", "rows kept", "samples kept")
+    print_table("filters", columns, rows)
     if not kept:
         raise UsageError("no row is left; nothing was written. Loosen the filters.")
     write_records(Path(args.out), filtered, kept)
     print(f"wrote {args.out}: {len(kept):,} rows")
-    return 0
 
 
 def _bounds(text: str | None) -> tuple[int | None, int | None] | None:
@@ -183,11 +186,9 @@ def _bounds(text: str | None) -> tuple[int | None, int | None] | None:
     return low, high
 
 
-def _merge(args: argparse.Namespace) -> int:
+def _merge(args: argparse.Namespace) -> None:
     if args.on_conflict is not None:
         among("--on_conflict", args.on_conflict, ("first", "last"))
-    from dss_jax.records.files import SHOWN_IDS, merge
-
     merged = merge([Path(f) for f in args.files], Path(args.out), args.on_conflict)
     print(f"wrote {args.out}: {merged.rows:,} rows of {len(args.files)} files")
     for count, what in (
@@ -199,4 +200,97 @@ def _merge(args: argparse.Namespace) -> int:
             print(f"{count:,} {what}")
     for row_id, first, other in merged.conflicts[:SHOWN_IDS]:
         print(f"  {row_id}: {first}, {other}")
-    return 0
+
+
+def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
+    """Prints statuses, agreement, accuracy and lengths of a record file, and its provenance."""
+    print(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples")
+    shown = [(name, getattr(header, name)) for name in PROVENANCE.split()]
+    for name, value in [*shown, *(("filter", entry) for entry in header.filters)]:
+        if value:
+            print(f"{name:<14}{_pairs(value) if isinstance(value, dict) else value}")
+    print()
+    rows, samples = stats.row_statuses, stats.sample_statuses
+    statuses = [s for s in STATUSES if rows[s] + samples[s]]
+    cells = [[s, *_part(rows[s], stats.rows), *_part(samples[s], stats.samples)] for s in statuses]
+    print_table("status", ("", "rows", "%", "samples", "%"), cells)
+    accuracies = {
+        "samples, label as written": stats.as_written,
+        "samples, label normalised": stats.normalised,
+        "rows, vote": stats.vote,
+        "rows, vote, where there is one": stats.voted,
+    }
+    print_table(
+        f"accuracy against gold ({metric}, %)",
+        ("", "right", "of", "%"),
+        [[name, *_accuracy(accuracy)] for name, accuracy in accuracies.items()],
+        note="Of rows with a gold label. A label that is missing counts as wrong.",
+    )
+    if set(stats.agreement) - {10}:
+        right = stats.right_by_agreement
+        cells = [
+            [f"{tenths / 10:.1f}", number(count), *_accuracy(right.get(tenths, Accuracy()))]
+            for tenths, count in sorted(stats.agreement.items())
+        ]
+        title = "agreement, of rows with a vote"
+        print_table(title, ("agreement", "rows", "right", "of", "%"), cells)
+    lengths = {"input": stats.input_words, "rationale": stats.rationale_words}
+    cells = [
+        [name, number(words.mean, 1), *(number(words.percentile(p)) for p in (0.5, 0.99))]
+        for name, words in lengths.items()
+    ]
+    print_table("words", ("", "mean", "p50", "p99"), cells)
+
+
+def _pairs(content: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} ({_pairs(value)})" if isinstance(value, dict) else f"{name} {value}"
+        for name, value in content.items()
+    )
+
+
+def _accuracy(accuracy: Accuracy) -> list[str]:
+    return [number(accuracy.right), number(accuracy.all), number(accuracy.per_cent)]
+
+
+def _part(part: int, whole: int) -> list[str]:
+    return [number(part), number(100 * part / whole if whole else None, 1)]
+
+
+def _value(value: Any) -> str:
+    if value is True:
+        return ""
+    if isinstance(value, list):
+        return ":".join("" if part is None else str(part) for part in value)
+    return str(value)
+
+
+def _label(record: Record, correct: Correct) -> Text:
+    if not record.teacher_label:
+        return Text("-")
+    text = Text(plain(record.teacher_label))
+    if record.gold:
+        right = correct(record.gold, record.teacher_label)
+        text.append("\nright" if right else "\nwrong", style="green" if right else "red")
+    if len(record.samples) > 1:
+        text.append(f"\nagreement {record.agreement:.2f}")
+    return text
+
+
+def _rationale(record: Record, place: int) -> Text:
+    """The rationale; what does not go without saying about the sample before it."""
+    sample = record.samples[place]
+    head = f"{place + 1}. " if len(record.samples) > 1 else ""
+    if sample.status != "ok":
+        why = f": {plain(sample.reason)}" if sample.reason else ""
+        written = f" ({plain(sample.raw_label)})" if sample.raw_label else ""
+        head += f"[{sample.status}{written}{why}] "
+    elif not record.votes(sample):
+        head += f"[{plain(sample.label)}] "
+    # Where no rationale could be read, what the teacher wrote says why.
+    return Text(head, style="yellow") + Text(plain(sample.rationale or sample.text), style="none")
+
+
+def plain(text: str) -> str:
+    """Text without what a terminal would obey: a teacher may have written anything."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)

@@ -20,7 +20,9 @@ writer means a power, and no released completion holds either.
 """
 
 import math
+import operator
 import re
+from collections.abc import Collection
 
 MAX_CHARACTERS = 500
 """Longer text has no value. The longest SVAMP label, gold or PaLM's, has 46 characters."""
@@ -30,7 +32,14 @@ MAX_DEPTH = 50
 limit; SVAMP's labels nest 2 deep at most."""
 
 _TOKEN = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+|and\b|\*\*|[-+*/()]")
-_SPACE = " \t\r\n"
+_SPACE = re.compile(r"[ \t\r\n]+")
+
+_LEVELS = (
+    {"and": lambda left, right: right if left else left},
+    {"+": operator.add, "-": operator.sub},
+    {"*": operator.mul, "/": operator.truediv},
+)
+"""`answer`, `sum` and `product` of the grammar: operators that group to the left, loosest first."""
 
 
 class _NoValueError(Exception):
@@ -51,75 +60,40 @@ def evaluate(text: str) -> float | None:
       `MAX_CHARACTERS`, is nested deeper than `MAX_DEPTH`, divides by zero, or leaves the finite
       real numbers (overflow, root of a negative number). Never raises on a string.
     """
-    if len(text) > MAX_CHARACTERS:
+    tokens = _TOKEN.findall(text[: MAX_CHARACTERS + 1])
+    if len(text) > MAX_CHARACTERS or "".join(tokens) != _SPACE.sub("", text):
         return None
+    parser = _Parser(tokens)
     try:
-        return _Parser(_tokens(text)).parse()
+        value = parser.binary()
     except (_NoValueError, ZeroDivisionError, OverflowError):
         return None
-
-
-def _tokens(text: str) -> list[str]:
-    tokens = []
-    position = 0
-    while position < len(text):
-        if text[position] in _SPACE:
-            position += 1
-            continue
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise _NoValueError
-        tokens.append(match.group())
-        position = match.end()
-    return tokens
+    return None if parser.left else value
 
 
 class _Parser:
-    """Recursive descent over tokens; one method a line of the grammar."""
+    """Recursive descent over tokens."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self._tokens = tokens
-        self._next = 0
+        self.left = tokens[::-1]  # The next one is the last.
         self._depth = 0
 
-    def parse(self) -> float:
-        value = self._answer()
-        if self._next != len(self._tokens):
-            raise _NoValueError
-        return value
-
-    def _take(self, *wanted: str) -> str | None:
+    def _take(self, wanted: Collection[str]) -> str | None:
         """The next token, consumed, where it is one of `wanted`."""
-        if self._next < len(self._tokens) and self._tokens[self._next] in wanted:
-            self._next += 1
-            return self._tokens[self._next - 1]
-        return None
+        return self.left.pop() if self.left and self.left[-1] in wanted else None
 
-    def _answer(self) -> float:
-        value = self._sum()
-        while self._take("and"):
-            right = self._sum()
-            value = right if value else value
-        return value
-
-    def _sum(self) -> float:
-        value = self._product()
-        while operator := self._take("+", "-"):
-            right = self._product()
-            value = _real(value + right if operator == "+" else value - right)
-        return value
-
-    def _product(self) -> float:
-        value = self._signed()
-        while operator := self._take("*", "/"):
-            right = self._signed()
-            value = _real(value * right if operator == "*" else value / right)
+    def binary(self, level: int = 0) -> float:
+        if level == len(_LEVELS):
+            return self._signed()
+        value = self.binary(level + 1)
+        while sign := self._take(_LEVELS[level]):
+            value = _real(_LEVELS[level][sign](value, self.binary(level + 1)))
         return value
 
     def _signed(self) -> float:
         sign = 1.0
-        while operator := self._take("+", "-"):
-            sign = -sign if operator == "-" else sign
+        while taken := self._take("+-"):
+            sign = -sign if taken == "-" else sign
         return sign * self._power()
 
     def _power(self) -> float:
@@ -128,24 +102,20 @@ class _Parser:
         if self._depth > MAX_DEPTH:
             raise _NoValueError
         value = self._atom()
-        if self._take("**"):
+        if self._take(["**"]):
             value = _real(value ** self._signed())
         self._depth -= 1
         return value
 
     def _atom(self) -> float:
         if self._take("("):
-            value = self._answer()
+            value = self.binary()
             if not self._take(")"):
                 raise _NoValueError
             return value
-        if self._next == len(self._tokens):
+        if not self.left or self.left[-1][0] not in ".0123456789":
             raise _NoValueError
-        token = self._tokens[self._next]
-        if token[0] not in ".0123456789":
-            raise _NoValueError
-        self._next += 1
-        return _real(float(token))
+        return _real(float(self.left.pop()))
 
 
 def _real(value: float | complex) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from dss_jax.core.completions import AnswerForm
 from dss_jax.core.errors import UsageError
@@ -21,18 +22,6 @@ class Exemplar:
     input: str
     rationale: str
     output: str
-
-
-def _input(example: Example) -> str:
-    return example.input
-
-
-def _label(example: Example) -> str:
-    return example.label
-
-
-def _any(label: str) -> bool:
-    return bool(label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +52,9 @@ class Prompt:
     opening: str
     stop: tuple[str, ...]
     form: AnswerForm
-    input_of: Callable[[Example], str] = _input
-    output_of: Callable[[Example], str] = _label
-    valid: Callable[[str], bool] = _any
+    input_of: Callable[[Example], str] = attrgetter("input")
+    output_of: Callable[[Example], str] = attrgetter("label")
+    valid: Callable[[str], bool] = bool
 
     def __post_init__(self) -> None:
         if "{input}" not in self.question:

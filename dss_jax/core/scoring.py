@@ -22,7 +22,7 @@ def same_text(target: str, prediction: str) -> bool:
     without this a label with such a character would not match its own `decode(encode(label))`,
     and could never be scored right. Case and punctuation count.
     """
-    return _normal(target) == _normal(prediction)
+    return normal_text(target) == normal_text(prediction)
 
 
 def same_value(target: str, prediction: str) -> bool:
@@ -37,7 +37,8 @@ def same_value(target: str, prediction: str) -> bool:
     return math.isclose(wanted, got, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
 
 
-def _normal(text: str) -> str:
+def normal_text(text: str) -> str:
+    """The text in Unicode NFKC, each run of white space as one space, none at its ends."""
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dss_jax.core.errors import UsageError
-from dss_jax.records.records import FORMAT, STATUSES, Header, Record, Sample
+from dss_jax.records.records import FORMAT, STATUSES, Header, Record, RecordSample
 
 SHOWN_IDS = 10
 """At most so many ids in a message."""
 
+_SAME = ("task", "split", "teacher", "prompt_sha256", "sampling")
+"""Fields of the headers that must agree."""
+
 _HEADER = tuple(f.name for f in fields(Header))
 _RECORD = ("id", "input", "gold", "teacher_label", "rationale", "agreement", "status", "samples")
-_SAMPLE = tuple(f.name for f in fields(Sample))
+_SAMPLE = tuple(f.name for f in fields(RecordSample))
 
 _TYPES = {"samples": list, "agreement": float, "sampling": dict, "totals": dict, "filters": list}
 """Field -> its type in JSON, of header, record and sample; the others are text."""
@@ -49,21 +52,17 @@ def write_records(path: Path, header: Header, records: Iterable[Record]) -> None
     The same header and records give the same bytes. Records are taken one at a time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as out:
+        with fresh.open("xb") as out:
             out.write(header_line(header))
-            for record in records:
-                out.write(record_line(record))
+            out.writelines(map(record_line, records))
             out.flush()
             # Without it a power cut after the rename could leave an empty file under this name.
             os.fsync(out.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        os.replace(name, path)
+        os.replace(fresh, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
 
 
 def read_records(path: Path) -> tuple[Header, Iterator[Record]]:
@@ -81,15 +80,13 @@ def read_records(path: Path) -> tuple[Header, Iterator[Record]]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}.") from error
     try:
-        header = _header(lines.readline(), path)
+        return _header(lines.readline(), f"{path}:1"), _records(lines, path)
     except UsageError:
         lines.close()
         raise
-    return header, _records(lines, path)
 
 
-def _header(line: bytes, path: Path) -> Header:
-    where = f"{path}:1"
+def _header(line: bytes, where: str) -> Header:
     try:
         content = json.loads(line)
         version = content.pop("dss_records")
@@ -106,8 +103,7 @@ def _header(line: bytes, path: Path) -> Header:
             "Install a newer one."
         )
     _check(content, _HEADER, where, optional=set(_HEADER) - {"task", "split", "teacher"})
-    content["filters"] = tuple(content.get("filters", ()))
-    return Header(**content)
+    return Header(**content | {"filters": tuple(content.get("filters", ()))})
 
 
 def _records(lines: BinaryIO, path: Path) -> Iterator[Record]:
@@ -142,7 +138,7 @@ def _record(line: bytes, where: str) -> Record:
         raise UsageError(f"{where}: agreement must be from 0 to 1, not {content['agreement']!r}.")
     rationale = content.pop("rationale")
     content["agreement"] = float(content["agreement"])
-    record = Record(**content | {"samples": tuple(Sample(**s) for s in content["samples"])})
+    record = Record(**content | {"samples": tuple(RecordSample(**s) for s in content["samples"])})
     if rationale != record.rationale:
         raise UsageError(
             f"{where}: rationale is a copy of that of the first sample with teacher_label, but "
@@ -174,14 +170,12 @@ def _check(
 def row_totals(records: Iterable[Record]) -> dict[str, Any]:
     """What `Header.totals` says of the rows: `rows`, and `statuses`: status -> rows."""
     counts = Counter(record.status for record in records)
-    return {
-        "rows": counts.total(),
-        "statuses": {status: counts[status] for status in STATUSES if counts[status]},
-    }
+    statuses = {status: counts[status] for status in STATUSES if counts[status]}
+    return {"rows": counts.total(), "statuses": statuses}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merged:
+class MergeResult:
     """What `merge` did.
 
     Attributes:
@@ -197,7 +191,7 @@ class Merged:
     conflicts: list[tuple[str, Path, Path]]
 
 
-def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> Merged:
+def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> MergeResult:
     """Merges the record files of shards or of repeated runs into one.
 
     Rows come in the order in which they are first met. All records are held in memory.
@@ -219,64 +213,54 @@ def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> M
     conflicts = []
     for path in paths:
         header, records = read_records(path)
-        if headers:
-            _must_agree(headers[0], header, paths[0], path)
         headers.append(header)
+        pairs = {name: (getattr(headers[0], name), getattr(header, name)) for name in _SAME}
+        if other := "; ".join(f"{n}: {a!r} and {b!r}" for n, (a, b) in pairs.items() if a != b):
+            raise UsageError(
+                f"{paths[0]} and {path} are of different extractions ({other}). Merge only files "
+                "of the same task, split, teacher, prompt and sampling."
+            )
         for new in records:
             old, source = kept.setdefault(new.id, (new, path))
             if new is old:
                 continue
             if new == old:
                 equal += 1
-            elif _same_row(old, new) and "error" in (old.status, new.status):
+                continue
+            better = _answered(old, new)
+            if better is not None:
                 # Of two failures the first stays: neither is an answer.
-                answered += old.status != new.status
-                if old.status == "error" and new.status != "error":
-                    kept[new.id] = (new, path)
-            elif _completes(old, new):
-                answered += 1
-            elif _completes(new, old):
-                answered += 1
-                kept[new.id] = (new, path)
+                answered += not (old.status == new.status == "error")
             else:
                 conflicts.append((new.id, source, path))
-                if on_conflict == "last":
-                    kept[new.id] = (new, path)
+                better = new if on_conflict == "last" else old
+            if better is new:
+                kept[new.id] = (new, path)
     if conflicts and on_conflict is None:
         raise _conflict(conflicts)
     merged = [record for record, _ in kept.values()]
     write_records(out, _merged_header(headers, merged), merged)
-    return Merged(rows=len(merged), equal=equal, answered=answered, conflicts=conflicts)
+    return MergeResult(rows=len(merged), equal=equal, answered=answered, conflicts=conflicts)
 
 
-def _same_row(old: Record, new: Record) -> bool:
-    return (old.input, old.gold) == (new.input, new.gold)
+def _answered(old: Record, new: Record) -> Record | None:
+    """Of a row that was asked again, the version with the answers; None: they differ otherwise."""
+    if (old.input, old.gold) != (new.input, new.gold):
+        return None
+    if "error" in (old.status, new.status):
+        return new if old.status == "error" != new.status else old
+    if _completes(old, new):
+        return old
+    return new if _completes(new, old) else None
 
 
 def _completes(new: Record, old: Record) -> bool:
-    """Whether `new` is `old`, but with answers for failed samples: it was asked again."""
-    return (
-        _same_row(old, new)
-        and len(old.samples) == len(new.samples)
-        and all(
-            # Of two equations of one value the vote's first form is the label of both.
-            before.status == "error" or replace(before, label="") == replace(after, label="")
-            for before, after in zip(old.samples, new.samples, strict=True)
-        )
+    """Whether `new` is `old`, but with answers for failed samples."""
+    return len(old.samples) == len(new.samples) and all(
+        # Of two equations of one value the vote's first form is the label of both.
+        before.status == "error" or replace(before, label="") == replace(after, label="")
+        for before, after in zip(old.samples, new.samples, strict=True)
     )
-
-
-def _must_agree(first: Header, other: Header, first_path: Path, path: Path) -> None:
-    names = ("task", "split", "teacher", "prompt_sha256", "sampling")
-    differing = [n for n in names if getattr(first, n) != getattr(other, n)]
-    if differing:
-        listed = "; ".join(
-            f"{n}: {getattr(first, n)!r} and {getattr(other, n)!r}" for n in differing
-        )
-        raise UsageError(
-            f"{first_path} and {path} are of different extractions ({listed}). Merge only files "
-            "of the same task, split, teacher, prompt and sampling."
-        )
 
 
 def _conflict(conflicts: Sequence[tuple[str, Path, Path]]) -> UsageError:
@@ -289,15 +273,18 @@ def _conflict(conflicts: Sequence[tuple[str, Path, Path]]) -> UsageError:
 
 
 def _merged_header(headers: Sequence[Header], records: Sequence[Record]) -> Header:
+    def joined(name: str, between: str) -> str:
+        return between.join(dict.fromkeys(filter(None, (getattr(h, name) for h in headers))))
+
     totals: dict[str, Any] = {}
     for header in headers:
         totals = _added(totals, header.totals)
     return replace(
         headers[0],
-        endpoint=", ".join(dict.fromkeys(h.endpoint for h in headers if h.endpoint)),
+        endpoint=joined("endpoint", ", "),
         date=max(h.date for h in headers),
-        terms="; ".join(dict.fromkeys(h.terms for h in headers if h.terms)),
-        prices="; ".join(dict.fromkeys(h.prices for h in headers if h.prices)),
+        terms=joined("terms", "; "),
+        prices=joined("prices", "; "),
         totals={**totals, **row_totals(records)},
         filters=tuple(entry for h in headers for entry in h.filters),
     )

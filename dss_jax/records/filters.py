@@ -1,14 +1,15 @@
 """Which records a student is trained on. `dss records filter`; docs/records.md."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
 from dss_jax.records.files import row_totals
-from dss_jax.records.near import near_duplicates, normal_text
-from dss_jax.records.records import STATUSES, Header, Record, Sample
+from dss_jax.records.near import folded_text, near_duplicates
+from dss_jax.records.records import STATUSES, Header, Record, RecordSample
 
 Correct = Callable[[str, str], bool]
 """(gold, label) -> whether the label is right: the `correct` of the task's scorer."""
@@ -68,19 +69,21 @@ def apply_filters(
     kept = list(records)
     entries = []
     for name, value, stage in _stages(filters, correct):
-        before, samples = len(kept), sum(len(r.samples) for r in kept)
+        rows, samples = len(kept), _samples_of(kept)
         kept = stage(kept)
-        entries.append({
-            "filter": name, "value": value, "rows_left_out": before - len(kept),
-            "samples_left_out": samples - sum(len(r.samples) for r in kept),
-            "rows_kept": len(kept),
-        })  # fmt: skip
-    return replace(
-        header, totals={**header.totals, **row_totals(kept)}, filters=(*header.filters, *entries)
-    ), kept
+        out = {"rows_left_out": rows - len(kept), "samples_left_out": samples - _samples_of(kept)}
+        entries.append({"filter": name, "value": value, **out, "rows_kept": len(kept)})
+    totals = {**header.totals, **row_totals(kept)}
+    return replace(header, totals=totals, filters=(*header.filters, *entries)), kept
+
+
+def _samples_of(records: Sequence[Record]) -> int:
+    return sum(len(record.samples) for record in records)
 
 
 Stage = Callable[[list[Record]], list[Record]]
+Duplicates = Callable[[Sequence[str]], Iterable[bool]]
+"""texts -> for each, whether one before it is the same, or near."""
 
 
 def _stages(filters: Filters, correct: Correct) -> Iterator[tuple[str, Any, Stage]]:
@@ -92,28 +95,31 @@ def _stages(filters: Filters, correct: Correct) -> Iterator[tuple[str, Any, Stag
     if filters.label_equals_vote:
         yield "label_equals_vote", True, _samples(lambda r, s: r.votes(s))
     if filters.min_agreement:
-        least = filters.min_agreement
-        yield "min_agreement", least, _rows(lambda r: r.agreement >= least)
+        agree = _rows(lambda r: r.agreement >= filters.min_agreement)
+        yield "min_agreement", filters.min_agreement, agree
     if filters.rationale_words:
         low, high = filters.rationale_words
-        yield "rationale_words", [low, high], _samples(lambda _, s: _within(s, low, high))
-    for name, value, duplicate in (
-        ("exact_duplicates", True, _repeated),
-        ("near_duplicates", filters.near_duplicates,
-         lambda texts: [n is not None for n in near_duplicates(texts, filters.near_duplicates)]),
-    ):  # fmt: skip
-        if getattr(filters, name):
+        least, most = low or 0, math.inf if high is None else high
+        fits = _samples(lambda _, s: least <= len(s.rationale.split()) <= most)
+        yield "rationale_words", [low, high], fits
+    near = filters.near_duplicates
+    kinds: dict[str, Duplicates] = {
+        "exact_duplicates": _repeated,
+        "near_duplicates": lambda texts: (n is not None for n in near_duplicates(texts, near)),
+    }
+    for name, duplicates in kinds.items():
+        if value := getattr(filters, name):
             if filters.duplicates_of != "rationale":
-                yield f"{name}: input", value, _without_duplicate_inputs(duplicate)
+                yield f"{name}: input", value, _without_duplicate_inputs(duplicates)
             if filters.duplicates_of != "input":
-                yield f"{name}: rationale", value, _without_duplicate_rationales(duplicate)
+                yield f"{name}: rationale", value, _without_duplicate_rationales(duplicates)
 
 
 def _rows(keep: Callable[[Record], bool]) -> Stage:
     return lambda records: [r for r in records if keep(r)]
 
 
-def _samples(keep: Callable[[Record, Sample], bool]) -> Stage:
+def _samples(keep: Callable[[Record, RecordSample], bool]) -> Stage:
     def stage(records: list[Record]) -> list[Record]:
         reduced = (_with(r, tuple(s for s in r.samples if keep(r, s))) for r in records)
         return [r for r in reduced if r is not None]
@@ -121,51 +127,36 @@ def _samples(keep: Callable[[Record, Sample], bool]) -> Stage:
     return stage
 
 
-def _with(record: Record, samples: tuple[Sample, ...]) -> Record | None:
+def _with(record: Record, samples: tuple[RecordSample, ...]) -> Record | None:
     """The record with these of its samples; None where it cannot stand with them."""
     if not samples:
         return None
-    voted = any(record.votes(s) for s in record.samples)
-    if voted:
+    if any(map(record.votes, record.samples)):
         return replace(record, samples=samples) if any(map(record.votes, samples)) else None
     return replace(record, samples=samples, status=samples[0].status)
 
 
-def _within(sample: Sample, low: int | None, high: int | None) -> bool:
-    words = len(sample.rationale.split())
-    return (low is None or words >= low) and (high is None or words <= high)
-
-
-Duplicate = Callable[[Sequence[str]], list[bool]]
-"""texts -> for each, whether one before it is the same, or near."""
-
-
-def _repeated(texts: Sequence[str]) -> list[bool]:
+def _repeated(texts: Sequence[str]) -> Iterator[bool]:
     seen: set[str] = set()
-    found = []
-    for text in map(normal_text, texts):
-        found.append(text in seen)
+    for text in map(folded_text, texts):
+        yield text in seen
         seen.add(text)
-    return found
 
 
-def _without_duplicate_inputs(duplicate: Duplicate) -> Stage:
+def _without_duplicate_inputs(duplicates: Duplicates) -> Stage:
     def stage(records: list[Record]) -> list[Record]:
-        drop = duplicate([r.input for r in records])
-        return [r for r, gone in zip(records, drop, strict=True) if not gone]
+        gone = iter(duplicates([r.input for r in records]))
+        return _rows(lambda _: not next(gone))(records)
 
     return stage
 
 
-def _without_duplicate_rationales(duplicate: Duplicate) -> Stage:
+def _without_duplicate_rationales(duplicates: Duplicates) -> Stage:
     """Samples without a rationale are no duplicates of each other."""
 
     def stage(records: list[Record]) -> list[Record]:
-        drop = iter(duplicate([s.rationale for r in records for s in r.samples if s.rationale]))
-        reduced = (
-            _with(r, tuple(s for s in r.samples if not s.rationale or not next(drop)))
-            for r in records
-        )
-        return [r for r in reduced if r is not None]
+        texts = [s.rationale for r in records for s in r.samples if s.rationale]
+        gone = iter(duplicates(texts))
+        return _samples(lambda _, s: not (s.rationale and next(gone)))(records)
 
     return stage

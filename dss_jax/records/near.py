@@ -8,24 +8,25 @@ needs no threshold on luck, and takes seconds for 50,000 texts (docs/records.md)
 import itertools
 import math
 import re
-import unicodedata
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
+
+from dss_jax.core.scoring import normal_text
 
 SHINGLE_WORDS = 3
 ROUNDING = 1e-9
 """So that 0.8 * 5 is 4 and not a little more."""
 
 
-def normal_text(text: str) -> str:
+def folded_text(text: str) -> str:
     """The text under which two are exact duplicates: NFKC, case folded, single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return normal_text(text).casefold()
 
 
 def shingles(text: str) -> set[str]:
-    """The runs of three words of `normal_text`, without punctuation; a shorter text as a whole."""
-    words = re.findall(r"\w+", normal_text(text))
+    """The runs of three words of `folded_text`, without punctuation; a shorter text as a whole."""
+    words = re.findall(r"\w+", folded_text(text))
     n = max(1, len(words) - SHINGLE_WORDS + 1)
     return {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(n)}
 

@@ -3,8 +3,12 @@
 The first line of a file is its header, each further line one row with all of its samples.
 """
 
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from dss_jax.core.examples import Example
 
 FORMAT = 1
 """Of the record files; the header has it as `dss_records`."""
@@ -20,14 +24,18 @@ STATUSES = (
 )
 
 
+GIVEN_UP = "error"
+"""`Reply.finish_reason` of a request that was given up; a later run asks again."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
     """What came back for one request, as it came.
 
     Attributes:
       text: the completion; "" where none came.
-      finish_reason: the server's: "stop", "length", "content_filter"; "" where not given; "error"
-        where the request was given up.
+      finish_reason: the server's: "stop", "length", "content_filter"; "" where not given;
+        `GIVEN_UP`.
       refusal: the model's refusal, or the server's reason for the error; "" for neither.
       prompt_tokens, completion_tokens: as the server counted; 0 where it did not say.
       model: the model's name as the server gave it.
@@ -40,9 +48,19 @@ class Reply:
     completion_tokens: int = 0
     model: str = ""
 
+    @classmethod
+    def failure(cls, reason: str) -> "Reply":
+        """Of a request that was given up."""
+        return cls(text="", finish_reason=GIVEN_UP, refusal=reason)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the request was given up."""
+        return self.finish_reason == GIVEN_UP
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class RecordSample:
     """One completion of a row, taken apart.
 
     Attributes:
@@ -84,16 +102,59 @@ class Record:
     teacher_label: str
     agreement: float
     status: str
-    samples: tuple[Sample, ...]
+    samples: tuple[RecordSample, ...]
 
     @property
     def rationale(self) -> str:
         """Of the first sample whose label is the vote; "" without a vote."""
         return next((s.rationale for s in self.samples if self.votes(s)), "")
 
-    def votes(self, sample: Sample) -> bool:
+    def votes(self, sample: RecordSample) -> bool:
         """Whether the sample stands for the row's label."""
         return sample.status == "ok" and sample.label == self.teacher_label
+
+
+def record_of(
+    example: Example,
+    samples: Sequence[RecordSample],
+    same: Callable[[str, str], bool] = operator.eq,
+) -> Record:
+    """One row's record, by self-consistency (Wang et al. 2023): its label is that of most samples.
+
+    Args:
+      example: the row.
+      samples: its samples, one or more, in the order of their index.
+      same: whether two labels are one vote, for example a task's `scorer.correct`: equations count
+        by their value. Of labels that are the same, the first seen becomes the label of all;
+        `raw_label` keeps what was written.
+
+    Returns:
+      The record. Only "ok" samples vote; of labels with equally many votes the first seen wins.
+      The agreement is a share of all samples, those without a vote included.
+    """
+    assert samples, f"row {example.id!r} has no sample"
+    labels: list[str] = []
+    votes: list[int] = []
+    merged: list[RecordSample] = []
+    for sample in samples:
+        if sample.status == "ok":
+            known = (i for i, label in enumerate(labels) if same(label, sample.label))
+            if (place := next(known, len(labels))) == len(labels):
+                labels.append(sample.label)
+                votes.append(0)
+            votes[place] += 1
+            sample = replace(sample, label=labels[place])
+        merged.append(sample)
+    most = max(votes, default=0)
+    return Record(
+        id=example.id,
+        input=example.input,
+        gold=example.label,
+        teacher_label=labels[votes.index(most)] if votes else "",
+        agreement=most / len(samples),
+        status="ok" if votes else samples[0].status,
+        samples=tuple(merged),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

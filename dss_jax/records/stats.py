@@ -1,6 +1,6 @@
 """What a record file holds, in numbers. `dss records stats`; docs/records.md."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from dss_jax.records.records import Record
 
 
 @dataclass
-class Share:
+class Accuracy:
     """How many of how many."""
 
     right: int = 0
@@ -25,26 +25,23 @@ class Share:
         return 100 * self.right / self.all if self.all else None
 
 
-@dataclass
-class Lengths:
-    """Lengths in words, split at white space; empty texts do not count."""
-
-    words: Counter[int] = field(default_factory=Counter)
+class Lengths(Counter[int]):
+    """Length -> texts, in words, split at white space; empty texts do not count."""
 
     def add(self, text: str) -> None:
         if words := len(text.split()):
-            self.words[words] += 1
+            self[words] += 1
 
     @property
     def mean(self) -> float | None:
-        total = self.words.total()
-        return sum(n * count for n, count in self.words.items()) / total if total else None
+        total = self.total()
+        return sum(n * count for n, count in self.items()) / total if total else None
 
     def percentile(self, share: float) -> int | None:
         """The length at place `int(share * n)` of the sorted ones, as `dss tasks stats` has it."""
-        place = int(share * self.words.total())
-        for length in sorted(self.words):
-            place -= self.words[length]
+        place = int(share * self.total())
+        for length in sorted(self):
+            place -= self[length]
             if place < 0:
                 return length
         return None
@@ -72,11 +69,11 @@ class RecordStats:
     row_statuses: Counter[str] = field(default_factory=Counter)
     sample_statuses: Counter[str] = field(default_factory=Counter)
     agreement: Counter[int] = field(default_factory=Counter)
-    right_by_agreement: dict[int, Share] = field(default_factory=dict)
-    as_written: Share = field(default_factory=Share)
-    normalised: Share = field(default_factory=Share)
-    vote: Share = field(default_factory=Share)
-    voted: Share = field(default_factory=Share)
+    right_by_agreement: dict[int, Accuracy] = field(default_factory=lambda: defaultdict(Accuracy))
+    as_written: Accuracy = field(default_factory=Accuracy)
+    normalised: Accuracy = field(default_factory=Accuracy)
+    vote: Accuracy = field(default_factory=Accuracy)
+    voted: Accuracy = field(default_factory=Accuracy)
     input_words: Lengths = field(default_factory=Lengths)
     rationale_words: Lengths = field(default_factory=Lengths)
 
@@ -100,18 +97,14 @@ def record_stats(records: Iterable[Record], correct: Correct) -> RecordStats:
             if record.gold:
                 stats.as_written.add(correct(record.gold, sample.raw_label))
                 stats.normalised.add(correct(record.gold, sample.label))
-        _count_vote(stats, record, correct)
+        tenths = int(10 * record.agreement + 0.5)
+        if record.teacher_label:
+            stats.agreement[tenths] += 1
+        if not record.gold:
+            continue
+        right = correct(record.gold, record.teacher_label)
+        stats.vote.add(right)
+        if record.teacher_label:
+            stats.voted.add(right)
+            stats.right_by_agreement[tenths].add(right)
     return stats
-
-
-def _count_vote(stats: RecordStats, record: Record, correct: Correct) -> None:
-    tenths = int(10 * record.agreement + 0.5)
-    if record.teacher_label:
-        stats.agreement[tenths] += 1
-    if not record.gold:
-        return
-    right = correct(record.gold, record.teacher_label)
-    stats.vote.add(right)
-    if record.teacher_label:
-        stats.voted.add(right)
-        stats.right_by_agreement.setdefault(tenths, Share()).add(right)

@@ -48,26 +48,26 @@ def _statuses(axes: Any, stats: RecordStats) -> None:
 
 
 def _agreement(axes: Any, stats: RecordStats) -> None:
-    axes.bar([n / 10 for n in range(11)], [stats.agreement[n] for n in range(11)],
-             width=0.08, color=BLUE)  # fmt: skip
-    axes.set(xlabel="share of a row's samples that have its label", ylabel="rows",
-             title="agreement, of rows with a vote", xlim=(-0.06, 1.06))  # fmt: skip
+    counts = [stats.agreement[n] for n in range(11)]
+    axes.bar([n / 10 for n in range(11)], counts, width=0.08, color=BLUE)
+    axes.set(xlabel="share of a row's samples that have its label", ylabel="rows")
+    axes.set(title="agreement, of rows with a vote", xlim=(-0.06, 1.06))
     axes.grid(axis="y", alpha=0.25)
 
 
 def _accuracy(axes: Any, stats: RecordStats) -> None:
-    shares = sorted(stats.right_by_agreement.items())
-    axes.set(xlabel="agreement", ylabel="votes that are right, %", xlim=(-0.06, 1.06),
-             ylim=(0, 109), title="accuracy against gold, by agreement")  # fmt: skip
+    axes.set(xlabel="agreement", ylabel="votes that are right, %")
+    axes.set(title="accuracy against gold, by agreement", xlim=(-0.06, 1.06), ylim=(0, 109))
     axes.grid(axis="y", alpha=0.25)
+    shares = {tenths / 10: a.per_cent for tenths, a in sorted(stats.right_by_agreement.items())}
     if not shares:
         axes.text(0.5, 50, "no row has a gold label and a vote", ha="center", color="0.4")
         return
-    bars = axes.bar([n / 10 for n, _ in shares], [s.per_cent for _, s in shares],
-                    width=0.08, color=BLUE)  # fmt: skip
-    axes.bar_label(bars, [f"{s.per_cent:.0f}" for _, s in shares], padding=2, fontsize=8)
-    axes.axhline(stats.voted.per_cent, color="0.4", linestyle="--", linewidth=1,
-                 label=f"all rows with a vote: {stats.voted.per_cent:.1f} %")  # fmt: skip
+    bars = axes.bar(list(shares), list(shares.values()), width=0.08, color=BLUE)
+    axes.bar_label(bars, [f"{share:.0f}" for share in shares.values()], padding=2, fontsize=8)
+    whole = stats.voted.per_cent
+    label = f"all rows with a vote: {whole:.1f} %"
+    axes.axhline(whole, color="0.4", linestyle="--", linewidth=1, label=label)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
 
@@ -75,15 +75,15 @@ def _lengths(axes: Any, stats: RecordStats) -> None:
     lengths = stats.rationale_words
     axes.set(xlabel="words", ylabel="samples", title="length of rationales")
     axes.grid(axis="y", alpha=0.25)
-    if not lengths.words:
+    if not lengths:
         axes.text(0.5, 0.5, "no rationale", ha="center", color="0.4", transform=axes.transAxes)
         return
-    longest = max(lengths.words)
+    longest = max(lengths)
     width = -(-longest // BARS)
-    values, counts = zip(*lengths.words.items(), strict=True)
+    values, counts = zip(*lengths.items(), strict=True)
     axes.hist(values, bins=range(0, longest + width + 1, width), weights=counts, color=BLUE)
     for share, style in ((0.5, "--"), (0.99, ":")):
         place = lengths.percentile(share)
-        axes.axvline(place, color="0.2", linestyle=style, linewidth=1,
-                     label=f"p{100 * share:.0f}: {place}")  # fmt: skip
+        label = f"p{100 * share:.0f}: {place}"
+        axes.axvline(place, color="0.2", linestyle=style, linewidth=1, label=label)
     axes.legend(frameon=False, fontsize=8)

@@ -1,27 +1,37 @@
 """Stage 1 as an Apache Beam pipeline, for many machines: the same requests, the same records.
 
-Beam spreads batches of rows over workers; each goes through `dss_jax.teacher.extract.run` with a
-journal on the worker's own disk. A batch that Beam repeats on that machine asks only for what is
-missing; one that moves to another machine is asked again.
+Beam spreads batches of rows over workers; each goes through a `ServerTeacher` with a journal on the
+worker's own disk. A batch that Beam repeats on that machine asks only for what is missing; one that
+moves to another machine is asked again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import apache_beam as beam
 
 from dss_jax.core.types import Example
 from dss_jax.records.files import header_line, record_line
 from dss_jax.records.records import Header, Record
-from dss_jax.teacher import extraction as stage
+from dss_jax.teacher.asking import ExtractionRun, SendOptions, ServerTeacher
 from dss_jax.teacher.client import Client
-from dss_jax.teacher.extract import RunOptions
+from dss_jax.teacher.extraction import Extraction, answered
 from dss_jax.teacher.journal import Journal
 
 
-class AskTeacher(beam.PTransform):
+@beam.ptransform_fn
+def AskTeacher(  # noqa: N802
+    rows: beam.PCollection,
+    make_extraction: Callable[[], Extraction],
+    make_client: Callable[[], Client],
+    journal: str,
+    options: SendOptions | None = None,
+    batch_size: int = 512,
+) -> beam.PCollection:
     """Rows (`Example`) -> records (`Record`), in no order.
 
     Args:
+      rows: are spread over the workers.
       make_extraction: says what is asked. It is called on each worker, where a task file of the
         user's must be too: a task itself cannot be sent to a worker.
       make_client: the teacher's client. Called on the workers, so each needs the key in its
@@ -30,80 +40,54 @@ class AskTeacher(beam.PTransform):
       options: how to send, of one worker; `concurrency` holds for each batch under way.
       batch_size: rows a batch. Connections are opened once a batch, so some hundreds.
     """
-
-    def __init__(
-        self,
-        make_extraction: Callable[[], stage.Extraction],
-        make_client: Callable[[], Client],
-        journal: str,
-        options: RunOptions | None = None,
-        batch_size: int = 512,
-    ) -> None:
-        super().__init__()
-        self._batch_size = batch_size
-        self._do = _Ask(make_extraction, make_client, journal, options or RunOptions())
-
-    def expand(self, rows: beam.PCollection) -> beam.PCollection:
-        """Batches, spread over the workers, then asked for."""
-        size = self._batch_size
-        return (
-            rows
-            # Else the rows would be asked about where they were read, which is one machine.
-            | "Spread" >> beam.Reshuffle()
-            | "Batch" >> beam.BatchElements(min_batch_size=size, max_batch_size=size)
-            | "Ask" >> beam.ParDo(self._do)
-        )
+    return (
+        rows
+        # Else the rows would be asked about where they were read, which is one machine.
+        | "Spread" >> beam.Reshuffle()
+        | "Batch" >> beam.BatchElements(min_batch_size=batch_size, max_batch_size=batch_size)
+        | "Ask" >> beam.ParDo(_Ask(make_extraction, make_client, journal, options or SendOptions()))
+    )
 
 
+@dataclass(eq=False)
 class _Ask(beam.DoFn):
-    def __init__(
-        self,
-        make_extraction: Callable[[], stage.Extraction],
-        make_client: Callable[[], Client],
-        journal: str,
-        options: RunOptions,
-    ) -> None:
-        self._make_extraction, self._make_client = make_extraction, make_client
-        self._journal, self._options = journal, options
+    make_extraction: Callable[[], Extraction]
+    make_client: Callable[[], Client]
+    journal: str
+    options: SendOptions
 
     def setup(self) -> None:
         """Loads the task, once a worker."""
-        self._extraction = self._make_extraction()
+        self.extraction = self.make_extraction()
 
     def process(self, batch: Sequence[Example]) -> Iterator[Record]:
-        """Asks about the rows of a batch; a `Stopped` ends the pipeline."""
+        """Asks about the rows of a batch; a `TeacherUnavailable` ends the pipeline."""
         # Opened here: Beam may call `setup` and `process` in threads of their own, and neither an
         # SQLite connection nor an event loop may change threads.
-        with Journal(self._journal) as journal:
-            stage.ask(self._extraction, batch, journal, self._make_client(), self._options)
-            yield from stage.records(self._extraction, batch, journal, stage.Totals())
+        with Journal(self.journal) as journal:
+            teacher = ServerTeacher(self.make_client(), self.options)
+            teacher.ask(self.extraction.requests(batch), ExtractionRun(journal))
+            yield from (record for record, _ in answered(self.extraction, batch, journal))
 
 
-class WriteRecords(beam.PTransform):
+@beam.ptransform_fn
+def WriteRecords(  # noqa: N802
+    records: beam.PCollection, prefix: str, header: Header, shards: int = 0
+) -> beam.PCollection:
     """Records -> record files `PREFIX-00000-of-0000N.jsonl`, for `dss records merge`.
 
     Args:
+      records: one line each.
       prefix: path, with Beam's file systems (gs://, s3://, hdfs://) where they are installed.
       header: of each file; without totals, which are known only at the end. Merging counts rows.
       shards: number of files; 0: as many as Beam likes, which on one machine may be one.
     """
-
-    def __init__(self, prefix: str, header: Header, shards: int = 0) -> None:
-        super().__init__()
-        self._prefix, self._header, self._shards = prefix, header, shards
-
-    def expand(self, records: beam.PCollection) -> beam.PCollection:
-        """One line a record."""
-        return (
-            records
-            | "Line" >> beam.Map(record_line)
-            | "Write"
-            >> beam.io.WriteToText(
-                self._prefix,
-                file_name_suffix=".jsonl",
-                num_shards=self._shards,
-                append_trailing_newlines=False,
-                coder=beam.coders.BytesCoder(),
-                header=header_line(self._header).decode(),
-            )
-        )
+    write = beam.io.WriteToText(
+        prefix,
+        file_name_suffix=".jsonl",
+        num_shards=shards,
+        append_trailing_newlines=False,
+        coder=beam.coders.BytesCoder(),
+        header=header_line(header).decode(),
+    )
+    return records | "Line" >> beam.Map(record_line) | "Write" >> write

@@ -6,6 +6,7 @@ that repeat it are blotted out.
 
 import asyncio
 import email.utils
+import functools
 import json
 import os
 import re
@@ -18,9 +19,8 @@ import httpx2
 import openai
 
 from dss_jax.core.errors import UsageError
-from dss_jax.records.records import Reply
-
-HOSTED = "https://api.openai.com/v1"
+from dss_jax.records.records import GIVEN_UP, Reply
+from dss_jax.teacher.prices import HOSTED
 
 OWN_SERVER_KEY = "none"
 """Sent to a server of the user's own where no key is set: the client wants one."""
@@ -71,10 +71,10 @@ class Fatal(Exception):  # noqa: N818
 
 
 class Client:
-    """Calling it sends one body, once (a `jobs.Send`).
+    """Calling it sends one body, once (`asking.ServerTeacher`).
 
     Args:
-      base_url: of the server, with its `/v1`; None: OpenAI's.
+      base_url: of the server, with its `/v1`.
       api_key_env: name of the variable that holds the key.
       timeout: seconds for a whole request, also where a server sends byte by byte.
       connections: most requests at once.
@@ -85,17 +85,18 @@ class Client:
 
     def __init__(
         self,
-        base_url: str | None = None,
+        base_url: str = HOSTED,
         api_key_env: str = "OPENAI_API_KEY",
         timeout: float = 120.0,
         connections: int = 32,
     ) -> None:
-        self._key = key_from(base_url, api_key_env)
+        key = key_from(base_url, api_key_env)
+        self._clean = functools.partial(clean, key=key)
         self._timeout = timeout
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         self.openai = openai.AsyncOpenAI(
-            api_key=self._key or OWN_SERVER_KEY,
-            base_url=base_url or HOSTED,
+            api_key=key or OWN_SERVER_KEY,
+            base_url=base_url,
             max_retries=0,
             timeout=timeout,
             http_client=openai.DefaultAsyncHttpx2Client(limits=limits, timeout=timeout),
@@ -115,14 +116,12 @@ class Client:
           Fatal: 401, 402, 403, 404, no money left, or a 400 for what is the same in all requests.
         """
         chat = "messages" in body
+        path = "/chat/completions" if chat else "/completions"
         try:
             async with asyncio.timeout(self._timeout):
                 # Not `chat.completions.create`: it takes known fields only, and building its
                 # typed answer costs more than the rest of the client.
-                response = await self.openai.post(
-                    "/chat/completions" if chat else "/completions",
-                    cast_to=httpx2.Response, body=dict(body),
-                )  # fmt: skip
+                response = await self.openai.post(path, cast_to=httpx2.Response, body=dict(body))
         except TimeoutError:
             raise Retryable(f"no answer within {self._timeout:g} seconds") from None
         except openai.APIStatusError as error:
@@ -133,34 +132,31 @@ class Client:
         return reply_of(response.content, chat, self._clean)
 
     def _failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
-        status = error.status_code
-        reason = self._clean(f"{status}: {_message(error)}")
-        if status in (401, 402, 403, 404) or _code(error) == "insufficient_quota":
+        status, response, said = error.status_code, error.response, _error_of(error.body)
+        message = str(said.get("message") or response.text or response.reason_phrase)
+        reason = self._clean(f"{status}: {message}")
+        # Gemini's answer to a wrong key is a 400.
+        wrong_key = status in (400, 422) and "api key" in message.lower()
+        no_money = (said.get("code") or said.get("type")) == "insufficient_quota"
+        if status in (401, 402, 403, 404) or wrong_key or no_money:
             return Fatal(reason)
-        if status in (400, 422):
-            # Gemini's answer to a wrong key is a 400.
-            if "api key" in _message(error).lower():
-                return Fatal(reason)
-            if field := refused_field(_message(error), _body(error).get("param"), body):
-                instead = INSTEAD.get(field, f"Take {field!r} out of --extra_body.")
-                return Fatal(f"{reason.rstrip('.')}. {instead}")
+        if status in (400, 422) and (field := refused_field(message, said.get("param"), body)):
+            instead = INSTEAD.get(field, f"Take {field!r} out of --extra_body.")
+            return Fatal(f"{reason.rstrip('.')}. {instead}")
         if status in (408, 409, 429) or status >= 500:
-            wait = retry_after(error.response.headers)
+            wait = retry_after(response.headers)
             return Retryable(reason, wait, overload=status in (429, 503))
         return Rejected(reason)
 
-    def _clean(self, text: str) -> str:
-        return clean(text, self._key)
 
-
-def key_from(base_url: str | None, api_key_env: str) -> str:
+def key_from(base_url: str, api_key_env: str) -> str:
     """The key out of the environment; "" for a server of the user's own that wants none.
 
     Raises:
       UsageError: a wrong URL; the variable is not set, and the server is not the user's own; the
         key can be none.
     """
-    if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
+    if urlsplit(base_url).scheme not in ("http", "https"):
         raise UsageError(
             f"--base_url must begin with http:// or https://, not {base_url!r}; for example "
             "http://localhost:8000/v1."
@@ -189,7 +185,7 @@ def clean(text: str, key: str) -> str:
 
 
 def reply_of(content: bytes, chat: bool, cleaned: Callable[[str], str]) -> Reply:
-    """The reply in a server's answer.
+    """The reply in a server's answer. All that comes from servers gets its types here.
 
     Raises:
       Retryable: it is not JSON, or holds no completion.
@@ -204,8 +200,10 @@ def reply_of(content: bytes, chat: bool, cleaned: Callable[[str], str]) -> Reply
         reason = choice.get("finish_reason") or ""
         if text is None and not refusal and reason not in ("content_filter", "length"):
             raise KeyError("content")
-        if reason == "error":  # Of some routers, where the model behind them broke down.
-            raise ValueError("error")
+        if reason == GIVEN_UP:  # Of some routers, where the model behind them broke down.
+            raise ValueError(reason)
+        if not all(isinstance(part, str) for part in (text or "", refusal, reason)):
+            raise TypeError("text")
         return Reply(
             text=text or "",
             finish_reason=reason,
@@ -216,9 +214,8 @@ def reply_of(content: bytes, chat: bool, cleaned: Callable[[str], str]) -> Reply
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         start = cleaned(content.decode(errors="replace"))[:80]
-        raise Retryable(
-            f"the answer is no completion ({type(error).__name__}): {start!r}"
-        ) from None
+        kind = type(error).__name__
+        raise Retryable(f"the answer is no completion ({kind}): {start!r}") from None
 
 
 def _joined(content: Any) -> str | None:
@@ -228,18 +225,14 @@ def _joined(content: Any) -> str | None:
     return content
 
 
-def host_of(base_url: str | None) -> str:
+def host_of(base_url: str) -> str:
     """Host and port of a server, without path, user or password."""
-    if base_url is None:
-        return "api.openai.com"
     parts = urlsplit(base_url)
     return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
 
-def is_own_server(base_url: str | None) -> bool:
+def is_own_server(base_url: str) -> bool:
     """Whether a server may be asked without a key: it has a port of its own or is this machine."""
-    if base_url is None:
-        return False
     parts = urlsplit(base_url)
     return parts.port is not None or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
@@ -280,17 +273,8 @@ def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | No
     return next((f for f in fields if re.search(rf"['\"`]{f}['\"`]|: {f}\b", message)), None)
 
 
-def _body(error: openai.APIStatusError) -> Mapping[str, Any]:
+def _error_of(body: object) -> Mapping[str, Any]:
     """The error in the answer; Gemini's is in a list."""
-    body = error.body
     if isinstance(body, list) and body and isinstance(body[0], dict):
         body = body[0].get("error", body[0])
     return body if isinstance(body, dict) else {}
-
-
-def _message(error: openai.APIStatusError) -> str:
-    return str(_body(error).get("message") or error.response.text or error.response.reason_phrase)
-
-
-def _code(error: openai.APIStatusError) -> str:
-    return str(_body(error).get("code") or _body(error).get("type") or "")

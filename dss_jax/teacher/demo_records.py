@@ -1,7 +1,8 @@
 """Stage 1 of the demo: the simulated teacher is asked over HTTP, its records are filtered."""
 
 import itertools
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from dss_jax.core import config
@@ -11,11 +12,12 @@ from dss_jax.layouts.batches import subset_rows
 from dss_jax.records.files import read_records, write_records
 from dss_jax.records.filters import Filters, apply_filters
 from dss_jax.teacher import extraction
+from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun, SendOptions, ServerTeacher
 from dss_jax.teacher.client import Client, host_of
-from dss_jax.teacher.extract import RunOptions, Summary
-from dss_jax.teacher.extraction import Extraction
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.simulated import MODEL, simulated_teacher
+
+log = logging.getLogger(__name__)
 
 CONCURRENCY = 16
 """Requests at once: more than the server answers in the time that one takes."""
@@ -26,16 +28,13 @@ TELL_EVERY = 2000
 TERMS = "Generated and simulated: free to use."
 
 
-def simulated_records(
-    task: DistillationTask, subset: config.Task, folder: Path, say: Callable[[str], None] = print
-) -> list[Path]:
+def simulated_records(task: DistillationTask, subset: config.Task, folder: Path) -> list[Path]:
     """Extracts records of every split, unless they are there already.
 
     Args:
       task: a generated task with a prompt.
       subset: which training rows are asked about.
       folder: of the journal and of the record files, SPLIT.jsonl (only "ok") and SPLIT_raw.jsonl.
-      say: prints a line.
 
     Returns:
       The record files that are filtered.
@@ -48,17 +47,22 @@ def simulated_records(
     if asked:
         folder.mkdir(parents=True, exist_ok=True)
         with Journal(folder / "journal") as journal, simulated_teacher(str(task.file)) as base_url:
-            _ask(task, asked, journal, base_url, say)
+            # The requests are the same whatever the split is called.
+            _ask(
+                _extraction(task, "train"),
+                list(itertools.chain(*asked.values())),
+                journal,
+                base_url,
+            )
+            about = {"endpoint": host_of(base_url), "terms": TERMS}
             for split, examples in asked.items():
-                extraction.write(
-                    _extraction(task, split), examples, journal, folder / f"{split}_raw.jsonl",
-                    price=lambda *_: 0.0, endpoint=host_of(base_url), terms=TERMS,
-                )  # fmt: skip
+                what, raw = _extraction(task, split), folder / f"{split}_raw.jsonl"
+                extraction.write(what, examples, journal, raw, price=lambda *_: 0.0, **about)
     for split in asked:
         header, read = read_records(folder / f"{split}_raw.jsonl")
         header, kept = apply_filters(header, list(read), Filters(only=("ok",)), task.scorer.correct)
         write_records(files[split], header, kept)
-        say(f"{files[split]}: {len(kept):,} of {len(asked[split]):,} records are ok")
+        log.info(f"{files[split]}: {len(kept):,} of {len(asked[split]):,} records are ok")
     return list(files.values())
 
 
@@ -67,31 +71,23 @@ def _rows(task: DistillationTask, split: str, subset: config.Task) -> Sequence[E
     return [found[i] for i in subset_rows(len(found), subset)] if split == "train" else found
 
 
-def _extraction(task: DistillationTask, split: str) -> Extraction:
-    return Extraction(
-        task=task, split=split, model=MODEL, sampling={"temperature": 0.0, "max_tokens": 256}
-    )
+def _extraction(task: DistillationTask, split: str) -> extraction.Extraction:
+    sampling = {"temperature": 0.0, "max_tokens": 256}
+    return extraction.Extraction(task=task, split=split, model=MODEL, sampling=sampling)
 
 
 def _ask(
-    task: DistillationTask,
-    asked: dict[str, Sequence[Example]],
-    journal: Journal,
-    base_url: str,
-    say: Callable[[str], None],
+    what: extraction.Extraction, examples: list[Example], journal: Journal, base_url: str
 ) -> None:
-    examples = list(itertools.chain.from_iterable(asked.values()))
-    say(f"asking the simulated teacher at {base_url} for {len(examples):,} rationales")
+    log.info(f"asking the simulated teacher at {base_url} for {len(examples):,} rationales")
 
-    def progress(summary: Summary) -> None:
-        if summary.answered and summary.answered % TELL_EVERY == 0:
-            rate = summary.answered / max(summary.seconds, 1e-9)
-            say(f"  {summary.done:,} of {len(examples):,} rows, {rate:,.0f} a second")
+    def on_progress(progress: ExtractionProgress) -> None:
+        if progress.answered and progress.answered % TELL_EVERY == 0:
+            rate = progress.answered / max(progress.seconds, 1e-9)
+            log.info(f"  {progress.done:,} of {len(examples):,} rows, {rate:,.0f} a second")
 
-    summary = extraction.ask(
-        # The requests are the same whatever the split is called.
-        _extraction(task, "train"), examples, journal,
-        Client(base_url, connections=CONCURRENCY), RunOptions(concurrency=CONCURRENCY), progress,
-    )  # fmt: skip
-    if summary.stopped:
+    client = Client(base_url, connections=CONCURRENCY)
+    teacher = ServerTeacher(client, SendOptions(concurrency=CONCURRENCY))
+    run = ExtractionRun(journal, on_progress=on_progress)
+    if teacher.ask(what.requests(examples), run).stopped:
         raise KeyboardInterrupt

@@ -1,10 +1,9 @@
 """Stage 1 from end to end: rows of a task -> requests -> journal -> rationale records."""
 
-import asyncio
 import datetime
 import hashlib
-import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,22 +12,16 @@ from typing import Any
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import DistillationTask, Example
-from dss_jax.data import rows
 from dss_jax.records.files import write_records
-from dss_jax.records.records import Header, Record, Reply
-from dss_jax.records.voting import record_of
-from dss_jax.teacher.client import Client
-from dss_jax.teacher.extract import CHUNK, Progress, RunOptions, Summary, run
-from dss_jax.teacher.jobs import Job
-from dss_jax.teacher.journal import Journal
+from dss_jax.records.records import Header, Record, Reply, record_of
+from dss_jax.teacher.journal import Journal, Request
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import PromptOptions, prompt_sha256, request_body
-from dss_jax.teacher.release import from_release as records_of_release
-from dss_jax.teacher.release import prompt_of
 
 RELEASED_TEACHER = "PaLM 540B (released completions)"
 
-NOT_ASKED = Reply(text="", finish_reason="error", refusal="not asked yet")
+NOT_ASKED = Reply.failure("not asked yet")
+NOT_RELEASED = Reply.failure("there is no completion for this row")
 
 Price = Callable[[int, int], float | None]
 """(prompt tokens, completion tokens) -> cost in USD; None where the price is not known."""
@@ -64,22 +57,28 @@ class Extraction:
         Raises:
           UsageError: it has none.
         """
-        return prompt_of(self.task)
+        if self.task.prompt is None:
+            raise UsageError(
+                f"task {self.task.name!r} has no prompt, so no teacher can be asked. Give its TASK "
+                "a `prompt`, a dss_jax.core.prompt.Prompt; docs/add_a_task.md shows one."
+            )
+        return self.task.prompt
 
-    def jobs_of(self, example: Example) -> Iterator[Job]:
-        """The requests of one row, one a sample."""
-        shared = {"model": self.model, **request_body(self.prompt, example, self.options)}
-        for sample in range(self.samples):
-            own = dict(self.sampling)
-            if "seed" in own:
-                own["seed"] += sample
-            body = {**shared, **own}
-            yield Job(example.id, sample, {k: v for k, v in body.items() if k not in self.omit})
-
-    def jobs(self, examples: Iterable[Example]) -> Iterator[Job]:
-        """The requests of all rows, in order."""
+    def requests(self, examples: Iterable[Example]) -> Iterator[Request]:
+        """The requests of rows, in order, one a sample."""
         for example in examples:
-            yield from self.jobs_of(example)
+            asked = request_body(self.prompt, example, self.options)
+            body = {"model": self.model, **asked, **self.sampling}
+            for sample in range(self.samples):
+                if "seed" in self.sampling:
+                    body["seed"] = self.sampling["seed"] + sample
+                sent = {name: value for name, value in body.items() if name not in self.omit}
+                yield Request(example.id, sample, sent)
+
+    def record(self, example: Example, replies: Iterable[Reply]) -> Record:
+        """The record of a row, from the replies to its requests."""
+        samples = [read_reply(r, example, self.prompt, self.options) for r in replies]
+        return record_of(example, samples, same=self.task.scorer.correct)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -90,8 +89,8 @@ class Extraction:
     @property
     def sha256(self) -> str:
         """Of what is asked, whatever rows and however many samples, in hex."""
-        what = [self.task.name, self.split, self.model, self.settings,
-                prompt_sha256(self.prompt, self.options)]  # fmt: skip
+        prompt = prompt_sha256(self.prompt, self.options)
+        what = [self.task.name, self.split, self.model, self.settings, prompt]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,55 +108,36 @@ def shard_of(examples: Sequence[Example], shard: str | None) -> Sequence[Example
     return examples[int(index) :: int(count)]
 
 
-class Totals:
-    """Counts of what the records are made from."""
-
-    def __init__(self) -> None:
-        self.rows = self.requests = self.prompt_tokens = self.completion_tokens = 0
-        self.statuses: dict[str, int] = {}
-        self._keys: set[bytes] = set()
-
-    def add_reply(self, job: Job, reply: Reply) -> None:
-        """One sample's reply; rows with the same text share one, which was paid for once."""
-        key = bytes.fromhex(job.key)
-        if key in self._keys:
-            return
-        self._keys.add(key)
-        self.requests += 1
-        self.prompt_tokens += reply.prompt_tokens
-        self.completion_tokens += reply.completion_tokens
-
-    def add_record(self, record: Record) -> None:
-        """One row."""
-        self.rows += 1
-        self.statuses[record.status] = self.statuses.get(record.status, 0) + 1
-
-    def as_dict(self, price: Price) -> dict[str, Any]:
-        """As the header has it."""
-        counts = {"rows": self.rows, "requests": self.requests,
-                  "prompt_tokens": self.prompt_tokens,
-                  "completion_tokens": self.completion_tokens}  # fmt: skip
-        cost = price(self.prompt_tokens, self.completion_tokens)
-        return {
-            **counts,
-            "statuses": dict(sorted(self.statuses.items())),
-            **({} if cost is None else {"cost_usd": round(cost, 6)}),
-        }
-
-
-def records(
-    extraction: Extraction, examples: Iterable[Example], journal: Journal, totals: Totals
-) -> Iterator[Record]:
-    """The records of all rows, in order, from what the journal has."""
+def answered(
+    extraction: Extraction, examples: Iterable[Example], journal: Journal
+) -> Iterator[tuple[Record, dict[str, Reply]]]:
+    """The records of all rows, in order, from what the journal has; and by key the replies."""
     for example in examples:
-        samples = []
-        for job in extraction.jobs_of(example):
-            reply = journal.reply(job.key) or NOT_ASKED
-            totals.add_reply(job, reply)
-            samples.append(read_reply(reply, example, extraction.prompt, extraction.options))
-        record = record_of(example, samples, same=extraction.task.scorer.correct)
-        totals.add_record(record)
-        yield record
+        keys = [request.key for request in extraction.requests([example])]
+        replies = {key: journal.reply(key) or NOT_ASKED for key in keys}
+        yield extraction.record(example, [replies[key] for key in keys]), replies
+
+
+def _totals(answers: Iterable[tuple[Record, dict[str, Reply]]], price: Price) -> dict[str, Any]:
+    """What the header says of records and their replies by key.
+
+    Rows with one text share a request, which was paid for once.
+    """
+    counts = Counter(rows=0, requests=0, prompt_tokens=0, completion_tokens=0)
+    statuses: Counter[str] = Counter()
+    seen: set[bytes] = set()
+    for record, replies in answers:
+        counts["rows"] += 1
+        statuses[record.status] += 1
+        new = {bytes.fromhex(key): reply for key, reply in replies.items()}
+        for key in new.keys() - seen:
+            counts["requests"] += 1
+            counts["prompt_tokens"] += new[key].prompt_tokens
+            counts["completion_tokens"] += new[key].completion_tokens
+        seen |= new.keys()
+    cost = price(counts["prompt_tokens"], counts["completion_tokens"])
+    costs = {} if cost is None else {"cost_usd": round(cost, 6)}
+    return {**counts, "statuses": dict(sorted(statuses.items())), **costs}
 
 
 def write(
@@ -167,9 +147,7 @@ def write(
     out: Path,
     *,
     price: Price,
-    prices: str = "",
-    endpoint: str = "",
-    terms: str = "",
+    **provenance: str,
 ) -> Header:
     """Writes the record file of all rows, whole or not at all, and returns its header.
 
@@ -179,89 +157,50 @@ def write(
       journal: has the replies.
       out: the file.
       price: of the tokens.
-      prices, endpoint, terms: as of `Header`.
+      provenance: prices, endpoint, terms: as of `Header`.
     """
-    totals = Totals()
     # The header comes first and needs the totals, so the replies are read twice.
-    for _ in records(extraction, examples, journal, totals):
-        pass
+    totals = _totals(answered(extraction, examples, journal), price)
     seconds, retries = journal.effort(extraction.sha256)
     effort = {"retries": retries, "seconds": round(seconds, 1)} if seconds else {}
-    header = Header(
+    header = _header(
+        extraction,
+        totals | effort,
+        prompt_sha256=prompt_sha256(extraction.prompt, extraction.options),
+        sampling={**extraction.settings, "samples": extraction.samples},
+        **provenance,
+    )
+    write_records(out, header, (record for record, _ in answered(extraction, examples, journal)))
+    return header
+
+
+def from_release(
+    task: DistillationTask, split: str, completions: Iterable[tuple[Example, str | None]]
+) -> tuple[Header, list[Record]]:
+    """Records of completions that exist already, as the authors' release has them. No request.
+
+    Args:
+      task: its prompt says how a completion is read.
+      split: of the rows.
+      completions: each row with its raw completion, None where there is none (status "error").
+
+    Raises:
+      UsageError: the task has no prompt.
+    """
+    options = PromptOptions(form="completion")
+    extraction = Extraction(task=task, split=split, model=RELEASED_TEACHER, options=options)
+    replies = ((e, NOT_RELEASED if text is None else Reply(text=text)) for e, text in completions)
+    records = [extraction.record(example, [reply]) for example, reply in replies]
+    totals = _totals(((record, {}) for record in records), lambda *_: None)
+    return _header(extraction, totals, terms=f"data: {task.licence}"), records
+
+
+def _header(extraction: Extraction, totals: dict[str, Any], **provenance: Any) -> Header:
+    return Header(
         task=extraction.task.name,
         split=extraction.split,
         teacher=extraction.model,
-        endpoint=endpoint,
-        prompt_sha256=prompt_sha256(extraction.prompt, extraction.options),
-        sampling={**extraction.settings, "samples": extraction.samples},
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        terms=terms,
-        prices=prices,
-        totals=totals.as_dict(price) | effort,
+        totals=totals,
+        **provenance,
     )
-    write_records(out, header, records(extraction, examples, journal, Totals()))
-    return header
-
-
-def missing(
-    extraction: Extraction,
-    examples: Iterable[Example],
-    journal: Journal,
-    *,
-    only_failed: bool = False,
-) -> Iterator[Job]:
-    """The requests that `ask` would send, in order."""
-    jobs = extraction.jobs(examples)
-    while chunk := list(itertools.islice(jobs, CHUNK)):
-        yield from journal.missing(chunk, only_failed=only_failed)
-
-
-def noting(extraction: Extraction, journal: Journal, progress: Progress | None = None) -> Progress:
-    """`progress`, which also has the journal keep what the run takes, once it got a reply."""
-
-    def told(summary: Summary) -> None:
-        if summary.answered or summary.failed:
-            journal.note_run(extraction.sha256, summary.seconds, summary.retries)
-        if progress is not None:
-            progress(summary)
-
-    return told
-
-
-def ask(
-    extraction: Extraction,
-    examples: Sequence[Example],
-    journal: Journal,
-    send: Client,
-    options: RunOptions,
-    progress: Progress | None = None,
-    may_go_on: Callable[[Summary], str | None] | None = None,
-) -> Summary:
-    """Asks for every sample that the journal does not have, and closes the client."""
-
-    async def work() -> Summary:
-        try:
-            return await run(extraction.jobs(examples), send, journal, options, progress, may_go_on)
-        finally:
-            await send.close()
-
-    return asyncio.run(work())
-
-
-def from_release(task: DistillationTask, split: str, data_dir: str, out: Path) -> Header:
-    """Writes records of the completions that came with the authors' release."""
-    totals = Totals()
-    made = []
-    for record in records_of_release(task, rows.examples_with_completions(task, split, data_dir)):
-        totals.add_record(record)
-        made.append(record)
-    header = Header(
-        task=task.name,
-        split=split,
-        teacher=RELEASED_TEACHER,
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        terms=f"data: {task.licence}",
-        totals=totals.as_dict(lambda *_: None),
-    )
-    write_records(out, header, made)
-    return header

@@ -11,27 +11,27 @@ sends others. The claims of a process of this machine that died are dropped at o
 another machine's run out after `LEASE_SECONDS`.
 """
 
+import hashlib
 import json
 import os
 import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher.jobs import Job
 
 VERSION = 1
 GROUP_SECONDS = 0.05
 LEASE_SECONDS = 60.0
 LOCK_SECONDS = 60.0
 """How long another process may hold the file."""
-GIVEN_UP = "error"
-"""`Reply.finish_reason` of a request that was given up; it is asked again by a later run."""
 
 _TABLES = """
 create table if not exists replies (
@@ -39,7 +39,6 @@ create table if not exists replies (
   prompt_tokens integer not null, completion_tokens integer not null, time real not null,
   reply text not null
 ) without rowid;
-create index if not exists failures on replies (id) where failed;
 create table if not exists claims (
   key text primary key, owner text not null, until real not null
 ) without rowid;
@@ -48,6 +47,52 @@ create table if not exists runs (
   owner text primary key, extraction text not null, seconds real not null, retries integer not null
 ) without rowid;
 """
+
+_PUT = """
+insert into replies values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do update set
+  failed = excluded.failed, prompt_tokens = excluded.prompt_tokens,
+  completion_tokens = excluded.completion_tokens, time = excluded.time, reply = excluded.reply
+where replies.failed
+"""  # A given-up request never replaces an answer that another process got.
+
+_CLAIM = """
+insert into claims values (?1, ?2, ?3)
+on conflict (key) do update set owner = ?2, until = ?3 where until < ?4
+"""
+
+_EFFORT = """
+select coalesce(sum(seconds), 0.0), coalesce(sum(retries), 0) from runs where extraction = ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request to a teacher: a sample of a row.
+
+    Attributes:
+      id: of the row.
+      sample: index of the sample, from 0.
+      body: what is sent, as the OpenAI protocol has it: `model`, `messages` or `prompt`, sampling
+        parameters. Holds no key and no address.
+    """
+
+    id: str
+    sample: int
+    body: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Under which its reply is kept: SHA-256, in hex, of body and sample index."""
+        content = json.dumps([self.body, self.sample], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+class Asked(NamedTuple):
+    """A request of which only this is at hand, as of one that an earlier process has sent."""
+
+    key: str
+    id: str
+    sample: int
 
 
 class Journal:
@@ -99,38 +144,32 @@ class Journal:
                     raise
             time.sleep(0.01)
 
-    def missing(self, jobs: Sequence[Job], *, only_failed: bool = False) -> list[Job]:
-        """The jobs without a reply, in order; failed ones count as missing.
+    def missing(self, requests: Sequence[Request], *, only_failed: bool = False) -> list[Request]:
+        """The requests without a reply, in order; those that were given up count as missing.
 
         Args:
-          jobs: at most some thousands at once.
+          requests: at most some thousands at once.
           only_failed: only those that were asked before and given up.
         """
-        found = self._failed_by_key([job.key for job in jobs])
-        if only_failed:
-            return [job for job in jobs if found.get(job.key)]
-        return [job for job in jobs if found.get(job.key, True)]
+        failed = self._failed_by_key(request.key for request in requests)
+        return [r for r in requests if failed.get(r.key, not only_failed)]
 
-    def claim(self, jobs: Sequence[Job]) -> list[Job]:
-        """Takes the jobs that nobody has taken or answered; gives those taken.
+    def claim(self, requests: Sequence[Request]) -> list[Request]:
+        """Takes the requests that nobody has taken or answered; gives those taken.
 
         Of equal requests (two rows with the same input) one is taken.
         """
         now = self._clock()
-        with _transaction(self):
+        with self._transaction():
             # Asked inside the transaction: another process may have answered meanwhile.
-            answered = self._failed_by_key([job.key for job in jobs])
-            taken = []
-            for job in jobs:
-                if answered.get(job.key, True):
-                    done = self._db.execute(
-                        "insert into claims values (?1, ?2, ?3) on conflict (key) do update set "
-                        "owner = ?2, until = ?3 where until < ?4",
-                        (job.key, self.owner, now + LEASE_SECONDS, now),
-                    )
-                    if done.rowcount:
-                        taken.append(job)
-        return taken
+            keys = [request.key for request in requests]
+            failed = self._failed_by_key(keys)
+            lease = (self.owner, now + LEASE_SECONDS, now)
+            return [
+                request
+                for key, request in zip(keys, requests, strict=True)
+                if failed.get(key, True) and self._db.execute(_CLAIM, (key, *lease)).rowcount
+            ]
 
     def drop_claims_of_the_dead(self) -> None:
         """Frees what processes of this machine had claimed that are no more."""
@@ -139,17 +178,12 @@ class Journal:
             if host == socket.gethostname() and not _is_alive(int(pid)):
                 self._db.execute("delete from claims where owner = ?", (owner,))
 
-    def put(self, job: Job, reply: Reply) -> None:
+    def put(self, request: Request | Asked, reply: Reply) -> None:
         """Keeps a reply; it is on the disk after the next `flush`."""
-        self.keep(job.key, job.id, job.sample, reply)
-
-    def keep(self, key: str, row: str, sample: int, reply: Reply) -> None:
-        """As `put`, where the request itself is not at hand."""
-        self._waiting[key] = (
-            key, row, sample, int(reply.finish_reason == GIVEN_UP),
-            reply.prompt_tokens, reply.completion_tokens, self._clock(),
-            json.dumps(asdict(reply), ensure_ascii=False),
-        )  # fmt: skip
+        key, tokens = request.key, (reply.prompt_tokens, reply.completion_tokens)
+        text = json.dumps(asdict(reply), ensure_ascii=False)
+        row = (key, request.id, request.sample, int(reply.failed), *tokens, self._clock(), text)
+        self._waiting[key] = row
         if self._clock() - self._last_commit > GROUP_SECONDS:
             self.flush()
 
@@ -162,27 +196,16 @@ class Journal:
         now = self._clock()
         beat = now - self._last_beat > LEASE_SECONDS / 4
         if self._waiting or beat or self._run is not None:
-            with _transaction(self):
-                # A given-up request never replaces an answer that another process got.
-                self._db.executemany(
-                    "insert into replies values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do "
-                    "update set failed = excluded.failed, prompt_tokens = excluded.prompt_tokens, "
-                    "completion_tokens = excluded.completion_tokens, time = excluded.time, "
-                    "reply = excluded.reply where replies.failed",
-                    self._waiting.values(),
-                )
-                self._db.executemany(
-                    "delete from claims where key = ?", [(key,) for key in self._waiting]
-                )
+            with self._transaction():
+                self._db.executemany(_PUT, self._waiting.values())
+                keys = [(key,) for key in self._waiting]
+                self._db.executemany("delete from claims where key = ?", keys)
                 if self._run is not None:
-                    self._db.execute(
-                        "insert or replace into runs values (?, ?, ?, ?)", (self.owner, *self._run)
-                    )
+                    run = (self.owner, *self._run)
+                    self._db.execute("insert or replace into runs values (?, ?, ?, ?)", run)
                 if beat:
-                    self._db.execute(
-                        "update claims set until = ? where owner = ?",
-                        (now + LEASE_SECONDS, self.owner),
-                    )
+                    lease = (now + LEASE_SECONDS, self.owner)
+                    self._db.execute("update claims set until = ? where owner = ?", lease)
                     self._last_beat = now
             self._waiting.clear()
             self._run = None
@@ -201,28 +224,19 @@ class Journal:
     def effort(self, extraction: str) -> tuple[float, int]:
         """(seconds, retries) of all runs that got a reply; those of processes at once add up."""
         self.flush()
-        return self._db.execute(
-            "select coalesce(sum(seconds), 0.0), coalesce(sum(retries), 0) from runs "
-            "where extraction = ?", (extraction,),
-        ).fetchone()  # fmt: skip
+        return self._db.execute(_EFFORT, (extraction,)).fetchone()
 
     def reply(self, key: str) -> Reply | None:
         """The reply to a request; None where there is none yet."""
-        if key in self._waiting:
-            return Reply(**json.loads(self._waiting[key][-1]))
-        row = self._db.execute("select reply from replies where key = ?", (key,)).fetchone()
-        return Reply(**json.loads(row[0])) if row else None
-
-    def failed(self) -> Iterator[tuple[str, int, str]]:
-        """(row id, sample, reason) of each request that was given up."""
-        for row, sample, reply in self._db.execute(
-            "select id, sample, reply from replies where failed order by id, sample"
-        ):
-            yield row, sample, json.loads(reply)["refusal"]
+        kept = self._waiting.get(key)
+        if kept is None:
+            found = self._db.execute("select reply from replies where key = ?", (key,))
+            kept = found.fetchone()
+        return Reply(**json.loads(kept[-1])) if kept else None
 
     def release_claims(self) -> None:
         """Lets others take what this process has claimed and not answered."""
-        with _transaction(self):
+        with self._transaction():
             self._db.execute("delete from claims where owner = ?", (self.owner,))
 
     def close(self) -> None:
@@ -241,14 +255,28 @@ class Journal:
             self._db.close()  # The disk may be full: what is on it stays.
 
     def _failed_by_key(self, keys: Iterable[str]) -> dict[str, bool]:
-        """Key -> whether it failed, for those keys that the journal has."""
+        """Key -> whether it was given up, for those keys that the journal has."""
         rows = self._db.execute(
             "select key, failed from replies where key in (select value from json_each(?))",
             (json.dumps(list(keys)),),
         )
-        return {key: bool(failed) for key, failed in rows} | {
-            key: bool(row[3]) for key, row in self._waiting.items()
-        }
+        waiting = {key: bool(row[3]) for key, row in self._waiting.items()}
+        return {key: bool(failed) for key, failed in rows} | waiting
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A write transaction; SQLite's errors become `UsageError`s."""
+        try:
+            self._db.execute("begin immediate")
+            try:
+                yield
+                self._db.execute("commit")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
+                raise
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
 
     def _trouble(self, error: Exception) -> UsageError:
         return UsageError(
@@ -265,28 +293,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:  # Another user's.
         return True
     return True
-
-
-class _transaction:  # noqa: N801
-    """A write transaction; SQLite's errors become `UsageError`s."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-
-    def __enter__(self) -> None:
-        try:
-            self._journal._db.execute("begin immediate")
-        except sqlite3.Error as error:
-            raise self._journal._trouble(error) from error
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        try:
-            if kind is None:
-                self._journal._db.execute("commit")
-                return
-            if self._journal._db.in_transaction:
-                self._journal._db.execute("rollback")
-        except sqlite3.Error as failed:
-            raise self._journal._trouble(failed) from failed
-        if isinstance(error, sqlite3.Error):
-            raise self._journal._trouble(error) from error

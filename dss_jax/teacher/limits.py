@@ -8,9 +8,8 @@ back.
 import asyncio
 import random
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 LONGEST_WAIT = 60.0
 """Seconds between two attempts at one request, at most."""
@@ -41,7 +40,7 @@ class Bucket:
 
     per_minute: int | None
     clock: Callable[[], float] = time.monotonic
-    _free_at: float = field(default=float("-inf"))
+    _free_at: float = float("-inf")
 
     def wait_for(self, units: float) -> float:
         """Books `units` and returns the seconds to wait before they may be used."""
@@ -67,45 +66,43 @@ class Limiter:
         rpm: int | None = None,
         tpm: int | None = None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.concurrency = concurrency
         self.allowed = float(concurrency)
-        self._under_way = 0
+        # First come, first served: else who waits for a place could wait until the end.
+        self._places = asyncio.Semaphore(concurrency)
+        self._taken_away = 0
         self._clock, self._sleep = clock, sleep
         self._requests, self._tokens = Bucket(rpm, clock), Bucket(tpm, clock)
         self._held_until = self._decreased_at = float("-inf")
-        self._queue: deque[asyncio.Future] = deque()
 
     async def acquire(self, tokens: float) -> None:
         """Waits until a request of about `tokens` tokens may be sent."""
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        self._wake()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()
-            raise
+        await self._places.acquire()
         try:
             wait = max(self._requests.wait_for(1), self._tokens.wait_for(tokens))
             if wait:
-                await self._sleep(wait)  # type: ignore[misc]
+                await self._sleep(wait)
             while (held := self._held_until - self._clock()) > 0:
-                await self._sleep(held)  # type: ignore[misc]
+                await self._sleep(held)
         except BaseException:
             self.release()
             raise
 
     def release(self) -> None:
-        """A request that was let through has ended."""
-        self._under_way -= 1
-        self._wake()
+        """A request that was let through has ended; its place may be taken away."""
+        if self._taken_away < self.concurrency - int(self.allowed):
+            self._taken_away += 1
+        else:
+            self._places.release()
 
     def answered(self) -> None:
         """The server coped: one more at once after `allowed` such answers."""
         self.allowed = min(float(self.concurrency), self.allowed + 1.0 / self.allowed)
+        if self._taken_away > self.concurrency - int(self.allowed):
+            self._taken_away -= 1
+            self._places.release()
 
     def overloaded(self, retry_after: float | None) -> None:
         """The server did not cope."""
@@ -116,15 +113,3 @@ class Limiter:
         if now - self._decreased_at >= DECREASE_AT_MOST_EVERY:
             self._decreased_at = now
             self.allowed = max(1.0, self.allowed * DECREASE)
-
-    def _wake(self) -> None:
-        """Gives free places to those who have waited longest.
-
-        The place is taken here, not by the one who wakes: another, who asks before it runs, would
-        take it every time, and the first would wait for the end.
-        """
-        while self._queue and self._under_way < int(self.allowed):
-            turn = self._queue.popleft()
-            if not turn.done():
-                self._under_way += 1
-                turn.set_result(None)

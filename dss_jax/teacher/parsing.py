@@ -2,19 +2,20 @@
 
 An instruction-tuned teacher seldom keeps to the letter of its exemplars: it writes Markdown, other
 capitals, only the letter of a choice, "The answer is" for "So the answer is". Such an answer
-counts as long as it names one allowed label and no other. `Sample.raw_label` is always what the
-strict rule of `dss_jax.core.completions` gives, so figures of the paper's teacher stay comparable.
+counts as long as it names one allowed label and no other. `RecordSample.raw_label` is always what
+the strict rule of `dss_jax.core.completions` gives, so figures of the paper's teacher stay
+comparable.
 """
 
 import json
 import re
-import unicodedata
 from typing import NamedTuple
 
 from dss_jax.core.completions import AnswerForm, parse_completion
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import Example
-from dss_jax.records.records import Reply, Sample
+from dss_jax.records.near import folded_text
+from dss_jax.records.records import RecordSample, Reply
 from dss_jax.teacher.prompting import PromptOptions, outputs
 
 _THOUGHT = re.compile(r"(?s)^\s*<think>.*?(?:</think>|$)")
@@ -37,20 +38,35 @@ _LOOSE_MARKER = (
 
 
 class _Found(NamedTuple):
-    """An answer.
+    """An answer, or that there is none.
 
     Attributes:
       label: "" where it names none that is allowed, or several.
       rationale: the text before it.
       at_end: whether nothing follows it, so that a length limit may have cut it.
+      announced: whether there is an answer, of whatever kind.
     """
 
     label: str
     rationale: str
-    at_end: bool
+    at_end: bool = False
+    announced: bool = True
+
+    def status(self, *, cut: bool) -> str:
+        """One of STATUSES, of a reply that came; `cut`: by the length limit."""
+        if self.label:
+            return "ok" if self.rationale else "no_rationale"
+        if cut and self.at_end:
+            return "truncated"
+        return "invalid_label" if self.announced else "no_answer"
 
 
-def read_reply(reply: Reply, example: Example, prompt: Prompt, options: PromptOptions) -> Sample:
+_NOTHING = _Found("", "", at_end=True, announced=False)
+
+
+def read_reply(
+    reply: Reply, example: Example, prompt: Prompt, options: PromptOptions
+) -> RecordSample:
     """Takes a reply apart.
 
     Args:
@@ -63,21 +79,24 @@ def read_reply(reply: Reply, example: Example, prompt: Prompt, options: PromptOp
       The sample. Where several answers in it differ, none counts: "invalid_label". "truncated" is
       only a reply that was cut before its answer; a finished answer before the cut stays "ok".
     """
-    if reply.finish_reason == "error":
-        return _without_answer("error", reply, prompt, reply.refusal)
-    if reply.refusal or reply.finish_reason == "content_filter":
-        return _without_answer("refused", reply, prompt, reply.refusal or reply.finish_reason)
+    found, raw_label = _NOTHING, parse_completion(reply.text, prompt.form).label
     text = _THOUGHT.sub("", reply.text)
-    if options.structured:
+    status = reason = ""
+    if reply.failed:
+        status, reason = "error", reply.refusal
+    elif reply.refusal or reply.finish_reason == "content_filter":
+        status, reason = "refused", reply.refusal or reply.finish_reason
+    elif options.structured:
         found, raw_label = _read_json(text, example, prompt)
     else:
         found = _read_text(text, example, prompt)
-        raw_label = parse_completion(reply.text, prompt.form).label
-    status, label, rationale = _status(found, reply)
-    if not found and not options.structured and prompt.form.keep_unanswered:
-        rationale = _cleaned_rationale(_before_run_on(text, prompt.form), prompt)
-    return Sample(
-        status=status, label=label, raw_label=raw_label, rationale=rationale, text=reply.text
+    return RecordSample(
+        status=status or found.status(cut=reply.finish_reason == "length"),
+        label=found.label,
+        raw_label=raw_label,
+        rationale=found.rationale,
+        text=reply.text,
+        reason=reason,
     )
 
 
@@ -121,47 +140,26 @@ def _unwrapped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return _unwrapped(" ".join(unicodedata.normalize("NFKC", text).casefold().split()))
+    return _unwrapped(folded_text(text))
 
 
-def _status(found: _Found | None, reply: Reply) -> tuple[str, str, str]:
-    """(status, label, rationale)."""
-    cut = reply.finish_reason == "length"
-    if found is None:
-        return ("truncated" if cut else "no_answer"), "", ""
-    if not found.label:
-        return ("truncated" if cut and found.at_end else "invalid_label"), "", found.rationale
-    return ("ok" if found.rationale else "no_rationale"), found.label, found.rationale
-
-
-def _without_answer(status: str, reply: Reply, prompt: Prompt, reason: str) -> Sample:
-    raw_label = parse_completion(reply.text, prompt.form).label
-    return Sample(status=status, label="", raw_label=raw_label, rationale="", text=reply.text,
-                  reason=reason)  # fmt: skip
-
-
-def _read_json(text: str, example: Example, prompt: Prompt) -> tuple[_Found | None, str]:
+def _read_json(text: str, example: Example, prompt: Prompt) -> tuple[_Found, str]:
     """The answer of a structured reply, and the answer as given."""
     fenced = _FENCED.search(text)
     try:
         given = json.loads(fenced.group(1) if fenced else text)
     except (json.JSONDecodeError, RecursionError):
-        return None, ""
-    if not isinstance(given, dict) or not isinstance(given.get("answer"), str):
-        return None, ""
-    raw_label = given["answer"].strip()
+        return _NOTHING, ""
+    answer = given.get("answer") if isinstance(given, dict) else None
+    if not isinstance(answer, str) or not (answer := answer.strip()):
+        return _NOTHING, ""
     rationale = given.get("rationale")
-    if not raw_label:
-        return None, ""
-    return _Found(
-        label=normalised(raw_label, example, prompt),
-        rationale=rationale.strip() if isinstance(rationale, str) else "",
-        at_end=False,
-    ), raw_label
+    rationale = rationale.strip() if isinstance(rationale, str) else ""
+    return _Found(normalised(answer, example, prompt), rationale), answer
 
 
-def _read_text(whole: str, example: Example, prompt: Prompt) -> _Found | None:
-    """The answer of a text; None where no answer is announced."""
+def _read_text(whole: str, example: Example, prompt: Prompt) -> _Found:
+    """The answer of a text."""
     text = _before_run_on(whole, prompt.form)
     strict = re.escape(prompt.form.marker).replace(r"\ ", r"\s+")
     found: list[_Found] = []
@@ -169,15 +167,15 @@ def _read_text(whole: str, example: Example, prompt: Prompt) -> _Found | None:
         places = list(re.finditer(marker, text, re.IGNORECASE))
         ends = [place.start() for place in places] + [len(text)]
         for place, end in zip(places, ends[1:], strict=True):
-            answer = text[place.end() : end].lstrip(_WRAPPING)
-            if answer:
+            if answer := text[place.end() : end].lstrip(_WRAPPING):
                 rationale = _cleaned_rationale(text[: place.start()], prompt)
                 at_end = end == len(whole) and "\n" not in answer
                 found.append(_Found(_label(answer, example, prompt), rationale, at_end))
         if found:
             break
-    if not found:
-        return None
+    else:
+        kept = _cleaned_rationale(text, prompt) if prompt.form.keep_unanswered else ""
+        return _NOTHING._replace(rationale=kept)
     named = [answer for answer in found if answer.label]
     if len({answer.label for answer in named}) != 1:
         return found[-1]._replace(label="", rationale=found[0].rationale)

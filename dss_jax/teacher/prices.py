@@ -24,7 +24,11 @@ the run goes on."""
 TOKENS_PER_MESSAGE = 4
 """Around each message of a chat, as OpenAI's cookbook counts."""
 
-OPENAI = "https://api.openai.com/v1"
+HOSTED = "https://api.openai.com/v1"
+"""The server where none is named: OpenAI's."""
+
+SECONDS_PER_REQUEST = 2.0
+"""That a server is taken to need."""
 
 MILLION = 1_000_000
 
@@ -53,8 +57,8 @@ class Prices:
         """Prices and source for the header of a record file; "" where they are not known."""
         if self.prompt is None or self.completion is None:
             return ""
-        return (f"{self.prompt:g} USD in, {self.completion:g} USD out a million tokens, "
-                f"{self.source}")  # fmt: skip
+        usd = f"{self.prompt:g} USD in, {self.completion:g} USD out"
+        return f"{usd} a million tokens, {self.source}"
 
 
 def find_prices(
@@ -63,7 +67,7 @@ def find_prices(
     completion: float | None = None,
     table: Path | None = None,
     *,
-    base_url: str | None = None,
+    base_url: str = HOSTED,
     batch: bool = False,
 ) -> Prices:
     """Prices of a model: those given, else those of the table, else those of genai-prices.
@@ -72,7 +76,7 @@ def find_prices(
       model: as its server knows it.
       prompt, completion: USD a million tokens.
       table: in LiteLLM's form.
-      base_url: of the server; None: OpenAI's.
+      base_url: of the server.
       batch: of the batch API, where genai-prices has them; given ones are taken as they are.
 
     Raises:
@@ -84,9 +88,9 @@ def find_prices(
         if prompt < 0 or completion < 0:
             raise UsageError("--price_in and --price_out must not be negative.")
         return Prices(prompt=prompt, completion=completion, source="as given")
-    if table is None:
-        return _known_prices(model, base_url or OPENAI, batch)
-    return _table_prices(model, table)
+    if table is not None:
+        return _table_prices(model, table)
+    return _known_prices(model, base_url, batch)
 
 
 def _known_prices(model: str, base_url: str, batch: bool) -> Prices:
@@ -140,8 +144,7 @@ class Estimate:
       prompt_tokens: estimated from characters.
       completion_tokens: if each completion is as long as the exemplars' answers.
       cost: USD; None: not known.
-      seconds: at `concurrency` requests at once, `seconds_per_request` each, within the limits a
-        minute.
+      seconds: at `concurrency` requests at once, within the limits a minute.
     """
 
     requests: int
@@ -166,7 +169,6 @@ def estimate(
     prices: Prices,
     *,
     concurrency: int,
-    seconds_per_request: float = 2.0,
     rpm: int | None = None,
     tpm: int | None = None,
 ) -> Estimate:
@@ -177,18 +179,18 @@ def estimate(
       completion_tokens: of one completion.
       prices: of the model.
       concurrency: requests at once.
-      seconds_per_request: how long the server takes for one.
       rpm, tpm: requests and tokens a minute; None: no limit.
     """
-    requests = prompt = 0
-    for body in bodies:
-        requests += 1
-        prompt += tokens_of(body)
+    counts = [tokens_of(body) for body in bodies]
+    requests, prompt = len(counts), sum(counts)
     completion = round(requests * completion_tokens)
-    seconds = [requests * seconds_per_request / concurrency]
+    seconds = [requests * SECONDS_PER_REQUEST / concurrency]
     seconds += [60.0 * requests / rpm] if rpm else []
     seconds += [60.0 * (prompt + completion) / tpm] if tpm else []
     return Estimate(
-        requests=requests, prompt_tokens=prompt, completion_tokens=completion,
-        cost=prices(prompt, completion), seconds=max(seconds),
-    )  # fmt: skip
+        requests=requests,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost=prices(prompt, completion),
+        seconds=max(seconds),
+    )

@@ -128,26 +128,21 @@ def outputs(prompt: Prompt, example: Example) -> dict[str, str]:
     }
 
 
-def _chosen(prompt: Prompt, options: PromptOptions) -> tuple[Exemplar, ...]:
-    count = len(prompt.exemplars) if options.exemplars is None else options.exemplars
-    if count > len(prompt.exemplars):
+def _turns(prompt: Prompt, options: PromptOptions) -> list[tuple[str, str]]:
+    """(question, answer) of each exemplar that is shown."""
+    chosen = list(prompt.exemplars)
+    if (options.exemplars or 0) > len(chosen):
         raise UsageError(
-            f"{count} exemplars asked for, but the task's prompt has {len(prompt.exemplars)}. Ask "
-            "for fewer, or add some to the task file."
+            f"{options.exemplars} exemplars asked for, but the task's prompt has {len(chosen)}. "
+            "Ask for fewer, or add some to the task file."
         )
-    ordered = list(prompt.exemplars)
     if options.order_seed is not None:
         # Only `random()` is the same on each Python version.
         draw = random.Random(options.order_seed).random
-        ordered.sort(key=lambda _: draw())
-    return tuple(ordered[:count])
-
-
-def _turns(prompt: Prompt, options: PromptOptions) -> list[tuple[str, str]]:
-    """(question, answer) of each exemplar that is shown."""
+        chosen.sort(key=lambda _: draw())
     return [
         (_question(prompt, e.input, e.output, options), _answer(prompt, e, options))
-        for e in _chosen(prompt, options)
+        for e in chosen[: options.exemplars]
     ]
 
 
@@ -168,9 +163,8 @@ def _answer(prompt: Prompt, exemplar: Exemplar, options: PromptOptions) -> str:
 
 def _instructions(prompt: Prompt, options: PromptOptions) -> list[str]:
     """The system message, if any."""
-    parts = [prompt.instruction] if prompt.instruction else []
-    parts += [JSON_INSTRUCTION] if options.structured else []
-    return [" ".join(parts)] if parts else []
+    parts = filter(None, (prompt.instruction, JSON_INSTRUCTION if options.structured else ""))
+    return [text] if (text := " ".join(parts)) else []
 
 
 def _response_format(prompt: Prompt, example: Example) -> dict[str, Any]:
@@ -183,5 +177,5 @@ def _response_format(prompt: Prompt, example: Example) -> dict[str, Any]:
         "required": ["rationale", "answer"],
         "additionalProperties": False,
     }
-    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True,
-                                                   "schema": schema}}  # fmt: skip
+    wanted = {"name": "answer", "strict": True, "schema": schema}
+    return {"type": "json_schema", "json_schema": wanted}

@@ -69,15 +69,24 @@ class SimulatedTeacher(ThreadingHTTPServer):
         """As `--base_url` takes it."""
         return f"http://127.0.0.1:{self.server_port}/v1"
 
-    def reply(self, body: Any) -> dict[str, Any]:
-        """The answer to the body of a chat completion. Tokens are counted as words.
+    def reply(self, path: str, content: bytes) -> dict[str, Any]:
+        """The answer to a request. Tokens are counted as words.
 
         Raises:
-          DeclinedError: another model, no user's message, a question that is none of the rows'.
+          DeclinedError: an unknown path, no JSON, another model, no user's message, a question that
+            is none of the rows'.
         """
+        if path == "/v1/models":
+            model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "dss-jax"}
+            return {"object": "list", "data": [model]}
+        if path != "/v1/chat/completions":
+            raise DeclinedError(404, f"unknown path {path}")
         try:
+            body = json.loads(content)
             model, messages = body["model"], body["messages"]
             question = [m["content"] for m in messages if m["role"] == "user"][-1]
+        except ValueError as error:
+            raise DeclinedError(400, f"not JSON: {error}") from error
         except (KeyError, TypeError, IndexError) as error:
             raise DeclinedError(400, f"no model or no user's message: {error!r}") from error
         if model != MODEL:
@@ -88,16 +97,15 @@ class SimulatedTeacher(ThreadingHTTPServer):
         sent = sum(len(str(m["content"]).split()) for m in messages)
         said = len(text.split())
         message = {"role": "assistant", "content": text}
+        tokens = {"prompt_tokens": sent, "completion_tokens": said, "total_tokens": sent + said}
         return {
             "id": "chatcmpl-simulated",
             "object": "chat.completion",
             "created": 0,
             "model": MODEL,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {
-                "prompt_tokens": sent, "completion_tokens": said, "total_tokens": sent + said,
-            },
-        }  # fmt: skip
+            "usage": tokens,
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -108,34 +116,20 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        if self.path == "/v1/models":
-            model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "dss-jax"}
-            self._send(200, {"object": "list", "data": [model]})
-        else:
-            self._refuse(404, f"unknown path {self.path}")
-
-    def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path != "/v1/chat/completions":
-            self._refuse(404, f"unknown path {self.path}")
-            return
         try:
-            self._send(200, self.server.reply(json.loads(content)))
+            status, body = 200, self.server.reply(self.path, content)
         except DeclinedError as declined:
-            self._refuse(*declined.args)
-        except ValueError as error:
-            self._refuse(400, f"not JSON: {error}")
-
-    def _refuse(self, status: int, reason: str) -> None:
-        self._send(status, {"error": {"message": reason, "type": "invalid_request_error"}})
-
-    def _send(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
+            status, reason = declined.args
+            body = {"error": {"message": reason, "type": "invalid_request_error"}}
+        answer = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(answer)
+
+    do_POST = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing."""
