@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import toy
+from hf_arrays import to_hf
 from safetensors.numpy import save_file
 from test_model_hf import GOLDEN, assert_close, recorded_batch
 
@@ -18,7 +19,6 @@ from dss_jax.core.errors import UsageError
 from dss_jax.interop import hf
 from dss_jax.interop.hf import EMBEDDING, EMBEDDING_ALIASES, HEAD, UNUSED, read_hf, write_hf
 from dss_jax.interop.hf_config import config_json, shape_of
-from dss_jax.interop.hf_names import to_hf
 from dss_jax.interop.weights import expected_shapes, flat, from_tree, nested
 from dss_jax.model.t5 import T5
 

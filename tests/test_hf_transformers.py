@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from hf_arrays import from_hf, to_hf
 from test_model_hf import TOLERANCE
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.ids import UNK_ID
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.interop.hf import read_hf, write_hf
-from dss_jax.interop.hf_names import to_hf
 from dss_jax.interop.weights import Weights, from_tree
 from dss_jax.model.t5 import T5
 
@@ -68,8 +68,6 @@ def random_weights(config: T5Config, vocabulary: Path, extra_ids: int) -> Weight
 
 
 def from_tree_of(model: Any, config: T5Config) -> Weights:
-    from dss_jax.interop.hf_names import from_hf
-
     state = {name: p.detach().numpy() for name, p in model.named_parameters()}
     return from_tree(config, from_hf(state, config), origin="a test")
 

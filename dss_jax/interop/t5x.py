@@ -5,9 +5,7 @@ Read are both forms that T5X writes, legacy and Orbax, of T5 (unscanned) and
 Written is the legacy form, unscanned, which T5X restores as it does its own.
 """
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -19,28 +17,24 @@ import numpy as np
 from dss_jax.core import storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import whole_folder
+from dss_jax.interop import t5x_store
 from dss_jax.interop.t5x_names import (
-    EPSILON,
-    MAX_DISTANCE,
-    NUM_BUCKETS,
-    Entry,
-    entries,
+    CONSTANTS,
     infer_config,
     is_scanned,
+    of_first_layer,
+    parameters,
 )
-from dss_jax.interop.t5x_store import (
-    LEGACY_INDEX,
-    ORBAX_INDEX,
-    Array,
-    check_readable,
-    legacy_arrays,
-    orbax_arrays,
-    read_arrays,
-    read_file,
-    write_arrays,
-    write_index,
+from dss_jax.interop.t5x_store import LEGACY_INDEX, ORBAX_INDEX, Array, read_arrays
+from dss_jax.interop.weights import (
+    Leaf,
+    StoredParameter,
+    Weights,
+    check_names,
+    nested,
+    their_shapes,
 )
-from dss_jax.interop.weights import Leaf, Weights, check_names, nested
 
 _MIN_DIM_SIZE_TO_FACTOR = 128
 
@@ -57,7 +51,7 @@ def is_t5x(path: str) -> bool:
 def _index(path: str) -> tuple[str, bytes] | None:
     """Name and content of the file that names the arrays."""
     for name in (LEGACY_INDEX, ORBAX_INDEX):
-        data = read_file(path, name)
+        data = t5x_store.read_file(path, name)
         # TensorFlow writes a text file of the legacy index's name.
         if data is not None and not data.startswith(b"model_checkpoint_path"):
             return name, data
@@ -83,23 +77,24 @@ def read_t5x(path: str) -> Weights:
             f"{path}/checkpoint_1000000."
         )
     name, data = index
-    arrays = (orbax_arrays if name == ORBAX_INDEX else legacy_arrays)(path, data)
+    of_form = t5x_store.orbax_arrays if name == ORBAX_INDEX else t5x_store.legacy_arrays
+    arrays = of_form(path, data)
     if not arrays:
         raise UsageError(f"{path} holds no parameters (`target`), only the optimizer's state.")
     shapes = {name: array.shape for name, array in arrays.items()}
     config = infer_config(shapes, path)
-    table = entries(config, scanned=is_scanned(shapes))
-    check_names({name: e.t5x_shape for e in table for name in e.names}, shapes, path)
-    check_readable(arrays, path)
-    for entry in table:
-        if entry.is_shared_bias:
-            _check_shared(entry.names[0], arrays, path)
-    leaves = {e.path: Leaf(e.shape, partial(_read, e, arrays)) for e in table}
+    needed = parameters(config, scanned=is_scanned(shapes))
+    check_names(their_shapes(needed), shapes, path)
+    t5x_store.check_readable(arrays, path)
+    for parameter in needed:
+        if parameter.view is of_first_layer:
+            _check_shared(parameter.names[0], arrays, path)
+    leaves = {p.path: Leaf(p.shape, partial(_read, p, arrays)) for p in needed}
     return Weights(config=config, leaves=leaves, origin=f"T5X {path}")
 
 
-def _read(entry: Entry, arrays: Mapping[str, Array]) -> np.ndarray:
-    return entry.from_t5x(read_arrays({name: arrays[name] for name in entry.names}))
+def _read(parameter: StoredParameter, arrays: Mapping[str, Array]) -> np.ndarray:
+    return parameter.to_ours(read_arrays({name: arrays[name] for name in parameter.names}))
 
 
 def _check_shared(name: str, arrays: Mapping[str, Array], origin: str) -> None:
@@ -139,21 +134,18 @@ def write_t5x(weights: Weights, path: str) -> None:
     target: dict[str, Any] = {}
     states: dict[str, Any] = {}
     with _fresh(path) as folder:
-        for entry in entries(weights.config, scanned=False):
-            ours = weights.leaves[entry.path].read()
-            target |= write_arrays(folder, dict(zip(entry.names, entry.to_t5x(ours), strict=True)))
-            for name in entry.names:
-                states[name.removeprefix("target/")] = _adafactor_state(entry.t5x_shape)
+        for parameter in parameters(weights.config, scanned=False):
+            theirs = parameter.to_theirs(weights.leaves[parameter.path].read())
+            target |= t5x_store.write_arrays(folder, theirs)
+            for name in parameter.names:
+                states[name.removeprefix("target/")] = _adafactor_state(parameter.their_shape)
         state = {"step": np.asarray(int(match[1]), np.int32), "param_states": nested(states)}
-        write_index(folder, {"version": 3, "optimizer": {"state": state, **nested(target)}})
+        optimizer = {"state": state, **nested(target)}
+        t5x_store.write_index(folder, {"version": 3, "optimizer": optimizer})
 
 
 def _check_t5x_has(config: T5Config) -> None:
-    for name, value in (
-        ("relative_attention_max_distance", MAX_DISTANCE),
-        ("relative_attention_num_buckets", NUM_BUCKETS),
-        ("layer_norm_epsilon", EPSILON),
-    ):
+    for name, value in CONSTANTS.items():
         if getattr(config, name) != value:
             raise UsageError(
                 f"T5X has {name} = {value} in its code, and this model {getattr(config, name)}: "
@@ -164,22 +156,15 @@ def _check_t5x_has(config: T5Config) -> None:
 @contextmanager
 def _fresh(path: str) -> Iterator[str]:
     """A folder to write to, which is `path` when all went well."""
-    if storage.is_remote(path):
-        if is_t5x(path):
-            raise UsageError(f"{path} is there already.")
+    remote = storage.is_remote(path)
+    if is_t5x(path) if remote else Path(path).expanduser().exists():
+        raise UsageError(f"{path} is there already.")
+    if remote:
         yield path
         return
-    final = Path(path).expanduser()
-    if final.exists():
-        raise UsageError(f"{path} is there already.")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    # T5X looks for checkpoint_<digits> only.
-    partial_folder = final.with_name(f"{final.name}.tmp-{os.getpid()}")
-    try:
-        yield str(partial_folder)
-        partial_folder.rename(final)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
+    # T5X looks for checkpoint_<digits> only, not for what is not whole yet.
+    with whole_folder(Path(path).expanduser()) as folder:
+        yield str(folder)
 
 
 def _adafactor_state(shape: tuple[int, ...]) -> dict[str, np.ndarray]:

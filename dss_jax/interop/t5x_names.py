@@ -14,65 +14,32 @@ Ours are T5X's unscanned ones, stacked: encoder/layers/attention/query/kernel [L
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.interop.weights import Shape, expected_shapes
+from dss_jax.interop.weights import Shape, StoredParameter, expected_shapes, unchanged
 
-# T5X's network has these as constants, and no checkpoint says them.
-MAX_DISTANCE = 128
-EPSILON = 1e-6
-NUM_BUCKETS = 32
+CONSTANTS: dict[str, Any] = {
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "layer_norm_epsilon": 1e-6,
+}
+"""What T5X's network has in its code, and no checkpoint says (but for the buckets)."""
 
 _STACKS = {"encoder": "attention", "decoder": "self_attention"}
 """Stack -> the name of self-attention in it."""
 
 
-class Entry(NamedTuple):
-    """One of our parameters and where T5X keeps it.
-
-    Attributes:
-      path: in our tree.
-      shape: of ours.
-      names: T5X's: one, or one a layer.
-      t5x_shape: of each of them.
-    """
-
-    path: str
-    shape: Shape
-    names: list[str]
-    t5x_shape: Shape
-
-    @property
-    def is_shared_bias(self) -> bool:
-        """Whether T5X keeps one bias a layer where we keep one for all."""
-        return self.path.endswith("/rel_embedding") and len(self.t5x_shape) == 3
-
-    def from_t5x(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Ours from T5X's arrays, in the order of `names`."""
-        if self.is_shared_bias:
-            return arrays[0][:, 0]
-        if "/layers/" not in self.path:
-            return arrays[0]
-        if self.t5x_shape == self.shape[1:]:
-            return np.stack(arrays)
-        return np.moveaxis(arrays[0], 1, 0).reshape(self.shape)
-
-    def to_t5x(self, ours: np.ndarray) -> Sequence[np.ndarray]:
-        """T5X's unscanned arrays from ours, in the order of `names` of an unscanned entry."""
-        return list(ours) if "/layers/" in self.path else [ours]
-
-
-def is_scanned(names: Mapping[str, Shape]) -> bool:
+def is_scanned(names: Collection[str]) -> bool:
     """Whether these are the names of `scalable_t5`."""
     return any(name.startswith("target/encoder/encoder/") for name in names)
 
 
-def entries(config: T5Config, *, scanned: bool) -> list[Entry]:
+def parameters(config: T5Config, *, scanned: bool) -> list[StoredParameter]:
     """All parameters of the model."""
     return [
         _scanned(path, shape, config) if scanned else _unscanned(path, shape)
@@ -80,19 +47,25 @@ def entries(config: T5Config, *, scanned: bool) -> list[Entry]:
     ]
 
 
-def _unscanned(path: str, shape: Shape) -> Entry:
+def _unscanned(path: str, shape: Shape) -> StoredParameter:
     if "/layers/" not in path:
-        return Entry(path, shape, [f"target/{path}"], shape)
-    layers = [path.replace("/layers/", f"/layers_{i}/") for i in range(shape[0])]
-    return Entry(path, shape, [f"target/{name}" for name in layers], shape[1:])
+        return StoredParameter(path, shape, [f"target/{path}"], shape, unchanged, False)
+    names = [f"target/{path.replace('/layers/', f'/layers_{i}/')}" for i in range(shape[0])]
+    return StoredParameter(path, shape, names, shape[1:], unchanged, True)
 
 
-def _scanned(path: str, shape: Shape, config: T5Config) -> Entry:
+def of_first_layer(bias_HxLxN: np.ndarray) -> np.ndarray:
+    """The position bias of all layers, where T5X keeps one for each and all are the same."""
+    return bias_HxLxN[:, 0]
+
+
+def _scanned(path: str, shape: Shape, config: T5Config) -> StoredParameter:
     stack = path.split("/")[0]
     if path.endswith("/rel_embedding"):
-        layers = getattr(config, f"num_{stack}_layers")
         name = path.replace("/relpos_bias/", f"/{stack}/relpos_bias/")
-        return Entry(path, shape, [f"target/{name}"], (shape[0], layers, shape[1]))
+        layers = getattr(config, f"num_{stack}_layers")
+        theirs: Shape = (shape[0], layers, shape[1])
+        return StoredParameter(path, shape, [f"target/{name}"], theirs, of_first_layer, False)
     if "/layers/" not in path:
         return _unscanned(path, shape)
     layers, *rest = shape
@@ -102,7 +75,12 @@ def _scanned(path: str, shape: Shape, config: T5Config) -> Entry:
     elif path.endswith("/out/kernel"):
         rest = [*heads, rest[1]]
     name = path.replace("/layers/", f"/{stack}/")
-    return Entry(path, shape, [f"target/{name}"], (rest[0], layers, *rest[1:]))
+
+    def layers_first(array: np.ndarray) -> np.ndarray:
+        return np.moveaxis(array, 1, 0).reshape(shape)
+
+    theirs = (rest[0], layers, *rest[1:])
+    return StoredParameter(path, shape, [f"target/{name}"], theirs, layers_first, False)
 
 
 def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
@@ -120,48 +98,44 @@ def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
       UsageError: a parameter that shows the sizes is missing or has another rank.
     """
     scanned = is_scanned(shapes)
-    layer = {s: f"target/{s}/{s}" if scanned else f"target/{s}/layers_0" for s in _STACKS}
-    bias_of = layer["encoder"] if scanned else "target/encoder"
-    gated = f"{layer['encoder']}/mlp/wi_0/kernel" in shapes
-    embedding = _shape(shapes, "target/token_embedder/embedding", 2, origin)
-    bias = _shape(shapes, f"{bias_of}/relpos_bias/rel_embedding", 2 + scanned, origin)
-    wi = f"{layer['encoder']}/mlp/{'wi_0' if gated else 'wi'}/kernel"
+
+    def shape(name: str, rank: int) -> Shape:
+        found = shapes.get(f"target/{name}")
+        needs = f"{origin} does not hold the parameters of a T5:"
+        if found is None:
+            raise UsageError(f"{needs} missing: target/{name}.")
+        if len(found) != rank:
+            raise UsageError(
+                f"{needs} misshapen: target/{name} is {list(found)}, needed with {rank} axes."
+            )
+        return found
+
+    layer = {s: f"{s}/{s}" if scanned else f"{s}/layers_0" for s in _STACKS}
+    wi = f"{layer['encoder']}/mlp/wi_0/kernel"
+    gated = f"target/{wi}" in shapes
+    vocab_size, emb_dim = shape("token_embedder/embedding", 2)
+    bias_of = layer["encoder"] if scanned else "encoder"
+    num_heads, *_, buckets = shape(f"{bias_of}/relpos_bias/rel_embedding", 2 + scanned)
     query = {
-        stack: _shape(
-            shapes, f"{layer[stack]}/{attention}/query/kernel", 4 if scanned else 2, origin
-        )
+        stack: shape(f"{layer[stack]}/{attention}/query/kernel", 4 if scanned else 2)
         for stack, attention in _STACKS.items()
     }
-    layers = {
-        stack: query[stack][1] if scanned else _count_layers(shapes, stack) for stack in _STACKS
-    }
+    layers = {s: query[s][1] if scanned else _count_layers(shapes, s) for s in _STACKS}
+    constants = CONSTANTS | {"relative_attention_num_buckets": buckets}
     return T5Config(
-        vocab_size=embedding[0],
-        emb_dim=embedding[1],
-        num_heads=bias[0],
-        head_dim=query["encoder"][3] if scanned else query["encoder"][1] // bias[0],
-        mlp_dim=_shape(shapes, wi, 2 + scanned, origin)[-1],
+        vocab_size=vocab_size,
+        emb_dim=emb_dim,
+        num_heads=num_heads,
+        head_dim=query["encoder"][3] if scanned else query["encoder"][1] // num_heads,
+        mlp_dim=shape(wi if gated else wi.replace("wi_0", "wi"), 2 + scanned)[-1],
         num_encoder_layers=layers["encoder"],
         num_decoder_layers=layers["decoder"],
         mlp_activations=("gelu", "linear") if gated else ("relu",),
         logits_via_embedding="target/decoder/logits_dense/kernel" not in shapes,
-        relative_attention_num_buckets=bias[-1],
-        relative_attention_max_distance=MAX_DISTANCE,
-        layer_norm_epsilon=EPSILON,
+        **constants,
     )
 
 
 def _count_layers(shapes: Mapping[str, Shape], stack: str) -> int:
     found = (re.match(rf"target/{stack}/layers_(\d+)/", name) for name in shapes)
     return 1 + max(int(match[1]) for match in found if match)
-
-
-def _shape(shapes: Mapping[str, Shape], name: str, rank: int, origin: str) -> Shape:
-    if name not in shapes:
-        raise UsageError(f"{origin} does not hold the parameters of a T5: missing: {name}.")
-    if len(shapes[name]) != rank:
-        raise UsageError(
-            f"{origin} does not hold the parameters of a T5: misshapen: {name} is "
-            f"{list(shapes[name])}, needed with {rank} axes."
-        )
-    return shapes[name]

@@ -5,15 +5,16 @@ model needs, and gives `Weights`: our parameter tree whose leaves are read one a
 reading 11B parameters never holds more than the model and one leaf.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from flax.linen import meta
 
 from dss_jax.core.config import T5Config
@@ -21,6 +22,11 @@ from dss_jax.core.errors import UsageError
 from dss_jax.model.t5 import T5
 
 Shape = tuple[int, ...]
+
+flat = partial(traverse_util.flatten_dict, sep="/")
+"""{"a": {"b": x}} -> {"a/b": x}."""
+nested = partial(traverse_util.unflatten_dict, sep="/")
+"""{"a/b": x} -> {"a": {"b": x}}."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +67,46 @@ class Weights:
         return nested({path: leaf.read() for path, leaf in self.leaves.items()})
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return tree
+class StoredParameter(NamedTuple):
+    """One of our parameters, and how another format keeps it.
+
+    Attributes:
+      path, shape: of ours; below `layers` stacked over the layers on axis 0.
+      names: theirs: one a layer where `by_layer`, else one.
+      their_shape: of each of those.
+      view: one of their arrays -> ours, or ours of one layer. Its own inverse where `to_theirs` is
+        needed.
+      by_layer: whether each layer's array has a name of its own.
+    """
+
+    path: str
+    shape: Shape
+    names: list[str]
+    their_shape: Shape
+    view: Callable[[np.ndarray], np.ndarray]
+    by_layer: bool
+
+    def to_ours(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
+        """float32 array of `shape` from theirs, in the order of `names`, taken one at a time."""
+        value = np.empty(self.shape, np.float32)
+        for slot, array in zip(value if self.by_layer else [value], arrays, strict=True):
+            slot[...] = self.view(array)
+        return value
+
+    def to_theirs(self, value: np.ndarray) -> dict[str, np.ndarray]:
+        """Their arrays by name, views of ours."""
+        layers = value if self.by_layer else [value]
+        return dict(zip(self.names, map(self.view, layers), strict=True))
 
 
-def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}, in the order of the names."""
-    return {
-        "/".join(str(key.key) for key in path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def unchanged(array: np.ndarray) -> np.ndarray:
+    """A `view` of what is kept as ours is."""
+    return array
+
+
+def their_shapes(parameters: Iterable[StoredParameter]) -> dict[str, Shape]:
+    """Their name -> shape, of every array that a model needs."""
+    return {name: p.their_shape for p in parameters for name in p.names}
 
 
 def expected_shapes(config: T5Config) -> dict[str, Shape]:
