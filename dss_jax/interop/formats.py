@@ -1,4 +1,7 @@
-"""Reads and writes a checkpoint of any format that the package knows."""
+"""Reads and writes a checkpoint of any format that the package knows.
+
+A format's own module is imported where it is needed: a run that starts from nothing needs none.
+"""
 
 from pathlib import Path
 
@@ -6,7 +9,6 @@ from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import CHECKPOINT_FORMATS
-from dss_jax.interop import hf, orbax_folder, t5x
 from dss_jax.interop.weights import Weights
 
 LOOKED_FOR = (
@@ -22,6 +24,8 @@ def detect(path: str) -> str:
     Raises:
       UsageError: no such folder, or nothing in it that tells.
     """
+    from dss_jax.interop import hf, orbax_folder, t5x
+
     if storage.is_remote(path):
         # Of the three only this one is read without an extra.
         if t5x.is_t5x(path) or not storage.has_extra(path):
@@ -53,6 +57,8 @@ def read_weights(
     Raises:
       UsageError: no such checkpoint, or not one of a T5 that the package has.
     """
+    from dss_jax.interop import hf, orbax_folder, t5x
+
     path = path if storage.is_remote(path) else str(Path(path).expanduser())
     format = format or detect(path)
     among("format of a checkpoint", format, CHECKPOINT_FORMATS)
@@ -86,6 +92,8 @@ def write_weights(weights: Weights, path: str, format: str, dtype: str = "float3
     among("format of a checkpoint", format, CHECKPOINT_FORMATS)
     if format != "hf" and dtype != "float32":
         raise UsageError(f"{format} is written in float32, not {dtype}.")
+    from dss_jax.interop import hf, orbax_folder, t5x
+
     if format == "t5x":
         t5x.write_t5x(weights, path)
     elif format == "hf":

@@ -78,14 +78,13 @@ def _root(path: Path) -> Path:
 
 def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
     """The folder with the model's files, and the one with the parameters."""
-    root = _root(path)
+    root, chosen = _root(path), path
     if not is_orbax(path):
         raise UsageError(
             f"{path} is no Orbax checkpoint of dss-jax: a model folder holds "
             f"{model_files.T5_CONFIG} and {PARAMS}/, a run folder {model_files.T5_CONFIG} and "
             f"{CHECKPOINTS}/."
         )
-    chosen = path
     if root == path and (root / CHECKPOINTS).is_dir():
         checkpoints = Checkpoints(root / CHECKPOINTS)
         try:

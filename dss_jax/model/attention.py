@@ -76,8 +76,8 @@ class RelativePositionBias(nn.Module):
     bidirectional: bool
 
     @nn.compact
-    def __call__(self, query_positions_T: jax.Array, key_positions_S: jax.Array) -> jax.Array:
-        """int32 [T], int32 [S] -> [1, H, T, S] in float32."""
+    def __call__(self, positions_T: jax.Array) -> jax.Array:
+        """Of queries and keys at these positions, int32 [T]: [1, H, T, T] in float32."""
         num_buckets = self.config.relative_attention_num_buckets
         furthest = self.config.relative_attention_max_distance
         shape = (self.config.num_heads, num_buckets)
@@ -89,15 +89,15 @@ class RelativePositionBias(nn.Module):
             num_buckets=num_buckets,
             max_distance=furthest,
         )
-        relative_TxS = key_positions_S[None, :] - query_positions_T[:, None]
-        bucket_TxS = jnp.take(table, jnp.clip(relative_TxS, -furthest, furthest) + furthest)
+        relative_TxT = positions_T[None, :] - positions_T[:, None]
+        bucket_TxT = jnp.take(table, jnp.clip(relative_TxT, -furthest, furthest) + furthest)
         # A one-hot product, as in T5X: its gradient is a matmul, where that of a gather is a
         # scatter-add, slow on accelerators. Highest precision, because it only selects.
-        one_hot_TxSxN = jax.nn.one_hot(bucket_TxS, num_buckets, dtype=jnp.float32)
-        bias_HxTxS = jnp.einsum(
-            "tsn,hn->hts", one_hot_TxSxN, rel_embedding_HxN, precision=jax.lax.Precision.HIGHEST
+        one_hot_TxTxN = jax.nn.one_hot(bucket_TxT, num_buckets, dtype=jnp.float32)
+        bias_HxTxT = jnp.einsum(
+            "tsn,hn->hts", one_hot_TxTxN, rel_embedding_HxN, precision=jax.lax.Precision.HIGHEST
         )
-        return bias_HxTxS[None]
+        return bias_HxTxT[None]
 
 
 class KeyValue(NamedTuple):
@@ -200,27 +200,20 @@ def decoder_length(block: Block) -> int:
 
 
 def block_patterns(block: Block, *, with_lengths: bool = False) -> Patterns:
-    """The patterns of a block in any layout.
-
-    Args:
-      block: of layout `flat` if it has rows, of `packed` if it has segment ids, else `padded`.
-      with_lengths: give the lengths of rows, for cuDNN's attention; layout `packed` has none.
+    """The patterns of a block: of layout `flat` if it has rows, of `packed` if it has segment ids,
+    else `padded`; `with_lengths` of the rows for cuDNN's attention, but in `packed`.
     """
     causal = causal_mask(decoder_length(block))
-    if block.encoder_segment_ids is not None and block.decoder_segment_ids is not None:
-        encoder, decoder = (
-            jnp.asarray(x) for x in (block.encoder_segment_ids, block.decoder_segment_ids)
-        )
+    if block.encoder_segment_ids is not None:
+        encoder, decoder = map(jnp.asarray, (block.encoder_segment_ids, block.decoder_segment_ids))
         return Patterns(
-            Pattern(mask=segment_mask(encoder, encoder)),
-            Pattern(mask=segment_mask(decoder, decoder) & causal),
-            Pattern(mask=segment_mask(decoder, encoder)),
+            Pattern(segment_mask(encoder, encoder)),
+            Pattern(segment_mask(decoder, decoder) & causal),
+            Pattern(segment_mask(decoder, encoder)),
         )
     keys, queries = block.encoder_rows, block.decoder_rows
-    if keys is not None:
-        mask = row_mask(keys)
-    else:
-        mask = padding_mask(jnp.asarray(block.encoder_input_tokens))
+    tokens = jnp.asarray(block.encoder_input_tokens)
+    mask = padding_mask(tokens) if keys is None else row_mask(keys)
     lengths = decoder_lengths = None
     if with_lengths:
         lengths = _lengths(mask)
@@ -292,10 +285,10 @@ class Attention(nn.Module):
         joined = config.num_heads * config.head_dim
         # T5 folds 1/sqrt(D) into the initial query kernel.
         query_init = nn.initializers.variance_scaling(1.0 / config.head_dim, "fan_in", "normal")
-        into = ("embed", "joined_kv")
-        self.query = Dense(joined, into, config.dtype, query_init)
-        self.key = Dense(joined, into, config.dtype, FAN_IN_NORMAL)
-        self.value = Dense(joined, into, config.dtype, FAN_IN_NORMAL)
+        self.query, self.key, self.value = (
+            Dense(joined, ("embed", "joined_kv"), config.dtype, init)
+            for init in (query_init, FAN_IN_NORMAL, FAN_IN_NORMAL)
+        )
         self.out = Dense(config.emb_dim, ("joined_kv", "embed"), config.dtype, FAN_IN_NORMAL)
         self.dropout = Dropout(config.dropout_rate)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dss_jax.core.decode_config import Beam
 from dss_jax.core.ids import EOS_ID
-from dss_jax.model.decoding import Chosen, Decoded
+from dss_jax.model.decoding import Chosen, Decoded, gather
 from dss_jax.model.sampling import without_eos
 
 DEAD = -1e9
@@ -29,7 +29,7 @@ class Hypotheses(NamedTuple):
     def best(self, n: int) -> "Hypotheses":
         """The n with the highest score, best first."""
         _, at_BxN = jax.lax.top_k(self.scores, n)
-        return Hypotheses(*(_gather(x, at_BxN) for x in self))
+        return Hypotheses(*(gather(x, at_BxN) for x in self))
 
 
 class BeamState(NamedTuple):
@@ -44,10 +44,6 @@ class BeamState(NamedTuple):
     ended: Hypotheses
 
 
-def _gather(x: jax.Array, at_BxN: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x, at_BxN.reshape(*at_BxN.shape, *(1,) * (x.ndim - 2)), axis=1)
-
-
 def _top_k(scores_BxKxV: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The n best of all beams: scores, beams and tokens, each [B, n]. Two stages: the first sorts
     each beam's vocabulary alone, which stays on its device and is short.
@@ -57,7 +53,7 @@ def _top_k(scores_BxKxV: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.A
     flat = of_beam_BxKxN.reshape(of_beam_BxKxN.shape[0], -1)
     best_BxN, at_BxN = jax.lax.top_k(flat, n)
     beam_BxN = at_BxN // of_beam_BxKxN.shape[-1]
-    return best_BxN, beam_BxN, _gather(token_BxKxN.reshape(flat.shape), at_BxN)
+    return best_BxN, beam_BxN, gather(token_BxKxN.reshape(flat.shape), at_BxN)
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ class BeamSearch:
         # 2 K, so that K go on even where the K best all end.
         totals_BxC, parents_BxC, tokens_BxC = _top_k(totals_BxKxV, 2 * beams)
         sequences_BxCxT = jax.lax.dynamic_update_slice(
-            _gather(state.live.tokens, parents_BxC), tokens_BxC[..., None], (0, 0, position)
+            gather(state.live.tokens, parents_BxC), tokens_BxC[..., None], (0, 0, position)
         )
         ends_BxC = tokens_BxC == self.eos_id
         closes_BxC = ends_BxC
@@ -130,17 +126,14 @@ class BeamSearch:
 
         live_scores_BxC = jnp.where(ends_BxC, DEAD, totals_BxC)
         _, at_BxK = jax.lax.top_k(live_scores_BxC, beams)
-        log_probs_BxK = _gather(live_scores_BxC, at_BxK)
-        live = Hypotheses(
-            _gather(sequences_BxCxT, at_BxK),
-            log_probs_BxK,
-            log_probs_BxK,
-            jnp.ones_like(log_probs_BxK, dtype=bool),
-        )
+        log_probs_BxK = gather(live_scores_BxC, at_BxK)
+        sequences_BxKxT = gather(sequences_BxCxT, at_BxK)
+        all_BxK = jnp.ones_like(log_probs_BxK, dtype=bool)
+        live = Hypotheses(sequences_BxKxT, log_probs_BxK, log_probs_BxK, all_BxK)
         return Chosen(
             state=BeamState(live, ended),
-            tokens_BxK=_gather(tokens_BxC, at_BxK),
-            parents_BxK=_gather(parents_BxC, at_BxK),
+            tokens_BxK=gather(tokens_BxC, at_BxK),
+            parents_BxK=gather(parents_BxC, at_BxK),
             done_B=self._hopeless(live, ended, position),
         )
 

@@ -32,6 +32,12 @@ def first_argmax(x: jax.Array) -> jax.Array:
     return (chunk * _CHUNK + jnp.argmax(inside, axis=-1)).astype(jnp.int32)
 
 
+def log_probs_of(tokens: jax.Array, logits: jax.Array) -> jax.Array:
+    """The log-probability of each token: int [...], float32 [..., V] -> float32 [...]."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
 class SampleState(NamedTuple):
     """Sequences so far, their log-probabilities, and which inputs they belong to."""
 
@@ -108,8 +114,7 @@ class SampleSearch:
             tokens_BxK = first_argmax(allowed_BxKxV)
         else:
             tokens_BxK = self._draw(allowed_BxKxV, state.ids_B, position)
-        chosen_BxK = jnp.take_along_axis(logits_BxKxV, tokens_BxK[..., None], axis=-1)[..., 0]
-        log_probs_BxK = chosen_BxK - jax.nn.logsumexp(logits_BxKxV, axis=-1)
+        log_probs_BxK = log_probs_of(tokens_BxK, logits_BxKxV)
         tokens_BxK = jnp.where(state.ended_BxK, PAD_ID, tokens_BxK).astype(jnp.int32)
         ended_BxK = state.ended_BxK | (tokens_BxK == self.eos_id)
         state = SampleState(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.ids import PAD_ID
+from dss_jax.model.sampling import log_probs_of
 from dss_jax.model.t5 import T5
 
 
@@ -40,8 +41,7 @@ def candidate_log_probs(
     )
     assert isinstance(logits, jax.Array)
     logits_BxCxTxV = logits.reshape(batch_size, candidates, length, -1)
-    chosen_BxCxT = jnp.take_along_axis(logits_BxCxTxV, candidates_BxCxT[..., None], axis=-1)[..., 0]
-    log_probs_BxCxT = chosen_BxCxT - jax.nn.logsumexp(logits_BxCxTxV, axis=-1)
+    log_probs_BxCxT = log_probs_of(candidates_BxCxT, logits_BxCxTxV)
     real_BxCxT = candidates_BxCxT != PAD_ID
     sums_BxC = jnp.sum(jnp.where(real_BxCxT, log_probs_BxCxT, 0.0), axis=-1)
     return jnp.where(jnp.any(real_BxCxT, axis=-1), sums_BxC, -jnp.inf)
