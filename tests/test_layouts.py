@@ -17,7 +17,7 @@ from dss_jax.layouts import packed
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch, BlockShape
 from dss_jax.layouts.flat import deal, stream_rows
-from dss_jax.layouts.layouts import with_layout
+from dss_jax.layouts.layout import with_layout
 from dss_jax.layouts.packed import packed_rows
 from dss_jax.layouts.shapes import base_cost, choose_block_shapes, first_that_fits
 from dss_jax.model.t5 import T5

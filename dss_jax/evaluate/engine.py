@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dss_jax.core import config
 from dss_jax.data.store import Slices
 from dss_jax.layouts.batches import eval_batches
-from dss_jax.layouts.padded import pad_rows, rounded_length
+from dss_jax.layouts.padded import pad_rows
+from dss_jax.layouts.shapes import round_up
 from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.t5 import T5
@@ -32,8 +33,7 @@ SMALLEST_BATCH = 8
 
 def rows_at_once(n: int, batch_size: int, mesh: Mesh) -> int:
     """B: the setting, or fewer where there are fewer inputs, in whole shares for the devices."""
-    parts = data_parallelism(mesh)
-    return -(-min(n, batch_size) // parts) * parts
+    return int(round_up(min(n, batch_size), data_parallelism(mesh)))
 
 
 def input_lengths(
@@ -52,7 +52,7 @@ def input_lengths(
       Ascending; the last takes the longest input.
     """
     longest_of_batches = np.sort(lengths)[::-1][::batch_size]
-    needed = [rounded_length(max(int(n), 1), limit, multiple) for n in longest_of_batches]
+    needed = [int(round_up(min(max(int(n), 1), limit), multiple)) for n in longest_of_batches]
     needed = needed or [multiple]
     shorter = sorted(set(needed) - {needed[0]})
 
@@ -104,12 +104,7 @@ class Engine:
         # Small results are on every device, so that every process can read them.
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         start = partial(decoding.start, model, search=search, max_decode_length=max_decode_length)
-        self._start: Callable = first_together(
-            jax.jit(
-                lambda params, tokens, ids: start(params, tokens, ids),
-                in_shardings=(None, rows, rows),
-            )
-        )
+        self._start: Callable = first_together(jax.jit(start, in_shardings=(None, rows, rows)))
         self._model = model
         self._jitted: tuple[Callable, Callable] | None = None
         self._finish: Callable = first_together(

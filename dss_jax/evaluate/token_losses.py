@@ -11,10 +11,10 @@ from dss_jax.core import config
 from dss_jax.data.spans import Pieces
 from dss_jax.data.store import StoreSplit
 from dss_jax.evaluate.engine import rows_at_once
-from dss_jax.layouts.batches import eval_batches, make_examples
+from dss_jax.layouts.batches import eval_batches, make_examples, make_layout
 from dss_jax.layouts.blocks import Batch
-from dss_jax.layouts.layouts import Layout, make_layout
-from dss_jax.layouts.shapes import Plan, Share, cost_of
+from dss_jax.layouts.layout import Layout
+from dss_jax.layouts.shapes import LayoutPlan, cost_of
 from dss_jax.train.compile import Compiled
 from dss_jax.train.saved_steps import saved_steps
 from dss_jax.train.sharding import data_parallelism, put_whole
@@ -46,8 +46,8 @@ class TokenLosses:
         data = replace(self._run.data, batch_size=size)
         parts = np.stack(eval_batches(rows, size))
         # One shape, because each is compiled.
-        plan = Plan(
-            share=Share(data_parallelism(mesh)),
+        plan = LayoutPlan(
+            shares=data_parallelism(mesh),
             batches=[parts],
             cost=cost_of(self._run.model),
             max_shapes=1,

@@ -11,8 +11,8 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.evaluate.evaluator import Judge, make_judge
-from dss_jax.layouts.layouts import with_layout
+from dss_jax.evaluate.evaluator import Evaluator
+from dss_jax.layouts.layout import with_layout
 from dss_jax.run import run_folder
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.compile import keep_compiled_code
@@ -52,7 +52,7 @@ class Session:
     folder: Path
     store: TokenStore
     program: Program
-    evaluator: Judge
+    evaluator: Evaluator
     compile_cache: str | None
 
     def checkpoints(self) -> Checkpoints:
@@ -69,4 +69,4 @@ def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Score
     run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
     run = for_mesh(run, mesh)
     program = build(run, mesh)
-    return Session(run, folder, store, program, make_judge(run, program, store, scorer), cache)
+    return Session(run, folder, store, program, Evaluator(run, program, store, scorer), cache)
