@@ -1,43 +1,39 @@
 """What the report's page shows of each test item: everybody's answers."""
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from dss_jax.report.found_runs import Found
+from dss_jax.report.found_runs import FoundRuns
 from dss_jax.report.tables import Table, share_of
 
 Item = dict[str, Any]
 
 
-def page_data(found: Found, tables: Sequence[Table], split: str, title: str) -> dict[str, Any]:
+def page_data(found: FoundRuns, tables: Sequence[Table], split: str, title: str) -> dict[str, Any]:
     """What `page.write_page` takes."""
     return {
         "title": title,
         "split": split,
-        "tables": [
-            {"title": t.title, "header": list(t.header), "rows": [list(r) for r in t.rows],
-             "note": t.note}
-            for t in tables
-        ],
+        "tables": [asdict(table) for table in tables],
         "tasks": [_task(found, task, split) for task in found.tasks],
-    }  # fmt: skip
+    }
 
 
-def _task(found: Found, task: str, split: str) -> dict[str, Any]:
-    cells = [c for c in found.cells if c.task == task and c.scores(split)]
-    given = [[run.predictions(split) for run in cell.runs] for cell in cells]
-    answers = [_answers(of_runs) for of_runs in given]
+def _task(found: FoundRuns, task: str, split: str) -> dict[str, Any]:
+    cells = found.scored(task, split)
+    given = [[p for run in cell.runs for p in run.predictions(split)] for cell in cells]
+    answers = [_answers(predictions) for predictions in given]
     teacher = {}
     if task in found.teachers:
         teacher = {p["id"]: p for p in found.teachers[task].predictions(split)}
     rows: dict[str, Item] = dict(teacher)
-    for predictions in itertools.chain.from_iterable(given):
+    for predictions in given:
         rows = {p["id"]: p for p in predictions} | rows
     return {
         "task": task,
-        "metric": cells[0].metric if cells else found.teachers[task].results["metric"],
+        "metric": found.metric(task, split),
         "methods": [
             {
                 "name": f"{cell.method}, {cell.model}, {share_of(cell)}",
@@ -69,10 +65,10 @@ def _teacher(found: Item | None) -> Item | None:
     }
 
 
-def _answers(of_runs: Sequence[Sequence[Item]]) -> dict[str, Item]:
+def _answers(predictions: Sequence[Item]) -> dict[str, Item]:
     """Id -> the cell's answer: what most seeds say, and how many of them are right."""
     by_id: dict[str, list[Item]] = {}
-    for prediction in itertools.chain.from_iterable(of_runs):
+    for prediction in predictions:
         by_id.setdefault(prediction["id"], []).append(prediction)
     found = {}
     for name, given in by_id.items():

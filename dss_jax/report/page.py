@@ -17,8 +17,7 @@ from typing import Any
 from dss_jax.core.paths import write_whole
 
 _HERE = Path(__file__).parent
-_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
-            "\u2029": "\\u2029"}  # fmt: skip
+_ESCAPES = {letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _ACTIVE = re.compile(r"<\s*(script|foreignObject|iframe|image)\b|\son\w+\s*=|javascript:", re.I)
 
 
@@ -59,7 +58,7 @@ def write_page(file: Path, data: dict[str, Any], figures: Sequence[tuple[str, st
 
     Args:
       file: where to.
-      data: of `report_items.page_data`.
+      data: of `items.page_data`.
       figures: (name, SVG text).
     """
     script = (_HERE / "page.js").read_text(encoding="utf-8")
@@ -67,8 +66,7 @@ def write_page(file: Path, data: dict[str, Any], figures: Sequence[tuple[str, st
     shell = (_HERE / "page.html").read_text(encoding="utf-8")
     # matplotlib styles its drawings in attributes and in one style element each.
     drawings = [_drawing(svg) for _, svg in figures]
-    styles = {style, *(s for svg in drawings for s in re.findall(r"<style[^>]*>(.*?)</style>", svg,
-                                                                  re.S))}  # fmt: skip
+    styles = {style, *re.findall(r"<style[^>]*>(.*?)</style>", "".join(drawings), re.S)}
     policy = (
         f"default-src 'none'; script-src {_digest(script)}; img-src data:; base-uri 'none'; "
         f"form-action 'none'; style-src-attr 'unsafe-inline'; "
