@@ -20,10 +20,8 @@ PYPI_FILE, GIT_FILE = "requirements-t5x.txt", "requirements-t5x-git.txt"
 PYTHONS = ((3, 11), (3, 13))
 """Oldest and newest Python that the package is made for."""
 
-SHOWN = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy", "gin-config",
-    "seqio", "tensorflow", "tensorflow-datasets", "sentencepiece", "safetensors",
-)  # fmt: skip
+_TRAINER = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
+_DATA = ("gin-config", "seqio", "tensorflow", "tensorflow-datasets", "sentencepiece", "safetensors")
 
 INSTALL_T5X = (
     "make t5x, or: pip install -c requirements.lock -r requirements-t5x.txt && "
@@ -51,9 +49,8 @@ class Check:
 
 def distribution(name: str, path: SearchPath = None) -> metadata.Distribution | None:
     """An installed distribution, by its name on PyPI."""
-    return next(
-        iter(metadata.distributions(name=name, path=sys.path if path is None else list(path))), None
-    )
+    folders = sys.path if path is None else list(path)
+    return next(iter(metadata.distributions(name=name, path=folders)), None)
 
 
 def requirement_lines(file: str) -> list[str]:
@@ -64,10 +61,12 @@ def requirement_lines(file: str) -> list[str]:
 
 def git_pins() -> dict[str, str]:
     """Distribution -> full commit, of `GIT_FILE`."""
-    found = [re.fullmatch(r"(\S+) @ git\+https://\S+@([0-9a-f]{40})", line)
-             for line in requirement_lines(GIT_FILE)]  # fmt: skip
-    assert all(found)
-    return {match[1]: match[2] for match in found if match}
+    form, lines = (
+        re.compile(r"(\S+) @ git\+https://\S+@([0-9a-f]{40})"),
+        requirement_lines(GIT_FILE),
+    )
+    assert all(map(form.fullmatch, lines))
+    return {match[1]: match[2] for match in map(form.fullmatch, lines) if match}
 
 
 def pypi_pins() -> dict[str, str]:
@@ -115,7 +114,7 @@ def package_checks(path: SearchPath = None) -> list[Check]:
     """The libraries that decide what runs, against the ranges of this package's metadata."""
     ranges = supported(path)
     checks = []
-    for name in SHOWN:
+    for name in (*_TRAINER, *_DATA):
         found, allowed = distribution(name, path), ranges.get(name, "")
         if found is None:
             checks.append(Check(name, "not installed", f"install {name}{allowed}"))
@@ -143,8 +142,12 @@ def _git_check(name: str, pin: str, path: SearchPath) -> Check:
     if name == "jestimator":
         helper = Path(str(found.locate_file("jestimator/amos_helper.py")))
         if helper.is_file() and "jax.experimental.pjit" in helper.read_text():
-            return Check(name, shown, f"this release fails at import; git {pin[:7]} is needed, "
-                         "which has the same version number")  # fmt: skip
+            return Check(
+                name,
+                shown,
+                f"this release fails at import; git {pin[:7]} is needed, which has the same "
+                "version number",
+            )
     wrong = commit is not None and commit != pin
     return Check(name, shown, f"tried is git {pin[:7]}" if wrong else "")
 
@@ -158,11 +161,12 @@ def _overwriting(path: SearchPath) -> Iterable[Check]:
         found = distribution(name, path)
         if found is not None:
             yield Check(
-                name, found.version,
+                name,
+                found.version,
                 f"{brought_by}'s dependencies brought it and it overwrites {other}: pip uninstall "
                 f"{name}, then pip install --force-reinstall --no-deps {other} in the locked "
                 "version",
-            )  # fmt: skip
+            )
 
 
 def t5x_checks(path: SearchPath = None) -> list[Check]:
@@ -199,11 +203,8 @@ def folder_checks() -> list[Check]:
         _folder("token stores", Path(stores).expanduser() if stores else cache_folder() / "stores"),
     ]
     if compiled := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        local = "://" not in compiled
-        checks.append(
-            _folder("compilation cache", Path(compiled)) if local
-            else Check("compilation cache", compiled)
-        )  # fmt: skip
+        remote, what = "://" in compiled, "compilation cache"
+        checks.append(Check(what, compiled) if remote else _folder(what, Path(compiled)))
     if data := os.environ.get("DSS_DATA_DIR"):
         wrong = "" if Path(data).expanduser().is_dir() else "there is no such folder"
         checks.append(Check("data", data, wrong))

@@ -88,14 +88,12 @@ def difference(right_a: np.ndarray, right_b: np.ndarray, paired: bool, seed: int
     # Davison and Hinkley 1997: the observed value counts as a resample, so that p is never 0.
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
     p = min(1.0, 2.0 * float(tail) / (RESAMPLES + 1))
-    pairs = list(zip(right_a, right_b, strict=False))
-    only_a, only_b = (sum(int((x & ~y).sum()) for x, y in order) for order in (
-        pairs, [(y, x) for x, y in pairs]
-    ))  # fmt: skip
-    return Difference(
-        100 * value, 100 * float(low), 100 * float(high), p, mcnemar(only_a, only_b),
-        tuple(mcnemar(int((x & ~y).sum()), int((y & ~x).sum())) for x, y in pairs), paired,
-    )  # fmt: skip
+    # How many items only the one, and only the other, has right.
+    pairs = zip(right_a, right_b, strict=False)
+    only = [(int((x & ~y).sum()), int((y & ~x).sum())) for x, y in pairs]
+    pooled = mcnemar(*map(sum, zip(*only, strict=True)))
+    points = (100 * value, 100 * float(low), 100 * float(high))
+    return Difference(*points, p, pooled, tuple(mcnemar(*one) for one in only), paired)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
