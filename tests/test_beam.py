@@ -47,8 +47,13 @@ OPTIONS = RunOptions(concurrency=16, max_attempts=30, first_wait=0.01)
 
 
 def extraction(folder: str) -> Extraction:
-    return Extraction(task=load_task("rows", [folder]), split="train", model="m",
-                      sampling={"temperature": 0.7, "seed": 1}, samples=2)  # fmt: skip
+    return Extraction(
+        task=load_task("rows", [folder]),
+        split="train",
+        model="m",
+        sampling={"temperature": 0.7, "seed": 1},
+        samples=2,
+    )
 
 
 class Refused:
@@ -84,9 +89,12 @@ def pipeline(folder: Path, make_client: Callable[[], Any], prefix: Path) -> None
     from dss_jax.teacher.beam_pipeline import AskTeacher, WriteRecords
 
     transform = AskTeacher(
-        partial(extraction, str(folder)), make_client, str(folder / "journal"), OPTIONS,
+        partial(extraction, str(folder)),
+        make_client,
+        str(folder / "journal"),
+        OPTIONS,
         batch_size=64,
-    )  # fmt: skip
+    )
     header = Header(task="rows", split="train", teacher="m")
     # The runner in this process: the default one may start a Go binary that it downloads.
     with beam.Pipeline(runner="apache_beam.runners.portability.fn_api_runner.FnApiRunner") as p:

@@ -123,9 +123,16 @@ def test_transformers_loads_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 TEXTS = [
-    "Hello world.", "Tom had 12 apples; he gave 3 of them to Ann.", " double  space ",
-    "tabs\tand\nnewlines", "naïve café ½", "[label] what is 3 + 4?", "", "日本語", "a </s> b",
-]  # fmt: skip
+    "Hello world.",
+    "Tom had 12 apples; he gave 3 of them to Ann.",
+    " double  space ",
+    "tabs\tand\nnewlines",
+    "naïve café ½",
+    "[label] what is 3 + 4?",
+    "",
+    "日本語",
+    "a </s> b",
+]
 
 
 @pytest.mark.parametrize(
@@ -215,9 +222,16 @@ def test_v1_1_and_mt5_as_transformers_5_makes_them(
     """It ties the head of a new v1.1, without v1.0's scaling; a checkpoint's own head is kept."""
     names = {"t5": "T5", "mt5": "MT5"}[kind]
     made = getattr(transformers, f"{names}Config")(
-        vocab_size=96, d_model=20, d_kv=8, d_ff=28, num_heads=3, num_layers=2,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
-    )  # fmt: skip
+        vocab_size=96,
+        d_model=20,
+        d_kv=8,
+        d_ff=28,
+        num_heads=3,
+        num_layers=2,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
     model = getattr(transformers, f"{names}ForConditionalGeneration")(made).eval()
     if own_head:
         weight = torch.randn(96, 20, generator=torch.Generator().manual_seed(0))

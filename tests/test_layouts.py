@@ -49,9 +49,11 @@ def _targets(batch: Batch) -> list[tuple[int, ...]]:
     found = []
     for block in batch:
         for inputs, targets, roles in zip(
-            block.decoder_input_tokens, block.decoder_target_tokens, block.decoder_roles,
+            block.decoder_input_tokens,
+            block.decoder_target_tokens,
+            block.decoder_roles,
             strict=True,
-        ):  # fmt: skip
+        ):
             real = np.flatnonzero(roles)
             starts = [i for i in real if inputs[i] == 0]
             ends = [*starts[1:], *(real[-1:] + 1)]
@@ -315,10 +317,12 @@ needs_release = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("task", "split", "limit"),
     [
-        ("cqa", "train", 1.20), ("svamp", "train", 1.20),
-        ("anli1", "validation", 1.20), ("esnli", "validation", 1.30),
+        ("cqa", "train", 1.20),
+        ("svamp", "train", 1.20),
+        ("anli1", "validation", 1.20),
+        ("esnli", "validation", 1.30),
     ],
-)  # fmt: skip
+)
 def test_little_is_executed_in_vain(
     task: str, split: str, limit: float, layout: str, tmp_path: Path
 ) -> None:

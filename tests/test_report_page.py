@@ -30,20 +30,33 @@ def answer(text: str, correct: bool, right: float, rationale: str | None = None)
 
 def item(i: int, teacher: bool, *students: bool, text: str = "") -> dict[str, Any]:
     return {
-        "id": f"test-{i}", "input": text or f"Question {i}?", "gold": "yes",
-        "teacher": {"label": "yes" if teacher else "no", "rationale": f"Reason {i}.",
-                    "correct": teacher},
+        "id": f"test-{i}",
+        "input": text or f"Question {i}?",
+        "gold": "yes",
+        "teacher": {
+            "label": "yes" if teacher else "no",
+            "rationale": f"Reason {i}.",
+            "correct": teacher,
+        },
         "answers": [answer("yes" if s else "no", s, float(s)) for s in students],
-    }  # fmt: skip
+    }
 
 
 def page_data(items: list[dict[str, Any]]) -> dict[str, Any]:
     methods = [{"name": n, "seeds": 4, "accuracy": 50.0} for n in ("standard, tiny", "dss, tiny")]
     own = {"task": "toy", "metric": "text_accuracy", "methods": methods, "items": items}
-    other = {"task": "other", "metric": "text_accuracy", "methods": methods[:1],
-             "items": [item(0, True, True, text="Another task?")]}  # fmt: skip
-    table = {"title": "toy <b>", "header": ["method", "100 %"], "rows": [["<i>dss</i>", "1.00"]],
-             "note": "a & b"}  # fmt: skip
+    other = {
+        "task": "other",
+        "metric": "text_accuracy",
+        "methods": methods[:1],
+        "items": [item(0, True, True, text="Another task?")],
+    }
+    table = {
+        "title": "toy <b>",
+        "header": ["method", "100 %"],
+        "rows": [["<i>dss</i>", "1.00"]],
+        "note": "a & b",
+    }
     return {"title": "sweep </title>", "split": "test", "tables": [table], "tasks": [own, other]}
 
 
@@ -106,8 +119,13 @@ def test_a_real_report_has_a_page(tmp_path: Path) -> None:
     for seed in range(3):
         for method, score in (("standard", 40), ("dss", 50)):
             for n in (500, 1000):
-                write_run(tmp_path / method / str(n) / str(seed), accuracy_of(score), method=method,
-                          examples=n, seed=seed)  # fmt: skip
+                write_run(
+                    tmp_path / method / str(n) / str(seed),
+                    accuracy_of(score),
+                    method=method,
+                    examples=n,
+                    seed=seed,
+                )
     made = report.write(tmp_path, html=True)
     page = (tmp_path / "report" / "report.html").read_text()
     assert made.files[-1].name == "report.html"
@@ -210,8 +228,13 @@ class TestBrowser:
     def test_an_item_shows_everybody(self, browser: Browser) -> None:
         browser.choose("show", "methods disagree")
         text = browser.texts("#items > li")[0]
-        for part in ("Question 1?", "gold\nyes", "no ✗ wrong\nReason 1.",
-                     "yes ✓ right, 4 of 4 seeds", "no ✗ wrong, 0 of 4 seeds"):  # fmt: skip
+        for part in (
+            "Question 1?",
+            "gold\nyes",
+            "no ✗ wrong\nReason 1.",
+            "yes ✓ right, 4 of 4 seeds",
+            "no ✗ wrong, 0 of 4 seeds",
+        ):
             assert part in text
 
     def test_another_task(self, browser: Browser) -> None:
