@@ -8,7 +8,6 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from dss_jax.interop import hf_config
 from dss_jax.interop.hf_files import SAFETENSORS, open_tensors, weights_file
 from dss_jax.interop.hf_names import parameters
 from dss_jax.interop.model_files import VOCABULARY
-from dss_jax.interop.weights import Leaf, Shape, StoredParameter, Weights, check_names, their_shapes
+from dss_jax.interop.weights import Leaf, Shape, Weights, checked_leaves, their_shapes
 
 EMBEDDING, HEAD = "shared.weight", "lm_head.weight"
 EMBEDDING_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -77,21 +76,18 @@ def read_hf(path: Path) -> Weights:
             f"{HEAD} is {EMBEDDING} in this checkpoint, unscaled: it becomes a tensor of its own, "
             "with the same values, and training will part the two"
         )
-    needed = parameters(config)
-    check_names(their_shapes(needed), {name: t.shape for name, t in tensors.items()}, origin)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
     vocabulary = path / VOCABULARY
     return Weights(
         config=config,
-        leaves={p.path: Leaf(p.shape, partial(_read, p, tensors)) for p in needed},
+        leaves=checked_leaves(
+            parameters(config), found, lambda names: (tensors[n].read() for n in names), origin
+        ),
         vocabulary=vocabulary if vocabulary.is_file() else None,
         extra_ids=_extra_ids(path, fields),
         origin=origin,
         notes=tuple(notes),
     )
-
-
-def _read(parameter: StoredParameter, tensors: Mapping[str, Leaf]) -> np.ndarray:
-    return parameter.to_ours(tensors[name].read() for name in parameter.names)
 
 
 def _drop_alias(

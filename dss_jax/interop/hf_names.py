@@ -3,7 +3,7 @@
 import numpy as np
 
 from dss_jax.core.config import T5Config
-from dss_jax.interop.weights import StoredParameter, expected_shapes, unchanged
+from dss_jax.interop.weights import StoredParameter, expected_shapes
 
 _SUBLAYERS = {
     "encoder": [
@@ -49,18 +49,12 @@ def parameters(config: T5Config) -> list[StoredParameter]:
         if path not in shapes:
             continue
         shape, by_layer = shapes[path], "/layers/" in path
-        their_shape = shape[1:] if by_layer else shape
+        names = [name.format(i=i) for i in range(shape[0] if by_layer else 1)]
+        theirs = shape[1:] if by_layer else shape
         # `nn.Linear` keeps [out, in].
-        turned = path.endswith(("/kernel", "/rel_embedding"))
-        found.append(
-            StoredParameter(
-                path,
-                shape,
-                [name.format(i=i) for i in range(shape[0] if by_layer else 1)],
-                their_shape[::-1] if turned else their_shape,
-                _transposed if turned else unchanged,
-                by_layer,
-            )
-        )
+        if path.endswith(("/kernel", "/rel_embedding")):
+            found.append(StoredParameter(path, shape, names, theirs[::-1], _transposed))
+        else:
+            found.append(StoredParameter(path, shape, names, theirs))
     assert len(found) == len(shapes)
     return found

@@ -64,10 +64,9 @@ def write_orbax(weights: Weights, path: str | Path) -> None:
     with storage.whole_place(path, model_files.T5_CONFIG) as folder:
         files = model_files.ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
         model_files.write_model_files(folder, files)
+        tree = ocp.args.StandardSave(weights.tree())
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            checkpointer.save(
-                folder.absolute() / PARAMS, args=ocp.args.StandardSave(weights.tree())
-            )
+            checkpointer.save(folder.absolute() / PARAMS, args=tree)
 
 
 def _root(path: Path) -> Path:
@@ -120,10 +119,8 @@ def _read(params: Path, paths: list[str]) -> np.ndarray:
     wanted = nested({path: np.zeros((), np.float32) for path in paths})
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.restore(
-            storage.absolute(params),
-            args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
-        )
+        args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+        tree = checkpointer.restore(storage.absolute(params), args=args)
     return np.asarray(flat(lora.merge(tree))[paths[0]], np.float32)
 
 

@@ -6,9 +6,8 @@ Written is the legacy form, unscanned, which T5X restores as it does its own.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,8 @@ from dss_jax.interop.t5x_names import (
     of_first_layer,
     parameters,
 )
-from dss_jax.interop.t5x_store import LEGACY_INDEX, ORBAX_INDEX, Array, read_arrays
-from dss_jax.interop.weights import (
-    Leaf,
-    StoredParameter,
-    Weights,
-    check_names,
-    nested,
-    their_shapes,
-)
+from dss_jax.interop.t5x_store import LEGACY_INDEX, ORBAX_INDEX
+from dss_jax.interop.weights import Weights, checked_leaves, nested
 
 _MIN_DIM_SIZE_TO_FACTOR = 128
 
@@ -84,21 +76,20 @@ def read_t5x(path: str) -> Weights:
     shapes = {name: array.shape for name, array in arrays.items()}
     config = infer_config(shapes, path)
     needed = parameters(config, scanned=is_scanned(shapes))
-    check_names(their_shapes(needed), shapes, path)
+
+    def read(names: list[str]) -> list[np.ndarray]:
+        return t5x_store.read_arrays({name: arrays[name] for name in names})
+
+    leaves = checked_leaves(needed, shapes, read, path)
     t5x_store.check_readable(arrays, path)
     for parameter in needed:
         if parameter.view is of_first_layer:
-            _check_shared(parameter.names[0], arrays, path)
-    leaves = {p.path: Leaf(p.shape, partial(_read, p, arrays)) for p in needed}
+            [bias] = read(parameter.names)
+            _check_shared(parameter.names[0], bias, path)
     return Weights(config=config, leaves=leaves, origin=f"T5X {path}")
 
 
-def _read(parameter: StoredParameter, arrays: Mapping[str, Array]) -> np.ndarray:
-    return parameter.to_ours(read_arrays({name: arrays[name] for name in parameter.names}))
-
-
-def _check_shared(name: str, arrays: Mapping[str, Array], origin: str) -> None:
-    [bias_HxLxN] = read_arrays({name: arrays[name]})
+def _check_shared(name: str, bias_HxLxN: np.ndarray, origin: str) -> None:
     differ = (bias_HxLxN != bias_HxLxN[:, :1]).any(axis=(0, 2)).nonzero()[0]
     if differ.size:
         raise UsageError(

@@ -21,7 +21,7 @@ import numpy as np
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.interop.weights import Shape, StoredParameter, expected_shapes, unchanged
+from dss_jax.interop.weights import Shape, StoredParameter, expected_shapes
 
 CONSTANTS: dict[str, Any] = {
     "relative_attention_max_distance": 128,
@@ -49,9 +49,9 @@ def parameters(config: T5Config, *, scanned: bool) -> list[StoredParameter]:
 
 def _unscanned(path: str, shape: Shape) -> StoredParameter:
     if "/layers/" not in path:
-        return StoredParameter(path, shape, [f"target/{path}"], shape, unchanged, False)
+        return StoredParameter(path, shape, [f"target/{path}"], shape)
     names = [f"target/{path.replace('/layers/', f'/layers_{i}/')}" for i in range(shape[0])]
-    return StoredParameter(path, shape, names, shape[1:], unchanged, True)
+    return StoredParameter(path, shape, names, shape[1:])
 
 
 def of_first_layer(bias_HxLxN: np.ndarray) -> np.ndarray:
@@ -65,7 +65,7 @@ def _scanned(path: str, shape: Shape, config: T5Config) -> StoredParameter:
         name = path.replace("/relpos_bias/", f"/{stack}/relpos_bias/")
         layers = getattr(config, f"num_{stack}_layers")
         theirs: Shape = (shape[0], layers, shape[1])
-        return StoredParameter(path, shape, [f"target/{name}"], theirs, of_first_layer, False)
+        return StoredParameter(path, shape, [f"target/{name}"], theirs, of_first_layer)
     if "/layers/" not in path:
         return _unscanned(path, shape)
     layers, *rest = shape
@@ -80,7 +80,7 @@ def _scanned(path: str, shape: Shape, config: T5Config) -> StoredParameter:
         return np.moveaxis(array, 1, 0).reshape(shape)
 
     theirs = (rest[0], layers, *rest[1:])
-    return StoredParameter(path, shape, [f"target/{name}"], theirs, layers_first, False)
+    return StoredParameter(path, shape, [f"target/{name}"], theirs, layers_first)
 
 
 def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
