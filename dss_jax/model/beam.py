@@ -4,6 +4,7 @@ Shape letters: B inputs, K beams, T longest output, V vocabulary, C = 2 * K cand
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from dss_jax.core.decode_config import Beam
 from dss_jax.core.ids import EOS_ID
-from dss_jax.model.decoding import Chosen, Decoded, gather
+from dss_jax.model.decoding import Chosen, Decoded, gather, where_rows
 from dss_jax.model.sampling import without_eos
 
 DEAD = -1e9
@@ -120,10 +121,8 @@ class BeamSearch:
             closes_BxC = (ends_BxC | last) & (jnp.arange(2 * beams) < beams)
         scores_BxC = jnp.where(closes_BxC, totals_BxC / self._norm(position + 1), DEAD)
         new = Hypotheses(sequences_BxCxT, totals_BxC, scores_BxC, closes_BxC)
-        ended = Hypotheses(
-            *(jnp.concatenate(pair, axis=1) for pair in zip(state.ended, new, strict=True))
-        ).best(beams)
-
+        both = (jnp.concatenate(pair, axis=1) for pair in zip(state.ended, new, strict=True))
+        ended = Hypotheses(*both).best(beams)
         live_scores_BxC = jnp.where(ends_BxC, DEAD, totals_BxC)
         _, at_BxK = jax.lax.top_k(live_scores_BxC, beams)
         log_probs_BxK = gather(live_scores_BxC, at_BxK)
@@ -140,12 +139,6 @@ class BeamSearch:
     def finish(self, state: BeamState) -> Decoded:
         """The ended sequences, best first; the live ones where none has ended."""
         none_B = ~jnp.any(state.ended.real, axis=1)
-
-        def pick(ended: jax.Array, live: jax.Array) -> jax.Array:
-            return jnp.where(none_B.reshape(-1, *(1,) * (ended.ndim - 1)), live, ended)
-
-        tokens, log_probs, scores, real = (
-            pick(e, v) for e, v in zip(state.ended, state.live, strict=True)
-        )
+        tokens, log_probs, scores, real = map(partial(where_rows, none_B), state.live, state.ended)
         tokens = jnp.where(real[..., None], tokens, 0)
         return Decoded(tokens, jnp.where(real, log_probs, DEAD), scores)

@@ -9,6 +9,7 @@ Shape letters are those of `dss_jax.model.layers`; here K is sequences an input 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -96,8 +97,9 @@ def gather(x_BxKx: jax.Array, index_BxN: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x_BxKx, index, axis=1)
 
 
-def _apply(module: nn.Module, params: Any, *args: Any, method: str | Callable) -> Any:
-    return module.apply({"params": params}, *args, method=method)
+def where_rows(rows_B: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x` in some rows, else `y`: bool [B], two [B, ...]."""
+    return jnp.where(rows_B.reshape(-1, *(1,) * (x.ndim - 1)), x, y)
 
 
 def _decoder_layers(model: T5, params: Any) -> Any:
@@ -151,7 +153,7 @@ def start(
     A row that is all padding (as fills up a last batch) is done at once.
     """
     batch_size = encoder_input_tokens.shape[0]
-    encoded_BxSxE = _apply(model, params, encoder_input_tokens, method="encode")
+    encoded_BxSxE = model.bind({"params": params}).encode(encoder_input_tokens)
     prepared = Prepared(
         cross=_cross_attention(model, params, encoded_BxSxE),
         cross_mask_Bx1x1xS=padding_mask(encoder_input_tokens),
@@ -175,24 +177,15 @@ def _step(
     position: jax.Array,
 ) -> tuple[jax.Array, tuple[KeyValue, ...]]:
     """Logits [B, K, V] after `rows.tokens_BxK`, which stand at `position`, and the cache."""
-    layer_module = DecoderLayer(model.config, parent=None)
+    t5, layer_module = model.bind({"params": params}), DecoderLayer(model.config, parent=None)
     bias_1xHx1xT = jax.lax.dynamic_slice_in_dim(bias_1xHxTxT, position, 1, axis=2)
-    x_BxKxE = _apply(model, params, rows.tokens_BxK, method=lambda t5, x: t5.token_embedder(x))
-    cache = []
+    x_BxKxE = t5.token_embedder(rows.tokens_BxK)
+    mask, cache = prepared.cross_mask_Bx1x1xS, []
     for layer_params, old, cross in zip(layers, rows.cache, prepared.cross, strict=True):
-        x_BxKxE, new = _apply(
-            layer_module,
-            layer_params,
-            x_BxKxE,
-            old,
-            position,
-            bias_1xHx1xT,
-            cross,
-            prepared.cross_mask_Bx1x1xS,
-            method="step",
-        )
+        layer = layer_module.bind({"params": layer_params})
+        x_BxKxE, new = layer.step(x_BxKxE, old, position, bias_1xHx1xT, cross, mask)
         cache.append(new)
-    return _apply(model, params, x_BxKxE, method="logits"), tuple(cache)
+    return t5.logits(x_BxKxE), tuple(cache)
 
 
 def advance(
@@ -211,9 +204,7 @@ def advance(
         jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
         for i in range(model.config.num_decoder_layers)
     ]
-    bias_1xHxTxT = _apply(
-        model, params, jnp.arange(length), method=lambda t5, at: t5.decoder.relpos_bias(at)
-    )
+    bias_1xHxTxT = model.bind({"params": params}).decoder.relpos_bias(jnp.arange(length))
 
     # The loop's cache has inputs and sequences in one axis. With a reshape between its update and
     # its use, XLA would update a copy at each position.
@@ -236,16 +227,14 @@ def advance(
         if parents_BxK is not None:
             cache = jax.tree.map(lambda x: joined(gather(parted(x), parents_BxK)), cache)
 
-        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(rows.done_B.reshape(-1, *(1,) * (new.ndim - 1)), old, new)
-
+        keep = partial(where_rows, rows.done_B)
         return DecodeState(
             position=state.position + 1,
             rows=Rows(
                 tokens_BxK=chosen.tokens_BxK,
                 done_B=rows.done_B | chosen.done_B,
                 cache=cache,
-                search=jax.tree.map(keep, chosen.state, rows.search),
+                search=jax.tree.map(keep, rows.search, chosen.state),
             ),
         )
 

@@ -30,16 +30,10 @@ def candidate_log_probs(
     """
     batch_size, candidates, length = candidates_BxCxT.shape
     shifted_BxCxT = jnp.pad(candidates_BxCxT, ((0, 0), (0, 0), (1, 0)))[..., :-1]
-    encoded_BxSxE = model.apply({"params": params}, encoder_input_tokens, method="encode")
-    logits = model.apply(
-        {"params": params},
-        encoded_BxSxE,
-        encoder_input_tokens,
-        shifted_BxCxT.reshape(batch_size, candidates * length),
-        candidates=candidates,
-        method="decode",
-    )
-    assert isinstance(logits, jax.Array)
+    t5 = model.bind({"params": params})
+    encoded_BxSxE = t5.encode(encoder_input_tokens)
+    shifted = shifted_BxCxT.reshape(batch_size, candidates * length)
+    logits = t5.decode(encoded_BxSxE, encoder_input_tokens, shifted, candidates=candidates)
     logits_BxCxTxV = logits.reshape(batch_size, candidates, length, -1)
     log_probs_BxCxT = log_probs_of(candidates_BxCxT, logits_BxCxTxV)
     real_BxCxT = candidates_BxCxT != PAD_ID
