@@ -175,12 +175,11 @@ class Engine:
         lengths: Sequence[int] | None = None,
         ids: np.ndarray | None = None,
     ) -> Decoded:
-        """Decodes rows of a token column.
+        """Decodes rows, int [N], of a token column.
 
         Args:
           params: on the mesh.
-          inputs: the column.
-          rows: int [N], row numbers.
+          inputs, rows: the column, and row numbers.
           lengths: padded input lengths, ascending; None: chosen from the rows.
           ids: int [N], numbers of the inputs, on which samples depend; None: the row numbers.
 
@@ -188,27 +187,20 @@ class Engine:
           NumPy arrays in the order of `rows`: tokens [N, K, T], log_probs and scores [N, K].
         """
         n, width = len(rows), self._search.width
-        out = Decoded(
-            tokens=np.zeros((n, width, self.max_decode_length), np.int32),
-            log_probs=np.zeros((n, width), np.float32),
-            scores=np.zeros((n, width), np.float32),
-        )
+        log_probs, scores = np.zeros((2, n, width), np.float32)
+        out = Decoded(np.zeros((n, width, self.max_decode_length), np.int32), log_probs, scores)
         if not n:
             return out
-        rows = np.asarray(rows)
-        numbers = rows if ids is None else np.asarray(ids)
+        numbers = rows if ids is None else ids
         lengths = tuple(lengths or self.lengths_for(inputs, rows))
         row_lengths = inputs.lengths()[rows]
         order = np.argsort(-row_lengths, kind="stable")
         with on_mesh(self.mesh, self._rules):
             for at in eval_batches(order, rows_at_once(n, self.batch_size, self.mesh)):
-                real = at[at >= 0]
-                longest = int(row_lengths[real].max())
+                longest = int(row_lengths[at[at >= 0]].max())
                 length = next((s for s in lengths if s >= longest), lengths[-1])
-                tokens = np.zeros((len(at), length), np.int32)
-                tokens[: len(real)] = pad_rows(inputs, rows[real], length, self._limit)
-                ids_B = np.zeros(len(at), np.int32)
-                ids_B[: len(real)] = numbers[real]
+                tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
+                ids_B = np.where(at < 0, 0, numbers[at]).astype(np.int32)
 
                 def emit(places: np.ndarray, decoded: Decoded, at: np.ndarray = at) -> None:
                     there = at[places] >= 0

@@ -78,20 +78,13 @@ class LabelRanker:
         # As many sequences at once as a batch has when it is decoded.
         at_once = max(1, self._run.evaluate.batch_size // tokens_NxCxT.shape[1])
         for at in eval_batches(np.arange(len(rows)), rows_at_once(len(rows), at_once, mesh)):
-            real = at[at >= 0]
-            padded = np.zeros((len(at), input_length), np.int32)
-            padded[: len(real)] = pad_rows(inputs, rows[real], input_length)
+            padded = pad_rows(inputs, np.where(at < 0, -1, rows[at]), input_length)
             candidates = tokens_NxCxT[np.maximum(at, 0)]
             with on_mesh(mesh, self._run.mesh.logical_axis_rules):
                 scores = self._score(params, *put_whole((padded, candidates), mesh))
-            for n, log_probs in zip(real, np.asarray(scores), strict=False):
-                allowed = labels[n]
-                best = int(np.argmax(log_probs[: len(allowed)]))
-                predictions.append(
-                    {
-                        "prediction": allowed[best],
-                        "log_prob": float(log_probs[best]),
-                        "label_log_probs": dict(zip(allowed, map(float, log_probs), strict=False)),
-                    }
-                )
+            for n, log_probs in zip(at[at >= 0], np.asarray(scores), strict=False):
+                found = dict(zip(labels[n], map(float, log_probs), strict=False))
+                best = labels[n][int(np.argmax(log_probs[: len(labels[n])]))]
+                prediction = {"prediction": best, "log_prob": found[best]}
+                predictions.append(prediction | {"label_log_probs": found})
         return predictions

@@ -15,19 +15,11 @@ from dss_jax.layouts.shapes import LayoutPlan, round_up
 
 
 def pad_rows(tokens: Slices, rows: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
-    """Gathers rows of a store into a rectangle; longer ones are cut and end in EOS.
-
-    Args:
-      tokens: a column of the store.
-      rows: int [R], row numbers.
-      length: L, columns of the result.
-      limit: longer rows are cut to so many tokens; None: to L.
-
-    Returns:
-      int32 [R, L], padded with 0.
+    """Rows of a column, int [R], as a rectangle: int32 [R, `length`], padded with 0. A row of -1 is
+    empty, one longer than `limit` (None: than `length`) is cut and ends in EOS.
     """
     limit = length if limit is None else min(limit, length)
-    lengths = np.minimum(tokens.ends[rows] - tokens.starts[rows], limit)
+    lengths = np.where(rows < 0, 0, np.minimum(tokens.ends[rows] - tokens.starts[rows], limit))
     return _rectangle(join_rows(tokens, rows, lengths), lengths, length)
 
 
