@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dss_jax.evaluate.statistics import mean
 from dss_jax.report import published
-from dss_jax.report.found_runs import FoundCell, FoundRuns
+from dss_jax.report.found_runs import FoundCell, FoundRuns, View
 from dss_jax.run import pictures
 from dss_jax.run.pictures import PALETTE
 
@@ -26,9 +26,7 @@ class _Panel(NamedTuple):
     finish: Callable[[Any, Sequence[FoundCell]], None]
 
 
-def by_data(
-    found: FoundRuns, file: Path, split: str, min_seeds: int, with_published: bool
-) -> list[Path]:
+def by_data(found: FoundRuns, file: Path, view: View) -> list[Path]:
     """Draws accuracy by share of the training data: a panel a task and model, a line a method.
 
     Returns:
@@ -37,10 +35,10 @@ def by_data(
     panels = []
     for task, model in dict.fromkeys((c.task, c.model) for c in found.cells):
         cells = [c for c in found.cells if (c.task, c.model) == (task, model)]
-        if len({c.examples for c in cells if c.scores(split)}) > 1:
+        if len({c.examples for c in cells if c.scores(view.split)}) > 1:
             title = f"{task}, {model}"
             panels.append(_Panel(task, title, cells, lambda c: c.percent, 100.0, _data_axis))
-    return _draw(panels, found, file, split, min_seeds, with_published)
+    return _draw(panels, found, file, view)
 
 
 def _data_axis(panel: Any, cells: Sequence[FoundCell]) -> None:
@@ -51,9 +49,7 @@ def _data_axis(panel: Any, cells: Sequence[FoundCell]) -> None:
     panel.set_xlabel(f"training data, % of {cells[0].runs[0].results['train_total']:,} examples")
 
 
-def by_size(
-    found: FoundRuns, file: Path, split: str, min_seeds: int, with_published: bool
-) -> list[Path]:
+def by_size(found: FoundRuns, file: Path, view: View) -> list[Path]:
     """Draws accuracy by number of parameters, each method on the most data that it was run with.
 
     Returns:
@@ -61,13 +57,13 @@ def by_size(
     """
     panels = []
     for task in found.tasks:
-        cells = found.scored(task, split)
+        cells = found.scored(task, view.split)
         most = max((c.examples for c in cells), default=0)
         cells = [c for c in cells if c.examples == most]
         if len({c.parameters for c in cells}) > 1:
             title = f"{task}, {max(c.percent for c in cells):g} % of the data"
             panels.append(_Panel(task, title, cells, lambda c: c.parameters, 220e6, _size_axis))
-    return _draw(panels, found, file, split, min_seeds, with_published)
+    return _draw(panels, found, file, view)
 
 
 def _size_axis(panel: Any, cells: Sequence[FoundCell]) -> None:
@@ -77,14 +73,7 @@ def _size_axis(panel: Any, cells: Sequence[FoundCell]) -> None:
     panel.set_xlabel("model, parameters")
 
 
-def _draw(
-    panels: Sequence[_Panel],
-    found: FoundRuns,
-    file: Path,
-    split: str,
-    min_seeds: int,
-    with_published: bool,
-) -> list[Path]:
+def _draw(panels: Sequence[_Panel], found: FoundRuns, file: Path, view: View) -> list[Path]:
     if not panels:
         return []
     plt = pictures.pyplot()
@@ -97,20 +86,20 @@ def _draw(
     methods = dict.fromkeys(cell.method for cell in found.cells)
     colours = {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(methods)}
     for panel, shown in zip(grid.flat, panels, strict=False):
-        there = [c for c in shown.cells if c.scores(split)]
+        there = [c for c in shown.cells if c.scores(view.split)]
         for method in dict.fromkeys(c.method for c in there):
-            own = [c for c in there if c.method == method]
-            _line(panel, own, shown.x, split, min_seeds, colours[method])
-        teacher = found.teacher_score(shown.task, split)
+            own = [(shown.x(c), c) for c in there if c.method == method]
+            _line(panel, own, view, colours[method])
+        teacher = found.teacher_score(shown.task, view.split)
         if teacher is not None:
             style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
             panel.axhline(teacher, label="teacher's labels", **style)
-        if with_published:
+        if view.published:
             _published(panel, shown, colours)
         shown.finish(panel, shown.cells)
         panel.minorticks_off()
         panel.set_title(shown.title, fontsize=10)
-        panel.set_ylabel(f"{shown.cells[0].metric.replace('_', ' ')}, {split}, %")
+        panel.set_ylabel(f"{shown.cells[0].metric.replace('_', ' ')}, {view.split}, %")
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, fontsize=8)
@@ -119,21 +108,14 @@ def _draw(
     return files
 
 
-def _line(
-    panel: Any,
-    cells: Sequence[FoundCell],
-    x: Callable[[FoundCell], float],
-    split: str,
-    min_seeds: int,
-    colour: str,
-) -> None:
+def _line(panel: Any, cells: Sequence[tuple[float, FoundCell]], view: View, colour: str) -> None:
     """One method's line; hollow markers where there are too few seeds."""
-    means = [mean(cell.scores(split)) for cell in cells]
-    xs, ys, errors = [x(c) for c in cells], [m.value for m in means], [m.error or 0 for m in means]
+    xs, means = zip(*((x, mean(cell.scores(view.split))) for x, cell in cells), strict=True)
+    ys, errors = [m.value for m in means], [m.error or 0 for m in means]
     style = {"color": colour, "linewidth": 1.6, "capsize": 3}
-    panel.errorbar(xs, ys, yerr=errors, label=cells[0].method, **style)
+    panel.errorbar(xs, ys, yerr=errors, label=cells[0][1].method, **style)
     for at, m in zip(xs, means, strict=True):
-        face = colour if m.n >= min_seeds else "white"
+        face = colour if m.n >= view.min_seeds else "white"
         panel.plot([at], [m.value], "o", color=colour, markerfacecolor=face, markersize=6)
 
 

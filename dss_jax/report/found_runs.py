@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,20 @@ BASELINES = ("standard", "distill")
 
 SEEDS = ("Train.seed", "Data.seed")
 FIELDS = ("task", "seed", "train_examples", "train_total", "parameters", "metric", "method")
+
+
+class View(NamedTuple):
+    """How a report shows runs.
+
+    Attributes:
+      split: "test", or "validation".
+      min_seeds: cells with fewer seeds are marked.
+      published: whether the paper's numbers stand beside, as such.
+    """
+
+    split: str
+    min_seeds: int
+    published: bool
 
 
 @dataclass(frozen=True)

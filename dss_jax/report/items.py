@@ -12,7 +12,7 @@ Item = dict[str, Any]
 
 
 def page_data(found: FoundRuns, tables: Sequence[Table], split: str, title: str) -> dict[str, Any]:
-    """What `page.write_page` takes."""
+    """What `page.render` takes."""
     return {
         "title": title,
         "split": split,

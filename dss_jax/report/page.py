@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dss_jax.core.paths import write_whole
-
 _HERE = Path(__file__).parent
 _ESCAPES = {letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _ACTIVE = re.compile(r"<\s*(script|foreignObject|iframe|image)\b|\son\w+\s*=|javascript:", re.I)
@@ -53,14 +51,8 @@ def _table(table: dict[str, Any]) -> str:
     )
 
 
-def write_page(file: Path, data: dict[str, Any], figures: Sequence[tuple[str, str]]) -> None:
-    """Writes the page.
-
-    Args:
-      file: where to.
-      data: of `items.page_data`.
-      figures: (name, SVG text).
-    """
+def render(data: dict[str, Any], figures: Sequence[tuple[str, str]]) -> str:
+    """The page of what `items.page_data` gives, with figures: (name, SVG text)."""
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     shell = (_HERE / "page.html").read_text(encoding="utf-8")
@@ -85,4 +77,4 @@ def write_page(file: Path, data: dict[str, Any], figures: Sequence[tuple[str, st
         "DATA": as_json(data["tasks"]),
         "SCRIPT": script,
     }
-    write_whole(file, re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], shell))
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], shell)

@@ -20,7 +20,7 @@ from dss_jax.evaluate.statistics import mean
 from dss_jax.report import figures as report_figures
 from dss_jax.report import published
 from dss_jax.report import tables as report_tables
-from dss_jax.report.found_runs import FoundCell, FoundRuns, find_runs
+from dss_jax.report.found_runs import FoundCell, FoundRuns, View, find_runs
 from dss_jax.report.tables import Table
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,7 @@ def write(
     Args:
       folder: of a sweep, or any with runs in it.
       out: where it goes; None: the folder `report` in it.
-      split: "test", or "validation".
-      min_seeds: cells with fewer seeds are marked.
-      with_published: the paper's numbers are drawn and listed beside, as such.
+      split, min_seeds, with_published: see `View`.
       html: write the page too.
 
     Raises:
@@ -76,26 +74,25 @@ def write(
             f"no run in {folder} was scored on {split}. Give --split "
             f"{next(s for s in SPLITS if s != split)}."
         )
-    out = out or folder / FOLDER
-    report = Report(report_tables.tables(found, split, min_seeds, with_published), left=found.left)
+    out, view = out or folder / FOLDER, View(split, min_seeds, with_published)
+    report = Report(report_tables.tables(found, view), left=found.left)
     for name, draw in (("by_data", report_figures.by_data), ("by_size", report_figures.by_size)):
-        report.files += draw(found, out / name, split, min_seeds, with_published)
-    pictures = [file for file in report.files if file.suffix == ".png"]
-    for name, text in (
-        ("report.md", _markdown(folder, report, pictures, split, min_seeds, with_published)),
-        ("results.csv", _results_csv(found)),
-        ("runs.csv", _runs_csv(found)),
-    ):
-        write_whole(out / name, text)
-        report.files.append(out / name)
+        report.files += draw(found, out / name, view)
+    texts = {
+        "report.md": _markdown(folder, report, view),
+        "results.csv": _results_csv(found),
+        "runs.csv": _runs_csv(found),
+    }
     if html:
         from dss_jax.report.items import page_data
-        from dss_jax.report.page import write_page
+        from dss_jax.report.page import render
 
         drawings = [(f.stem, f.read_text()) for f in report.files if f.suffix == ".svg"]
         data = page_data(found, report.tables, split, title=folder.name)
-        write_page(out / "report.html", data, drawings)
-        report.files.append(out / "report.html")
+        texts["report.html"] = render(data, drawings)
+    for name, text in texts.items():
+        write_whole(out / name, text)
+        report.files.append(out / name)
     for line in found.left[:SHOWN]:
         log.info("left out: %s", line)
     if len(found.left) > SHOWN:
@@ -103,22 +100,23 @@ def write(
     return report
 
 
-def _markdown(
-    folder: Path, report: Report, pictures: list[Path], split: str, min_seeds: int, beside: bool
-) -> str:
-    lines = [f"# {folder.resolve().name}", ""]
-    lines += [
-        f"Accuracy on {split} in %, mean and standard error over seeds (number of seeds). Each run "
-        "is scored once, with the checkpoint that was best on validation. "
-        f"`*`: fewer than {min_seeds} seeds.",
+def _markdown(folder: Path, report: Report, view: View) -> str:
+    """The report before it has files other than pictures."""
+    lines = [
+        f"# {folder.resolve().name}",
+        "",
+        f"Accuracy on {view.split} in %, mean and standard error over seeds (number of seeds). "
+        "Each run is scored once, with the checkpoint that was best on validation. "
+        f"`*`: fewer than {view.min_seeds} seeds.",
         "",
     ]
+    pictures = [file for file in report.files if file.suffix == ".png"]
     lines += [f"![{file.stem.replace('_', ' ')}]({file.name})\n" for file in pictures]
     for table in report.tables:
         lines += [f"## {table.title}", "", *table.markdown(), ""]
         if table.note:
             lines += [table.note, ""]
-    if beside:
+    if view.published:
         lines += [f"Rows in parentheses: {published.LABEL}; not run here.", ""]
     if report.left:
         lines += ["## Left out", "", *(f"- {line}" for line in report.left), ""]

@@ -14,7 +14,7 @@ from dss_jax.evaluate.statistics import (
     mean,
 )
 from dss_jax.report import published
-from dss_jax.report.found_runs import BASELINES, FoundCell, FoundRuns, right_answers
+from dss_jax.report.found_runs import BASELINES, FoundCell, FoundRuns, View, right_answers
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,19 @@ def share_of(cell: FoundCell) -> str:
     return f"{cell.percent:.4g} % ({cell.examples:,})"
 
 
-def tables(found: FoundRuns, split: str, min_seeds: int, with_published: bool) -> list[Table]:
+def tables(found: FoundRuns, view: View) -> list[Table]:
     """All tables: the accuracies of each task first."""
-    made = [_accuracies(found, task, split, min_seeds, with_published) for task in found.tasks]
+    made = [_accuracies(found, task, view) for task in found.tasks]
     for task in found.tasks:
-        cells = found.scored(task, split)
+        split, cells = view.split, found.scored(task, view.split)
         needed = _needed(found, cells, task, split)
         more = _comparisons(cells, task, split), needed, _reached(cells, task, split)
         made += [table for table in more if table.rows]
     return made
 
 
-def _accuracies(
-    found: FoundRuns, task: str, split: str, min_seeds: int, with_published: bool
-) -> Table:
+def _accuracies(found: FoundRuns, task: str, view: View) -> Table:
+    split, min_seeds, with_published = view
     cells = found.scored(task, split)
     sizes = {c.examples: share_of(c) for c in sorted(cells, key=lambda c: c.examples)}
     texts = {
