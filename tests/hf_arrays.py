@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax.core.config import T5Config
-from dss_jax.interop.hf_names import parameters
+from dss_jax.interop.hf import parameters
 from dss_jax.interop.weights import flat, nested
 
 

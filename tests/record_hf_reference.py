@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from dss_jax.core.config import T5Config
-from dss_jax.interop.hf_names import parameters
+from dss_jax.interop.hf import parameters
 
 GOLDEN = Path(__file__).parent / "golden"
 

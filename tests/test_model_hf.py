@@ -14,7 +14,7 @@ import toy
 from hf_arrays import from_hf, to_hf
 
 from dss_jax.core.config import T5Config
-from dss_jax.interop.hf_names import parameters
+from dss_jax.interop.hf import parameters
 from dss_jax.model.attention import relative_position_buckets
 from dss_jax.model.t5 import T5
 

@@ -15,8 +15,7 @@ from dss_jax.core.decode_config import Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.evaluate.evaluator import Evaluator
-from dss_jax.evaluate.predict import texts_of
+from dss_jax.evaluate.evaluator import Evaluator, texts_of
 from dss_jax.evaluate.ranking import LabelRanker
 from dss_jax.model.decoding import Decoded
 from dss_jax.run import single

@@ -18,7 +18,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.evaluate import statistics
 from dss_jax.report import published, report
 from dss_jax.report.found_runs import find_runs
-from dss_jax.report.items import page_data
+from dss_jax.report.page import page_data
 
 STANDARD = {250: (40, 44, 42), 500: (50, 52, 54), 1000: (60, 62, 64)}
 DSS = {250: (46, 48, 50), 500: (58, 60, 62), 1000: (66, 70, 74)}

@@ -17,8 +17,7 @@ import toy
 from flax import traverse_util
 
 from dss_jax.core.config import T5Config
-from dss_jax.interop.t5x import read_t5x, write_t5x
-from dss_jax.interop.t5x_names import parameters
+from dss_jax.interop.t5x import parameters, read_t5x, write_t5x
 from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, nested
 from dss_jax.model.t5 import T5
 

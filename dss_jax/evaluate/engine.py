@@ -14,15 +14,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
+from dss_jax.core.decode_config import GREEDY
 from dss_jax.data.store import Slices
 from dss_jax.layouts.batches import eval_batches
 from dss_jax.layouts.padded import pad_rows
 from dss_jax.layouts.shapes import round_up
 from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
+from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
 from dss_jax.train.compile import first_together
 from dss_jax.train.sharding import batch_sharding, data_parallelism, on_mesh, put_whole
+from dss_jax.train.step import Program
 
 CHUNK = 8
 """Positions between two looks at which rows are done. Each look waits for the device."""
@@ -209,3 +212,26 @@ class Engine:
 
                 self._decode_batch(params, tokens, ids_B, emit)
         return out
+
+
+def search_of(run: config.Run) -> Search:
+    """How a run decodes free text: Evaluate.decode, and greedily where that is "rank"."""
+    if run.evaluate.decode == "beam":
+        from dss_jax.model.beam import BeamSearch
+
+        return BeamSearch(run.beam)
+    return SampleSearch(run.sample if run.evaluate.decode == "sample" else GREEDY)
+
+
+def make_engine(run: config.Run, program: Program, max_decode_length: int) -> Engine:
+    """The decoding engine of a run."""
+    return Engine(
+        program.model,
+        program.mesh,
+        run.mesh.logical_axis_rules,
+        search_of(run),
+        max_decode_length=max_decode_length,
+        batch_size=run.evaluate.batch_size,
+        input_length=run.data.input_length,
+        length_multiple=run.data.length_multiple,
+    )

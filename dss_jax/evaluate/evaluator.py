@@ -1,6 +1,7 @@
 """Scores of a split: label accuracy by decoding, and token-level numbers of each task."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
@@ -14,8 +15,8 @@ from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
 from dss_jax.data.columns import as_scored, label_in, label_inputs, rationale_in
 from dss_jax.data.store import Slices, StoreSplit, TokenStore
-from dss_jax.evaluate.engine import Engine
-from dss_jax.evaluate.predict import Prediction, make_engine, texts_of
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.evaluate.engine import Engine, make_engine
 from dss_jax.evaluate.token_losses import TokenLosses
 from dss_jax.model.decoding import Decoded
 from dss_jax.train.step import Program
@@ -23,6 +24,10 @@ from dss_jax.train.step import Program
 if TYPE_CHECKING:
     from dss_jax.data.spans import Pieces
     from dss_jax.evaluate.ranking import LabelRanker
+
+
+Prediction = dict[str, Any]
+"""`prediction` (the text), `log_prob` (the model's, of its tokens), and what else there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +178,43 @@ class Evaluator:
         if split_name in self._store.splits:
             split = self._split(split_name)
             self._losses.compile_ahead(split, self._rows(split, limit), pool)
+
+
+def texts_of(
+    decoded: Decoded,
+    vocabulary: SentencePiece,
+    vote: bool,
+    read: Callable[[str], str] | None = None,
+) -> list[Prediction]:
+    """One prediction an input.
+
+    Args:
+      decoded: of N inputs.
+      vocabulary: of the tokens.
+      vote: give all sequences, and the most frequent text; among equals the one whose best
+        sequence is the most probable. Otherwise the first sequence.
+      read: takes the prediction out of a generated text, which is then kept as `generated`.
+    """
+    predictions: list[Prediction] = []
+    for tokens_KxT, log_probs_K in zip(decoded.tokens, decoded.log_probs, strict=True):
+        whole = [vocabulary.decode(tokens_T) for tokens_T in tokens_KxT]
+        texts = whole if read is None else [read(text) for text in whole]
+        best: dict[str, int] = {}
+        for k, text in enumerate(texts):
+            if text not in best or log_probs_K[k] > log_probs_K[best[text]]:
+                best[text] = k
+        counts = Counter(texts)
+        winner = texts[0]
+        if vote:
+            winner = max(counts, key=lambda text: (counts[text], log_probs_K[best[text]]))
+        at = best[winner] if vote else 0
+        prediction: Prediction = {"prediction": winner, "log_prob": float(log_probs_K[at])}
+        if vote:
+            prediction["samples"] = texts
+        if read is not None:
+            prediction["generated"] = whole[at]
+        predictions.append(prediction)
+    return predictions
 
 
 def write_predictions(file: Path, predictions: Iterable[dict[str, Any]]) -> None:

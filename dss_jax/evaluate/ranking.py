@@ -14,7 +14,6 @@ from dss_jax.core.ids import EOS_ID
 from dss_jax.data.store import Slices, StoreSplit
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import rows_at_once
-from dss_jax.evaluate.predict import Prediction
 from dss_jax.layouts.batches import eval_batches
 from dss_jax.layouts.padded import pad_rows
 from dss_jax.layouts.shapes import round_up
@@ -63,7 +62,7 @@ class LabelRanker:
 
     def __call__(
         self, params: Any, split: StoreSplit, inputs: Slices, rows: np.ndarray, input_length: int
-    ) -> list[Prediction]:
+    ) -> list[dict[str, Any]]:
         """The predictions of rows, in their order, with the log-probability of each label.
 
         Raises:
@@ -73,7 +72,7 @@ class LabelRanker:
         if not labels:
             return []
         tokens_NxCxT = self._tokens(labels)
-        predictions: list[Prediction] = []
+        predictions: list[dict[str, Any]] = []
         mesh = self._program.mesh
         # As many sequences at once as a batch has when it is decoded.
         at_once = max(1, self._run.evaluate.batch_size // tokens_NxCxT.shape[1])

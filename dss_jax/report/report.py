@@ -84,8 +84,7 @@ def write(
         "runs.csv": _runs_csv(found),
     }
     if html:
-        from dss_jax.report.items import page_data
-        from dss_jax.report.page import render
+        from dss_jax.report.page import page_data, render
 
         drawings = [(f.stem, f.read_text()) for f in report.files if f.suffix == ".svg"]
         data = page_data(found, report.tables, split, title=folder.name)

@@ -38,8 +38,7 @@ from dss_jax.data import seqio_child
 from dss_jax.data.store import TokenStore, open_store
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.model_files import ModelFiles, write_model_files
-from dss_jax.interop.t5x import read_t5x
-from dss_jax.interop.t5x_names import parameters
+from dss_jax.interop.t5x import parameters, read_t5x
 from dss_jax.interop.weights import Weights, from_tree, nested
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch
