@@ -161,14 +161,9 @@ class TrainBatches:
         planned = [_usable_rows(self._examples, split.own, other, method)[0] for other in others]
         self._subsets = [self.rows, *planned]
         self._order = lru_cache(maxsize=2)(self._epoch)
-        plan = LayoutPlan(
-            shares=shares or process_count,
-            process_index=process_index,
-            process_count=process_count,
-            batches=self._all_items(steps, sorted({*plan_seeds, data.seed})),
-            cost=cost,
-            numbered=numbered,
-        )
+        batches = self._all_items(steps, sorted({*plan_seeds, data.seed}))
+        share = (shares or process_count, process_index, process_count)
+        plan = LayoutPlan(batches, *share, cost=cost, numbered=numbered)
         rows = np.unique(np.concatenate(self._subsets))
         self.layout: Layout = make_layout(data, rows, self._examples, plan)
         self._chunk = lru_cache(maxsize=2)(self._assigned)
@@ -209,10 +204,11 @@ class TrainBatches:
 
     def ids_at(self, step: int) -> list[str]:
         """Ids of the rows of the whole batch at a step."""
-        rows, split = map(int, self.rows_at(step)), self._split
-        if isinstance(split, StoreSplit):
-            return [split.text("id")[row] for row in rows]
-        return [f"piece {row}" for row in rows]
+        rows = map(int, self.rows_at(step))
+        if not isinstance(self._split, StoreSplit):
+            return [f"piece {row}" for row in rows]
+        ids = self._split.text("id")
+        return [ids[row] for row in rows]
 
     def alone(self, step: int, place: int) -> Batch:
         """The batch of a step in the shape that it has, of which one example is left."""
@@ -248,10 +244,8 @@ class TrainBatches:
         _, shapes = self.layout.assign(items)
         executed = sum(float(self._cost(e)) for s in shapes for e in self.layout.block_shapes(s))
         inputs, targets = (x.ravel().astype(float) for x in self._examples.lengths(items))
-        there = (inputs > 0).astype(float)
-        return executed / float(
-            np.sum(self._cost(BlockShape(there, inputs, inputs, targets, targets)))
-        )
+        useful = BlockShape((inputs > 0).astype(float), inputs, inputs, targets, targets)
+        return executed / float(np.sum(self._cost(useful)))
 
     @property
     def longest(self) -> tuple[int, int]:
@@ -285,7 +279,5 @@ class TrainBatches:
 
 def eval_batches(rows: Sequence[int] | np.ndarray, size: int) -> list[np.ndarray]:
     """Cuts row numbers into batches of `size`; the last is filled up with -1."""
-    rows = np.asarray(rows, np.int64)
-    short = -len(rows) % size
-    filled = np.concatenate([rows, np.full(short, -1, np.int64)])
+    filled = np.pad(np.asarray(rows, np.int64), (0, -len(rows) % size), constant_values=-1)
     return list(filled.reshape(-1, size))

@@ -35,7 +35,7 @@ base_cost = cost_of(T5Config())
 """That of T5 v1.1 base, for callers that have no model at hand."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LayoutPlan:
     """What a layout is made for.
 
