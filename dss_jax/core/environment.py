@@ -61,12 +61,11 @@ def requirement_lines(file: str) -> list[str]:
 
 def git_pins() -> dict[str, str]:
     """Distribution -> full commit, of `GIT_FILE`."""
-    form, lines = (
-        re.compile(r"(\S+) @ git\+https://\S+@([0-9a-f]{40})"),
-        requirement_lines(GIT_FILE),
-    )
-    assert all(map(form.fullmatch, lines))
-    return {match[1]: match[2] for match in map(form.fullmatch, lines) if match}
+    lines = requirement_lines(GIT_FILE)
+    form = re.compile(r"^(\S+) @ git\+https://\S+@([0-9a-f]{40})$", re.M)
+    pins = dict(form.findall("\n".join(lines)))
+    assert len(pins) == len(lines)
+    return pins
 
 
 def pypi_pins() -> dict[str, str]:
@@ -81,25 +80,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def outside(version: str, allowed: str) -> bool:
     """Whether a version is outside a range like ">=0.10,<0.11". Only >= and < are known."""
-    for bound in filter(None, allowed.replace(" ", "").split(",")):
-        match = re.fullmatch(r"(>=|<)([\d.]+)", bound)
-        if match is None:
-            continue
-        below = _numbers(version) < _numbers(match[2])
-        if below == (match[1] == ">="):
-            return True
-    return False
+    bounds = re.findall(r"(>=|<)([\d.]+)", allowed.replace(" ", ""))
+    return any((_numbers(version) < _numbers(n)) == (sign == ">=") for sign, n in bounds)
 
 
 def supported(path: SearchPath = None) -> dict[str, str]:
     """Distribution -> range of versions, as this package's own metadata has them."""
     own = distribution("dss-jax", path) or distribution("dss-jax")
-    found = {}
-    for line in (own.requires or []) if own else []:
-        match = re.fullmatch(r"([\w.-]+)\s*([^;]*)", line)
-        if match:
-            found[match[1].lower()] = match[2].strip()
-    return found
+    lines = (own and own.requires) or []
+    matches = (re.fullmatch(r"([\w.-]+)\s*([^;]*)", line) for line in lines)
+    return {match[1].lower(): match[2].strip() for match in matches if match}
 
 
 def python_check(version: tuple[int, int, int] = sys.version_info[:3]) -> Check:
@@ -124,30 +114,18 @@ def package_checks(path: SearchPath = None) -> list[Check]:
     return checks
 
 
-def _origin(found: metadata.Distribution) -> tuple[str, str | None]:
-    """Where a distribution was installed from, for people; and its commit, if that is known."""
-    text = found.read_text("direct_url.json")
-    if text is None:
-        return f"{found.version} from an index", None
-    url = json.loads(text)
-    commit = url.get("vcs_info", {}).get("commit_id")
-    return f"git {commit[:7]}" if commit else f"{found.version} from {url.get('url')}", commit
-
-
 def _git_check(name: str, pin: str, path: SearchPath) -> Check:
     found = distribution(name, path)
     if found is None:
         return Check(name, "not installed", f"git {pin[:7]} is needed")
-    shown, commit = _origin(found)
+    url = json.loads(found.read_text("direct_url.json") or '{"url": "an index"}')
+    commit = url.get("vcs_info", {}).get("commit_id")
+    shown = f"git {commit[:7]}" if commit else f"{found.version} from {url.get('url')}"
     if name == "jestimator":
         helper = Path(str(found.locate_file("jestimator/amos_helper.py")))
         if helper.is_file() and "jax.experimental.pjit" in helper.read_text():
-            return Check(
-                name,
-                shown,
-                f"this release fails at import; git {pin[:7]} is needed, which has the same "
-                "version number",
-            )
+            needed = f"git {pin[:7]} is needed, which has the same version number"
+            return Check(name, shown, f"this release fails at import; {needed}")
     wrong = commit is not None and commit != pin
     return Check(name, shown, f"tried is git {pin[:7]}" if wrong else "")
 
@@ -159,14 +137,10 @@ def _overwriting(path: SearchPath) -> Iterable[Check]:
         ("tensorflow-cpu", "tensorflow", "t5x"),
     ):
         found = distribution(name, path)
+        why = f"{brought_by}'s dependencies brought it and it overwrites {other}"
+        fix = f"pip install --force-reinstall --no-deps {other} in the locked version"
         if found is not None:
-            yield Check(
-                name,
-                found.version,
-                f"{brought_by}'s dependencies brought it and it overwrites {other}: pip uninstall "
-                f"{name}, then pip install --force-reinstall --no-deps {other} in the locked "
-                "version",
-            )
+            yield Check(name, found.version, f"{why}: pip uninstall {name}, then {fix}")
 
 
 def t5x_checks(path: SearchPath = None) -> list[Check]:

@@ -214,22 +214,18 @@ class Engine:
         return out
 
 
-def search_of(run: config.Run) -> Search:
-    """How a run decodes free text: Evaluate.decode, and greedily where that is "rank"."""
+def make_engine(run: config.Run, program: Program, max_decode_length: int) -> Engine:
+    """The decoding engine of a run: as Evaluate.decode says, and greedy where that is "rank"."""
+    search: Search = SampleSearch(run.sample if run.evaluate.decode == "sample" else GREEDY)
     if run.evaluate.decode == "beam":
         from dss_jax.model.beam import BeamSearch
 
-        return BeamSearch(run.beam)
-    return SampleSearch(run.sample if run.evaluate.decode == "sample" else GREEDY)
-
-
-def make_engine(run: config.Run, program: Program, max_decode_length: int) -> Engine:
-    """The decoding engine of a run."""
+        search = BeamSearch(run.beam)
     return Engine(
         program.model,
         program.mesh,
         run.mesh.logical_axis_rules,
-        search_of(run),
+        search,
         max_decode_length=max_decode_length,
         batch_size=run.evaluate.batch_size,
         input_length=run.data.input_length,

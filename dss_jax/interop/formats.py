@@ -47,12 +47,10 @@ def detect(path: str) -> str:
 def read_weights(
     path: str, format: str | None = None, checkpoint: int | str | None = None
 ) -> Weights:
-    """Opens a checkpoint; its parameters are read later, one at a time.
+    """Opens a checkpoint, local or remote; its parameters are read later, one at a time.
 
-    Args:
-      path: a folder, local or remote.
-      format: one of `CHECKPOINT_FORMATS`; None: see `detect`.
-      checkpoint: of an Orbax run folder: "best", "latest" or a step.
+    `format`: one of `CHECKPOINT_FORMATS`; None: see `detect`. `checkpoint`: of an Orbax run folder:
+    "best", "latest" or a step.
 
     Raises:
       UsageError: no such checkpoint, or not one of a T5 that the package has.
@@ -78,13 +76,9 @@ def read_weights(
 
 
 def write_weights(weights: Weights, path: str, format: str, dtype: str = "float32") -> None:
-    """Writes a checkpoint, which appears whole or not at all.
+    """Writes a checkpoint to a new folder, local or remote; it appears whole or not at all.
 
-    Args:
-      weights: read one parameter at a time.
-      path: a new folder, local or remote.
-      format: one of `CHECKPOINT_FORMATS`.
-      dtype: of the tensors, for "hf": "float32" or "bfloat16"; the others keep float32.
+    `dtype`: of the tensors, for "hf": "float32" or "bfloat16"; the others keep float32.
 
     Raises:
       UsageError: the folder is not empty, or the format has no such model.

@@ -175,12 +175,8 @@ def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
 
 
 def write_hf(weights: Weights, path: str | Path, dtype: str = "float32") -> None:
-    """Writes a folder that `transformers` loads; it appears whole or not at all.
-
-    Args:
-      weights: read one parameter at a time.
-      path: the folder.
-      dtype: of the tensors, one of `DTYPES`.
+    """Writes a folder that `transformers` loads, with tensors of one of `DTYPES`; it appears whole
+    or not at all.
 
     Raises:
       UsageError: `path` is there and not empty, or `transformers` has no such model.

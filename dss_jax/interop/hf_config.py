@@ -139,11 +139,7 @@ def _activations(fields: Mapping[str, Any], origin: str) -> tuple[str, ...]:
 
 
 def config_json(config: T5Config, dtype: str) -> dict[str, Any]:
-    """The contents of `config.json` for a model.
-
-    Args:
-      config: of the model.
-      dtype: of the tensors that lie beside it.
+    """The contents of `config.json` for a model whose tensors are of a dtype.
 
     Raises:
       UsageError: `transformers` has no such feed-forward layer.

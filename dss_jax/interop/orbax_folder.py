@@ -36,9 +36,7 @@ def is_orbax(path: Path) -> bool:
 def read_orbax(path: Path, step: int | str | None = None) -> Weights:
     """Opens a model folder, a run folder, or `RUN/checkpoints/STEP`.
 
-    Args:
-      path: the folder.
-      step: for a run folder: "best" (on validation; also None), "latest" or a step.
+    `step`: for a run folder: "best" (on validation; also None), "latest" or a step.
 
     Raises:
       UsageError: not such a folder, no such step, or parameters of another model.

@@ -30,12 +30,9 @@ CHUNK = 256
 
 
 def subset_rows(n: int, task: config.Task) -> np.ndarray:
-    """The rows of the training split that are used, in ascending order.
-
-    Subsets of one seed are nested: those of 12.5 % are among those of 25 %.
-
-    Returns:
-      int64 [m], m = task.train_count, or the rounded share of n, at least 1.
+    """The rows of the training split that are used, ascending: int64 [m], m = task.train_count, or
+    the rounded share of n, at least 1. Subsets of one seed are nested: those of 12.5 % are among
+    those of 25 %.
 
     Raises:
       UsageError: more rows are asked for than there are.
@@ -66,13 +63,7 @@ def make_examples(
 def make_layout(
     data: config.Data, rows: np.ndarray, examples: Examples, plan: LayoutPlan
 ) -> Layout:
-    """The layout that `data.layout` names.
-
-    Args:
-      data, examples: what is trained on.
-      rows: all rows that will be asked for: int [m].
-      plan: the batches, how they are shared out, and by what shapes are chosen.
-    """
+    """The layout that `data.layout` names; `rows`, int [m], are all that will be asked for."""
     if data.layout == "padded":
         return PaddedBlocks(examples, rows, data, plan)
     if data.layout == "packed":
@@ -224,11 +215,8 @@ class TrainBatches:
         return int(self._chunk(step // CHUNK)[1][step % CHUNK])
 
     def __call__(self, step: int, shape: int | None = None) -> Batch:
-        """This process's part of the batch at a step (0 is the first).
-
-        Args:
-          step: its number.
-          shape: the shape to build it in, one with room for it; None: `shape_at(step)`.
+        """This process's part of the batch at a step (0 is the first), in a shape that has room
+        for it; None: `shape_at(step)`.
         """
         shape = self.shape_at(step) if shape is None else shape
         if shape >= self.layout.shapes:

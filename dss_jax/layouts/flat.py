@@ -21,15 +21,9 @@ TOKEN_MULTIPLE = 32
 
 
 def deal(weights: np.ndarray, streams: int) -> np.ndarray:
-    """Deals the examples of each batch to streams so that all get about the same weight.
-
-    Args:
-      weights: int [n, N].
-      streams: D, a divisor of N.
-
-    Returns:
-      int [n, D, N / D], places in the batch: the heaviest D first, the next D the other way round
-      and so on. For one stream the order stays.
+    """Deals the examples of each batch, of weights int [n, N], to D streams so that all get about
+    the same weight: places in the batch, int [n, D, N / D]. The heaviest D come first, the next D
+    the other way round and so on. For one stream the order stays.
     """
     n, size = weights.shape
     if streams == 1:
@@ -86,12 +80,8 @@ class FlatStreams(Layout):
 
 
 def stream_rows(lengths: np.ndarray, tokens: int, length: int) -> StreamRows:
-    """Where rows that lie one after another in a stream go.
-
-    Args:
-      lengths: int [R], of the rows; all below `length`, their sum below `tokens`.
-      tokens: N.
-      length: L.
+    """Where rows that lie one after another in a stream of N `tokens` go: their lengths, int [R],
+    are all below `length`, L, and their sum below N.
     """
     total = int(lengths.sum())
     assert total < tokens

@@ -38,13 +38,7 @@ class PaddedBlocks(Layout):
     def __init__(
         self, examples: Examples, rows: np.ndarray, data: config.Data, plan: LayoutPlan
     ) -> None:
-        """Measures the lengths.
-
-        Args:
-          examples, data: what is trained on.
-          rows: all rows that will be asked for.
-          plan: what this process builds.
-        """
+        """Measures the lengths of `rows`, all that will be asked for."""
         super().__init__(examples, plan)
         n = data.batch_size
         inputs, targets = examples.longest_of(rows)
