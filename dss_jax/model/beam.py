@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.decode_config import Beam
-from dss_jax.core.ids import EOS_ID
-from dss_jax.model.decoding import Chosen, Decoded, gather, where_rows
+from dss_jax.model.decoding import Chosen, Decoded, Search, gather, where_rows
 from dss_jax.model.sampling import without_eos
 
 DEAD = -1e9
@@ -58,19 +57,17 @@ def _top_k(scores_BxKxV: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.A
 
 
 @dataclass(frozen=True)
-class BeamSearch:
-    """Keeps the K best beginnings; gives the K best sequences."""
+class BeamSearch(Search):
+    """Keeps the K best beginnings; gives the K best sequences, or those so far where none ended."""
 
     settings: Beam
-    eos_id: int = EOS_ID
 
     @property
     def width(self) -> int:
-        """K."""
         return self.settings.num_beams
 
     def start(self, ids_B: jax.Array, max_decode_length: int) -> BeamState:
-        """One empty live beam; the others are dead, so that the first tokens all differ."""
+        # One empty live beam; the others are dead, so that the first tokens all differ.
         shape = (ids_B.shape[0], self.width)
         tokens = jnp.zeros((*shape, max_decode_length), jnp.int32)
         dead, none = jnp.full(shape, DEAD, jnp.float32), jnp.zeros(shape, bool)
@@ -102,7 +99,6 @@ class BeamSearch:
         return hopeless_B
 
     def choose(self, state: BeamState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
-        """Takes the tokens of a position."""
         beams, longest = self.width, state.live.tokens.shape[-1]
         log_probs_BxKxV = jax.nn.log_softmax(logits_BxKxV, axis=-1)
         log_probs_BxKxV = without_eos(
@@ -137,7 +133,6 @@ class BeamSearch:
         )
 
     def finish(self, state: BeamState) -> Decoded:
-        """The ended sequences, best first; the live ones where none has ended."""
         none_B = ~jnp.any(state.ended.real, axis=1)
         tokens, log_probs, scores, real = map(partial(where_rows, none_B), state.live, state.ended)
         tokens = jnp.where(real[..., None], tokens, 0)

@@ -8,15 +8,17 @@ Shape letters are those of `dss_jax.model.layers`; here K is sequences an input 
 `max_decode_length`. In every array of `Prepared` and of `DecodeState.rows` the input is axis 0.
 """
 
+import abc
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import PAD_ID
+from dss_jax.core.ids import EOS_ID, PAD_ID
 from dss_jax.model.attention import KeyValue, padding_mask
 from dss_jax.model.t5 import T5, DecoderLayer
 
@@ -51,19 +53,27 @@ class Chosen(NamedTuple):
     done_B: jax.Array
 
 
-class Search(Protocol):
-    """How tokens are chosen. Must be hashable: it is a static argument of compiled functions."""
+@dataclass(frozen=True)
+class Search(abc.ABC):
+    """How tokens are chosen. Hashable, because it is a static argument of compiled functions."""
+
+    settings: Any
+    eos_id: int = EOS_ID
 
     @property
+    @abc.abstractmethod
     def width(self) -> int:
         """K, sequences an input."""
 
+    @abc.abstractmethod
     def start(self, ids_B: jax.Array, max_decode_length: int) -> Any:
         """Its state before position 0; `ids_B` are the numbers of the inputs, int32."""
 
+    @abc.abstractmethod
     def choose(self, state: Any, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
         """Takes the tokens of a position."""
 
+    @abc.abstractmethod
     def finish(self, state: Any) -> Decoded:
         """The result."""
 

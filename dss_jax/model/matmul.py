@@ -25,8 +25,8 @@ def matmul(
     *,
     transposed: bool = False,
 ) -> jax.Array:
-    """`x @ weight`, computed in the dtype of `x` (float32 or bfloat16), summed in float32: [N, O] in
-    `out_dtype`. The weight is float32 [I, O]; [O, I] if `transposed`.
+    """`x @ weight`, computed in the dtype of `x`, float32 or bfloat16, and summed in float32:
+    [N, O] in `out_dtype`. The weight is float32 [I, O]; [O, I] if `transposed`.
     """
     if x_NxI.dtype == weight.dtype:
         right = weight.T if transposed else weight

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.decode_config import GREEDY, Sample
-from dss_jax.core.ids import EOS_ID, PAD_ID
+from dss_jax.core.ids import PAD_ID
 from dss_jax.model import matmul
-from dss_jax.model.decoding import Chosen, Decoded
+from dss_jax.model.decoding import Chosen, Decoded, Search
 
 _CHUNK = 128
 
@@ -75,19 +75,18 @@ def processed(logits: jax.Array, settings: Sample) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class SampleSearch:
-    """Draws each token from the model's distribution, or takes the most likely one."""
+class SampleSearch(Search):
+    """Draws each token from the model's distribution, or takes the most likely one. Gives the
+    sequences in the order of their numbers.
+    """
 
     settings: Sample = GREEDY
-    eos_id: int = EOS_ID
 
     @property
     def width(self) -> int:
-        """K."""
         return self.settings.num_samples
 
     def start(self, ids_B: jax.Array, max_decode_length: int) -> SampleState:
-        """Nothing decoded yet."""
         shape = (ids_B.shape[0], self.width)
         return SampleState(
             ids_B=ids_B,
@@ -106,7 +105,6 @@ class SampleSearch:
         return of_inputs(processed(logits_BxKxV, self.settings), ids_B, jnp.arange(self.width))
 
     def choose(self, state: SampleState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
-        """Takes the tokens of a position."""
         allowed_BxKxV = without_eos(
             logits_BxKxV, self.eos_id, position, self.settings.min_decode_length
         )
@@ -128,5 +126,4 @@ class SampleSearch:
         return Chosen(state, tokens_BxK, None, jnp.all(ended_BxK, axis=1))
 
     def finish(self, state: SampleState) -> Decoded:
-        """The sequences, in the order of their numbers."""
         return Decoded(state.tokens_BxKxT, state.log_probs_BxK, state.log_probs_BxK)
