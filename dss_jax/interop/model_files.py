@@ -62,6 +62,7 @@ def write_model_files(folder: Path, files: ModelFiles) -> None:
     text = json.dumps({**fields, "extra_ids": files.extra_ids}, indent=2)
     if files.vocabulary is not None:
         write_whole(folder / VOCABULARY, files.vocabulary.read_bytes())
+    # Last: a folder that has it is taken for a whole one.
     write_whole(folder / T5_CONFIG, text + "\n")
 
 

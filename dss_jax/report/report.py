@@ -78,6 +78,7 @@ def write(
     report = Report(report_tables.tables(found, view), left=found.left)
     for name, draw in (("by_data", report_figures.by_data), ("by_size", report_figures.by_size)):
         report.files += draw(found, out / name, view)
+    # After the figures, which are shown in it.
     texts = {
         "report.md": _markdown(folder, report, view),
         "results.csv": _results_csv(found),
