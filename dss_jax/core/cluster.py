@@ -155,11 +155,8 @@ def find(
     if count == 1:
         return None
     cluster = _of_cluster(environ, tpu)
-    told: dict[str, Any] = {
-        name: value
-        for name, value in zip(_TOLD, (address, count, index), strict=True)
-        if value is not None
-    }
+    told: dict[str, Any] = dict(zip(_TOLD, (address, count, index), strict=True))
+    told = {name: value for name, value in told.items() if value is not None}
     if told:
         cluster = replace(cluster or Processes("flags"), **told)
     _check(cluster, required)

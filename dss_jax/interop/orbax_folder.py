@@ -8,6 +8,7 @@ params/                        Orbax, float32
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -83,11 +84,8 @@ def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
             f"{CHECKPOINTS}/."
         )
     if root == path and (root / CHECKPOINTS).is_dir():
-        checkpoints = Checkpoints(root / CHECKPOINTS)
-        try:
+        with closing(Checkpoints(root / CHECKPOINTS)) as checkpoints:
             chosen = root / CHECKPOINTS / str(checkpoints.find("best" if step is None else step))
-        finally:
-            checkpoints.close()
     elif step is not None:
         raise UsageError(
             f"{path} holds one checkpoint, so there is no {step!r} to choose. Give the folder of "
