@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from dss_jax.core.config import T5Config
-from dss_jax.interop.hf_names import entries
+from dss_jax.interop.hf import parameters
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -119,7 +119,7 @@ def reference(
     out.loss.backward()
     recorded = {"logits": out.logits.detach().numpy(), "loss": out.loss.detach().numpy()}
     named = dict(model.named_parameters())
-    for name in [name for entry in entries(config) for name in entry.hf_names()]:
+    for name in [name for p in parameters(config) for name in p.names]:
         recorded[f"param/{name}"] = named[name].detach().numpy()
         recorded[f"grad/{name}"] = named[name].grad.numpy()
     recorded["greedy"], recorded["greedy_margin"] = greedy(model, inputs)

@@ -35,16 +35,29 @@ def write_run(
     scored = {METRIC: accuracy, "examples": len(right)}
     scored |= {} if teacher is None else {"teacher": teacher}
     results = {
-        "metric": METRIC, "best_step": 4, "steps": 6, "method": method, "task": task,
-        "seed": seed, "train_examples": examples, "train_total": TOTAL, "parameters": parameters,
-        "validation": scored, "test": scored,
-    }  # fmt: skip
+        "metric": METRIC,
+        "best_step": 4,
+        "steps": 6,
+        "method": method,
+        "task": task,
+        "seed": seed,
+        "train_examples": examples,
+        "train_total": TOTAL,
+        "parameters": parameters,
+        "validation": scored,
+        "test": scored,
+    }
     lines = [
-        {"id": f"item-{i}", "input": f"input {i}", "target": "yes",
-         "prediction": "yes" if good else "no", "correct": bool(good),
-         "rationale": f"because {i}"}
+        {
+            "id": f"item-{i}",
+            "input": f"input {i}",
+            "target": "yes",
+            "prediction": "yes" if good else "no",
+            "correct": bool(good),
+            "rationale": f"because {i}",
+        }
         for i, good in enumerate(right)
-    ]  # fmt: skip
+    ]
     for split in ("validation", "test"):
         file = folder / run_folder.PREDICTIONS / f"{split}-best.jsonl"
         file.parent.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
@@ -146,10 +147,7 @@ def test_the_setting_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None
     """Logits of the whole model through the fused call, here in XLA's implementation."""
     import dss_jax.model.attention as attention
 
-    small = config.T5Config(
-        vocab_size=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=2,
-        num_decoder_layers=2, dropout_rate=0.0, dtype="bfloat16",
-    )  # fmt: skip
+    small = dataclasses.replace(toy.MODEL, vocab_size=64, dropout_rate=0.0, dtype="bfloat16")
     real, calls = attention.fused_attention, []
 
     def xla(*args, **kwargs) -> jax.Array:

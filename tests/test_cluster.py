@@ -16,10 +16,14 @@ from dss_jax.run import hosts
 from dss_jax.train import sharding
 
 SRUN = {
-    "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "8",
-    "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+    "SLURM_NTASKS": "8",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
     "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
-}  # fmt: skip
+}
 MPIRUN = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}
 POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hf_arrays import from_hf
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.decode_config import Beam, Sample
-from dss_jax.interop.hf_names import from_hf
 from dss_jax.model.beam import BeamSearch
 from dss_jax.model.decoding import Search, decode
 from dss_jax.model.sampling import SampleSearch

@@ -19,9 +19,16 @@ from dss_jax.train.step import build
 ROWS, INPUT, TARGET = 4, 96, 64
 
 GATED = config.T5Config(
-    vocab_size=4096, emb_dim=256, num_heads=4, head_dim=96, mlp_dim=640, num_encoder_layers=2,
-    num_decoder_layers=1, dropout_rate=0.0, scan_unroll=2,
-)  # fmt: skip
+    vocab_size=4096,
+    emb_dim=256,
+    num_heads=4,
+    head_dim=96,
+    mlp_dim=640,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+    dropout_rate=0.0,
+    scan_unroll=2,
+)
 """Sides differ from one another, so that none can stand for another."""
 
 PLAIN = dataclasses.replace(
@@ -71,11 +78,17 @@ def test_a_batch_of_cqa_at_base_takes_what_the_design_says() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200"),
-        ("NVIDIA A100-SXM4-80GB", "a100"), ("NVIDIA L4", "l4"), ("TPU v4", "v4"),
-        ("TPU v5 lite", "v5e"), ("TPU v5", "v5p"), ("TPU v5p", "v5p"), ("TPU v6 lite", "v6e"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA L4", "l4"),
+        ("TPU v4", "v4"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v5p", "v5p"),
+        ("TPU v6 lite", "v6e"),
     ],
-)  # fmt: skip
+)
 def test_peaks_are_found_by_the_name_that_jax_gives(kind: str, name: str) -> None:
     assert peak_flops(kind) == DEVICES[name].peak_flops
 

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import toy
+from hf_arrays import to_hf
 from safetensors.numpy import save_file
 from test_model_hf import GOLDEN, assert_close, recorded_batch
 
@@ -18,7 +19,6 @@ from dss_jax.core.errors import UsageError
 from dss_jax.interop import hf
 from dss_jax.interop.hf import EMBEDDING, EMBEDDING_ALIASES, HEAD, UNUSED, read_hf, write_hf
 from dss_jax.interop.hf_config import config_json, shape_of
-from dss_jax.interop.hf_names import to_hf
 from dss_jax.interop.weights import expected_shapes, flat, from_tree, nested
 from dss_jax.model.t5 import T5
 
@@ -118,9 +118,14 @@ def test_aliases_are_accepted_where_they_are_equal(tmp_path: Path) -> None:
     # Files of 2020 say nothing of tying, and have a tensor that nothing reads.
     old: State = {**state, **aliases, UNUSED: np.ones((32, 3), np.float32)}
     folder = write_folder(
-        tmp_path, config, old, tie_word_embeddings=None, feed_forward_proj=None,
-        num_decoder_layers=3, relative_attention_max_distance=None,
-    )  # fmt: skip
+        tmp_path,
+        config,
+        old,
+        tie_word_embeddings=None,
+        feed_forward_proj=None,
+        num_decoder_layers=3,
+        relative_attention_max_distance=None,
+    )
     check_logits(folder, arrays)
     assert UNUSED in read_hf(folder).notes[0]
     del old[EMBEDDING]
@@ -141,10 +146,14 @@ def test_configuration_and_tensors_that_disagree_on_the_head(tmp_path: Path) -> 
     # transformers 5 writes such files itself: the head is the embedding, unscaled.
     weights = read_hf(
         write_folder(
-            tmp_path, config, headless, tie_word_embeddings=True, scale_decoder_outputs=False,
+            tmp_path,
+            config,
+            headless,
+            tie_word_embeddings=True,
+            scale_decoder_outputs=False,
             transformers_version="5.23.0",
         )
-    )  # fmt: skip
+    )
     assert "training will part the two" in weights.notes[0]
     head = weights.leaves["decoder/logits_dense/kernel"].read()
     np.testing.assert_array_equal(head.T, state[EMBEDDING])
@@ -173,17 +182,26 @@ def test_other_architectures_are_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "activations", [("relu",), ("silu",), ("gelu",), ("relu", "linear"), ("silu", "linear"),
-                    ("gelu", "linear")], ids="-".join
-)  # fmt: skip
+    "activations",
+    [("relu",), ("silu",), ("gelu",), ("relu", "linear"), ("silu", "linear"), ("gelu", "linear")],
+    ids="-".join,
+)
 @pytest.mark.parametrize("tied", [True, False])
 def test_configurations_go_both_ways(activations: tuple[str, ...], tied: bool) -> None:
     config = T5Config(
-        vocab_size=384, emb_dim=12, num_heads=5, head_dim=7, mlp_dim=9, num_encoder_layers=3,
-        num_decoder_layers=2, mlp_activations=activations, logits_via_embedding=tied,
-        relative_attention_num_buckets=16, relative_attention_max_distance=77,
+        vocab_size=384,
+        emb_dim=12,
+        num_heads=5,
+        head_dim=7,
+        mlp_dim=9,
+        num_encoder_layers=3,
+        num_decoder_layers=2,
+        mlp_activations=activations,
+        logits_via_embedding=tied,
+        relative_attention_num_buckets=16,
+        relative_attention_max_distance=77,
         layer_norm_epsilon=1e-5,
-    )  # fmt: skip
+    )
     assert shape_of(config_json(config, "float32"), "a test") == config
 
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from hf_arrays import from_hf, to_hf
 from test_model_hf import TOLERANCE
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.ids import UNK_ID
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.interop.hf import read_hf, write_hf
-from dss_jax.interop.hf_names import to_hf
 from dss_jax.interop.weights import Weights, from_tree
 from dss_jax.model.t5 import T5
 
@@ -68,8 +68,6 @@ def random_weights(config: T5Config, vocabulary: Path, extra_ids: int) -> Weight
 
 
 def from_tree_of(model: Any, config: T5Config) -> Weights:
-    from dss_jax.interop.hf_names import from_hf
-
     state = {name: p.detach().numpy() for name, p in model.named_parameters()}
     return from_tree(config, from_hf(state, config), origin="a test")
 
@@ -125,9 +123,16 @@ def test_transformers_loads_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 TEXTS = [
-    "Hello world.", "Tom had 12 apples; he gave 3 of them to Ann.", " double  space ",
-    "tabs\tand\nnewlines", "naïve café ½", "[label] what is 3 + 4?", "", "日本語", "a </s> b",
-]  # fmt: skip
+    "Hello world.",
+    "Tom had 12 apples; he gave 3 of them to Ann.",
+    " double  space ",
+    "tabs\tand\nnewlines",
+    "naïve café ½",
+    "[label] what is 3 + 4?",
+    "",
+    "日本語",
+    "a </s> b",
+]
 
 
 @pytest.mark.parametrize(
@@ -217,9 +222,16 @@ def test_v1_1_and_mt5_as_transformers_5_makes_them(
     """It ties the head of a new v1.1, without v1.0's scaling; a checkpoint's own head is kept."""
     names = {"t5": "T5", "mt5": "MT5"}[kind]
     made = getattr(transformers, f"{names}Config")(
-        vocab_size=96, d_model=20, d_kv=8, d_ff=28, num_heads=3, num_layers=2,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
-    )  # fmt: skip
+        vocab_size=96,
+        d_model=20,
+        d_kv=8,
+        d_ff=28,
+        num_heads=3,
+        num_layers=2,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
     model = getattr(transformers, f"{names}ForConditionalGeneration")(made).eval()
     if own_head:
         weight = torch.randn(96, 20, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from dss_jax.layouts import packed
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch, BlockShape
 from dss_jax.layouts.flat import deal, stream_rows
-from dss_jax.layouts.layouts import with_layout
+from dss_jax.layouts.layout import with_layout
 from dss_jax.layouts.packed import packed_rows
 from dss_jax.layouts.shapes import base_cost, choose_block_shapes, first_that_fits
 from dss_jax.model.t5 import T5
@@ -49,9 +49,11 @@ def _targets(batch: Batch) -> list[tuple[int, ...]]:
     found = []
     for block in batch:
         for inputs, targets, roles in zip(
-            block.decoder_input_tokens, block.decoder_target_tokens, block.decoder_roles,
+            block.decoder_input_tokens,
+            block.decoder_target_tokens,
+            block.decoder_roles,
             strict=True,
-        ):  # fmt: skip
+        ):
             real = np.flatnonzero(roles)
             starts = [i for i in real if inputs[i] == 0]
             ends = [*starts[1:], *(real[-1:] + 1)]
@@ -315,10 +317,12 @@ needs_release = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("task", "split", "limit"),
     [
-        ("cqa", "train", 1.20), ("svamp", "train", 1.20),
-        ("anli1", "validation", 1.20), ("esnli", "validation", 1.30),
+        ("cqa", "train", 1.20),
+        ("svamp", "train", 1.20),
+        ("anli1", "validation", 1.20),
+        ("esnli", "validation", 1.30),
     ],
-)  # fmt: skip
+)
 def test_little_is_executed_in_vain(
     task: str, split: str, limit: float, layout: str, tmp_path: Path
 ) -> None:

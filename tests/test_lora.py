@@ -26,9 +26,15 @@ from dss_jax.train.step import Program, TrainState, build
 
 LORA = config.Lora(rank=2, targets=("query", "value", "wo"), learning_rate=0.03)
 SMALL = config.T5Config(
-    vocab_size=32, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=16, num_encoder_layers=2,
-    num_decoder_layers=1, mlp_activations=("relu",),
-)  # fmt: skip
+    vocab_size=32,
+    emb_dim=8,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=16,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+    mlp_activations=("relu",),
+)
 INPUTS = jnp.array([[5, 6, 7, 1], [8, 1, 0, 0]], jnp.int32)
 TARGETS = jnp.array([[0, 9, 10], [0, 11, 12]], jnp.int32)
 
@@ -77,8 +83,10 @@ def test_a_fresh_lora_changes_no_output(small: tuple[dict, dict]) -> None:
     np.testing.assert_array_equal(_logits(with_lora), _logits(plain))
     node = with_lora["decoder"]["layers"]["encoder_decoder_attention"]["value"]
     assert {k: v.shape for k, v in node.items()} == {
-        "kernel": (1, 8, 8), "lora_a": (1, 8, 2), "lora_b": (1, 2, 8)
-    }  # fmt: skip
+        "kernel": (1, 8, 8),
+        "lora_a": (1, 8, 2),
+        "lora_b": (1, 2, 8),
+    }
     assert set(with_lora["decoder"]["layers"]["self_attention"]["key"]) == {"kernel"}
     layers = with_lora["encoder"]["layers"]
     assert set(layers["mlp"]["wi"]) == {"kernel"}
@@ -199,12 +207,17 @@ def test_a_restored_state_goes_on_bit_for_bit(trained, toy_store, tmp_path: Path
 def test_a_mesh_and_parts_of_a_batch_give_the_same(toy_store) -> None:
     model = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
     optimizer = config.Optimizer(eps=1e-3)
-    expected = _train(*(p := _program(toy_store, model=model, optimizer=optimizer)), p[0].init(),
-                      range(2))  # fmt: skip
+    expected = _train(
+        *(p := _program(toy_store, model=model, optimizer=optimizer)), p[0].init(), range(2)
+    )
     program, batches = _program(
-        toy_store, 4, model=model, optimizer=optimizer,
-        mesh=config.Mesh(data=1, fsdp=2, model=2), train=config.Train(steps=6, microbatches=2),
-    )  # fmt: skip
+        toy_store,
+        4,
+        model=model,
+        optimizer=optimizer,
+        mesh=config.Mesh(data=1, fsdp=2, model=2),
+        train=config.Train(steps=6, microbatches=2),
+    )
     state, metrics = _train(program, batches, program.init(), range(2))
     for x, y in zip(metrics, expected[1], strict=True):
         assert x == pytest.approx(y, rel=1e-4)

@@ -11,9 +11,10 @@ import numpy as np
 import optax
 import pytest
 import toy
+from hf_arrays import from_hf, to_hf
 
 from dss_jax.core.config import T5Config
-from dss_jax.interop.hf_names import entries, from_hf, to_hf
+from dss_jax.interop.hf import parameters
 from dss_jax.model.attention import relative_position_buckets
 from dss_jax.model.t5 import T5
 
@@ -44,7 +45,7 @@ def check_against(config: T5Config, recorded: dict[str, np.ndarray]) -> None:
     model = T5(config)
     state = {k.removeprefix("param/"): v for k, v in recorded.items() if k.startswith("param/")}
     params = jax.tree.map(jnp.asarray, from_hf(state, config))
-    assert len(jax.tree.leaves(params)) == len(entries(config))
+    assert len(jax.tree.leaves(params)) == len(parameters(config))
 
     both = jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True), static_argnums=1)
     (loss, logits), gradients = both(params, model, recorded_batch(recorded))

@@ -15,8 +15,8 @@ from dss_jax.core.decode_config import Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.evaluate.evaluator import Evaluator
-from dss_jax.evaluate.predict import LabelRanker, texts_of
+from dss_jax.evaluate.evaluator import Evaluator, texts_of
+from dss_jax.evaluate.ranking import LabelRanker
 from dss_jax.model.decoding import Decoded
 from dss_jax.run import score
 from dss_jax.run.session import with_vocab_size
@@ -25,8 +25,12 @@ from dss_jax.train.step import build
 
 MODEL = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
 ALLOWED = [
-    ["3", "the answer is 12", "yes"], ["no", "maybe"], ["42"], ["1", "2", "3", "4 + 4"], ["5", "6"]
-]  # fmt: skip
+    ["3", "the answer is 12", "yes"],
+    ["no", "maybe"],
+    ["42"],
+    ["1", "2", "3", "4 + 4"],
+    ["5", "6"],
+]
 """Of the rows in turn: other numbers of labels, and labels of other lengths. They are 5, so that
 batches of 4 rows do not begin with the same ones.
 """
@@ -137,14 +141,17 @@ def test_every_way_to_decode_predicts_each_row(results: dict[str, list[dict]]) -
         assert all(np.isfinite(p["log_prob"]) and p["log_prob"] < 0 for p in predictions)
     assert all(len(p["samples"]) == 3 for p in results["sample"])
     assert all(p["prediction"] in p["samples"] for p in results["sample"])
-    assert all(set(p["label_log_probs"]) == {"label 0", "label 1", "label 2"} for p in
-               results["rank"])  # fmt: skip
+    assert all(
+        set(p["label_log_probs"]) == {"label 0", "label 1", "label 2"} for p in results["rank"]
+    )
     assert "samples" not in results["greedy"][0]
     # Each is really another search.
     texts = {decode: [p["prediction"] for p in found] for decode, found in results.items()}
     assert len({tuple(found) for found in texts.values()}) == 4
-    better = [b["log_prob"] - g["log_prob"] for b, g in
-              zip(results["beam"], results["greedy"], strict=True)]  # fmt: skip
+    better = [
+        b["log_prob"] - g["log_prob"]
+        for b, g in zip(results["beam"], results["greedy"], strict=True)
+    ]
     assert sum(better) > 0
 
 

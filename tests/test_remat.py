@@ -14,9 +14,15 @@ from dss_jax.core.errors import UsageError
 from dss_jax.model.t5 import T5
 
 PLAIN = T5Config(
-    vocab_size=32, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=64, num_encoder_layers=3,
-    num_decoder_layers=2, dropout_rate=0.1,
-)  # fmt: skip
+    vocab_size=32,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=64,
+    num_encoder_layers=3,
+    num_decoder_layers=2,
+    dropout_rate=0.1,
+)
 INPUTS = jnp.full((8, 48), 5, jnp.int32).at[0, 30:].set(0)
 TARGETS = jnp.full((8, 24), 6, jnp.int32)
 

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.evaluate import statistics
 from dss_jax.report import published, report
 from dss_jax.report.found_runs import find_runs
-from dss_jax.report.items import page_data
+from dss_jax.report.page import page_data
 
 STANDARD = {250: (40, 44, 42), 500: (50, 52, 54), 1000: (60, 62, 64)}
 DSS = {250: (46, 48, 50), 500: (58, 60, 62), 1000: (66, 70, 74)}
@@ -67,8 +68,9 @@ class TestStatistics:
         a, b = rng.random((1, 300)) < 0.7, rng.random((1, 300)) < 0.55
         found = statistics.difference(a, b, paired=True)
         d = (a[0].astype(float) - b[0]) * 100
-        expected = stats.bootstrap((d,), np.mean, method="percentile", rng=np.random.default_rng(2),
-                                   n_resamples=20_000)  # fmt: skip
+        expected = stats.bootstrap(
+            (d,), np.mean, method="percentile", rng=np.random.default_rng(2), n_resamples=20_000
+        )
         assert found.value == pytest.approx(d.mean())
         assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.6)
         assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.6)
@@ -162,12 +164,12 @@ class TestTables:
 
     def test_what_is_needed(self, sweep: Path) -> None:
         found = rows(report.write(sweep), "least data above")
+        dss = ("dss", "1.0M", "100 % (1,000)", "70.00", "yes")
         assert found == [
             ("the teacher", "60.00", "standard", "1.0M", "100 % (1,000)", "62.00", "yes"),
-            ("the teacher", "60.00", "dss", "1.0M", "100 % (1,000)", "70.00", "yes"),
-            ("standard with 1.0M on 100 % (1,000)", "62.00", "dss", "1.0M", "100 % (1,000)",
-             "70.00", "yes"),
-        ]  # fmt: skip
+            ("the teacher", "60.00", *dss),
+            ("standard with 1.0M on 100 % (1,000)", "62.00", *dss),
+        ]
 
     def test_the_share_that_reaches_full_fine_tuning(self, sweep: Path) -> None:
         ((method, model, share, interval, never),) = rows(report.write(sweep), "share of the data")
@@ -187,10 +189,17 @@ class TestTables:
 
     def test_models_are_named_by_the_sweep(self, sweep: Path) -> None:
         cells = [
-            {"folder": f.relative_to(sweep).as_posix(), "task": "toy", "model": "t5_1_1_base",
-             "method": "dss", "train_fraction": None, "train_count": 250, "seed": 0}
+            {
+                "folder": f.relative_to(sweep).as_posix(),
+                "task": "toy",
+                "model": "t5_1_1_base",
+                "method": "dss",
+                "train_fraction": None,
+                "train_count": 250,
+                "seed": 0,
+            }
             for f in [sweep / "dss" / "count_250" / "seed_0", sweep / "dss" / "none" / "seed_9"]
-        ]  # fmt: skip
+        ]
         grid = {"format": 1, "cells": cells, "gin_files": [], "bindings": []}
         (sweep / "sweep.json").write_text(json.dumps(grid))
         found = find_runs(sweep)
@@ -215,9 +224,10 @@ class TestFiles:
         with (sweep / "report" / "results.csv").open() as file:
             cells = list(csv.DictReader(file))
         (one,) = [
-            c for c in cells
+            c
+            for c in cells
             if (c["method"], c["train_examples"], c["split"]) == ("dss", "500", "test")
-        ]  # fmt: skip
+        ]
         assert (float(one["mean"]), int(one["seeds"])) == (60.0, 3)
         assert float(one["standard_error"]) == pytest.approx(stats.sem([58, 60, 62]), rel=1e-5)
         assert [c["mean"] for c in cells if c["method"] == "teacher"] == ["60", "60"]
@@ -225,8 +235,13 @@ class TestFiles:
             runs = list(csv.DictReader(file))
         assert len(runs) == 18
         assert {(r["seed"], r["test"]) for r in runs if r["train_examples"] == "250"} == {
-            ("0", "40"), ("1", "44"), ("2", "42"), ("0", "46"), ("1", "48"), ("2", "50"),
-        }  # fmt: skip
+            ("0", "40"),
+            ("1", "44"),
+            ("2", "42"),
+            ("0", "46"),
+            ("1", "48"),
+            ("2", "50"),
+        }
         assert runs[0]["folder"] == "standard/count_250/seed_0"
 
     def test_figures_show_each_point(self, sweep: Path) -> None:
@@ -242,9 +257,11 @@ class TestFiles:
     def test_two_models_give_the_figure_by_size(self, sweep: Path) -> None:
         for seed, score in enumerate((72, 74, 76)):
             write_run(
-                sweep / "large" / f"seed_{seed}", accuracy_of(score), seed=seed,
+                sweep / "large" / f"seed_{seed}",
+                accuracy_of(score),
+                seed=seed,
                 parameters=10_000_000,
-            )  # fmt: skip
+            )
         made = report.write(sweep)
         assert "by_size.svg" in {f.name for f in made.files}
         found = rows(made, "least data above")
@@ -265,14 +282,17 @@ class TestFiles:
         found = find_runs(sweep)
         (task,) = page_data(found, [], "test", "sweep")["tasks"]
         assert [m["name"] for m in task["methods"]][:2] == [
-            "standard, 1.0M, 25 % (250)", "standard, 1.0M, 50 % (500)",
-        ]  # fmt: skip
+            "standard, 1.0M, 25 % (250)",
+            "standard, 1.0M, 50 % (500)",
+        ]
         item = next(i for i in task["items"] if i["id"] == "item-81")
         # The seeds of standard on 250 have the first 80, 88 and 84 right.
         assert item["answers"][0] == {
-            "prediction": "yes", "correct": True, "right": pytest.approx(2 / 3),
+            "prediction": "yes",
+            "correct": True,
+            "right": pytest.approx(2 / 3),
             "rationale": "because 81",
-        }  # fmt: skip
+        }
         assert item["teacher"] == {"label": "yes", "rationale": "because 81", "correct": True}
         assert len(task["items"]) == 200
 
@@ -294,10 +314,12 @@ class TestLittle:
         made = report.write(sweep)
         assert [row[2] for row in rows(made, "against standard")] == ["25 % (250)", "100 % (1,000)"]
 
-    def test_unfinished_runs_are_named(self, sweep: Path) -> None:
+    def test_unfinished_runs_are_named(self, sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "dss_jax")
         (sweep / "dss" / "count_250" / "seed_2" / "results.json").unlink()
         made = report.write(sweep)
         assert made.left == ["dss/count_250/seed_2: not finished"]
+        assert caplog.messages == ["left out: dss/count_250/seed_2: not finished"]
         assert rows(made, "toy: text accuracy")[1][2] == "47.00 ± 1.00 (2)*"
         # Not the same seeds on both sides any more.
         assert "not paired" in next(t for t in made.tables if "against" in t.title).note

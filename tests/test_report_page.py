@@ -13,7 +13,7 @@ import pytest
 from results_maker import accuracy_of, write_run
 
 from dss_jax.report import report
-from dss_jax.report.page import as_json, write_page
+from dss_jax.report.page import as_json, render
 
 HOSTILE = (
     "</script><script>document.title='broken'</script>",
@@ -30,20 +30,33 @@ def answer(text: str, correct: bool, right: float, rationale: str | None = None)
 
 def item(i: int, teacher: bool, *students: bool, text: str = "") -> dict[str, Any]:
     return {
-        "id": f"test-{i}", "input": text or f"Question {i}?", "gold": "yes",
-        "teacher": {"label": "yes" if teacher else "no", "rationale": f"Reason {i}.",
-                    "correct": teacher},
+        "id": f"test-{i}",
+        "input": text or f"Question {i}?",
+        "gold": "yes",
+        "teacher": {
+            "label": "yes" if teacher else "no",
+            "rationale": f"Reason {i}.",
+            "correct": teacher,
+        },
         "answers": [answer("yes" if s else "no", s, float(s)) for s in students],
-    }  # fmt: skip
+    }
 
 
 def page_data(items: list[dict[str, Any]]) -> dict[str, Any]:
     methods = [{"name": n, "seeds": 4, "accuracy": 50.0} for n in ("standard, tiny", "dss, tiny")]
     own = {"task": "toy", "metric": "text_accuracy", "methods": methods, "items": items}
-    other = {"task": "other", "metric": "text_accuracy", "methods": methods[:1],
-             "items": [item(0, True, True, text="Another task?")]}  # fmt: skip
-    table = {"title": "toy <b>", "header": ["method", "100 %"], "rows": [["<i>dss</i>", "1.00"]],
-             "note": "a & b"}  # fmt: skip
+    other = {
+        "task": "other",
+        "metric": "text_accuracy",
+        "methods": methods[:1],
+        "items": [item(0, True, True, text="Another task?")],
+    }
+    table = {
+        "title": "toy <b>",
+        "header": ["method", "100 %"],
+        "rows": [["<i>dss</i>", "1.00"]],
+        "note": "a & b",
+    }
     return {"title": "sweep </title>", "split": "test", "tables": [table], "tasks": [own, other]}
 
 
@@ -62,9 +75,7 @@ def digest(text: str) -> str:
 
 
 def test_the_policy_lets_only_the_pages_own_script_run(tmp_path: Path) -> None:
-    file = tmp_path / "report.html"
-    write_page(file, page_data(ITEMS), [("by_data", "<svg><style>*{a:b}</style></svg>")])
-    page = file.read_text()
+    page = render(page_data(ITEMS), [("by_data", "<svg><style>*{a:b}</style></svg>")])
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
@@ -81,9 +92,7 @@ def test_text_of_the_data_is_no_markup(tmp_path: Path, text: str) -> None:
     data = page_data([item(0, True, True, True, text=text)])
     data["tables"][0]["rows"] = [[text, text]]
     data["title"] = text
-    file = tmp_path / "report.html"
-    write_page(file, data, [])
-    page = file.read_text()
+    page = render(data, [])
     assert page.count("<script") == 2
     assert "<img" not in page
     (inside,) = re.findall(r'id="data">(.*?)</script>', page, re.S)
@@ -99,15 +108,20 @@ def test_json_comes_back(tmp_path: Path) -> None:
 def test_a_figure_with_a_script_is_not_written(tmp_path: Path) -> None:
     for bad in ("<svg><script>1</script></svg>", "<svg onload='x()'></svg>"):
         with pytest.raises(AssertionError):
-            write_page(tmp_path / "r.html", page_data(ITEMS), [("f", bad)])
+            render(page_data(ITEMS), [("f", bad)])
 
 
 def test_a_real_report_has_a_page(tmp_path: Path) -> None:
     for seed in range(3):
         for method, score in (("standard", 40), ("dss", 50)):
             for n in (500, 1000):
-                write_run(tmp_path / method / str(n) / str(seed), accuracy_of(score), method=method,
-                          examples=n, seed=seed)  # fmt: skip
+                write_run(
+                    tmp_path / method / str(n) / str(seed),
+                    accuracy_of(score),
+                    method=method,
+                    examples=n,
+                    seed=seed,
+                )
     made = report.write(tmp_path, html=True)
     page = (tmp_path / "report" / "report.html").read_text()
     assert made.files[-1].name == "report.html"
@@ -168,7 +182,7 @@ class Browser:
 @pytest.fixture
 def browser(driver: Any, tmp_path: Path) -> Browser:
     file = tmp_path / "report.html"
-    write_page(file, page_data(ITEMS), [("by_data", "<svg width='10' height='10'></svg>")])
+    file.write_text(render(page_data(ITEMS), [("by_data", "<svg width='10' height='10'></svg>")]))
     return Browser(driver, file)
 
 
@@ -210,8 +224,13 @@ class TestBrowser:
     def test_an_item_shows_everybody(self, browser: Browser) -> None:
         browser.choose("show", "methods disagree")
         text = browser.texts("#items > li")[0]
-        for part in ("Question 1?", "gold\nyes", "no ✗ wrong\nReason 1.",
-                     "yes ✓ right, 4 of 4 seeds", "no ✗ wrong, 0 of 4 seeds"):  # fmt: skip
+        for part in (
+            "Question 1?",
+            "gold\nyes",
+            "no ✗ wrong\nReason 1.",
+            "yes ✓ right, 4 of 4 seeds",
+            "no ✗ wrong, 0 of 4 seeds",
+        ):
             assert part in text
 
     def test_another_task(self, browser: Browser) -> None:
@@ -249,7 +268,7 @@ class TestBrowser:
         data = page_data([item(i, True, True, True, text=t) for i, t in enumerate(HOSTILE)])
         for one in data["tasks"][0]["items"]:
             one["answers"][0] = answer(one["input"], True, 1.0, one["input"])
-        write_page(tmp_path / "r.html", data, [])
+        (tmp_path / "r.html").write_text(render(data, []))
         browser = Browser(driver, tmp_path / "r.html")
         assert driver.title == "sweep </title>: report"
         assert not driver.find_elements("css selector", "#items img, #items script")
@@ -259,7 +278,7 @@ class TestBrowser:
 
     def test_ten_thousand_items_are_searched(self, driver: Any, tmp_path: Path) -> None:
         items = [item(i, i % 2 == 0, i % 3 == 0, i % 5 == 0) for i in range(10_000)]
-        write_page(tmp_path / "r.html", page_data(items), [])
+        (tmp_path / "r.html").write_text(render(page_data(items), []))
         browser = Browser(driver, tmp_path / "r.html")
         browser.choose("method", "dss, tiny")
         browser.choose("show", "student right, teacher wrong")

@@ -17,8 +17,7 @@ import toy
 from flax import traverse_util
 
 from dss_jax.core.config import T5Config
-from dss_jax.interop.t5x import read_t5x, write_t5x
-from dss_jax.interop.t5x_names import entries
+from dss_jax.interop.t5x import parameters, read_t5x, write_t5x
 from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, nested
 from dss_jax.model.t5 import T5
 
@@ -182,9 +181,9 @@ def test_same_logits_loss_and_gradients(
     assert_close(logits[real], logits_t5x[real], "logits")
     assert_close(loss, loss_t5x, "loss")
     expected = traverse_util.flatten_dict({"target": gradients_t5x}, sep="/")
-    for entry in entries(weights.config, scanned=False):
-        found = entry.to_t5x(np.asarray(flat(gradients)[entry.path]))
-        for name, gradient in zip(entry.names, found, strict=True):
+    for parameter in parameters(weights.config, scanned=False):
+        found = parameter.to_theirs(np.asarray(flat(gradients)[parameter.path]))
+        for name, gradient in found.items():
             assert_close(gradient, expected.pop(name), f"gradient of {name}")
     assert not expected
 
@@ -215,10 +214,8 @@ def random_weights(config: T5Config) -> Weights:
 def t5x_arrays(weights: Weights) -> dict[str, np.ndarray]:
     return {
         name: array
-        for entry in entries(weights.config, scanned=False)
-        for name, array in zip(
-            entry.names, entry.to_t5x(weights.leaves[entry.path].read()), strict=True
-        )
+        for parameter in parameters(weights.config, scanned=False)
+        for name, array in parameter.to_theirs(weights.leaves[parameter.path].read()).items()
     }
 
 

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from hf_arrays import from_hf, to_hf
 
 from dss_jax.core import config
 from dss_jax.data.store import TokenStore
-from dss_jax.interop.hf_names import from_hf, to_hf
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch, Block
 from dss_jax.train.optimizer import make_optimizer

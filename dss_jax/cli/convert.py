@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dss_jax.cli import options
 from dss_jax.core import storage
@@ -26,10 +27,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("--from", f"format ({formats}) and folder to read, local, gs:// or s3://"),
         ("--to", "format and folder to write, which must be new"),
     ):
-        parser.add_argument(
-            flag, nargs=2, metavar=("FORMAT", "DIR"), required=True, dest=flag[2:] + "_",
-            help=help_text,
-        )  # fmt: skip
+        form: dict[str, Any] = {"nargs": 2, "metavar": ("FORMAT", "DIR"), "required": True}
+        parser.add_argument(flag, dest=f"{flag[2:]}_", help=help_text, **form)
     parser.add_argument("--checkpoint", help="of a run folder: best (default), latest or a step")
     parser.add_argument("--vocabulary", help="SentencePiece model, where the source has none")
     parser.add_argument(
@@ -67,23 +66,20 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         ids = vocabulary_size(weights.vocabulary, weights.extra_ids, weights.config, weights.origin)
         shown = f"{weights.vocabulary} ({ids:,} ids, {weights.extra_ids} of them extra)"
     write_weights(weights, target, target_format, args.dtype)
-    model = weights.config
-    print_table(
-        f"{source_format} to {target_format}",
-        ("", "value"),
-        [
-            ["read", weights.origin],
-            ["parameters", number(count_parameters(dict(weights.leaves)))],
-            ["shape", f"{model.num_encoder_layers} + {model.num_decoder_layers} layers, width "
-             f"{model.emb_dim}, {model.num_heads} heads of {model.head_dim}, feed-forward "
-             f"{model.mlp_dim} ({' x '.join(model.mlp_activations)})"],
-            ["embedding", f"{model.vocab_size:,} rows, "
-             + ("also gives the logits" if model.logits_via_embedding else "logits of their own")],
-            ["vocabulary", shown],
-            ["written", f"{target} ({args.dtype})"],
-        ],
-        texts=True,
-    )  # fmt: skip
+    m = weights.config
+    logits = "also gives the logits" if m.logits_via_embedding else "logits of their own"
+    rows = {
+        "read": weights.origin,
+        "parameters": number(count_parameters(dict(weights.leaves))),
+        "shape": f"{m.num_encoder_layers} + {m.num_decoder_layers} layers, width {m.emb_dim}, "
+        f"{m.num_heads} heads of {m.head_dim}, feed-forward {m.mlp_dim} "
+        f"({' x '.join(m.mlp_activations)})",
+        "embedding": f"{m.vocab_size:,} rows, {logits}",
+        "vocabulary": shown,
+        "written": f"{target} ({args.dtype})",
+    }
+    title = f"{source_format} to {target_format}"
+    print_table(title, ("", "value"), list(rows.items()), texts=True)
     for note in weights.notes:
         print(note)
     return 0

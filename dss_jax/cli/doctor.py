@@ -31,10 +31,8 @@ print(json.dumps([len(devices), devices[0].platform, kinds, jax.process_count()]
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags."""
     parser.add_argument("--engine", help="jax, or t5x: that T5X must be able to run")
-    parser.add_argument(
-        "--device_seconds", type=int, default=60,
-        help="how long JAX may take to find its devices (default 60)",
-    )  # fmt: skip
+    about = "how long JAX may take to find its devices (default 60)"
+    parser.add_argument("--device_seconds", type=int, default=60, help=about)
     parser.add_argument(
         "--api_key_env", default="OPENAI_API_KEY", help="variable with the key of your LLM server"
     )
@@ -72,8 +70,8 @@ def device_check(seconds: int) -> Check:
             [sys.executable, "-c", _DEVICES], capture_output=True, text=True, timeout=seconds
         )
     except subprocess.TimeoutExpired:
-        return Check("devices", "no answer", f"JAX found no device within {seconds} s: another "
-                     "process may hold the accelerator")  # fmt: skip
+        why = f"JAX found no device within {seconds} s: another process may hold the accelerator"
+        return Check("devices", "no answer", why)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Check("devices", "none", f"JAX does not start: {last}")

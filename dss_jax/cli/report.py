@@ -8,8 +8,13 @@ dss report runs/cqa --published      the paper's numbers beside
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from dss_jax.report.report import Report
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,25 +41,26 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     split = {"valid": "validation"}.get(args.split, args.split)
     if split not in ("validation", "test"):
         raise UsageError(f"--split must be test or validation, not {args.split!r}.")
-    if args.min_seeds < 1:
-        raise UsageError(f"--min_seeds must be at least 1, not {args.min_seeds}.")
+    at_least("--min_seeds", args.min_seeds, 1)
 
     from dss_jax.report import report
 
     made = report.write(
-        args.folder, args.out, split=split, min_seeds=args.min_seeds,
-        with_published=args.published, html=args.html,
-    )  # fmt: skip
+        args.folder,
+        args.out,
+        split=split,
+        min_seeds=args.min_seeds,
+        with_published=args.published,
+        html=args.html,
+    )
     show(made)
     return 0
 
 
-def show(made: "object") -> None:
+def show(made: "Report") -> None:
     """Prints the tables of a report, and its files."""
     from dss_jax.cli.tables import print_table
-    from dss_jax.report.report import Report
 
-    assert isinstance(made, Report)
     for table in made.tables:
         print_table(table.title, table.header, table.rows, note=table.note)
     for file in made.files:

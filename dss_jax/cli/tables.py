@@ -38,12 +38,15 @@ def terminal() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=160)
 
 
-SCORE_COLUMNS = ("split", "examples", "accuracy", "teacher", "label loss", "rationale loss")
-
-
 def print_scores(title: str, scores: dict, metric: str) -> None:
     """Prints split -> numbers as a table, and below it the metrics of a user's SeqIO task."""
-    print_table(title, SCORE_COLUMNS, score_rows(scores, metric))
+    columns = ("split", "examples", "accuracy", "teacher", "label loss", "rationale loss")
+    rows = []
+    for split, numbers in scores.items():
+        losses = [number(numbers.get(f"{task}/loss"), 4) for task in ("label", "rationale")]
+        found = map(number, (numbers["examples"], numbers[metric], numbers.get("teacher")))
+        rows.append([split, *found, *losses])
+    print_table(title, columns, rows)
     shown = {metric, "examples", "teacher"}
     for split, numbers in scores.items():
         for name, value in numbers.items():
@@ -68,18 +71,3 @@ def print_seeds(title: str, numbers: dict) -> None:
         key = name.replace(" ", "_")
         rows.append([name, "", *(number(numbers[split][metric][key]) for split in splits)])
     print_table(f"{title}: {metric}", ("seed", "best step", *splits), rows)
-
-
-def score_rows(scores: dict, metric: str) -> list[list[str]]:
-    """Rows of a table with `SCORE_COLUMNS` from split -> numbers."""
-    return [
-        [
-            split,
-            number(numbers["examples"]),
-            number(numbers[metric]),
-            number(numbers.get("teacher")),
-            number(numbers.get("label/loss"), 4),
-            number(numbers.get("rationale/loss"), 4),
-        ]
-        for split, numbers in scores.items()
-    ]

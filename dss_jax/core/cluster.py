@@ -9,7 +9,8 @@ import importlib.util
 import os
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError
@@ -39,6 +40,10 @@ class Processes:
     process_count: int | None = None
     process_index: int | None = None
     local_device_ids: tuple[int, ...] | None = None
+
+
+_TOLD = ("coordinator_address", "process_count", "process_index")
+"""What flags and variables tell, as `Processes` has it."""
 
 
 def _first(names: tuple[str, ...], environ: Mapping[str, str]) -> str | None:
@@ -150,15 +155,10 @@ def find(
     if count == 1:
         return None
     cluster = _of_cluster(environ, tpu)
-    if (address, count, index) != (None, None, None):
-        known = cluster or Processes("flags")
-        cluster = Processes(
-            known.found,
-            address or known.coordinator_address,
-            known.process_count if count is None else count,
-            known.process_index if index is None else index,
-            known.local_device_ids,
-        )
+    told: dict[str, Any] = dict(zip(_TOLD, (address, count, index), strict=True))
+    told = {name: value for name, value in told.items() if value is not None}
+    if told:
+        cluster = replace(cluster or Processes("flags"), **told)
     _check(cluster, required)
     return cluster
 
@@ -172,22 +172,17 @@ def _check(cluster: Processes | None, required: bool) -> None:
                 "start the processes with srun or mpirun."
             )
         return
-    given = {
-        "--coordinator_address": cluster.coordinator_address,
-        "--process_count": cluster.process_count,
-        "--process_index": cluster.process_index,
-    }
-    missing = [flag for flag, value in given.items() if value is None]
+    address, count, index = given = [getattr(cluster, name) for name in _TOLD]
+    missing = [f"--{name}" for name, value in zip(_TOLD, given, strict=True) if value is None]
     asks_jax = cluster.found in ("Slurm", "TPU", "Kubernetes") or len(missing) == 3
     if missing and not asks_jax:
         raise UsageError(
             f"several processes need {' and '.join(missing)} too: the address HOST:PORT of process "
             "0, how many processes there are, and which of them this is (0 is the first)."
         )
-    address, count, index = given.values()
-    if address is not None and not str(address).rpartition(":")[2].isdigit():
+    if address is not None and not address.rpartition(":")[2].isdigit():
         raise UsageError(f"--coordinator_address must be HOST:PORT, not {address!r}.")
-    if isinstance(count, int) and isinstance(index, int) and not 0 <= index < count:
+    if count is not None and index is not None and not 0 <= index < count:
         raise UsageError(
             f"--process_index must be from 0 to {count - 1}, for there are {count} processes, not "
             f"{index}."

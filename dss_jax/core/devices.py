@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dss_jax.core.errors import unknown_name
+from dss_jax.core.checks import among
 
 GB = 10**9
 GIB = 2**30
@@ -56,8 +56,7 @@ def device(name: str) -> Device:
     Raises:
       UsageError: there is none; the message lists the known.
     """
-    if name not in DEVICES:
-        raise unknown_name("device", name, DEVICES)
+    among("device", name, tuple(DEVICES))
     return DEVICES[name]
 
 

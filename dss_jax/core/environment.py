@@ -20,10 +20,8 @@ PYPI_FILE, GIT_FILE = "requirements-t5x.txt", "requirements-t5x-git.txt"
 PYTHONS = ((3, 11), (3, 13))
 """Oldest and newest Python that the package is made for."""
 
-SHOWN = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy", "gin-config",
-    "seqio", "tensorflow", "tensorflow-datasets", "sentencepiece", "safetensors",
-)  # fmt: skip
+_TRAINER = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
+_DATA = ("gin-config", "seqio", "tensorflow", "tensorflow-datasets", "sentencepiece", "safetensors")
 
 INSTALL_T5X = (
     "make t5x, or: pip install -c requirements.lock -r requirements-t5x.txt && "
@@ -51,9 +49,8 @@ class Check:
 
 def distribution(name: str, path: SearchPath = None) -> metadata.Distribution | None:
     """An installed distribution, by its name on PyPI."""
-    return next(
-        iter(metadata.distributions(name=name, path=sys.path if path is None else list(path))), None
-    )
+    folders = sys.path if path is None else list(path)
+    return next(iter(metadata.distributions(name=name, path=folders)), None)
 
 
 def requirement_lines(file: str) -> list[str]:
@@ -64,10 +61,11 @@ def requirement_lines(file: str) -> list[str]:
 
 def git_pins() -> dict[str, str]:
     """Distribution -> full commit, of `GIT_FILE`."""
-    found = [re.fullmatch(r"(\S+) @ git\+https://\S+@([0-9a-f]{40})", line)
-             for line in requirement_lines(GIT_FILE)]  # fmt: skip
-    assert all(found)
-    return {match[1]: match[2] for match in found if match}
+    lines = requirement_lines(GIT_FILE)
+    form = re.compile(r"^(\S+) @ git\+https://\S+@([0-9a-f]{40})$", re.M)
+    pins = dict(form.findall("\n".join(lines)))
+    assert len(pins) == len(lines)
+    return pins
 
 
 def pypi_pins() -> dict[str, str]:
@@ -82,25 +80,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def outside(version: str, allowed: str) -> bool:
     """Whether a version is outside a range like ">=0.10,<0.11". Only >= and < are known."""
-    for bound in filter(None, allowed.replace(" ", "").split(",")):
-        match = re.fullmatch(r"(>=|<)([\d.]+)", bound)
-        if match is None:
-            continue
-        below = _numbers(version) < _numbers(match[2])
-        if below == (match[1] == ">="):
-            return True
-    return False
+    bounds = re.findall(r"(>=|<)([\d.]+)", allowed.replace(" ", ""))
+    return any((_numbers(version) < _numbers(n)) == (sign == ">=") for sign, n in bounds)
 
 
 def supported(path: SearchPath = None) -> dict[str, str]:
     """Distribution -> range of versions, as this package's own metadata has them."""
     own = distribution("dss-jax", path) or distribution("dss-jax")
-    found = {}
-    for line in (own.requires or []) if own else []:
-        match = re.fullmatch(r"([\w.-]+)\s*([^;]*)", line)
-        if match:
-            found[match[1].lower()] = match[2].strip()
-    return found
+    lines = (own and own.requires) or []
+    matches = (re.fullmatch(r"([\w.-]+)\s*([^;]*)", line) for line in lines)
+    return {match[1].lower(): match[2].strip() for match in matches if match}
 
 
 def python_check(version: tuple[int, int, int] = sys.version_info[:3]) -> Check:
@@ -115,7 +104,7 @@ def package_checks(path: SearchPath = None) -> list[Check]:
     """The libraries that decide what runs, against the ranges of this package's metadata."""
     ranges = supported(path)
     checks = []
-    for name in SHOWN:
+    for name in (*_TRAINER, *_DATA):
         found, allowed = distribution(name, path), ranges.get(name, "")
         if found is None:
             checks.append(Check(name, "not installed", f"install {name}{allowed}"))
@@ -125,26 +114,18 @@ def package_checks(path: SearchPath = None) -> list[Check]:
     return checks
 
 
-def _origin(found: metadata.Distribution) -> tuple[str, str | None]:
-    """Where a distribution was installed from, for people; and its commit, if that is known."""
-    text = found.read_text("direct_url.json")
-    if text is None:
-        return f"{found.version} from an index", None
-    url = json.loads(text)
-    commit = url.get("vcs_info", {}).get("commit_id")
-    return f"git {commit[:7]}" if commit else f"{found.version} from {url.get('url')}", commit
-
-
 def _git_check(name: str, pin: str, path: SearchPath) -> Check:
     found = distribution(name, path)
     if found is None:
         return Check(name, "not installed", f"git {pin[:7]} is needed")
-    shown, commit = _origin(found)
+    url = json.loads(found.read_text("direct_url.json") or '{"url": "an index"}')
+    commit = url.get("vcs_info", {}).get("commit_id")
+    shown = f"git {commit[:7]}" if commit else f"{found.version} from {url.get('url')}"
     if name == "jestimator":
         helper = Path(str(found.locate_file("jestimator/amos_helper.py")))
         if helper.is_file() and "jax.experimental.pjit" in helper.read_text():
-            return Check(name, shown, f"this release fails at import; git {pin[:7]} is needed, "
-                         "which has the same version number")  # fmt: skip
+            needed = f"git {pin[:7]} is needed, which has the same version number"
+            return Check(name, shown, f"this release fails at import; {needed}")
     wrong = commit is not None and commit != pin
     return Check(name, shown, f"tried is git {pin[:7]}" if wrong else "")
 
@@ -156,13 +137,10 @@ def _overwriting(path: SearchPath) -> Iterable[Check]:
         ("tensorflow-cpu", "tensorflow", "t5x"),
     ):
         found = distribution(name, path)
+        why = f"{brought_by}'s dependencies brought it and it overwrites {other}"
+        fix = f"pip install --force-reinstall --no-deps {other} in the locked version"
         if found is not None:
-            yield Check(
-                name, found.version,
-                f"{brought_by}'s dependencies brought it and it overwrites {other}: pip uninstall "
-                f"{name}, then pip install --force-reinstall --no-deps {other} in the locked "
-                "version",
-            )  # fmt: skip
+            yield Check(name, found.version, f"{why}: pip uninstall {name}, then {fix}")
 
 
 def t5x_checks(path: SearchPath = None) -> list[Check]:
@@ -199,11 +177,8 @@ def folder_checks() -> list[Check]:
         _folder("token stores", Path(stores).expanduser() if stores else cache_folder() / "stores"),
     ]
     if compiled := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        local = "://" not in compiled
-        checks.append(
-            _folder("compilation cache", Path(compiled)) if local
-            else Check("compilation cache", compiled)
-        )  # fmt: skip
+        remote, what = "://" in compiled, "compilation cache"
+        checks.append(Check(what, compiled) if remote else _folder(what, Path(compiled)))
     if data := os.environ.get("DSS_DATA_DIR"):
         wrong = "" if Path(data).expanduser().is_dir() else "there is no such folder"
         checks.append(Check("data", data, wrong))

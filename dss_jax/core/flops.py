@@ -47,10 +47,6 @@ class Work(NamedTuple):
         """Both together."""
         return Work(*(a + b for a, b in zip(self, other, strict=True)))
 
-    def times(self, count: int) -> "Work":
-        """So many of it."""
-        return Work(*(count * value for value in self))
-
 
 def work_of_rows(lengths: Iterable[tuple[int, int]]) -> Work:
     """The work of rows, given (input length, target length) of each."""
@@ -68,7 +64,7 @@ def work_of_rows(lengths: Iterable[tuple[int, int]]) -> Work:
 
 def work_of_shape(rows: int, input_length: int, target_length: int) -> Work:
     """The work of `rows` rows that are all padded to the same lengths."""
-    return work_of_rows([(input_length, target_length)]).times(rows)
+    return Work(*(rows * n for n in work_of_rows([(input_length, target_length)])))
 
 
 def forward_flops(model: T5Config, work: Work) -> int:

@@ -14,14 +14,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
+from dss_jax.core.decode_config import GREEDY
 from dss_jax.data.store import Slices
 from dss_jax.layouts.batches import eval_batches
-from dss_jax.layouts.padded import pad_rows, rounded_length
+from dss_jax.layouts.padded import pad_rows
+from dss_jax.layouts.shapes import round_up
 from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
+from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
 from dss_jax.train.compile import first_together
 from dss_jax.train.sharding import batch_sharding, data_parallelism, on_mesh, put_whole
+from dss_jax.train.step import Program
 
 CHUNK = 8
 """Positions between two looks at which rows are done. Each look waits for the device."""
@@ -32,8 +36,7 @@ SMALLEST_BATCH = 8
 
 def rows_at_once(n: int, batch_size: int, mesh: Mesh) -> int:
     """B: the setting, or fewer where there are fewer inputs, in whole shares for the devices."""
-    parts = data_parallelism(mesh)
-    return -(-min(n, batch_size) // parts) * parts
+    return int(round_up(min(n, batch_size), data_parallelism(mesh)))
 
 
 def input_lengths(
@@ -52,7 +55,7 @@ def input_lengths(
       Ascending; the last takes the longest input.
     """
     longest_of_batches = np.sort(lengths)[::-1][::batch_size]
-    needed = [rounded_length(max(int(n), 1), limit, multiple) for n in longest_of_batches]
+    needed = [int(round_up(min(max(int(n), 1), limit), multiple)) for n in longest_of_batches]
     needed = needed or [multiple]
     shorter = sorted(set(needed) - {needed[0]})
 
@@ -104,12 +107,7 @@ class Engine:
         # Small results are on every device, so that every process can read them.
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         start = partial(decoding.start, model, search=search, max_decode_length=max_decode_length)
-        self._start: Callable = first_together(
-            jax.jit(
-                lambda params, tokens, ids: start(params, tokens, ids),
-                in_shardings=(None, rows, rows),
-            )
-        )
+        self._start: Callable = first_together(jax.jit(start, in_shardings=(None, rows, rows)))
         self._model = model
         self._jitted: tuple[Callable, Callable] | None = None
         self._finish: Callable = first_together(
@@ -180,12 +178,11 @@ class Engine:
         lengths: Sequence[int] | None = None,
         ids: np.ndarray | None = None,
     ) -> Decoded:
-        """Decodes rows of a token column.
+        """Decodes rows, int [N], of a token column.
 
         Args:
           params: on the mesh.
-          inputs: the column.
-          rows: int [N], row numbers.
+          inputs, rows: the column, and row numbers.
           lengths: padded input lengths, ascending; None: chosen from the rows.
           ids: int [N], numbers of the inputs, on which samples depend; None: the row numbers.
 
@@ -193,27 +190,20 @@ class Engine:
           NumPy arrays in the order of `rows`: tokens [N, K, T], log_probs and scores [N, K].
         """
         n, width = len(rows), self._search.width
-        out = Decoded(
-            tokens=np.zeros((n, width, self.max_decode_length), np.int32),
-            log_probs=np.zeros((n, width), np.float32),
-            scores=np.zeros((n, width), np.float32),
-        )
+        log_probs, scores = np.zeros((2, n, width), np.float32)
+        out = Decoded(np.zeros((n, width, self.max_decode_length), np.int32), log_probs, scores)
         if not n:
             return out
-        rows = np.asarray(rows)
-        numbers = rows if ids is None else np.asarray(ids)
+        numbers = rows if ids is None else ids
         lengths = tuple(lengths or self.lengths_for(inputs, rows))
         row_lengths = inputs.lengths()[rows]
         order = np.argsort(-row_lengths, kind="stable")
         with on_mesh(self.mesh, self._rules):
             for at in eval_batches(order, rows_at_once(n, self.batch_size, self.mesh)):
-                real = at[at >= 0]
-                longest = int(row_lengths[real].max())
+                longest = int(row_lengths[at[at >= 0]].max())
                 length = next((s for s in lengths if s >= longest), lengths[-1])
-                tokens = np.zeros((len(at), length), np.int32)
-                tokens[: len(real)] = pad_rows(inputs, rows[real], length, self._limit)
-                ids_B = np.zeros(len(at), np.int32)
-                ids_B[: len(real)] = numbers[real]
+                tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
+                ids_B = np.where(at < 0, 0, numbers[at]).astype(np.int32)
 
                 def emit(places: np.ndarray, decoded: Decoded, at: np.ndarray = at) -> None:
                     there = at[places] >= 0
@@ -222,3 +212,22 @@ class Engine:
 
                 self._decode_batch(params, tokens, ids_B, emit)
         return out
+
+
+def make_engine(run: config.Run, program: Program, max_decode_length: int) -> Engine:
+    """The decoding engine of a run: as Evaluate.decode says, and greedy where that is "rank"."""
+    search: Search = SampleSearch(run.sample if run.evaluate.decode == "sample" else GREEDY)
+    if run.evaluate.decode == "beam":
+        from dss_jax.model.beam import BeamSearch
+
+        search = BeamSearch(run.beam)
+    return Engine(
+        program.model,
+        program.mesh,
+        run.mesh.logical_axis_rules,
+        search,
+        max_decode_length=max_decode_length,
+        batch_size=run.evaluate.batch_size,
+        input_length=run.data.input_length,
+        length_multiple=run.data.length_multiple,
+    )

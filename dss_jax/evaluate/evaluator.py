@@ -1,11 +1,12 @@
 """Scores of a split: label accuracy by decoding, and token-level numbers of each task."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +14,20 @@ from dss_jax.core import config, strict_json
 from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
 from dss_jax.data.columns import as_scored, label_in, label_inputs, rationale_in
-from dss_jax.data.spans import Pieces, pieces_of
 from dss_jax.data.store import Slices, StoreSplit, TokenStore
-from dss_jax.evaluate.predict import LabelRanker, Prediction, make_engine, texts_of
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.evaluate.engine import Engine, make_engine
 from dss_jax.evaluate.token_losses import TokenLosses
+from dss_jax.model.decoding import Decoded
 from dss_jax.train.step import Program
+
+if TYPE_CHECKING:
+    from dss_jax.data.spans import Pieces
+    from dss_jax.evaluate.ranking import LabelRanker
+
+
+Prediction = dict[str, Any]
+"""`prediction` (the text), `log_prob` (the model's, of its tokens), and what else there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,100 +48,49 @@ class Result:
     examples: int
 
 
-class Judge(Protocol):
-    """What scores a student.
+class Evaluator:
+    """Scores splits of one store with one program. Gold labels judge, whatever was trained on;
+    pre-training is judged by how many masked tokens are right, with the earlier ones given.
 
     Attributes:
       scorer: of labels.
       metric: name of the number that decides which checkpoint is the best.
     """
 
-    scorer: Scorer
-
-    @property
-    def metric(self) -> str: ...
-
-    def __call__(
-        self, params: Any, split_name: str, *, limit: int | None = None, rationales: bool = False
-    ) -> Result: ...
-
-    def compile_ahead(
-        self, split_name: str, limit: int | None, pool: ThreadPoolExecutor
-    ) -> None: ...
-
-
-def make_judge(run: config.Run, program: Program, store: TokenStore, scorer: Scorer) -> Judge:
-    """What scores a run's student."""
-    of_form = SpanLosses if run.method.form == "spans" else Evaluator
-    return of_form(run, program, store, scorer)
-
-
-class SpanLosses:
-    """Scores pre-training: how many masked tokens are right, with the earlier ones given."""
-
-    metric = "spans/token_accuracy"
-
     def __init__(
         self, run: config.Run, program: Program, store: TokenStore, scorer: Scorer
     ) -> None:
-        self.scorer = scorer
-        self._program, self._splits = program, store.splits
-        # The same masks whatever the run's seed.
-        run = replace(run, data=replace(run.data, seed=0))
-        self._losses = TokenLosses(run, program, run.method)
-        self._pieces = cache(lambda split_name: pieces_of(store, split_name, run))
-
-    def _rows(self, split_name: str, limit: int | None) -> tuple[Pieces, np.ndarray]:
-        pieces = self._pieces(split_name)
-        return pieces, np.arange(len(pieces))[:limit]
-
-    def __call__(
-        self, params: Any, split_name: str, *, limit: int | None = None, rationales: bool = False
-    ) -> Result:
-        """Scores a split's text, masked as in epoch 0; nothing is decoded."""
-        pieces, rows = self._rows(split_name, limit)
-        numbers = self._losses(self._program.merge(params), pieces, rows)
-        return Result(numbers=numbers, predictions=[], examples=len(rows))
-
-    def compile_ahead(self, split_name: str, limit: int | None, pool: ThreadPoolExecutor) -> None:
-        """Begins to compile the step that gives a split's losses, in the pool."""
-        if split_name in self._splits:
-            self._losses.compile_ahead(*self._rows(split_name, limit), pool)
-
-
-class Evaluator:
-    """Scores splits of one store with one program. Gold labels judge, whatever was trained on."""
-
-    def __init__(
-        self, run: config.Run, program: Program, store: TokenStore, scorer: Scorer
-    ) -> None:
+        self.scorer, self.metric = scorer, scorer.name
+        if run.method.form == "spans":
+            self.metric = "spans/token_accuracy"
+            # The same masks whatever the run's seed.
+            run = replace(run, data=replace(run.data, seed=0))
         self._run, self._program, self._store = run, program, store
-        self.scorer = scorer
         self._form = run.method.form
-        evaluate = run.evaluate
-        longest = evaluate.max_decode_length
-        if run.method.joint:
-            longest += evaluate.max_rationale_length
-        self._labels = make_engine(run, program, longest)
-        self._rationales = make_engine(run, program, evaluate.max_rationale_length)
-        self._ranker = LabelRanker(run, program, store.vocabulary)
         self._losses = TokenLosses(run, program, as_scored(run.method))
         self._lengths: dict[str, tuple[int, ...]] = {}
+        self._split = cache(self._open_split)
         self._inputs = cache(self._inputs_of)
+        self._engine = cache(partial(make_engine, run, program))
 
-    @property
-    def metric(self) -> str:
-        """Name of the score that decides which checkpoint is the best."""
-        return self.scorer.name
+    def _open_split(self, name: str) -> "StoreSplit | Pieces":
+        if self._form != "spans":
+            return self._store.split(name)
+        from dss_jax.data.spans import pieces_of
 
-    def rows(self, split: StoreSplit, limit: int | None = None) -> np.ndarray:
-        """Rows with a gold label, the first `limit` of them."""
-        return np.flatnonzero(split.tokens("label_targets").lengths() > 0)[:limit]
+        return pieces_of(self._store, name, self._run)
+
+    def _rows(self, split: "StoreSplit | Pieces", limit: int | None) -> np.ndarray:
+        """Rows with a gold label, of text for pre-training all; the first `limit` of them."""
+        if isinstance(split, StoreSplit):
+            return np.flatnonzero(split.tokens("label_targets").lengths() > 0)[:limit]
+        return np.arange(len(split))[:limit]
 
     def __call__(
         self, params: Any, split_name: str, *, limit: int | None = None, rationales: bool = False
     ) -> Result:
-        """Decodes and scores a split.
+        """Decodes and scores a split. Text for pre-training is masked as in epoch 0, and nothing
+        is decoded.
 
         Args:
           params: of the state, on the mesh; LoRA is merged first.
@@ -140,29 +99,31 @@ class Evaluator:
           rationales: generate a rationale for each row too, which takes several times as long.
         """
         params = self._program.merge(params)
-        split = self._store.split(split_name)
-        rows = self.rows(split, limit)
-        labels = self._predict_labels(params, split_name, rows)
-        texts = [label["prediction"] for label in labels]
-        targets = [split.text("label")[int(r)] for r in rows]
-        numbers = self.scorer(targets, texts) | self._losses(params, split, rows)
-        predictions: list[dict[str, Any]] = [
-            {
-                "id": split.text("id")[int(r)],
-                "input": split.text("input")[int(r)],
-                "target": target,
-                **label,
-                "correct": self.scorer.correct(target, label["prediction"]),
-            }
-            for r, target, label in zip(rows, targets, labels, strict=True)
-        ]
-        if rationales and self._form == "tasks" and self._store.has("rationale_inputs"):
-            lengths = self._padded_lengths("rationale_inputs", split_name)
-            inputs = self._inputs("rationale_inputs", split_name)
-            decoded = self._rationales(params, inputs, rows, lengths=lengths)
-            explained = texts_of(decoded, self._store.vocabulary, vote=False)
-            for prediction, rationale in zip(predictions, explained, strict=True):
-                prediction["rationale"] = rationale["prediction"]
+        split = self._split(split_name)
+        rows = self._rows(split, limit)
+        numbers: dict[str, float] = {}
+        predictions: list[dict[str, Any]] = []
+        if isinstance(split, StoreSplit):
+            labels = self._predict_labels(params, split, rows)
+            targets = [split.text("label")[int(r)] for r in rows]
+            numbers = self.scorer(targets, [label["prediction"] for label in labels])
+            predictions = [
+                {
+                    "id": split.text("id")[int(r)],
+                    "input": split.text("input")[int(r)],
+                    "target": target,
+                    **label,
+                    "correct": self.scorer.correct(target, label["prediction"]),
+                }
+                for r, target, label in zip(rows, targets, labels, strict=True)
+            ]
+            if rationales and self._form == "tasks" and self._store.has("rationale_inputs"):
+                longest = self._run.evaluate.max_rationale_length
+                decoded = self._decode(params, "rationale_inputs", split_name, rows, longest)
+                explained = texts_of(decoded, self._store.vocabulary, vote=False)
+                for prediction, rationale in zip(predictions, explained, strict=True):
+                    prediction["rationale"] = rationale["prediction"]
+        numbers = numbers | self._losses(params, split, rows)
         return Result(numbers=numbers, predictions=predictions, examples=len(rows))
 
     def _inputs_of(self, column: str, split_name: str) -> Slices:
@@ -170,39 +131,90 @@ class Evaluator:
         split = self._store.split(split_name)
         return label_inputs(split, self._form) if column == "label_inputs" else split.tokens(column)
 
-    def _padded_lengths(self, column: str, split_name: str) -> tuple[int, ...]:
+    def _padded_lengths(self, engine: Engine, column: str, split_name: str) -> tuple[int, ...]:
         """Padded input lengths: the same for all splits that are scored, so that decoding compiles
         once.
         """
         if split_name == "train":
             inputs = self._inputs(column, "train")
-            return self._labels.lengths_for(inputs, np.arange(len(inputs)))
+            return engine.lengths_for(inputs, np.arange(len(inputs)))
         if column not in self._lengths:
             scored = [self._inputs(column, s) for s in self._store.splits if s != "train"]
-            found = [self._labels.lengths_for(s, np.arange(len(s))) for s in scored]
+            found = [engine.lengths_for(s, np.arange(len(s))) for s in scored]
             # The split with the longest input decides.
             self._lengths[column] = max(found, key=lambda lengths: lengths[-1])
         return self._lengths[column]
 
-    def _predict_labels(self, params: Any, split_name: str, rows: np.ndarray) -> list[Prediction]:
-        split = self._store.split(split_name)
-        inputs, decode = self._inputs("label_inputs", split_name), self._run.evaluate.decode
-        lengths = self._padded_lengths("label_inputs", split_name)
-        if decode == "rank":
+    def _decode(
+        self, params: Any, column: str, split_name: str, rows: np.ndarray, longest: int
+    ) -> Decoded:
+        engine = self._engine(longest)
+        lengths = self._padded_lengths(engine, column, split_name)
+        return engine(params, self._inputs(column, split_name), rows, lengths=lengths)
+
+    def _predict_labels(self, params: Any, split: StoreSplit, rows: np.ndarray) -> list[Prediction]:
+        evaluate, joint = self._run.evaluate, self._run.method.joint
+        longest = evaluate.max_decode_length + (evaluate.max_rationale_length if joint else 0)
+        if evaluate.decode == "rank":
+            lengths = self._padded_lengths(self._engine(longest), "label_inputs", split.name)
+            inputs = self._inputs("label_inputs", split.name)
             return self._ranker(params, split, inputs, rows, lengths[-1])
-        decoded = self._labels(params, inputs, rows, lengths=lengths)
-        read = None if not self._run.method.joint else lambda text: label_in(text, self._form)
-        found = texts_of(decoded, self._store.vocabulary, vote=decode == "sample", read=read)
-        if read is not None:
-            for one in found:
-                one["rationale"] = rationale_in(one["generated"], self._form)
+        decoded = self._decode(params, "label_inputs", split.name, rows, longest)
+        read = partial(label_in, form=self._form) if joint else None
+        vote = evaluate.decode == "sample"
+        found = texts_of(decoded, self._store.vocabulary, vote=vote, read=read)
+        for one in found if joint else ():
+            one["rationale"] = rationale_in(one["generated"], self._form)
         return found
+
+    @cached_property
+    def _ranker(self) -> "LabelRanker":
+        from dss_jax.evaluate.ranking import LabelRanker
+
+        return LabelRanker(self._run, self._program, self._store.vocabulary)
 
     def compile_ahead(self, split_name: str, limit: int | None, pool: ThreadPoolExecutor) -> None:
         """Begins to compile the step that gives a split's losses, in the pool."""
         if split_name in self._store.splits:
-            split = self._store.split(split_name)
-            self._losses.compile_ahead(split, self.rows(split, limit), pool)
+            split = self._split(split_name)
+            self._losses.compile_ahead(split, self._rows(split, limit), pool)
+
+
+def texts_of(
+    decoded: Decoded,
+    vocabulary: SentencePiece,
+    vote: bool,
+    read: Callable[[str], str] | None = None,
+) -> list[Prediction]:
+    """One prediction an input.
+
+    Args:
+      decoded: of N inputs.
+      vocabulary: of the tokens.
+      vote: give all sequences, and the most frequent text; among equals the one whose best
+        sequence is the most probable. Otherwise the first sequence.
+      read: takes the prediction out of a generated text, which is then kept as `generated`.
+    """
+    predictions: list[Prediction] = []
+    for tokens_KxT, log_probs_K in zip(decoded.tokens, decoded.log_probs, strict=True):
+        whole = [vocabulary.decode(tokens_T) for tokens_T in tokens_KxT]
+        texts = whole if read is None else [read(text) for text in whole]
+        best: dict[str, int] = {}
+        for k, text in enumerate(texts):
+            if text not in best or log_probs_K[k] > log_probs_K[best[text]]:
+                best[text] = k
+        counts = Counter(texts)
+        winner = texts[0]
+        if vote:
+            winner = max(counts, key=lambda text: (counts[text], log_probs_K[best[text]]))
+        at = best[winner] if vote else 0
+        prediction: Prediction = {"prediction": winner, "log_prob": float(log_probs_K[at])}
+        if vote:
+            prediction["samples"] = texts
+        if read is not None:
+            prediction["generated"] = whole[at]
+        predictions.append(prediction)
+    return predictions
 
 
 def write_predictions(file: Path, predictions: Iterable[dict[str, Any]]) -> None:

@@ -16,6 +16,11 @@ CHUNK = 64
 """Resamples at once; bounds the memory."""
 
 
+def _interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    low, high = map(float, np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return low, high
+
+
 class Mean(NamedTuple):
     """A mean over seeds.
 
@@ -84,18 +89,16 @@ def difference(right_a: np.ndarray, right_b: np.ndarray, paired: bool, seed: int
         means = a[rows_a].mean(axis=1) - b[rows_b].mean(axis=1)
         at = rng.integers(items, size=(count, items))
         drawn[start : start + count] = np.take_along_axis(means, at, axis=1).mean(axis=1)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = _interval(drawn)
     # Davison and Hinkley 1997: the observed value counts as a resample, so that p is never 0.
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
     p = min(1.0, 2.0 * float(tail) / (RESAMPLES + 1))
-    pairs = list(zip(right_a, right_b, strict=False))
-    only_a, only_b = (sum(int((x & ~y).sum()) for x, y in order) for order in (
-        pairs, [(y, x) for x, y in pairs]
-    ))  # fmt: skip
-    return Difference(
-        100 * value, 100 * float(low), 100 * float(high), p, mcnemar(only_a, only_b),
-        tuple(mcnemar(int((x & ~y).sum()), int((y & ~x).sum())) for x, y in pairs), paired,
-    )  # fmt: skip
+    # How many items only the one, and only the other, has right.
+    both = zip(right_a, right_b, strict=False)
+    only = [(int((x & ~y).sum()), int((y & ~x).sum())) for x, y in both]
+    pooled = mcnemar(*map(sum, zip(*only, strict=True)))
+    pairs = tuple(mcnemar(*one) for one in only)
+    return Difference(100 * value, 100 * low, 100 * high, p, pooled, pairs, paired)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -113,11 +116,9 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm's correction (1979) of several p values, in their order."""
     order = np.argsort(ps, kind="stable")
+    steps = np.arange(len(ps), 0, -1) * np.asarray(ps, float)[order]
     adjusted = np.empty(len(ps))
-    largest = 0.0
-    for rank, at in enumerate(order):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[at]))
-        adjusted[at] = largest
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, steps))
     return adjusted.tolist()
 
 
@@ -174,18 +175,13 @@ def data_to_reach(
         crossing(shares, [resampled(p) for p in points], resampled(goal)) for _ in range(RESAMPLES)
     ]
     reached = [x for x in found if x is not None]
-    low = high = None
-    if 2 * len(reached) >= RESAMPLES:
-        low, high = map(float, np.quantile(reached, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    low, high = _interval(reached) if 2 * len(reached) >= RESAMPLES else (None, None)
     return Reached(share, low, high, 1 - len(reached) / RESAMPLES, share == shares[0])
 
 
 class Beats(NamedTuple):
-    """Whether a mean is above another.
-
-    Attributes:
-      above: it is.
-      clear: by more than one standard error of the difference; False where none is known.
+    """Whether a mean is above another, and by more than one standard error of the difference (False
+    where none is known).
     """
 
     above: bool

@@ -3,21 +3,23 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.data.spans import Pieces
 from dss_jax.data.store import StoreSplit
 from dss_jax.evaluate.engine import rows_at_once
-from dss_jax.layouts.batches import eval_batches, make_examples
+from dss_jax.layouts.batches import eval_batches, make_examples, make_layout
 from dss_jax.layouts.blocks import Batch
-from dss_jax.layouts.layouts import Layout, make_layout
-from dss_jax.layouts.shapes import Plan, Share, cost_of
+from dss_jax.layouts.layout import Layout
+from dss_jax.layouts.shapes import LayoutPlan, cost_of
 from dss_jax.train.compiled import Compiled
 from dss_jax.train.sharding import data_parallelism, put_whole
 from dss_jax.train.step import Program
+
+if TYPE_CHECKING:
+    from dss_jax.data.spans import Pieces
 
 
 class TokenLosses:
@@ -29,7 +31,7 @@ class TokenLosses:
         self._step = Compiled.kept("losses", run, program.eval_step)
         self._laid_out: dict[tuple[str, int], tuple[Layout, Any]] = {}
 
-    def _batches(self, split: StoreSplit | Pieces, rows: np.ndarray) -> Iterator[Batch]:
+    def _batches(self, split: "StoreSplit | Pieces", rows: np.ndarray) -> Iterator[Batch]:
         """Batches of one shape that hold these rows."""
         key = split.name, len(rows)
         if key not in self._laid_out:
@@ -37,31 +39,27 @@ class TokenLosses:
         layout, assigned = self._laid_out[key]
         return (layout.build(part, 0) for part in assigned)
 
-    def _lay_out(self, split: StoreSplit | Pieces, rows: np.ndarray) -> tuple[Layout, Any]:
+    def _lay_out(self, split: "StoreSplit | Pieces", rows: np.ndarray) -> tuple[Layout, Any]:
         """The layout of these rows, and what it builds each batch from."""
         mesh = self._program.mesh
         size = rows_at_once(len(rows), self._run.evaluate.batch_size, mesh)
         data = replace(self._run.data, batch_size=size)
         parts = np.stack(eval_batches(rows, size))
         # One shape, because each is compiled.
-        plan = Plan(
-            share=Share(data_parallelism(mesh)),
-            batches=[parts],
-            cost=cost_of(self._run.model),
-            max_shapes=1,
-        )
+        cost = cost_of(self._run.model)
+        plan = LayoutPlan([parts], data_parallelism(mesh), cost=cost, max_shapes=1)
         layout = make_layout(data, rows, make_examples(split, data, self._method), plan)
         return layout, layout.assign(parts)[0]
 
     def compile_ahead(
-        self, split: StoreSplit | Pieces, rows: np.ndarray, pool: ThreadPoolExecutor
+        self, split: "StoreSplit | Pieces", rows: np.ndarray, pool: ThreadPoolExecutor
     ) -> None:
         """Begins to compile what these rows need, in the pool."""
         if len(rows):
             self._step.ahead([next(self._batches(split, rows))], pool)
 
     def __call__(
-        self, params: Any, split: StoreSplit | Pieces, rows: np.ndarray
+        self, params: Any, split: "StoreSplit | Pieces", rows: np.ndarray
     ) -> dict[str, float]:
         """`<task>/loss` and `<task>/token_accuracy` (per cent) of rows: int [N].
 

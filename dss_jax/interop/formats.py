@@ -1,4 +1,7 @@
-"""Reads and writes a checkpoint of any format that the package knows."""
+"""Reads and writes a checkpoint of any format that the package knows.
+
+A format's own module is imported where it is needed: a run that starts from nothing needs none.
+"""
 
 from pathlib import Path
 
@@ -6,7 +9,6 @@ from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import CHECKPOINT_FORMATS
-from dss_jax.interop import hf, orbax_folder, t5x
 from dss_jax.interop.weights import Weights
 
 LOOKED_FOR = (
@@ -22,6 +24,8 @@ def detect(path: str) -> str:
     Raises:
       UsageError: no such folder, or nothing in it that tells.
     """
+    from dss_jax.interop import hf, orbax_folder, t5x
+
     if storage.is_remote(path):
         # Of the three only this one is read without an extra.
         if t5x.is_t5x(path) or not storage.has_extra(path):
@@ -43,16 +47,16 @@ def detect(path: str) -> str:
 def read_weights(
     path: str, format: str | None = None, checkpoint: int | str | None = None
 ) -> Weights:
-    """Opens a checkpoint; its parameters are read later, one at a time.
+    """Opens a checkpoint, local or remote; its parameters are read later, one at a time.
 
-    Args:
-      path: a folder, local or remote.
-      format: one of `CHECKPOINT_FORMATS`; None: see `detect`.
-      checkpoint: of an Orbax run folder: "best", "latest" or a step.
+    `format`: one of `CHECKPOINT_FORMATS`; None: see `detect`. `checkpoint`: of an Orbax run folder:
+    "best", "latest" or a step.
 
     Raises:
       UsageError: no such checkpoint, or not one of a T5 that the package has.
     """
+    from dss_jax.interop import hf, orbax_folder, t5x
+
     path = path if storage.is_remote(path) else str(Path(path).expanduser())
     format = format or detect(path)
     among("format of a checkpoint", format, CHECKPOINT_FORMATS)
@@ -72,13 +76,9 @@ def read_weights(
 
 
 def write_weights(weights: Weights, path: str, format: str, dtype: str = "float32") -> None:
-    """Writes a checkpoint, which appears whole or not at all.
+    """Writes a checkpoint to a new folder, local or remote; it appears whole or not at all.
 
-    Args:
-      weights: read one parameter at a time.
-      path: a new folder, local or remote.
-      format: one of `CHECKPOINT_FORMATS`.
-      dtype: of the tensors, for "hf": "float32" or "bfloat16"; the others keep float32.
+    `dtype`: of the tensors, for "hf": "float32" or "bfloat16"; the others keep float32.
 
     Raises:
       UsageError: the folder is not empty, or the format has no such model.
@@ -86,6 +86,8 @@ def write_weights(weights: Weights, path: str, format: str, dtype: str = "float3
     among("format of a checkpoint", format, CHECKPOINT_FORMATS)
     if format != "hf" and dtype != "float32":
         raise UsageError(f"{format} is written in float32, not {dtype}.")
+    from dss_jax.interop import hf, orbax_folder, t5x
+
     if format == "t5x":
         t5x.write_t5x(weights, path)
     elif format == "hf":

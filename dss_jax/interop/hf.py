@@ -5,9 +5,9 @@ a reader had to decide is in `Weights.notes`.
 """
 
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,20 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.interop import hf_config
 from dss_jax.interop.hf_files import SAFETENSORS, open_tensors, weights_file
-from dss_jax.interop.hf_names import Entry, entries, hf_shapes, to_ours, to_theirs
 from dss_jax.interop.model_files import VOCABULARY
-from dss_jax.interop.weights import Leaf, Weights, check_names, expected_shapes
+from dss_jax.interop.weights import (
+    Leaf,
+    Shape,
+    StoredParameter,
+    Weights,
+    checked_leaves,
+    expected_shapes,
+    their_shapes,
+)
 
 EMBEDDING, HEAD = "shared.weight", "lm_head.weight"
 EMBEDDING_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+ONE_TENSOR = "In T5 they are one tensor, so this is another model, or a damaged file."
 UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 """In checkpoints of v1.0 from 2019 and 2020; no implementation of T5 has ever read it."""
 
@@ -38,6 +46,60 @@ OTHER_FRAMEWORKS = (".h5", ".msgpack", ".ot", ".onnx", ".tflite")
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of tensors, as `transformers` writes them."""
+
+_SUBLAYERS = {
+    "encoder": [
+        ("pre_attention_layer_norm", "attention", "SelfAttention"),
+        ("pre_mlp_layer_norm", "mlp", "DenseReluDense"),
+    ],
+    "decoder": [
+        ("pre_self_attention_layer_norm", "self_attention", "SelfAttention"),
+        ("pre_cross_attention_layer_norm", "encoder_decoder_attention", "EncDecAttention"),
+        ("pre_mlp_layer_norm", "mlp", "DenseReluDense"),
+    ],
+}
+"""Stack -> of each part of a layer, in order: our norm, our name, Hugging Face's."""
+
+_ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
+_MLP = {"wi": "wi", "wi_0": "wi_0", "wi_1": "wi_1", "wo": "wo"}
+
+
+def _names() -> dict[str, str]:
+    """Our path -> Hugging Face's name, of the parameters of every T5; "{i}" is the layer."""
+    names = {"token_embedder/embedding": "shared.weight"}
+    for stack, sublayers in _SUBLAYERS.items():
+        for number, (norm, ours, theirs) in enumerate(sublayers):
+            block = f"{stack}.block.{{i}}.layer.{number}"
+            names[f"{stack}/layers/{norm}/scale"] = f"{block}.layer_norm.weight"
+            for kernel, letter in (_MLP if ours == "mlp" else _ATTENTION).items():
+                name = f"{block}.{theirs}.{letter}.weight"
+                names[f"{stack}/layers/{ours}/{kernel}/kernel"] = name
+        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        names[f"{stack}/relpos_bias/rel_embedding"] = bias
+        names[f"{stack}/{stack}_norm/scale"] = f"{stack}.final_layer_norm.weight"
+    return names | {"decoder/logits_dense/kernel": "lm_head.weight"}
+
+
+def _transposed(array: np.ndarray) -> np.ndarray:
+    return array.swapaxes(-1, -2)
+
+
+def parameters(config: T5Config) -> list[StoredParameter]:
+    """All of the model, in the order in which files have them; aliases (embed_tokens) left out."""
+    shapes, found = expected_shapes(config), []
+    for path, name in _names().items():
+        if path not in shapes:
+            continue
+        shape, by_layer = shapes[path], "/layers/" in path
+        names = [name.format(i=i) for i in range(shape[0] if by_layer else 1)]
+        theirs = shape[1:] if by_layer else shape
+        # `nn.Linear` keeps [out, in].
+        if path.endswith(("/kernel", "/rel_embedding")):
+            found.append(StoredParameter(path, shape, names, theirs[::-1], _transposed))
+        else:
+            found.append(StoredParameter(path, shape, names, theirs))
+    assert len(found) == len(shapes)
+    return found
 
 
 def is_hf(path: Path) -> bool:
@@ -58,20 +120,31 @@ def read_hf(path: Path) -> Weights:
     tensors, notes = open_tensors(path), []
     if tensors.pop(UNUSED, None) is not None:
         notes.append(f"left out: {UNUSED}, which no implementation of T5 uses")
-    _drop_embedding_aliases(tensors, origin)
+    for alias in EMBEDDING_ALIASES:
+        _drop_alias(tensors, alias, origin)
     if config.logits_via_embedding:
-        _drop_tied_head(tensors, origin)
+        _drop_alias(
+            tensors,
+            HEAD,
+            origin,
+            f"{hf_config.CONFIG} says that the logits come from the embedding "
+            "(tie_word_embeddings), but ",
+            "If the head is its own, as in T5 v1.1, set "
+            f'"tie_word_embeddings": false in {hf_config.CONFIG}; if not, remove {HEAD}.',
+        )
     elif HEAD not in tensors and EMBEDDING in tensors and hf_config.is_tied_without_head(fields):
         tensors[HEAD] = tensors[EMBEDDING]
         notes.append(
             f"{HEAD} is {EMBEDDING} in this checkpoint, unscaled: it becomes a tensor of its own, "
             "with the same values, and training will part the two"
         )
-    check_names(hf_shapes(config), {name: t.shape for name, t in tensors.items()}, origin)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
     vocabulary = path / VOCABULARY
     return Weights(
         config=config,
-        leaves=dict(_leaves(config, tensors)),
+        leaves=checked_leaves(
+            parameters(config), found, lambda names: (tensors[n].read() for n in names), origin
+        ),
         vocabulary=vocabulary if vocabulary.is_file() else None,
         extra_ids=_extra_ids(path, fields),
         origin=origin,
@@ -79,44 +152,18 @@ def read_hf(path: Path) -> Weights:
     )
 
 
-def _leaves(config: T5Config, tensors: Mapping[str, Leaf]) -> Iterator[tuple[str, Leaf]]:
-    shapes = expected_shapes(config)
-
-    def read(entry: Entry) -> np.ndarray:
-        names = entry.hf_names()
-        return to_ours(entry, shapes[entry.path], (tensors[name].read() for name in names))
-
-    for entry in entries(config):
-        yield entry.path, Leaf(shapes[entry.path], partial(read, entry))
-
-
-def _same(a: Leaf, b: Leaf) -> bool:
-    return a.shape == b.shape and np.array_equal(a.read(), b.read())
-
-
-def _drop_embedding_aliases(tensors: dict[str, Leaf], origin: str) -> None:
-    for alias in EMBEDDING_ALIASES:
-        tensor = tensors.pop(alias, None)
-        if tensor is None:
-            continue
-        if not _same(tensor, tensors.setdefault(EMBEDDING, tensor)):
-            raise UsageError(
-                f"{origin}: {alias} {list(tensor.shape)} differs from {EMBEDDING} "
-                f"{list(tensors[EMBEDDING].shape)}. In T5 they are one tensor, so this is another "
-                "model, or a damaged file."
-            )
-
-
-def _drop_tied_head(tensors: dict[str, Leaf], origin: str) -> None:
-    head = tensors.pop(HEAD, None)
-    if head is None:
+def _drop_alias(
+    tensors: dict[str, Leaf], alias: str, origin: str, before: str = "", after: str = ONE_TENSOR
+) -> None:
+    """Takes out a tensor that stands for the embedding, if it is there and equal to it."""
+    tensor = tensors.pop(alias, None)
+    if tensor is None:
         return
-    if not _same(head, tensors.setdefault(EMBEDDING, head)):
+    embedding = tensors.setdefault(EMBEDDING, tensor)
+    if tensor.shape != embedding.shape or not np.array_equal(tensor.read(), embedding.read()):
         raise UsageError(
-            f"{origin}: {hf_config.CONFIG} says that the logits come from the embedding "
-            f"(tie_word_embeddings), but {HEAD} {list(head.shape)} differs from {EMBEDDING} "
-            f"{list(tensors[EMBEDDING].shape)}. If the head is its own, as in T5 v1.1, set "
-            f'"tie_word_embeddings": false in {hf_config.CONFIG}; if not, remove {HEAD}.'
+            f"{origin}: {before}{alias} {list(tensor.shape)} differs from {EMBEDDING} "
+            f"{list(embedding.shape)}. {after}"
         )
 
 
@@ -128,12 +175,8 @@ def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
 
 
 def write_hf(weights: Weights, path: str | Path, dtype: str = "float32") -> None:
-    """Writes a folder that `transformers` loads; it appears whole or not at all.
-
-    Args:
-      weights: read one parameter at a time.
-      path: the folder.
-      dtype: of the tensors, one of `DTYPES`.
+    """Writes a folder that `transformers` loads, with tensors of one of `DTYPES`; it appears whole
+    or not at all.
 
     Raises:
       UsageError: `path` is there and not empty, or `transformers` has no such model.
@@ -142,7 +185,7 @@ def write_hf(weights: Weights, path: str | Path, dtype: str = "float32") -> None
     with storage.whole_place(path, hf_config.CONFIG) as folder:
         _write_tensors(weights, folder, np.dtype(DTYPES[dtype]))
         _write_json(folder / hf_config.CONFIG, config)
-        _write_json(folder / "generation_config.json", hf_config.generation_config_json())
+        _write_json(folder / "generation_config.json", hf_config.TOKEN_IDS)
         if weights.vocabulary is not None:
             shutil.copyfile(weights.vocabulary, folder / VOCABULARY)
             tokenizer = hf_config.tokenizer_config_json(weights.extra_ids)
@@ -153,16 +196,16 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
     write_whole(file, json.dumps(value, indent=2) + "\n")
 
 
-def plan_shards(config: T5Config, itemsize: int, limit: int) -> list[list[str]]:
-    """Hugging Face's names in the order of writing, cut into files of at most `limit` bytes.
+def _shards(shapes: Mapping[str, Shape], itemsize: int) -> list[list[str]]:
+    """Names of tensors, in their order, cut into files of at most `SHARD_BYTES`.
 
     A tensor that is larger is a file of its own.
     """
     shards: list[list[str]] = [[]]
     filled = 0
-    for name, shape in hf_shapes(config).items():
-        size = int(np.prod(shape)) * itemsize
-        if shards[-1] and filled + size > limit:
+    for name, shape in shapes.items():
+        size = math.prod(shape) * itemsize
+        if shards[-1] and filled + size > SHARD_BYTES:
             shards.append([])
             filled = 0
         shards[-1].append(name)
@@ -171,27 +214,26 @@ def plan_shards(config: T5Config, itemsize: int, limit: int) -> list[list[str]]:
 
 
 def _write_tensors(weights: Weights, folder: Path, dtype: np.dtype) -> None:
-    shards = plan_shards(weights.config, dtype.itemsize, SHARD_BYTES)
+    needed = parameters(weights.config)
+    shapes = their_shapes(needed)
+    shards = _shards(shapes, dtype.itemsize)
     stem, suffix = SAFETENSORS.split(".")
     files = [f"{stem}-{i:05}-of-{len(shards):05}.{suffix}" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
         files = [SAFETENSORS]
-    tensors = _tensors(weights, dtype)
+    # One of our parameters is held at a time.
+    tensors = (
+        (name, np.ascontiguousarray(tensor, dtype=dtype))
+        for parameter in needed
+        for name, tensor in parameter.to_theirs(weights.leaves[parameter.path].read()).items()
+    )
     for file, names in zip(files, shards, strict=True):
         shard = dict(next(tensors) for _ in names)
         assert list(shard) == names
         # transformers refuses a file without this mark.
         save_file(shard, folder / file, metadata={"format": "pt"})
     if len(shards) > 1:
-        sizes = [int(np.prod(shape)) for shape in hf_shapes(weights.config).values()]
         weight_map = {n: file for file, names in zip(files, shards, strict=True) for n in names}
-        total = {"total_size": sum(sizes) * dtype.itemsize}
+        total = {"total_size": sum(map(math.prod, shapes.values())) * dtype.itemsize}
         index = {"metadata": total, "weight_map": weight_map}
         _write_json(folder / f"{SAFETENSORS}.index.json", index)
-
-
-def _tensors(weights: Weights, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """Contiguous tensors in the order of `hf_shapes`; one of our parameters is held at a time."""
-    for entry in entries(weights.config):
-        for name, tensor in to_theirs(entry, weights.leaves[entry.path].read()).items():
-            yield name, np.ascontiguousarray(tensor, dtype=dtype)

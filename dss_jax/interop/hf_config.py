@@ -42,6 +42,11 @@ OPTIONAL = {
 }
 """Fields of the same name on both sides -> `transformers`' value where the file lacks it."""
 
+FEED_FORWARD = {("relu",): "relu", ("silu",): "silu", ("gelu",): "gelu_new"} | {
+    (name, "linear"): f"gated-{name}" for name in ("relu", "silu", "gelu")
+}
+"""Our activations -> Hugging Face's name of the layer that has them."""
+
 ACTIVATIONS = {"relu": "relu", "silu": "silu", "swish": "silu", "gelu_new": "gelu"}
 """Hugging Face's activation -> ours. Ours of "gelu" is the tanh approximation, as T5's is."""
 
@@ -134,22 +139,15 @@ def _activations(fields: Mapping[str, Any], origin: str) -> tuple[str, ...]:
 
 
 def config_json(config: T5Config, dtype: str) -> dict[str, Any]:
-    """The contents of `config.json` for a model.
-
-    Args:
-      config: of the model.
-      dtype: of the tensors that lie beside it.
+    """The contents of `config.json` for a model whose tensors are of a dtype.
 
     Raises:
       UsageError: `transformers` has no such feed-forward layer.
     """
-    names = {("relu",): "relu", ("silu",): "silu", ("gelu",): "gelu_new",
-             ("relu", "linear"): "gated-relu", ("silu", "linear"): "gated-silu",
-             ("gelu", "linear"): "gated-gelu"}  # fmt: skip
-    if config.mlp_activations not in names:
+    if config.mlp_activations not in FEED_FORWARD:
         raise UsageError(
             f"Hugging Face's T5 has no feed-forward layer {config.mlp_activations}. It has: "
-            f"{', '.join(map(str, names))}."
+            f"{', '.join(map(str, FEED_FORWARD))}."
         )
     return {
         "architectures": ["T5ForConditionalGeneration"],
@@ -158,16 +156,11 @@ def config_json(config: T5Config, dtype: str) -> dict[str, Any]:
         **{theirs: getattr(config, ours) for ours, theirs in SHAPE.items()},
         "num_decoder_layers": config.num_decoder_layers,
         **{name: getattr(config, name) for name in OPTIONAL},
-        "feed_forward_proj": names[config.mlp_activations],
+        "feed_forward_proj": FEED_FORWARD[config.mlp_activations],
         "tie_word_embeddings": config.logits_via_embedding,
         "dtype": dtype,
         **TOKEN_IDS,
     }
-
-
-def generation_config_json() -> dict[str, Any]:
-    """The contents of `generation_config.json`."""
-    return dict(TOKEN_IDS)
 
 
 def tokenizer_config_json(extra_ids: int) -> dict[str, Any]:

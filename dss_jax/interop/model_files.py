@@ -9,7 +9,7 @@ spiece.model     the SentencePiece vocabulary, by Hugging Face's name for it
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dss_jax.core import storage
 from dss_jax.core.config import T5Config
@@ -38,11 +38,6 @@ class ModelFiles(NamedTuple):
     extra_ids: int
 
 
-def shape_fields(config: T5Config) -> dict[str, Any]:
-    """Name -> value of the fields that belong to a checkpoint."""
-    return {name: getattr(config, name) for name in SHAPE_FIELDS}
-
-
 def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:
     """Ids of a checkpoint's vocabulary, extra ids included.
 
@@ -63,9 +58,11 @@ def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: 
 
 def write_model_files(folder: Path, files: ModelFiles) -> None:
     """Writes both files; no vocabulary where there is none."""
-    text = json.dumps({**shape_fields(files.config), "extra_ids": files.extra_ids}, indent=2)
+    fields = {name: getattr(files.config, name) for name in SHAPE_FIELDS}
+    text = json.dumps({**fields, "extra_ids": files.extra_ids}, indent=2)
     if files.vocabulary is not None:
         write_whole(folder / VOCABULARY, files.vocabulary.read_bytes())
+    # Last: a folder that has it is taken for a whole one.
     write_whole(folder / T5_CONFIG, text + "\n")
 
 
@@ -87,10 +84,6 @@ def read_model_files(folder: Path) -> ModelFiles:
             f"{file} cannot be read ({error}). It is written by `dss train` and `dss convert "
             f"--to orbax`, and has the fields {', '.join(SHAPE_FIELDS)} and extra_ids."
         ) from error
-    vocabulary = folder / VOCABULARY
-    there = vocabulary.is_file()
-    return ModelFiles(
-        dataclasses.replace(T5Config(), **fields),
-        storage.local_file(vocabulary) if there else None,
-        extra_ids,
-    )
+    file = folder / VOCABULARY
+    vocabulary = storage.local_file(file) if file.is_file() else None
+    return ModelFiles(dataclasses.replace(T5Config(), **fields), vocabulary, extra_ids)

@@ -8,6 +8,7 @@ params/                        Orbax, float32
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -36,9 +37,7 @@ def is_orbax(path: Path) -> bool:
 def read_orbax(path: Path, step: int | str | None = None) -> Weights:
     """Opens a model folder, a run folder, or `RUN/checkpoints/STEP`.
 
-    Args:
-      path: the folder.
-      step: for a run folder: "best" (on validation; also None), "latest" or a step.
+    `step`: for a run folder: "best" (on validation; also None), "latest" or a step.
 
     Raises:
       UsageError: not such a folder, no such step, or parameters of another model.
@@ -64,10 +63,9 @@ def write_orbax(weights: Weights, path: str | Path) -> None:
     with storage.whole_place(path, model_files.T5_CONFIG) as folder:
         files = model_files.ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
         model_files.write_model_files(folder, files)
+        tree = ocp.args.StandardSave(weights.tree())
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            checkpointer.save(
-                folder.absolute() / PARAMS, args=ocp.args.StandardSave(weights.tree())
-            )
+            checkpointer.save(folder.absolute() / PARAMS, args=tree)
 
 
 def _root(path: Path) -> Path:
@@ -78,20 +76,16 @@ def _root(path: Path) -> Path:
 
 def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
     """The folder with the model's files, and the one with the parameters."""
-    root = _root(path)
+    root, chosen = _root(path), path
     if not is_orbax(path):
         raise UsageError(
             f"{path} is no Orbax checkpoint of dss-jax: a model folder holds "
             f"{model_files.T5_CONFIG} and {PARAMS}/, a run folder {model_files.T5_CONFIG} and "
             f"{CHECKPOINTS}/."
         )
-    chosen = path
     if root == path and (root / CHECKPOINTS).is_dir():
-        checkpoints = Checkpoints(root / CHECKPOINTS)
-        try:
+        with closing(Checkpoints(root / CHECKPOINTS)) as checkpoints:
             chosen = root / CHECKPOINTS / str(checkpoints.find("best" if step is None else step))
-        finally:
-            checkpoints.close()
     elif step is not None:
         raise UsageError(
             f"{path} holds one checkpoint, so there is no {step!r} to choose. Give the folder of "
@@ -121,10 +115,8 @@ def _read(params: Path, paths: list[str]) -> np.ndarray:
     wanted = nested({path: np.zeros((), np.float32) for path in paths})
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.restore(
-            storage.absolute(params),
-            args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
-        )
+        args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+        tree = checkpointer.restore(storage.absolute(params), args=args)
     return np.asarray(flat(lora.merge(tree))[paths[0]], np.float32)
 
 

@@ -3,14 +3,23 @@
 Read are both forms that T5X writes, legacy and Orbax, of T5 (unscanned) and
 `scalable_t5` (scanned), local or under gs://, whatever optimizer state lies beside the parameters.
 Written is the legacy form, unscanned, which T5X restores as it does its own.
+
+Unscanned (`t5x.examples.t5`) keeps one array a layer: encoder/layers_0/attention/query/kernel
+[E, J], J = heads * head_dim. Scanned (`t5x.examples.scalable_t5`) keeps all layers in one array,
+the layers on axis 1, the heads apart, and a position bias in each layer:
+
+  encoder/encoder/attention/query/kernel    [E, L, H, D]     (key, value alike)
+  encoder/encoder/attention/out/kernel      [H, L, D, E]
+  encoder/encoder/mlp/wo/kernel             [F, L, E]
+  encoder/encoder/pre_mlp_layer_norm/scale  [E, L]
+  encoder/encoder/relpos_bias/rel_embedding [H, L, buckets]
+
+Ours are T5X's unscanned ones, stacked: encoder/layers/attention/query/kernel [L, E, J].
 """
 
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +28,136 @@ import numpy as np
 from dss_jax.core import storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.interop.t5x_names import (
-    EPSILON,
-    MAX_DISTANCE,
-    NUM_BUCKETS,
-    Entry,
-    entries,
-    infer_config,
-    is_scanned,
+from dss_jax.core.paths import whole_folder
+from dss_jax.interop import t5x_store
+from dss_jax.interop.t5x_store import LEGACY_INDEX, ORBAX_INDEX
+from dss_jax.interop.weights import (
+    Shape,
+    StoredParameter,
+    Weights,
+    checked_leaves,
+    expected_shapes,
+    nested,
 )
-from dss_jax.interop.t5x_store import (
-    LEGACY_INDEX,
-    ORBAX_INDEX,
-    Array,
-    check_readable,
-    legacy_arrays,
-    orbax_arrays,
-    read_arrays,
-    read_file,
-    write_arrays,
-    write_index,
-)
-from dss_jax.interop.weights import Leaf, Weights, check_names, nested
 
 _MIN_DIM_SIZE_TO_FACTOR = 128
+
+CONSTANTS: dict[str, Any] = {
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "layer_norm_epsilon": 1e-6,
+}
+"""What T5X's network has in its code, and no checkpoint says (but for the buckets)."""
+
+_STACKS = {"encoder": "attention", "decoder": "self_attention"}
+"""Stack -> the name of self-attention in it."""
+
+
+def is_scanned(names: Collection[str]) -> bool:
+    """Whether these are the names of `scalable_t5`."""
+    return any(name.startswith("target/encoder/encoder/") for name in names)
+
+
+def parameters(config: T5Config, *, scanned: bool) -> list[StoredParameter]:
+    """All parameters of the model."""
+    return [
+        _scanned(path, shape, config) if scanned else _unscanned(path, shape)
+        for path, shape in expected_shapes(config).items()
+    ]
+
+
+def _unscanned(path: str, shape: Shape) -> StoredParameter:
+    if "/layers/" not in path:
+        return StoredParameter(path, shape, [f"target/{path}"], shape)
+    names = [f"target/{path.replace('/layers/', f'/layers_{i}/')}" for i in range(shape[0])]
+    return StoredParameter(path, shape, names, shape[1:])
+
+
+def of_first_layer(bias_HxLxN: np.ndarray) -> np.ndarray:
+    """The position bias of all layers, where T5X keeps one for each and all are the same."""
+    return bias_HxLxN[:, 0]
+
+
+def _scanned(path: str, shape: Shape, config: T5Config) -> StoredParameter:
+    stack = path.split("/")[0]
+    if path.endswith("/rel_embedding"):
+        name = path.replace("/relpos_bias/", f"/{stack}/relpos_bias/")
+        layers = getattr(config, f"num_{stack}_layers")
+        theirs: Shape = (shape[0], layers, shape[1])
+        return StoredParameter(path, shape, [f"target/{name}"], theirs, of_first_layer)
+    if "/layers/" not in path:
+        return _unscanned(path, shape)
+    layers, *rest = shape
+    heads = (config.num_heads, config.head_dim)
+    if path.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
+        rest = [rest[0], *heads]
+    elif path.endswith("/out/kernel"):
+        rest = [*heads, rest[1]]
+    name = path.replace("/layers/", f"/{stack}/")
+
+    def layers_first(array: np.ndarray) -> np.ndarray:
+        return np.moveaxis(array, 1, 0).reshape(shape)
+
+    theirs = (rest[0], layers, *rest[1:])
+    return StoredParameter(path, shape, [f"target/{name}"], theirs, layers_first)
+
+
+def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
+    """The model's configuration, which a T5X checkpoint does not hold, from its shapes.
+
+    A gated feed-forward layer is taken as gelu-linear and a plain one as relu, which all public
+    T5X checkpoints of T5, mT5, ByT5, LM-adapted T5 and Flan-T5 have. Buckets of the position bias
+    reach to distance 128, and the norms' epsilon is 1e-6, as in T5X's code.
+
+    Args:
+      shapes: T5X's name -> shape.
+      origin: of the checkpoint, for messages.
+
+    Raises:
+      UsageError: a parameter that shows the sizes is missing or has another rank.
+    """
+    scanned = is_scanned(shapes)
+
+    def shape(name: str, rank: int) -> Shape:
+        found = shapes.get(f"target/{name}")
+        needs = f"{origin} does not hold the parameters of a T5:"
+        if found is None:
+            raise UsageError(f"{needs} missing: target/{name}.")
+        if len(found) != rank:
+            raise UsageError(
+                f"{needs} misshapen: target/{name} is {list(found)}, needed with {rank} axes."
+            )
+        return found
+
+    layer = {s: f"{s}/{s}" if scanned else f"{s}/layers_0" for s in _STACKS}
+    wi = f"{layer['encoder']}/mlp/wi_0/kernel"
+    gated = f"target/{wi}" in shapes
+    vocab_size, emb_dim = shape("token_embedder/embedding", 2)
+    bias_of = layer["encoder"] if scanned else "encoder"
+    num_heads, *_, buckets = shape(f"{bias_of}/relpos_bias/rel_embedding", 2 + scanned)
+    query = {
+        stack: shape(f"{layer[stack]}/{attention}/query/kernel", 4 if scanned else 2)
+        for stack, attention in _STACKS.items()
+    }
+    layers = {s: query[s][1] if scanned else _count_layers(shapes, s) for s in _STACKS}
+    constants = CONSTANTS | {"relative_attention_num_buckets": buckets}
+    return T5Config(
+        vocab_size=vocab_size,
+        emb_dim=emb_dim,
+        num_heads=num_heads,
+        head_dim=query["encoder"][3] if scanned else query["encoder"][1] // num_heads,
+        mlp_dim=shape(wi if gated else wi.replace("wi_0", "wi"), 2 + scanned)[-1],
+        num_encoder_layers=layers["encoder"],
+        num_decoder_layers=layers["decoder"],
+        mlp_activations=("gelu", "linear") if gated else ("relu",),
+        logits_via_embedding="target/decoder/logits_dense/kernel" not in shapes,
+        **constants,
+    )
+
+
+def _count_layers(shapes: Mapping[str, Shape], stack: str) -> int:
+    found = (re.match(rf"target/{stack}/layers_(\d+)/", name) for name in shapes)
+    return 1 + max(int(match[1]) for match in found if match)
 
 
 def is_t5x(path: str) -> bool:
@@ -57,7 +172,7 @@ def is_t5x(path: str) -> bool:
 def _index(path: str) -> tuple[str, bytes] | None:
     """Name and content of the file that names the arrays."""
     for name in (LEGACY_INDEX, ORBAX_INDEX):
-        data = read_file(path, name)
+        data = t5x_store.read_file(path, name)
         # TensorFlow writes a text file of the legacy index's name.
         if data is not None and not data.startswith(b"model_checkpoint_path"):
             return name, data
@@ -83,27 +198,27 @@ def read_t5x(path: str) -> Weights:
             f"{path}/checkpoint_1000000."
         )
     name, data = index
-    arrays = (orbax_arrays if name == ORBAX_INDEX else legacy_arrays)(path, data)
+    of_form = t5x_store.orbax_arrays if name == ORBAX_INDEX else t5x_store.legacy_arrays
+    arrays = of_form(path, data)
     if not arrays:
         raise UsageError(f"{path} holds no parameters (`target`), only the optimizer's state.")
     shapes = {name: array.shape for name, array in arrays.items()}
     config = infer_config(shapes, path)
-    table = entries(config, scanned=is_scanned(shapes))
-    check_names({name: e.t5x_shape for e in table for name in e.names}, shapes, path)
-    check_readable(arrays, path)
-    for entry in table:
-        if entry.is_shared_bias:
-            _check_shared(entry.names[0], arrays, path)
-    leaves = {e.path: Leaf(e.shape, partial(_read, e, arrays)) for e in table}
+    needed = parameters(config, scanned=is_scanned(shapes))
+
+    def read(names: list[str]) -> list[np.ndarray]:
+        return t5x_store.read_arrays({name: arrays[name] for name in names})
+
+    leaves = checked_leaves(needed, shapes, read, path)
+    t5x_store.check_readable(arrays, path)
+    for parameter in needed:
+        if parameter.view is of_first_layer:
+            [bias] = read(parameter.names)
+            _check_shared(parameter.names[0], bias, path)
     return Weights(config=config, leaves=leaves, origin=f"T5X {path}")
 
 
-def _read(entry: Entry, arrays: Mapping[str, Array]) -> np.ndarray:
-    return entry.from_t5x(read_arrays({name: arrays[name] for name in entry.names}))
-
-
-def _check_shared(name: str, arrays: Mapping[str, Array], origin: str) -> None:
-    [bias_HxLxN] = read_arrays({name: arrays[name]})
+def _check_shared(name: str, bias_HxLxN: np.ndarray, origin: str) -> None:
     differ = (bias_HxLxN != bias_HxLxN[:, :1]).any(axis=(0, 2)).nonzero()[0]
     if differ.size:
         raise UsageError(
@@ -139,21 +254,18 @@ def write_t5x(weights: Weights, path: str) -> None:
     target: dict[str, Any] = {}
     states: dict[str, Any] = {}
     with _fresh(path) as folder:
-        for entry in entries(weights.config, scanned=False):
-            ours = weights.leaves[entry.path].read()
-            target |= write_arrays(folder, dict(zip(entry.names, entry.to_t5x(ours), strict=True)))
-            for name in entry.names:
-                states[name.removeprefix("target/")] = _adafactor_state(entry.t5x_shape)
+        for parameter in parameters(weights.config, scanned=False):
+            theirs = parameter.to_theirs(weights.leaves[parameter.path].read())
+            target |= t5x_store.write_arrays(folder, theirs)
+            for name in parameter.names:
+                states[name.removeprefix("target/")] = _adafactor_state(parameter.their_shape)
         state = {"step": np.asarray(int(match[1]), np.int32), "param_states": nested(states)}
-        write_index(folder, {"version": 3, "optimizer": {"state": state, **nested(target)}})
+        optimizer = {"state": state, **nested(target)}
+        t5x_store.write_index(folder, {"version": 3, "optimizer": optimizer})
 
 
 def _check_t5x_has(config: T5Config) -> None:
-    for name, value in (
-        ("relative_attention_max_distance", MAX_DISTANCE),
-        ("relative_attention_num_buckets", NUM_BUCKETS),
-        ("layer_norm_epsilon", EPSILON),
-    ):
+    for name, value in CONSTANTS.items():
         if getattr(config, name) != value:
             raise UsageError(
                 f"T5X has {name} = {value} in its code, and this model {getattr(config, name)}: "
@@ -164,22 +276,15 @@ def _check_t5x_has(config: T5Config) -> None:
 @contextmanager
 def _fresh(path: str) -> Iterator[str]:
     """A folder to write to, which is `path` when all went well."""
-    if storage.is_remote(path):
-        if is_t5x(path):
-            raise UsageError(f"{path} is there already.")
+    remote = storage.is_remote(path)
+    if is_t5x(path) if remote else Path(path).expanduser().exists():
+        raise UsageError(f"{path} is there already.")
+    if remote:
         yield path
         return
-    final = Path(path).expanduser()
-    if final.exists():
-        raise UsageError(f"{path} is there already.")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    # T5X looks for checkpoint_<digits> only.
-    partial_folder = final.with_name(f"{final.name}.tmp-{os.getpid()}")
-    try:
-        yield str(partial_folder)
-        partial_folder.rename(final)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
+    # T5X looks for checkpoint_<digits> only, not for what is not whole yet.
+    with whole_folder(Path(path).expanduser()) as folder:
+        yield str(folder)
 
 
 def _adafactor_state(shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -87,17 +87,9 @@ def read_file(folder: str, name: str) -> bytes | None:
 
 
 def legacy_arrays(folder: str, index: bytes) -> dict[str, Array]:
-    """The parameters that a legacy checkpoint's msgpack file names.
-
-    Each file's path is taken to be beside the msgpack file, whatever bucket or folder it was
-    first written to.
-
-    Args:
-      folder: of the checkpoint.
-      index: content of its file `checkpoint`.
-
-    Returns:
-      T5X's name ("target/encoder/layers_0/mlp/wo/kernel") -> array.
+    """The parameters that a legacy checkpoint's msgpack file `index` names, by T5X's names
+    ("target/encoder/layers_0/mlp/wo/kernel"). Arrays are taken to be beside that file, whatever
+    bucket or folder they were first written to.
 
     Raises:
       UsageError: the file is broken, or from before version 2, which T5X refuses as well.
@@ -130,41 +122,25 @@ def _legacy_array(folder: str, value: Any) -> Array:
 
 
 def orbax_arrays(folder: str, index: bytes) -> dict[str, Array]:
-    """The parameters in a checkpoint that T5X wrote with Orbax.
-
-    Args:
-      folder: of the checkpoint, which holds `state`.
-      index: content of `state/_METADATA`.
-
-    Returns:
-      As `legacy_arrays`.
+    """The same of a checkpoint that T5X wrote with Orbax, whose `state/_METADATA` is `index`.
 
     Raises:
       UsageError: an array cannot be opened.
     """
     metadata = json.loads(index)
-    paths = [
-        [str(key["key"]) for key in entry["key_metadata"]]
-        for entry in metadata["tree_metadata"].values()
-    ]
-    base = kvstore(f"{folder}/state")
-    specs = {}
-    for path in paths:
+    driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+    base, specs = kvstore(f"{folder}/state"), {}
+    for entry in metadata["tree_metadata"].values():
+        path = [str(key["key"]) for key in entry["key_metadata"]]
         if path[0] != "target":
             continue
         name = ".".join(path)
-        store = (
-            {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-            if metadata.get("use_ocdbt")
-            else _below(base, name)
-        )
-        driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+        store = _below(base, name)
+        if metadata.get("use_ocdbt"):
+            store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
         specs["/".join(path)] = {"driver": driver, "kvstore": store}
     opened = _open(specs)
-    return {
-        name: Array(tuple(array.shape), array.dtype.name, specs[name])
-        for name, array in opened.items()
-    }
+    return {n: Array(tuple(a.shape), a.dtype.name, specs[n]) for n, a in opened.items()}
 
 
 def _below(store: dict[str, Any], name: str) -> dict[str, Any]:
@@ -194,21 +170,12 @@ def _first_line(error: Exception) -> str:
 
 
 def check_readable(arrays: Mapping[str, Array], origin: str) -> None:
-    """Checks that float32 holds every array exactly.
-
-    Raises:
-      UsageError: with the names of arrays whose dtype does not fit into float32.
-    """
-    wrong = [
-        f"  {name} is {array.dtype}"
-        for name, array in sorted(arrays.items())
-        if array.dtype not in _EXACT_IN_FLOAT32
-    ]
+    """Raises UsageError with the names of arrays that float32 does not hold exactly."""
+    dtypes = {name: array.dtype for name, array in sorted(arrays.items())}
+    wrong = [f"\n  {n} is {dtype}" for n, dtype in dtypes.items() if dtype not in _EXACT_IN_FLOAT32]
     if wrong:
-        raise UsageError(
-            f"{origin} holds parameters that are none of {', '.join(_EXACT_IN_FLOAT32)}:\n"
-            + "\n".join(wrong)
-        )
+        known = ", ".join(_EXACT_IN_FLOAT32)
+        raise UsageError(f"{origin} holds parameters that are none of {known}:{''.join(wrong)}")
 
 
 def read_arrays(arrays: Mapping[str, Array]) -> list[np.ndarray]:
@@ -219,10 +186,10 @@ def read_arrays(arrays: Mapping[str, Array]) -> list[np.ndarray]:
     """
     opened = _open({n: a.source for n, a in arrays.items() if isinstance(a.source, dict)})
     for name, store in opened.items():
-        if tuple(store.shape) != arrays[name].shape:
+        found, wanted = list(store.shape), list(arrays[name].shape)
+        if found != wanted:
             raise UsageError(
-                f"cannot read {name}: it is {list(store.shape)}, and "
-                f"{list(arrays[name].shape)} by the file {LEGACY_INDEX}."
+                f"cannot read {name}: it is {found}, and {wanted} by the file {LEGACY_INDEX}."
             )
     futures = {name: store.read() for name, store in opened.items()}
     return [
@@ -232,40 +199,30 @@ def read_arrays(arrays: Mapping[str, Array]) -> list[np.ndarray]:
 
 
 def write_arrays(folder: str, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Writes float32 arrays as T5X's legacy form does, side by side.
-
-    Args:
-      folder: of the checkpoint, as for `kvstore`.
-      arrays: T5X's name ("target/token_embedder/embedding") -> float32.
+    """Writes float32 arrays, given by T5X's names, as its legacy form does, side by side.
 
     Returns:
       Name -> what the msgpack file keeps for it, in the order of `arrays`. The paths are
       relative, so that the folder can be moved.
     """
-    specs = {name: _zarr(name.replace("/", "."), array) for name, array in arrays.items()}
-    futures = {}
-    for name, spec in specs.items():
-        store = _below(kvstore(folder), spec["kvstore"]["path"].rstrip("/"))
-        futures[name] = ts.open({**spec, "kvstore": store}, create=True, context=_CONTEXT)
+    specs, futures = {}, {}
+    for name, array in arrays.items():
+        file = name.replace("/", ".")
+        rows = min(len(array), max(1, _CHUNK_BYTES // array[:1].nbytes))
+        metadata = {
+            "chunks": [rows, *array.shape[1:]],
+            "compressor": {"id": "gzip", "level": 1},
+            "shape": list(array.shape),
+        }
+        spec = {"driver": "zarr", "dtype": "float32", "metadata": metadata}
+        specs[name] = {**spec, "kvstore": {"driver": "file", "path": f"{file}/"}}
+        spec["kvstore"] = _below(kvstore(folder), file)
+        futures[name] = ts.open(spec, create=True, context=_CONTEXT)
     opened = {name: _result(name, future) for name, future in futures.items()}
     writes = {name: store.write(arrays[name]) for name, store in opened.items()}
     for name, future in writes.items():
         _result(name, future)
     return specs
-
-
-def _zarr(folder: str, array: np.ndarray) -> dict[str, Any]:
-    rows = min(len(array), max(1, _CHUNK_BYTES // array[:1].nbytes))
-    return {
-        "driver": "zarr",
-        "dtype": "float32",
-        "kvstore": {"driver": "file", "path": f"{folder}/"},
-        "metadata": {
-            "chunks": [rows, *array.shape[1:]],
-            "compressor": {"id": "gzip", "level": 1},
-            "shape": list(array.shape),
-        },
-    }
 
 
 def write_index(folder: str, content: dict[str, Any]) -> None:

@@ -5,15 +5,16 @@ model needs, and gives `Weights`: our parameter tree whose leaves are read one a
 reading 11B parameters never holds more than the model and one leaf.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from flax.linen import meta
 
 from dss_jax.core.config import T5Config
@@ -21,6 +22,11 @@ from dss_jax.core.errors import UsageError
 from dss_jax.model.t5 import T5
 
 Shape = tuple[int, ...]
+
+flat = partial(traverse_util.flatten_dict, sep="/")
+"""{"a": {"b": x}} -> {"a/b": x}."""
+nested = partial(traverse_util.unflatten_dict, sep="/")
+"""{"a/b": x} -> {"a": {"b": x}}."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +67,60 @@ class Weights:
         return nested({path: leaf.read() for path, leaf in self.leaves.items()})
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return tree
+class StoredParameter(NamedTuple):
+    """One of our parameters, and how another format keeps it.
+
+    Attributes:
+      path, shape: of ours; below `layers` stacked over the layers on axis 0.
+      names: theirs: one a layer, or one.
+      their_shape: of each of those; of one layer's it has an axis less.
+      view: one of their arrays -> ours, or ours of one layer; its own inverse, for `to_theirs`.
+    """
+
+    path: str
+    shape: Shape
+    names: list[str]
+    their_shape: Shape
+    view: Callable[[np.ndarray], np.ndarray] = np.asarray
+
+    def _parts(self, value: np.ndarray) -> Iterable[np.ndarray]:
+        return value if len(self.their_shape) < len(self.shape) else [value]
+
+    def to_ours(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
+        """float32 array of `shape` from theirs, in the order of `names`, taken one at a time."""
+        value = np.empty(self.shape, np.float32)
+        for part, array in zip(self._parts(value), arrays, strict=True):
+            part[...] = self.view(array)
+        return value
+
+    def to_theirs(self, value: np.ndarray) -> dict[str, np.ndarray]:
+        """Their arrays by name, views of ours."""
+        return dict(zip(self.names, map(self.view, self._parts(value)), strict=True))
 
 
-def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}, in the order of the names."""
-    return {
-        "/".join(str(key.key) for key in path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def their_shapes(parameters: Iterable[StoredParameter]) -> dict[str, Shape]:
+    """Their name -> shape, of every array that a model needs."""
+    return {name: p.their_shape for p in parameters for name in p.names}
+
+
+def checked_leaves(
+    needed: Iterable[StoredParameter],
+    found: Mapping[str, Shape],
+    read: Callable[[list[str]], Iterable[np.ndarray]],
+    origin: str,
+) -> dict[str, Leaf]:
+    """The leaves of a model whose parameters are `needed`, in a checkpoint that has `found`, by its
+    own names; `read` gives arrays of some names, in their order.
+
+    Raises:
+      UsageError: see `check_names`.
+    """
+
+    def leaf(parameter: StoredParameter) -> Leaf:
+        return Leaf(parameter.shape, lambda: parameter.to_ours(read(parameter.names)))
+
+    check_names(their_shapes(needed), found, origin)
+    return {parameter.path: leaf(parameter) for parameter in needed}
 
 
 def expected_shapes(config: T5Config) -> dict[str, Shape]:
@@ -88,52 +130,31 @@ def expected_shapes(config: T5Config) -> dict[str, Shape]:
     return {path: leaf.shape for path, leaf in flat(meta.unbox(boxed)["params"]).items()}
 
 
-def from_tree(
-    config: T5Config,
-    params: Mapping[str, Any],
-    *,
-    origin: str,
-    vocabulary: Path | None = None,
-    extra_ids: int = 100,
-) -> Weights:
-    """Parameters in memory, as `Weights`.
+def from_tree(config: T5Config, params: Mapping[str, Any], *, origin: str, **files: Any) -> Weights:
+    """Parameters in memory, as `Weights`; `files`: `vocabulary` and `extra_ids` of it.
 
     Raises:
       UsageError: see `check_names`.
     """
     arrays = flat(params)
     check_names(expected_shapes(config), {p: a.shape for p, a in arrays.items()}, origin)
-    return Weights(
-        config=config,
-        leaves={
-            p: Leaf(a.shape, partial(np.asarray, a, dtype=np.float32)) for p, a in arrays.items()
-        },
-        vocabulary=vocabulary,
-        extra_ids=extra_ids,
-        origin=origin,
-    )
+    read = {p: partial(np.asarray, a, dtype=np.float32) for p, a in arrays.items()}
+    leaves = {p: Leaf(a.shape, read[p]) for p, a in arrays.items()}
+    return Weights(config=config, leaves=leaves, origin=origin, **files)
 
 
 def check_names(expected: Mapping[str, Shape], found: Mapping[str, Shape], origin: str) -> None:
-    """Compares what a model needs with what a checkpoint has.
-
-    Args:
-      expected: name of a tensor in the checkpoint's own terms -> shape that the model needs.
-      found: the same, of the checkpoint.
-      origin: of the checkpoint, for the message.
+    """Compares what a model needs with what a checkpoint has, by the checkpoint's own names.
 
     Raises:
       UsageError: with every missing, unexpected and misshapen tensor by name, with both shapes.
     """
-    lines = [
-        f"  missing: {name}, needed as {list(expected[name])}" for name in expected.keys() - found
-    ]
-    lines += [f"  unexpected: {name} {list(found[name])}" for name in found.keys() - expected]
-    lines += [
-        f"  misshapen: {name} is {list(found[name])}, needed as {list(expected[name])}"
-        for name in expected.keys() & found
-        if tuple(expected[name]) != tuple(found[name])
-    ]
+    needed = {n: f"needed as {list(shape)}" for n, shape in expected.items()}
+    has = {n: list(shape) for n, shape in found.items()}
+    misshapen = [n for n in expected.keys() & has if list(expected[n]) != has[n]]
+    lines = [f"  missing: {n}, {needed[n]}" for n in expected.keys() - has]
+    lines += [f"  unexpected: {n} {has[n]}" for n in has.keys() - expected]
+    lines += [f"  misshapen: {n} is {has[n]}, {needed[n]}" for n in misshapen]
     if lines:
         raise UsageError(
             f"{origin} does not hold the parameters of this T5:\n"

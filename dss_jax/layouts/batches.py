@@ -4,9 +4,9 @@ Shape letters: N examples of the global batch, R rows of a block; those of `dss_
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,23 +15,24 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
 from dss_jax.data.columns import Examples, examples_of
 from dss_jax.data.orders import permutation
-from dss_jax.data.spans import Pieces, SpanExamples
 from dss_jax.data.store import StoreSplit
-from dss_jax.layouts.blocks import Batch, Block, BlockShape, StreamRows
-from dss_jax.layouts.layouts import Layout, make_layout
-from dss_jax.layouts.shapes import Cost, Plan, Share, base_cost
+from dss_jax.layouts.blocks import Batch, BlockShape, map_arrays
+from dss_jax.layouts.flat import FlatStreams
+from dss_jax.layouts.layout import Layout
+from dss_jax.layouts.padded import PaddedBlocks
+from dss_jax.layouts.shapes import Cost, LayoutPlan, base_cost
+
+if TYPE_CHECKING:
+    from dss_jax.data.spans import Pieces
 
 CHUNK = 256
 """Steps whose examples are assigned to streams or rows at once."""
 
 
 def subset_rows(n: int, task: config.Task) -> np.ndarray:
-    """The rows of the training split that are used, in ascending order.
-
-    Subsets of one seed are nested: those of 12.5 % are among those of 25 %.
-
-    Returns:
-      int64 [m], m = task.train_count, or the rounded share of n, at least 1.
+    """The rows of the training split that are used, ascending: int64 [m], m = task.train_count, or
+    the rounded share of n, at least 1. Subsets of one seed are nested: those of 12.5 % are among
+    those of 25 %.
 
     Raises:
       UsageError: more rows are asked for than there are.
@@ -46,15 +47,32 @@ def subset_rows(n: int, task: config.Task) -> np.ndarray:
 
 
 def make_examples(
-    split: StoreSplit | Pieces,
+    split: "StoreSplit | Pieces",
     data: config.Data,
     method: config.Method,
     right: np.ndarray | None = None,
 ) -> Examples:
     """What a method trains on of a split; see `columns.examples_of`."""
-    if isinstance(split, Pieces):
-        return SpanExamples(split, data)
-    return examples_of(split, data, method, right)
+    if isinstance(split, StoreSplit):
+        return examples_of(split, data, method, right)
+    from dss_jax.data.spans import SpanExamples
+
+    return SpanExamples(split, data)
+
+
+def make_layout(
+    data: config.Data, rows: np.ndarray, examples: Examples, plan: LayoutPlan
+) -> Layout:
+    """The layout that `data.layout` names; `rows`, int [m], are all that will be asked for."""
+    if data.layout == "padded":
+        return PaddedBlocks(examples, rows, data, plan)
+    if data.layout == "packed":
+        # Here, because only TPUs take it by themselves.
+        from dss_jax.layouts.packed import PackedRows
+
+        return PackedRows(examples, data, plan)
+    assert data.layout == "flat", "auto is resolved before: see with_layout"
+    return FlatStreams(examples, data, plan)
 
 
 def _usable_rows(
@@ -74,17 +92,6 @@ def _usable_rows(
     return rows, len(subset) - len(rows)
 
 
-def _on_arrays(function: Callable[[np.ndarray], np.ndarray], block: Block) -> Block:
-    """A block with each array replaced by what a function makes of it."""
-
-    def one(value: Any) -> Any:
-        if isinstance(value, StreamRows):
-            return StreamRows(*map(function, value))
-        return None if value is None else function(value)
-
-    return Block(*map(one, block))
-
-
 class TrainBatches:
     """Paired training batches: N examples a step, each in every role of the method.
 
@@ -96,7 +103,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        split: StoreSplit | Pieces,
+        split: "StoreSplit | Pieces",
         task: config.Task,
         data: config.Data,
         method: config.Method,
@@ -122,7 +129,7 @@ class TrainBatches:
           steps: of the run; the shapes have room for all their batches.
           shares: data-parallel devices times microbatches; None: one a process.
           process_index, process_count: this host and how many there are; each builds its part.
-          cost: FLOPs of an block_shape, by which shapes are chosen.
+          cost: FLOPs of a block, by which shapes are chosen.
           plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
             with the same ones, batches of different orders have the same shapes.
           plan_subsets: subsets for whose batches there is room, too; in the same way.
@@ -145,12 +152,9 @@ class TrainBatches:
         planned = [_usable_rows(self._examples, split.own, other, method)[0] for other in others]
         self._subsets = [self.rows, *planned]
         self._order = lru_cache(maxsize=2)(self._epoch)
-        plan = Plan(
-            share=Share(shares or process_count, process_index, process_count),
-            batches=self._all_items(steps, sorted({*plan_seeds, data.seed})),
-            cost=cost,
-            numbered=numbered,
-        )
+        batches = self._all_items(steps, sorted({*plan_seeds, data.seed}))
+        share = (shares or process_count, process_index, process_count)
+        plan = LayoutPlan(batches, *share, cost=cost, numbered=numbered)
         rows = np.unique(np.concatenate(self._subsets))
         self.layout: Layout = make_layout(data, rows, self._examples, plan)
         self._chunk = lru_cache(maxsize=2)(self._assigned)
@@ -192,7 +196,7 @@ class TrainBatches:
     def ids_at(self, step: int) -> list[str]:
         """Ids of the rows of the whole batch at a step."""
         rows = map(int, self.rows_at(step))
-        if isinstance(self._split, Pieces):
+        if not isinstance(self._split, StoreSplit):
             return [f"piece {row}" for row in rows]
         ids = self._split.text("id")
         return [ids[row] for row in rows]
@@ -211,11 +215,8 @@ class TrainBatches:
         return int(self._chunk(step // CHUNK)[1][step % CHUNK])
 
     def __call__(self, step: int, shape: int | None = None) -> Batch:
-        """This process's part of the batch at a step (0 is the first).
-
-        Args:
-          step: its number.
-          shape: the shape to build it in, one with room for it; None: `shape_at(step)`.
+        """This process's part of the batch at a step (0 is the first), in a shape that has room
+        for it; None: `shape_at(step)`.
         """
         shape = self.shape_at(step) if shape is None else shape
         if shape >= self.layout.shapes:
@@ -231,10 +232,8 @@ class TrainBatches:
         _, shapes = self.layout.assign(items)
         executed = sum(float(self._cost(e)) for s in shapes for e in self.layout.block_shapes(s))
         inputs, targets = (x.ravel().astype(float) for x in self._examples.lengths(items))
-        there = (inputs > 0).astype(float)
-        return executed / float(
-            np.sum(self._cost(BlockShape(there, inputs, inputs, targets, targets)))
-        )
+        useful = BlockShape((inputs > 0).astype(float), inputs, inputs, targets, targets)
+        return executed / float(np.sum(self._cost(useful)))
 
     @property
     def longest(self) -> tuple[int, int]:
@@ -256,7 +255,7 @@ class TrainBatches:
             return np.broadcast_to(np.zeros((), x.dtype), (self._parts * len(x), *x.shape[1:]))
 
         return tuple(
-            tuple(_on_arrays(whole, block) for block in self.empty(shape))
+            tuple(map_arrays(whole, block) for block in self.empty(shape))
             for shape in range(self.layout.shapes)
         )
 
@@ -268,7 +267,5 @@ class TrainBatches:
 
 def eval_batches(rows: Sequence[int] | np.ndarray, size: int) -> list[np.ndarray]:
     """Cuts row numbers into batches of `size`; the last is filled up with -1."""
-    rows = np.asarray(rows, np.int64)
-    short = -len(rows) % size
-    filled = np.concatenate([rows, np.full(short, -1, np.int64)])
+    filled = np.pad(np.asarray(rows, np.int64), (0, -len(rows) % size), constant_values=-1)
     return list(filled.reshape(-1, size))

@@ -4,6 +4,7 @@ Shape letters: R rows of a block, S and T its input and target length; in layout
 (one a device and microbatch), N tokens of a stream, L the length of attention's rows.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,19 @@ class Block(NamedTuple):
 Batch = tuple[Block, ...]
 
 
+def map_arrays(function: Callable[..., np.ndarray], *blocks: Block) -> Block:
+    """A block of what a function makes of each array of a block; or of those that several blocks
+    have in one place.
+    """
+
+    def one(*values: Any) -> Any:
+        if isinstance(values[0], StreamRows):
+            return StreamRows(*map(function, *values))
+        return None if values[0] is None else function(*values)
+
+    return Block(*map(one, *blocks))
+
+
 class BlockShape(NamedTuple):
     """The static shape of a block: all that decides what it costs. Numbers, or arrays of them.
 
@@ -75,6 +89,15 @@ class BlockShape(NamedTuple):
     encoder_length: Any
     decoder_tokens: Any
     decoder_length: Any
+
+    @property
+    def sides(self) -> dict[str, tuple[Any, Any]]:
+        """(tokens, length of a row) of encoder and decoder."""
+        _, encoder_tokens, encoder_length, decoder_tokens, decoder_length = self
+        return {
+            "encoder": (encoder_tokens, encoder_length),
+            "decoder": (decoder_tokens, decoder_length),
+        }
 
     @property
     def work(self) -> Work:

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.data.columns import Examples, shift_joined
+from dss_jax.data.columns import Examples
 from dss_jax.layouts.blocks import Batch, Block, BlockShape
-from dss_jax.layouts.shapes import Cost, Plan, first_that_fits, round_up
+from dss_jax.layouts.layout import Layout, filled, token_places
+from dss_jax.layouts.shapes import Cost, LayoutPlan, round_up
 
 SAMPLE = 2048
 """Examples on whose batches row lengths are compared."""
@@ -136,30 +137,21 @@ class Part(NamedTuple):
     lengths: tuple[int, int]
 
 
-class PackedRows:
-    """Builds packed batches.
+class PackedRows(Layout):
+    """Builds packed batches, whose shapes differ in rows only.
 
     Attributes:
       parts: the blocks: all roles in one, or one for each role, whichever executes less.
-      shapes: how many shapes are compiled; they differ in rows only.
     """
 
-    def __init__(self, examples: Examples, data: config.Data, plan: Plan) -> None:
+    def __init__(self, examples: Examples, data: config.Data, plan: LayoutPlan) -> None:
         """Chooses the lengths of the rows, and how many there are: a multiple of the shares."""
-        self._examples, self._share, self._numbered = examples, plan.share, plan.numbered
+        super().__init__(examples, plan)
         batches = iter(plan.batches)
         first = next(batches)
         sample = first[: max(1, SAMPLE // data.batch_size)]
         self.parts = self._cheapest(self._sizes(sample), plan.cost, data.length_multiple)
-        plan = replace(plan, batches=chain((first,), batches))
-        self._extents = plan.block_shapes(
-            lambda rows: self._needed(self._placed(rows)), WORTH_A_SHAPE
-        )
-        self.shapes = len(self._extents)
-
-    def block_shapes(self, shape: int) -> tuple[BlockShape, ...]:
-        """What is executed of a whole batch, block by block."""
-        return self._extents[shape]
+        self._choose_shapes(replace(plan, batches=chain((first,), batches)), WORTH_A_SHAPE)
 
     def _cheapest(self, sizes: np.ndarray, cost: Cost, multiple: int) -> tuple[Part, ...]:
         """Which roles share rows, and the lengths of these, by a sample's sizes [2, n, K, N]."""
@@ -170,7 +162,7 @@ class PackedRows:
             tried = np.array([*_row_lengths(pairs, self._examples.longest(roles), multiple)])
             of_each = np.repeat(tried, n, axis=0).T
             placed = packed_rows(np.tile(pairs, (1, len(tried), 1)), of_each)
-            costs = np.sum(cost(self._extent(placed, of_each)).reshape(-1, n), axis=1)
+            costs = np.sum(cost(self._block_shape(placed, of_each)).reshape(-1, n), axis=1)
             at = int(np.argmin(costs))
             s, t = map(int, tried[at])
             return float(costs[at]), Part(roles, (s, t))
@@ -189,64 +181,42 @@ class PackedRows:
         return np.stack(self._examples.lengths(rows)).swapaxes(1, 2)
 
     def _placed(self, rows: np.ndarray) -> np.ndarray:
-        """The row of each pair in its block: int [n, N] -> [n, M]."""
+        """With the row of each pair in its block: int [n, N] -> [n, N + M]."""
         sizes = self._sizes(rows)
         placed = [packed_rows(_joined(sizes, part.roles), part.lengths) for part in self.parts]
-        return np.concatenate(placed, axis=1)
+        return np.concatenate([rows, *placed], axis=1)
 
     def _needed(self, placed: np.ndarray) -> tuple[BlockShape, ...]:
-        by_role = placed.reshape(len(placed), len(self._examples.roles), -1)
-        return tuple(self._extent(by_role[:, part.roles], part.lengths) for part in self.parts)
+        by_role = placed.reshape(len(placed), 1 + len(self._examples.roles), -1)[:, 1:]
+        return tuple(self._block_shape(by_role[:, part.roles], part.lengths) for part in self.parts)
 
-    def _extent(self, placed: np.ndarray, lengths: Sequence[int] | np.ndarray) -> BlockShape:
+    def _block_shape(self, placed: np.ndarray, lengths: Sequence[int] | np.ndarray) -> BlockShape:
         """What batches need of a block: pairs' rows, int [n, ...], and S and T, numbers or int [n]
-        each -> an block_shape of arrays [n].
+        each -> a shape of arrays [n].
         """
         most = placed.reshape(len(placed), -1).max(axis=1)
-        count = np.asarray(round_up(np.maximum(most + 1, 1), self._share.count))
+        count = np.asarray(round_up(np.maximum(most + 1, 1), self._plan.shares))
         s, t = (np.broadcast_to(x, count.shape) for x in lengths)
         return BlockShape(count, count * s, s, count * t, t)
 
-    def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Batches' row numbers, int [n, N] -> with their places [n, N + M]; shape numbers [n]."""
-        placed = self._placed(rows)
-        shapes = first_that_fits(self._extents, self._needed(placed))
-        return np.concatenate([rows, placed], axis=1), shapes
-
     def build(self, assigned: np.ndarray, shape: int) -> Batch:
         """One batch of this process: rows and places [N + M] -> a block for each part."""
-        roles = np.array(self._examples.roles)
-        size = len(assigned) // (1 + len(roles))
-        rows, placed = assigned[:size], assigned[size:].reshape(len(roles), size)
-        inputs, targets = self._examples.lengths(rows)  # [K, N] each
-        joined = self._examples.targets(rows)
-        # Of each token, in the order of the pairs it stands in.
-        in_inputs = {"encoder_input_tokens": self._examples.inputs(rows)}
-        in_targets = {
-            "decoder_input_tokens": shift_joined(joined, targets.ravel()),
-            "decoder_target_tokens": joined,
-            "decoder_roles": np.repeat(np.repeat(roles, size), targets.ravel()),
-        }
-        if self._numbered:
-            numbers = np.tile(np.arange(size), len(roles))
-            in_targets["decoder_examples"] = np.repeat(numbers, targets.ravel())
+        items, *placed = assigned.reshape(1 + len(self._examples.roles), -1)
+        lengths = dict(zip(("encoder", "decoder"), self._examples.lengths(items), strict=True))
+        fields = self._tokens(items, 0)
         blocks = []
-        for part, block_shape in zip(self.parts, self._extents[shape], strict=True):
-            own, pairs = self._share.own(block_shape.rows), placed[part.roles].ravel()
+        for part, block_shape in zip(self.parts, self._shapes[shape], strict=True):
+            own, pairs = self._plan.own(block_shape.rows), np.concatenate(placed[part.roles])
             segments = _before_in_row(np.ones(len(pairs), np.int64), pairs) + 1
             laid: dict[str, Any] = {}
-            for side, tokens, lengths, length in (
-                ("encoder", in_inputs, inputs, block_shape.encoder_length),
-                ("decoder", in_targets, targets, block_shape.decoder_length),
-            ):
-                mine, before = lengths[part.roles].ravel(), lengths[: part.roles.start].sum()
-                at = _token_places(pairs, mine, length)
-                values = {k: v[before : before + len(at)] for k, v in tokens.items()}
+            for side, (tokens, length) in block_shape.sides.items():
+                mine = lengths[side][part.roles].ravel()
+                before = lengths[side][: part.roles.start].sum()
+                places = token_places(pairs * length + _before_in_row(mine, pairs), mine)
+                values = {k: v[before : before + len(places)] for k, v in fields[side].items()}
                 values[f"{side}_segment_ids"] = np.repeat(segments, mine)
                 for name, value in values.items():
-                    rectangle = np.zeros(block_shape.rows * length, np.int32)
-                    rectangle[at] = value
-                    laid[name] = rectangle.reshape(-1, length)[own]
+                    laid[name] = filled(value, places, tokens).reshape(-1, length)[own]
             blocks.append(Block(**laid))
         return tuple(blocks)
 
@@ -267,14 +237,6 @@ def _row_lengths(
         for extra in MORE_TARGETS:
             targets = int(round_up(int(length * ratio * extra) + 1, multiple))
             yield length, max(shortest[1], targets)
-
-
-def _token_places(rows: np.ndarray, lengths: np.ndarray, length: int) -> np.ndarray:
-    """Where pairs' tokens go: their rows and lengths, int [M] -> int [sum of lengths], places in
-    rows of `length` that lie one after another.
-    """
-    start = rows * length + _before_in_row(lengths, rows)
-    return np.repeat(start - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
 
 
 def _before_in_row(amounts: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -10,23 +10,16 @@ from dss_jax.core.ids import NO_ROLE
 from dss_jax.data.columns import Examples, join_rows
 from dss_jax.data.store import Slices
 from dss_jax.layouts.blocks import Batch, Block, BlockShape
-from dss_jax.layouts.shapes import Plan, round_up
+from dss_jax.layouts.layout import Layout
+from dss_jax.layouts.shapes import LayoutPlan, round_up
 
 
 def pad_rows(tokens: Slices, rows: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
-    """Gathers rows of a store into a rectangle; longer ones are cut and end in EOS.
-
-    Args:
-      tokens: a column of the store.
-      rows: int [R], row numbers.
-      length: L, columns of the result.
-      limit: longer rows are cut to so many tokens; None: to L.
-
-    Returns:
-      int32 [R, L], padded with 0.
+    """Rows of a column, int [R], as a rectangle: int32 [R, `length`], padded with 0. A row of -1 is
+    empty, one longer than `limit` (None: than `length`) is cut and ends in EOS.
     """
     limit = length if limit is None else min(limit, length)
-    lengths = np.minimum(tokens.ends[rows] - tokens.starts[rows], limit)
+    lengths = np.where(rows < 0, 0, np.minimum(tokens.ends[rows] - tokens.starts[rows], limit))
     return _rectangle(join_rows(tokens, rows, lengths), lengths, length)
 
 
@@ -35,41 +28,26 @@ def shift_right(targets: np.ndarray) -> np.ndarray:
     return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
 
-def rounded_length(longest: int, limit: int, multiple: int) -> int:
-    """The padded length: the longest row or the limit, rounded up."""
-    return int(round_up(min(longest, limit), multiple))
-
-
-class PaddedBlocks:
+class PaddedBlocks(Layout):
     """Builds padded batches of a method from a split; lengths are those of the longest rows.
 
     Attributes:
       lengths: (S, T) of each role's block.
     """
 
-    def __init__(self, examples: Examples, rows: np.ndarray, data: config.Data, plan: Plan) -> None:
-        """Measures the lengths.
-
-        Args:
-          examples, data: what is trained on.
-          rows: all rows that will be asked for.
-          plan: what this process builds.
-        """
-        self._examples, self._share, self._size = examples, plan.share, data.batch_size
-        self._numbered = plan.numbered
-        longest = examples.longest_of(rows)
-        inputs, *targets = (
-            int(round_up(max(int(x), 1), data.length_multiple))
-            for x in (longest[0].max(), *longest[1])
-        )
-        self.lengths = tuple((inputs, target) for target in targets)
-
-    shapes = 1
-
-    def block_shapes(self, shape: int) -> tuple[BlockShape, ...]:
-        """What is executed of a whole batch, block by block."""
-        n = self._size
-        return tuple(BlockShape(n, n * s, s, n * t, t) for s, t in self.lengths)
+    def __init__(
+        self, examples: Examples, rows: np.ndarray, data: config.Data, plan: LayoutPlan
+    ) -> None:
+        """Measures the lengths of `rows`, all that will be asked for."""
+        super().__init__(examples, plan)
+        n = data.batch_size
+        inputs, targets = examples.longest_of(rows)
+        self.lengths = [
+            tuple(int(round_up(max(int(x), 1), data.length_multiple)) for x in (inputs.max(), t))
+            for t in targets
+        ]
+        self._shapes = (tuple(BlockShape(n, n * s, s, n * t, t) for s, t in self.lengths),)
+        self.shapes = 1
 
     def assign(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Batches' items, int [n, N] -> the same; shape numbers [n], all 0."""
@@ -80,27 +58,26 @@ class PaddedBlocks:
 
         An item of -1 is an empty example; it weighs nothing.
         """
-        own = self._share.own(len(items))
-        numbers = np.arange(len(items), dtype=np.int32)[own]
+        own = self._plan.own(len(items))
+        numbers = np.arange(len(items), dtype=np.int32)[own, None]
         items = items[own]
         lengths = self._examples.lengths(items)  # [K, N] each
-        sides = self._examples.inputs(items), self._examples.targets(items)
+        tokens = self._examples.inputs(items), self._examples.targets(items)
+        # Of each side, those of each role.
+        sides = [
+            np.split(of_all, np.cumsum(x.sum(axis=1))[:-1])
+            for of_all, x in zip(tokens, lengths, strict=True)
+        ]
         blocks = []
-        ends = [np.cumsum(side.sum(axis=1)) for side in lengths]
-        for k, (role, shape_of_role) in enumerate(
-            zip(self._examples.roles, self.lengths, strict=True)
-        ):
+        for k, (role, sizes) in enumerate(zip(self._examples.roles, self.lengths, strict=True)):
             inputs, targets = (
-                _rectangle(joined[end[k] - own[k].sum() : end[k]], own[k], length)
-                for joined, end, own, length in zip(
-                    sides, ends, lengths, shape_of_role, strict=True
-                )
+                _rectangle(side[k], of_roles[k], length)
+                for side, of_roles, length in zip(sides, lengths, sizes, strict=True)
             )
             roles = np.where(targets > 0, role, NO_ROLE).astype(np.int32)
             block = Block(inputs, shift_right(targets), targets, roles)
-            if self._numbered:
-                of_rows = np.broadcast_to(numbers[:, None], targets.shape)
-                block = block._replace(decoder_examples=of_rows)
+            if self._plan.numbered:
+                block = block._replace(decoder_examples=np.broadcast_to(numbers, targets.shape))
             blocks.append(block)
         return tuple(blocks)
 

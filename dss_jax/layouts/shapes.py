@@ -12,10 +12,10 @@ from dss_jax.core.t5_config import T5Config
 from dss_jax.layouts.blocks import BlockShape
 
 Blocks = tuple[BlockShape, ...]
-"""Of each block of a batch."""
+"""The shape of each block of a batch."""
 
 Cost = Callable[[BlockShape], np.ndarray]
-"""FLOPs of a block of some block_shape; element by element for arrays."""
+"""FLOPs of a block of some shape; element by element for arrays."""
 
 MAX_SHAPES = 3
 """Each is compiled before the first step."""
@@ -36,22 +36,30 @@ base_cost = cost_of(T5Config())
 
 
 @dataclass(frozen=True)
-class Share:
-    """How a batch is shared out.
+class LayoutPlan:
+    """What a layout is made for.
 
     Attributes:
-      count: data-parallel devices times microbatches, over all processes.
+      batches: row numbers of all batches that will be asked for, in arrays int [n, N].
+      shares: of a batch: data-parallel devices times microbatches, over all processes.
       process_index, process_count: this process, and how many there are.
+      cost: FLOPs of a block.
+      max_shapes: how many shapes at most.
+      numbered: whether blocks have `decoder_examples`.
     """
 
-    count: int = 1
+    batches: Iterable[np.ndarray]
+    shares: int = 1
     process_index: int = 0
     process_count: int = 1
+    cost: Cost = base_cost
+    max_shapes: int = MAX_SHAPES
+    numbered: bool = False
 
     def __post_init__(self) -> None:
-        if self.count % self.process_count:
+        if self.shares % self.process_count:
             raise UsageError(
-                f"{self.count} data-parallel devices x microbatches cannot be shared out evenly "
+                f"{self.shares} data-parallel devices x microbatches cannot be shared out evenly "
                 f"over {self.process_count} processes. Give a larger Mesh.data or Mesh.fsdp."
             )
 
@@ -60,29 +68,10 @@ class Share:
         each = size // self.process_count
         return slice(self.process_index * each, (self.process_index + 1) * each)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a layout is made for.
-
-    Attributes:
-      share: what this process builds.
-      batches: row numbers of all batches that will be asked for, in arrays int [n, N].
-      cost: FLOPs of an block_shape.
-      max_shapes: how many shapes at most.
-      numbered: whether blocks have `decoder_examples`.
-    """
-
-    share: Share
-    batches: Iterable[np.ndarray]
-    cost: Cost = base_cost
-    max_shapes: int = MAX_SHAPES
-    numbered: bool = False
-
     def block_shapes(
         self, needed_by: Callable[[np.ndarray], Blocks], worth: float = WORTH
     ) -> tuple[Blocks, ...]:
-        """The block_shapes that are compiled; `needed_by` says what batches need: see
+        """The shapes that are compiled; `needed_by` says what batches need: see
         `choose_block_shapes`.
         """
         parts = [needed_by(rows) for rows in self.batches]
@@ -105,12 +94,12 @@ def choose_block_shapes(
 
     Args:
       needed: of each block of a batch, int arrays [n], already rounded up, one element a batch.
-      cost: FLOPs of an block_shape.
+      cost: FLOPs of a block.
       max_shapes: how many at most.
       worth: another shape has to save this share of the cost.
 
     Returns:
-      Of each shape the block_shapes of its blocks. Ascending; the last has room for every batch.
+      Ascending; the last has room for every batch.
     """
 
     def quantile(q: float) -> Blocks:
@@ -120,7 +109,7 @@ def choose_block_shapes(
         )
 
     def of_shape(blocks: Blocks) -> float:
-        return sum(float(cost(block_shape)) for block_shape in blocks)
+        return sum(float(cost(block)) for block in blocks)
 
     def total(chosen: tuple[Blocks, ...]) -> float:
         at = first_that_fits(chosen, needed)
@@ -145,10 +134,9 @@ def choose_block_shapes(
 
 def first_that_fits(shapes: tuple[Blocks, ...], needed: Blocks) -> np.ndarray:
     """The number of the first shape that has room: int [n]; len(shapes) where none has."""
-    fits = np.stack(
-        [
-            np.logical_and.reduce([e.fits(n) for e, n in zip(blocks, needed, strict=True)])
-            for blocks in shapes
-        ]
-    )
+
+    def has_room(blocks: Blocks) -> np.ndarray:
+        return np.logical_and.reduce([b.fits(n) for b, n in zip(blocks, needed, strict=True)])
+
+    fits = np.stack([has_room(blocks) for blocks in shapes])
     return np.where(fits.any(axis=0), fits.argmax(axis=0), len(shapes))

@@ -45,14 +45,11 @@ def relative_position_buckets(
     """The bucket of each relative position, key minus query, as in T5X and Hugging Face.
 
     Args:
-      relative_positions: integers of any shape.
+      relative_positions: integers of any shape; so are the buckets, int32 in [0, num_buckets).
       bidirectional: whether keys after the query have buckets of their own (the upper half);
         otherwise they share bucket 0.
       num_buckets: half of them are for exact distances, half grow logarithmically.
       max_distance: from here on all distances share the last bucket.
-
-    Returns:
-      int32, of the same shape, in [0, num_buckets).
     """
     distances = -np.asarray(relative_positions)
     offset = np.zeros_like(distances)
@@ -76,8 +73,8 @@ class RelativePositionBias(nn.Module):
     bidirectional: bool
 
     @nn.compact
-    def __call__(self, query_positions_T: jax.Array, key_positions_S: jax.Array) -> jax.Array:
-        """int32 [T], int32 [S] -> [1, H, T, S] in float32."""
+    def __call__(self, positions_T: jax.Array) -> jax.Array:
+        """Of queries and keys at these positions, int32 [T]: [1, H, T, T] in float32."""
         num_buckets = self.config.relative_attention_num_buckets
         furthest = self.config.relative_attention_max_distance
         shape = (self.config.num_heads, num_buckets)
@@ -89,15 +86,15 @@ class RelativePositionBias(nn.Module):
             num_buckets=num_buckets,
             max_distance=furthest,
         )
-        relative_TxS = key_positions_S[None, :] - query_positions_T[:, None]
-        bucket_TxS = jnp.take(table, jnp.clip(relative_TxS, -furthest, furthest) + furthest)
+        relative_TxT = positions_T[None, :] - positions_T[:, None]
+        bucket_TxT = jnp.take(table, jnp.clip(relative_TxT, -furthest, furthest) + furthest)
         # A one-hot product, as in T5X: its gradient is a matmul, where that of a gather is a
         # scatter-add, slow on accelerators. Highest precision, because it only selects.
-        one_hot_TxSxN = jax.nn.one_hot(bucket_TxS, num_buckets, dtype=jnp.float32)
-        bias_HxTxS = jnp.einsum(
-            "tsn,hn->hts", one_hot_TxSxN, rel_embedding_HxN, precision=jax.lax.Precision.HIGHEST
+        one_hot_TxTxN = jax.nn.one_hot(bucket_TxT, num_buckets, dtype=jnp.float32)
+        bias_HxTxT = jnp.einsum(
+            "tsn,hn->hts", one_hot_TxTxN, rel_embedding_HxN, precision=jax.lax.Precision.HIGHEST
         )
-        return bias_HxTxS[None]
+        return bias_HxTxT[None]
 
 
 class KeyValue(NamedTuple):
@@ -144,6 +141,7 @@ def _take(x_GxPxJ: jax.Array, index: jax.Array) -> jax.Array:
     return jax.vmap(lambda x, i: x.at[i].get(mode="promise_in_bounds"))(x_GxPxJ, index)
 
 
+@jax.custom_vjp
 def to_rows(x_GxPxJ: jax.Array, rows: StreamRows) -> jax.Array:
     """Streams -> attention's rows: [G, P, J] -> [B, L, J].
 
@@ -152,35 +150,24 @@ def to_rows(x_GxPxJ: jax.Array, rows: StreamRows) -> jax.Array:
     ended takes the stream's last token, a padding. As a key it is masked, as a query nothing comes
     back from it, so its gradient is zero, and padding tokens take that zero.
     """
-    taken = _to_rows(x_GxPxJ, jnp.asarray(rows.take), jnp.asarray(rows.back))
-    return taken.reshape(-1, *taken.shape[2:])
+    taken_GxRxLxJ = _take(x_GxPxJ, jnp.asarray(rows.take))
+    return taken_GxRxLxJ.reshape(-1, *taken_GxRxLxJ.shape[2:])
 
 
+@jax.custom_vjp
 def from_rows(y_BxLxJ: jax.Array, rows: StreamRows) -> jax.Array:
     """Attention's rows -> streams: [B, L, J] -> [G, P, J]."""
-    take = jnp.asarray(rows.take)
-    y = y_BxLxJ.reshape(*take.shape[:2], *y_BxLxJ.shape[1:])
-    return _from_rows(y, take, jnp.asarray(rows.back))
+    back_GxP = jnp.asarray(rows.back)
+    return _take(y_BxLxJ.reshape(len(back_GxP), -1, y_BxLxJ.shape[-1]), back_GxP)
 
 
-@jax.custom_vjp
-def _to_rows(x_GxPxJ: jax.Array, take_GxRxL: jax.Array, back_GxP: jax.Array) -> jax.Array:
-    return _take(x_GxPxJ, take_GxRxL)
-
-
-@jax.custom_vjp
-def _from_rows(y_GxRxLxJ: jax.Array, take_GxRxL: jax.Array, back_GxP: jax.Array) -> jax.Array:
-    flat = y_GxRxLxJ.reshape(y_GxRxLxJ.shape[0], -1, y_GxRxLxJ.shape[-1])
-    return _take(flat, back_GxP)
-
-
-_to_rows.defvjp(
-    lambda x, take, back: (_to_rows(x, take, back), (take, back)),
-    lambda index, gradient: (_from_rows(gradient, *index), None, None),
+to_rows.defvjp(
+    lambda x, rows: (to_rows(x, rows), rows),
+    lambda rows, gradient: (from_rows(gradient, rows), None),
 )
-_from_rows.defvjp(
-    lambda y, take, back: (_from_rows(y, take, back), (take, back)),
-    lambda index, gradient: (_to_rows(gradient, *index), None, None),
+from_rows.defvjp(
+    lambda y, rows: (from_rows(y, rows), rows),
+    lambda rows, gradient: (to_rows(gradient, rows), None),
 )
 
 
@@ -200,27 +187,20 @@ def decoder_length(block: Block) -> int:
 
 
 def block_patterns(block: Block, *, with_lengths: bool = False) -> Patterns:
-    """The patterns of a block in any layout.
-
-    Args:
-      block: of layout `flat` if it has rows, of `packed` if it has segment ids, else `padded`.
-      with_lengths: give the lengths of rows, for cuDNN's attention; layout `packed` has none.
+    """The patterns of a block: of layout `flat` if it has rows, of `packed` if it has segment ids,
+    else `padded`; `with_lengths` of the rows for cuDNN's attention, but in `packed`.
     """
     causal = causal_mask(decoder_length(block))
-    if block.encoder_segment_ids is not None and block.decoder_segment_ids is not None:
-        encoder, decoder = (
-            jnp.asarray(x) for x in (block.encoder_segment_ids, block.decoder_segment_ids)
-        )
+    if block.encoder_segment_ids is not None:
+        encoder, decoder = map(jnp.asarray, (block.encoder_segment_ids, block.decoder_segment_ids))
         return Patterns(
-            Pattern(mask=segment_mask(encoder, encoder)),
-            Pattern(mask=segment_mask(decoder, decoder) & causal),
-            Pattern(mask=segment_mask(decoder, encoder)),
+            Pattern(segment_mask(encoder, encoder)),
+            Pattern(segment_mask(decoder, decoder) & causal),
+            Pattern(segment_mask(decoder, encoder)),
         )
     keys, queries = block.encoder_rows, block.decoder_rows
-    if keys is not None:
-        mask = row_mask(keys)
-    else:
-        mask = padding_mask(jnp.asarray(block.encoder_input_tokens))
+    tokens = jnp.asarray(block.encoder_input_tokens)
+    mask = padding_mask(tokens) if keys is None else row_mask(keys)
     lengths = decoder_lengths = None
     if with_lengths:
         lengths = _lengths(mask)
@@ -248,19 +228,12 @@ def fused_attention(
     causal: bool,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """Attention in one kernel: the scores are never written to memory. No dropout.
+    """Attention in one kernel, [B, T, H, D]: the scores are never written to memory. No dropout.
 
     cuDNN's flash attention wants bfloat16 and even T and S, and takes the lengths of the rows:
-    a mask would be merged with the bias into an array [B, H, T, S].
-
-    Args:
-      query_BxTxHxD, key_BxSxHxD, value_BxSxHxD: heads behind length, as cuDNN has them.
-      pattern: its bias [1, H, T, S] and its lengths; the mask is not read.
-      causal: whether a query sees no key after it.
-      implementation: of `jax.nn.dot_product_attention`.
-
-    Returns:
-      [B, T, H, D].
+    a mask would be merged with the bias into an array [B, H, T, S]. Of the pattern its bias
+    [1, H, T, S] and its lengths are read. `causal`: a query sees no key after it; `implementation`
+    is that of `jax.nn.dot_product_attention`.
     """
     bias = pattern.bias
     return jax.nn.dot_product_attention(
@@ -279,9 +252,8 @@ def fused_attention(
 class Attention(nn.Module):
     """Multi-head attention without scaling by 1/sqrt(D), kernels [E, J] and [J, E].
 
-    Attributes:
-      causal: whether it is the decoder's self-attention; only `T5Config.attention = "cudnn"` looks
-        at it, the mask says it otherwise.
+    `causal`: whether it is the decoder's self-attention; only `T5Config.attention = "cudnn"` looks
+    at it, the mask says it otherwise.
     """
 
     config: T5Config
@@ -292,10 +264,10 @@ class Attention(nn.Module):
         joined = config.num_heads * config.head_dim
         # T5 folds 1/sqrt(D) into the initial query kernel.
         query_init = nn.initializers.variance_scaling(1.0 / config.head_dim, "fan_in", "normal")
-        into = ("embed", "joined_kv")
-        self.query = Dense(joined, into, config.dtype, query_init)
-        self.key = Dense(joined, into, config.dtype, FAN_IN_NORMAL)
-        self.value = Dense(joined, into, config.dtype, FAN_IN_NORMAL)
+        self.query, self.key, self.value = (
+            Dense(joined, ("embed", "joined_kv"), config.dtype, init)
+            for init in (query_init, FAN_IN_NORMAL, FAN_IN_NORMAL)
+        )
         self.out = Dense(config.emb_dim, ("joined_kv", "embed"), config.dtype, FAN_IN_NORMAL)
         self.dropout = Dropout(config.dropout_rate)
 
@@ -315,16 +287,9 @@ class Attention(nn.Module):
     def __call__(
         self, x_BxTxE: jax.Array, key_value: KeyValue, pattern: Pattern, deterministic: bool
     ) -> jax.Array:
-        """Attends from `x_BxTxE`.
-
-        Args:
-          x_BxTxE: the queries' input; [G, P, E] where the pattern has rows of queries.
-          key_value: from `key_value`, or from a cache.
-          pattern: who attends to whom.
-          deterministic: no dropout.
-
-        Returns:
-          Of the shape of `x_BxTxE`. A query that sees no key gets the mean of all values.
+        """Attends from `x_BxTxE` (streams [G, P, E] where the pattern has rows of queries) to keys
+        and values of `key_value`, or of a cache. Of the shape of `x_BxTxE`; a query that sees no
+        key gets the mean of all values.
         """
         q_BxHxTxD = self._heads(self.query(x_BxTxE), pattern.queries)
         if self.config.attention == "cudnn" and pattern.key_lengths is not None:

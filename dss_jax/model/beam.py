@@ -4,14 +4,14 @@ Shape letters: B inputs, K beams, T longest output, V vocabulary, C = 2 * K cand
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dss_jax.core.decode_config import Beam
-from dss_jax.core.ids import EOS_ID
-from dss_jax.model.decoding import Chosen, Decoded
+from dss_jax.model.decoding import Chosen, Decoded, Search, gather, where_rows
 from dss_jax.model.sampling import without_eos
 
 DEAD = -1e9
@@ -29,7 +29,7 @@ class Hypotheses(NamedTuple):
     def best(self, n: int) -> "Hypotheses":
         """The n with the highest score, best first."""
         _, at_BxN = jax.lax.top_k(self.scores, n)
-        return Hypotheses(*(_gather(x, at_BxN) for x in self))
+        return Hypotheses(*(gather(x, at_BxN) for x in self))
 
 
 class BeamState(NamedTuple):
@@ -44,10 +44,6 @@ class BeamState(NamedTuple):
     ended: Hypotheses
 
 
-def _gather(x: jax.Array, at_BxN: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x, at_BxN.reshape(*at_BxN.shape, *(1,) * (x.ndim - 2)), axis=1)
-
-
 def _top_k(scores_BxKxV: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The n best of all beams: scores, beams and tokens, each [B, n]. Two stages: the first sorts
     each beam's vocabulary alone, which stays on its device and is short.
@@ -57,23 +53,21 @@ def _top_k(scores_BxKxV: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.A
     flat = of_beam_BxKxN.reshape(of_beam_BxKxN.shape[0], -1)
     best_BxN, at_BxN = jax.lax.top_k(flat, n)
     beam_BxN = at_BxN // of_beam_BxKxN.shape[-1]
-    return best_BxN, beam_BxN, _gather(token_BxKxN.reshape(flat.shape), at_BxN)
+    return best_BxN, beam_BxN, gather(token_BxKxN.reshape(flat.shape), at_BxN)
 
 
 @dataclass(frozen=True)
-class BeamSearch:
-    """Keeps the K best beginnings; gives the K best sequences."""
+class BeamSearch(Search):
+    """Keeps the K best beginnings; gives the K best sequences, or those so far where none ended."""
 
     settings: Beam
-    eos_id: int = EOS_ID
 
     @property
     def width(self) -> int:
-        """K."""
         return self.settings.num_beams
 
     def start(self, ids_B: jax.Array, max_decode_length: int) -> BeamState:
-        """One empty live beam; the others are dead, so that the first tokens all differ."""
+        # One empty live beam; the others are dead, so that the first tokens all differ.
         shape = (ids_B.shape[0], self.width)
         tokens = jnp.zeros((*shape, max_decode_length), jnp.int32)
         dead, none = jnp.full(shape, DEAD, jnp.float32), jnp.zeros(shape, bool)
@@ -105,7 +99,6 @@ class BeamSearch:
         return hopeless_B
 
     def choose(self, state: BeamState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
-        """Takes the tokens of a position."""
         beams, longest = self.width, state.live.tokens.shape[-1]
         log_probs_BxKxV = jax.nn.log_softmax(logits_BxKxV, axis=-1)
         log_probs_BxKxV = without_eos(
@@ -115,7 +108,7 @@ class BeamSearch:
         # 2 K, so that K go on even where the K best all end.
         totals_BxC, parents_BxC, tokens_BxC = _top_k(totals_BxKxV, 2 * beams)
         sequences_BxCxT = jax.lax.dynamic_update_slice(
-            _gather(state.live.tokens, parents_BxC), tokens_BxC[..., None], (0, 0, position)
+            gather(state.live.tokens, parents_BxC), tokens_BxC[..., None], (0, 0, position)
         )
         ends_BxC = tokens_BxC == self.eos_id
         closes_BxC = ends_BxC
@@ -124,35 +117,23 @@ class BeamSearch:
             closes_BxC = (ends_BxC | last) & (jnp.arange(2 * beams) < beams)
         scores_BxC = jnp.where(closes_BxC, totals_BxC / self._norm(position + 1), DEAD)
         new = Hypotheses(sequences_BxCxT, totals_BxC, scores_BxC, closes_BxC)
-        ended = Hypotheses(
-            *(jnp.concatenate(pair, axis=1) for pair in zip(state.ended, new, strict=True))
-        ).best(beams)
-
+        both = (jnp.concatenate(pair, axis=1) for pair in zip(state.ended, new, strict=True))
+        ended = Hypotheses(*both).best(beams)
         live_scores_BxC = jnp.where(ends_BxC, DEAD, totals_BxC)
         _, at_BxK = jax.lax.top_k(live_scores_BxC, beams)
-        log_probs_BxK = _gather(live_scores_BxC, at_BxK)
-        live = Hypotheses(
-            _gather(sequences_BxCxT, at_BxK),
-            log_probs_BxK,
-            log_probs_BxK,
-            jnp.ones_like(log_probs_BxK, dtype=bool),
-        )
+        log_probs_BxK = gather(live_scores_BxC, at_BxK)
+        sequences_BxKxT = gather(sequences_BxCxT, at_BxK)
+        all_BxK = jnp.ones_like(log_probs_BxK, dtype=bool)
+        live = Hypotheses(sequences_BxKxT, log_probs_BxK, log_probs_BxK, all_BxK)
         return Chosen(
             state=BeamState(live, ended),
-            tokens_BxK=_gather(tokens_BxC, at_BxK),
-            parents_BxK=_gather(parents_BxC, at_BxK),
+            tokens_BxK=gather(tokens_BxC, at_BxK),
+            parents_BxK=gather(parents_BxC, at_BxK),
             done_B=self._hopeless(live, ended, position),
         )
 
     def finish(self, state: BeamState) -> Decoded:
-        """The ended sequences, best first; the live ones where none has ended."""
         none_B = ~jnp.any(state.ended.real, axis=1)
-
-        def pick(ended: jax.Array, live: jax.Array) -> jax.Array:
-            return jnp.where(none_B.reshape(-1, *(1,) * (ended.ndim - 1)), live, ended)
-
-        tokens, log_probs, scores, real = (
-            pick(e, v) for e, v in zip(state.ended, state.live, strict=True)
-        )
+        tokens, log_probs, scores, real = map(partial(where_rows, none_B), state.live, state.ended)
         tokens = jnp.where(real[..., None], tokens, 0)
         return Decoded(tokens, jnp.where(real, log_probs, DEAD), scores)

@@ -5,17 +5,20 @@ decoder one position at a time, and stops. The work comes in parts, `start` and 
 a host can look in between and drop the rows that are done (`take_rows`); `decode` is all of it.
 
 Shape letters are those of `dss_jax.model.layers`; here K is sequences an input and T is
-`max_decode_length`. In every array of `Prepared` and of `State.rows` the input is axis 0.
+`max_decode_length`. In every array of `Prepared` and of `DecodeState.rows` the input is axis 0.
 """
 
+import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import PAD_ID
+from dss_jax.core.ids import EOS_ID, PAD_ID
 from dss_jax.model.attention import KeyValue, padding_mask
 from dss_jax.model.t5 import T5, DecoderLayer
 
@@ -50,19 +53,27 @@ class Chosen(NamedTuple):
     done_B: jax.Array
 
 
-class Search(Protocol):
-    """How tokens are chosen. Must be hashable: it is a static argument of compiled functions."""
+@dataclass(frozen=True)
+class Search(abc.ABC):
+    """How tokens are chosen. Hashable, because it is a static argument of compiled functions."""
+
+    settings: Any
+    eos_id: int = EOS_ID
 
     @property
+    @abc.abstractmethod
     def width(self) -> int:
         """K, sequences an input."""
 
+    @abc.abstractmethod
     def start(self, ids_B: jax.Array, max_decode_length: int) -> Any:
         """Its state before position 0; `ids_B` are the numbers of the inputs, int32."""
 
+    @abc.abstractmethod
     def choose(self, state: Any, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
         """Takes the tokens of a position."""
 
+    @abc.abstractmethod
     def finish(self, state: Any) -> Decoded:
         """The result."""
 
@@ -83,15 +94,22 @@ class Rows(NamedTuple):
     search: Any
 
 
-class State(NamedTuple):
+class DecodeState(NamedTuple):
     """What the loop carries."""
 
     position: jax.Array
     rows: Rows
 
 
-def _apply(module: nn.Module, params: Any, *args: Any, method: str) -> Any:
-    return module.apply({"params": params}, *args, method=method)
+def gather(x_BxKx: jax.Array, index_BxN: jax.Array) -> jax.Array:
+    """Sequences of each input: [B, K, ...], int [B, N] -> [B, N, ...]."""
+    index = index_BxN.reshape(*index_BxN.shape, *(1,) * (x_BxKx.ndim - 2))
+    return jnp.take_along_axis(x_BxKx, index, axis=1)
+
+
+def where_rows(rows_B: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x` in some rows, else `y`: bool [B], two [B, ...]."""
+    return jnp.where(rows_B.reshape(-1, *(1,) * (x.ndim - 1)), x, y)
 
 
 def _decoder_layers(model: T5, params: Any) -> Any:
@@ -108,16 +126,14 @@ def _cross_attention(model: T5, params: Any, encoded_BxSxE: jax.Array) -> tuple[
     kernels = _decoder_layers(model, params)["encoder_decoder_attention"]
 
     def of_all_layers(name: str) -> jax.Array:
-        kernel_LxExJ = kernels[name]["kernel"]
-        kernel_LxExHxD = kernel_LxExJ.reshape(
-            *kernel_LxExJ.shape[:2], config.num_heads, config.head_dim
-        )
+        kernel = kernels[name]["kernel"]
+        kernel_LxExHxD = kernel.reshape(*kernel.shape[:2], config.num_heads, config.head_dim)
         x_LxBxHxSxD = jnp.einsum("bse,lehd->lbhsd", encoded_BxSxE, kernel_LxExHxD)
         axes = ("layers", "batch", "heads", "length", "kv")
         return nn.with_logical_constraint(x_LxBxHxSxD, axes)
 
-    keys, values = of_all_layers("key"), of_all_layers("value")
-    return tuple(KeyValue(k, v) for k, v in zip(keys, values, strict=True))
+    pairs = zip(of_all_layers("key"), of_all_layers("value"), strict=True)
+    return tuple(KeyValue(*pair) for pair in pairs)
 
 
 def empty_cache(
@@ -141,13 +157,13 @@ def start(
     ids_B: jax.Array,
     search: Search,
     max_decode_length: int,
-) -> tuple[Prepared, State]:
+) -> tuple[Prepared, DecodeState]:
     """Encodes, and computes all that no position changes.
 
     A row that is all padding (as fills up a last batch) is done at once.
     """
     batch_size = encoder_input_tokens.shape[0]
-    encoded_BxSxE = _apply(model, params, encoder_input_tokens, method="encode")
+    encoded_BxSxE = model.bind({"params": params}).encode(encoder_input_tokens)
     prepared = Prepared(
         cross=_cross_attention(model, params, encoded_BxSxE),
         cross_mask_Bx1x1xS=padding_mask(encoder_input_tokens),
@@ -158,7 +174,7 @@ def start(
         cache=empty_cache(model, batch_size, search.width, max_decode_length),
         search=search.start(ids_B, max_decode_length),
     )
-    return prepared, State(jnp.int32(0), rows)
+    return prepared, DecodeState(jnp.int32(0), rows)
 
 
 def _step(
@@ -171,34 +187,25 @@ def _step(
     position: jax.Array,
 ) -> tuple[jax.Array, tuple[KeyValue, ...]]:
     """Logits [B, K, V] after `rows.tokens_BxK`, which stand at `position`, and the cache."""
-    layer_module = DecoderLayer(model.config, parent=None)
+    t5, layer_module = model.bind({"params": params}), DecoderLayer(model.config, parent=None)
     bias_1xHx1xT = jax.lax.dynamic_slice_in_dim(bias_1xHxTxT, position, 1, axis=2)
-    x_BxKxE = _apply(model, params, rows.tokens_BxK, method="embed")
-    cache = []
+    x_BxKxE = t5.token_embedder(rows.tokens_BxK)
+    mask, cache = prepared.cross_mask_Bx1x1xS, []
     for layer_params, old, cross in zip(layers, rows.cache, prepared.cross, strict=True):
-        x_BxKxE, new = _apply(
-            layer_module,
-            layer_params,
-            x_BxKxE,
-            old,
-            position,
-            bias_1xHx1xT,
-            cross,
-            prepared.cross_mask_Bx1x1xS,
-            method="step",
-        )
+        layer = layer_module.bind({"params": layer_params})
+        x_BxKxE, new = layer.step(x_BxKxE, old, position, bias_1xHx1xT, cross, mask)
         cache.append(new)
-    return _apply(model, params, x_BxKxE, method="logits"), tuple(cache)
-
-
-def _from_parents(x_BxKx: jax.Array, parents_BxK: jax.Array) -> jax.Array:
-    index = parents_BxK.reshape(*parents_BxK.shape, *(1,) * (x_BxKx.ndim - 2))
-    return jnp.take_along_axis(x_BxKx, index, axis=1)
+    return t5.logits(x_BxKxE), tuple(cache)
 
 
 def advance(
-    model: T5, params: Any, prepared: Prepared, state: State, until: jax.Array | int, search: Search
-) -> State:
+    model: T5,
+    params: Any,
+    prepared: Prepared,
+    state: DecodeState,
+    until: jax.Array | int,
+    search: Search,
+) -> DecodeState:
     """Decodes until position `until`, or until every row is done."""
     length = state.rows.cache[0].key.shape[3]
     # Sliced here, outside of the loop: a scan over layers would copy every weight at each position.
@@ -207,7 +214,7 @@ def advance(
         jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
         for i in range(model.config.num_decoder_layers)
     ]
-    bias_1xHxTxT = _apply(model, params, length, method="decoder_position_bias")
+    bias_1xHxTxT = model.bind({"params": params}).decoder.relpos_bias(jnp.arange(length))
 
     # The loop's cache has inputs and sequences in one axis. With a reshape between its update and
     # its use, XLA would update a copy at each position.
@@ -217,10 +224,10 @@ def advance(
     def parted(x_Rx: jax.Array) -> jax.Array:
         return x_Rx.reshape(-1, search.width, *x_Rx.shape[1:])
 
-    def unfinished(state: State) -> jax.Array:
+    def unfinished(state: DecodeState) -> jax.Array:
         return (state.position < until) & ~jnp.all(state.rows.done_B)
 
-    def one_position(state: State) -> State:
+    def one_position(state: DecodeState) -> DecodeState:
         rows = state.rows
         logits_BxKxV, cache = _step(
             model, params, layers, prepared, bias_1xHxTxT, rows, state.position
@@ -228,35 +235,33 @@ def advance(
         chosen = search.choose(rows.search, logits_BxKxV, state.position)
         parents_BxK = chosen.parents_BxK
         if parents_BxK is not None:
-            cache = jax.tree.map(lambda x: joined(_from_parents(parted(x), parents_BxK)), cache)
+            cache = jax.tree.map(lambda x: joined(gather(parted(x), parents_BxK)), cache)
 
-        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(rows.done_B.reshape(-1, *(1,) * (new.ndim - 1)), old, new)
-
-        return State(
+        keep = partial(where_rows, rows.done_B)
+        return DecodeState(
             position=state.position + 1,
             rows=Rows(
                 tokens_BxK=chosen.tokens_BxK,
                 done_B=rows.done_B | chosen.done_B,
                 cache=cache,
-                search=jax.tree.map(keep, chosen.state, rows.search),
+                search=jax.tree.map(keep, rows.search, chosen.state),
             ),
         )
 
-    def with_cache(state: State, change: Callable) -> State:
+    def with_cache(state: DecodeState, change: Callable) -> DecodeState:
         cache = jax.tree.map(change, state.rows.cache)
-        return State(state.position, state.rows._replace(cache=cache))
+        return DecodeState(state.position, state.rows._replace(cache=cache))
 
     state = with_cache(state, joined)
     return with_cache(jax.lax.while_loop(unfinished, one_position, state), parted)
 
 
-def take_rows(prepared: Prepared, state: State, rows_B: jax.Array) -> tuple[Prepared, State]:
+def take_rows(
+    prepared: Prepared, state: DecodeState, rows_B: jax.Array
+) -> tuple[Prepared, DecodeState]:
     """The batch of these rows only."""
-    return (
-        jax.tree.map(lambda x: x[rows_B], prepared),
-        State(state.position, jax.tree.map(lambda x: x[rows_B], state.rows)),
-    )
+    prepared, rows = jax.tree.map(lambda x: x[rows_B], (prepared, state.rows))
+    return prepared, DecodeState(state.position, rows)
 
 
 def decode(

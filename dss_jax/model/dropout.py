@@ -23,13 +23,7 @@ def threefry_2x32(
 ) -> tuple[jax.Array, jax.Array]:
     """Threefry-2x32 (Salmon et al. 2011), unrolled; with 20 rounds it is JAX's own.
 
-    Args:
-      key: two uint32, broadcastable to the counter.
-      counter: two uint32 arrays of one shape.
-      rounds: how many.
-
-    Returns:
-      Two uint32 arrays of the counter's shape.
+    Counter and result are two uint32 arrays of one shape, to which the key can be broadcast.
     """
     schedule = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
     x, y = counter[0] + schedule[0], counter[1] + schedule[1]
@@ -61,15 +55,10 @@ def _counters(grid: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
 
 
 def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
-    """True with probability `keep`, to 1 / 65536: bool of some shape.
+    """True with probability `keep`, in [0, 1], to 1 / 65536: bool of a shape of one to four axes.
 
-    Depends on the key and on an element's indices alone, so neither a mesh nor more padding
-    changes it.
-
-    Args:
-      key: a typed key of `jax.random`, of any implementation.
-      keep: in [0, 1].
-      shape: of the mask, one to four axes.
+    Depends on the key (typed, of any implementation of `jax.random`) and on an element's indices
+    alone, so neither a mesh nor more padding changes it.
     """
     data = jax.random.key_data(key)
     key_words = data[0], data[1]

@@ -7,28 +7,16 @@ Trees are nested dictionaries of parameters, of shapes or of shardings.
 """
 
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.t5_config import LORA_TARGETS, Lora
 
 A, B = "lora_a", "lora_b"
-
-
-def _map_nodes(
-    tree: Any, change: Callable[[tuple[str, ...], dict], dict], path: tuple[str, ...] = ()
-) -> Any:
-    """Applies `change` to each dictionary that holds a kernel; its path ends in its name."""
-    if not isinstance(tree, Mapping):
-        return tree
-    if "kernel" in tree:
-        return change(path, dict(tree))
-    return {name: _map_nodes(node, change, (*path, name)) for name, node in tree.items()}
 
 
 def add(boxed_params: dict, lora: Lora, key: jax.Array) -> dict:
@@ -48,70 +36,52 @@ def add(boxed_params: dict, lora: Lora, key: jax.Array) -> dict:
     """
     if not lora.rank:
         return boxed_params
-    found = set()
-
-    def change(path: tuple[str, ...], node: dict) -> dict:
-        found.add(path[-1])
-        if path[-1] not in lora.targets:
-            return node
-        (*stack, size_in, size_out), names = node["kernel"].value.shape, node["kernel"].names
-        own_key = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
-        a = jax.random.normal(own_key, (*stack, size_in, lora.rank)) * size_in**-0.5
-        b = jnp.zeros((*stack, lora.rank, size_out))
-        return node | {
-            A: nn.LogicallyPartitioned(a, (*names[:-1], "lora")),
-            B: nn.LogicallyPartitioned(b, (*names[:-2], "lora", names[-1])),
-        }
-
-    tree = _map_nodes(boxed_params, change)
-    unknown = [target for target in lora.targets if target not in found]
-    if unknown:
+    leaves = flatten_dict(boxed_params)
+    maps = [path[:-1] for path in leaves if path[-1] == "kernel"]
+    found = {path[-1] for path in maps}
+    if unknown := [target for target in lora.targets if target not in found]:
         there = ", ".join(name for name in LORA_TARGETS if name in found)
         raise UsageError(
             f"Lora.targets names {', '.join(unknown)}, which this model does not have. It has "
             f"{there}."
         )
-    return tree
+    for path in maps:
+        if path[-1] in lora.targets:
+            kernel = leaves[*path, "kernel"]
+            (*stack, size_in, size_out), names = kernel.value.shape, kernel.names
+            own_key = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
+            a = jax.random.normal(own_key, (*stack, size_in, lora.rank)) * size_in**-0.5
+            b = jnp.zeros((*stack, lora.rank, size_out))
+            leaves[*path, A] = nn.LogicallyPartitioned(a, (*names[:-1], "lora"))
+            leaves[*path, B] = nn.LogicallyPartitioned(b, (*names[:-2], "lora", names[-1]))
+    return unflatten_dict(leaves)
 
 
 def merge(tree: dict) -> dict:
     """The plain model with the same outputs: kernel + A B, in float32."""
-
-    def change(_: tuple[str, ...], node: dict) -> dict:
-        if A not in node:
-            return node
-        a, b = node.pop(A), node.pop(B)
+    leaves = flatten_dict(tree)
+    for path in [path[:-1] for path in leaves if path[-1] == A]:
+        a, b = leaves.pop((*path, A)), leaves.pop((*path, B))
         product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-        return node | {"kernel": node["kernel"] + product}
-
-    return _map_nodes(tree, change)
+        leaves[*path, "kernel"] = leaves[*path, "kernel"] + product
+    return unflatten_dict(leaves)
 
 
 def split(tree: dict) -> tuple[dict, dict]:
     """(what is trained, what is frozen): LoRA's leaves and the rest; without LoRA (all, {})."""
-    trained, frozen = _pick(tree, True), _pick(tree, False)
-    return (trained, frozen) if trained else (tree, {})
+    leaves = flatten_dict(tree)
+    trained = {path: leaf for path, leaf in leaves.items() if path[-1] in (A, B)}
+    if not trained:
+        return tree, {}
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in trained}
+    return unflatten_dict(trained), unflatten_dict(frozen)
 
 
 def base(tree: dict) -> dict:
     """The plain model's leaves, as they are."""
-    trained, frozen = split(tree)
-    return frozen or trained
-
-
-def _pick(tree: Mapping, lora: bool) -> dict:
-    picked = {
-        name: _pick(node, lora) if isinstance(node, Mapping) else node
-        for name, node in tree.items()
-        if isinstance(node, Mapping) or (name in (A, B)) == lora
-    }
-    return {name: node for name, node in picked.items() if not isinstance(node, Mapping) or node}
+    return split(tree)[1] or tree
 
 
 def join(trained: dict, frozen: dict) -> dict:
     """The whole tree again, from the parts that `split` gives."""
-    both = trained | frozen
-    return {
-        name: join(trained[name], frozen[name]) if name in trained and name in frozen else node
-        for name, node in both.items()
-    }
+    return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))

@@ -25,16 +25,8 @@ def matmul(
     *,
     transposed: bool = False,
 ) -> jax.Array:
-    """`x @ weight`, computed in the dtype of `x` and summed in float32.
-
-    Args:
-      x_NxI: activations, float32 or bfloat16.
-      weight: float32 [I, O]; [O, I] if `transposed`.
-      out_dtype: of the result.
-      transposed: multiply by the transpose of `weight`.
-
-    Returns:
-      [N, O] in `out_dtype`.
+    """`x @ weight`, computed in the dtype of `x`, float32 or bfloat16, and summed in float32:
+    [N, O] in `out_dtype`. The weight is float32 [I, O]; [O, I] if `transposed`.
     """
     if x_NxI.dtype == weight.dtype:
         right = weight.T if transposed else weight

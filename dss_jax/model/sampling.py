@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.decode_config import GREEDY, Sample
-from dss_jax.core.ids import EOS_ID, PAD_ID
+from dss_jax.core.ids import PAD_ID
 from dss_jax.model import matmul
-from dss_jax.model.decoding import Chosen, Decoded
+from dss_jax.model.decoding import Chosen, Decoded, Search
 
 _CHUNK = 128
 
@@ -30,6 +30,12 @@ def first_argmax(x: jax.Array) -> jax.Array:
     chunk = jnp.argmax(chunks.max(axis=-1), axis=-1)
     inside = jnp.take_along_axis(chunks, chunk[..., None, None], axis=-2)[..., 0, :]
     return (chunk * _CHUNK + jnp.argmax(inside, axis=-1)).astype(jnp.int32)
+
+
+def log_probs_of(tokens: jax.Array, logits: jax.Array) -> jax.Array:
+    """The log-probability of each token: int [...], float32 [..., V] -> float32 [...]."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 class SampleState(NamedTuple):
@@ -69,19 +75,18 @@ def processed(logits: jax.Array, settings: Sample) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class SampleSearch:
-    """Draws each token from the model's distribution, or takes the most likely one."""
+class SampleSearch(Search):
+    """Draws each token from the model's distribution, or takes the most likely one. Gives the
+    sequences in the order of their numbers.
+    """
 
     settings: Sample = GREEDY
-    eos_id: int = EOS_ID
 
     @property
     def width(self) -> int:
-        """K."""
         return self.settings.num_samples
 
     def start(self, ids_B: jax.Array, max_decode_length: int) -> SampleState:
-        """Nothing decoded yet."""
         shape = (ids_B.shape[0], self.width)
         return SampleState(
             ids_B=ids_B,
@@ -100,7 +105,6 @@ class SampleSearch:
         return of_inputs(processed(logits_BxKxV, self.settings), ids_B, jnp.arange(self.width))
 
     def choose(self, state: SampleState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
-        """Takes the tokens of a position."""
         allowed_BxKxV = without_eos(
             logits_BxKxV, self.eos_id, position, self.settings.min_decode_length
         )
@@ -108,8 +112,7 @@ class SampleSearch:
             tokens_BxK = first_argmax(allowed_BxKxV)
         else:
             tokens_BxK = self._draw(allowed_BxKxV, state.ids_B, position)
-        chosen_BxK = jnp.take_along_axis(logits_BxKxV, tokens_BxK[..., None], axis=-1)[..., 0]
-        log_probs_BxK = chosen_BxK - jax.nn.logsumexp(logits_BxKxV, axis=-1)
+        log_probs_BxK = log_probs_of(tokens_BxK, logits_BxKxV)
         tokens_BxK = jnp.where(state.ended_BxK, PAD_ID, tokens_BxK).astype(jnp.int32)
         ended_BxK = state.ended_BxK | (tokens_BxK == self.eos_id)
         state = SampleState(
@@ -123,5 +126,4 @@ class SampleSearch:
         return Chosen(state, tokens_BxK, None, jnp.all(ended_BxK, axis=1))
 
     def finish(self, state: SampleState) -> Decoded:
-        """The sequences, in the order of their numbers."""
         return Decoded(state.tokens_BxKxT, state.log_probs_BxK, state.log_probs_BxK)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.ids import PAD_ID
+from dss_jax.model.sampling import log_probs_of
 from dss_jax.model.t5 import T5
 
 
@@ -29,19 +30,12 @@ def candidate_log_probs(
     """
     batch_size, candidates, length = candidates_BxCxT.shape
     shifted_BxCxT = jnp.pad(candidates_BxCxT, ((0, 0), (0, 0), (1, 0)))[..., :-1]
-    encoded_BxSxE = model.apply({"params": params}, encoder_input_tokens, method="encode")
-    logits = model.apply(
-        {"params": params},
-        encoded_BxSxE,
-        encoder_input_tokens,
-        shifted_BxCxT.reshape(batch_size, candidates * length),
-        candidates=candidates,
-        method="decode",
-    )
-    assert isinstance(logits, jax.Array)
+    t5 = model.bind({"params": params})
+    encoded_BxSxE = t5.encode(encoder_input_tokens)
+    shifted = shifted_BxCxT.reshape(batch_size, candidates * length)
+    logits = t5.decode(encoded_BxSxE, encoder_input_tokens, shifted, candidates=candidates)
     logits_BxCxTxV = logits.reshape(batch_size, candidates, length, -1)
-    chosen_BxCxT = jnp.take_along_axis(logits_BxCxTxV, candidates_BxCxT[..., None], axis=-1)[..., 0]
-    log_probs_BxCxT = chosen_BxCxT - jax.nn.logsumexp(logits_BxCxTxV, axis=-1)
+    log_probs_BxCxT = log_probs_of(candidates_BxCxT, logits_BxCxTxV)
     real_BxCxT = candidates_BxCxT != PAD_ID
     sums_BxC = jnp.sum(jnp.where(real_BxCxT, log_probs_BxCxT, 0.0), axis=-1)
     return jnp.where(jnp.any(real_BxCxT, axis=-1), sums_BxC, -jnp.inf)

@@ -70,18 +70,34 @@ def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_i
     )
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each behind a norm and added to its input."""
+class _Layer(nn.Module):
+    """What the layers of both stacks have."""
 
     config: T5Config
 
     def setup(self) -> None:
-        config = self.config
-        self.pre_attention_layer_norm = RMSNorm(config.layer_norm_epsilon)
-        self.attention = Attention(config)
-        self.pre_mlp_layer_norm = RMSNorm(config.layer_norm_epsilon)
-        self.mlp = Mlp(config)
-        self.dropout = Dropout(config.dropout_rate)
+        self.pre_mlp_layer_norm = self._norm()
+        self.mlp = Mlp(self.config)
+        self.dropout = Dropout(self.config.dropout_rate)
+
+    def _norm(self) -> RMSNorm:
+        return RMSNorm(self.config.layer_norm_epsilon)
+
+    def _add(self, x_BxTxE: jax.Array, h_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
+        return x_BxTxE + self.dropout(h_BxTxE, deterministic)
+
+    def _feed_forward(self, x_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
+        h_BxTxE = self.mlp(self.pre_mlp_layer_norm(x_BxTxE), deterministic)
+        return nn.with_logical_constraint(self._add(x_BxTxE, h_BxTxE, deterministic), _HIDDEN)
+
+
+class EncoderLayer(_Layer):
+    """Self-attention and feed-forward, each behind a norm and added to its input."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.pre_attention_layer_norm = self._norm()
+        self.attention = Attention(self.config)
 
     def __call__(
         self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool
@@ -90,26 +106,19 @@ class EncoderLayer(nn.Module):
         h_BxSxE = self.pre_attention_layer_norm(x_BxSxE)
         key_value = self.attention.key_value(h_BxSxE, pattern.keys)
         h_BxSxE = self.attention(h_BxSxE, key_value, pattern, deterministic)
-        x_BxSxE = x_BxSxE + self.dropout(h_BxSxE, deterministic)
-        h_BxSxE = self.mlp(self.pre_mlp_layer_norm(x_BxSxE), deterministic)
-        x_BxSxE = x_BxSxE + self.dropout(h_BxSxE, deterministic)
-        return nn.with_logical_constraint(x_BxSxE, _HIDDEN), None
+        x_BxSxE = self._add(x_BxSxE, h_BxSxE, deterministic)
+        return self._feed_forward(x_BxSxE, deterministic), None
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(_Layer):
     """Self-attention, cross-attention (without position bias) and feed-forward."""
 
-    config: T5Config
-
     def setup(self) -> None:
-        config = self.config
-        self.pre_self_attention_layer_norm = RMSNorm(config.layer_norm_epsilon)
-        self.self_attention = Attention(config, causal=True)
-        self.pre_cross_attention_layer_norm = RMSNorm(config.layer_norm_epsilon)
-        self.encoder_decoder_attention = Attention(config)
-        self.pre_mlp_layer_norm = RMSNorm(config.layer_norm_epsilon)
-        self.mlp = Mlp(config)
-        self.dropout = Dropout(config.dropout_rate)
+        super().setup()
+        self.pre_self_attention_layer_norm = self._norm()
+        self.self_attention = Attention(self.config, causal=True)
+        self.pre_cross_attention_layer_norm = self._norm()
+        self.encoder_decoder_attention = Attention(self.config)
 
     def __call__(
         self,
@@ -121,14 +130,11 @@ class DecoderLayer(nn.Module):
     ) -> tuple[jax.Array, None]:
         """[B, T, E] -> [B, T, E], and None for the scan."""
         h_BxTxE = self.pre_self_attention_layer_norm(x_BxTxE)
-        self_key_value = self.self_attention.key_value(h_BxTxE, self_pattern.keys)
-        h_BxTxE = self.self_attention(h_BxTxE, self_key_value, self_pattern, deterministic)
-        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic)
-        cross_key_value = self.encoder_decoder_attention.key_value(
-            encoded_BxSxE, cross_pattern.keys
-        )
-        x_BxTxE = self._after_self_attention(x_BxTxE, cross_key_value, cross_pattern, deterministic)
-        return x_BxTxE, None
+        key_value = self.self_attention.key_value(h_BxTxE, self_pattern.keys)
+        h_BxTxE = self.self_attention(h_BxTxE, key_value, self_pattern, deterministic)
+        x_BxTxE = self._add(x_BxTxE, h_BxTxE, deterministic)
+        cross = self.encoder_decoder_attention.key_value(encoded_BxSxE, cross_pattern.keys)
+        return self._after_self_attention(x_BxTxE, cross, cross_pattern, deterministic), None
 
     def step(
         self,
@@ -155,35 +161,23 @@ class DecoderLayer(nn.Module):
         rows = x_BxKxE.shape[0] * x_BxKxE.shape[1]
         h_Rx1xE = self.pre_self_attention_layer_norm(x_BxKxE).reshape(rows, 1, -1)
         new_RxHx1xD = self.self_attention.key_value(h_Rx1xE)
-
-        cache = KeyValue(
-            *(
-                jax.lax.dynamic_update_slice(old, new, (0, 0, position, 0))
-                for old, new in zip(cache, new_RxHx1xD, strict=True)
-            )
-        )
+        update = jax.lax.dynamic_update_slice
+        pairs = zip(cache, new_RxHx1xD, strict=True)
+        cache = KeyValue(*(update(old, new, (0, 0, position, 0)) for old, new in pairs))
         mask_T = jnp.arange(cache.key.shape[2]) <= position
         pattern = Pattern(mask=mask_T, bias=self_bias_1xHx1xT)
-        h_Rx1xE = self.self_attention(h_Rx1xE, cache, pattern, True)
+        h_BxKxE = self.self_attention(h_Rx1xE, cache, pattern, True).reshape(x_BxKxE.shape)
         # The K sequences of an input are K queries of the same keys: nothing is repeated.
-        x_BxKxE = self._after_self_attention(
-            x_BxKxE + h_Rx1xE.reshape(x_BxKxE.shape),
-            cross_key_value,
-            Pattern(mask=cross_mask),
-            True,
-        )
-        return x_BxKxE, cache
+        cross_pattern = Pattern(mask=cross_mask)
+        x_BxKxE = x_BxKxE + h_BxKxE
+        return self._after_self_attention(x_BxKxE, cross_key_value, cross_pattern, True), cache
 
     def _after_self_attention(
         self, x_BxTxE: jax.Array, cross_key_value: KeyValue, pattern: Pattern, deterministic: bool
     ) -> jax.Array:
-        h_BxTxE = self.encoder_decoder_attention(
-            self.pre_cross_attention_layer_norm(x_BxTxE), cross_key_value, pattern, deterministic
-        )
-        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic)
-        h_BxTxE = self.mlp(self.pre_mlp_layer_norm(x_BxTxE), deterministic)
-        x_BxTxE = x_BxTxE + self.dropout(h_BxTxE, deterministic)
-        return nn.with_logical_constraint(x_BxTxE, _HIDDEN)
+        h_BxTxE = self.pre_cross_attention_layer_norm(x_BxTxE)
+        h_BxTxE = self.encoder_decoder_attention(h_BxTxE, cross_key_value, pattern, deterministic)
+        return self._feed_forward(self._add(x_BxTxE, h_BxTxE, deterministic), deterministic)
 
 
 class Encoder(nn.Module):
@@ -201,8 +195,7 @@ class Encoder(nn.Module):
     def __call__(self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool) -> jax.Array:
         """Embedded tokens [B, S, E] -> [B, S, E]; the pattern has no bias yet."""
         length = x_BxSxE.shape[1] if pattern.keys is None else pattern.keys.take.shape[-1]
-        positions_S = jnp.arange(length)
-        pattern = pattern._replace(bias=self.relpos_bias(positions_S, positions_S))
+        pattern = pattern._replace(bias=self.relpos_bias(jnp.arange(length)))
         x_BxSxE = self.dropout(x_BxSxE, deterministic)
         x_BxSxE, _ = self.layers(x_BxSxE, pattern, deterministic)
         return self.dropout(self.encoder_norm(x_BxSxE), deterministic)
@@ -236,19 +229,10 @@ class Decoder(nn.Module):
 
         `positions_T` are those of attention's rows; `self_pattern` has no bias yet.
         """
-        self_pattern = self_pattern._replace(bias=self.relpos_bias(positions_T, positions_T))
+        self_pattern = self_pattern._replace(bias=self.relpos_bias(positions_T))
         x_BxTxE = self.dropout(x_BxTxE, deterministic)
         x_BxTxE, _ = self.layers(x_BxTxE, encoded_BxSxE, self_pattern, cross_pattern, deterministic)
         return x_BxTxE
-
-    def position_bias(self, length: int) -> jax.Array:
-        """The bias [1, H, T, T] of all positions."""
-        positions_T = jnp.arange(length)
-        return self.relpos_bias(positions_T, positions_T)
-
-    def norm(self, x_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
-        """The final norm, with its dropout."""
-        return self.dropout(self.decoder_norm(x_BxTxE), deterministic)
 
 
 class T5(nn.Module):
@@ -290,13 +274,11 @@ class T5(nn.Module):
 
     def block_logits(self, block: Block, *, deterministic: bool = True) -> jax.Array:
         """Logits of a block's targets, in any layout: [R, T, V] in float32."""
-        cudnn = self.config.attention == "cudnn"
-        patterns = block_patterns(block, with_lengths=cudnn)
-        encoded_BxSxE = self.encoder(
-            self.embed(block.encoder_input_tokens), patterns.encoder, deterministic
-        )
+        patterns = block_patterns(block, with_lengths=self.config.attention == "cudnn")
+        x_BxSxE = self.token_embedder(block.encoder_input_tokens)
+        encoded_BxSxE = self.encoder(x_BxSxE, patterns.encoder, deterministic)
         x_BxTxE = self.decoder(
-            self.embed(block.decoder_input_tokens),
+            self.token_embedder(block.decoder_input_tokens),
             encoded_BxSxE,
             jnp.arange(decoder_length(block)),
             patterns.decoder,
@@ -308,7 +290,7 @@ class T5(nn.Module):
     def encode(self, encoder_input_tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """int32 [B, S] -> [B, S, E] in the activations' dtype."""
         pattern = Pattern(mask=padding_mask(encoder_input_tokens))
-        return self.encoder(self.embed(encoder_input_tokens), pattern, deterministic)
+        return self.encoder(self.token_embedder(encoder_input_tokens), pattern, deterministic)
 
     def decode(
         self,
@@ -326,7 +308,7 @@ class T5(nn.Module):
         """
         length = decoder_input_tokens.shape[1] // candidates
         x_BxTxE = self.decoder(
-            self.embed(decoder_input_tokens),
+            self.token_embedder(decoder_input_tokens),
             encoded_BxSxE,
             jnp.tile(jnp.arange(length), candidates),
             Pattern(mask=causal_mask(length, candidates)),
@@ -335,17 +317,9 @@ class T5(nn.Module):
         )
         return self.logits(x_BxTxE, deterministic=deterministic)
 
-    def embed(self, tokens_BxT: jax.Array) -> jax.Array:
-        """int32 [B, T] -> [B, T, E], before dropout."""
-        return self.token_embedder(tokens_BxT)
-
-    def decoder_position_bias(self, length: int) -> jax.Array:
-        """The decoder's bias [1, H, T, T] in float32."""
-        return self.decoder.position_bias(length)
-
     def logits(self, x_BxTxE: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Output of the decoder's last layer [B, T, E] -> logits [B, T, V] in float32."""
-        y_BxTxE = self.decoder.norm(x_BxTxE, deterministic)
+        y_BxTxE = self.decoder.dropout(self.decoder.decoder_norm(x_BxTxE), deterministic)
         if self.config.logits_via_embedding:
             # v1.0 rescales here, because the shared embedding has unit variance.
             logits_BxTxV = self.token_embedder.attend(y_BxTxE * self.config.emb_dim**-0.5)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,25 @@ from dss_jax.sweep.plan import read_grid
 PASSED_OVER = ("checkpoints", run_folder.TENSORBOARD, run_folder.PREDICTIONS)
 """Folders of a run in which there are no runs."""
 
+BASELINES = ("standard", "distill")
+"""What other methods are held against, the first that is there."""
+
 SEEDS = ("Train.seed", "Data.seed")
 FIELDS = ("task", "seed", "train_examples", "train_total", "parameters", "metric", "method")
+
+
+class View(NamedTuple):
+    """How a report shows runs.
+
+    Attributes:
+      split: "test", or "validation".
+      min_seeds: cells with fewer seeds are marked.
+      published: whether the paper's numbers stand beside, as such.
+    """
+
+    split: str
+    min_seeds: int
+    published: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,7 @@ class FoundRun:
 
 
 @dataclass
-class Cell:
+class FoundCell:
     """The runs of a cell, by seed."""
 
     task: str
@@ -87,6 +104,11 @@ class Cell:
         """Share of the training split, in (0, 1]."""
         total = self.runs[0].results["train_total"]
         return self.examples / total if total else 0.0
+
+    @property
+    def percent(self) -> float:
+        """The same in per cent."""
+        return 100 * self.fraction
 
     @property
     def parameters(self) -> int:
@@ -104,7 +126,7 @@ class Cell:
 
 
 @dataclass
-class Found:
+class FoundRuns:
     """What is in a folder.
 
     Attributes:
@@ -115,7 +137,7 @@ class Found:
     """
 
     folder: Path
-    cells: list[Cell]
+    cells: list[FoundCell]
     teachers: dict[str, FoundRun]
     left: list[str]
 
@@ -124,15 +146,22 @@ class Found:
         """All tasks, in order."""
         return list(dict.fromkeys([*(cell.task for cell in self.cells), *self.teachers]))
 
+    def scored(self, task: str, split: str) -> list[FoundCell]:
+        """The cells of a task that have scores on a split."""
+        return [c for c in self.cells if c.task == task and c.scores(split)]
+
+    def metric(self, task: str, split: str) -> str:
+        """Name of a task's accuracy."""
+        cells = self.scored(task, split)
+        return cells[0].metric if cells else str(self.teachers[task].results["metric"])
+
     def teacher_score(self, task: str, split: str) -> float | None:
         """The teacher's own accuracy, per cent: of its run, or as a student's run notes it."""
         if task in self.teachers and self.teachers[task].has(split):
             return self.teachers[task].score(split)
-        for cell in self.cells:
-            for run in cell.runs:
-                if cell.task == task and "teacher" in run.results.get(split, {}):
-                    return float(run.results[split]["teacher"])
-        return None
+        runs = [run for cell in self.cells if cell.task == task for run in cell.runs]
+        noted = (run.results.get(split, {}).get("teacher") for run in runs)
+        return next((float(score) for score in noted if score is not None), None)
 
 
 def _json(text: str, where: str) -> Any:
@@ -156,7 +185,7 @@ def _settings(folder: Path) -> dict[str, str]:
     return {name: value for name, value in pairs if name not in SEEDS}
 
 
-def _check_same(cell: Cell, new: FoundRun) -> None:
+def _check_same(cell: FoundCell, new: FoundRun) -> None:
     """Raises UsageError where a run does not belong beside the others of its cell."""
     old = cell.runs[0]
     before, now = _settings(old.folder), _settings(new.folder)
@@ -177,7 +206,7 @@ def _check_same(cell: Cell, new: FoundRun) -> None:
         )
 
 
-def find_runs(folder: Path) -> Found:
+def find_runs(folder: Path) -> FoundRuns:
     """All runs in a folder and below.
 
     Raises:
@@ -189,7 +218,7 @@ def find_runs(folder: Path) -> Found:
     grid = read_grid(folder) or {"cells": []}
     names = {str(cell["folder"]): cell for cell in grid["cells"]}
     left: list[str] = []
-    cells: dict[tuple[str, str, str, int], Cell] = {}
+    cells: dict[tuple[str, str, str, int], FoundCell] = {}
     teachers: dict[str, FoundRun] = {}
     seen = set()
     for at in _folders(folder):
@@ -203,12 +232,12 @@ def find_runs(folder: Path) -> Found:
         if lacking := [f for f in FIELDS if f not in results]:
             left.append(f"{name}: made by an older version ({file.name} has no {lacking[0]})")
             continue
-        model = str(names.get(name, {}).get("model") or _size(results["parameters"]))
+        model = names.get(name, {}).get("model") or f"{results['parameters'] / 1e6:,.1f}M"
         run = FoundRun(at, results, model)
         if results["method"] == TEACHER:
             teachers[results["task"]] = run
             continue
-        cell = cells.setdefault(run.cell, Cell(*run.cell))
+        cell = cells.setdefault(run.cell, FoundCell(*run.cell))
         if cell.runs:
             _check_same(cell, run)
         cell.runs.append(run)
@@ -222,17 +251,12 @@ def find_runs(folder: Path) -> Found:
     order = sorted(
         cells.values(), key=lambda c: (c.task, c.parameters, c.model, _rank(c.method), c.examples)
     )
-    return Found(folder, order, teachers, left)
-
-
-def _size(parameters: int) -> str:
-    return f"{parameters / 1e6:,.1f}M"
+    return FoundRuns(folder, order, teachers, left)
 
 
 def _rank(method: str) -> tuple[int, str]:
     """Baselines first."""
-    known = ("standard", "distill")
-    return (known.index(method) if method in known else len(known), method)
+    return BASELINES.index(method) if method in BASELINES else len(BASELINES), method
 
 
 def right_answers(runs: list[FoundRun], split: str) -> tuple[list[str], np.ndarray]:

@@ -10,15 +10,19 @@ import hashlib
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dss_jax.core.paths import write_whole
+from dss_jax.report.found_runs import FoundRuns
+from dss_jax.report.tables import Table, share_of
+
+Item = dict[str, Any]
 
 _HERE = Path(__file__).parent
-_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
-            "\u2029": "\\u2029"}  # fmt: skip
+_ESCAPES = {letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _ACTIVE = re.compile(r"<\s*(script|foreignObject|iframe|image)\b|\son\w+\s*=|javascript:", re.I)
 
 
@@ -54,21 +58,14 @@ def _table(table: dict[str, Any]) -> str:
     )
 
 
-def write_page(file: Path, data: dict[str, Any], figures: Sequence[tuple[str, str]]) -> None:
-    """Writes the page.
-
-    Args:
-      file: where to.
-      data: of `report_items.page_data`.
-      figures: (name, SVG text).
-    """
+def render(data: dict[str, Any], figures: Sequence[tuple[str, str]]) -> str:
+    """The page of what `page_data` gives, with figures: (name, SVG text)."""
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     shell = (_HERE / "page.html").read_text(encoding="utf-8")
     # matplotlib styles its drawings in attributes and in one style element each.
     drawings = [_drawing(svg) for _, svg in figures]
-    styles = {style, *(s for svg in drawings for s in re.findall(r"<style[^>]*>(.*?)</style>", svg,
-                                                                  re.S))}  # fmt: skip
+    styles = {style, *re.findall(r"<style[^>]*>(.*?)</style>", "".join(drawings), re.S)}
     policy = (
         f"default-src 'none'; script-src {_digest(script)}; img-src data:; base-uri 'none'; "
         f"form-action 'none'; style-src-attr 'unsafe-inline'; "
@@ -87,4 +84,76 @@ def write_page(file: Path, data: dict[str, Any], figures: Sequence[tuple[str, st
         "DATA": as_json(data["tasks"]),
         "SCRIPT": script,
     }
-    write_whole(file, re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], shell))
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], shell)
+
+
+def page_data(found: FoundRuns, tables: Sequence[Table], split: str, title: str) -> dict[str, Any]:
+    """What `render` takes."""
+    return {
+        "title": title,
+        "split": split,
+        "tables": [asdict(table) for table in tables],
+        "tasks": [_task(found, task, split) for task in found.tasks],
+    }
+
+
+def _task(found: FoundRuns, task: str, split: str) -> dict[str, Any]:
+    cells = found.scored(task, split)
+    given = [[p for run in cell.runs for p in run.predictions(split)] for cell in cells]
+    answers = [_answers(predictions) for predictions in given]
+    teacher = {}
+    if task in found.teachers:
+        teacher = {p["id"]: p for p in found.teachers[task].predictions(split)}
+    rows: dict[str, Item] = dict(teacher)
+    for predictions in given:
+        rows = {p["id"]: p for p in predictions} | rows
+    return {
+        "task": task,
+        "metric": found.metric(task, split),
+        "methods": [
+            {
+                "name": f"{cell.method}, {cell.model}, {share_of(cell)}",
+                "seeds": len(cell.scores(split)),
+                "accuracy": sum(cell.scores(split)) / len(cell.scores(split)),
+            }
+            for cell in cells
+        ],
+        "items": [
+            {
+                "id": row["id"],
+                "input": row["input"],
+                "gold": row["target"],
+                "teacher": _teacher(teacher.get(row["id"])),
+                "answers": [one.get(row["id"]) for one in answers],
+            }
+            for row in rows.values()
+        ],
+    }
+
+
+def _teacher(found: Item | None) -> Item | None:
+    if found is None:
+        return None
+    return {
+        "label": found["prediction"],
+        "rationale": found.get("rationale") or "",
+        "correct": bool(found["correct"]),
+    }
+
+
+def _answers(predictions: Sequence[Item]) -> dict[str, Item]:
+    """Id -> the cell's answer: what most seeds say, and how many of them are right."""
+    by_id: dict[str, list[Item]] = {}
+    for prediction in predictions:
+        by_id.setdefault(prediction["id"], []).append(prediction)
+    found = {}
+    for name, given in by_id.items():
+        most = Counter(p["prediction"] for p in given).most_common(1)[0][0]
+        first = next(p for p in given if p["prediction"] == most)
+        found[name] = {
+            "prediction": most,
+            "correct": bool(first["correct"]),
+            "right": sum(bool(p["correct"]) for p in given) / len(given),
+            "rationale": first.get("rationale"),
+        }
+    return found

@@ -9,7 +9,8 @@ by_size.png, .svg             accuracy by size of the model
 
 import csv
 import io
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from dss_jax.evaluate.statistics import mean
 from dss_jax.report import figures as report_figures
 from dss_jax.report import published
 from dss_jax.report import tables as report_tables
-from dss_jax.report.found_runs import Cell, Found, find_runs
+from dss_jax.report.found_runs import FoundCell, FoundRuns, View, find_runs
 from dss_jax.report.tables import Table
+
+log = logging.getLogger(__name__)
 
 FOLDER = "report"
 MIN_SEEDS = 3
@@ -53,18 +56,14 @@ def write(
     min_seeds: int = MIN_SEEDS,
     with_published: bool = False,
     html: bool = False,
-    say: Callable[[str], None] = print,
 ) -> Report:
-    """Writes the report of a folder.
+    """Writes the report of a folder, and logs which runs are left out.
 
     Args:
       folder: of a sweep, or any with runs in it.
       out: where it goes; None: the folder `report` in it.
-      split: "test", or "validation".
-      min_seeds: cells with fewer seeds are marked.
-      with_published: the paper's numbers are drawn and listed beside, as such.
+      split, min_seeds, with_published: see `View`.
       html: write the page too.
-      say: told what is written.
 
     Raises:
       UsageError: see `find_runs`; or no run was scored on the split.
@@ -75,72 +74,70 @@ def write(
             f"no run in {folder} was scored on {split}. Give --split "
             f"{next(s for s in SPLITS if s != split)}."
         )
-    out = out or folder / FOLDER
-    report = Report(report_tables.tables(found, split, min_seeds, with_published), left=found.left)
+    out, view = out or folder / FOLDER, View(split, min_seeds, with_published)
+    report = Report(report_tables.tables(found, view), left=found.left)
     for name, draw in (("by_data", report_figures.by_data), ("by_size", report_figures.by_size)):
-        report.files += draw(found, out / name, split, min_seeds, with_published)
-    pictures = [file for file in report.files if file.suffix == ".png"]
-    for name, text in (
-        ("report.md", _markdown(folder, report, pictures, split, min_seeds, with_published)),
-        ("results.csv", _results_csv(found)),
-        ("runs.csv", _runs_csv(found)),
-    ):
-        write_whole(out / name, text)
-        report.files.append(out / name)
+        report.files += draw(found, out / name, view)
+    # After the figures, which are shown in it.
+    texts = {
+        "report.md": _markdown(folder, report, view),
+        "results.csv": _results_csv(found),
+        "runs.csv": _runs_csv(found),
+    }
     if html:
-        from dss_jax.report.items import page_data
-        from dss_jax.report.page import write_page
+        from dss_jax.report.page import page_data, render
 
         drawings = [(f.stem, f.read_text()) for f in report.files if f.suffix == ".svg"]
         data = page_data(found, report.tables, split, title=folder.name)
-        write_page(out / "report.html", data, drawings)
-        report.files.append(out / "report.html")
+        texts["report.html"] = render(data, drawings)
+    for name, text in texts.items():
+        write_whole(out / name, text)
+        report.files.append(out / name)
     for line in found.left[:SHOWN]:
-        say(f"left out: {line}")
+        log.info("left out: %s", line)
     if len(found.left) > SHOWN:
-        say(f"and {len(found.left) - SHOWN} more, listed in {out / 'report.md'}")
+        log.info("and %d more, listed in %s", len(found.left) - SHOWN, out / "report.md")
     return report
 
 
-def _markdown(
-    folder: Path, report: Report, pictures: list[Path], split: str, min_seeds: int, beside: bool
-) -> str:
-    lines = [f"# {folder.resolve().name}", ""]
-    lines += [
-        f"Accuracy on {split} in %, mean and standard error over seeds (number of seeds). Each run "
-        "is scored once, with the checkpoint that was best on validation. "
-        f"`*`: fewer than {min_seeds} seeds.",
+def _markdown(folder: Path, report: Report, view: View) -> str:
+    """The report before it has files other than pictures."""
+    lines = [
+        f"# {folder.resolve().name}",
+        "",
+        f"Accuracy on {view.split} in %, mean and standard error over seeds (number of seeds). "
+        "Each run is scored once, with the checkpoint that was best on validation. "
+        f"`*`: fewer than {view.min_seeds} seeds.",
         "",
     ]
+    pictures = [file for file in report.files if file.suffix == ".png"]
     lines += [f"![{file.stem.replace('_', ' ')}]({file.name})\n" for file in pictures]
     for table in report.tables:
         lines += [f"## {table.title}", "", *table.markdown(), ""]
         if table.note:
             lines += [table.note, ""]
-    if beside:
+    if view.published:
         lines += [f"Rows in parentheses: {published.LABEL}; not run here.", ""]
     if report.left:
         lines += ["## Left out", "", *(f"- {line}" for line in report.left), ""]
     return "\n".join(lines)
 
 
-def _csv(header: list[str], rows: list[list]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _place(cell: Cell) -> list:
-    return [cell.task, cell.model, cell.parameters, cell.method, cell.examples,
-            f"{cell.fraction:.6g}"]  # fmt: skip
-
-
 PLACE = ["task", "model", "parameters", "method", "train_examples", "train_fraction"]
 
 
-def _results_csv(found: Found) -> str:
+def _place(cell: FoundCell) -> list:
+    fraction = f"{cell.fraction:.6g}"
+    return [cell.task, cell.model, cell.parameters, cell.method, cell.examples, fraction]
+
+
+def _csv(header: Sequence[str], rows: list[list]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([[*PLACE, *header], *rows])
+    return text.getvalue()
+
+
+def _results_csv(found: FoundRuns) -> str:
     rows = []
     for cell in found.cells:
         for split in SPLITS:
@@ -149,32 +146,19 @@ def _results_csv(found: Found) -> str:
                 error = "" if m.error is None else f"{m.error:.6g}"
                 rows.append([*_place(cell), split, cell.metric, f"{m.value:.6g}", error, m.n])
     for task, run in found.teachers.items():
-        rows += [
-            [
-                task,
-                "",
-                "",
-                "teacher",
-                "",
-                "",
-                s,
-                run.results["metric"],
-                f"{run.score(s):.6g}",
-                "",
-                1,
-            ]
-            for s in SPLITS
-            if run.has(s)
-        ]
-    return _csv([*PLACE, "split", "metric", "mean", "standard_error", "seeds"], rows)
+        place = [task, "", "", "teacher", "", ""]
+        for split in filter(run.has, SPLITS):
+            score = f"{run.score(split):.6g}"
+            rows.append([*place, split, run.results["metric"], score, "", 1])
+    return _csv(["split", "metric", "mean", "standard_error", "seeds"], rows)
 
 
-def _runs_csv(found: Found) -> str:
-    rows = [
-        [*_place(cell), run.seed, *(f"{run.score(s):.6g}" if run.has(s) else "" for s in SPLITS),
-         run.results["best_step"], run.results["steps"],
-         run.folder.relative_to(found.folder).as_posix()]
-        for cell in found.cells
-        for run in cell.runs
-    ]  # fmt: skip
-    return _csv([*PLACE, "seed", *SPLITS, "best_step", "steps", "folder"], rows)
+def _runs_csv(found: FoundRuns) -> str:
+    rows = []
+    for cell in found.cells:
+        for run in cell.runs:
+            scores = [f"{run.score(s):.6g}" if run.has(s) else "" for s in SPLITS]
+            steps = run.results["best_step"], run.results["steps"]
+            folder = run.folder.relative_to(found.folder).as_posix()
+            rows.append([*_place(cell), run.seed, *scores, *steps, folder])
+    return _csv(["seed", *SPLITS, "best_step", "steps", "folder"], rows)

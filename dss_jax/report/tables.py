@@ -3,10 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from dss_jax.evaluate.statistics import (
-    Beats,
     Difference,
     Mean,
     Reached,
@@ -17,10 +14,7 @@ from dss_jax.evaluate.statistics import (
     mean,
 )
 from dss_jax.report import published
-from dss_jax.report.found_runs import Cell, Found, right_answers
-
-BASELINES = ("standard", "distill")
-"""What other methods are held against, the first that is there."""
+from dss_jax.report.found_runs import BASELINES, FoundCell, FoundRuns, View, right_answers
 
 
 @dataclass(frozen=True)
@@ -48,46 +42,32 @@ def shown(m: Mean, min_seeds: int) -> str:
     return f"{m.value:.2f}{error} ({m.n}){'*' if m.n < min_seeds else ''}"
 
 
-def share_of(cell: Cell) -> str:
+def share_of(cell: FoundCell) -> str:
     """ "12.5 % (1,000)": a size of the training data."""
-    return f"{100 * cell.fraction:.4g} % ({cell.examples:,})"
+    return f"{cell.percent:.4g} % ({cell.examples:,})"
 
 
-def tables(found: Found, split: str, min_seeds: int, with_published: bool) -> list[Table]:
+def tables(found: FoundRuns, view: View) -> list[Table]:
     """All tables: the accuracies of each task first."""
-    made = [_accuracies(found, task, split, min_seeds, with_published) for task in found.tasks]
+    made = [_accuracies(found, task, view) for task in found.tasks]
     for task in found.tasks:
-        cells = [c for c in found.cells if c.task == task and c.scores(split)]
-        made += [
-            table
-            for table in (
-                _comparisons(cells, task, split),
-                _needed(found, cells, task, split),
-                _reached(cells, task, split),
-            )
-            if table.rows
-        ]
+        split, cells = view.split, found.scored(task, view.split)
+        needed = _needed(found, cells, task, split)
+        more = _comparisons(cells, task, split), needed, _reached(cells, task, split)
+        made += [table for table in more if table.rows]
     return made
 
 
-def _accuracies(found: Found, task: str, split: str, min_seeds: int, with_published: bool) -> Table:
-    cells = [c for c in found.cells if c.task == task and c.scores(split)]
+def _accuracies(found: FoundRuns, task: str, view: View) -> Table:
+    split, min_seeds, with_published = view
+    cells = found.scored(task, split)
     sizes = {c.examples: share_of(c) for c in sorted(cells, key=lambda c: c.examples)}
-    lines = list(dict.fromkeys((c.model, c.method) for c in cells))
-    by_place = {(c.model, c.method, c.examples): c for c in cells}
-    metric = cells[0].metric if cells else found.teachers[task].results["metric"]
+    texts = {
+        (c.method, c.model, c.examples): shown(mean(c.scores(split)), min_seeds) for c in cells
+    }
     rows = [
-        (
-            method,
-            model,
-            *(
-                shown(mean(by_place[model, method, n].scores(split)), min_seeds)
-                if (model, method, n) in by_place
-                else "-"
-                for n in sizes
-            ),
-        )
-        for model, method in lines
+        (method, model, *(texts.get((method, model, n), "-") for n in sizes))
+        for method, model in dict.fromkeys((c.method, c.model) for c in cells)
     ]
     teacher = found.teacher_score(task, split)
     if teacher is not None:
@@ -96,7 +76,8 @@ def _accuracies(found: Found, task: str, split: str, min_seeds: int, with_publis
         rows += _published_rows(task, max(1, len(sizes)))
     header = ("method", "model", *(sizes.values() or ["-"]))
     note = f"`*` fewer than {min_seeds} seeds." if any("*" in x for r in rows for x in r) else ""
-    return Table(f"{task}: {metric.replace('_', ' ')}, {split}, %", header, tuple(rows), note)
+    metric = found.metric(task, split).replace("_", " ")
+    return Table(f"{task}: {metric}, {split}, %", header, tuple(rows), note)
 
 
 def _published_rows(task: str, columns: int) -> Iterator[tuple[str, ...]]:
@@ -109,12 +90,14 @@ def _published_rows(task: str, columns: int) -> Iterator[tuple[str, ...]]:
             yield (f"({method}, published)", "(220M)", *["-"] * (columns - 1), f"({value:.2f})")
 
 
-def _baseline(cells: Sequence[Cell]) -> str | None:
+def _baseline(cells: Sequence[FoundCell]) -> str | None:
     methods = {c.method for c in cells}
     return next((b for b in BASELINES if b in methods), None)
 
 
-def _pairs(cells: Sequence[Cell], baseline: str) -> Iterator[tuple[Cell, Cell]]:
+def _pairs(
+    cells: Sequence[FoundCell], baseline: str | None
+) -> Iterator[tuple[FoundCell, FoundCell]]:
     """Each method's cell with the baseline's of the same model and size."""
     of_baseline = {(c.model, c.examples): c for c in cells if c.method == baseline}
     for cell in cells:
@@ -123,7 +106,7 @@ def _pairs(cells: Sequence[Cell], baseline: str) -> Iterator[tuple[Cell, Cell]]:
             yield cell, other
 
 
-def compare(one: Cell, other: Cell, split: str) -> Difference | None:
+def compare(one: FoundCell, other: FoundCell, split: str) -> Difference | None:
     """A cell against another, on the rows that all their runs have answered; None without any."""
     runs = [r for r in one.runs if r.has(split)], [r for r in other.runs if r.has(split)]
     seeds = [[r.seed for r in side] for side in runs]
@@ -135,12 +118,9 @@ def compare(one: Cell, other: Cell, split: str) -> Difference | None:
     return difference(right[: len(runs[0])], right[len(runs[0]) :], paired)
 
 
-def _comparisons(cells: Sequence[Cell], task: str, split: str) -> Table:
+def _comparisons(cells: Sequence[FoundCell], task: str, split: str) -> Table:
     baseline = _baseline(cells)
-    found = [
-        (one, compare(one, other, split))
-        for one, other in (_pairs(cells, baseline) if baseline else ())
-    ]
+    found = [(one, compare(one, other, split)) for one, other in _pairs(cells, baseline)]
     there = [(cell, d) for cell, d in found if d is not None]
     adjusted = holm([d.p for _, d in there])
     rows = tuple(
@@ -157,10 +137,8 @@ def _comparisons(cells: Sequence[Cell], task: str, split: str) -> Table:
         )
         for (cell, d), p in zip(there, adjusted, strict=True)
     )
-    header = (
-        "difference", "model", "training data", "points", "95 %", "p", "p, Holm",
-        "p, McNemar, pooled", "seeds with p < 0.05",
-    )  # fmt: skip
+    header = ("difference", "model", "training data", "points", "95 %")
+    tests = ("p", "p, Holm", "p, McNemar, pooled", "seeds with p < 0.05")
     note = (
         "Points, interval and p by a bootstrap over seeds and test items"
         f"{'' if all(d.paired for _, d in there) else ' (seeds not paired where they differ)'}; "
@@ -168,7 +146,7 @@ def _comparisons(cells: Sequence[Cell], task: str, split: str) -> Table:
         "were independent, so with several seeds its p is too small; the last column tests each "
         "seed by itself."
     )
-    return Table(f"{task}: against {baseline}", header, rows, note)
+    return Table(f"{task}: against {baseline}", header + tests, rows, note)
 
 
 def _p(p: float) -> str:
@@ -176,7 +154,7 @@ def _p(p: float) -> str:
 
 
 def _targets(
-    found: Found, cells: Sequence[Cell], task: str, split: str
+    found: FoundRuns, cells: Sequence[FoundCell], task: str, split: str
 ) -> Iterator[tuple[str, Mean]]:
     """What is to be beaten: the teacher, and the baseline on the most data with each model."""
     teacher = found.teacher_score(task, split)
@@ -190,7 +168,7 @@ def _targets(
             yield name, mean(cell.scores(split))
 
 
-def _needed(found: Found, cells: Sequence[Cell], task: str, split: str) -> Table:
+def _needed(found: FoundRuns, cells: Sequence[FoundCell], task: str, split: str) -> Table:
     """The smallest model, and with it the least data, that is above each target."""
     rows = []
     baseline = _baseline(cells)
@@ -198,36 +176,26 @@ def _needed(found: Found, cells: Sequence[Cell], task: str, split: str) -> Table
         for method in dict.fromkeys(c.method for c in cells):
             if name != "the teacher" and method == baseline:
                 continue
+            place = ["not reached", "-", "-", "-"]
             # Cells are ordered by model size, then by data.
-            own = sorted(
-                (c for c in cells if c.method == method), key=lambda c: (c.parameters, c.examples)
-            )
-            marks = [(c, beats(mean(c.scores(split)), target)) for c in own]
-            first = next(((c, b) for c, b in marks if b.above), None)
-            rows.append((name, f"{target.value:.2f}", method, *_place_of(first)))
+            own = [c for c in cells if c.method == method]
+            for cell in sorted(own, key=lambda c: (c.parameters, c.examples)):
+                score = mean(cell.scores(split))
+                beaten = beats(score, target)
+                if beaten.above:
+                    clearly = "yes" if beaten.clear else "no"
+                    place = [cell.model, share_of(cell), f"{score.value:.2f}", clearly]
+                    break
+            rows.append((name, f"{target.value:.2f}", method, *place))
     return Table(
         f"{task}: the smallest model and the least data above a target",
         ("target", "accuracy", "method", "model", "training data", "accuracy there", "clearly"),
-        tuple((*row[:5], _accuracy_at(cells, row, split), row[5]) for row in rows),
+        tuple(rows),
         "Of the sizes that were run. Clearly: by more than a standard error of the difference.",
     )
 
 
-def _place_of(first: tuple[Cell, Beats] | None) -> tuple[str, str, str]:
-    if first is None:
-        return "not reached", "-", "-"
-    cell, found = first
-    return cell.model, share_of(cell), "yes" if found.clear else "no"
-
-
-def _accuracy_at(cells: Sequence[Cell], row: tuple[str, ...], split: str) -> str:
-    for cell in cells:
-        if (cell.method, cell.model, share_of(cell)) == row[2:5]:
-            return f"{float(np.mean(cell.scores(split))):.2f}"
-    return "-"
-
-
-def _reached(cells: Sequence[Cell], task: str, split: str) -> Table:
+def _reached(cells: Sequence[FoundCell], task: str, split: str) -> Table:
     """How much data each method needs for the baseline's accuracy on all of it."""
     baseline, rows = _baseline(cells), []
     most = max((c.examples for c in cells), default=0)

@@ -12,8 +12,8 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.evaluate.evaluator import Judge, make_judge
-from dss_jax.layouts.layouts import with_layout
+from dss_jax.evaluate.evaluator import Evaluator
+from dss_jax.layouts.layout import with_layout
 from dss_jax.run import run_folder
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.compile import cache_counts, keep_compiled_code
@@ -58,7 +58,7 @@ class Session:
     folder: Path
     store: TokenStore
     program: Program
-    evaluator: Judge
+    evaluator: Evaluator
     compile_cache: str | None
     counted: tuple[int, int]
 
@@ -76,8 +76,8 @@ def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Score
     run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
     run = for_mesh(run, mesh)
     program, counts = build(run, mesh), cache_counts()
-    judge = make_judge(run, program, store, scorer)
-    return Session(run, folder, store, program, judge, cache, (counts.found, counts.missing))
+    evaluator = Evaluator(run, program, store, scorer)
+    return Session(run, folder, store, program, evaluator, cache, (counts.found, counts.missing))
 
 
 Open = Callable[[config.Run, Path, TokenStore, Scorer], Session]

@@ -39,8 +39,7 @@ from dss_jax.data import seqio_child
 from dss_jax.data.store import TokenStore, open_store
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.model_files import ModelFiles, write_model_files
-from dss_jax.interop.t5x import read_t5x
-from dss_jax.interop.t5x_names import entries
+from dss_jax.interop.t5x import parameters, read_t5x
 from dss_jax.interop.weights import Weights, from_tree, nested
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch
@@ -129,9 +128,9 @@ class Initializer(utils.TrainStateInitializer):
         state = super().from_scratch(init_rng)
         frozen = state.params
         params = {f"target/{k}": v for k, v in _flat(frozen).items()}
-        for entry in entries(self._weights.config, scanned=False):
-            arrays = entry.to_t5x(self._weights.leaves[entry.path].read())
-            for name, array in zip(entry.names, arrays, strict=True):
+        for parameter in parameters(self._weights.config, scanned=False):
+            arrays = parameter.to_theirs(self._weights.leaves[parameter.path].read())
+            for name, array in arrays.items():
                 place = params[name].sharding
                 value = np.asarray(array, params[name].dtype)
                 params[name] = jax.make_array_from_callback(value.shape, place, value.__getitem__)

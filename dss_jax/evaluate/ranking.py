@@ -1,0 +1,89 @@
+"""Predicts the most probable of each row's allowed labels."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID
+from dss_jax.data.store import Slices, StoreSplit
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.evaluate.engine import rows_at_once
+from dss_jax.layouts.batches import eval_batches
+from dss_jax.layouts.padded import pad_rows
+from dss_jax.layouts.shapes import round_up
+from dss_jax.model.scoring import candidate_log_probs
+from dss_jax.train.compile import first_together
+from dss_jax.train.sharding import batch_sharding, on_mesh, put_whole
+from dss_jax.train.step import Program
+
+
+class LabelRanker:
+    """Compiled once for each shape of a batch."""
+
+    def __init__(self, run: config.Run, program: Program, vocabulary: SentencePiece) -> None:
+        self._run, self._program, self._vocabulary = run, program, vocabulary
+        params = jax.tree.map(lambda x: x.sharding, program.abstract_params)
+        rows = batch_sharding(program.mesh)
+        self._score: Callable[[Any, Any, Any], jax.Array] = first_together(
+            jax.jit(
+                lambda *args: candidate_log_probs(program.model, *args),
+                in_shardings=(params, rows, rows),
+                out_shardings=NamedSharding(program.mesh, PartitionSpec()),
+            )
+        )
+
+    def _labels(self, split: StoreSplit, rows: np.ndarray) -> list[list[str]]:
+        labels = [json.loads(split.text("allowed_labels")[int(row)]) for row in rows]
+        for row, allowed in zip(rows, labels, strict=True):
+            if not allowed:
+                raise UsageError(
+                    f"row {row} of the split has no list of allowed labels, so there is nothing "
+                    "to rank. Give another --decode (greedy, beam or sample), or set "
+                    "Example.allowed_labels in the task file."
+                )
+        return labels
+
+    def _tokens(self, labels: Sequence[Sequence[str]]) -> np.ndarray:
+        """int32 [N, C, T], EOS at the end of each label."""
+        ids = [[[*self._vocabulary.encode(text), EOS_ID] for text in row] for row in labels]
+        longest = max(len(label) for row in ids for label in row)
+        length = int(round_up(longest, self._run.data.length_multiple))
+        tokens = np.zeros((len(ids), max(map(len, ids)), length), np.int32)
+        for n, row in enumerate(ids):
+            for c, label in enumerate(row):
+                tokens[n, c, : len(label)] = label
+        return tokens
+
+    def __call__(
+        self, params: Any, split: StoreSplit, inputs: Slices, rows: np.ndarray, input_length: int
+    ) -> list[dict[str, Any]]:
+        """The predictions of rows, in their order, with the log-probability of each label.
+
+        Raises:
+          UsageError: a row has no allowed labels.
+        """
+        labels = self._labels(split, rows)
+        if not labels:
+            return []
+        tokens_NxCxT = self._tokens(labels)
+        predictions: list[dict[str, Any]] = []
+        mesh = self._program.mesh
+        # As many sequences at once as a batch has when it is decoded.
+        at_once = max(1, self._run.evaluate.batch_size // tokens_NxCxT.shape[1])
+        for at in eval_batches(np.arange(len(rows)), rows_at_once(len(rows), at_once, mesh)):
+            padded = pad_rows(inputs, np.where(at < 0, -1, rows[at]), input_length)
+            candidates = tokens_NxCxT[np.maximum(at, 0)]
+            with on_mesh(mesh, self._run.mesh.logical_axis_rules):
+                scores = self._score(params, *put_whole((padded, candidates), mesh))
+            for n, log_probs in zip(at[at >= 0], np.asarray(scores), strict=False):
+                found = dict(zip(labels[n], map(float, log_probs), strict=False))
+                best = labels[n][int(np.argmax(log_probs[: len(labels[n])]))]
+                prediction = {"prediction": best, "log_prob": found[best]}
+                predictions.append(prediction | {"label_log_probs": found})
+        return predictions
