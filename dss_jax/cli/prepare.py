@@ -8,7 +8,6 @@ The store can be copied to a machine without TensorFlow and used there with --st
 
 import argparse
 import importlib.util
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,9 +47,6 @@ def _beam(args: argparse.Namespace, task: config.Task) -> dict[str, Any]:
         "pipeline_options": [o for o in args.pipeline_options.split(",") if o],
         "temp_dir": args.temp_dir,
         "rows": args.rows_per_part,
-        # As given, not the local copies, for the workers are other machines.
-        "data_dir": task.data_dir or os.environ.get("DSS_DATA_DIR"),
-        "rationales": list(task.rationale_files),
     }
 
 
@@ -68,6 +64,6 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     )  # fmt: skip
     for name in store.splits:
         print(f"{name}: {len(store.split(name)):,} rows")
-    report_cuts(store, run.data, print)
+    report_cuts(store, run.data)
     print(f"token store: {store.path}")
     return 0

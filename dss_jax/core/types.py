@@ -149,6 +149,8 @@ class DistillationTask:
       default_vocabulary: path of a SentencePiece model relative to the task file, for a data set
         that ships its own; None means that the model's vocabulary is used.
       file: path of the task file; the registry fills it in.
+      files: path -> SHA-256 of the task file and all that it executes, but for the standard library
+        and installed packages; the registry fills it in.
     """
 
     name: str
@@ -162,6 +164,7 @@ class DistillationTask:
     validation_seed: int = 0
     default_vocabulary: str | None = None
     file: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def plain_example(row: Row, completion: str | None) -> Example:

@@ -21,6 +21,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import check_name
 from dss_jax.data.vocabulary import SentencePiece
@@ -36,6 +37,13 @@ SAMPLES = "rationale_samples"
 """A token column that is there where rows have several rationales: all of a row's, each ended by
 end-of-sequence.
 """
+
+TARGETS = {
+    "label_targets": "label",
+    "teacher_label_targets": "teacher_label",
+    "rationale_targets": "rationale",
+}
+"""Token column -> the field of `Example` that it is made from."""
 
 TEXT_COLUMNS = ("id", "input", "label", "teacher_label", "rationale", "allowed_labels")
 MANIFEST, VOCABULARY = "manifest.json", "vocabulary.model"
@@ -230,9 +238,7 @@ def open_store(path: str | Path) -> TokenStore:
                 f"the token store {path} is damaged: {name} has {file.stat().st_size} bytes, not "
                 f"{entry['size']}."
             )
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != entry["sha256"]:
+        if file_digest(file) != entry["sha256"]:
             raise StoreDamaged(f"the token store {path} is damaged: {name} was changed.")
     return TokenStore(path, manifest)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core import storage
+from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
 from dss_jax.core.paths import cache_folder
@@ -97,12 +98,6 @@ def _fetch(url: str, name: str, file: Path) -> None:
         ) from error
     finally:
         Path(partial).unlink(missing_ok=True)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class SentencePiece:

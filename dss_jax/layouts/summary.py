@@ -1,6 +1,7 @@
 """What a task's rows and tokens look like: counts, lengths, and examples as the model sees them."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from dss_jax.data.store import TOKEN_COLUMNS, TokenStore, count_overlong
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.shapes import cost_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +181,12 @@ def padding(store: TokenStore, run: config.Run) -> list[Padding]:
     return found
 
 
-def report_cuts(store: TokenStore, data: config.Data, say: Callable[[str], None]) -> None:
-    """Says how many rows are too long and will be cut; nothing where there are none."""
+def report_cuts(store: TokenStore, data: config.Data) -> None:
+    """Logs how many rows are too long and will be cut; nothing where there are none."""
     for lengths in token_lengths(store, data):
         if lengths.cut:
             limit = length_limit(lengths.column, data)
-            say(
+            log.info(
                 f"{lengths.split}: {lengths.cut:,} {lengths.column} are longer than {limit} tokens "
                 f"(up to {lengths.longest:,}) and are cut there"
             )

@@ -12,8 +12,8 @@ from typing import Any
 
 from dss_jax import __version__
 from dss_jax.core import config, processes
+from dss_jax.core.digest import package_digest
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import PACKAGE
 from dss_jax.data.store import TokenStore
 
 OWN_PLACES = (
@@ -28,11 +28,7 @@ of a folder for so long."""
 
 def code_digest() -> str:
     """Version, and digest of the package's source files."""
-    digest = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n".encode())
-        digest.update(file.read_bytes())
-    return f"{__version__} {digest.hexdigest()[:16]}"
+    return f"{__version__} {package_digest()[:16]}"
 
 
 def store_digest(store: TokenStore) -> str:

@@ -58,7 +58,7 @@ def train(
         "task_dirs": [str(Path(d).resolve()) for d in task_dirs],
     }  # fmt: skip
     quiet = {**environment, **prepare_child.QUIET}
-    said = prepare_child.run(request, say, MODULE, environment=quiet, hand_on_signals=True)
+    said = prepare_child.run(request, MODULE, environment=quiet, hand_on_signals=True)
     if "interrupted" in said:
         raise Interrupted(said["interrupted"])
     return dict(said["results"])

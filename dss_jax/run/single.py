@@ -49,7 +49,7 @@ def own_metrics(session: Session, split_name: str, predictions: list[dict]) -> d
         "split": split_name,
         "predictions": {p["id"]: p["prediction"] for p in predictions},
     }
-    return prepare_child.run(request, print, "dss_jax.data.seqio_score")
+    return prepare_child.run(request, "dss_jax.data.seqio_score")
 
 
 def _score_split(

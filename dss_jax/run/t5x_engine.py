@@ -12,7 +12,6 @@ import functools
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
@@ -34,7 +33,6 @@ from dss_jax.core import config
 from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import Scorer
-from dss_jax.data import seqio_child
 from dss_jax.data.store import TokenStore, open_store
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.model_files import ModelFiles, write_model_files
@@ -333,7 +331,7 @@ def _score(
     return results
 
 
-def answer(request: dict[str, Any], say: Say) -> dict[str, Any]:
+def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What `dss train --engine t5x` asks its child process for; see `other_engine.train`."""
     # TensorFlow would take the accelerator's memory.
     tf.config.set_visible_devices([], "GPU")
@@ -342,10 +340,7 @@ def answer(request: dict[str, Any], say: Say) -> dict[str, Any]:
     task = load_task(run.task.name, request["task_dirs"]) if run.task.name else None
     store = open_store(request["store"])
     try:
-        return {"results": train(run, store, task.scorer if task else TEXT_ACCURACY, say)}
+        scorer = task.scorer if task else TEXT_ACCURACY
+        return {"results": train(run, store, scorer, logging.getLogger(__name__).info)}
     except loop.Interrupted as stop:
         return {"interrupted": stop.step}
-
-
-if __name__ == "__main__":
-    sys.exit(seqio_child.serve(answer))

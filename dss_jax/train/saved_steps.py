@@ -23,6 +23,7 @@ from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
 from dss_jax.core import config
+from dss_jax.core.digest import package_digest
 from dss_jax.layouts.blocks import Batch
 
 MAX_BYTES = 2 * 2**30
@@ -35,14 +36,8 @@ _ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 @functools.cache
 def _code() -> str:
     """This package's files and the libraries."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)} {file.stat().st_size} ".encode())
-        digest.update(file.read_bytes())
-    for name in _LIBRARIES:
-        digest.update(f"{name} {metadata.version(name)} ".encode())
-    return digest.hexdigest()
+    versions = (f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+    return " ".join((package_digest(), *versions))
 
 
 def made_from(run: config.Run, mesh: Mesh, state: Any) -> str:
