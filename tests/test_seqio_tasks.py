@@ -23,7 +23,6 @@ from dss_jax.data import prepare
 from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
 from dss_jax.data.store import TEXT_COLUMNS, TokenStore, open_store
-from dss_jax.data.tokens import token_columns
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.records.files import write_records
 from dss_jax.records.records import Header
@@ -360,63 +359,14 @@ class TestTfds:
         assert [e.input for e in examples(task, "train")] == ["one", "two"]
 
 
-def make_store(tmp_path: Path, task: config.Task) -> TokenStore:
+def make_store(tmp_path: Path, task: config.Task, model: Path = MODEL) -> TokenStore:
     """What the child process does, in this process."""
     from dss_jax.data import seqio_prepare
 
-    vocabulary = config.Vocabulary(path=str(MODEL), extra_ids=EXTRA_IDS)
+    vocabulary = config.Vocabulary(path=str(model), extra_ids=EXTRA_IDS)
     request = {**prepare.make_request(task, vocabulary), "path": str(tmp_path / "store")}
-    seqio_prepare.make(request, lambda _: None)
+    seqio_prepare.make(request)
     return open_store(tmp_path / "store")
-
-
-TRICKY = (
-    "", " ", "  two  spaces ", "line\nbreak\ttab", "½ ﬁ ü 中 🙂", "a</s>b", "</s>",
-    "</s></s> x</s>", "sooooooo yummy aaaaaaaaa hmmmmmmm zzzzzzz 0000000",
-    "<extra_id_0> and <extra_id_9>", "nul\x00byte", "▁ \u2581 word", "e\u0301 \u00e9 \u200b",
-)  # fmt: skip
-"""Texts on which two tokenisers are likely to differ."""
-
-
-class TestTokens:
-    """The quick path of `dss prepare`, against SeqIO's own pipeline."""
-
-    @pytest.mark.parametrize("style", ["paper", "released_code"])
-    @pytest.mark.parametrize("name", ["cqa", "svamp", "esnli", "anli1", "word_problems"])
-    def test_they_are_seqios(self, seqio: Any, name: str, style: str) -> None:
-        from dss_jax.data.seqio_prepare import quick_tokens, seqio_tokens
-
-        task, vocabulary = load_task(name), SentencePiece(MODEL, EXTRA_IDS)
-        found = examples(task, "validation", RELEASE)[:60]
-        found += [
-            Example(id=f"{i}", input=text, label=text, teacher_label=text[:3], rationale=text * 2)
-            for i, text in enumerate(TRICKY)
-        ]
-        quick = quick_tokens({"validation": found}, vocabulary, style, print)["validation"]
-        slow = seqio_tokens(task, "validation", found, vocabulary, style, lambda _: None)
-        assert quick.keys() == slow.keys()
-        for column, rows in quick.items():
-            assert rows == [list(map(int, ids)) for ids in slow[column]], column
-
-    def test_where_they_are_not_seqio_does_it_all(
-        self, seqio: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from dss_jax.data import seqio_prepare
-
-        def wrong(*args: Any, **kwargs: Any) -> dict[str, list[list[int]]]:
-            columns = token_columns(*args, **kwargs)
-            columns["rationale_targets"][0] = [7, 1]
-            return columns
-
-        task, vocabulary, said = load_task("svamp"), SentencePiece(MODEL, EXTRA_IDS), []
-        found = examples(task, "test", RELEASE)
-        args = (task, {"train": found[:3], "test": found}, vocabulary, "paper", said.append)
-        right = seqio_prepare.task_tokens(*args)["test"]
-        assert not any("differ" in text for text in said)
-        monkeypatch.setattr(seqio_prepare, "token_columns", wrong)
-        again = seqio_prepare.task_tokens(*args)["test"]
-        assert any("differ from SeqIO's" in text for text in said)
-        assert [list(ids) for ids in again["rationale_targets"]] == right["rationale_targets"]
 
 
 class TestStore:
@@ -526,7 +476,6 @@ class TestForms:
             config.Task(name=name, data_dir=str(RELEASE)),
             config.Vocabulary(path=str(model), extra_ids=extra_ids),
             config.Data(store_dir=str(tmp_path)),
-            log=lambda _: None,
         )
         split = "validation" if name == "esnli" else "train"
         for suffix, form in self.CASES:

@@ -88,21 +88,29 @@ def _imports(file: Path, loaded: bool) -> Iterator[Path]:
     except (SyntaxError, ValueError):
         return  # No Python. Whoever executes it says so.
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = file.parents[node.level - 1] / Path(*(node.module or "").split("."))
-            for path in (base, *(base / alias.name for alias in node.names)):
-                yield from (path.with_suffix(".py"), path / "__init__.py")
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            if isinstance(node, ast.ImportFrom):
-                names = [f"{node.module}.{name}" for name in names]
-            for name in names:
-                parts = name.split(".")
-                if parts[0] == PACKAGE.name or parts[0] in sys.stdlib_module_names:
-                    continue
-                # A package's own file runs before its modules; the last part may be no module.
-                heads = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
-                yield from filter(None, (module_file(head, loaded=loaded) for head in heads))
+        match node:
+            case ast.ImportFrom(level=level, module=module) if level:
+                base = file.parents[level - 1] / Path(*(module or "").split("."))
+                for path in (base, *(base / alias.name for alias in node.names)):
+                    yield from (path.with_suffix(".py"), path / "__init__.py")
+                names = []
+            case ast.ImportFrom(module=module):
+                names = [f"{module}.{alias.name}" for alias in node.names]
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+            case ast.Call(args=[ast.Constant(value=str(name)), *_]) if (
+                "import_module" in ast.unparse(node.func)
+            ):
+                names = [name]
+            case _:
+                names = []
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == PACKAGE.name or parts[0] in sys.stdlib_module_names:
+                continue
+            # A package's own file runs before its modules; the last part may be no module.
+            heads = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            yield from filter(None, (module_file(head, loaded=loaded) for head in heads))
 
 
 def installed(file: Path) -> bool:

@@ -78,7 +78,7 @@ def load_task_file(file: Path) -> DistillationTask:
         _forget(task.files if task else ())
         task = _loaded[file] = _run(file)
     for executed in _running:
-        executed |= task.files.keys()
+        executed.update(task.files)
     return task
 
 
