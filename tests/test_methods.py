@@ -230,9 +230,11 @@ class TestExtras:
         release = Path(__file__).parent / "fixtures" / "release"
         task = Task(name="svamp", data_dir=str(release), extra_tasks="asdiv")
         store = ensure_store(
-            task, Vocabulary(path=str(toy.VOCABULARY)), Data(store_dir=str(tmp_path)),
-            need=("train",), log=lambda _: None,
-        )  # fmt: skip
+            task,
+            Vocabulary(path=str(toy.VOCABULARY)),
+            Data(store_dir=str(tmp_path)),
+            need=("train",),
+        )
         (extra,) = store.extras
         assert extra.manifest["name"] == "asdiv"
         assert store.key == f"{store.manifest['key']}+{extra.manifest['key']}"

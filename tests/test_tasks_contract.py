@@ -12,8 +12,8 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import shipped
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.registry import load_task, load_task_file, task_names
-from dss_jax.core.types import DistillationTask, Example
-from dss_jax.data.rows import available_splits, examples, needs_tensorflow
+from dss_jax.core.types import DistillationTask, Example, SeqioSource, Tfds
+from dss_jax.data.rows import available_splits, examples, source_of
 from dss_jax.records.records import Reply
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import FORMS, PromptOptions, outputs, request_body
@@ -31,7 +31,7 @@ def some_rows(task: DistillationTask) -> list[Example]:
 def local_splits(task: DistillationTask) -> list[str]:
     """Without those that would be downloaded; the tests that import TensorFlow have them."""
     found = available_splits(task, RELEASE)
-    return [s for s in found if not needs_tensorflow(task, s, RELEASE)]
+    return [s for s in found if not isinstance(source_of(task, s, RELEASE), Tfds | SeqioSource)]
 
 
 def prompt_of(task: DistillationTask) -> Prompt:

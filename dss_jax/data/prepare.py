@@ -306,9 +306,7 @@ def _fetch(path: str, need: Sequence[str]) -> TokenStore | None:
     return None if store.lacking(need) else store
 
 
-def _given_store(
-    path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary
-) -> TokenStore:
+def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary) -> TokenStore:
     store = open_anywhere(path)
     manifest = store.manifest
     wanted = task_cfg.name or task_cfg.mixture_or_task_name

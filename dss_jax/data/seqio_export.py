@@ -23,10 +23,7 @@ TEXTS = ("id", "input", "label", "teacher_label", "rationale", "status")
 
 
 def export_records(
-    files: Sequence[str | Path],
-    folder: str | Path,
-    name: str | None = None,
-    version: str = "1.0.0",
+    files: Sequence[str | Path], folder: str | Path, name: str | None = None, version: str = "1.0.0"
 ) -> Path:
     """Writes record files, one a split, as the data set `folder/name/version`.
 

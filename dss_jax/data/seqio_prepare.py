@@ -18,7 +18,6 @@ from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource
 from dss_jax.data import prepare, rows, seqio_user
 from dss_jax.data.rationales import join_records
-from dss_jax.data.row_files import SplitUnavailable
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import Columns, Joined, Part, text_column, write_store
 from dss_jax.data.vocabulary import SentencePiece
@@ -118,7 +117,7 @@ def _read(
     for split in rows.available_splits(task, folder):
         try:
             found[split] = rows.examples(task, split, folder)
-        except SplitUnavailable as error:
+        except rows.SplitUnavailable as error:
             unavailable[split] = str(error)
     if not found:
         raise UsageError("\n".join(unavailable.values()))

@@ -41,4 +41,3 @@ def answer(request: Mapping[str, Any]) -> dict[str, float]:
                 if isinstance(value, Number):
                     found[f"{task.name}/{name}"] = float(value)  # type: ignore[arg-type]
     return found
-

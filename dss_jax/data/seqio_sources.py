@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from dss_jax.core.paths import cache_folder
 from dss_jax.core.types import Row, Tfds
-from dss_jax.data.row_files import SplitUnavailable
+from dss_jax.data.rows import SplitUnavailable
 
 logger = logging.getLogger(__name__)
 

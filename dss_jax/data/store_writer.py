@@ -24,6 +24,7 @@ from dss_jax.data.store import (
     Ragged,
     StoreDamaged,
     TokenStore,
+    joined,
     manifest_digest,
     open_store,
 )
@@ -84,10 +85,7 @@ class Joined(Mapping[str, Ragged]):
         self._names, self._parts = names, parts
 
     def __getitem__(self, column: str) -> Ragged:
-        parts = [part[column] for part in self._parts]
-        lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths() for part in parts)])
-        values = np.concatenate([np.zeros(0, np.uint8), *(part.values for part in parts)])
-        return Ragged(values, np.cumsum(lengths))
+        return joined([part[column] for part in self._parts])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -177,7 +175,8 @@ def _manifest(
 ) -> dict[str, Any]:
     files = {
         file.relative_to(folder).as_posix(): {
-            "size": file.stat().st_size, "sha256": file_digest(file)
+            "size": file.stat().st_size,
+            "sha256": file_digest(file),
         }
         for file in sorted(f for f in folder.rglob("*") if f.is_file())
     }

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core import storage
-from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
 from dss_jax.core.paths import cache_folder
@@ -135,11 +134,6 @@ class SentencePiece:
     def vocab_size(self) -> int:
         """Pieces and extra ids together."""
         return int(self._processor.GetPieceSize())
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the model file, in hex."""
-        return file_digest(self.path)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without end-of-sequence."""

@@ -13,7 +13,6 @@ import numpy as np
 from dss_jax.core import config, processes, strict_json
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
-from dss_jax.data.extras import JoinedSplit
 from dss_jax.data.spans import Pieces, pieces_of
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.layouts.batches import TrainBatches
@@ -123,6 +122,8 @@ def training_rows(
         return pieces_of(store, "train", run), None
     split = store.split("train")
     if store.extras:
+        from dss_jax.data.extras import JoinedSplit
+
         split = JoinedSplit(split, [extra.split("train") for extra in store.extras])
     if not run.method.only_correct:
         return split, None
