@@ -132,6 +132,22 @@ class TestPairs:
         assert module.paired("svamp_unlabeled") == "svamp_unlabeled_paired"
         assert module.paired("svamp_label") == "svamp_label"
 
+    def test_white_space_is_a_target_as_in_the_store(
+        self, seqio: Any, pairs: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from dss_jax.data import rows
+
+        found = [
+            Example(id=str(i), input="x", label=label, rationale=rationale)
+            for i, (label, rationale) in enumerate([("1", " "), (" ", "2"), ("3", "")])
+        ]
+        monkeypatch.setattr(rows, "examples", lambda *_: found)
+        pairs("svamp")
+        features = ("targets", "rationale_targets")
+        made = [[r[f].tolist() for f in features] for r in rows_of(seqio, "svamp_paired", "train")]
+        assert [row[0] for row in made] == [made[0][0], [1], made[2][0]]
+        assert [row[1] for row in made] == [[1], made[1][1], []]
+
     @pytest.mark.parametrize("pack", [False, True])
     def test_other_tasks_weigh_each_token_alike(
         self, seqio: Any, pairs: Any, register: Any, pack: bool
