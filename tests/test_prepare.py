@@ -361,7 +361,26 @@ class TestVocabularyFile:
             vocabulary.resolve(f"{server}/none.model")
         with pytest.raises(UsageError, match=r"cannot fetch"):
             vocabulary.resolve("http://127.0.0.1:9/v.model")
-        assert list((tmp_path / "cache" / "vocabularies").iterdir()) == []
+        assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+    def test_one_that_ends_early_is_not_taken(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Short(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"x" * 999)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with http.server.HTTPServer(("127.0.0.1", 0), Short) as served:
+            threading.Thread(target=served.handle_request, daemon=True).start()
+            with pytest.raises(UsageError, match=r"cannot fetch .*IncompleteRead\(999 bytes"):
+                vocabulary.resolve(f"http://127.0.0.1:{served.server_port}/v.model")
+        assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
 
     def test_a_public_bucket_is_fetched_over_https(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[str] = []
