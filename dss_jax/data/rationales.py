@@ -120,8 +120,12 @@ def _fill(
             )
         given[split, record.id] = file
         if record.status == "ok":
-            text = {"teacher_label": record.teacher_label, "rationale": record.rationale}
-            splits[split][at] = replace(row, **text, rationales=_agreeing(record))
+            splits[split][at] = replace(
+                row,
+                teacher_label=record.teacher_label,
+                rationale=record.rationale,
+                rationales=_agreeing(record),
+            )
     return surplus
 
 
