@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dss_jax.core.errors import UsageError
 from dss_jax.core.examples import Answer, Example
 from dss_jax.core.prompt import Prompt
 
@@ -18,6 +19,10 @@ SPLITS = ("train", "validation", "test")
 
 Row = Mapping[str, Any]
 """One row as the source holds it: field name -> value."""
+
+
+class SplitUnavailable(UsageError):  # noqa: N818
+    """A split that exists in the world but could not be downloaded."""
 
 
 CHECKPOINT_FORMATS = ("hf", "orbax", "t5x")

@@ -37,10 +37,6 @@ DataDir = str | os.PathLike[str] | None
 DATA_DIR_HELP = "Give the folder with --data_dir, or set DSS_DATA_DIR."
 
 
-class SplitUnavailable(UsageError):  # noqa: N818
-    """A split that exists in the world but could not be downloaded."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Located:
     """A row, and where it is, for messages ("cqa/cqa_train.json, line 3")."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
-from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource
+from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource, SplitUnavailable
 from dss_jax.data import prepare, rows, seqio_user
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
@@ -117,7 +117,7 @@ def _read(
     for split in rows.available_splits(task, folder):
         try:
             found[split] = rows.examples(task, split, folder)
-        except rows.SplitUnavailable as error:
+        except SplitUnavailable as error:
             unavailable[split] = str(error)
     if not found:
         raise UsageError("\n".join(unavailable.values()))
