@@ -310,6 +310,13 @@ class TestGivenStore:
                 store=str(path),
             )
 
+    def test_records_that_are_not_all_here_are_not_compared(self, place: Place) -> None:
+        path = place.ensure().path
+        here = place.folder / "here.jsonl"
+        here.write_text("")
+        task = dataclasses.replace(place.task, rationales=f"gs://mine/there.jsonl,{here}")
+        assert place.ensure(task, store=str(path)).path == path
+
     def test_one_that_is_not_there(self, place: Place) -> None:
         with pytest.raises(UsageError, match=r"is no token store"):
             place.ensure(store=str(place.folder / "nowhere"))
