@@ -63,8 +63,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     # Stores of extra tasks are made for those who train.
     need = ("train",) if run.task.extra_names else ()
     beam = _beam(args, run.task) if args.beam else None
-    where = {"task_dirs": resolved.task_dirs, "need": need, "beam": beam}
-    store = ensure_store(run.task, run.vocabulary, run.data, **where)
+    dirs = resolved.task_dirs
+    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=dirs, need=need, beam=beam)
     for one in (store, *store.extras):
         for name in one.splits:
             print(f"{name}: {len(one.split(name)):,} rows")
