@@ -9,6 +9,9 @@ of test. Rationales have 19 words, 99 % of train's at most 47 (43 in validation)
 from dss_jax.core.completions import UP_TO_FINAL_STOP, AnswerForm
 from dss_jax.core.nli import exemplar, nli_task
 
+# "RATIONALE So the answer is contradiction."
+ANSWER = AnswerForm(run_on="Premise", marker="So the answer is", label=UP_TO_FINAL_STOP)
+
 EXEMPLARS = (
     exemplar(
         "The Harlow Bridge is a stone arch bridge over the river Tenn. It was opened in 1874 and "
@@ -92,8 +95,7 @@ TASK = nli_task(
     tfds="anli/r1:0.1.0",
     premise="context",
     id_field="uid",
-    # "RATIONALE So the answer is contradiction."
-    form=AnswerForm(run_on="Premise", marker="So the answer is", label=UP_TO_FINAL_STOP),
+    form=ANSWER,
     exemplars=EXEMPLARS,
     how='Reason from what the premise says, then end with "So the answer is" and one word: '
     "entailment, neutral or contradiction.",

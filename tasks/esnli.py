@@ -10,6 +10,11 @@ are. Rationales have 10.5 words, 99 % of train's at most 27 (28 in validation).
 from dss_jax.core.completions import UP_TO_FINAL_STOP, AnswerForm
 from dss_jax.core.nli import exemplar, nli_task
 
+# "RATIONALE\nAnswer: neutral"
+ANSWER = AnswerForm(
+    run_on="Premise", marker="Answer:", label=UP_TO_FINAL_STOP, keep_unanswered=True
+)
+
 EXEMPLARS = (
     exemplar(
         "A woman in a red apron is slicing bread at a long table.",
@@ -78,10 +83,7 @@ TASK = nli_task(
     description="e-SNLI: natural language inference with explanations.",
     licence="MIT",
     tfds="esnli:0.1.0",
-    # "RATIONALE\nAnswer: neutral"
-    form=AnswerForm(
-        run_on="Premise", marker="Answer:", label=UP_TO_FINAL_STOP, keep_unanswered=True
-    ),
+    form=ANSWER,
     exemplars=EXEMPLARS,
     how='Give the reason in a sentence, then on a line of its own "Answer:" and one word: '
     "entailment, neutral or contradiction.",

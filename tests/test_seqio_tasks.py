@@ -4,8 +4,10 @@ The one test file that imports TensorFlow into the test process.
 """
 
 import csv
+import dataclasses
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import PREFIXES
 from dss_jax.core.registry import load_task
-from dss_jax.core.types import DistillationTask, Example, SeqioSource, plain_example
+from dss_jax.core.types import Example, SeqioSource, plain_example
 from dss_jax.data import prepare
 from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
@@ -33,6 +35,8 @@ MODEL = ROOT / "tasks" / "vocabularies" / "word_problems.model"
 SHARED = ROOT.parent / "shared" / "data"
 T5_MODEL = SHARED / "vocab" / "t5_sentencepiece_32000.model"
 EXTRA_IDS = 10
+SETTINGS: dict[str, Any] = {"vocabulary_path": MODEL, "extra_ids": EXTRA_IDS, "data_dir": RELEASE}
+"""Of `register`."""
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +49,7 @@ def register(seqio: Any) -> Any:
     from dss_jax.data import seqio_tasks
 
     def call(name: str, **settings: Any) -> dict[str, Any]:
-        settings = {
-            "vocabulary_path": MODEL, "extra_ids": EXTRA_IDS, "data_dir": RELEASE, **settings,
-        }  # fmt: skip
-        return seqio_tasks.register(load_task(name), **settings)
+        return seqio_tasks.register(load_task(name), **SETTINGS | settings)
 
     return call
 
@@ -68,11 +69,8 @@ class TestPairs:
     def pairs(self, seqio: Any) -> Any:
         from dss_jax.data import seqio_pairs
 
-        def call(name: str, **settings: Any) -> Any:
-            seqio_pairs.register(
-                load_task(name), vocabulary_path=MODEL, extra_ids=EXTRA_IDS, data_dir=RELEASE,
-                **settings,
-            )  # fmt: skip
+        def call(name: str) -> Any:
+            seqio_pairs.register(load_task(name), **SETTINGS)
             return seqio_pairs
 
         return call
@@ -222,10 +220,9 @@ class TestRegistered:
         for name, label in (("svamp", "svamp_label"), ("svamp_unlabeled", "svamp_teacher_label")):
             mixture = seqio.get_mixture_or_task(name)
             assert {t.name for t in mixture.tasks} == {label, "svamp_rationale"}
-        mixed = rows_of(
-            seqio, "svamp", "test", shuffle=True, num_epochs=1,
-            sequence_length={"inputs": 256, "targets": 128},
-        )  # fmt: skip
+        once = {"shuffle": True, "num_epochs": 1}
+        lengths = {"inputs": 256, "targets": 128}
+        mixed = rows_of(seqio, "svamp", "test", sequence_length=lengths, **once)
         assert 5 <= len(mixed) <= 12
 
     def test_long_rows_are_cut_with_eos(self, seqio: Any, register: Any) -> None:
@@ -242,15 +239,11 @@ class TestRegistered:
         assert not tasks["rationale"].metric_fns
 
     def test_separator_becomes_the_eos_id(self, seqio: Any, register: Any) -> None:
-        tasks = register("esnli", examples={"train": [
-            Example(id="0", input="A man</s>A dog", label="neutral"),
-            Example(id="1", input="</s>b</s></s>", label="neutral"),
-        ]})  # fmt: skip
+        inputs = ("A man</s>A dog", "</s>b</s></s>")
+        found = [Example(id=i, input=i, label="neutral") for i in inputs]
+        register("esnli", examples={"train": found})
         vocabulary = SentencePiece(MODEL, EXTRA_IDS)
-        first, second = list(
-            tasks["label"].get_dataset(sequence_length=None, split="train", shuffle=False)
-            .as_numpy_iterator()
-        )  # fmt: skip
+        first, second = rows_of(seqio, "esnli_label", "train")
         prefix = vocabulary.encode("[label] ")
         man = vocabulary.encode("[label] A man")
         assert first["inputs"].tolist() == [*man, 1, *vocabulary.encode("A dog"), 1]
@@ -367,11 +360,8 @@ class TestTfds:
 
             return seqio.FunctionDataSource(lines, splits=["train"])
 
-        task = DistillationTask(
-            name="mine", description="d", licence="l",
-            sources=(SeqioSource(make=make, splits=("train",)),), to_example=plain_example,
-            scorer=load_task("cqa").scorer,
-        )  # fmt: skip
+        sources = (SeqioSource(make=make, splits=("train",)),)
+        task = dataclasses.replace(load_task("esnli"), sources=sources, to_example=plain_example)
         assert [e.input for e in examples(task, "train")] == ["one", "two"]
 
 
@@ -418,6 +408,21 @@ class TestStore:
         with pytest.raises(UsageError, match=r"changed while its token store was made"):
             make_store(tmp_path, config.Task(name="svamp", data_dir=str(RELEASE)))
         assert not (tmp_path / "store").exists()
+
+    def test_a_changed_file_of_a_seqio_source_makes_it_anew(
+        self, seqio: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The key does not cover what only SeqIO knows: the manifest does."""
+        (tmp_path / "lines.txt").write_text("one\ntwo\n")
+        (tmp_path / "lines.py").write_text(OF_SEQIO.format(folder=tmp_path))
+        monkeypatch.setenv("DSS_TASK_PATH", str(tmp_path))
+        store = make_store(tmp_path, config.Task(name="lines"))
+        assert store.split("train").text("input")[:] == ["one", "two"]
+        assert prepare._look(store.path, ())[0] is not None
+        (tmp_path / "lines.txt").write_text("one\ntwo\nthree\n")
+        again, why = prepare._look(store.path, ())
+        assert again is None
+        assert re.search(r"lines.txt has changed since .* It is made again", why)
 
     def test_a_users_own_mixture(
         self, seqio: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -468,6 +473,33 @@ for name in ("my_first", "my_second"):
         metric_fns=[],
     )
 seqio.MixtureRegistry.add("my_mix", ["my_first", "my_second"], default_rate=1.0)
+"""
+
+
+OF_SEQIO = """
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.types import DistillationTask, Example, SeqioSource
+
+
+def make():
+    import seqio
+    import tensorflow as tf
+
+    def of_line(line):
+        return {{"line": line}}
+
+    class Lines(seqio.TextLineDataSource):
+        def get_dataset(self, *args, **kwargs):
+            return super().get_dataset(*args, **kwargs).map(of_line)
+
+    return Lines({{"train": "{folder}/lines.txt"}})
+
+
+TASK = DistillationTask(
+    name="lines", description="d", licence="l",
+    sources=(SeqioSource(make=make, splits=("train",)),),
+    to_example=lambda row, _: Example(id="", input=row["line"]), scorer=TEXT_ACCURACY,
+)
 """
 
 
@@ -526,8 +558,7 @@ class TestForms:
         assert first != other
         vocabulary = SentencePiece(MODEL, EXTRA_IDS)
         for row in first:
-            assert (len(row["inputs"]), len(row["targets"])) == (
-                len(first[0]["inputs"]), len(first[0]["targets"]),
-            )  # fmt: skip
+            for feature, ids in row.items():
+                assert len(ids) == len(first[0][feature])
             assert row["inputs"][-1] == row["targets"][-1] == 1
             assert row["targets"][0] == vocabulary.vocab_size - 1

@@ -145,10 +145,8 @@ def test_loading_tasks_is_quick_and_imports_nothing_heavy() -> None:
         "heavy = {'tensorflow', 'seqio', 'jax', 'flax', 'numpy', 'sentencepiece', 'gin'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     seconds, heavy = done.stdout.splitlines()
     assert heavy == "[]"
     assert float(seconds) < 2.0
