@@ -74,17 +74,18 @@ def ensure_store(
     request = make_request(task_cfg, vocabulary_cfg, task_dirs)
     name = re.sub(r"[^\w.-]", "_", f"{request['name']}-{request['key'][:16]}")
     folder, remote = _store_folders(data_cfg)
-    store, why = _look(folder / name, need)
-    if why:
-        log.info(why)
-    if store is None and remote is not None:
-        store = _fetch(f"{remote}/{name}", need)
-    if store is None:
+    for place in (f"{folder}/{name}", *(f"{there}/{name}" for there in remote)):
+        store, why = _look(place, need)
+        if why:
+            log.info(why)
+        if store is not None:
+            break
+    else:
         store = _make(request, folder / name, need, beam)
-        if remote is not None:
-            log.info(f"copying the token store to {remote}/{name}")
+        for there in remote:
+            log.info(f"copying the token store to {there}/{name}")
             # The manifest says that it is whole.
-            storage.upload_folder(store.path, f"{remote}/{name}", last=MANIFEST)
+            storage.upload_folder(store.path, f"{there}/{name}", last=MANIFEST)
     for line in store.manifest.get("rationales", ()):
         log.info(line)
     return store
@@ -132,7 +133,7 @@ def _make(
 ) -> TokenStore:
     with _lock(path):
         # Another process may have made it while this one waited.
-        found, _ = _look(path, need)
+        found, _ = _look(str(path), need)
         if found is not None:
             return found
         remove_leftovers(path)
@@ -148,14 +149,14 @@ def _make(
     return store
 
 
-def _store_folders(data_cfg: config.Data) -> tuple[Path, str | None]:
+def _store_folders(data_cfg: config.Data) -> tuple[Path, list[str]]:
     """The local folder of all stores, and the remote one, if any: Data.store_dir, DSS_STORE_DIR, or
     the user's cache, where the stores of a remote folder are made.
     """
     folder = data_cfg.store_dir or os.environ.get("DSS_STORE_DIR")
     if folder and not storage.is_remote(folder):
-        return Path(folder).expanduser().resolve(), None
-    return cache_folder() / "stores", folder.rstrip("/") if folder else None
+        return Path(folder).expanduser().resolve(), []
+    return cache_folder() / "stores", [folder.rstrip("/")] if folder else []
 
 
 def make_request(
@@ -177,7 +178,7 @@ def make_request(
                 "kind": "seqio",
                 "name": task_cfg.mixture_or_task_name,
                 "module": task_cfg.mixture_or_task_module,
-                "executed": _paths(imported_files([module], loaded=False) if module else ()),
+                "executed": [*map(str, imported_files([module], loaded=False) if module else ())],
                 "use_cached": task_cfg.use_cached,
                 "cache_dirs": [d for d in (task_cfg.seqio_cache_dirs or "").split(",") if d],
             }
@@ -193,7 +194,7 @@ def make_request(
             "kind": "task",
             "name": task.name,
             "task_file": task.file,
-            "executed": _paths(task.files),
+            "executed": [*task.files],
             "data_dir": str(data_dir.resolve()) if data_dir else None,
             "rationales": [str(file) for file in _record_files(task_cfg)],
             "prefixes": task_cfg.prefixes,
@@ -209,7 +210,7 @@ def made_from(request: Request) -> dict[str, Any]:
     common = {
         "format": FORMAT,
         "code": package_digest(*ROOMS),
-        "seqio": _version("seqio"),
+        "seqio": _seqio_version(),
         # Where they lie does not matter.
         "executed": sorted([f.name, file_digest(f) if f.is_file() else ""] for f in executed),
     }
@@ -239,10 +240,6 @@ def _record_files(task_cfg: config.Task) -> list[Path]:
     return files
 
 
-def _paths(files: Iterable[Path | str]) -> list[str]:
-    return sorted(map(str, files))
-
-
 def _record_digests(files: Iterable[str | Path]) -> list[str]:
     return sorted(map(records_digest, files))
 
@@ -257,17 +254,20 @@ def _with_key(request: Request) -> Request:
     return {**request, "made_from": content, "key": key_of(content)}
 
 
-def _look(path: Path, need: Sequence[str]) -> tuple[TokenStore | None, str]:
+def _look(path: str, need: Sequence[str]) -> tuple[TokenStore | None, str]:
     """The store if it can be used; else None, and why not ("" where there is none)."""
-    if not path.exists():
+    remote = storage.is_remote(path)
+    if not storage.exists(f"{path}/{MANIFEST}" if remote else path):
         return None, ""
     try:
-        store = open_store(path)
+        store = open_anywhere(path)
     except StoreDamaged as error:
         return None, f"{error} It is made again."
     if lacking := store.lacking(need):
         return None, f"{path} lacks the {lacking[0]} split, which could not be had. Trying again."
-    for name, (size, mtime_ns) in store.manifest.get("source_files", {}).items():
+    # Where another machine has made it, they are that machine's.
+    files = {} if remote else store.manifest.get("source_files", {})
+    for name, (size, mtime_ns) in files.items():
         file = Path(name)
         stat = file.stat() if file.exists() else None
         if stat is None or (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns):
@@ -292,18 +292,6 @@ def open_anywhere(path: str) -> TokenStore:
         # The copy may be what is damaged.
         shutil.rmtree(folder)
         return open_store(storage.local_folder(path))
-
-
-def _fetch(path: str, need: Sequence[str]) -> TokenStore | None:
-    """The store that another machine has put there; None where there is none that will do."""
-    if not storage.exists(f"{path}/{MANIFEST}"):
-        return None
-    try:
-        store = open_anywhere(path)
-    except StoreDamaged as error:
-        log.info(f"{error} It is made again.")
-        return None
-    return None if store.lacking(need) else store
 
 
 def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary) -> TokenStore:
@@ -365,8 +353,8 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _version(distribution: str) -> str | None:
+def _seqio_version() -> str | None:
     try:
-        return metadata.version(distribution)
+        return metadata.version("seqio")
     except metadata.PackageNotFoundError:
         return None

@@ -148,10 +148,8 @@ def _partial_prefix(path: Path) -> str:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -229,7 +227,7 @@ def _discard(path: Path, partial: Path) -> None:
     old = partial.with_name(f"{partial.name}-old")
     with contextlib.suppress(FileNotFoundError):
         path.rename(old)
-    if old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
+    # Where it was a file.
+    with contextlib.suppress(OSError):
+        old.unlink()
