@@ -21,6 +21,7 @@ from dss_jax.cli.main import main
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
+from dss_jax.core.remote_copies import INDEX
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data import prepare, rows, vocabulary
 from dss_jax.data.store import open_store
@@ -148,10 +149,10 @@ def test_what_a_bucket_says_was_copied_deletes_nothing_outside(
     copy = storage.local_folder("gs://mine/index")
     mine.write_text("mine")
     # A copy that was put back into the bucket; and one that an earlier version has let in.
-    gcs.put(f"mine/index/{storage.INDEX}", json.dumps({"../../mine.txt": ["4", ""]}).encode())
+    gcs.put(f"mine/index/{INDEX}", json.dumps({"../../mine.txt": ["4", ""]}).encode())
     storage.local_folder("gs://mine/index")
-    assert json.loads((copy / storage.INDEX).read_text()).keys() == {"a"}
-    (copy / storage.INDEX).write_text(json.dumps({"../../mine.txt": ["4", ""]}))
+    assert json.loads((copy / INDEX).read_text()).keys() == {"a"}
+    (copy / INDEX).write_text(json.dumps({"../../mine.txt": ["4", ""]}))
     with pytest.raises(UsageError, match="outside of its folder"):
         storage.local_folder("gs://mine/index")
     assert mine.read_text() == "mine"

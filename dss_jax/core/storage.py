@@ -11,8 +11,6 @@ a remote path: every room reads and writes files.
 import contextlib
 import hashlib
 import importlib.util
-import json
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,8 +19,6 @@ from typing import Any
 
 from dss_jax.core import paths
 from dss_jax.core.errors import UsageError
-
-log = logging.getLogger(__name__)
 
 # epath would take TensorFlow where it is installed, which costs 4 s and 800 MB. It asks once in a
 # process, perhaps for Orbax before anybody comes here with a remote path.
@@ -36,13 +32,9 @@ CREDENTIALS = {
     "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
-INDEX = ".copied.json"
-"""In a local copy: file -> size and tag of the version that it was copied from."""
-
 AnyPath = str | os.PathLike[str]
 
 _LIBRARIES = ("google", "gcsfs", "botocore", "aiobotocore", "aiohttp", "s3fs", "requests")
-_TAGS = ("etag", "ETag", "generation", "md5Hash", "mtime", "LastModified")
 
 
 def scheme_of(path: AnyPath) -> str | None:
@@ -181,36 +173,11 @@ def local_folder(path: AnyPath, skip: tuple[str, ...] = ()) -> Path:
     """
     if not is_remote(path):
         return Path(path).expanduser()
+    from dss_jax.core.remote_copies import update_copy
+
     name = os.fspath(path).rstrip("/")
-    folder = _copy(name.encode())
     with explained(path):
-        files, root = _file_system(name)
-        files.invalidate_cache()
-        found = {
-            entry.removeprefix(f"{root}/"): _version(info)
-            for entry, info in files.find(root, detail=True).items()
-            if info["type"] == "file" and not entry.endswith(("/", *skip))
-        }
-        # A copy that was put back into the bucket brings its own.
-        found.pop(INDEX, None)
-        if not found:
-            raise FileNotFoundError("it is empty")
-        for object_name in found:
-            paths.check_name(object_name, name)
-            paths.below(folder, object_name)
-        try:
-            have: dict[str, list[str]] = json.loads((folder / INDEX).read_text())
-        except (OSError, ValueError):
-            have = {}
-        changed = [n for n, v in found.items() if have.get(n) != v or not (folder / n).is_file()]
-        if changed:
-            size = sum(int(found[n][0]) for n in changed)
-            log.info(f"fetching {len(changed)} files, {size / 1e6:,.1f} MB, from {name}")
-            _fetch(files, root, folder, changed)
-    for gone in have.keys() - found.keys():
-        paths.below(folder, gone).unlink(missing_ok=True)
-    (folder / INDEX).write_text(json.dumps(found))
-    return folder
+        return update_copy(*_file_system(name), name, _copy(name.encode()), skip)
 
 
 def _file_system(name: str) -> tuple[Any, str]:
@@ -222,34 +189,16 @@ def _file_system(name: str) -> tuple[Any, str]:
     return found
 
 
-def _version(info: dict[str, Any]) -> list[str]:
-    return [str(info["size"]), next((str(info[t]) for t in _TAGS if info.get(t)), "")]
-
-
-def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-        fetched = [str(Path(partial, str(i))) for i in range(len(names))]
-        # Many at once; a file appears in its place when it is whole.
-        files.get([f"{root}/{n}" for n in names], fetched)
-        for name, file in zip(names, fetched, strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, folder / name)
-
-
 def upload_folder(folder: Path, path: AnyPath, last: str | None = None) -> None:
     """Copies a local folder's files below a remote one; `last`, which says that it is whole, last.
 
     Raises:
       UsageError: see `explained`.
     """
-    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+    from dss_jax.core.remote_copies import put_folder
+
     with explained(path):
-        files, root = _file_system(os.fspath(path).rstrip("/"))
-        for some in ([n for n in names if n != last], [n for n in names if n == last]):
-            # Many at once.
-            files.put([str(folder / n) for n in some], [f"{root}/{n}" for n in some])
-        files.invalidate_cache()
+        put_folder(*_file_system(os.fspath(path).rstrip("/")), folder, last)
 
 
 @contextlib.contextmanager

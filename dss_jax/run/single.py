@@ -12,7 +12,6 @@ import jax
 from dss_jax.core import config, processes, storage
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
-from dss_jax.data import prepare_child
 from dss_jax.data.store import TokenStore
 from dss_jax.evaluate.evaluator import write_predictions
 from dss_jax.interop.model_files import ModelFiles, write_model_files
@@ -43,6 +42,8 @@ def own_metrics(session: Session, split_name: str, predictions: list[dict]) -> d
     task = session.run.task
     if task.mixture_or_task_name is None:
         return {}
+    from dss_jax.data import prepare_child
+
     request = {
         "module": task.mixture_or_task_module,
         "name": task.mixture_or_task_name,

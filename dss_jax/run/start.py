@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import jax
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from dss_jax.core import config, processes, strict_json
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
-from dss_jax.data.spans import Pieces, pieces_of
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch
@@ -24,6 +23,9 @@ from dss_jax.run.session import Session
 from dss_jax.train.compile import COMPILE_CACHE, Compiled, cache_counts
 from dss_jax.train.saved_steps import SavedSteps
 from dss_jax.train.sharding import data_parallelism, data_slice
+
+if TYPE_CHECKING:
+    from dss_jax.data.spans import Pieces
 
 Say = Callable[[str], None]
 MAX_THREADS = 4
@@ -114,11 +116,13 @@ def compile_evaluation(session: Session, pool: ThreadPoolExecutor) -> None:
 
 def training_rows(
     run: config.Run, store: TokenStore, scorer: Scorer
-) -> tuple[StoreSplit | Pieces, np.ndarray | None]:
+) -> tuple["StoreSplit | Pieces", np.ndarray | None]:
     """What is trained on: a split, and which of its rows may have their teacher text (see
     `columns.examples_of`).
     """
     if run.method.form == "spans":
+        from dss_jax.data.spans import pieces_of
+
         return pieces_of(store, "train", run), None
     split = store.split("train")
     if store.extras:
