@@ -1,5 +1,7 @@
 """What tasks of natural language inference share. Standard library only."""
 
+from collections.abc import Callable
+
 from dss_jax.core.completions import AnswerForm, parse_completion
 from dss_jax.core.examples import Example
 from dss_jax.core.prompt import Exemplar, Prompt
@@ -54,38 +56,12 @@ def nli_task(
       premise: what TFDS calls the premise; the release says "premise".
       id_field: the field of a row's id; None: rows are numbered.
     """
-    completions = {split: f"llm/{stem}_CoT_{{k}}.json" for split, stem in _FILES.items()}
-
-    def to_example(row: Row, completion: str | None) -> Example:
-        read = parse_completion(completion, form)
-        first = row[premise] if premise in row else row["premise"]
-        return Example(
-            id=row[id_field] if id_field else "",
-            input=f"{first}</s>{row['hypothesis']}",
-            label=LABELS[row["label"]] if row["label"] >= 0 else "",
-            teacher_label=read.label,
-            rationale=read.rationale,
-            allowed_labels=LABELS,
-        )
-
     return DistillationTask(
         name=name,
         description=description,
         licence=licence,
-        sources=(
-            Release(
-                folder=name,
-                files={split: f"{name}_{stem}.json" for split, stem in _FILES.items()},
-                completions=completions,
-            ),
-            Tfds(
-                name=tfds,
-                splits={split: split for split in _FILES},
-                completions=completions,
-                completions_folder=name,
-            ),
-        ),
-        to_example=to_example,
+        sources=_sources(name, tfds),
+        to_example=_reader(form, premise, id_field),
         scorer=TEXT_ACCURACY,
         prompt=Prompt(
             instruction="Does the premise entail the hypothesis, contradict it, or neither? " + how,
@@ -98,3 +74,31 @@ def nli_task(
             input_of=_asked,
         ),
     )
+
+
+def _sources(folder: str, tfds: str) -> tuple[Release, Tfds]:
+    completions = {split: f"llm/{stem}_CoT_{{k}}.json" for split, stem in _FILES.items()}
+    files = {split: f"{folder}_{stem}.json" for split, stem in _FILES.items()}
+    names = {split: split for split in _FILES}
+    return (
+        Release(folder=folder, files=files, completions=completions),
+        Tfds(name=tfds, splits=names, completions=completions, completions_folder=folder),
+    )
+
+
+def _reader(
+    form: AnswerForm, premise: str, id_field: str | None
+) -> Callable[[Row, str | None], Example]:
+    def to_example(row: Row, completion: str | None) -> Example:
+        answer = parse_completion(completion, form)
+        first = row[premise] if premise in row else row["premise"]
+        return Example(
+            id=row[id_field] if id_field else "",
+            input=f"{first}</s>{row['hypothesis']}",
+            label=LABELS[row["label"]] if row["label"] >= 0 else "",
+            teacher_label=answer.label,
+            rationale=answer.rationale,
+            allowed_labels=LABELS,
+        )
+
+    return to_example
