@@ -200,15 +200,21 @@ def make(
     own = request["kind"] == "task"
     plan = _plan_task(request, size or PART) if own else _plan_seqio(request, size)
     splits: dict[str, Columns] = {}
+    total = 0
     for split, parts in run(plan.tokenise, plan.parts).items():
         whole = Joined(plan.columns, parts)
-        log.info(f"  {split}: {len(whole['label_inputs']):,} rows")
-        if own:
-            several = len(whole[SAMPLES].values) > 0
-            splits[split] = Joined([c for c in whole if several or c != SAMPLES], parts)
+        count = len(whole["label_inputs"])
+        total += count
+        log.info(f"  {split}: {count:,} rows")
+        if not own:
+            # Only now it is known how many rows of a task come before a part.
+            numbered: Any = {"id": seqio_user.numbered(whole["id"])}
+            splits[split] = ChainMap(numbered, whole)  # type: ignore[arg-type]
+        elif len(whole[SAMPLES].values):
+            splits[split] = whole
         else:
-            splits[split] = ChainMap({"id": seqio_user.numbered(whole["id"])}, whole)  # type: ignore[arg-type]
-    if not any(len(columns["label_inputs"]) for columns in splits.values()):
+            splits[split] = Joined([c for c in whole if c != SAMPLES], parts)
+    if not total:
         raise UsageError(f"the SeqIO task {request['name']!r} has no rows in {', '.join(SPLITS)}.")
     if prepare.key_of(prepare.made_from(dict(request))) != request["key"]:
         raise UsageError(
