@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -73,16 +74,18 @@ def load_task_file(file: Path) -> DistillationTask:
 
     A file runs once a process, and again when it has changed or one that it has executed.
     """
-    task = _loaded.get(file)
-    if task is None or any(_changed(*entry) for entry in task.files.items()):
-        _forget(task.files if task else ())
-        task = _loaded[file] = _run(file)
-    for executed in _running:
-        executed.update(task.files)
+    with _ONE_AT_A_TIME:
+        task = _loaded.get(file)
+        if task is None or any(_changed(*entry) for entry in task.files.items()):
+            _forget(task.files if task else ())
+            task = _loaded[file] = _run(file)
+        for executed in _running:
+            executed.update(task.files)
     return task
 
 
 _MODULE = "_dss_task_"
+_ONE_AT_A_TIME = threading.RLock()
 _loaded: dict[Path, DistillationTask] = {}
 
 _running: list[set[str]] = []
