@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import logging
 import os
 import resource
 import sys
@@ -20,7 +21,7 @@ from train_step import BF16, UNROLLED, parse
 
 from dss_jax.core import config
 from dss_jax.core.flops import Work, training_flops, work_of_rows, work_of_shape
-from dss_jax.data.columns import role_columns
+from dss_jax.core.log import shown
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.layouts.batches import TrainBatches
 
@@ -67,6 +68,13 @@ def timed_step(
     )
 
 
+def role_columns(method: config.Method) -> list[tuple[str, str]]:
+    """The store's columns of inputs and targets of each role."""
+    label = "label" if method.label == "gold" else "teacher_label"
+    columns = [("label_inputs", f"{label}_targets"), ("rationale_inputs", "rationale_targets")]
+    return columns if method.rationale else columns[:1]
+
+
 class Arm(Protocol):
     """What is timed. `info` goes into the report."""
 
@@ -84,13 +92,10 @@ def open_data(args: argparse.Namespace, run: config.Run, task_dirs: tuple[str, .
 
     if args.full:
         return open_store(Path(args.work) / "full")
-    return ensure_store(
-        run.task, run.vocabulary, run.data, task_dirs=task_dirs, need=[args.split], log=_note
-    )
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr)
+    with shown(logging.StreamHandler()):
+        return ensure_store(
+            run.task, run.vocabulary, run.data, task_dirs=task_dirs, need=[args.split]
+        )
 
 
 def train_batches(
@@ -229,8 +234,8 @@ class Torch:
         from dss_jax.layouts.padded import pad_rows
 
         made = []
-        for role in role_columns(self._run.method):
-            inputs, targets = (self._split.tokens(c) for c in (role.inputs, role.targets))
+        for columns in role_columns(self._run.method):
+            inputs, targets = map(self._split.tokens, columns)
             s = min(int(inputs.lengths()[rows].max()), self._run.data.input_length)
             t = min(int(targets.lengths()[rows].max(initial=1)), self._run.data.target_length)
             tokens = pad_rows(inputs, rows, s).astype(np.int64)
@@ -363,8 +368,8 @@ class T5X:
         number = 0
         while True:
             for row in self._order.rows_at(number):
-                for role in role_columns(self._run.method):
-                    inputs, targets = (self._split.tokens(c) for c in (role.inputs, role.targets))
+                for columns in role_columns(self._run.method):
+                    inputs, targets = map(self._split.tokens, columns)
                     if targets.lengths()[row]:
                         yield {"inputs": _row(inputs, row), "targets": _row(targets, row)}
             number += 1

@@ -39,82 +39,79 @@ def written(example: Example) -> str:
 
 EXEMPLARS = (
     Exemplar(
-        input="Where would a hiker look for a place to refill an empty bottle far from any "
-              "town?\nAnswer Choices:\n(a) mountain spring\n(b) vending machine\n(c) kitchen "
-              "tap\n(d) swimming pool\n(e) petrol station",
-        rationale="The answer must be a source of drinking water that is found far from towns. "
-                  "Of the above choices, only a mountain spring gives drinking water far from "
-                  "towns.",
+        input="Where would a hiker look for a place to refill an empty bottle far from any town?\n"
+        "Answer Choices:\n(a) mountain spring\n(b) vending machine\n(c) kitchen tap\n(d) swimming "
+        "pool\n(e) petrol station",
+        rationale="The answer must be a source of drinking water that is found far from towns. Of "
+        "the above choices, only a mountain spring gives drinking water far from towns.",
         output="(a) mountain spring",
     ),
     Exemplar(
-        input="What does a driver press to make a car come to a stop?\nAnswer Choices:\n(a) "
-              "horn\n(b) brake pedal\n(c) radio\n(d) seat belt\n(e) headlight",
+        input="What does a driver press to make a car come to a stop?\nAnswer Choices:\n(a) horn\n"
+        "(b) brake pedal\n(c) radio\n(d) seat belt\n(e) headlight",
         rationale="The answer must be a part of a car that slows it down. Of the above choices, "
-                  "only the brake pedal slows a car down.",
+        "only the brake pedal slows a car down.",
         output="(b) brake pedal",
     ),
     Exemplar(
-        input="If a child leaves chocolate on a sunny window sill, what will happen to "
-              "it?\nAnswer Choices:\n(a) grow\n(b) freeze\n(c) melt\n(d) rust\n(e) bark",
-        rationale="The answer must be what heat does to chocolate. Of the above choices, only "
-                  "melt is what chocolate does in the heat.",
+        input="If a child leaves chocolate on a sunny window sill, what will happen to it?\nAnswer "
+        "Choices:\n(a) grow\n(b) freeze\n(c) melt\n(d) rust\n(e) bark",
+        rationale="The answer must be what heat does to chocolate. Of the above choices, only melt "
+        "is what chocolate does in the heat.",
         output="(c) melt",
     ),
     Exemplar(
-        input="Which tool would a carpenter take to drive a nail into a board?\nAnswer "
-              "Choices:\n(a) saw\n(b) paint brush\n(c) tape measure\n(d) hammer\n(e) ladder",
+        input="Which tool would a carpenter take to drive a nail into a board?\nAnswer Choices:\n"
+        "(a) saw\n(b) paint brush\n(c) tape measure\n(d) hammer\n(e) ladder",
         rationale="The answer must be a tool that strikes nails. Of the above choices, only a "
-                  "hammer is a tool for striking nails.",
+        "hammer is a tool for striking nails.",
         output="(d) hammer",
     ),
     Exemplar(
         input="Why might someone put on a thick coat before going out in January?\nAnswer "
-              "Choices:\n(a) to look taller\n(b) to run faster\n(c) to hear better\n(d) to get "
-              "hungry\n(e) to keep warm",
-        rationale="The answer must be what a thick coat does for a person in winter. Of the "
-                  "above choices, only to keep warm is what a coat is for.",
+        "Choices:\n(a) to look taller\n(b) to run faster\n(c) to hear better\n(d) to get hungry\n"
+        "(e) to keep warm",
+        rationale="The answer must be what a thick coat does for a person in winter. Of the above "
+        "choices, only to keep warm is what a coat is for.",
         output="(e) to keep warm",
     ),
     Exemplar(
         input="Where do people usually stand in line to have their luggage weighed?\nAnswer "
-              "Choices:\n(a) check-in desk\n(b) bakery\n(c) fire station\n(d) car wash\n(e) "
-              "balcony",
+        "Choices:\n(a) check-in desk\n(b) bakery\n(c) fire station\n(d) car wash\n(e) balcony",
         rationale="The answer must be a place where luggage is weighed before a journey. Of the "
-                  "above choices, only the check-in desk is a place where luggage is weighed.",
+        "above choices, only the check-in desk is a place where luggage is weighed.",
         output="(a) check-in desk",
     ),
     Exemplar(
-        input="What is a musician likely to feel when the audience claps for a long "
-              "time?\nAnswer Choices:\n(a) thirst\n(b) pride\n(c) boredom\n(d) itching\n(e) envy",
+        input="What is a musician likely to feel when the audience claps for a long time?\nAnswer "
+        "Choices:\n(a) thirst\n(b) pride\n(c) boredom\n(d) itching\n(e) envy",
         rationale="The answer must be a feeling that comes from being praised. Of the above "
-                  "choices, only pride comes from being praised.",
+        "choices, only pride comes from being praised.",
         output="(b) pride",
     ),
     Exemplar(
-        input="What do you need to have before you can borrow novels from the town for "
-              "free?\nAnswer Choices:\n(a) passport\n(b) swimsuit\n(c) driving licence\n(d) "
-              "library card\n(e) shopping list",
+        input="What do you need to have before you can borrow novels from the town for free?\n"
+        "Answer Choices:\n(a) passport\n(b) swimsuit\n(c) driving licence\n(d) library card\n(e) "
+        "shopping list",
         rationale="The answer must be something with which books can be borrowed. Of the above "
-                  "choices, only a library card lets a person borrow books.",
+        "choices, only a library card lets a person borrow books.",
         output="(d) library card",
     ),
     Exemplar(
         input="The hen sat on her eggs for three weeks, so what did the farmer expect to see "
-              "soon?\nAnswer Choices:\n(a) puppies\n(b) harvest\n(c) chicks\n(d) rainbow\n(e) "
-              "milk",
+        "soon?\nAnswer Choices:\n(a) puppies\n(b) harvest\n(c) chicks\n(d) rainbow\n(e) milk",
         rationale="The answer must be what comes out of the eggs of a hen. Of the above choices, "
-                  "only chicks come out of the eggs of a hen.",
+        "only chicks come out of the eggs of a hen.",
         output="(c) chicks",
     ),
     Exemplar(
         input="Where would you put leftover soup so that it stays fresh until tomorrow?\nAnswer "
-              "Choices:\n(a) bookcase\n(b) mailbox\n(c) toolbox\n(d) wardrobe\n(e) refrigerator",
+        "Choices:\n(a) bookcase\n(b) mailbox\n(c) toolbox\n(d) wardrobe\n(e) refrigerator",
         rationale="The answer must be a place that keeps food cold. Of the above choices, only a "
-                  "refrigerator keeps food cold.",
+        "refrigerator keeps food cold.",
         output="(e) refrigerator",
     ),
-)  # fmt: skip
+)
 
 PROMPT = Prompt(
     instruction=(

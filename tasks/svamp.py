@@ -31,75 +31,75 @@ def to_example(row: Row, completion: str | None) -> Example:
 EXEMPLARS = (
     Exemplar(
         input="A hotel has 10 floors with 45 rooms on each floor.\nHow many rooms does the hotel "
-              "have?",
+        "have?",
         rationale="Each floor has 45 rooms. There are 10 floors. So the hotel has 10 * 45 = 450 "
-                  "rooms.",
+        "rooms.",
         output="(10 * 45)",
     ),
     Exemplar(
-        input="Mira had 63 seashells. She gave 18 of them to her cousin.\nHow many seashells "
-              "does Mira have left?",
+        input="Mira had 63 seashells. She gave 18 of them to her cousin.\nHow many seashells does "
+        "Mira have left?",
         rationale="Mira had 63 seashells. She gave away 18. So she has 63 - 18 = 45 seashells "
-                  "left.",
+        "left.",
         output="(63 - 18)",
     ),
     Exemplar(
         input="A baker made 27 rye loaves and 34 wheat loaves before noon.\nHow many loaves did "
-              "the baker make?",
+        "the baker make?",
         rationale="The baker made 27 rye loaves and 34 wheat loaves. So the baker made 27 + 34 = "
-                  "61 loaves.",
+        "61 loaves.",
         output="(27 + 34)",
     ),
     Exemplar(
-        input="Omar puts 96 photos into 8 albums, the same number in each.\nHow many photos are "
-              "in each album?",
-        rationale="There are 96 photos and 8 albums with equally many. So each album has 96 / 8 "
-                  "= 12 photos.",
+        input="Omar puts 96 photos into 8 albums, the same number in each.\nHow many photos are in "
+        "each album?",
+        rationale="There are 96 photos and 8 albums with equally many. So each album has 96 / 8 = "
+        "12 photos.",
         output="(96 / 8)",
     ),
     Exemplar(
-        input="A tram had 41 riders. At the market 15 got off and 22 got on.\nHow many riders "
-              "are on the tram now?",
+        input="A tram had 41 riders. At the market 15 got off and 22 got on.\nHow many riders are "
+        "on the tram now?",
         rationale="The tram had 41 riders. After 15 got off there were 41 - 15 = 26. Then 22 got "
-                  "on, which makes 26 + 22 = 48.",
+        "on, which makes 26 + 22 = 48.",
         output="((41 - 15) + 22)",
     ),
     Exemplar(
         input="Lena buys 6 notebooks for 3 dollars each and a bag for 25 dollars.\nHow many "
-              "dollars does she spend?",
-        rationale="The notebooks cost 6 * 3 = 18 dollars. The bag costs 25 dollars. So she "
-                  "spends 18 + 25 = 43 dollars.",
+        "dollars does she spend?",
+        rationale="The notebooks cost 6 * 3 = 18 dollars. The bag costs 25 dollars. So she spends "
+        "18 + 25 = 43 dollars.",
         output="((6 * 3) + 25)",
     ),
     Exemplar(
         input="Ivo planted 52 tulips and 19 roses. His sister planted 30 tulips.\nHow many more "
-              "tulips than his sister did Ivo plant?",
-        rationale="Only tulips count. Ivo planted 52 and his sister planted 30. So Ivo planted "
-                  "52 - 30 = 22 more.",
+        "tulips than his sister did Ivo plant?",
+        rationale="Only tulips count. Ivo planted 52 and his sister planted 30. So Ivo planted 52 "
+        "- 30 = 22 more.",
         output="(52 - 30)",
     ),
     Exemplar(
-        input="After selling 37 lamps a shop has 85 lamps. It also has 12 tables.\nHow many "
-              "lamps did the shop have at first?",
-        rationale="The shop has 85 lamps after it sold 37. The tables do not count. So it had 85 "
-                  "+ 37 = 122 lamps at first.",
+        input="After selling 37 lamps a shop has 85 lamps. It also has 12 tables.\nHow many lamps "
+        "did the shop have at first?",
+        rationale="The shop has 85 lamps after it sold 37. The tables do not count. So it had 85 + "
+        "37 = 122 lamps at first.",
         output="(85 + 37)",
     ),
     Exemplar(
-        input="A coach has 74 balls. He keeps 14 and shares the others equally among 5 "
-              "teams.\nHow many balls does each team get?",
-        rationale="The coach shares 74 - 14 = 60 balls. There are 5 teams. So each team gets 60 "
-                  "/ 5 = 12 balls.",
+        input="A coach has 74 balls. He keeps 14 and shares the others equally among 5 teams.\nHow "
+        "many balls does each team get?",
+        rationale="The coach shares 74 - 14 = 60 balls. There are 5 teams. So each team gets 60 / "
+        "5 = 12 balls.",
         output="((74 - 14) / 5)",
     ),
     Exemplar(
         input="Each of 9 guides leads 16 visitors. There are also 4 drivers.\nHow many visitors "
-              "are there?",
+        "are there?",
         rationale="There are 9 guides, and each leads 16 visitors. The drivers do not count. So "
-                  "there are 9 * 16 = 144 visitors.",
+        "there are 9 * 16 = 144 visitors.",
         output="(9 * 16)",
     ),
-)  # fmt: skip
+)
 
 PROMPT = Prompt(
     instruction=(

@@ -16,6 +16,7 @@ problem's text decides by its checksum which split it may enter, so splits canno
 """
 
 import random
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -41,29 +42,31 @@ BLOCK, WRONG_IN_BLOCK = 50, 13
 _SPLIT_OF_CHECKSUM = {0: "test", 1: "validation"}
 _CHECKSUMS = 20
 
-NAMES = (
-    "Faye", "Julia", "Danny", "Bobby", "Luke", "Paco", "Kelly", "Rachel", "Dave", "Mary",
-    "Edward", "Jack", "Robin", "Emily", "Olivia", "Adam", "Haley", "Frank", "Lewis", "Megan",
-    "Tom", "Nancy", "Henry", "Rosa",
-)  # fmt: skip
-OBJECTS = (
-    "marbles", "cards", "stickers", "coins", "shells", "pencils", "crayons", "stamps", "buttons",
-    "beads", "apples", "oranges", "cookies", "candies", "books", "toys", "balls", "cups",
-    "plates", "flowers", "ribbons", "badges", "stones", "balloons",
-)  # fmt: skip
-GAINED = (
-    "got", "bought", "found", "won", "received", "picked up", "collected", "earned", "borrowed",
-    "was given", "dug up", "took home",
-)  # fmt: skip
-LOST = (
-    "lost", "sold", "gave away", "threw away", "broke", "dropped", "lent out", "used up",
-    "traded away", "donated", "left behind", "mislaid",
-)  # fmt: skip
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
+
+
+NAMES = _listed(
+    "Faye, Julia, Danny, Bobby, Luke, Paco, Kelly, Rachel, Dave, Mary, Edward, Jack, Robin, "
+    "Emily, Olivia, Adam, Haley, Frank, Lewis, Megan, Tom, Nancy, Henry, Rosa"
+)
+OBJECTS = _listed(
+    "marbles, cards, stickers, coins, shells, pencils, crayons, stamps, buttons, beads, apples, "
+    "oranges, cookies, candies, books, toys, balls, cups, plates, flowers, ribbons, badges, "
+    "stones, balloons"
+)
+GAINED = _listed(
+    "got, bought, found, won, received, picked up, collected, earned, borrowed, was given, dug "
+    "up, took home"
+)
+LOST = _listed(
+    "lost, sold, gave away, threw away, broke, dropped, lent out, used up, traded away, donated, "
+    "left behind, mislaid"
+)
 MAKES = ("makes", "paints", "wraps", "cleans", "checks", "sorts")
-BOXES = (
-    ("boxes", "box"), ("bags", "bag"), ("jars", "jar"), ("baskets", "basket"), ("trays", "tray"),
-    ("packs", "pack"), ("crates", "crate"), ("bins", "bin"),
-)  # fmt: skip
+_BOX = _listed("box, bag, jar, basket, tray, pack, crate, bin")
+BOXES = tuple((f"{box}es" if box == "box" else f"{box}s", box) for box in _BOX)
 HOURS = (("hours", "hour"), ("days", "day"), ("weeks", "week"), ("minutes", "minute"))
 COLOURS = ("red", "blue", "green", "yellow", "white", "black")
 
@@ -78,7 +81,7 @@ class Step(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A schema. Numbers: a, b, c, e large; g, h, k small. {n} {m} {q} people; {o} {p} {x} objects.
+    """A schema. Numbers: a, b, c, e large; g, h, k small. {n} {m} {q} people, {o} {p} {x} objects.
 
     A number that has a fact but is in no step is a distractor that belongs to the story.
     """
@@ -90,133 +93,161 @@ class Template(NamedTuple):
     steps: tuple[Step, ...]
 
 
-_HAD = {"a": "{n} had {a} {o}."}
-_HAS = {"a": "{n} has {a} {o}."}
-_NOW = {"a": "{n} has {a} {o} now."}
-_GOT = {"b": "{n} got {b} {o}."}
-_GAVE = {"b": "{n} lost {b} {o}."}
-_MORE = {"b": "{m} has {b} more."}
-_FEWER = {"b": "{m} has {b} fewer."}
-_GROUPS = {"g": "There are {g} {boxes}.", "k": "Each {box} has {k} {o}."}
-_FRIENDS = {"g": "There are {g} friends."}
-_TABLE = "{n} has {a} {o} and {b} {p}. {m} has {c} {o}."
-_TABLE_FACTS = _HAS | {"b": "{n} has {b} {p}.", "c": "{m} has {c} {o}."}
-_BOTH_KINDS = "{n} has {g} {boxes}. Each {box} has {k} {o} and {h} {p}."
-_BOTH_FACTS = _GROUPS | {"h": "Each {box} has {h} {p}."}
-_IN_BOXES = Step("*", "g", "k", "So the {boxes} hold {value} {o}.")
-_SO_HAS = "So {n} has {value} {o}."
+STORIES = """\
+# Change: the result, the start or the change is asked for.
+{n} had {a} {o}. {n} {gained} {b} {o}.
+  a: {n} had {a} {o}. | b: {n} got {b} {o}.
+  gain: How many {o} does {n} have now?
+    a + b: So {n} has {value} {o}.
+{n} had {a} {o}. {n} {lost} {b} {o}.
+  a: {n} had {a} {o}. | b: {n} lost {b} {o}.
+  loss: How many {o} does {n} have now?
+    a - b: So {n} has {value} {o}.
+{n} {gained} {b} {o}. Now {n} has {a} {o}.
+  a: {n} has {a} {o} now. | b: {n} got {b} {o}.
+  start_before_gain: How many {o} did {n} have at first?
+    a - b: So {n} had {value} {o}.
+{n} {lost} {b} {o}. Now {n} has {a} {o}.
+  a: {n} has {a} {o} now. | b: {n} lost {b} {o}.
+  start_before_loss: How many {o} did {n} have at first?
+    a + b: So {n} had {value} {o}.
+{n} had {b} {o}. {n} {gained} some. Now {n} has {a} {o}.
+  a: {n} has {a} {o} now. | b: {n} had {b} {o}.
+  amount_gained: How many {o} did {n} get?
+    a - b: So {n} got {value} {o}.
+{n} had {a} {o}. {n} {lost} some. Now {n} has {b} {o}.
+  a: {n} had {a} {o}. | b: {n} has {b} {o} now.
+  amount_lost: How many {o} did {n} lose?
+    a - b: So {n} lost {value} {o}.
+{n} had {a} {o}. {n} {gained} {b} {o}. {n} {lost} {c} {o}.
+  a: {n} had {a} {o}. | b: {n} got {b} {o}. | c: {n} lost {c} {o}.
+  gain_then_loss: How many {o} does {n} have now?
+    a + b: So {n} has {value} {o}. | 0 - c: So {n} has {value} {o}.
+{n} had {a} {o}. {n} {lost} {b} {o}. {m} took {c} more.
+  a: {n} had {a} {o}. | b: {n} lost {b} {o}. | c: {m} took {c}.
+  two_losses: How many {o} does {n} have now?
+    a - b: So {n} has {value} {o}. | 0 - c: So {n} has {value} {o}.
+{n} had {a} {o}. {n} {lost} {b} {o}, {gained} {c} {o} and made {e}.
+  a: {n} had {a} {o}. | b: {n} lost {b} {o}. | c: {n} got {c}. | e: {n} made {e}.
+  three_changes: How many {o} does {n} have now?
+    a - b: So {n} has {value} {o}. | 0 + c: So {n} has {value} {o}. | 1 + e: So {n} has {value} {o}.
+# Combine and compare: one story, and the question decides.
+{n} has {a} {o} and {b} {p}. {m} has {c} {o}.
+  a: {n} has {a} {o}. | b: {n} has {b} {p}. | c: {m} has {c} {o}.
+  combine_people: How many {o} do {n} and {m} have altogether?
+    a + c: So they have {value} {o}.
+  combine_kinds: How many {o} and {p} does {n} have?
+    a + b: So {n} has {value} {o} and {p}.
+  compare_kinds: How many more {o} than {p} does {n} have?
+    a - b: So {n} has {value} more {o}.
+  compare_people: How many more {o} than {m} does {n} have?
+    a - c: So {n} has {value} more {o}.
+  combine_all: How many {o} and {p} do {n} and {m} have altogether?
+    a + b: So {n} has {value} {o} and {p}. | 0 + c: So they have {value}.
+{n} has {a} {o}. {b} of the {o} are {red} and the rest are {blue}.
+  a: {n} has {a} {o}. | b: {b} {o} are {red}.
+  part_of_whole: How many {blue} {o} does {n} have?
+    a - b: So {value} {o} are {blue}.
+{n} has {a} {o}. {m} has {b} more {o} than {n}.
+  a: {n} has {a} {o}. | b: {m} has {b} more.
+  more_than: How many {o} does {m} have?
+    a + b: So {m} has {value} {o}.
+{n} has {a} {o}. {m} has {b} fewer {o} than {n}.
+  a: {n} has {a} {o}. | b: {m} has {b} fewer.
+  fewer_than: How many {o} does {m} have?
+    a - b: So {m} has {value} {o}.
+{n} has {a} {o}. {n} has {b} more {o} than {m}.
+  a: {n} has {a} {o}. | b: {m} has {b} fewer.
+  more_reversed: How many {o} does {m} have?
+    a - b: So {m} has {value} {o}.
+{n} has {a} {o}. {n} has {b} fewer {o} than {m}.
+  a: {n} has {a} {o}. | b: {m} has {b} more.
+  fewer_reversed: How many {o} does {m} have?
+    a + b: So {m} has {value} {o}.
+# Equal groups.
+{n} has {g} {boxes}. Each {box} has {k} {o}.
+  g: There are {g} {boxes}. | k: Each {box} has {k} {o}.
+  groups: How many {o} does {n} have?
+    g * k: So {n} has {value} {o}.
+{n} has {g} {boxes}. Each {box} has {k} {o} and {h} {p}.
+  g: There are {g} {boxes}. | k: Each {box} has {k} {o}. | h: Each {box} has {h} {p}.
+  groups_one_kind: How many {o} does {n} have?
+    g * k: So {n} has {value} {o}.
+  groups_both_kinds: How many {o} and {p} does {n} have?
+    k + h: So each {box} has {value}. | 0 * g: So {n} has {value}.
+{n} has {g} {boxes} with {k} {o} each. {n} {lost} {b} {o}.
+  g: There are {g} {boxes}. | k: Each {box} has {k} {o}. | b: {n} lost {b} {o}.
+  groups_then_loss: How many {o} does {n} have now?
+    g * k: So the {boxes} hold {value} {o}. | 0 - b: So {n} has {value} {o}.
+{n} has {g} {boxes} with {k} {o} each. {n} {gained} {b} {o}.
+  g: There are {g} {boxes}. | k: Each {box} has {k} {o}. | b: {n} got {b} {o}.
+  groups_then_gain: How many {o} does {n} have now?
+    g * k: So the {boxes} hold {value} {o}. | 0 + b: So {n} has {value} {o}.
+# Sharing.
+{n} has {a} {o}. {n} shares the {o} equally among {g} friends.
+  a: {n} has {a} {o}. | g: There are {g} friends.
+  share: How many {o} does each friend get?
+    a / g: So each gets {value} {o}.
+{n} has {a} {o}. {n} puts {k} {o} in each {box}.
+  a: {n} has {a} {o}. | k: Each {box} has {k} {o}.
+  pack: How many {boxes} does {n} need?
+    a / k: So {n} needs {value} {boxes}.
+{n} has {a} {o}. {m} has {b} {o}. {g} friends share all the {o}.
+  a: {n} has {a} {o}. | g: There are {g} friends. | b: {m} has {b} {o}.
+  share_both: How many {o} does each friend get?
+    a + b: So they have {value} {o}. | 0 / g: So each gets {value} {o}.
+{n} has {h} {boxes} with {k} {o} each. {n} {lost} {b} {o}. {g} friends share the rest.
+  g: There are {g} friends. | b: {n} lost {b} {o}.
+    h: There are {h} {boxes}. | k: Each {box} has {k} {o}.
+  share_rest: How many {o} does each friend get?
+    h * k: So the {boxes} hold {value} {o}. | 0 - b: So {n} has {value} {o}.
+    1 / g: So each gets {value} {o}.
+# Rates and prices.
+{n} {makes} {k} {o} each {hour}. {n} works for {h} {hours}.
+  k: {n} does {k} {o} each {hour}. | h: There are {h} {hours}.
+  rate: How many {o} will {n} finish?
+    k * h: So {n} does {value} {o}.
+{n} {makes} {a} {o} in {h} {hours}.
+  a: {n} does {a} {o}. | h: There are {h} {hours}.
+  rate_each: How many {o} does {n} finish each {hour}?
+    a / h: So {n} does {value} {o} each {hour}.
+{n} {makes} {k} {o} each {hour}. {m} {makes} {g} {o} each {hour}. They work for {h} {hours}.
+  k: {n} does {k}. | g: {m} does {g}. | h: There are {h} {hours}.
+  rate_gap: How many more {o} will {n} finish than {m}?
+    k - g: So {n} does {value} more each {hour}. | 0 * h: So {n} does {value} more.
+A {box} of {o} costs {k} dollars. {n} buys {g} {boxes}.
+  k: A {box} costs {k} dollars. | g: {n} buys {g} {boxes}.
+  cost: How many dollars does {n} pay?
+    g * k: So {n} pays {value} dollars.
+{n} had {a} dollars. {n} bought {g} {boxes} of {o} for {k} dollars each.
+  a: {n} had {a} dollars. | g: {n} buys {g} {boxes}. | k: A {box} costs {k} dollars.
+  money_left: How many dollars does {n} have now?
+    g * k: So {n} pays {value} dollars. | a - 0: So {n} has {value} dollars.
+"""
+"""A story; what each of its numbers says; then each question's name and the steps to its answer."""
 
-TEMPLATES = (
-    # Change: the result, the start or the change is asked for.
-    Template("gain", "{n} had {a} {o}. {n} {gained} {b} {o}.",
-             "How many {o} does {n} have now?", _HAD | _GOT, (Step("+", "a", "b", _SO_HAS),)),
-    Template("loss", "{n} had {a} {o}. {n} {lost} {b} {o}.",
-             "How many {o} does {n} have now?", _HAD | _GAVE, (Step("-", "a", "b", _SO_HAS),)),
-    Template("start_before_gain", "{n} {gained} {b} {o}. Now {n} has {a} {o}.",
-             "How many {o} did {n} have at first?", _NOW | _GOT,
-             (Step("-", "a", "b", "So {n} had {value} {o}."),)),
-    Template("start_before_loss", "{n} {lost} {b} {o}. Now {n} has {a} {o}.",
-             "How many {o} did {n} have at first?", _NOW | _GAVE,
-             (Step("+", "a", "b", "So {n} had {value} {o}."),)),
-    Template("amount_gained", "{n} had {b} {o}. {n} {gained} some. Now {n} has {a} {o}.",
-             "How many {o} did {n} get?", _NOW | {"b": "{n} had {b} {o}."},
-             (Step("-", "a", "b", "So {n} got {value} {o}."),)),
-    Template("amount_lost", "{n} had {a} {o}. {n} {lost} some. Now {n} has {b} {o}.",
-             "How many {o} did {n} lose?", _HAD | {"b": "{n} has {b} {o} now."},
-             (Step("-", "a", "b", "So {n} lost {value} {o}."),)),
-    Template("gain_then_loss", "{n} had {a} {o}. {n} {gained} {b} {o}. {n} {lost} {c} {o}.",
-             "How many {o} does {n} have now?", _HAD | _GOT | {"c": "{n} lost {c} {o}."},
-             (Step("+", "a", "b", _SO_HAS), Step("-", 0, "c", _SO_HAS))),
-    Template("two_losses", "{n} had {a} {o}. {n} {lost} {b} {o}. {m} took {c} more.",
-             "How many {o} does {n} have now?", _HAD | _GAVE | {"c": "{m} took {c}."},
-             (Step("-", "a", "b", _SO_HAS), Step("-", 0, "c", _SO_HAS))),
-    Template("three_changes", "{n} had {a} {o}. {n} {lost} {b} {o}, {gained} {c} {o} and made {e}.",
-             "How many {o} does {n} have now?",
-             _HAD | _GAVE | {"c": "{n} got {c}.", "e": "{n} made {e}."},
-             (Step("-", "a", "b", _SO_HAS), Step("+", 0, "c", _SO_HAS),
-              Step("+", 1, "e", _SO_HAS))),
-    # Combine and compare: one story, and the question decides.
-    Template("combine_people", _TABLE, "How many {o} do {n} and {m} have altogether?",
-             _TABLE_FACTS, (Step("+", "a", "c", "So they have {value} {o}."),)),
-    Template("combine_kinds", _TABLE, "How many {o} and {p} does {n} have?",
-             _TABLE_FACTS, (Step("+", "a", "b", "So {n} has {value} {o} and {p}."),)),
-    Template("compare_kinds", _TABLE, "How many more {o} than {p} does {n} have?",
-             _TABLE_FACTS, (Step("-", "a", "b", "So {n} has {value} more {o}."),)),
-    Template("compare_people", _TABLE, "How many more {o} than {m} does {n} have?",
-             _TABLE_FACTS, (Step("-", "a", "c", "So {n} has {value} more {o}."),)),
-    Template("combine_all", _TABLE, "How many {o} and {p} do {n} and {m} have altogether?",
-             _TABLE_FACTS, (Step("+", "a", "b", "So {n} has {value} {o} and {p}."),
-                            Step("+", 0, "c", "So they have {value}."))),
-    Template("part_of_whole", "{n} has {a} {o}. {b} of the {o} are {red} and the rest are {blue}.",
-             "How many {blue} {o} does {n} have?", _HAS | {"b": "{b} {o} are {red}."},
-             (Step("-", "a", "b", "So {value} {o} are {blue}."),)),
-    Template("more_than", "{n} has {a} {o}. {m} has {b} more {o} than {n}.",
-             "How many {o} does {m} have?", _HAS | _MORE,
-             (Step("+", "a", "b", "So {m} has {value} {o}."),)),
-    Template("fewer_than", "{n} has {a} {o}. {m} has {b} fewer {o} than {n}.",
-             "How many {o} does {m} have?", _HAS | _FEWER,
-             (Step("-", "a", "b", "So {m} has {value} {o}."),)),
-    Template("more_reversed", "{n} has {a} {o}. {n} has {b} more {o} than {m}.",
-             "How many {o} does {m} have?", _HAS | _FEWER,
-             (Step("-", "a", "b", "So {m} has {value} {o}."),)),
-    Template("fewer_reversed", "{n} has {a} {o}. {n} has {b} fewer {o} than {m}.",
-             "How many {o} does {m} have?", _HAS | _MORE,
-             (Step("+", "a", "b", "So {m} has {value} {o}."),)),
-    # Equal groups.
-    Template("groups", "{n} has {g} {boxes}. Each {box} has {k} {o}.",
-             "How many {o} does {n} have?", _GROUPS, (Step("*", "g", "k", _SO_HAS),)),
-    Template("groups_one_kind", _BOTH_KINDS, "How many {o} does {n} have?",
-             _BOTH_FACTS, (Step("*", "g", "k", _SO_HAS),)),
-    Template("groups_both_kinds", _BOTH_KINDS, "How many {o} and {p} does {n} have?",
-             _BOTH_FACTS, (Step("+", "k", "h", "So each {box} has {value}."),
-                           Step("*", 0, "g", "So {n} has {value}."))),
-    Template("groups_then_loss", "{n} has {g} {boxes} with {k} {o} each. {n} {lost} {b} {o}.",
-             "How many {o} does {n} have now?", _GROUPS | _GAVE,
-             (_IN_BOXES, Step("-", 0, "b", _SO_HAS))),
-    Template("groups_then_gain", "{n} has {g} {boxes} with {k} {o} each. {n} {gained} {b} {o}.",
-             "How many {o} does {n} have now?", _GROUPS | _GOT,
-             (_IN_BOXES, Step("+", 0, "b", _SO_HAS))),
-    # Sharing.
-    Template("share", "{n} has {a} {o}. {n} shares the {o} equally among {g} friends.",
-             "How many {o} does each friend get?", _HAS | _FRIENDS,
-             (Step("/", "a", "g", "So each gets {value} {o}."),)),
-    Template("pack", "{n} has {a} {o}. {n} puts {k} {o} in each {box}.",
-             "How many {boxes} does {n} need?", _HAS | {"k": "Each {box} has {k} {o}."},
-             (Step("/", "a", "k", "So {n} needs {value} {boxes}."),)),
-    Template("share_both", "{n} has {a} {o}. {m} has {b} {o}. {g} friends share all the {o}.",
-             "How many {o} does each friend get?", _HAS | _FRIENDS | {"b": "{m} has {b} {o}."},
-             (Step("+", "a", "b", "So they have {value} {o}."),
-              Step("/", 0, "g", "So each gets {value} {o}."))),
-    Template("share_rest", "{n} has {h} {boxes} with {k} {o} each. {n} {lost} {b} {o}. "
-             "{g} friends share the rest.", "How many {o} does each friend get?",
-             _FRIENDS | _GAVE | {"h": "There are {h} {boxes}.", "k": "Each {box} has {k} {o}."},
-             (Step("*", "h", "k", "So the {boxes} hold {value} {o}."), Step("-", 0, "b", _SO_HAS),
-              Step("/", 1, "g", "So each gets {value} {o}."))),
-    # Rates and prices.
-    Template("rate", "{n} {makes} {k} {o} each {hour}. {n} works for {h} {hours}.",
-             "How many {o} will {n} finish?",
-             {"k": "{n} does {k} {o} each {hour}.", "h": "There are {h} {hours}."},
-             (Step("*", "k", "h", "So {n} does {value} {o}."),)),
-    Template("rate_each", "{n} {makes} {a} {o} in {h} {hours}.",
-             "How many {o} does {n} finish each {hour}?",
-             {"a": "{n} does {a} {o}.", "h": "There are {h} {hours}."},
-             (Step("/", "a", "h", "So {n} does {value} {o} each {hour}."),)),
-    Template("rate_gap", "{n} {makes} {k} {o} each {hour}. {m} {makes} {g} {o} each {hour}. "
-             "They work for {h} {hours}.", "How many more {o} will {n} finish than {m}?",
-             {"k": "{n} does {k}.", "g": "{m} does {g}.", "h": "There are {h} {hours}."},
-             (Step("-", "k", "g", "So {n} does {value} more each {hour}."),
-              Step("*", 0, "h", "So {n} does {value} more."))),
-    Template("cost", "A {box} of {o} costs {k} dollars. {n} buys {g} {boxes}.",
-             "How many dollars does {n} pay?",
-             {"k": "A {box} costs {k} dollars.", "g": "{n} buys {g} {boxes}."},
-             (Step("*", "g", "k", "So {n} pays {value} dollars."),)),
-    Template("money_left", "{n} had {a} dollars. {n} bought {g} {boxes} of {o} for {k} dollars "
-             "each.", "How many dollars does {n} have now?",
-             {"a": "{n} had {a} dollars.", "g": "{n} buys {g} {boxes}.",
-              "k": "A {box} costs {k} dollars."},
-             (Step("*", "g", "k", "So {n} pays {value} dollars."),
-              Step("-", "a", 0, "So {n} has {value} dollars."))),
-)  # fmt: skip
+
+def _items(text: str) -> list[tuple[str, str]]:
+    pairs = (item.partition(": ") for item in re.split(r" \| |\n +", text.strip()))
+    return [(key, value) for key, _, value in pairs]
+
+
+def _operand(text: str) -> str | int:
+    return int(text) if text.isdigit() else text
+
+
+def _templates(text: str) -> Iterator[Template]:
+    for block in re.split(r"\n(?! )", re.sub(r"(?m)^#.*\n", "", text).strip()):
+        story, facts, *questions = re.split(r"\n  (?! )", block)
+        for (name, question), *lines in map(_items, questions):
+            steps = []
+            for formula, sentence in lines:
+                left, operation, right = formula.split()
+                steps.append(Step(operation, _operand(left), _operand(right), sentence))
+            yield Template(name, story, question, dict(_items(facts)), tuple(steps))
+
+
+TEMPLATES = tuple(_templates(STORIES))
 
 DISTRACTORS = (
     ("{n} has {d} {x}.", "{n} has {d} {x}."),
@@ -375,9 +406,9 @@ def _swapped(problem: _Problem, dice: _Dice) -> tuple[Step, ...] | None:
 
 
 def _distracted(problem: _Problem, dice: _Dice) -> tuple[Step, ...] | None:
-    used = [(i, s) for i, step in enumerate(problem.steps) for s in ("left", "right")
-            if isinstance(getattr(step, s), str)]  # fmt: skip
-    unused = set(problem.facts) - {getattr(problem.steps[i], side) for i, side in used}
+    places = [(at, side) for at in range(len(problem.steps)) for side in ("left", "right")]
+    used = [(at, s) for at, s in places if isinstance(getattr(problem.steps[at], s), str)]
+    unused = set(problem.facts) - {getattr(problem.steps[at], side) for at, side in used}
     if not unused:
         return None
     at, side = dice.pick(used)
@@ -400,36 +431,36 @@ EXEMPLARS = (
     ),
     Exemplar(
         input="Noah has 44 stamps and 9 coins. Noah sold 20 stamps.\nHow many stamps does Noah "
-              "have now?",
+        "have now?",
         rationale="Noah had 44 stamps. Noah lost 20 stamps. So Noah has 44 - 20 stamps.",
         output="( 44 - 20 )",
     ),
     Exemplar(
         input="Ines has 7 trays. Each tray has 5 cups. Ines is 33 years old.\nHow many cups does "
-              "Ines have?",
+        "Ines have?",
         rationale="There are 7 trays. Each tray has 5 cups. So Ines has 7 * 5 cups.",
         output="( 7 * 5 )",
     ),
     Exemplar(
         input="Viktor has 72 shells. Viktor shares the shells equally among 8 friends.\nHow many "
-              "shells does each friend get?",
+        "shells does each friend get?",
         rationale="Viktor has 72 shells. There are 8 friends. So each gets 72 / 8 shells.",
         output="( 72 / 8 )",
     ),
     Exemplar(
         input="Greta has 61 books. Greta has 26 more books than Amir.\nHow many books does Amir "
-              "have?",
+        "have?",
         rationale="Greta has 61 books. Amir has 26 fewer. So Amir has 61 - 26 books.",
         output="( 61 - 26 )",
     ),
     Exemplar(
         input="Simon has 6 bags with 4 stones each. Simon lost 10 stones.\nHow many stones does "
-              "Simon have now?",
+        "Simon have now?",
         rationale="There are 6 bags. Each bag has 4 stones. So the bags hold 6 * 4 stones. Simon "
-                  "lost 10 stones. So Simon has ( 6 * 4 ) - 10 stones.",
+        "lost 10 stones. So Simon has ( 6 * 4 ) - 10 stones.",
         output="( ( 6 * 4 ) - 10 )",
     ),
-)  # fmt: skip
+)
 
 PROMPT = Prompt(
     instruction=(

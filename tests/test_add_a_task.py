@@ -21,11 +21,10 @@ from dss_jax.teacher.prompting import PromptOptions, request_body
 PAGE = Path(__file__).parents[1] / "docs" / "add_a_task.md"
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-TINY = [
-    "--gin.Train.steps=2", "--gin.Data.batch_size=4", "--gin.T5Config.emb_dim=16",
-    "--gin.T5Config.num_heads=2", "--gin.T5Config.head_dim=8", "--gin.T5Config.mlp_dim=32",
-    "--gin.T5Config.num_encoder_layers=1", "--gin.T5Config.num_decoder_layers=1",
-]  # fmt: skip
+MODEL = {"emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
+LAYERS = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+TINY = [f"--gin.T5Config.{name}={value}" for name, value in (MODEL | LAYERS).items()]
+TINY += ["--gin.Train.steps=2", "--gin.Data.batch_size=4"]
 
 
 def page_files() -> dict[str, str]:
@@ -79,9 +78,8 @@ def table_row(text: str, name: str) -> list[str]:
 
 def test_the_page_has_what_it_promises() -> None:
     assert len(page_files()) == 6
-    assert [c[:2] for c in page_commands()][:3] == [
-        ["tasks", "show"], ["tasks", "stats"], ["train", "--task"]
-    ]  # fmt: skip
+    first = [" ".join(command[:2]) for command in page_commands()][:3]
+    assert first == ["tasks show", "tasks stats", "train --task"]
 
 
 def test_show_prints_examples_as_the_model_sees_them(folder: Path) -> None:
@@ -126,8 +124,8 @@ def test_train(folder: Path) -> None:
 
 
 def test_a_teacher_is_asked(folder: Path) -> None:
-    snippet = re.search(r"^```python\n(from dss_jax.core.prompt.*?)^```$", PAGE.read_text(),
-                        re.M | re.S)[1]  # fmt: skip
+    pattern = r"^```python\n(from dss_jax.core.prompt.*?)^```$"
+    snippet = re.search(pattern, PAGE.read_text(), re.M | re.S)[1]
     head, _, task = page_files()["tasks/sink_or_float_raw.py"].partition("TASK = ")
     file = folder / "tasks" / "sink_or_float_asked.py"
     task = task.replace("sink_or_float_raw", file.stem, 1).replace(
@@ -147,6 +145,5 @@ def test_a_teacher_is_asked(folder: Path) -> None:
 
 def test_raw_completions(folder: Path) -> None:
     found = examples(load_task_file(folder / "tasks" / "sink_or_float_raw.py"), "train")
-    assert [(e.label, e.teacher_label, e.rationale) for e in found] == [
-        ("yes", "yes", "Steel is denser than water."), ("no", "", "")
-    ]  # fmt: skip
+    expected = [("yes", "yes", "Steel is denser than water."), ("no", "", "")]
+    assert [(e.label, e.teacher_label, e.rationale) for e in found] == expected

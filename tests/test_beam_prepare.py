@@ -13,16 +13,24 @@ from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.data import prepare
-from dss_jax.data.store import TokenStore
+from dss_jax.data.store import StoreSplit, TokenStore
 
 TASK = """
+import dataclasses
+
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import DistillationTask, Jsonl, plain_example
+
+
+def to_example(row, completion):
+    example = plain_example(row, completion)
+    return dataclasses.replace(example, rationales=tuple(row.get("several", ())))
+
 
 TASK = DistillationTask(
     name="lines", description="lines", licence="none",
     sources=(Jsonl(files={"train": "train.jsonl", "test": "test.jsonl"}),),
-    to_example=plain_example, scorer=TEXT_ACCURACY,
+    to_example=to_example, scorer=TEXT_ACCURACY,
 )
 """
 
@@ -62,10 +70,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A task file with data beside it, and a module with SeqIO tasks; the working folder."""
     (tmp_path / "lines.py").write_text(TASK)
     for split, count in (("train", 23), ("test", 4)):
-        rows = [
-            {"input": f"{i} plus {i}", "label": f"sum {2 * i}", "teacher_label": f"sum {i}",
-             "rationale": f"because {i}" * (i % 3)} for i in range(count)
-        ]  # fmt: skip
+        rows: list[dict[str, Any]] = [
+            {
+                "input": f"{i} plus {i}</s>sooooooo",
+                "label": f"sum {2 * i}",
+                "teacher_label": f"sum {i}",
+                "rationale": f"because {i}" * (i % 3),
+            }
+            for i in range(count)
+        ]
+        if split == "train":
+            # In the second part of seven rows, and in no other.
+            rows[9]["several"] = ["because 9", "or not", "because 9"]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{split}.jsonl").write_text(text)
     for name, count in (("a", 19), ("b", 11)):
@@ -78,9 +94,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _store(task: config.Task, name: str, folder: Path, beam: Any = None) -> TokenStore:
     data = config.Data(store_dir=str(folder / name))
-    return prepare.ensure_store(
-        task, VOCABULARY, data, task_dirs=[folder], log=lambda _: None, beam=beam
-    )
+    return prepare.ensure_store(task, VOCABULARY, data, task_dirs=[folder], beam=beam)
 
 
 def _files(store: TokenStore) -> dict[str, bytes]:
@@ -96,14 +110,18 @@ OWN_TASK = config.Task(mixture_or_task_name="own_mix", mixture_or_task_module="o
 def test_beam_makes_the_same_bytes(task: config.Task, folder: Path) -> None:
     pytest.importorskip("apache_beam", reason='needs pip install "dss-jax[beam]"')
     options = {
-        "pipeline_options": ["--runner=DirectRunner"], "temp_dir": str(folder / "parts"),
-        "rows": 7, "data_dir": None, "rationales": [],
-    }  # fmt: skip
+        "pipeline_options": ["--runner=DirectRunner"],
+        "temp_dir": str(folder / "parts"),
+        "rows": 7,
+    }
     ordinary = _files(_store(task, "ordinary", folder))
     made = _files(_store(task, "beam", folder, options))
     assert made.keys() == ordinary.keys()
     assert [name for name in made if made[name] != ordinary[name]] == []
-    assert json.loads(made["manifest.json"])["splits"]["train"]["rows"] in (23, 48)
+    splits = json.loads(made["manifest.json"])["splits"]
+    assert splits["train"]["rows"] in (23, 48)
+    columns = {split: "rationale_samples" in entry["columns"] for split, entry in splits.items()}
+    assert columns == {"train": task.name == "lines", "test": False}
     # Nothing is left of the parts.
     assert not list((folder / "parts").iterdir())
 
@@ -119,9 +137,9 @@ def test_a_cached_task_of_seqio_is_read(folder: Path) -> None:
     pytest.importorskip("apache_beam", reason="seqio_cache_tasks needs Apache Beam")
     cache = folder / "cache"
     command = [
-        sys.executable, "-m", "seqio.scripts.cache_tasks_main", "--tasks=own_first",
-        f"--output_cache_dir={cache}", "--module_import=own_tasks", "--min_shards=1",
-    ]  # fmt: skip
+        *(sys.executable, "-m", "seqio.scripts.cache_tasks_main", "--tasks=own_first"),
+        *(f"--output_cache_dir={cache}", "--module_import=own_tasks", "--min_shards=1"),
+    ]
     subprocess.run(command, check=True, capture_output=True, env=_environ(folder))
     own = {"mixture_or_task_name": "own_first", "mixture_or_task_module": "own_tasks"}
     fresh = _store(config.Task(**own), "fresh", folder)
@@ -129,19 +147,18 @@ def test_a_cached_task_of_seqio_is_read(folder: Path) -> None:
     store = _store(cached, "cached", folder)
     assert store.manifest["key"] != fresh.manifest["key"]
     for split in ("train", "test"):
-        rows = [
-            sorted(
-                (s.split(split).text("input")[i], tuple(s.split(split).tokens("label_inputs")[i]),
-                 tuple(s.split(split).tokens("label_targets")[i]))
-                for i in range(len(s.split(split)))
-            )
-            for s in (fresh, store)
-        ]  # fmt: skip
+        rows = [sorted(_rows(one.split(split))) for one in (fresh, store)]
         assert rows[0] == rows[1]
         assert rows[0]
     # The text is not read again: the cache alone is.
     (folder / "a.tsv").unlink()
     assert _store(cached, "again", folder).manifest["files"] == store.manifest["files"]
+
+
+def _rows(split: StoreSplit) -> list[tuple]:
+    columns = [split.tokens(name) for name in ("label_inputs", "label_targets")]
+    texts = split.text("input")[:]
+    return [(text, *(tuple(column[i]) for column in columns)) for i, text in enumerate(texts)]
 
 
 def _environ(folder: Path) -> dict[str, str]:

@@ -303,7 +303,7 @@ def _release_store(task: str, folder: Path) -> tuple[config.Run, TokenStore]:
         data=config.Data(store_dir=str(folder)),
         model=dataclasses.replace(NO_DROPOUT, vocab_size=32128),
     )
-    return run, ensure_store(run.task, run.vocabulary, run.data, log=lambda _: None)
+    return run, ensure_store(run.task, run.vocabulary, run.data)
 
 
 needs_release = pytest.mark.skipif(

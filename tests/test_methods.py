@@ -1,6 +1,7 @@
 """Forms of inputs and targets, what is left out of them, and what an epoch draws."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -223,16 +224,28 @@ class TestExtras:
         np.testing.assert_array_equal(make.rows[5:] - 37, np.flatnonzero(labelled))
         assert make.left_out == 9 - labelled.sum()
 
-    def test_svamp_with_asdiv_from_the_command_line(self, tmp_path: Path) -> None:
+    def test_svamp_with_asdiv_from_the_command_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    ) -> None:
+        from dss_jax.cli.main import main
         from dss_jax.core.config import Data, Task, Vocabulary
+        from dss_jax.data import prepare_child
         from dss_jax.data.prepare import ensure_store
 
         release = Path(__file__).parent / "fixtures" / "release"
+        command = ["prepare", "--task", "svamp", "--extra_task", "asdiv"]
+        places = {"data_dir": release, "vocabulary": toy.VOCABULARY, "store_dir": tmp_path}
+        assert main([*command, *(f"--{flag}={place}" for flag, place in places.items())]) == 0
+        assert re.findall(r"token store: .*/(\w+)-", capsys.readouterr().out) == ["svamp", "asdiv"]
+        # Nothing is left to be made for those who train.
+        monkeypatch.setattr(prepare_child, "run", None)
         task = Task(name="svamp", data_dir=str(release), extra_tasks="asdiv")
         store = ensure_store(
-            task, Vocabulary(path=str(toy.VOCABULARY)), Data(store_dir=str(tmp_path)),
-            need=("train",), log=lambda _: None,
-        )  # fmt: skip
+            task,
+            Vocabulary(path=str(toy.VOCABULARY)),
+            Data(store_dir=str(tmp_path)),
+            need=("train",),
+        )
         (extra,) = store.extras
         assert extra.manifest["name"] == "asdiv"
         assert store.key == f"{store.manifest['key']}+{extra.manifest['key']}"

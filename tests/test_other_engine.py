@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from dss_jax.cli.main import main
 from dss_jax.core import config, environment
 from dss_jax.core.engine_config import check_for_t5x
 from dss_jax.core.errors import UsageError
+from dss_jax.core.log import shown
 from dss_jax.data import prepare_child
 from dss_jax.run import other_engine
 from dss_jax.train.loop import Interrupted
@@ -70,18 +72,16 @@ def test_without_t5x_the_command_says_what_is_missing(
 
 
 STAND_IN = """
-import os, signal, sys, time
-from dss_jax.data.seqio_child import serve
+import logging, os, signal, time
 
-def answer(request, say):
+def answer(request):
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
-    say(f"trains {request['run']['train']['steps']} steps on {os.environ['PLACE']}")
+    steps = request["run"]["train"]["steps"]
+    logging.getLogger("dss_jax").info(f"trains {steps} steps on {os.environ['PLACE']}")
     while request["task_dirs"] and not asked:
         time.sleep(0.02)
-    return {"interrupted": 3} if asked else {"results": {"steps": request["run"]["train"]["steps"]}}
-
-sys.exit(serve(answer))
+    return {"interrupted": 3} if asked else {"results": {"steps": steps}}
 """
 
 
@@ -94,23 +94,26 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return {**os.environ, "PLACE": "the accelerator"}
 
 
-def test_results_come_back(toy_store, stand_in: dict[str, str]) -> None:
-    said: list[str] = []
-    results = other_engine.train(toy.make_run(), toy_store, (), said.append, stand_in)
+def test_results_come_back(
+    toy_store, stand_in: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dss_jax")
+    results = other_engine.train(toy.make_run(), toy_store, (), print, stand_in)
     assert results == {"steps": 6}
-    assert said == ["trains 6 steps on the accelerator"]
+    assert caplog.messages == ["trains 6 steps on the accelerator"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_goes_to_the_child_which_saves(
     toy_store, stand_in: dict[str, str], number: signal.Signals
 ) -> None:
-    def send(_: str) -> None:
-        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+    class Send(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
 
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="after 3 steps"):
-        other_engine.train(toy.make_run(), toy_store, ["."], send, stand_in)
+    with pytest.raises(Interrupted, match="after 3 steps"), shown(Send()):
+        other_engine.train(toy.make_run(), toy_store, ["."], print, stand_in)
     assert signal.getsignal(number) == before
 
 
@@ -124,6 +127,6 @@ def test_other_children_keep_their_own_variables(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(prepare_child.subprocess, "Popen", Child)
     with pytest.raises(FileNotFoundError):
-        prepare_child.run({}, print)
+        prepare_child.run({})
     assert seen["env"]["JAX_PLATFORMS"] == "cpu"
     assert not seen["new"]

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import http.server
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.log import shown
 from dss_jax.data import prepare, prepare_child, vocabulary
 from dss_jax.data.prepare import ensure_store
 from dss_jax.data.store import TokenStore
@@ -45,7 +47,6 @@ class Place:
     """A folder with a task of its own, and the settings to prepare it."""
 
     folder: Path
-    said: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def task(self) -> config.Task:
@@ -61,20 +62,21 @@ class Place:
         vocabulary: config.Vocabulary | None = None,
         **kwargs: Any,
     ) -> TokenStore:
-        self.said.clear()
         store = kwargs.pop("store", None)
         return ensure_store(
             task or self.task,
             vocabulary or self.vocabulary,
             config.Data(store_dir=str(self.folder / "stores"), store=store),
             task_dirs=[self.folder / "tasks"],
-            log=self.said.append,
             **kwargs,
         )
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Place:
+    caplog.set_level(logging.INFO, "dss_jax")
     monkeypatch.delenv("DSS_DATA_DIR", raising=False)
     for name in ("tasks", "data"):
         (tmp_path / name).mkdir()
@@ -90,7 +92,7 @@ def quick_child(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replaces the child process; returns the keys of the stores that it was asked to make."""
     made: list[str] = []
 
-    def run(request: dict[str, Any], log: Callable[[str], None]) -> None:
+    def run(request: dict[str, Any]) -> None:
         made.append(request["key"])
         split = SplitBuilder(("label_inputs",), ("id",))
         split.append({"label_inputs": [3, 1]}, {"id": "r"})
@@ -99,8 +101,8 @@ def quick_child(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             "unavailable": {"test": "no network"},
         }
         model = Path(request.get("vocabulary", MODEL))
-        write_store(Path(request["path"]), {"train": split}, model, request.get("extra_ids", 0),
-                    fields, replace=True)  # fmt: skip
+        extra_ids = request.get("extra_ids", 0)
+        write_store(Path(request["path"]), {"train": split}, model, extra_ids, fields, replace=True)
 
     monkeypatch.setattr(prepare_child, "run", run)
     return made
@@ -109,33 +111,32 @@ def quick_child(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 class TestRealChild:
     """Starts TensorFlow; once."""
 
-    def test_a_store_is_made_once_without_tensorflow_here(self, place: Place) -> None:
+    def test_a_store_is_made_once_without_tensorflow_here(
+        self, place: Place, caplog: pytest.LogCaptureFixture
+    ) -> None:
         code = (
             "import sys\n"
             "from pathlib import Path\n"
+            "from dss_jax.core.log import shown\n"
             "from tests.test_prepare import Place\n"
-            "place = Place(Path(sys.argv[1]))\n"
-            "store = place.ensure()\n"
-            "print(store.path, *place.said, sep='\\n')\n"
+            "with shown():\n"
+            "    store = Place(Path(sys.argv[1])).ensure()\n"
+            "print(store.path)\n"
             "assert not {'tensorflow', 'seqio', 'jax'} & set(sys.modules)\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(place.folder)],
-            capture_output=True, text=True, check=False,
-            cwd=ROOT,
-        )  # fmt: skip
+        command = [sys.executable, "-c", code, str(place.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        path, first, *rest = done.stdout.splitlines()
+        first, *rest, path = done.stdout.splitlines()
         assert first.startswith("preparing the token store of mine (once): ")
         assert "  train: 2 rows" in rest
         store = place.ensure()
-        assert place.said == []
+        assert caplog.messages == []
         assert str(store.path) == path
         assert store.splits == ("train", "validation", "test")
-        assert store.manifest["counts"]["test"] == {
-            "rows": 4, "label": 4, "teacher_label": 0, "rationale": 0,
-        }  # fmt: skip
+        counts = store.manifest["counts"]["test"]
+        assert counts == {"rows": 4, "label": 4, "teacher_label": 0, "rationale": 0}
         own = vocabulary.SentencePiece(store.vocabulary_path, store.extra_ids)
         test = store.split("test")
         assert test.tokens("label_inputs")[1].tolist() == own.encode_input(
@@ -157,19 +158,20 @@ class TestRealChild:
         (place.folder / "v.model").write_bytes(MODEL.read_bytes())
         request = {**prepare.make_request(place.task, place.vocabulary, [place.folder / "tasks"])}
         with pytest.raises(prepare_child.PrepareError, match=r"Traceback(.|\n)*KeyError: 'path'"):
-            prepare_child.run(request, print)
+            prepare_child.run(request)
 
     def test_an_interrupted_child_leaves_nothing(self, place: Place) -> None:
         request = prepare.make_request(place.task, place.vocabulary, [place.folder / "tasks"])
         stores = place.folder / "stores"
         stores.mkdir()
 
-        def interrupt(_: str) -> None:
-            raise KeyboardInterrupt
+        class Interrupt(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                raise KeyboardInterrupt
 
-        # The first progress line comes when the child has begun to tokenise.
-        with pytest.raises(KeyboardInterrupt):
-            prepare_child.run({**request, "path": str(stores / "s")}, interrupt)
+        # The first message comes when the child has begun to tokenise.
+        with pytest.raises(KeyboardInterrupt), shown(Interrupt()):
+            prepare_child.run({**request, "path": str(stores / "s")})
         assert list(stores.iterdir()) == []
 
 
@@ -204,7 +206,7 @@ class TestKey:
         elif change == "extra_ids":
             cfg = dataclasses.replace(cfg, extra_ids=1)
         else:
-            monkeypatch.setattr(prepare, "CODE", prepare.CODE[1:])
+            monkeypatch.setattr(prepare, "package_digest", lambda *rooms: f"another of {rooms}")
         second = place.ensure(task, cfg)
         assert second.path != first.path
         assert len(set(quick_child)) == 2
@@ -224,19 +226,26 @@ class TestKey:
         place.ensure(need=["train", "test"])
         assert len(quick_child) == 2
 
-    def test_damage_is_said_and_repaired(self, place: Place, quick_child: list[str]) -> None:
+    def test_damage_is_said_and_repaired(
+        self, place: Place, quick_child: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
         path = place.ensure().path
         values = path / "train" / "label_inputs.values.npy"
         values.write_bytes(values.read_bytes()[:-1])
+        caplog.clear()
         place.ensure()
-        assert "damaged" in place.said[0]
-        assert "made again" in place.said[0]
+        assert "damaged" in caplog.messages[0]
+        assert "made again" in caplog.messages[0]
         assert len(quick_child) == 2
         place.ensure()
         assert len(quick_child) == 2
 
     def test_two_at_once_make_one(
-        self, place: Place, quick_child: list[str], monkeypatch: pytest.MonkeyPatch
+        self,
+        place: Place,
+        quick_child: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         run = prepare_child.run
 
@@ -254,7 +263,7 @@ class TestKey:
             thread.join()
         assert len(found) == 3
         assert len(quick_child) == 1
-        assert any("waiting" in line for p in places for line in p.said)
+        assert any("waiting" in line for line in caplog.messages)
 
     def test_a_users_seqio_module_is_part_of_the_key(
         self, tmp_path: Path, quick_child: list[str], monkeypatch: pytest.MonkeyPatch
@@ -264,7 +273,7 @@ class TestKey:
         (tmp_path / "pack").mkdir()
         for text in ("x = 1", "x = 1", "x = 2"):
             (tmp_path / "pack" / "mod.py").write_text(text)
-            ensure_store(task, config.Vocabulary(), config.Data(store_dir="s"), log=lambda _: None)
+            ensure_store(task, config.Vocabulary(), config.Data(store_dir="s"))
         assert len(quick_child) == 2
         assert all(p.name.startswith(("a_b-", ".lock-a_b-")) for p in (tmp_path / "s").iterdir())
 
@@ -275,7 +284,7 @@ class TestGivenStore:
         path = place.ensure().path.rename(tmp_path / "copied")
         for gone in ("data", "tasks"):
             (place.folder / gone).rename(place.folder / f"{gone}-gone")
-        store = ensure_store(place.task, place.vocabulary, config.Data(store=str(path)), log=print)
+        store = ensure_store(place.task, place.vocabulary, config.Data(store=str(path)))
         assert store.path == path
 
     @pytest.mark.parametrize(
@@ -300,6 +309,13 @@ class TestGivenStore:
                 dataclasses.replace(place.vocabulary, **cfg),
                 store=str(path),
             )
+
+    def test_records_that_are_not_all_here_are_not_compared(self, place: Place) -> None:
+        path = place.ensure().path
+        here = place.folder / "here.jsonl"
+        here.write_text("")
+        task = dataclasses.replace(place.task, rationales=f"gs://mine/there.jsonl,{here}")
+        assert place.ensure(task, store=str(path)).path == path
 
     def test_one_that_is_not_there(self, place: Place) -> None:
         with pytest.raises(UsageError, match=r"is no token store"):
@@ -352,7 +368,26 @@ class TestVocabularyFile:
             vocabulary.resolve(f"{server}/none.model")
         with pytest.raises(UsageError, match=r"cannot fetch"):
             vocabulary.resolve("http://127.0.0.1:9/v.model")
-        assert list((tmp_path / "cache" / "vocabularies").iterdir()) == []
+        assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+    def test_one_that_ends_early_is_not_taken(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Short(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"x" * 999)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with http.server.HTTPServer(("127.0.0.1", 0), Short) as served:
+            threading.Thread(target=served.handle_request, daemon=True).start()
+            with pytest.raises(UsageError, match=r"cannot fetch .*IncompleteRead\(999 bytes"):
+                vocabulary.resolve(f"http://127.0.0.1:{served.server_port}/v.model")
+        assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
 
     def test_a_public_bucket_is_fetched_over_https(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[str] = []

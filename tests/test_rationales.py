@@ -1,6 +1,7 @@
 """Records in place of the data's own teacher text: joining, messages, and the store's key."""
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ def record(example: Example, status: str = "ok", **other: Any) -> Record:
         status=status, label=label, raw_label=label, rationale=rationale, text="as it came"
     )
     fields = {
-        "id": example.id, "input": example.input, "gold": example.label, "teacher_label": label,
-        "agreement": float(ok), "status": status, "samples": (sample,),
-    }  # fmt: skip
+        **{"id": example.id, "input": example.input, "gold": example.label},
+        **{"teacher_label": label, "agreement": float(ok), "status": status, "samples": (sample,)},
+    }
     return Record(**(fields | other))
 
 
@@ -211,25 +212,26 @@ class TestStore:
             keys.add(self.key(file))
         assert len(keys) == 1
 
-    def test_the_store_holds_what_the_rows_have(self, cqa: Cqa, tmp_path: Path) -> None:
+    def test_the_store_holds_what_the_rows_have(
+        self, cqa: Cqa, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Starts TensorFlow."""
         train = cqa.splits["train"]
         records = [record(e, "ok" if i else "no_answer") for i, e in enumerate(train)]
         file = cqa.write(records)
-        said: list[str] = []
+        caplog.set_level(logging.INFO, "dss_jax")
 
         def ensure(**data: Any) -> Any:
-            said.clear()
-            return ensure_store(
-                self.cfg(file), config.Vocabulary(path=str(MODEL), extra_ids=0),
-                config.Data(store_dir=str(tmp_path / "stores"), **data), log=said.append,
-            )  # fmt: skip
+            caplog.clear()
+            settings = config.Data(store_dir=str(tmp_path / "stores"), **data)
+            own = config.Vocabulary(path=str(MODEL), extra_ids=0)
+            return ensure_store(self.cfg(file), own, settings)
 
         store = ensure()
         joined, lines = cqa.join(file)
-        assert said[-3:] == lines
+        assert caplog.messages[-3:] == lines
         ensure()
-        assert said == lines
+        assert caplog.messages == lines
         for split, found in joined.items():
             for column in ("id", "teacher_label", "rationale"):
                 expected = [getattr(e, column) for e in found]

@@ -157,11 +157,13 @@ class TestFiles:
             ('{"input": "x"}\n[1]\n', "a.jsonl, line 2: must be a JSON object"),
             ('{"text": "x"}\n', "line 1: field 'input' is missing. The row has: text"),
             ('{"input": " "}\n', "line 1: the input is empty"),
-            ('{"input": "x", "id": 1}\n{"input": "y", "id": 1}\n',
-             "line 2: id '1' was seen before, at .*line 1"),
+            (
+                '{"input": "x", "id": 1}\n{"input": "y", "id": 1}\n',
+                "line 2: id '1' was seen before, at .*line 1",
+            ),
             ("", "has no rows"),
         ],
-    )  # fmt: skip
+    )
     def test_ill_formed_jsonl(self, tmp_path: Path, text: str, message: str) -> None:
         (tmp_path / "a.jsonl").write_text(text)
         with pytest.raises(UsageError, match=message):

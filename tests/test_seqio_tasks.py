@@ -4,8 +4,10 @@ The one test file that imports TensorFlow into the test process.
 """
 
 import csv
+import dataclasses
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,11 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import PREFIXES
 from dss_jax.core.registry import load_task
-from dss_jax.core.types import DistillationTask, Example, SeqioSource, plain_example
+from dss_jax.core.types import Example, SeqioSource, plain_example
 from dss_jax.data import prepare
 from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
 from dss_jax.data.store import TEXT_COLUMNS, TokenStore, open_store
-from dss_jax.data.tokens import token_columns
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.records.files import write_records
 from dss_jax.records.records import Header
@@ -34,6 +35,8 @@ MODEL = ROOT / "tasks" / "vocabularies" / "word_problems.model"
 SHARED = ROOT.parent / "shared" / "data"
 T5_MODEL = SHARED / "vocab" / "t5_sentencepiece_32000.model"
 EXTRA_IDS = 10
+SETTINGS: dict[str, Any] = {"vocabulary_path": MODEL, "extra_ids": EXTRA_IDS, "data_dir": RELEASE}
+"""Of `register`."""
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +49,7 @@ def register(seqio: Any) -> Any:
     from dss_jax.data import seqio_tasks
 
     def call(name: str, **settings: Any) -> dict[str, Any]:
-        settings = {
-            "vocabulary_path": MODEL, "extra_ids": EXTRA_IDS, "data_dir": RELEASE, **settings,
-        }  # fmt: skip
-        return seqio_tasks.register(load_task(name), **settings)
+        return seqio_tasks.register(load_task(name), **SETTINGS | settings)
 
     return call
 
@@ -69,11 +69,8 @@ class TestPairs:
     def pairs(self, seqio: Any) -> Any:
         from dss_jax.data import seqio_pairs
 
-        def call(name: str, **settings: Any) -> Any:
-            seqio_pairs.register(
-                load_task(name), vocabulary_path=MODEL, extra_ids=EXTRA_IDS, data_dir=RELEASE,
-                **settings,
-            )  # fmt: skip
+        def call(name: str) -> Any:
+            seqio_pairs.register(load_task(name), **SETTINGS)
             return seqio_pairs
 
         return call
@@ -132,6 +129,22 @@ class TestPairs:
         assert module.paired("svamp") == "svamp_paired"
         assert module.paired("svamp_unlabeled") == "svamp_unlabeled_paired"
         assert module.paired("svamp_label") == "svamp_label"
+
+    def test_white_space_is_a_target_as_in_the_store(
+        self, seqio: Any, pairs: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from dss_jax.data import rows
+
+        found = [
+            Example(id=str(i), input="x", label=label, rationale=rationale)
+            for i, (label, rationale) in enumerate([("1", " "), (" ", "2"), ("3", "")])
+        ]
+        monkeypatch.setattr(rows, "examples", lambda *_: found)
+        pairs("svamp")
+        features = ("targets", "rationale_targets")
+        made = [[r[f].tolist() for f in features] for r in rows_of(seqio, "svamp_paired", "train")]
+        assert [row[0] for row in made] == [made[0][0], [1], made[2][0]]
+        assert [row[1] for row in made] == [[1], made[1][1], []]
 
     @pytest.mark.parametrize("pack", [False, True])
     def test_other_tasks_weigh_each_token_alike(
@@ -207,10 +220,9 @@ class TestRegistered:
         for name, label in (("svamp", "svamp_label"), ("svamp_unlabeled", "svamp_teacher_label")):
             mixture = seqio.get_mixture_or_task(name)
             assert {t.name for t in mixture.tasks} == {label, "svamp_rationale"}
-        mixed = rows_of(
-            seqio, "svamp", "test", shuffle=True, num_epochs=1,
-            sequence_length={"inputs": 256, "targets": 128},
-        )  # fmt: skip
+        once = {"shuffle": True, "num_epochs": 1}
+        lengths = {"inputs": 256, "targets": 128}
+        mixed = rows_of(seqio, "svamp", "test", sequence_length=lengths, **once)
         assert 5 <= len(mixed) <= 12
 
     def test_long_rows_are_cut_with_eos(self, seqio: Any, register: Any) -> None:
@@ -227,15 +239,11 @@ class TestRegistered:
         assert not tasks["rationale"].metric_fns
 
     def test_separator_becomes_the_eos_id(self, seqio: Any, register: Any) -> None:
-        tasks = register("esnli", examples={"train": [
-            Example(id="0", input="A man</s>A dog", label="neutral"),
-            Example(id="1", input="</s>b</s></s>", label="neutral"),
-        ]})  # fmt: skip
+        inputs = ("A man</s>A dog", "</s>b</s></s>")
+        found = [Example(id=i, input=i, label="neutral") for i in inputs]
+        register("esnli", examples={"train": found})
         vocabulary = SentencePiece(MODEL, EXTRA_IDS)
-        first, second = list(
-            tasks["label"].get_dataset(sequence_length=None, split="train", shuffle=False)
-            .as_numpy_iterator()
-        )  # fmt: skip
+        first, second = rows_of(seqio, "esnli_label", "train")
         prefix = vocabulary.encode("[label] ")
         man = vocabulary.encode("[label] A man")
         assert first["inputs"].tolist() == [*man, 1, *vocabulary.encode("A dog"), 1]
@@ -352,71 +360,19 @@ class TestTfds:
 
             return seqio.FunctionDataSource(lines, splits=["train"])
 
-        task = DistillationTask(
-            name="mine", description="d", licence="l",
-            sources=(SeqioSource(make=make, splits=("train",)),), to_example=plain_example,
-            scorer=load_task("cqa").scorer,
-        )  # fmt: skip
+        sources = (SeqioSource(make=make, splits=("train",)),)
+        task = dataclasses.replace(load_task("esnli"), sources=sources, to_example=plain_example)
         assert [e.input for e in examples(task, "train")] == ["one", "two"]
 
 
-def make_store(tmp_path: Path, task: config.Task) -> TokenStore:
+def make_store(tmp_path: Path, task: config.Task, model: Path = MODEL) -> TokenStore:
     """What the child process does, in this process."""
     from dss_jax.data import seqio_prepare
 
-    vocabulary = config.Vocabulary(path=str(MODEL), extra_ids=EXTRA_IDS)
+    vocabulary = config.Vocabulary(path=str(model), extra_ids=EXTRA_IDS)
     request = {**prepare.make_request(task, vocabulary), "path": str(tmp_path / "store")}
-    seqio_prepare.make(request, lambda _: None)
+    seqio_prepare.make(request)
     return open_store(tmp_path / "store")
-
-
-TRICKY = (
-    "", " ", "  two  spaces ", "line\nbreak\ttab", "½ ﬁ ü 中 🙂", "a</s>b", "</s>",
-    "</s></s> x</s>", "sooooooo yummy aaaaaaaaa hmmmmmmm zzzzzzz 0000000",
-    "<extra_id_0> and <extra_id_9>", "nul\x00byte", "▁ \u2581 word", "e\u0301 \u00e9 \u200b",
-)  # fmt: skip
-"""Texts on which two tokenisers are likely to differ."""
-
-
-class TestTokens:
-    """The quick path of `dss prepare`, against SeqIO's own pipeline."""
-
-    @pytest.mark.parametrize("style", ["paper", "released_code"])
-    @pytest.mark.parametrize("name", ["cqa", "svamp", "esnli", "anli1", "word_problems"])
-    def test_they_are_seqios(self, seqio: Any, name: str, style: str) -> None:
-        from dss_jax.data.seqio_prepare import quick_tokens, seqio_tokens
-
-        task, vocabulary = load_task(name), SentencePiece(MODEL, EXTRA_IDS)
-        found = examples(task, "validation", RELEASE)[:60]
-        found += [
-            Example(id=f"{i}", input=text, label=text, teacher_label=text[:3], rationale=text * 2)
-            for i, text in enumerate(TRICKY)
-        ]
-        quick = quick_tokens({"validation": found}, vocabulary, style, print)["validation"]
-        slow = seqio_tokens(task, "validation", found, vocabulary, style, lambda _: None)
-        assert quick.keys() == slow.keys()
-        for column, rows in quick.items():
-            assert rows == [list(map(int, ids)) for ids in slow[column]], column
-
-    def test_where_they_are_not_seqio_does_it_all(
-        self, seqio: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from dss_jax.data import seqio_prepare
-
-        def wrong(*args: Any, **kwargs: Any) -> dict[str, list[list[int]]]:
-            columns = token_columns(*args, **kwargs)
-            columns["rationale_targets"][0] = [7, 1]
-            return columns
-
-        task, vocabulary, said = load_task("svamp"), SentencePiece(MODEL, EXTRA_IDS), []
-        found = examples(task, "test", RELEASE)
-        args = (task, {"train": found[:3], "test": found}, vocabulary, "paper", said.append)
-        right = seqio_prepare.task_tokens(*args)["test"]
-        assert not any("differ" in text for text in said)
-        monkeypatch.setattr(seqio_prepare, "token_columns", wrong)
-        again = seqio_prepare.task_tokens(*args)["test"]
-        assert any("differ from SeqIO's" in text for text in said)
-        assert [list(ids) for ids in again["rationale_targets"]] == right["rationale_targets"]
 
 
 class TestStore:
@@ -452,6 +408,21 @@ class TestStore:
         with pytest.raises(UsageError, match=r"changed while its token store was made"):
             make_store(tmp_path, config.Task(name="svamp", data_dir=str(RELEASE)))
         assert not (tmp_path / "store").exists()
+
+    def test_a_changed_file_of_a_seqio_source_makes_it_anew(
+        self, seqio: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The key does not cover what only SeqIO knows: the manifest does."""
+        (tmp_path / "lines.txt").write_text("one\ntwo\n")
+        (tmp_path / "lines.py").write_text(OF_SEQIO.format(folder=tmp_path))
+        monkeypatch.setenv("DSS_TASK_PATH", str(tmp_path))
+        store = make_store(tmp_path, config.Task(name="lines"))
+        assert store.split("train").text("input")[:] == ["one", "two"]
+        assert prepare._look(store.path, ())[0] is not None
+        (tmp_path / "lines.txt").write_text("one\ntwo\nthree\n")
+        again, why = prepare._look(store.path, ())
+        assert again is None
+        assert re.search(r"lines.txt has changed since .* It is made again", why)
 
     def test_a_users_own_mixture(
         self, seqio: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -505,6 +476,33 @@ seqio.MixtureRegistry.add("my_mix", ["my_first", "my_second"], default_rate=1.0)
 """
 
 
+OF_SEQIO = """
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.types import DistillationTask, Example, SeqioSource
+
+
+def make():
+    import seqio
+    import tensorflow as tf
+
+    def of_line(line):
+        return {{"line": line}}
+
+    class Lines(seqio.TextLineDataSource):
+        def get_dataset(self, *args, **kwargs):
+            return super().get_dataset(*args, **kwargs).map(of_line)
+
+    return Lines({{"train": "{folder}/lines.txt"}})
+
+
+TASK = DistillationTask(
+    name="lines", description="d", licence="l",
+    sources=(SeqioSource(make=make, splits=("train",)),),
+    to_example=lambda row, _: Example(id="", input=row["line"]), scorer=TEXT_ACCURACY,
+)
+"""
+
+
 class TestForms:
     """Joint targets and PINTO's inputs, put together from columns, are SeqIO's of the joined
     text.
@@ -526,7 +524,6 @@ class TestForms:
             config.Task(name=name, data_dir=str(RELEASE)),
             config.Vocabulary(path=str(model), extra_ids=extra_ids),
             config.Data(store_dir=str(tmp_path)),
-            log=lambda _: None,
         )
         split = "validation" if name == "esnli" else "train"
         for suffix, form in self.CASES:
@@ -561,8 +558,7 @@ class TestForms:
         assert first != other
         vocabulary = SentencePiece(MODEL, EXTRA_IDS)
         for row in first:
-            assert (len(row["inputs"]), len(row["targets"])) == (
-                len(first[0]["inputs"]), len(first[0]["targets"]),
-            )  # fmt: skip
+            for feature, ids in row.items():
+                assert len(ids) == len(first[0][feature])
             assert row["inputs"][-1] == row["targets"][-1] == 1
             assert row["targets"][0] == vocabulary.vocab_size - 1

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from dss_jax.cli.main import main
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
+from dss_jax.core.remote_copies import INDEX
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.data import prepare, remote_stores, rows, vocabulary
+from dss_jax.data import prepare, rows, vocabulary
 from dss_jax.data.store import open_store
 from dss_jax.interop.formats import read_weights, write_weights
 from dss_jax.interop.weights import flat
@@ -74,6 +76,11 @@ def bucket(request: pytest.FixtureRequest) -> str:
     return f"{request.param}://mine/{request.node.name.partition('[')[0]}"
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Ours alone: the servers log, too."""
+    return [r.message for r in caplog.records if r.name.startswith("dss_jax")]
+
+
 def test_local_paths_stay_what_they_are(tmp_path: Path) -> None:
     assert storage.place(tmp_path / "x") == tmp_path / "x"
     assert isinstance(storage.place(str(tmp_path)), Path)
@@ -101,18 +108,21 @@ def test_files_are_written_and_read(bucket: str) -> None:
     assert storage.exists(bucket)
 
 
-def test_a_copy_is_made_once_for_each_version(bucket: str) -> None:
-    place, said = storage.place(bucket), []
+def test_a_copy_is_made_once_for_each_version(
+    bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dss_jax")
+    place = storage.place(bucket)
     write_whole(place / "a.txt", "one")
     write_whole(place / "b" / "c.txt", "two")
-    copy = storage.local_folder(bucket, said.append)
+    copy = storage.local_folder(bucket)
     assert (copy / "b" / "c.txt").read_text() == "two"
-    assert storage.local_folder(f"{bucket}/", said.append) == copy
-    assert said == [f"fetching 2 files, 0.0 MB, from {bucket}"]
+    assert storage.local_folder(f"{bucket}/") == copy
+    assert said(caplog) == [f"fetching 2 files, 0.0 MB, from {bucket}"]
     write_whole(place / "a.txt", "ONE")
     (place / "b" / "c.txt").unlink()
-    storage.local_folder(bucket, said.append)
-    assert said[1:] == [f"fetching 1 files, 0.0 MB, from {bucket}"]
+    storage.local_folder(bucket)
+    assert said(caplog)[1:] == [f"fetching 1 files, 0.0 MB, from {bucket}"]
     assert (copy / "a.txt").read_text() == "ONE"
     assert not (copy / "b" / "c.txt").exists()
 
@@ -126,7 +136,7 @@ def test_a_name_in_a_bucket_never_leaves_the_copy(
     gcs.put(f"{folder}/config.gin", b"whole")
     gcs.put(f"{folder}/{name}", b"from the bucket")
     with pytest.raises(UsageError, match=r"names a file .* outside of its folder"):
-        storage.local_folder(f"gs://{folder}", lambda _: None)
+        storage.local_folder(f"gs://{folder}")
     assert not [f for f in tmp_path.rglob("*") if f.is_file()]
 
 
@@ -136,15 +146,15 @@ def test_what_a_bucket_says_was_copied_deletes_nothing_outside(
     monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path / "cache"))
     mine = tmp_path / "cache" / "mine.txt"
     gcs.put("mine/index/a", b"one")
-    copy = storage.local_folder("gs://mine/index", lambda _: None)
+    copy = storage.local_folder("gs://mine/index")
     mine.write_text("mine")
     # A copy that was put back into the bucket; and one that an earlier version has let in.
-    gcs.put(f"mine/index/{storage.INDEX}", json.dumps({"../../mine.txt": ["4", ""]}).encode())
-    storage.local_folder("gs://mine/index", lambda _: None)
-    assert json.loads((copy / storage.INDEX).read_text()).keys() == {"a"}
-    (copy / storage.INDEX).write_text(json.dumps({"../../mine.txt": ["4", ""]}))
+    gcs.put(f"mine/index/{INDEX}", json.dumps({"../../mine.txt": ["4", ""]}).encode())
+    storage.local_folder("gs://mine/index")
+    assert json.loads((copy / INDEX).read_text()).keys() == {"a"}
+    (copy / INDEX).write_text(json.dumps({"../../mine.txt": ["4", ""]}))
     with pytest.raises(UsageError, match="outside of its folder"):
-        storage.local_folder("gs://mine/index", lambda _: None)
+        storage.local_folder("gs://mine/index")
     assert mine.read_text() == "mine"
 
 
@@ -153,12 +163,12 @@ def test_a_link_does_not_lead_out_of_the_copy(
 ) -> None:
     monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path / "cache"))
     gcs.put("mine/links/a", b"one")
-    copy = storage.local_folder("gs://mine/links", lambda _: None)
+    copy = storage.local_folder("gs://mine/links")
     (tmp_path / "elsewhere").mkdir()
     (copy / "sub").symlink_to(tmp_path / "elsewhere")
     gcs.put("mine/links/sub/b", b"two")
     with pytest.raises(UsageError, match="leads out of"):
-        storage.local_folder("gs://mine/links", lambda _: None)
+        storage.local_folder("gs://mine/links")
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
@@ -188,12 +198,14 @@ def test_missing_credentials_are_said(s3: str) -> None:
     assert "aws configure" in done.stderr
 
 
-def test_a_store_is_copied_once_and_checked(bucket: str, toy_store) -> None:
+def test_a_store_is_copied_once_and_checked(
+    bucket: str, toy_store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dss_jax")
     storage.upload_folder(toy_store.path, bucket, last="manifest.json")
-    said: list[str] = []
     data = config.Data(store=bucket)
     vocab = config.Vocabulary(extra_ids=0)
-    store = prepare.ensure_store(config.Task(name="toy"), vocab, data, log=said.append)
+    store = prepare.ensure_store(config.Task(name="toy"), vocab, data)
     assert store.manifest == toy_store.manifest
     np.testing.assert_array_equal(
         store.split("test").tokens("label_inputs").values,
@@ -202,11 +214,11 @@ def test_a_store_is_copied_once_and_checked(bucket: str, toy_store) -> None:
     # A damaged copy is fetched again; a damaged original is an error.
     damaged = store.path / "vocabulary.model"
     damaged.write_bytes(b"x" * damaged.stat().st_size)
-    assert remote_stores.open_anywhere(bucket, said.append).manifest == toy_store.manifest
-    assert len(said) == 2
+    assert prepare.open_anywhere(bucket).manifest == toy_store.manifest
+    assert len(said(caplog)) == 2
     write_whole(storage.place(bucket) / "vocabulary.model", "damaged")
     with pytest.raises(UsageError, match=r"is damaged: vocabulary\.model"):
-        remote_stores.open_anywhere(bucket, said.append)
+        prepare.open_anywhere(bucket)
 
 
 def test_one_machine_makes_a_store_and_the_others_fetch_it(
@@ -214,7 +226,7 @@ def test_one_machine_makes_a_store_and_the_others_fetch_it(
 ) -> None:
     made: list[Path] = []
 
-    def make(request, path, need, log, beam):
+    def make(request, path, need, beam):
         made.append(path)
         return open_store(shutil.copytree(toy_store.path, path))
 
@@ -223,7 +235,7 @@ def test_one_machine_makes_a_store_and_the_others_fetch_it(
     for machine in ("one", "two"):
         monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path / machine))
         task, vocab = config.Task(name="word_problems"), config.Vocabulary()
-        store = prepare.ensure_store(task, vocab, data, log=lambda _: None)
+        store = prepare.ensure_store(task, vocab, data)
         assert store.manifest == toy_store.manifest
     assert [path.parent for path in made] == [tmp_path / "one" / "stores"]
 
@@ -296,10 +308,8 @@ def test_a_run_lives_in_a_bucket(gcs: FakeGcs, toy_store, said: list[str]) -> No
     )
     results = single.train(run, toy_store, TEXT_ACCURACY)
     written = {n.removeprefix("mine/runs/toy/") for n in gcs.objects if n.startswith("mine/runs")}
-    assert {
-        "config.gin", "results.json", "metrics.jsonl", "curves.png", "t5_config.json",
-        "spiece.model", "predictions/test-best.jsonl",
-    } <= written  # fmt: skip
+    texts = {"config.gin", "results.json", "metrics.jsonl", "t5_config.json"}
+    assert texts | {"curves.png", "spiece.model", "predictions/test-best.jsonl"} <= written
     assert json.loads(gcs.objects["mine/runs/toy/results.json"]) == results
     steps = {n.split("/")[1] for n in written if n.startswith("checkpoints/")}
     assert steps == {str(results["best_step"]), "4"}

@@ -12,8 +12,8 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import shipped
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.registry import load_task, load_task_file, task_names
-from dss_jax.core.types import DistillationTask, Example
-from dss_jax.data.rows import available_splits, examples, needs_tensorflow
+from dss_jax.core.types import DistillationTask, Example, SeqioSource, Tfds
+from dss_jax.data.rows import available_splits, examples, source_of
 from dss_jax.records.records import Reply
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import FORMS, PromptOptions, outputs, request_body
@@ -31,7 +31,7 @@ def some_rows(task: DistillationTask) -> list[Example]:
 def local_splits(task: DistillationTask) -> list[str]:
     """Without those that would be downloaded; the tests that import TensorFlow have them."""
     found = available_splits(task, RELEASE)
-    return [s for s in found if not needs_tensorflow(task, s, RELEASE)]
+    return [s for s in found if not isinstance(source_of(task, s, RELEASE), Tfds | SeqioSource)]
 
 
 def prompt_of(task: DistillationTask) -> Prompt:
@@ -145,10 +145,8 @@ def test_loading_tasks_is_quick_and_imports_nothing_heavy() -> None:
         "heavy = {'tensorflow', 'seqio', 'jax', 'flax', 'numpy', 'sentencepiece', 'gin'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     seconds, heavy = done.stdout.splitlines()
     assert heavy == "[]"
     assert float(seconds) < 2.0

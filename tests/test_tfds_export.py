@@ -5,6 +5,7 @@ Imports TensorFlow; the fixture exports once.
 
 import json
 import re
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_rationales import MODEL, record
 from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.log import shown
 from dss_jax.core.types import Example
 from dss_jax.data import seqio_export
 from dss_jax.data.prepare import ensure_store
@@ -67,10 +69,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("tensorflow_datasets")
     folder = tmp_path_factory.mktemp("export")
     files = [write(folder, "train"), write(folder, "test", records("test", 3))]
-    said: list[str] = []
-    path = seqio_export.export_records(files, folder / "data", version="1.2.0", say=said.append)
+    handler = BufferingHandler(10)
+    with shown(handler):
+        path = seqio_export.export_records(files, folder / "data", version="1.2.0")
     assert path == folder / "data" / "sums_rationales" / "1.2.0"
-    assert said == ["train: 30 records in 1 shards", "test: 3 records in 1 shards"]
+    told = ["train: 30 records in 1 shards", "test: 3 records in 1 shards"]
+    assert [record.getMessage() for record in handler.buffer] == told
     return folder / "data"
 
 
@@ -96,11 +100,9 @@ def test_seqio_reads_what_the_records_say_in_their_order(exported: Path) -> None
     assert len(rows) == ROWS
     for row, expected in zip(rows, records("train"), strict=True):
         assert row.pop("agreement") == expected.agreement
-        assert {k: v.decode() for k, v in row.items()} == {
-            "id": expected.id, "input": expected.input, "label": expected.gold,
-            "teacher_label": expected.teacher_label, "rationale": expected.rationale,
-            "status": expected.status,
-        }  # fmt: skip
+        same = ("id", "input", "teacher_label", "rationale", "status")
+        texts = {"label": expected.gold, **{name: getattr(expected, name) for name in same}}
+        assert {k: v.decode() for k, v in row.items()} == texts
 
 
 def test_a_seqio_task_over_it_is_trained_by_its_name(
@@ -113,7 +115,6 @@ def test_a_seqio_task_over_it_is_trained_by_its_name(
         config.Task(mixture_or_task_name="explained", mixture_or_task_module="sums_task"),
         config.Vocabulary(),
         config.Data(store_dir=str(tmp_path / "stores")),
-        log=lambda _: None,
     )
     train = store.split("train")
     expected = [r for r in records("train") if r.status == "ok"]

@@ -47,7 +47,8 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         check_new_folder(Path(target))
 
     from dss_jax.cli.tables import number, print_table
-    from dss_jax.data.vocabulary import file_digest, resolve
+    from dss_jax.core.digest import file_digest
+    from dss_jax.data.vocabulary import resolve
     from dss_jax.interop.formats import read_weights, write_weights
     from dss_jax.interop.model_files import vocabulary_size
     from dss_jax.model.t5 import count_parameters

@@ -8,7 +8,6 @@ The store can be copied to a machine without TensorFlow and used there with --st
 
 import argparse
 import importlib.util
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +22,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     options.add_run_flags(parser)
     parser.add_argument("--beam", action="store_true", help="with Apache Beam, on many machines")
     parser.add_argument(
-        "--pipeline_options", default="--runner=DirectRunner", metavar="A,B",
+        "--pipeline_options",
+        default="--runner=DirectRunner",
+        metavar="A,B",
         help="of Beam, separated by commas, as seqio_cache_tasks takes them",
-    )  # fmt: skip
+    )
     parser.add_argument("--temp_dir", help="for Beam's parts: a folder that all workers can write")
     parser.add_argument(
         "--rows_per_part", type=int, default=20_000, help="that a worker of Beam takes (20000)"
@@ -48,9 +49,6 @@ def _beam(args: argparse.Namespace, task: config.Task) -> dict[str, Any]:
         "pipeline_options": [o for o in args.pipeline_options.split(",") if o],
         "temp_dir": args.temp_dir,
         "rows": args.rows_per_part,
-        # As given, not the local copies, for the workers are other machines.
-        "data_dir": task.data_dir or os.environ.get("DSS_DATA_DIR"),
-        "rationales": list(task.record_files),
     }
 
 
@@ -62,12 +60,14 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.data.prepare import ensure_store
     from dss_jax.layouts.summary import report_cuts
 
-    store = ensure_store(
-        run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs,
-        beam=_beam(args, run.task) if args.beam else None,
-    )  # fmt: skip
-    for name in store.splits:
-        print(f"{name}: {len(store.split(name)):,} rows")
-    report_cuts(store, run.data, print)
-    print(f"token store: {store.path}")
+    # Stores of extra tasks are made for those who train.
+    need = ("train",) if run.task.extra_tasks else ()
+    beam = _beam(args, run.task) if args.beam else None
+    dirs = resolved.task_dirs
+    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=dirs, need=need, beam=beam)
+    for one in (store, *store.extras):
+        for name in one.splits:
+            print(f"{name}: {len(one.split(name)):,} rows")
+        report_cuts(one, run.data)
+        print(f"token store: {one.path}")
     return 0

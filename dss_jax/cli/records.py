@@ -93,7 +93,7 @@ def _export(args: argparse.Namespace) -> None:
     from dss_jax.data import prepare_child
 
     request = {"files": args.files, "folder": args.to, "name": args.name, "version": args.version}
-    path = Path(prepare_child.run(request, print, "dss_jax.data.seqio_export"))
+    path = Path(prepare_child.run(request, "dss_jax.data.seqio_export"))
     name, version, folder = path.parent.name, path.name, path.parents[1]
     print(f"data set: {path}")
     print(f'seqio.TfdsDataSource(tfds_name="{name}:{version}", tfds_data_dir="{folder}")')

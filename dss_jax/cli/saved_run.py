@@ -59,9 +59,7 @@ def reopen(
     check_settings(run)
 
     def open_store() -> TokenStore:
-        store = ensure_store(
-            run.task, run.vocabulary, run.data, task_dirs=task_dirs, log=processes.say
-        )
+        store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=task_dirs)
         for split in splits:
             store.split(split)
         return store

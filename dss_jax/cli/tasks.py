@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.core import config, registry
+from dss_jax.core import registry
 from dss_jax.core.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -58,82 +58,80 @@ def _list(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argume
     return 0
 
 
-def _show(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+def _resolved(
+    args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser
+) -> tuple[options.Resolved, "TokenStore"]:
     resolved = options.resolve(args, rest, parser)
     from dss_jax.data.prepare import ensure_store
-    from dss_jax.layouts.summary import describe_examples
 
     run = resolved.run
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs)
+    return resolved, store
+
+
+def _show(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    resolved, store = _resolved(args, rest, parser)
+    from dss_jax.layouts.summary import describe_examples
+
     split = {"valid": "validation"}.get(args.split, args.split)
-    for text in describe_examples(store, split, args.n, run.data):
+    for text in describe_examples(store, split, args.n, resolved.run.data):
         print(text)
     return 0
 
 
 def _stats(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    resolved = options.resolve(args, rest, parser)
+    resolved, store = _resolved(args, rest, parser)
     assert resolved.task is not None
     from dss_jax.cli.tables import number, print_table
-    from dss_jax.data.prepare import ensure_store
     from dss_jax.layouts import summary
 
     run, task = resolved.run, resolved.task
-    store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs)
-    rows = [
-        [
-            s.split,
-            number(s.rows),
-            number(s.teacher_accuracy),
-            number(s.invalid_labels),
-            number(s.empty_labels),
-            number(s.empty_rationales),
-            f"{number(s.rationale_words[0], 1)}/{number(s.rationale_words[1], 0)}",
-        ]
-        for s in summary.label_counts(task, run.task.data_dir, store.splits, run.task.record_files)
-    ]
+    files = run.task.record_files
+    counts = summary.label_counts(task, run.task.data_dir, store.splits, files)
+    shown = ("rows", "teacher_accuracy", "invalid_labels", "empty_labels", "empty_rationales")
+    heads = ("rows", "teacher accuracy", "invalid labels", "of them empty", "empty rationales")
     print_table(
         f"{task.name}: rows and the teacher's labels ({task.scorer.name}, %)",
-        ("split", "rows", "teacher accuracy", "invalid labels", "of them empty",
-         "empty rationales", "rationale words mean/p99"),
-        rows,
+        ("split", *heads, "rationale words mean/p99"),
+        [
+            [
+                c.split,
+                *(number(getattr(c, name)) for name in shown),
+                f"{number(c.rationale_words[0], 1)}/{number(c.rationale_words[1], 0)}",
+            ]
+            for c in counts
+        ],
         note="Invalid: none of the labels allowed for that row, or none at all.",
-    )  # fmt: skip
-    lengths = [
-        [f"{s.split} {s.column}", *(number(v, d) for v, d in
-         ((s.mean, 1), (s.median, 0), (s.p99, 0), (s.longest, 0))), number(s.cut)]
-        for s in summary.token_lengths(store, run.data)
-    ]  # fmt: skip
+    )
+    digits = {"mean": 1, "median": 0, "p99": 0, "longest": 0}
     print_table(
         f"{task.name}: tokens, prefix and EOS included, under the vocabulary of the store",
         ("split, feature", "mean", "p50", "p99", "max", "cut"),
-        lengths,
+        [
+            [
+                f"{c.split} {c.column}",
+                *(number(getattr(c, name), n) for name, n in digits.items()),
+                number(c.cut),
+            ]
+            for c in summary.token_lengths(store, run.data)
+        ],
         note=f"Cut: longer than {run.data.input_length} (inputs) or {run.data.target_length} "
         "(targets) tokens.",
     )
-    _print_padding(store, run)
+    if "train" in store.splits:
+        auto = {"flat": " (CPU, GPU)", "packed": " (TPU)"}
+        print_table(
+            f"{run.task.name}: padding of training batches of {run.data.batch_size} examples",
+            ("layout", "compiled shapes", "row input/target", "executed / useful FLOPs"),
+            [
+                [
+                    p.layout + auto.get(p.layout, ""),
+                    number(p.shapes),
+                    f"{p.length[0]}/{p.length[1]}",
+                    number(p.waste, 2),
+                ]
+                for p in summary.padding(store, run)
+            ],
+            note="FLOPs of T5 v1.1 base; of another model they differ little.",
+        )
     return 0
-
-
-def _print_padding(store: "TokenStore", run: config.Run) -> None:
-    from dss_jax.cli.tables import number, print_table
-    from dss_jax.layouts.summary import padding
-
-    if "train" not in store.splits:
-        return
-    auto = {"flat": " (CPU, GPU)", "packed": " (TPU)"}
-    rows = [
-        [
-            p.layout + auto.get(p.layout, ""),
-            number(p.shapes),
-            f"{p.length[0]}/{p.length[1]}",
-            number(p.waste, 2),
-        ]
-        for p in padding(store, run)
-    ]
-    print_table(
-        f"{run.task.name}: padding of training batches of {run.data.batch_size} examples",
-        ("layout", "compiled shapes", "row input/target", "executed / useful FLOPs"),
-        rows,
-        note="FLOPs of T5 v1.1 base; of another model they differ little.",
-    )

@@ -83,13 +83,12 @@ def _open_store(resolved: options.Resolved) -> "TokenStore":
     check_settings(run)
     store = processes.all_or_raise(
         lambda: ensure_store(
-            run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs, need=("train",),
-            log=processes.say,
+            run.task, run.vocabulary, run.data, task_dirs=resolved.task_dirs, need=("train",)
         )
-    )  # fmt: skip
+    )
     check_store(store)
     if run.method.form != "spans":  # Its pieces fit.
-        report_cuts(store, run.data, processes.say)
+        report_cuts(store, run.data)
     return store
 
 

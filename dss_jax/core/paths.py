@@ -33,13 +33,17 @@ def write_whole(file: Path, content: str | bytes) -> None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(file.suffix + ".new")
-    with fresh.open("wb") as out:
-        out.write(content.encode() if isinstance(content, str) else content)
-        out.flush()
-        # Without it a power cut after the rename could leave an empty file under this name.
-        os.fsync(out.fileno())
-    os.replace(fresh, file)
+    # Several processes may write the same one.
+    fresh = file.with_name(f"{file.name}.{os.getpid()}.new")
+    try:
+        with fresh.open("wb") as out:
+            out.write(content.encode() if isinstance(content, str) else content)
+            out.flush()
+            # Without it a power cut after the rename could leave an empty file under this name.
+            os.fsync(out.fileno())
+        os.replace(fresh, file)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def below(folder: Path, name: str) -> Path:

@@ -10,11 +10,13 @@ import hashlib
 import importlib.util
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import ModuleType
 
+from dss_jax.core.digest import file_digest, imported_files, installed
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import shipped
 from dss_jax.core.types import DistillationTask
@@ -68,8 +70,61 @@ def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
 
 
 def load_task_file(file: Path) -> DistillationTask:
-    """The `TASK` of one file; errors as in `load_task`."""
-    task = getattr(_import(file), "TASK", None)
+    """The `TASK` of one file; errors as in `load_task`.
+
+    A file runs once a process, and again when it has changed or one that it has executed.
+    """
+    with _ONE_AT_A_TIME:
+        task = _loaded.get(file)
+        if task is None or any(_changed(*entry) for entry in task.files.items()):
+            _forget(task.files if task else ())
+            task = _loaded[file] = _run(file)
+        for executed in _running:
+            executed.update(task.files)
+    return task
+
+
+_MODULE = "_dss_task_"
+_ONE_AT_A_TIME = threading.RLock()
+_loaded: dict[Path, DistillationTask] = {}
+
+_running: list[set[str]] = []
+"""What each of the task files that are running now has executed so far, outermost first."""
+
+
+def _note(event: str, args: tuple) -> None:
+    """Audit hook: notes the file of code that is executed, however it was loaded."""
+    if _running and event == "exec":
+        for executed in _running:
+            executed.add(getattr(args[0], "co_filename", ""))
+
+
+sys.addaudithook(_note)
+
+
+def _changed(name: str, digest: str) -> bool:
+    file = Path(name)
+    return not file.is_file() or file_digest(file) != digest
+
+
+def _forget(files: Collection[str]) -> None:
+    """Modules of these files are executed again when they are imported next."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__dict__", {}).get("__file__")
+        if file and str(Path(file).resolve()) in files and not name.startswith(_MODULE):
+            del sys.modules[name]
+
+
+def _run(file: Path) -> DistillationTask:
+    executed: set[str] = set()
+    _running.append(executed)
+    # A module that changes twice in a second would be taken from its compiled file.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        task = getattr(_import(file), "TASK", None)
+    finally:
+        sys.dont_write_bytecode = writes
+        _running.pop()
     if not isinstance(task, DistillationTask):
         found = "none" if task is None else f"a {type(task).__name__}"
         raise UsageError(
@@ -80,22 +135,24 @@ def load_task_file(file: Path) -> DistillationTask:
         raise UsageError(
             f"{file}: TASK.name is {task.name!r}, but must be the file's name, {file.stem!r}."
         )
-    return dataclasses.replace(task, file=str(file))
+    own = {f for f in map(Path, executed) if f.is_file() and not installed(f.resolve())}
+    # Imports are followed too: a module that another task had imported was not executed now.
+    files = {str(f): file_digest(f) for f in sorted(imported_files({file, *own}))}
+    return dataclasses.replace(task, file=str(file), files=files)
 
 
 def _import(file: Path) -> ModuleType:
     digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
-    module_name = f"_dss_task_{file.stem}_{digest}"
-    spec = importlib.util.spec_from_file_location(module_name, file)
+    spec = importlib.util.spec_from_file_location(f"{_MODULE}{file.stem}_{digest}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # dataclasses and pickle look a class's module up by name.
-    sys.modules[module_name] = module
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        del sys.modules[module_name]
+        del sys.modules[spec.name]
         where = f"{file}:{_line(error, file)}"
         raise UsageError(
             f"{where}: the task file fails to load: {type(error).__name__}: {error}"

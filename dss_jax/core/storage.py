@@ -11,15 +11,14 @@ a remote path: every room reads and writes files.
 import contextlib
 import hashlib
 import importlib.util
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core import paths
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import below, cache_folder, check_name, check_new_folder, whole_folder
 
 # epath would take TensorFlow where it is installed, which costs 4 s and 800 MB. It asks once in a
 # process, perhaps for Orbax before anybody comes here with a remote path.
@@ -33,14 +32,12 @@ CREDENTIALS = {
     "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
-INDEX = ".copied.json"
-"""In a local copy: file -> size and tag of the version that it was copied from."""
+AnyPath = str | os.PathLike[str]
 
 _LIBRARIES = ("google", "gcsfs", "botocore", "aiobotocore", "aiohttp", "s3fs", "requests")
-_TAGS = ("etag", "ETag", "generation", "md5Hash", "mtime", "LastModified")
 
 
-def scheme_of(path: str | os.PathLike[str]) -> str | None:
+def scheme_of(path: AnyPath) -> str | None:
     """ "gs" or "s3"; None for a local path.
 
     Raises:
@@ -54,20 +51,26 @@ def scheme_of(path: str | os.PathLike[str]) -> str | None:
     return scheme
 
 
-def is_remote(path: str | os.PathLike[str]) -> bool:
+def is_remote(path: AnyPath) -> bool:
     """Whether a path is under gs:// or s3://."""
     return scheme_of(path) is not None
 
 
-def place(path: str | os.PathLike[str]) -> Path:
+def place(path: AnyPath) -> Path:
     """A path to read and write: `pathlib.Path`, or for gs:// and s3:// what behaves like one.
 
     Raises:
       UsageError: the extra for this scheme is not installed.
     """
-    if not is_remote(path):
+    scheme = scheme_of(path)
+    if scheme is None:
         return Path(path).expanduser()
-    _need_extra(path)
+    if not has_extra(path):
+        module, extra = EXTRAS[scheme]
+        raise UsageError(
+            f"{os.fspath(path)} needs {module}, which is not installed: "
+            f'pip install "dss-jax[{extra}]".'
+        )
     # gcsfs would ask, with credentials only, what kind of bucket each one is.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     from etils import epath
@@ -81,25 +84,14 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else path.absolute()
 
 
-def has_extra(path: str | os.PathLike[str]) -> bool:
+def has_extra(path: AnyPath) -> bool:
     """Whether what serves a path is installed."""
     scheme = scheme_of(path)
     return scheme is None or importlib.util.find_spec(EXTRAS[scheme][0]) is not None
 
 
-def _need_extra(path: str | os.PathLike[str]) -> None:
-    scheme = scheme_of(path)
-    assert scheme is not None
-    module, extra = EXTRAS[scheme]
-    if not has_extra(path):
-        raise UsageError(
-            f"{os.fspath(path)} needs {module}, which is not installed: "
-            f'pip install "dss-jax[{extra}]".'
-        )
-
-
 @contextlib.contextmanager
-def explained(path: str | os.PathLike[str]) -> Iterator[None]:
+def explained(path: AnyPath) -> Iterator[None]:
     """Turns what the libraries of a bucket raise into a message for the user.
 
     Raises:
@@ -136,7 +128,7 @@ def _message(path: str, error: Exception) -> str:
     return f"cannot reach {path}: {text}"
 
 
-def exists(path: str | os.PathLike[str]) -> bool:
+def exists(path: AnyPath) -> bool:
     """Whether there is such a file or folder.
 
     Raises:
@@ -146,7 +138,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
         return place(path).exists()
 
 
-def local_file(path: str | os.PathLike[str]) -> Path:
+def local_file(path: AnyPath) -> Path:
     """The file itself, or a copy of a remote one in the cache, named by its content.
 
     Raises:
@@ -157,26 +149,22 @@ def local_file(path: str | os.PathLike[str]) -> Path:
     remote = place(path)
     with explained(path):
         content = remote.read_bytes()
-    folder = cache_folder() / "remote" / hashlib.sha256(content).hexdigest()[:16]
-    file = below(folder, remote.name)
+    file = paths.below(_copy(content), remote.name)
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=folder, prefix=".partial-")
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.replace(partial, file)
+        paths.write_whole(file, content)
     return file
 
 
-def local_folder(
-    path: str | os.PathLike[str], say: Callable[[str], None] = print, skip: tuple[str, ...] = ()
-) -> Path:
+def _copy(digested: bytes) -> Path:
+    return paths.cache_folder() / "remote" / hashlib.sha256(digested).hexdigest()[:16]
+
+
+def local_folder(path: AnyPath, skip: tuple[str, ...] = ()) -> Path:
     """The folder itself, or a copy of a remote one in the cache. Files that have changed in the
     bucket since are fetched again, files that are no longer there are removed.
 
     Args:
       path: the folder.
-      say: is told what is fetched.
       skip: endings of files that are not wanted.
 
     Raises:
@@ -185,81 +173,36 @@ def local_folder(
     """
     if not is_remote(path):
         return Path(path).expanduser()
-    place(path)
-    import fsspec
+    from dss_jax.core.remote_copies import update_copy
 
     name = os.fspath(path).rstrip("/")
-    folder = cache_folder() / "remote" / hashlib.sha256(name.encode()).hexdigest()[:16]
     with explained(path):
-        files, root = fsspec.core.url_to_fs(name)
-        files.invalidate_cache()
-        found = {
-            entry.removeprefix(f"{root}/"): _version(info)
-            for entry, info in files.find(root, detail=True).items()
-            if info["type"] == "file" and not entry.endswith(("/", *skip))
-        }
-        # A copy that was put back into the bucket brings its own.
-        found.pop(INDEX, None)
-        if not found:
-            raise FileNotFoundError("it is empty")
-        for object_name in found:
-            check_name(object_name, name)
-            below(folder, object_name)
-        have = _copied(folder)
-        changed = [n for n, v in found.items() if have.get(n) != v or not (folder / n).is_file()]
-        if changed:
-            size = sum(int(found[n][0]) for n in changed)
-            say(f"fetching {len(changed)} files, {size / 1e6:,.1f} MB, from {name}")
-            _fetch(files, root, folder, changed)
-    for gone in have.keys() - found.keys():
-        below(folder, gone).unlink(missing_ok=True)
-    (folder / INDEX).write_text(json.dumps(found))
-    return folder
+        return update_copy(*_file_system(name), name, _copy(name.encode()), skip)
 
 
-def _version(info: dict[str, Any]) -> list[str]:
-    return [str(info["size"]), next((str(info[t]) for t in _TAGS if info.get(t)), "")]
+def _file_system(name: str) -> tuple[Any, str]:
+    """fsspec's file system of a remote path, and the path in it."""
+    place(name)  # Raises, where its extra is missing.
+    import fsspec
+
+    found: tuple[Any, str] = fsspec.core.url_to_fs(name)
+    return found
 
 
-def _copied(folder: Path) -> dict[str, list[str]]:
-    try:
-        index: dict[str, list[str]] = json.loads((folder / INDEX).read_text())
-    except (OSError, ValueError):
-        return {}
-    return index
-
-
-def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-        fetched = [str(Path(partial, str(i))) for i in range(len(names))]
-        # Many at once; a file appears in its place when it is whole.
-        files.get([f"{root}/{n}" for n in names], fetched)
-        for name, file in zip(names, fetched, strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, folder / name)
-
-
-def upload_folder(folder: Path, path: str | os.PathLike[str], last: str | None = None) -> None:
+def upload_folder(folder: Path, path: AnyPath, last: str | None = None) -> None:
     """Copies a local folder's files below a remote one; `last`, which says that it is whole, last.
 
     Raises:
       UsageError: see `explained`.
     """
-    place(path)
-    import fsspec
+    from dss_jax.core.remote_copies import put_folder
 
-    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
     with explained(path):
-        files, root = fsspec.core.url_to_fs(os.fspath(path).rstrip("/"))
-        for some in ([n for n in names if n != last], [n for n in names if n == last]):
-            # Many at once.
-            files.put([str(folder / n) for n in some], [f"{root}/{n}" for n in some])
-        files.invalidate_cache()
+        put_folder(*_file_system(os.fspath(path).rstrip("/")), folder, last)
 
 
 @contextlib.contextmanager
-def whole_place(path: str | os.PathLike[str], last: str) -> Iterator[Path]:
+def whole_place(path: AnyPath, last: str) -> Iterator[Path]:
     """A local folder to write into that becomes the new folder `path`, remote or local.
 
     Args:
@@ -270,11 +213,11 @@ def whole_place(path: str | os.PathLike[str], last: str) -> Iterator[Path]:
       UsageError: `path` is there and not empty.
     """
     if not is_remote(path):
-        with whole_folder(Path(path).expanduser()) as folder:
+        with paths.whole_folder(Path(path).expanduser()) as folder:
             yield folder
         return
     with explained(path):
-        check_new_folder(place(path))
+        paths.check_new_folder(place(path))
     with tempfile.TemporaryDirectory(prefix="dss-") as temporary:
         yield Path(temporary)
         upload_folder(Path(temporary), path, last)

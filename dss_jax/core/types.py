@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dss_jax.core.errors import UsageError
 from dss_jax.core.examples import Answer, Example
 from dss_jax.core.prompt import Prompt
 
@@ -18,6 +19,10 @@ SPLITS = ("train", "validation", "test")
 
 Row = Mapping[str, Any]
 """One row as the source holds it: field name -> value."""
+
+
+class SplitUnavailable(UsageError):  # noqa: N818
+    """A split that exists in the world but could not be downloaded."""
 
 
 CHECKPOINT_FORMATS = ("hf", "orbax", "t5x")
@@ -149,6 +154,8 @@ class DistillationTask:
       default_vocabulary: path of a SentencePiece model relative to the task file, for a data set
         that ships its own; None means that the model's vocabulary is used.
       file: path of the task file; the registry fills it in.
+      files: path -> SHA-256 of the task file and all that it executes, but for the standard library
+        and installed packages; the registry fills it in.
     """
 
     name: str
@@ -162,6 +169,7 @@ class DistillationTask:
     validation_seed: int = 0
     default_vocabulary: str | None = None
     file: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def plain_example(row: Row, completion: str | None) -> Example:

@@ -1,4 +1,4 @@
-"""The rows of a store that a method trains on: which columns, how long, and their tokens.
+"""The rows of a store that a method trains on: which columns, how long, their tokens and order.
 
 An *item* is a row as one epoch sees it: the row's number, or, where an epoch draws one of several
 rationales, that number plus the draw times the number of rows.
@@ -7,8 +7,8 @@ Shape letters: K roles of the method, n rows of a split, D draws, N items, M = K
 input and a target (those of the first role first).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,26 +22,26 @@ ANSWER, BECAUSE = "Answer:", "Rationale:"
 """In a target that holds both, what comes before the label, or before the rationale."""
 
 
-@dataclass(frozen=True)
-class RoleColumns:
-    """Where a role's tokens are in the store."""
-
-    role: int
-    inputs: str
-    targets: str
+Pair = tuple[Slices, Slices]
+"""Inputs and targets of a role."""
 
 
-def role_columns(method: config.Method) -> tuple[RoleColumns, ...]:
-    """The columns that a method of form "tasks" trains on, label first."""
-    label = RoleColumns(LABEL, "label_inputs", label_column(method))
-    if not method.rationale:
-        return (label,)
-    return label, RoleColumns(RATIONALE, "rationale_inputs", "rationale_targets")
+def permutation(n: int, *key: int) -> np.ndarray:
+    """A permutation of 0 ... n-1 that depends on the key alone.
 
+    Sorts a Philox stream (Salmon et al. 2011). NumPy guarantees that raw stream for all time,
+    which it does not for `Generator.permutation`; so a run can be repeated years later.
 
-def label_column(method: config.Method) -> str:
-    """The column of the label that a method trains on."""
-    return "label_targets" if method.label == "gold" else "teacher_label_targets"
+    Args:
+      n: number of items.
+      *key: one or two non-negative integers, for example (seed, epoch).
+
+    Returns:
+      int64 [n].
+    """
+    words = np.zeros(2, np.uint64)
+    words[: len(key)] = key
+    return np.argsort(np.random.Philox(key=words).random_raw(n), kind="stable")
 
 
 def join_rows(tokens: Slices, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -91,15 +91,12 @@ def _everywhere(ids: Sequence[int], rows: np.ndarray) -> Slices:
     return Slices(np.asarray(ids, np.int32), starts, np.where(rows, len(ids), 0))
 
 
-def label_inputs(split: StoreSplit, form: str, rationales: Slices | None = None) -> Slices:
-    """What a label is predicted from: the input, for form "rationale_input" with the rationale.
-
-    `rationales`: in place of the split's own.
-    """
+def label_inputs(split: StoreSplit, form: str) -> Slices:
+    """What a label is predicted from: the input, for form "rationale_input" with the rationale."""
     inputs: Slices = split.tokens("label_inputs")
     if form != "rationale_input":
         return inputs
-    return side_by_side([inputs, rationales or split.tokens("rationale_targets")])
+    return side_by_side([inputs, split.tokens("rationale_targets")])
 
 
 def _joint_targets(split: StoreSplit, form: str, labels: Slices, rationales: Slices) -> Ragged:
@@ -140,25 +137,20 @@ def _drawn(split: StoreSplit) -> tuple[Slices, np.ndarray]:
       fewer come again), and how many each row has, at least 1: int64 [n].
     """
     first, more = split.tokens("rationale_targets"), split.tokens(SAMPLES)
-    has = more.lengths() > 0
     ends = np.flatnonzero(np.asarray(more.values) == EOS_ID) + 1
-    before = np.searchsorted(ends, more.starts, side="right")
-    counts = np.searchsorted(ends, more.ends, side="right") - before
-    starts = np.concatenate([[0], ends])[:-1] if len(ends) else ends
+    if not len(ends):
+        return first, np.ones(len(first), np.int64)
     # The first of a row's rationales is the one that "rationale_targets" has, so that rows without
     # several need nothing else.
     values = np.concatenate([np.asarray(first.values), np.asarray(more.values)])
-    parts = []
-    for draw in range(max(1, int(counts.max(initial=0)))):
-        at = np.minimum(before + draw % np.maximum(counts, 1), max(0, len(ends) - 1))
-        own = starts[at] if len(ends) else np.zeros(len(first), np.int64)
-        end = ends[at] if len(ends) else own
-        shift = len(first.values)
-        parts.append(
-            (np.where(has, own + shift, first.starts), np.where(has, end + shift, first.ends))
-        )
-    starts, ends = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return Slices(values, starts, ends), np.maximum(counts, 1)
+    shift, has = len(first.values), more.lengths() > 0
+    before = np.searchsorted(ends, more.starts, side="right")
+    counts = np.searchsorted(ends, more.ends, side="right") - before
+    draws = np.arange(counts.max())[:, None] % np.maximum(counts, 1)
+    at = np.minimum(before + draws, len(ends) - 1)
+    own = np.where(has, np.concatenate([[0], ends])[at] + shift, first.starts)
+    end = np.where(has, ends[at] + shift, first.ends)
+    return Slices(values, own.ravel(), end.ravel()), np.maximum(counts, 1)
 
 
 class Examples:
@@ -172,17 +164,25 @@ class Examples:
       count: n, rows of the split.
     """
 
+    _draws: np.ndarray | None = None
+
     def __init__(
-        self, roles: Sequence[int], columns: Sequence[tuple[Slices, Slices]], data: config.Data,
+        self,
+        columns: Mapping[int, Pair],
+        data: config.Data,
         count: int,
-    ) -> None:  # fmt: skip
-        """Cuts (inputs, targets) of each role to `data.input_length` and `data.target_length`."""
-        self.roles, self.count = tuple(roles), count
-        self._columns = columns
-        targets = self._lengths([t for _, t in columns], data.target_length)
-        inputs = self._lengths([i for i, _ in columns], data.input_length)
-        self._input_lengths = np.where(targets > 0, inputs, 0)
-        self._target_lengths = targets
+        draws: np.ndarray | None = None,
+    ) -> None:
+        """Takes the columns of each role, cut to `data.input_length` and `data.target_length`.
+
+        `draws`: int64 [n], how many rationales of each row an epoch draws one of; None: no draw.
+        """
+        self.roles, self.count, self._draws = tuple(columns), count, draws
+        inputs, targets = zip(*columns.values(), strict=True)
+        self._columns = inputs, targets
+        self._target_lengths = self._lengths(targets, data.target_length)
+        cut = self._lengths(inputs, data.input_length)
+        self._input_lengths = np.where(self._target_lengths > 0, cut, 0)
 
     @staticmethod
     def _lengths(columns: Sequence[Slices], limit: int) -> np.ndarray:
@@ -195,17 +195,27 @@ class Examples:
         return rows[self._target_lengths[0, rows] > 0]
 
     def items(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """The items that an epoch makes of rows: int [N] -> int [N]."""
-        del seed, epoch
-        return rows
+        """The items that an epoch makes of rows, int [N] -> int [N]: with several rationales, one
+        of each row is drawn, from (seed, epoch, row) alone.
+        """
+        if self._draws is None:
+            return rows
+        # The permutation of the epoch is counter 0 of the same key.
+        words = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, 1])
+        draws = words.random_raw(self.count)[rows] % self._draws[rows].astype(np.uint64)
+        return rows + self.count * draws.astype(np.int64)
 
     def lengths(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lengths of inputs and targets: int [..., N] -> two int32 [K, ..., N]."""
         return self._input_lengths[:, items], self._target_lengths[:, items]
 
     def longest_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The longest input and target of some rows in each role: two int32 [K]."""
-        inputs, targets = self.lengths(rows)
+        """The longest input and target of some rows in each role, whatever rationale is drawn: two
+        int32 [K].
+        """
+        draws = 1 if self._draws is None else self._draws.max(initial=1)
+        items = (rows + self.count * np.arange(draws)[:, None]).ravel()
+        inputs, targets = self.lengths(items)
         return inputs.max(axis=1, initial=1), targets.max(axis=1, initial=1)
 
     def work(self, items: np.ndarray) -> Work:
@@ -227,44 +237,18 @@ class Examples:
 
     def inputs(self, items: np.ndarray) -> np.ndarray:
         """Inputs of all roles one after another: int [N] -> int32 [sum of lengths]."""
-        return self._join(0, items, self._input_lengths)
+        return self._join(self._columns[0], items, self._input_lengths)
 
     def targets(self, items: np.ndarray) -> np.ndarray:
         """Targets of all roles one after another: int [N] -> int32 [sum of lengths]."""
-        return self._join(1, items, self._target_lengths)
+        return self._join(self._columns[1], items, self._target_lengths)
 
-    def _join(self, side: int, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def _join(
+        self, columns: Sequence[Slices], items: np.ndarray, lengths: np.ndarray
+    ) -> np.ndarray:
         at = np.maximum(items, 0)  # Item -1 has length 0: nothing is read there.
-        return np.concatenate(
-            [
-                join_rows(columns[side], at, lengths[k, items])
-                for k, columns in enumerate(self._columns)
-            ]
-        )
-
-
-class DrawnExamples(Examples):
-    """Examples of which an epoch sees one of several rationales."""
-
-    def __init__(
-        self, roles: Sequence[int], columns: Sequence[tuple[Slices, Slices]], data: config.Data,
-        counts: np.ndarray,
-    ) -> None:  # fmt: skip
-        """`counts`: int64 [n], rationales of each row."""
-        super().__init__(roles, columns, data, len(counts))
-        self._counts = counts
-
-    def items(self, rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """A rationale of each row, drawn from (seed, epoch, row) alone."""
-        # The permutation of the epoch is counter 0 of the same key.
-        words = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, 1])
-        draws = words.random_raw(self.count)[rows] % self._counts[rows].astype(np.uint64)
-        return rows + self.count * draws.astype(np.int64)
-
-    def longest_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """With whatever rationale is drawn."""
-        draws = (self._input_lengths.shape[1] - 1) // self.count
-        return super().longest_of((rows + self.count * np.arange(draws)[:, None]).ravel())
+        joined = (join_rows(c, at, own[items]) for c, own in zip(columns, lengths, strict=True))
+        return np.concatenate([*joined])
 
 
 def examples_of(
@@ -279,15 +263,15 @@ def examples_of(
       right: bool [n], rows where the teacher's label is not known to be wrong; only these have
         their rationale, and their teacher's label. None: all rows.
     """
-    labels: Slices = split.tokens(label_column(method))
-    if right is not None and method.label == "teacher":
+    gold = method.label == "gold"
+    labels: Slices = split.tokens("label_targets" if gold else "teacher_label_targets")
+    inputs: Slices = split.tokens("label_inputs")
+    if right is not None and not gold:
         labels = _only(labels, right)
     if not method.uses_rationales:
-        return Examples((LABEL,), [(split.tokens("label_inputs"), labels)], data, len(split))
-    counts = None
+        return Examples({LABEL: (inputs, labels)}, data, len(split))
+    every, draws = np.arange(len(split)), None
     rationales: Slices = split.tokens("rationale_targets")
-    explained: Slices | None = split.tokens("rationale_inputs") if method.rationale else None
-    inputs: Slices = split.tokens("label_inputs")
     if method.rationales == "drawn":
         if not split.has(SAMPLES):
             raise UsageError(
@@ -295,25 +279,19 @@ def examples_of(
                 f"{split.name} has at most one of each. Extract with --samples, and give the "
                 "records with --rationales."
             )
-        rationales, counts = _drawn(split)
-        every = np.tile(np.arange(len(split)), len(rationales) // len(split))
-        labels, inputs = labels.take(every), inputs.take(every)
-        explained = None if explained is None else explained.take(every)
-        right = None if right is None else right[every]
+        rationales, draws = _drawn(split)
+        every = np.tile(every, len(rationales) // len(split))
+    labels, inputs = labels.take(every), inputs.take(every)
     if right is not None:
-        rationales = _only(rationales, right)
-    roles: tuple[int, ...] = (LABEL,)
+        rationales = _only(rationales, right[every])
+    columns = {LABEL: (inputs, labels)}
     if method.rationale:
-        assert explained is not None
-        roles = (LABEL, RATIONALE)
-        columns = [(inputs, labels), (explained, rationales)]
+        columns[RATIONALE] = split.tokens("rationale_inputs").take(every), rationales
     elif method.form == "rationale_input":
-        columns = [(side_by_side([inputs, rationales]), labels)]
+        columns[LABEL] = side_by_side([inputs, rationales]), labels
     else:
-        columns = [(inputs, _joint_targets(split, method.form, labels, rationales))]
-    if counts is None:
-        return Examples(roles, columns, data, len(split))
-    return DrawnExamples(roles, columns, data, counts)
+        columns[LABEL] = inputs, _joint_targets(split, method.form, labels, rationales)
+    return Examples(columns, data, len(split), draws)
 
 
 def as_scored(method: config.Method) -> config.Method:

@@ -6,38 +6,39 @@ vocabulary, prefix or task file makes another store and an old one is never serv
 
 import hashlib
 import json
+import logging
 import os
 import re
-import sys
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dss_jax.core import config, locks, storage
+from dss_jax.core.digest import file_digest, imported_files, module_file, package_digest
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import PACKAGE, cache_folder
+from dss_jax.core.paths import cache_folder
 from dss_jax.core.registry import load_task, load_task_file
-from dss_jax.data import prepare_child, remote_stores, rows, vocabulary
+from dss_jax.data import prepare_child, rows, vocabulary
 from dss_jax.data.rationales import records_digest
-from dss_jax.data.store import FORMAT, StoreDamaged, TokenStore, open_store
+from dss_jax.data.store import FORMAT, MANIFEST, StoreDamaged, TokenStore, open_store
 from dss_jax.data.store_writer import remove_leftovers
 from dss_jax.records.files import read_records
 
-Log = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 Request = dict[str, Any]
 """What the child process is asked for; plain JSON. `made_from` is what the key is a digest of."""
 
-CODE = (
-    "core/completions.py", "core/prefixes.py", "core/types.py", "data/rationales.py",
-    "data/row_files.py", "data/rows.py", "data/seqio_beam.py", "data/seqio_cached.py",
-    "data/seqio_child.py", "data/seqio_encode.py", "data/seqio_prepare.py",
-    "data/seqio_sources.py", "data/seqio_tasks.py", "data/store_writer.py", "data/tokens.py",
-    "data/vocabulary.py", "records/files.py", "records/records.py",
-)  # fmt: skip
-"""The modules that decide what is in a store."""
+ROOMS = ("core", "records", "data")
+"""Whose source files are part of the key. They import no other room (tests/test_architecture.py),
+and a task file imports `core` only, so all of this package that decides what is in a store is in
+them; and a change of the trainer or of a report makes no store again.
+"""
 
 
 def ensure_store(
@@ -47,7 +48,6 @@ def ensure_store(
     *,
     task_dirs: Iterable[str | os.PathLike[str]] = (),
     need: Sequence[str] = (),
-    log: Log = print,
     beam: Mapping[str, Any] | None = None,
 ) -> TokenStore:
     """The token store of a task: opened if it is there and sound, made if not.
@@ -59,7 +59,6 @@ def ensure_store(
       task_dirs: folders searched for task files before the others.
       need: splits that the caller cannot do without; a store that lacks one because a download
         failed is made again.
-      log: is given lines that tell the user what happens.
       beam: how Apache Beam makes the store, see `seqio_beam.make`; None: this machine does.
 
     Raises:
@@ -68,28 +67,36 @@ def ensure_store(
       prepare_child.PrepareError: the child process failed for a reason that is not the user's.
     """
     if task_cfg.extra_tasks:
-        options = {"task_dirs": task_dirs, "need": need, "log": log, "beam": beam}
-        return _with_extras(task_cfg, vocabulary_cfg, data_cfg, **options)
+        ensure = partial(ensure_store, task_dirs=task_dirs, need=need, beam=beam)
+        return _with_extras(task_cfg, vocabulary_cfg, data_cfg, ensure, "train" in need)
     if data_cfg.store is not None:
-        return _given_store(data_cfg.store, task_cfg, vocabulary_cfg, log)
+        return _given_store(data_cfg.store, task_cfg, vocabulary_cfg)
     request = make_request(task_cfg, vocabulary_cfg, task_dirs)
-    name = f"{_safe(request['name'])}-{request['key'][:16]}"
-    path = store_folder(data_cfg) / name
-    store = _open(path, need, log)
-    remote = remote_stores.remote_folder(data_cfg)
-    if store is None and remote is not None:
-        store = remote_stores.fetch(f"{remote}/{name}", need, log)
-    if store is None:
-        store = _make(request, path, need, log, beam)
-        if remote is not None:
-            remote_stores.give(store, f"{remote}/{name}", log)
+    name = re.sub(r"[^\w.-]", "_", f"{request['name']}-{request['key'][:16]}")
+    folder, remote = _store_folders(data_cfg)
+    for place in (f"{folder}/{name}", *(f"{there}/{name}" for there in remote)):
+        store, why = _look(place, need)
+        if why:
+            log.info(why)
+        if store is not None:
+            break
+    else:
+        store = _make(request, folder / name, need, beam)
+        for there in remote:
+            log.info(f"copying the token store to {there}/{name}")
+            # The manifest says that it is whole.
+            storage.upload_folder(store.path, f"{there}/{name}", last=MANIFEST)
     for line in store.manifest.get("rationales", ()):
-        log(line)
+        log.info(line)
     return store
 
 
 def _with_extras(
-    task_cfg: config.Task, vocabulary_cfg: config.Vocabulary, data_cfg: config.Data, **options: Any
+    task_cfg: config.Task,
+    vocabulary_cfg: config.Vocabulary,
+    data_cfg: config.Data,
+    ensure: Callable[..., TokenStore],
+    trains: bool,
 ) -> TokenStore:
     """The store, with those of the extra tasks in its vocabulary; record files go to theirs."""
     records: dict[str, list[str]] = {}
@@ -102,20 +109,16 @@ def _with_extras(
                 f"{', '.join(records[task])}: records of task {task!r}, which is none of "
                 f"{', '.join(names)}. Leave it out of --rationales."
             )
-    given = {name: tuple(records.get(name, ())) for name in names}
-    alone = replace(task_cfg, extra_tasks=())
-    own = replace(alone, record_files=given[names[0]])
-    store = ensure_store(own, vocabulary_cfg, data_cfg, **options)
-    if "train" not in options["need"]:
+    own, *others = (
+        replace(task_cfg, name=name, extra_tasks=(), record_files=tuple(records.get(name, ())))
+        for name in names
+    )
+    store = ensure(own, vocabulary_cfg, data_cfg)
+    if not trains:
         return store  # Scoring needs no extra rows.
     same = replace(vocabulary_cfg, path=str(store.vocabulary_path), extra_ids=store.extra_ids)
     elsewhere = replace(data_cfg, store=None)
-    store.extras = tuple(
-        ensure_store(
-            replace(alone, name=name, record_files=given[name]), same, elsewhere, **options
-        )
-        for name in task_cfg.extra_tasks
-    )  # fmt: skip
+    store.extras = tuple(ensure(other, same, elsewhere) for other in others)
     for extra in store.extras:
         if not extra.split("train").tokens("teacher_label_targets").lengths().any():
             raise UsageError(
@@ -126,38 +129,34 @@ def _with_extras(
 
 
 def _make(
-    request: Request,
-    path: Path,
-    need: Sequence[str],
-    log: Log,
-    beam: Mapping[str, Any] | None = None,
+    request: Request, path: Path, need: Sequence[str], beam: Mapping[str, Any] | None
 ) -> TokenStore:
     with _lock(path):
         # Another process may have made it while this one waited.
-        found = _open(path, need, lambda _: None)
+        found, _ = _look(str(path), need)
         if found is not None:
             return found
         remove_leftovers(path)
-        log(f"preparing the token store of {request['name']} (once): {path}")
+        log.info(f"preparing the token store of {request['name']} (once): {path}")
+        asked = {**request, "path": str(path)}
         if beam is None:
-            prepare_child.run({**request, "path": str(path)}, log)
+            prepare_child.run(asked)
         else:
-            asked = {**request, "path": str(path), "beam": dict(beam)}
-            prepare_child.run(asked, log, "dss_jax.data.seqio_beam")
+            prepare_child.run({**asked, "beam": dict(beam)}, "dss_jax.data.seqio_beam")
     store = open_store(path)
     for split, reason in store.manifest.get("unavailable", {}).items():
-        log(f"without the {split} split: {reason}")
+        log.info(f"without the {split} split: {reason}")
     return store
 
 
-def store_folder(data_cfg: config.Data) -> Path:
-    """Local folder of all stores: Data.store_dir, DSS_STORE_DIR, or the user's cache, which it also
-    is where the first two are remote.
+def _store_folders(data_cfg: config.Data) -> tuple[Path, list[str]]:
+    """The local folder of all stores, and the remote one, if any: Data.store_dir, DSS_STORE_DIR, or
+    the user's cache, where the stores of a remote folder are made.
     """
     folder = data_cfg.store_dir or os.environ.get("DSS_STORE_DIR")
-    if not folder or storage.is_remote(folder):
-        return cache_folder() / "stores"
-    return Path(folder).expanduser().resolve()
+    if folder and not storage.is_remote(folder):
+        return Path(folder).expanduser().resolve(), []
+    return cache_folder() / "stores", [folder.rstrip("/")] if folder else []
 
 
 def make_request(
@@ -172,11 +171,14 @@ def make_request(
     """
     if task_cfg.mixture_or_task_name is not None:
         assert task_cfg.mixture_or_task_module is not None
+        # Not imported here, for it needs TensorFlow.
+        module = module_file(task_cfg.mixture_or_task_module, loaded=False)
         return _with_key(
             {
                 "kind": "seqio",
                 "name": task_cfg.mixture_or_task_name,
                 "module": task_cfg.mixture_or_task_module,
+                "executed": [*map(str, imported_files([module], loaded=False) if module else ())],
                 "use_cached": task_cfg.use_cached,
                 "cache_dirs": list(task_cfg.seqio_cache_dirs),
             }
@@ -192,6 +194,7 @@ def make_request(
             "kind": "task",
             "name": task.name,
             "task_file": task.file,
+            "executed": [*task.files],
             "data_dir": str(data_dir.resolve()) if data_dir else None,
             "rationales": [str(file) for file in _record_files(task_cfg)],
             "prefixes": task_cfg.prefixes,
@@ -202,26 +205,25 @@ def make_request(
 
 
 def made_from(request: Request) -> dict[str, Any]:
-    """Everything that decides a store's content, read anew from the disk."""
-    code = hashlib.sha256()
-    for name in CODE:
-        code.update((PACKAGE / name).read_bytes())
-    common = {"format": FORMAT, "code": code.hexdigest(), "seqio": _version("seqio")}
+    """Everything that decides a store's content, as it is on the disk now."""
+    executed = [Path(file) for file in request["executed"]]
+    common = {
+        "format": FORMAT,
+        "code": package_digest(*ROOMS),
+        "seqio": _seqio_version(),
+        # Where they lie does not matter.
+        "executed": sorted([f.name, file_digest(f) if f.is_file() else ""] for f in executed),
+    }
     if request["kind"] == "seqio":
-        file = module_file(request["module"])
-        digest = vocabulary.file_digest(file) if file else None
-        return {**common, "seqio_task": request["name"], "module": request["module"],
-                "module_sha256": digest, "use_cached": request["use_cached"]}  # fmt: skip
-    file = Path(request["task_file"])
-    task = load_task_file(file)
-    sources = rows.source_files(task, request["data_dir"])
+        given = {k: request[k] for k in ("module", "use_cached")}
+        return {**common, "seqio_task": request["name"], **given}
+    sources = rows.source_files(load_task_file(Path(request["task_file"])), request["data_dir"])
     return {
         **common,
         "task": request["name"],
-        "task_file_sha256": vocabulary.file_digest(file),
-        "files": {name: vocabulary.file_digest(path) for name, path in sources.items()},
+        "files": {name: file_digest(path) for name, path in sources.items()},
         "records": _record_digests(request["rationales"]),
-        "vocabulary_sha256": vocabulary.file_digest(Path(request["vocabulary"])),
+        "vocabulary_sha256": file_digest(Path(request["vocabulary"])),
         "extra_ids": request["extra_ids"],
         "prefixes": request["prefixes"],
     }
@@ -247,46 +249,53 @@ def key_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def module_file(name: str) -> Path | None:
-    """The source file of a module, found without importing anything; None where there is none."""
-    parts = Path(*name.split("."))
-    for folder in dict.fromkeys([str(Path.cwd()), *sys.path]):
-        for file in (Path(folder, parts).with_suffix(".py"), Path(folder, parts, "__init__.py")):
-            if file.is_file():
-                return file
-    return None
-
-
 def _with_key(request: Request) -> Request:
     content = made_from(request)
     return {**request, "made_from": content, "key": key_of(content)}
 
 
-def _open(path: Path, need: Sequence[str], log: Log) -> TokenStore | None:
-    """The store if it can be used; else None, after saying why."""
-    if not path.exists():
-        return None
+def _look(path: str, need: Sequence[str]) -> tuple[TokenStore | None, str]:
+    """The store if it can be used; else None, and why not ("" where there is none)."""
+    remote = storage.is_remote(path)
+    if not storage.exists(f"{path}/{MANIFEST}" if remote else path):
+        return None, ""
     try:
-        store = open_store(path)
+        store = open_anywhere(path)
     except StoreDamaged as error:
-        log(f"{error} It is made again.")
-        return None
+        return None, f"{error} It is made again."
     if lacking := store.lacking(need):
-        log(f"{path} lacks the {lacking[0]} split, which could not be had. Trying again.")
-        return None
-    for name, (size, mtime_ns) in store.manifest.get("source_files", {}).items():
+        return None, f"{path} lacks the {lacking[0]} split, which could not be had. Trying again."
+    # Where another machine has made it, they are that machine's.
+    files = {} if remote else store.manifest.get("source_files", {})
+    for name, (size, mtime_ns) in files.items():
         file = Path(name)
         stat = file.stat() if file.exists() else None
         if stat is None or (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns):
-            log(f"{name} has changed since {path} was made. It is made again.")
-            return None
-    return store
+            return None, f"{name} has changed since {path} was made. It is made again."
+    return store, ""
 
 
-def _given_store(
-    path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary, log: Log
-) -> TokenStore:
-    store = remote_stores.open_anywhere(path, log)
+def open_anywhere(path: str) -> TokenStore:
+    """Opens a store, local or remote; every file of it is checked against the manifest. A remote
+    one is copied into the cache, for it is memory-mapped.
+
+    Raises:
+      StoreDamaged: see `open_store`.
+      UsageError: see `storage.explained`.
+    """
+    if not storage.is_remote(path):
+        return open_store(path)
+    folder = storage.local_folder(path)
+    try:
+        return open_store(folder)
+    except StoreDamaged:
+        # The copy may be what is damaged.
+        shutil.rmtree(folder)
+        return open_store(storage.local_folder(path))
+
+
+def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabulary) -> TokenStore:
+    store = open_anywhere(path)
     manifest = store.manifest
     wanted = task_cfg.name or task_cfg.mixture_or_task_name
     if wanted is not None and manifest["name"] != wanted:
@@ -306,10 +315,10 @@ def _given_store(
             f"the store {path} was made with {store.extra_ids} extra ids, not "
             f"{vocabulary_cfg.extra_ids}. Give --gin.Vocabulary.extra_ids={store.extra_ids}."
         )
-    local = [f for f in task_cfg.record_files if not storage.is_remote(f)]
-    files = [Path(f).expanduser() for f in local]
+    names = task_cfg.record_files
+    files = [Path(f).expanduser() for f in names if not storage.is_remote(f)]
     # Where a store was copied to, the records need not be.
-    known = all(f.is_file() for f in files)
+    known = len(files) == len(names) and all(f.is_file() for f in files)
     if files and known and _record_digests(files) != manifest["made_from"].get("records"):
         raise UsageError(
             f"the store {path} was not made with the records {','.join(task_cfg.record_files)}. "
@@ -317,7 +326,7 @@ def _given_store(
         )
     if vocabulary_cfg.path is not None:
         given = vocabulary.resolve(vocabulary_cfg.path)
-        if vocabulary.file_digest(given) != manifest["vocabulary"]["sha256"]:
+        if file_digest(given) != manifest["vocabulary"]["sha256"]:
             raise UsageError(
                 f"the store {path} was made with another vocabulary than {given}. Leave "
                 f"--vocabulary out to use the store's own, {store.vocabulary_path}."
@@ -334,12 +343,8 @@ def _lock(path: Path) -> AbstractContextManager[None]:
     return locks.held(path.parent / f".lock-{path.name}", said, wait=True)
 
 
-def _version(distribution: str) -> str | None:
+def _seqio_version() -> str | None:
     try:
-        return metadata.version(distribution)
+        return metadata.version("seqio")
     except metadata.PackageNotFoundError:
         return None
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)

@@ -1,22 +1,28 @@
-"""Runs a module that needs TensorFlow in a child process, and shows what it says.
+"""Runs a module that needs TensorFlow in a child process, and logs what it logs. Both ends.
 
-The child reads a request as JSON from standard input and writes JSON lines to standard output:
-`{"progress": text}`, `{"result": value}`, and for the user's mistakes `{"error": text}`.
+A module's `answer` is given a request and gives its result, both plain JSON. The request goes to
+the child's standard input; from its standard output come lines of JSON: `{"message": text,
+"level": number}` for what is logged, `{"result": value}`, and for the user's mistakes
+`{"error": text}`.
 """
 
 import importlib.util
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, TextIO
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.log import shown
 from dss_jax.core.paths import PACKAGE
+
+log = logging.getLogger(__name__)
 
 STDERR_LINES = 40
 """How much of the child's error output is shown when it fails unexpectedly."""
@@ -38,20 +44,18 @@ class PrepareError(RuntimeError):
 
 
 def run(
-    request: dict[str, Any],
-    log: Callable[[str], None],
+    request: Mapping[str, Any],
     module: str = "dss_jax.data.seqio_prepare",
     *,
     environment: Mapping[str, str] | None = None,
     hand_on_signals: bool = False,
 ) -> Any:
-    """Runs a module on a request.
+    """Has a module answer a request.
 
     Args:
       request: plain JSON; for the default module see `dss_jax.data.prepare.make_request`, plus
         `path`, the store's place.
-      log: is given the child's progress lines.
-      module: one that calls `seqio_child.serve`.
+      module: one with a function `answer`.
       environment: the child's variables; None: this process's, on the CPU and quiet.
       hand_on_signals: Ctrl-C and SIGTERM go to the child as SIGTERM, and this process waits for
         what it answers. Otherwise the child is stopped with this process.
@@ -73,7 +77,7 @@ def run(
     variables = {**os.environ, **QUIET, **_ON_CPU} if environment is None else environment
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", __name__, module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -84,7 +88,7 @@ def run(
         )
         try:
             with _handing_on(child) if hand_on_signals else nullcontext():
-                said = _talk(child, request, log)
+                said = _talk(child, request)
         except BaseException:
             _stop(child)
             raise
@@ -97,23 +101,19 @@ def run(
     return said.get("result")
 
 
-def _talk(
-    child: "subprocess.Popen[str]", request: dict[str, Any], log: Callable[[str], None]
-) -> dict[str, Any]:
-    """Sends the request and passes progress on; returns the child's error and result, if any."""
+def _talk(child: "subprocess.Popen[str]", request: Mapping[str, Any]) -> dict[str, Any]:
+    """Sends the request and logs what the child says; returns its error and result, if any."""
     assert child.stdin is not None
     assert child.stdout is not None
     kept: dict[str, Any] = {}
-    try:
+    # Where it has died at once, its exit status and error output tell why.
+    with suppress(BrokenPipeError), child.stdin:
         child.stdin.write(json.dumps(request))
-        child.stdin.close()
-    except BrokenPipeError:
-        pass  # It died at once; its exit status and error output tell why.
     with child.stdout:
         for line in child.stdout:
             said = json.loads(line)
-            if "progress" in said:
-                log(said["progress"])
+            if "message" in said:
+                log.log(said["level"], said["message"])
             else:
                 kept |= said
     child.wait()
@@ -142,3 +142,42 @@ def _stop(child: "subprocess.Popen[str]") -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
+
+
+class _ToParent(logging.Handler):
+    def __init__(self, parent: TextIO) -> None:
+        super().__init__()
+        self._parent = parent
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _write(self._parent, message=self.format(record), level=record.levelno)
+
+
+def _write(parent: TextIO, **content: Any) -> None:
+    parent.write(json.dumps(content) + "\n")
+
+
+def serve(module: str) -> int:
+    """The child's end: has a module answer the request on standard input.
+
+    Returns:
+      Exit status: 0, or 2 for a mistake of the user's.
+    """
+    # Libraries write to standard output as they like; only this process may speak to the parent.
+    parent = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    # So that a stopped child removes what it has half written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with shown(_ToParent(parent)):
+            result = importlib.import_module(module).answer(json.load(sys.stdin))
+    except UsageError as error:
+        _write(parent, error=str(error))
+        return 2
+    if result is not None:
+        _write(parent, result=result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1]))

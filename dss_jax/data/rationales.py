@@ -11,7 +11,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.records.files import read_records
-from dss_jax.records.records import Header, Record
+from dss_jax.records.records import Record
 
 SHOWN_IDS = 5
 """How many missing or surplus ids a message names."""
@@ -73,33 +73,51 @@ def join_records(
     said = []
     for file in files:
         header, records = read_records(Path(file))
-        _check_task(file, header, task)
-        own = shared if header.split in shared else (header.split,)
-        rows_of = {s: joined[s] for s in own if s in joined}
-        if not rows_of:
+        if header.task != task.name:
+            raise UsageError(
+                f"{file} has records of task {header.task!r}, not of {task.name!r}. Give the "
+                "records of that task with --rationales, or another --task."
+            )
+        own = [s for s in (shared if header.split in shared else (header.split,)) if s in joined]
+        if not own:
             said.append(f"{file} is not used: {task.name} has no {header.split} split here")
             continue
-        before = len(given)
-        surplus = _fill(rows_of, file, records, given)
-        if len(given) == before and header.split in joined:
-            raise _no_match(file, header, surplus, joined[header.split])
+        surplus = _fill({s: joined[s] for s in own}, file, records, given)
+        if file not in given.values() and header.split in joined:
+            theirs = f"its ids: {_some(surplus)}" if surplus else "it is empty"
+            raise UsageError(
+                f"{file}: no record is for a row of {header.task} {header.split} ({theirs}; the "
+                f"rows': {_some([e.id for e in joined[header.split]])}). Give the data that the "
+                "records were made from."
+            )
         if surplus:
             said.append(f"{file}: {len(surplus):,} records are for no row: {_some(surplus)}")
     return joined, [*_counts(joined, given), *said]
 
 
-def _fill(splits: Splits, file: str | Path, records: Iterable[Record], given: Given) -> list[str]:
+def _fill(
+    splits: Mapping[str, list[Example]], file: str | Path, records: Iterable[Record], given: Given
+) -> list[str]:
     """Puts a file's text into the rows, notes in `given` which have a record; surplus ids."""
-    places = {s: {e.id: i for i, e in enumerate(found)} for s, found in splits.items()}
+    places = {e.id: (s, i) for s, found in splits.items() for i, e in enumerate(found)}
     surplus = []
     for record in records:
-        split = next((s for s in splits if record.id in places[s]), None)
-        if split is None:
+        if record.id not in places:
             surplus.append(record.id)
             continue
-        at = places[split][record.id]
+        split, at = places[record.id]
         row = splits[split][at]
-        _check_record(file, record, row, given.get((split, record.id)))
+        if (before := given.get((split, record.id))) is not None:
+            raise UsageError(
+                f"id {record.id!r} is in {before} and again in {file}. `dss records merge` makes "
+                "one file of several."
+            )
+        if record.input != row.input:
+            raise UsageError(
+                f"{file}: the input of id {record.id!r} is not that of the row: "
+                f"{record.input[:80]!r} and {row.input[:80]!r}. The records were made from other "
+                "data; give that data with --data_dir, or extract again."
+            )
         given[split, record.id] = file
         if record.status == "ok":
             splits[split][at] = replace(
@@ -115,40 +133,6 @@ def _agreeing(record: Record) -> tuple[str, ...]:
     """The different rationales of the samples that have the row's label; () for a single one."""
     found = dict.fromkeys(s.rationale for s in record.samples if record.votes(s) and s.rationale)
     return tuple(found) if len(found) > 1 else ()
-
-
-def _check_task(file: str | Path, header: Header, task: DistillationTask) -> None:
-    if header.task != task.name:
-        raise UsageError(
-            f"{file} has records of task {header.task!r}, not of {task.name!r}. Give the records "
-            "of that task with --rationales, or another --task."
-        )
-
-
-def _check_record(
-    file: str | Path, record: Record, row: Example, before: str | Path | None
-) -> None:
-    if before is not None:
-        raise UsageError(
-            f"id {record.id!r} is in {before} and again in {file}. `dss records merge` makes one "
-            "file of several."
-        )
-    if record.input != row.input:
-        raise UsageError(
-            f"{file}: the input of id {record.id!r} is not that of the row: "
-            f"{record.input[:80]!r} and {row.input[:80]!r}. The records were made from other "
-            "data; give that data with --data_dir, or extract again."
-        )
-
-
-def _no_match(
-    file: str | Path, header: Header, ids: Sequence[str], found: Sequence[Example]
-) -> UsageError:
-    theirs = f"its ids: {_some(ids)}" if ids else "it is empty"
-    return UsageError(
-        f"{file}: no record is for a row of {header.task} {header.split} ({theirs}; the rows': "
-        f"{_some([e.id for e in found])}). Give the data that the records were made from."
-    )
 
 
 def _counts(joined: Splits, given: Given) -> Iterator[str]:

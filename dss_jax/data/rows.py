@@ -1,16 +1,19 @@
-"""From a task's sources to `Example`s, split by split. No TensorFlow.
+"""From a task's sources to `Example`s, split by split; errors name file and line. No TensorFlow.
 
 Sources that need TensorFlow are read by `dss_jax.data.seqio_sources`, imported only when such a
 split is asked for.
 """
 
+import csv
 import functools
+import json
 import math
 import os
 import traceback
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +32,21 @@ from dss_jax.core.types import (
     Source,
     Tfds,
 )
-from dss_jax.data.row_files import Located, csv_rows, jsonl_rows, parse_json
 
+DataDir = str | os.PathLike[str] | None
 DATA_DIR_HELP = "Give the folder with --data_dir, or set DSS_DATA_DIR."
 
 
-def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A row, and where it is, for messages ("cqa/cqa_train.json, line 3")."""
+
+    where: str
+    row: Row
+    completion: str | None = None
+
+
+def data_folder(data_dir: DataDir) -> Path | None:
     """The data directory: the argument, else DSS_DATA_DIR, else None. Of a remote one, a copy.
 
     Raises:
@@ -57,24 +69,18 @@ def _copy_of(folder: str) -> Path:
     return storage.local_folder(folder)
 
 
-def available_splits(
-    task: DistillationTask, data_dir: str | os.PathLike[str] | None = None
-) -> tuple[str, ...]:
+def available_splits(task: DistillationTask, data_dir: DataDir = None) -> tuple[str, ...]:
     """The splits that can be read, in the order train, validation, test.
 
     A split that only TFDS or a SeqIO source has counts as available: whether it can be
     downloaded shows when it is read. A validation split that is held out of train counts too.
     """
     folder = data_folder(data_dir)
-    served = _served(task, folder)
-    if _holds_out(task, served):
-        served.add("validation")
-    return tuple(s for s in SPLITS if s in served)
+    held = {"validation"} if held_out(task, folder) else set()
+    return tuple(s for s in SPLITS if s in held or source_of(task, s, folder))
 
 
-def examples(
-    task: DistillationTask, split: str, data_dir: str | os.PathLike[str] | None = None
-) -> list[Example]:
+def examples(task: DistillationTask, split: str, data_dir: DataDir = None) -> list[Example]:
     """All examples of a split, in order.
 
     Where no source has a validation split and the task asks for one, it is held out of train;
@@ -94,25 +100,24 @@ def examples(
 
 
 def examples_with_completions(
-    task: DistillationTask, split: str, data_dir: str | os.PathLike[str] | None = None
+    task: DistillationTask, split: str, data_dir: DataDir = None
 ) -> list[tuple[Example, str | None]]:
     """As `examples`, each with its raw completion as released; None where there is none."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     folder = data_folder(data_dir)
-    served = _served(task, folder)
-    if _holds_out(task, served) and split != "test":
-        rows = _read(task, "train", folder)
-        train, validation = hold_out(len(rows), task.validation_fraction, task.validation_seed)
-        return [rows[i] for i in (train if split == "train" else validation)]
-    if split not in served:
-        raise _no_split(task, split, folder, available_splits(task, folder))
-    return _read(task, split, folder)
+    if split == "test" or not held_out(task, folder):
+        return _read(task, split, folder)
+    rows = _read(task, "train", folder)
+    train, validation = hold_out(len(rows), task.validation_fraction, task.validation_seed)
+    return [rows[i] for i in (train if split == "train" else validation)]
 
 
-def held_out(task: DistillationTask, data_dir: str | os.PathLike[str] | None = None) -> bool:
+def held_out(task: DistillationTask, data_dir: DataDir = None) -> bool:
     """Whether the validation split is held out of train; ids are then unique over both."""
-    return _holds_out(task, _served(task, data_folder(data_dir)))
+    folder = data_folder(data_dir)
+    has = [source_of(task, split, folder) is not None for split in ("train", "validation")]
+    return task.validation_fraction > 0 and has == [True, False]
 
 
 def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,98 +136,73 @@ def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray
     return order[held:], order[:held]
 
 
-def source_files(
-    task: DistillationTask, data_dir: str | os.PathLike[str] | None = None
-) -> dict[str, Path]:
+def source_files(task: DistillationTask, data_dir: DataDir = None) -> dict[str, Path]:
     """Every file that the task's rows come from and that exists: name in the sources -> path."""
     folder = data_folder(data_dir)
     files: dict[str, Path] = {}
     for source in task.sources:
-        match source:
-            case Release() | Tfds() if folder is not None:
-                below = folder / _completions_folder(source)
-                if isinstance(source, Release):
-                    files |= {f"{below.name}/{f}": below / f for f in source.files.values()}
-                for pattern in source.completions.values():
-                    files |= {f"{below.name}/{f.relative_to(below).as_posix()}": f
-                              for f in _chunks(below, pattern)}  # fmt: skip
-            case Jsonl() | Csv():
-                for file in source.files.values():
-                    files[file] = _find(task, file, folder) or Path(file)
-    return {name: path for name, path in sorted(files.items()) if path.is_file()}
+        if isinstance(source, Jsonl | Csv):
+            found = {n: _file(task, source, s, folder) for s, n in source.files.items()}
+            files |= {name: file for name, file in found.items() if file}
+        if isinstance(source, Release | Tfds) and folder is not None:
+            below = folder / _completions_folder(source)
+            own = [below / name for name in getattr(source, "files", {}).values()]
+            own += [f for pattern in source.completions.values() for f in _chunks(below, pattern)]
+            files |= {f"{below.name}/{f.relative_to(below).as_posix()}": f for f in own}
+    return {name: file for name, file in sorted(files.items()) if file.is_file()}
 
 
-def needs_tensorflow(task: DistillationTask, split: str, data_dir: Path | None) -> bool:
-    """Whether the split is read through TFDS or another SeqIO source."""
-    return isinstance(_source_of(task, split, data_dir), Tfds | SeqioSource)
-
-
-def _served(task: DistillationTask, folder: Path | None) -> set[str]:
-    return {s for s in SPLITS if _source_of(task, s, folder) is not None}
-
-
-def _holds_out(task: DistillationTask, served: set[str]) -> bool:
-    return task.validation_fraction > 0 and "validation" not in served and "train" in served
-
-
-def _source_of(task: DistillationTask, split: str, folder: Path | None) -> Source | None:
+def source_of(task: DistillationTask, split: str, folder: Path | None) -> Source | None:
     """The first source that has the split."""
     for source in task.sources:
-        match source:
-            case Release():
-                name = source.files.get(split)
-                has = bool(name and folder and (folder / source.folder / name).is_file())
-            case Jsonl() | Csv():
-                name = source.files.get(split)
-                has = name is not None and _find(task, name, folder) is not None
-            case _:
-                has = split in source.splits
+        if isinstance(source, Release | Jsonl | Csv):
+            has = _file(task, source, split, folder) is not None
+        else:
+            has = split in source.splits
         if has:
             return source
     return None
 
 
-def _no_split(
-    task: DistillationTask, split: str, folder: Path | None, available: tuple[str, ...]
-) -> UsageError:
-    looked = []
+def _places(
+    task: DistillationTask, source: Release | Jsonl | Csv, split: str, folder: Path | None
+) -> list[Path]:
+    """Where the file of a split may lie: in the data folder, or beside the task file."""
+    if split not in source.files:
+        return []
+    file = Path(source.files[split]).expanduser()
+    if isinstance(source, Release):
+        return [folder / source.folder / file] if folder else []
+    beside = Path(task.file).parent if task.file else None
+    return [file] if file.is_absolute() else [base / file for base in (folder, beside) if base]
+
+
+def _file(
+    task: DistillationTask, source: Release | Jsonl | Csv, split: str, folder: Path | None
+) -> Path | None:
+    return next((p for p in _places(task, source, split, folder) if p.is_file()), None)
+
+
+def _no_split(task: DistillationTask, split: str, folder: Path | None) -> UsageError:
+    looked: list[str] = []
     for source in task.sources:
-        if isinstance(source, Release | Jsonl | Csv) and split in source.files:
-            below = source.folder if isinstance(source, Release) else ""
-            for base in _bases(task, source, folder):
-                looked.append(str(base / below / source.files[split]))
-            if folder is None and isinstance(source, Release):
-                looked.append(f"(no data folder given)/{below}/{source.files[split]}")
-    have = f"It has: {', '.join(available)}." if available else "It has no split at all here."
+        if isinstance(source, Release | Jsonl | Csv):
+            looked += map(str, _places(task, source, split, folder))
+        if isinstance(source, Release) and folder is None and split in source.files:
+            looked.append(f"(no data folder given)/{source.folder}/{source.files[split]}")
+    available = ", ".join(available_splits(task, folder))
+    have = f"It has: {available}." if available else "It has no split at all here."
     where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
     return UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
-
-
-def _bases(task: DistillationTask, source: Source, folder: Path | None) -> list[Path]:
-    bases = [folder] if folder is not None else []
-    if isinstance(source, Jsonl | Csv) and task.file:
-        bases.append(Path(task.file).parent)
-    return bases
-
-
-def _find(task: DistillationTask, name: str, folder: Path | None) -> Path | None:
-    """A file of `Jsonl` or `Csv`: absolute, in the data folder, or beside the task file."""
-    path = Path(name).expanduser()
-    if path.is_absolute():
-        return path if path.is_file() else None
-    beside = Path(task.file).parent if task.file else None
-    for base in (folder, beside):
-        if base is not None and (base / path).is_file():
-            return base / path
-    return None
 
 
 def _read(
     task: DistillationTask, split: str, folder: Path | None
 ) -> list[tuple[Example, str | None]]:
     """Examples and completions of one split of the source that has it, ids made sure of."""
-    source = _source_of(task, split, folder)
-    assert source is not None
+    source = source_of(task, split, folder)
+    if source is None:
+        raise _no_split(task, split, folder)
     first_seen: dict[str, str] = {}
     found = []
     for number, located in enumerate(_located(task, source, split, folder)):
@@ -243,6 +223,7 @@ def _read(
 
 
 def _example(task: DistillationTask, located: Located) -> Example:
+    made_by = f"to_example of task {task.name!r}"
     try:
         example = task.to_example(located.row, located.completion)
     except KeyError as error:
@@ -251,23 +232,20 @@ def _example(task: DistillationTask, located: Located) -> Example:
             f"{located.where}: field {error} is missing. The row has: {fields}."
         ) from error
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UsageError(
-            f"{located.where}: to_example of task {task.name!r} fails on this row "
-            f"({frames[-1].filename}:{frames[-1].lineno}): {type(error).__name__}: {error}"
+            f"{located.where}: {made_by} fails on this row ({frame.filename}:{frame.lineno}): "
+            f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(example, Example):
         raise UsageError(
-            f"{located.where}: to_example of task {task.name!r} gave a "
-            f"{type(example).__name__}, not a dss_jax.core.types.Example."
+            f"{located.where}: {made_by} gave a {type(example).__name__}, not a "
+            "dss_jax.core.types.Example."
         )
     for name in ("id", "input", "label", "teacher_label", "rationale"):
         value = getattr(example, name)
         if not isinstance(value, str):
-            raise UsageError(
-                f"{located.where}: {name} must be text, but to_example of task {task.name!r} "
-                f"gave {value!r}."
-            )
+            raise UsageError(f"{located.where}: {name} must be text, but {made_by} gave {value!r}.")
     if not example.input.strip():
         raise UsageError(f"{located.where}: the input is empty.")
     return example
@@ -275,43 +253,32 @@ def _example(task: DistillationTask, located: Located) -> Example:
 
 def _located(
     task: DistillationTask, source: Source, split: str, folder: Path | None
-) -> Iterator[Located]:
-    match source:
-        case Release():
-            assert folder is not None
-            file = folder / source.folder / source.files[split]
-            rows = list(jsonl_rows(file))
-            required = not source.completions_optional
-            return _join(rows, _completions(source, split, folder, required=required), str(file))
-        case Jsonl():
-            return jsonl_rows(_must_find(task, source.files[split], folder))
-        case Csv():
-            return csv_rows(_must_find(task, source.files[split], folder))
-        case Generated():
-            return _numbered(task, split, source.rows(split))
-        case Tfds() | SeqioSource():
-            from dss_jax.data import seqio_sources
+) -> Iterable[Located]:
+    if isinstance(source, Release | Jsonl | Csv):
+        file = _file(task, source, split, folder)
+        assert file is not None
+        if isinstance(source, Csv):
+            return csv_rows(file)
+        if isinstance(source, Jsonl):
+            return jsonl_rows(file)
+        texts = _completions(source, split, folder, required=not source.completions_optional)
+        return _join(list(jsonl_rows(file)), texts, str(file))
+    if isinstance(source, Generated):
+        return _numbered(source.rows(split), f"task {task.name!r}, {split}")
 
-            if isinstance(source, SeqioSource):
-                return _numbered(task, split, seqio_sources.rows(source.make(), split))
-            texts = _completions(source, split, folder, required=False)
-            name = f"TFDS {source.name}, split {source.splits[split]!r}"
-            # Completions are joined by position, so the rows must come in their original order.
-            tfds_rows = seqio_sources.tfds_rows(source, split, in_order=texts is not None)
-            rows = [Located(where=f"{name}, row {n}", row=r) for n, r in enumerate(tfds_rows)]
-            return _join(rows, texts, name)
-    raise AssertionError(source)
+    from dss_jax.data import seqio_sources
+
+    if isinstance(source, SeqioSource):
+        return _numbered(seqio_sources.rows(source.make(), split), f"task {task.name!r}, {split}")
+    texts = _completions(source, split, folder, required=False)
+    # Completions are joined by position, so the rows must come in their original order.
+    own = seqio_sources.tfds_rows(source, split, in_order=texts is not None)
+    name = f"TFDS {source.name}, split {source.splits[split]!r}"
+    return _join(list(_numbered(own, name)), texts, name)
 
 
-def _numbered(task: DistillationTask, split: str, rows: Iterator[Row]) -> Iterator[Located]:
-    where = f"task {task.name!r}, {split}, row"
-    return (Located(where=f"{where} {n}", row=row) for n, row in enumerate(rows))
-
-
-def _must_find(task: DistillationTask, name: str, folder: Path | None) -> Path:
-    path = _find(task, name, folder)
-    assert path is not None
-    return path
+def _numbered(rows: Iterable[Row], where: str) -> Iterator[Located]:
+    return (Located(where=f"{where}, row {n}", row=row) for n, row in enumerate(rows))
 
 
 def _completions_folder(source: Release | Tfds) -> str:
@@ -330,9 +297,8 @@ def _completions(
     source: Release | Tfds, split: str, folder: Path | None, *, required: bool
 ) -> list[str] | None:
     pattern = source.completions.get(split)
-    if pattern is None or (folder is None and not required):
+    if pattern is None or folder is None:
         return None
-    assert folder is not None
     below = folder / _completions_folder(source)
     files = _chunks(below, pattern)
     if not files and required:
@@ -350,12 +316,60 @@ def _completions(
     return texts if files else None
 
 
-def _join(rows: list[Located], texts: list[str] | None, where: str) -> Iterator[Located]:
+def _join(rows: list[Located], texts: list[str] | None, where: str) -> Iterable[Located]:
     if texts is None:
-        return iter(rows)
+        return rows
     if len(rows) != len(texts):
         raise UsageError(
             f"{where} has {len(rows)} rows, but there are {len(texts)} completions for them. "
             "They are joined by position, so both must be complete."
         )
     return (replace(r, completion=t) for r, t in zip(rows, texts, strict=True))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """`json.loads`; a `UsageError` that begins with `where` if it is not JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if "line" not in where else ""
+        raise UsageError(
+            f"{where}{line}, column {error.colno}: not valid JSON: {error.msg}."
+        ) from error
+
+
+def _lines(file: Path, newline: str | None = None) -> Iterator[str]:
+    try:
+        with file.open(encoding="utf-8-sig", newline=newline) as lines:
+            yield from lines
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 text ({error.reason}, byte {error.start}).") from error
+
+
+def jsonl_rows(file: Path) -> Iterator[Located]:
+    """The objects of a JSONL file; empty lines are passed over."""
+    for number, line in enumerate(_lines(file), 1):
+        if line.strip():
+            where = f"{file}, line {number}"
+            row = parse_json(line, where)
+            if not isinstance(row, dict):
+                raise UsageError(f"{where}: must be a JSON object, one a line.")
+            yield Located(where=where, row=row)
+
+
+def csv_rows(file: Path) -> Iterator[Located]:
+    """The rows of a CSV file with a header line."""
+    reader = csv.DictReader(_lines(file, newline=""), strict=True)
+    try:
+        for row in reader:
+            where = f"{file}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise UsageError(
+                    f"{where}: has not as many fields as the header line "
+                    f"({len(reader.fieldnames or ())})."
+                )
+            yield Located(where=where, row=row)
+    except csv.Error as error:
+        raise UsageError(f"{file}, line {reader.line_num}: {error}.") from error

@@ -6,27 +6,24 @@ The folder is what a TFDS builder of that name and version prepares, so SeqIO's 
 
 import dataclasses
 import json
+import logging
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dss_jax.core.errors import UsageError
-from dss_jax.data.seqio_child import serve
 from dss_jax.records.files import read_records
 from dss_jax.records.records import Header, Record
+
+log = logging.getLogger(__name__)
 
 TEXTS = ("id", "input", "label", "teacher_label", "rationale", "status")
 """Text features; `agreement` is a float32 beside them."""
 
 
 def export_records(
-    files: Sequence[str | Path],
-    folder: str | Path,
-    name: str | None = None,
-    version: str = "1.0.0",
-    say: Callable[[str], None] = print,
+    files: Sequence[str | Path], folder: str | Path, name: str | None = None, version: str = "1.0.0"
 ) -> Path:
     """Writes record files, one a split, as the data set `folder/name/version`.
 
@@ -39,7 +36,6 @@ def export_records(
       folder: the TFDS data folder.
       name: of the data set, in snake case; None: `<task>_rationales`.
       version: of the data set, "MAJOR.MINOR.PATCH".
-      say: is given a line a split.
 
     Returns:
       The folder of the version.
@@ -77,7 +73,7 @@ def export_records(
         disable_shuffling=True,
     )
     for split, info in builder.info.splits.items():
-        say(f"{split}: {info.num_examples:,} records in {info.num_shards} shards")
+        log.info(f"{split}: {info.num_examples:,} records in {info.num_shards} shards")
     return path
 
 
@@ -106,10 +102,6 @@ def _rows(file: Path, records: Iterable[Record]) -> Iterator[tuple[int, dict[str
         raise UsageError(f"{file} has no records. Leave it out.")
 
 
-def answer(request: dict[str, Any], say: Callable[[str], None]) -> str:
+def answer(request: dict[str, Any]) -> str:
     """`export_records` for the parent process: its arguments in, the path out."""
-    return str(export_records(**request, say=say))
-
-
-if __name__ == "__main__":
-    sys.exit(serve(answer))
+    return str(export_records(**request))

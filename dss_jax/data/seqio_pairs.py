@@ -22,11 +22,11 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import LABEL, RATIONALE
 from dss_jax.core.prefixes import prefixes as prefixes_of
 from dss_jax.core.types import DistillationTask
-from dss_jax.data.seqio_tasks import ROW, encode_input, offered_splits, read_examples
+from dss_jax.data.seqio_tasks import KINDS, ROW, Text, encode_input, forget, reader, source
 
 PAIRED = "_paired"
-_LABEL_FIELDS = {"": "label", "_unlabeled": "teacher_label"}
-"""Suffix of the mixture -> the field of `Example` that is its label."""
+_LABELS = {"": "label", "_unlabeled": "teacher_label"}
+"""Suffix of the mixture -> the one of `KINDS` that has its label."""
 
 _FIRST, _SECOND = ("inputs", "targets"), ("rationale_inputs", "rationale_targets")
 ROLE, WEIGHT = "role", "weight"
@@ -47,37 +47,18 @@ def register(
     targets, which weigh nothing.
     """
     vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
-    features = {n: seqio.Feature(vocabulary) for n in (*_FIRST, *_SECOND)}
-    read = functools.cache(lambda split: read_examples(task, split, data_dir, rationales))
-    style = prefixes_of(prefixes)
-
-    def dataset_fn(
-        split: str, shuffle_files: bool = False, seed: int | None = None, field: str = "label"
-    ) -> tf.data.Dataset:
-        kept = [(row, e) for row, e in enumerate(read(split)) if getattr(e, field)]
-        texts: dict[str, list[str]] = {
-            "inputs": [style.label + e.input for _, e in kept],
-            "targets": [getattr(e, field) for _, e in kept],
-            "rationale_inputs": [style.rationale + e.input for _, e in kept],
-            "rationale_targets": [e.rationale for _, e in kept],
-        }
-        columns = {name: tf.constant(t, tf.string, [len(kept)]) for name, t in texts.items()}
-        columns[ROW] = tf.constant([row for row, _ in kept], tf.int32, [len(kept)])
-        dataset = tf.data.Dataset.from_tensor_slices(columns)
-        return dataset.shuffle(max(1, len(kept)), seed=seed) if shuffle_files else dataset
-
-    for suffix, field in _LABEL_FIELDS.items():
-        name = task.name + suffix + PAIRED
-        if name in seqio.TaskRegistry.names():
-            seqio.TaskRegistry.remove(name)
+    style, (read, splits) = prefixes_of(prefixes), reader(task, data_dir, rationales)
+    names = {task.name + suffix + PAIRED: kind for suffix, kind in _LABELS.items()}
+    forget(seqio.TaskRegistry, [*names])
+    for name, label in names.items():
+        texts: dict[str, Text] = {}
+        for (inputs, targets), kind in ((_FIRST, KINDS[label]), (_SECOND, KINDS["rationale"])):
+            texts |= {inputs: functools.partial(kind.inputs, style), targets: kind.targets}
         seqio.TaskRegistry.add(
             name,
-            source=seqio.FunctionDataSource(
-                dataset_fn=functools.partial(dataset_fn, field=field),
-                splits=offered_splits(task, data_dir),
-            ),
+            source=source(read, splits, texts, KINDS[label].targets),
             preprocessors=[tokenize_pair],
-            output_features=features,
+            output_features={n: seqio.Feature(vocabulary) for n in texts},
         )
 
 
@@ -86,25 +67,28 @@ def tokenize_pair(
     output_features: Mapping[str, seqio.Feature],
     sequence_length: Mapping[str, int] | None = None,
 ) -> tf.data.Dataset:
-    """SeqIO preprocessor: the four texts become ids that end in EOS, an empty target stays empty.
+    """SeqIO preprocessor: the four texts become ids that end in EOS, an empty text stays empty.
 
     `sequence_length` has the lengths of `inputs` and `targets`, which hold for both roles. Longer
     ones are cut and end in EOS, as in `seqio.preprocessors.append_eos_after_trim`.
     """
     limits = sequence_length or {}
 
-    def ended(ids: tf.Tensor, eos_id: int, limit: int | None) -> tf.Tensor:
+    def ended(text: tf.Tensor, ids: tf.Tensor, eos_id: int, limit: int | None) -> tf.Tensor:
         cut = ids if limit is None else ids[: limit - 1]
-        return tf.cond(tf.size(ids) > 0, lambda: tf.concat([cut, [eos_id]], 0), lambda: ids)
+        # White space has no ids, but is a target all the same, as in `seqio_tasks`.
+        return tf.cond(tf.equal(text, ""), lambda: ids, lambda: tf.concat([cut, [eos_id]], 0))
 
     def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         found = {ROW: example[ROW]}
         for inputs, targets in (_FIRST, _SECOND):
             vocabulary = output_features[inputs].vocabulary
-            ids = encode_input(example[inputs], vocabulary)
-            found[inputs] = ended(ids, vocabulary.eos_id, limits.get("inputs"))
-            ids = vocabulary.encode_tf(example[targets])
-            found[targets] = ended(ids, vocabulary.eos_id, limits.get("targets"))
+            for name, ids in (
+                (inputs, encode_input(example[inputs], vocabulary)),
+                (targets, vocabulary.encode_tf(example[targets])),
+            ):
+                limit = limits.get("inputs" if name == inputs else "targets")
+                found[name] = ended(example[name], ids, vocabulary.eos_id, limit)
         return found
 
     return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)

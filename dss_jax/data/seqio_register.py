@@ -10,12 +10,13 @@ import logging
 import os
 from pathlib import Path
 
+from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task, task_names
 from dss_jax.data import seqio_pairs, seqio_tasks, vocabulary
 from dss_jax.records.files import read_records
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def register_all() -> tuple[str, ...]:
@@ -27,13 +28,16 @@ def register_all() -> tuple[str, ...]:
     extra_ids = os.environ.get("DSS_EXTRA_IDS", "100")
     if not extra_ids.isdigit():
         raise UsageError(f"DSS_EXTRA_IDS must be a whole number, not {extra_ids!r}.")
-    records = _record_files()
+    records: dict[str, list[Path]] = {}
+    for file in filter(None, os.environ.get("DSS_RATIONALES", "").split(",")):
+        local = storage.local_file(file)
+        records.setdefault(read_records(local)[0].task, []).append(local)
     done = []
     for name in task_names():
         try:
             task = load_task(name)
         except UsageError as error:
-            logger.warning("%s", error)
+            log.warning("%s", error)
             continue
         for module in (seqio_tasks, seqio_pairs):
             module.register(
@@ -46,15 +50,6 @@ def register_all() -> tuple[str, ...]:
             )
         done.append(name)
     return tuple(done)
-
-
-def _record_files() -> dict[str, list[str]]:
-    """Task -> its record files."""
-    files: dict[str, list[str]] = {}
-    for file in filter(None, os.environ.get("DSS_RATIONALES", "").split(",")):
-        header, _ = read_records(Path(file).expanduser())
-        files.setdefault(header.task, []).append(file)
-    return files
 
 
 register_all()

@@ -1,27 +1,24 @@
 """Scores predictions with the metric functions of a user's SeqIO task. Run as a child process."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from numbers import Number
 from typing import Any
 
-from dss_jax.data.seqio_child import find_provider, ints_and_texts, serve
+from dss_jax.data.seqio_user import find_provider, ints_and_texts
 
 
-def score(request: dict[str, Any], say: Callable[[str], None]) -> dict[str, float]:
+def answer(request: Mapping[str, Any]) -> dict[str, float]:
     """Runs `postprocess_fn` and the `metric_fns` over predictions, as SeqIO's evaluator does.
 
     Args:
       request: `module` and `name` of the task or mixture, `split`, and `predictions`: id of the
         row in the token store -> predicted text.
-      say: not used.
 
     Returns:
       `<task>/<metric>` -> value; metrics that are no numbers are left out.
     """
     import seqio
 
-    del say
     provider = find_provider(request["module"], request["name"])
     predictions, found = request["predictions"], {}
     for task in seqio.get_subtasks(provider):
@@ -44,7 +41,3 @@ def score(request: dict[str, Any], say: Callable[[str], None]) -> dict[str, floa
                 if isinstance(value, Number):
                     found[f"{task.name}/{name}"] = float(value)  # type: ignore[arg-type]
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(serve(score))

@@ -12,8 +12,7 @@ import seqio
 import tensorflow_datasets as tfds
 
 from dss_jax.core.paths import cache_folder
-from dss_jax.core.types import Row, Tfds
-from dss_jax.data.row_files import SplitUnavailable
+from dss_jax.core.types import Row, SplitUnavailable, Tfds
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dss_jax.core import config
 from dss_jax.core.types import Example
-from dss_jax.data.orders import permutation
+from dss_jax.data.columns import permutation
 from dss_jax.data.spans import ORDER, corrupt, longest_piece
 from dss_jax.data.vocabulary import SEPARATOR
 

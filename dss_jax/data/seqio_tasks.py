@@ -21,12 +21,14 @@ method's loss (METHOD.md, Traps), which is why this package pairs rows in its to
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import seqio
 import tensorflow as tf
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.prefixes import Prefixes
 from dss_jax.core.prefixes import prefixes as prefixes_of
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data import rows, seqio_spans
@@ -36,20 +38,20 @@ from dss_jax.data.vocabulary import SEPARATOR
 
 ROW = "row"
 
-_TARGETS: Mapping[str, tuple[str, str]] = {
-    "label": ("label", "label"),
-    "teacher_label": ("label", "teacher_label"),
-    "rationale": ("rationale", "rationale"),
-}
-"""Suffix of the SeqIO task -> (its prefix, the field of `Example` that is its target)."""
+Text = Callable[[Example], str]
 
 
-def _input_alone(text: str, example: Example) -> str:
-    return text
+def _label_input(style: Prefixes, example: Example) -> str:
+    return style.label + example.input
 
 
-def _with_rationale(text: str, example: Example) -> str:
+def _rationale_input(style: Prefixes, example: Example) -> str:
+    return style.rationale + example.input
+
+
+def _with_rationale(style: Prefixes, example: Example) -> str:
     """PINTO's input."""
+    text = _label_input(style, example)
     return f"{text}{SEPARATOR}{example.rationale}" if example.rationale else text
 
 
@@ -65,15 +67,24 @@ def _label_first(example: Example) -> str:
     return f"{example.label} {BECAUSE} {example.rationale}"
 
 
-Make = tuple[Callable[[Example], str], Callable[[Example], str]]
-"""Example -> input, and target."""
+@dataclass(frozen=True)
+class Kind:
+    """A SeqIO task: what is read, what is written, and how a predicted text holds the label."""
 
-_JOINT: Mapping[str, tuple[Callable[[str, Example], str], Callable[[Example], str]]] = {
-    "single_task": (_input_alone, _rationale_first),
-    "single_task_label_first": (_input_alone, _label_first),
-    "pinto": (_with_rationale, lambda example: example.label),
+    inputs: Callable[[Prefixes, Example], str]
+    targets: Text
+    form: str = "tasks"
+
+
+KINDS = {
+    "label": Kind(_label_input, operator.attrgetter("label")),
+    "teacher_label": Kind(_label_input, operator.attrgetter("teacher_label")),
+    "rationale": Kind(_rationale_input, operator.attrgetter("rationale")),
+    "single_task": Kind(_label_input, _rationale_first, "rationale_label"),
+    "single_task_label_first": Kind(_label_input, _label_first, "label_rationale"),
+    "pinto": Kind(_with_rationale, operator.attrgetter("label")),
 }
-"""Suffix of the SeqIO task -> (prefix and input, example) -> input; example -> target."""
+"""By suffix of the SeqIO task's name."""
 
 _MIXTURES = {"": ("label", "rationale"), "_unlabeled": ("teacher_label", "rationale")}
 
@@ -108,47 +119,61 @@ def register(
     vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
     features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
     style = prefixes_of(prefixes)
-    read, splits = _reader(task, data_dir, rationales, examples)
-    names = [task.name + suffix for suffix in _MIXTURES]
-    _forget(seqio.MixtureRegistry, names)
-    suffixes = [*_TARGETS, *_JOINT, seqio_spans.SUFFIX]
-    _forget(seqio.TaskRegistry, [f"{task.name}_{suffix}" for suffix in suffixes])
+    if examples is None:
+        read, splits = reader(task, data_dir, rationales)
+    else:
+        read, splits = examples.__getitem__, tuple(examples)
+    forget(seqio.MixtureRegistry, [task.name + suffix for suffix in _MIXTURES])
+    forget(seqio.TaskRegistry, [f"{task.name}_{s}" for s in (*KINDS, seqio_spans.SUFFIX)])
     tasks = {}
-
-    def add(suffix: str, inputs: Make, postprocess: Callable[..., str]) -> None:
+    for suffix, kind in KINDS.items():
+        read_text: Text = functools.partial(kind.inputs, style)
         tasks[suffix] = seqio.TaskRegistry.add(
             f"{task.name}_{suffix}",
-            source=seqio.FunctionDataSource(dataset_fn=_dataset_fn(read, *inputs), splits=splits),
+            source=source(
+                read, splits, {"inputs": read_text, "targets": kind.targets}, kind.targets
+            ),
             preprocessors=[tokenize, seqio.preprocessors.append_eos_after_trim],
             output_features=features,
-            postprocess_fn=postprocess,
+            postprocess_fn=functools.partial(_label, form=kind.form),
             metric_fns=[] if suffix == "rationale" else [task.scorer],
         )
-
-    for suffix, (prefix, field) in _TARGETS.items():
-        made = _prefixed(getattr(style, prefix), _input_alone), operator.attrgetter(field)
-        add(suffix, made, stripped_text)
-    for suffix, (inputs, targets) in _JOINT.items():
-        add(suffix, (_prefixed(style.label, inputs), targets), _label_of(suffix))
     seqio_spans.register(task.name, vocabulary, read, splits)
     for suffix, parts in _MIXTURES.items():
-        seqio.MixtureRegistry.add(
-            task.name + suffix, [(f"{task.name}_{part}", 1.0) for part in parts]
-        )
+        rates = [(f"{task.name}_{part}", 1.0) for part in parts]
+        seqio.MixtureRegistry.add(task.name + suffix, rates)
     return tasks
 
 
-def _reader(
-    task: DistillationTask,
-    data_dir: str | Path | None,
-    rationales: Sequence[str | Path],
-    examples: Mapping[str, list[Example]] | None,
-) -> tuple[Callable[[str], list[Example]], tuple[str, ...]]:
-    """Split -> rows, read once; and the splits on offer."""
-    if examples is not None:
-        return examples.__getitem__, tuple(examples)
-    read = functools.cache(lambda split: read_examples(task, split, data_dir, rationales))
-    return read, offered_splits(task, data_dir)
+def source(
+    read: Callable[[str], list[Example]],
+    splits: Sequence[str],
+    texts: Mapping[str, Text],
+    target: Text,
+) -> seqio.FunctionDataSource:
+    """Rows as texts, beside their row numbers; those whose `target` is empty are left out.
+
+    Args:
+      read: split -> rows.
+      splits: those on offer.
+      texts: feature -> what it holds.
+      target: the text that a row must have.
+    """
+
+    def dataset_fn(
+        split: str, shuffle_files: bool = False, seed: int | None = None
+    ) -> tf.data.Dataset:
+        kept = [(row, e) for row, e in enumerate(read(split)) if target(e)]
+        columns = {
+            name: tf.constant([text(e) for _, e in kept], tf.string, [len(kept)])
+            for name, text in texts.items()
+        }
+        columns[ROW] = tf.constant([row for row, _ in kept], tf.int32, [len(kept)])
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
+        # The source is one in-memory "file", so shuffling files means shuffling rows.
+        return dataset.shuffle(max(1, len(kept)), seed=seed) if shuffle_files else dataset
+
+    return seqio.FunctionDataSource(dataset_fn=dataset_fn, splits=splits)
 
 
 def tokenize(
@@ -182,68 +207,32 @@ def encode_input(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
     return tf.cast(joined.flat_values[:-1], tf.int32)
 
 
-def stripped_text(text: str | bytes, example: object = None, is_target: bool = False) -> str:
-    """SeqIO postprocessor: the text without white space around it."""
+def _label(text: str | bytes, example: object = None, is_target: bool = False, *, form: str) -> str:
+    """SeqIO postprocessor of a text, which may hold both: its label, without white space around."""
     del example, is_target
-    return (text.decode("utf-8") if isinstance(text, bytes) else str(text)).strip()
+    return label_in((text.decode("utf-8") if isinstance(text, bytes) else str(text)).strip(), form)
 
 
-def _prefixed(prefix: str, make: Callable[[str, Example], str]) -> Callable[[Example], str]:
-    return lambda example: make(prefix + example.input, example)
+def reader(
+    task: DistillationTask, data_dir: str | Path | None, rationales: Sequence[str | Path]
+) -> tuple[Callable[[str], list[Example]], tuple[str, ...]]:
+    """Split -> rows, joined with record files and read once; and the splits to offer: all, where
+    the data is not there (yet), for reading it then explains.
+    """
 
+    @functools.cache
+    def read(split: str) -> list[Example]:
+        found = {split: rows.examples(task, split, data_dir)}
+        return join_records(task, found, rationales, data_dir)[0][split]
 
-def _label_of(suffix: str) -> Callable[..., str]:
-    """Postprocessor of a predicted text, which may hold both: its label."""
-    forms = {"single_task": "rationale_label", "single_task_label_first": "label_rationale"}
-    form = forms.get(suffix, "tasks")
-
-    def label(text: str | bytes, example: object = None, is_target: bool = False) -> str:
-        return label_in(stripped_text(text, example, is_target), form)
-
-    return label
-
-
-def _dataset_fn(
-    read: Callable[[str], list[Example]],
-    inputs: Callable[[Example], str],
-    targets: Callable[[Example], str],
-) -> Callable[..., tf.data.Dataset]:
-    def dataset_fn(
-        split: str, shuffle_files: bool = False, seed: int | None = None
-    ) -> tf.data.Dataset:
-        kept = [(row, e) for row, e in enumerate(read(split)) if targets(e)]
-        columns = {
-            "inputs": tf.constant([inputs(e) for _, e in kept], tf.string, [len(kept)]),
-            "targets": tf.constant([targets(e) for _, e in kept], tf.string, [len(kept)]),
-            ROW: tf.constant([row for row, _ in kept], tf.int32, [len(kept)]),
-        }
-        dataset = tf.data.Dataset.from_tensor_slices(columns)
-        # The source is one in-memory "file", so shuffling files means shuffling rows.
-        return dataset.shuffle(max(1, len(kept)), seed=seed) if shuffle_files else dataset
-
-    return dataset_fn
-
-
-def read_examples(
-    task: DistillationTask,
-    split: str,
-    data_dir: str | Path | None,
-    rationales: Sequence[str | Path],
-) -> list[Example]:
-    """The rows of a split, joined with record files."""
-    found = {split: rows.examples(task, split, data_dir)}
-    return join_records(task, found, rationales, data_dir)[0][split]
-
-
-def offered_splits(task: DistillationTask, data_dir: str | Path | None) -> tuple[str, ...]:
-    """The splits to offer; all, where the data is not there (yet): reading it then explains."""
     try:
-        return rows.available_splits(task, data_dir) or SPLITS
+        return read, rows.available_splits(task, data_dir) or SPLITS
     except UsageError:
-        return SPLITS
+        return read, SPLITS
 
 
-def _forget(registry: type[seqio.DatasetProviderRegistry], names: list[str]) -> None:
+def forget(registry: type[seqio.DatasetProviderRegistry], names: Sequence[str]) -> None:
+    """Removes what is registered under these names."""
     for name in names:
         if name in registry.names():
             registry.remove(name)

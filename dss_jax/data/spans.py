@@ -13,7 +13,9 @@ import gzip
 import json
 import lzma
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -23,9 +25,8 @@ from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, LABEL
 from dss_jax.core.prefixes import prefixes
-from dss_jax.data.columns import Examples
-from dss_jax.data.orders import permutation
-from dss_jax.data.store import Ragged, StoreSplit, TokenStore
+from dss_jax.data.columns import Examples, permutation
+from dss_jax.data.store import StoreSplit, TokenStore
 
 NOISE = 2
 """Word of Philox's counter that keeps these draws apart from those of other purposes."""
@@ -126,6 +127,7 @@ def corrupt(
     return np.append(inputs, EOS_ID).astype(np.int32), np.append(targets, EOS_ID).astype(np.int32)
 
 
+@dataclass(frozen=True)
 class Pieces:
     """Text as pieces of equal length, in place of a store's split.
 
@@ -136,11 +138,10 @@ class Pieces:
       first_sentinel: id of `<extra_id_0>`.
     """
 
-    def __init__(
-        self, name: str, tokens: np.ndarray, counts: SpanCounts, first_sentinel: int
-    ) -> None:
-        self.name, self.tokens = name, tokens
-        self.counts, self.first_sentinel = counts, first_sentinel
+    name: str
+    tokens: np.ndarray
+    counts: SpanCounts
+    first_sentinel: int
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -159,7 +160,7 @@ class SpanExamples(Examples):
         self.roles, self.count = (LABEL,), len(pieces)
         self._pieces, self._seed = pieces, data.seed
         # A batch asks for its targets and for its inputs.
-        self._made = lru_cache(maxsize=1)(self._corrupted_all)
+        self._made = lru_cache(maxsize=1)(lambda items: [*map(self._corrupted, items)])
 
     def usable(self, rows: np.ndarray) -> np.ndarray:
         """All of them."""
@@ -190,43 +191,34 @@ class SpanExamples(Examples):
         return self._side(1, items)
 
     def _side(self, side: int, items: np.ndarray) -> np.ndarray:
-        made = [both[side] for both in self._made(tuple(map(int, items)))]
-        return np.concatenate(made) if made else np.zeros(0, np.int32)
-
-    def _corrupted_all(self, items: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [self._corrupted(item) for item in items if item >= 0]
+        made = self._made(tuple(int(item) for item in items if item >= 0))
+        return np.concatenate([np.zeros(0, np.int32), *(both[side] for both in made)])
 
     def _corrupted(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, piece = divmod(item, self.count)
-        draws = np.random.Philox(
-            key=np.array([self._seed, epoch], np.uint64), counter=[0, piece, 0, NOISE]
-        )
-        pieces = self._pieces
-        words = draws.random_raw(pieces.counts.length)
-        return corrupt(pieces.tokens[piece], pieces.counts, pieces.first_sentinel, words)
+        key, of = np.array([self._seed, epoch], np.uint64), self._pieces
+        draws = np.random.Philox(key=key, counter=[0, piece, 0, NOISE])
+        words = draws.random_raw(of.counts.length)
+        return corrupt(of.tokens[piece], of.counts, of.first_sentinel, words)
 
 
 def _documents_of(split: StoreSplit, style: str | None) -> list[np.ndarray]:
     """Inputs without their prefix, and rationales, of a split; no end-of-sequence at their ends."""
     prefix = len(split.encode(prefixes(style).label)) if style else 0
-    inputs: Ragged = split.tokens("label_inputs")
-    rationales = split.tokens("rationale_targets") if split.has("rationale_targets") else None
-    found = []
-    for row in range(len(split)):
-        found.append(inputs[row][prefix:-1])
-        if rationales is not None and len(rationales[row]):
-            found.append(rationales[row][:-1])
-    return found
+    columns = [(split.tokens("label_inputs"), prefix)]
+    if split.has("rationale_targets"):
+        columns.append((split.tokens("rationale_targets"), 0))
+    rows = range(len(split))
+    return [c[row][start:-1] for row in rows for c, start in columns if len(c[row])]
 
 
 def _lines(path: Path) -> Iterator[str]:
     openers: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
-    compressed = path.suffix in openers
-    name = path.with_suffix("").name if compressed else path.name
+    kind = path.with_suffix("").suffix if path.suffix in openers else path.suffix
     with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             text = line.strip()
-            if name.endswith(".jsonl") and text:
+            if text and kind == ".jsonl":
                 text = _text_of(text, f"{path}:{number}")
             if text:
                 yield text
@@ -251,13 +243,9 @@ def _documents_in(
     path = storage.local_file(name)
     if not path.is_file():
         raise UsageError(f"Pretrain.text_files: there is no file {name!r}.")
-    part: list[str] = []
-    for text in _lines(path):
-        part.append(text)
-        if len(part) == PART:
-            yield from (np.array(ids, np.int32) for ids in encode(part))
-            part = []
-    yield from (np.array(ids, np.int32) for ids in encode(part))
+    texts = _lines(path)
+    while part := [*islice(texts, PART)]:
+        yield from (np.array(ids, np.int32) for ids in encode(part))
 
 
 def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:

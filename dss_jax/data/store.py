@@ -14,13 +14,14 @@ JSON list.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
+from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import check_name
 from dss_jax.data.vocabulary import SentencePiece
@@ -28,10 +29,20 @@ from dss_jax.data.vocabulary import SentencePiece
 FORMAT = 2
 """Rises when the layout of the folder changes."""
 
+TARGETS = {
+    "label_targets": "label",
+    "teacher_label_targets": "teacher_label",
+    "rationale_targets": "rationale",
+}
+"""Token column -> the field of `Example` that it is made from."""
+
 TOKEN_COLUMNS = (
-    "label_inputs", "label_targets", "teacher_label_targets", "rationale_inputs",
+    "label_inputs",
+    "label_targets",
+    "teacher_label_targets",
+    "rationale_inputs",
     "rationale_targets",
-)  # fmt: skip
+)
 SAMPLES = "rationale_samples"
 """A token column that is there where rows have several rationales: all of a row's, each ended by
 end-of-sequence.
@@ -43,6 +54,11 @@ MANIFEST, VOCABULARY = "manifest.json", "vocabulary.model"
 
 class StoreDamaged(UsageError):  # noqa: N818
     """A store that is half-written, was changed, or has another format."""
+
+    @classmethod
+    def by(cls, path: Path, what: str) -> "StoreDamaged":
+        """The error for a store of our format in which something is wrong."""
+        return cls(f"the token store {path} is damaged: {what}")
 
 
 class Slices:
@@ -88,6 +104,13 @@ class Ragged(Slices):
         self.offsets = offsets
 
 
+def joined(parts: Sequence[Ragged]) -> Ragged:
+    """The rows of some columns, one column after another; no part: no row."""
+    lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths() for part in parts)])
+    values = np.concatenate([np.zeros(0, np.uint8), *(part.values for part in parts)])
+    return Ragged(values, np.cumsum(lengths))
+
+
 class TextColumn:
     """Texts, decoded when asked for."""
 
@@ -109,26 +132,26 @@ class TextColumn:
 
 
 class StoreSplit:
-    """One split of a store."""
+    """One split of a store.
+
+    Attributes:
+      name: its name.
+      own: rows of the task itself: all, but in `extras.JoinedSplit`.
+      encode: text -> ids by the store's vocabulary, without end-of-sequence.
+    """
 
     def __init__(
         self, folder: Path, name: str, entry: Mapping[str, Any], encode: Callable[[str], list[int]]
     ) -> None:
-        """`encode`: text -> ids by the store's vocabulary, without end-of-sequence."""
-        self.name, self.encode = name, encode
-        self._rows = int(entry["rows"])
+        """`entry`: of the manifest."""
+        self.name, self.encode, self.own = name, encode, int(entry["rows"])
         self._columns = {c: _load_column(folder / name, c) for c in entry["columns"]}
         for column, ragged in self._columns.items():
-            if len(ragged) != self._rows:
+            if len(ragged) != self.own:
                 raise StoreDamaged(f"{folder}: {name}/{column} has {len(ragged)} rows.")
 
     def __len__(self) -> int:
-        return self._rows
-
-    @property
-    def own(self) -> int:
-        """Rows of the task itself: all, but in `extras.JoinedSplit`."""
-        return len(self)
+        return self.own
 
     def has(self, column: str) -> bool:
         """Whether the split has a column."""
@@ -220,20 +243,16 @@ def open_store(path: str | Path) -> TokenStore:
         for name in (*columns, *manifest["files"]):
             check_name(name, path / MANIFEST)
     except UsageError as error:
-        raise StoreDamaged(f"the token store {path} is damaged: {error}") from error
+        raise StoreDamaged.by(path, str(error)) from error
     for name, entry in manifest["files"].items():
         file = path / name
         if not file.is_file():
             raise StoreDamaged(f"the token store {path} is incomplete: {name} is missing.")
-        if file.stat().st_size != entry["size"]:
-            raise StoreDamaged(
-                f"the token store {path} is damaged: {name} has {file.stat().st_size} bytes, not "
-                f"{entry['size']}."
-            )
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != entry["sha256"]:
-            raise StoreDamaged(f"the token store {path} is damaged: {name} was changed.")
+        size = file.stat().st_size
+        if size != entry["size"]:
+            raise StoreDamaged.by(path, f"{name} has {size} bytes, not {entry['size']}.")
+        if file_digest(file) != entry["sha256"]:
+            raise StoreDamaged.by(path, f"{name} was changed.")
     return TokenStore(path, manifest)
 
 
@@ -256,16 +275,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_bytes())
         version, digest = manifest["format"], manifest["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreDamaged(
-            f"the token store {path} is damaged: {MANIFEST} is unreadable."
-        ) from error
+        raise StoreDamaged.by(path, f"{MANIFEST} is unreadable.") from error
     if version != FORMAT:
         raise StoreDamaged(
             f"the token store {path} has format {version}, but this version of dss-jax reads "
             f"format {FORMAT}. Make it again with dss prepare."
         )
     if digest != manifest_digest(manifest):
-        raise StoreDamaged(f"the token store {path} is damaged: {MANIFEST} was changed.")
+        raise StoreDamaged.by(path, f"{MANIFEST} was changed.")
     return manifest
 
 

@@ -1,19 +1,19 @@
 """Writes a token store: whole or not at all. NumPy only."""
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
 import shutil
 import socket
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from dss_jax.core.digest import file_digest
 from dss_jax.data.store import (
     FORMAT,
     MANIFEST,
@@ -21,76 +21,82 @@ from dss_jax.data.store import (
     TEXT_COLUMNS,
     TOKEN_COLUMNS,
     VOCABULARY,
+    Ragged,
     StoreDamaged,
     TokenStore,
+    joined,
     manifest_digest,
     open_store,
 )
 
-
-class RaggedBuilder:
-    """Collects rows of integers."""
-
-    def __init__(self, typecode: str) -> None:
-        self._values = array(typecode)
-        self._offsets = array("q", [0])
-
-    def append(self, row: Sequence[int] | bytes) -> None:
-        """Adds a row."""
-        if isinstance(row, bytes):
-            self._values.frombytes(row)  # Several times as fast as one number after another.
-        else:
-            self._values.extend(row)
-        self._offsets.append(len(self._values))
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """(values in the smallest unsigned type that holds them, offsets int64 [rows + 1])."""
-        values = np.array(self._values)
-        if len(values) and values.min() < 0:
-            raise ValueError("token ids must not be negative")
-        dtype = np.min_scalar_type(int(values.max(initial=0)))
-        return values.astype(dtype), np.array(self._offsets, np.int64)
+Columns = Mapping[str, Ragged]
+"""A split's columns by name, in the order of the manifest."""
 
 
-class SplitBuilder:
-    """Collects the rows of a split."""
+class Part(Protocol):
+    """Columns of a part of a split, perhaps read when they are asked for."""
+
+    def __getitem__(self, column: str, /) -> Ragged: ...
+
+
+def text_column(texts: Iterable[str]) -> Ragged:
+    """Texts as bytes of UTF-8."""
+    rows = [text.encode("utf-8") for text in texts]
+    return Ragged(
+        np.frombuffer(b"".join(rows), np.uint8), np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    )
+
+
+class SplitBuilder(Mapping[str, Ragged]):
+    """A split's columns, collected row by row."""
 
     def __init__(self, tokens: Sequence[str], texts: Sequence[str]) -> None:
         """Declares the columns, of `TOKEN_COLUMNS`, `SAMPLES` and `TEXT_COLUMNS`."""
         assert set(tokens) <= {*TOKEN_COLUMNS, SAMPLES}
         assert set(texts) <= set(TEXT_COLUMNS)
-        self._tokens = {c: RaggedBuilder("i") for c in tokens}
-        self._texts = {c: RaggedBuilder("B") for c in texts}
+        self._values = {c: array("i") for c in tokens} | {c: array("B") for c in texts}
+        self._offsets = {c: array("q", [0]) for c in self._values}
 
     def append(self, tokens: Mapping[str, Sequence[int]], texts: Mapping[str, str]) -> None:
         """Adds a row; it must fill every column."""
-        assert tokens.keys() == self._tokens.keys()
-        assert texts.keys() == self._texts.keys()
+        assert {*tokens, *texts} == self._values.keys()
         for column, ids in tokens.items():
-            self._tokens[column].append(ids)
+            self._values[column].extend(ids)
         for column, text in texts.items():
-            self._texts[column].append(text.encode("utf-8"))
+            self._values[column].frombytes(text.encode("utf-8"))
+        for column, offsets in self._offsets.items():
+            offsets.append(len(self._values[column]))
+
+    def __getitem__(self, column: str) -> Ragged:
+        return Ragged(np.array(self._values[column]), np.array(self._offsets[column], np.int64))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len(next(iter((self._tokens | self._texts).values())))
+        return len(self._values)
 
-    @property
-    def names(self) -> list[str]:
-        """The columns."""
-        return [*self._tokens, *self._texts]
 
-    def columns(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """(column, values, offsets)."""
-        for column, builder in (self._tokens | self._texts).items():
-            yield column, *builder.arrays()
+class Joined(Mapping[str, Ragged]):
+    """Columns of parts of a split, one after another; put together when they are asked for."""
+
+    def __init__(self, names: Sequence[str], parts: Sequence[Part]) -> None:
+        """`names`: the columns, which all parts have; there may be no part."""
+        self._names, self._parts = names, parts
+
+    def __getitem__(self, column: str) -> Ragged:
+        return joined([part[column] for part in self._parts])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def write_store(
     path: Path,
-    splits: Mapping[str, SplitBuilder],
+    splits: Mapping[str, Columns],
     vocabulary_file: Path,
     extra_ids: int,
     description: Mapping[str, Any],
@@ -102,7 +108,7 @@ def write_store(
     Args:
       path: where it shall be. A damaged store there is replaced; where another process has put a
         sound one meanwhile, that is kept.
-      splits: split -> rows.
+      splits: split -> its columns, written with the smallest unsigned integers that hold them.
       vocabulary_file: copied into the store.
       extra_ids: sentinel ids above the vocabulary's pieces.
       description: further fields of the manifest.
@@ -116,12 +122,8 @@ def write_store(
     partial.mkdir()
     try:
         shutil.copyfile(vocabulary_file, partial / VOCABULARY)
-        for name, split in splits.items():
-            (partial / name).mkdir()
-            for column, values, offsets in split.columns():
-                np.save(partial / name / f"{column}.values.npy", values)
-                np.save(partial / name / f"{column}.offsets.npy", offsets)
-        manifest = _manifest(partial, splits, extra_ids, description)
+        entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
+        manifest = _manifest(partial, entries, extra_ids, description)
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
         (partial / MANIFEST).write_text(text, encoding="utf-8")
         _sync(partial)
@@ -146,29 +148,41 @@ def _partial_prefix(path: Path) -> str:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
+def _write_split(folder: Path, columns: Columns) -> dict[str, Any]:
+    """Writes the files of a split; gives its entry in the manifest."""
+    folder.mkdir()
+    rows = 0
+    for column in columns:
+        ragged = columns[column]
+        if ragged.values.min(initial=0) < 0:
+            raise ValueError("token ids must not be negative")
+        dtype = np.min_scalar_type(int(ragged.values.max(initial=0)))
+        np.save(folder / f"{column}.values.npy", ragged.values.astype(dtype))
+        np.save(folder / f"{column}.offsets.npy", ragged.offsets)
+        rows = len(ragged)
+    return {"rows": rows, "columns": list(columns)}
+
+
 def _manifest(
-    folder: Path, splits: Mapping[str, SplitBuilder], extra_ids: int, description: Mapping[str, Any]
+    folder: Path, splits: Mapping[str, Any], extra_ids: int, description: Mapping[str, Any]
 ) -> dict[str, Any]:
-    files = {}
-    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        name = file.relative_to(folder).as_posix()
-        files[name] = {"size": file.stat().st_size, "sha256": digest}
+    files = {
+        file.relative_to(folder).as_posix(): {
+            "size": file.stat().st_size,
+            "sha256": file_digest(file),
+        }
+        for file in sorted(f for f in folder.rglob("*") if f.is_file())
+    }
     manifest: dict[str, Any] = {
         "format": FORMAT,
         **description,
         "vocabulary": {"sha256": files[VOCABULARY]["sha256"], "extra_ids": extra_ids},
-        "splits": {
-            name: {"rows": len(split), "columns": split.names} for name, split in splits.items()
-        },
+        "splits": splits,
         "files": files,
     }
     # As JSON gives it back, or tuples and integer keys would change the digest.
@@ -213,7 +227,7 @@ def _discard(path: Path, partial: Path) -> None:
     old = partial.with_name(f"{partial.name}-old")
     with contextlib.suppress(FileNotFoundError):
         path.rename(old)
-    if old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
+    # Where it was a file.
+    with contextlib.suppress(OSError):
+        old.unlink()

@@ -6,10 +6,6 @@
 import hashlib
 import importlib.util
 import os
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +14,7 @@ from typing import Any
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
-from dss_jax.core.paths import cache_folder
+from dss_jax.core.paths import cache_folder, write_whole
 from dss_jax.core.types import DistillationTask
 
 T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
@@ -77,32 +73,18 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
 
 
 def _fetch(url: str, name: str, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=file.parent, prefix=".partial-")
+    import urllib.request
+    from http.client import HTTPException
+
     try:
-        with (
-            os.fdopen(handle, "wb") as out,
-            urllib.request.urlopen(url, timeout=FETCH_SECONDS) as response,
-        ):
-            shutil.copyfileobj(response, out)
-            length = response.headers.get("Content-Length")
-            if length is not None and out.tell() != int(length):
-                raise OSError(f"got {out.tell()} of {length} bytes")
-        os.replace(partial, file)
-    except OSError as error:
+        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as response:
+            write_whole(file, response.read())
+    except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UsageError(
             f"cannot fetch the vocabulary {name} ({reason}). Give a local SentencePiece .model "
             "file with --vocabulary FILE, or set DSS_VOCABULARY."
         ) from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class SentencePiece:
@@ -140,11 +122,6 @@ class SentencePiece:
     def vocab_size(self) -> int:
         """Pieces and extra ids together."""
         return int(self._processor.GetPieceSize())
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the model file, in hex."""
-        return file_digest(self.path)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without end-of-sequence."""

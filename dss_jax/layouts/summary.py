@@ -1,6 +1,7 @@
 """What a task's rows and tokens look like: counts, lengths, and examples as the model sees them."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import TOKEN_COLUMNS, TokenStore, count_overlong
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.shapes import cost_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,42 +165,36 @@ def padding(store: TokenStore, run: config.Run) -> list[Padding]:
             steps=min(run.train.steps, 1000),
             cost=cost_of(run.model if run.model.vocab_size else config.T5Config()),
         )
-        block_shapes = batches.layout.block_shapes(batches.layout.shapes - 1)
-        longest = (
-            max(int(e.encoder_length) for e in block_shapes),
-            max(int(e.decoder_length) for e in block_shapes),
-        )
+        shapes = batches.layout.block_shapes(batches.layout.shapes - 1)
         found.append(
             Padding(
                 layout=layout,
                 shapes=batches.layout.shapes,
-                length=longest,
+                length=(
+                    max(int(shape.encoder_length) for shape in shapes),
+                    max(int(shape.decoder_length) for shape in shapes),
+                ),
                 waste=batches.padding_overhead(1000),
             )
         )
     return found
 
 
-def report_cuts(store: TokenStore, data: config.Data, say: Callable[[str], None]) -> None:
-    """Says how many rows are too long and will be cut; nothing where there are none."""
+def report_cuts(store: TokenStore, data: config.Data) -> None:
+    """Logs how many rows are too long and will be cut; nothing where there are none."""
     for lengths in token_lengths(store, data):
         if lengths.cut:
             limit = length_limit(lengths.column, data)
-            say(
+            log.info(
                 f"{lengths.split}: {lengths.cut:,} {lengths.column} are longer than {limit} tokens "
                 f"(up to {lengths.longest:,}) and are cut there"
             )
 
 
-def _decoded(ids: list[int], vocabulary: SentencePiece) -> str:
+def _decoded(ids: np.ndarray, vocabulary: SentencePiece) -> str:
     """Text with every end-of-sequence shown; decoding stops at the first, and NLI has two."""
-    parts: list[list[int]] = [[]]
-    for token in ids:
-        if token == EOS_ID:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return "</s>".join(vocabulary.decode(part) for part in parts)
+    parts = np.split(ids, np.flatnonzero(ids == EOS_ID) + 1)
+    return SEPARATOR.join(map(vocabulary.decode, parts))
 
 
 def describe_examples(
@@ -205,17 +202,17 @@ def describe_examples(
 ) -> Iterator[str]:
     """The first n examples of a split: text, tokens, and the tokens decoded back."""
     split = store.split(split_name)
-    vocabulary = SentencePiece(store.vocabulary_path, store.extra_ids)
+    vocabulary = store.vocabulary
     for row in range(min(n, len(split))):
         lines = [f"--- {split_name} {row}  id {split.text('id')[row]}"]
         for column in TOKEN_COLUMNS:
             if not split.has(column):
                 continue
-            ids = [int(i) for i in split.tokens(column)[row]]
-            if not ids:
+            ids = split.tokens(column)[row]
+            if not len(ids):
                 lines.append(f"{column}: none")
                 continue
-            cut = len(ids) > length_limit(column, data)
-            lines.append(f"{column} ({len(ids)} tokens{', cut' if cut else ''}): {ids}")
+            cut = ", cut" if len(ids) > length_limit(column, data) else ""
+            lines.append(f"{column} ({len(ids)} tokens{cut}): {ids.tolist()}")
             lines.append(f"    {_decoded(ids, vocabulary)}")
         yield "\n".join(lines)

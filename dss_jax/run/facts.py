@@ -5,9 +5,9 @@ from typing import Any
 import jax
 
 from dss_jax.core import config, storage
+from dss_jax.core.digest import file_digest
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
-from dss_jax.data.vocabulary import file_digest
 from dss_jax.layouts.batches import subset_rows
 from dss_jax.train.step import Program
 

@@ -57,7 +57,7 @@ def train(
         "task_dirs": [str(Path(d).resolve()) for d in task_dirs],
     }  # fmt: skip
     quiet = {**environment, **prepare_child.QUIET}
-    said = prepare_child.run(request, log.info, MODULE, environment=quiet, hand_on_signals=True)
+    said = prepare_child.run(request, MODULE, environment=quiet, hand_on_signals=True)
     if "taken" in said:
         raise Taken(said["taken"])
     if "interrupted" in said:

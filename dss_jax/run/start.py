@@ -5,6 +5,7 @@ import datetime
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -12,8 +13,6 @@ import numpy as np
 from dss_jax.core import config, processes, strict_json
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
-from dss_jax.data.extras import JoinedSplit
-from dss_jax.data.spans import Pieces, pieces_of
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.shapes import cost_of
@@ -27,6 +26,8 @@ from dss_jax.train.step import TrainState
 
 log = logging.getLogger(__name__)
 
+if TYPE_CHECKING:
+    from dss_jax.data.spans import Pieces
 MAX_THREADS = 4
 """At most three shapes of a training step, and one of the evaluation's."""
 
@@ -49,14 +50,18 @@ def compile_threads() -> Iterator[ThreadPoolExecutor]:
 
 def training_rows(
     run: config.Run, store: TokenStore, scorer: Scorer
-) -> tuple[StoreSplit | Pieces, np.ndarray | None]:
+) -> tuple["StoreSplit | Pieces", np.ndarray | None]:
     """What is trained on: a split, and which of its rows may have their teacher text (see
     `columns.examples_of`).
     """
     if run.method.form == "spans":
+        from dss_jax.data.spans import pieces_of
+
         return pieces_of(store, "train", run), None
     split = store.split("train")
     if store.extras:
+        from dss_jax.data.extras import JoinedSplit
+
         split = JoinedSplit(split, [extra.split("train") for extra in store.extras])
     if not run.method.only_correct:
         return split, None

@@ -12,7 +12,6 @@ import functools
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
@@ -35,7 +34,6 @@ from dss_jax.core.locks import Taken
 from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import Scorer
-from dss_jax.data import seqio_child
 from dss_jax.data.store import TokenStore, open_store
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.model_files import ModelFiles, write_model_files
@@ -333,7 +331,7 @@ def _score(
     return results
 
 
-def answer(request: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What `dss train --engine t5x` asks its child process for; see `other_engine.train`."""
     # TensorFlow would take the accelerator's memory.
     tf.config.set_visible_devices([], "GPU")
@@ -347,7 +345,3 @@ def answer(request: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any
         return {"interrupted": stop.step}
     except Taken as error:
         return {"taken": str(error)}
-
-
-if __name__ == "__main__":
-    sys.exit(seqio_child.serve(answer))

@@ -1,0 +1,101 @@
+"""The tokens of a store: SeqIO's own tokeniser on many texts at once. Imports TensorFlow.
+
+The one way to tokenise for a store, and no other library may do it: SentencePiece's own, and so
+`seqio.Vocabulary.encode`, splits a text like "sooooooo" in another way of the same score than the
+operation `encode_tf` that SeqIO's pipelines run. tests/test_seqio_tokens.py holds the columns to
+what the tasks of `seqio_tasks` give row by row.
+"""
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from dss_jax.core.ids import EOS_ID
+from dss_jax.core.prefixes import prefixes
+from dss_jax.core.types import Example
+from dss_jax.data.columns import join_rows
+from dss_jax.data.store import SAMPLES, TARGETS, TOKEN_COLUMNS, Ragged
+from dss_jax.data.vocabulary import SEPARATOR
+
+Encode = Callable[[Sequence[str]], Ragged]
+"""Texts -> ids of each, int32, without end-of-sequence."""
+
+CHUNK = 512
+"""Texts in one call of the tokeniser."""
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@functools.cache
+def encoder(vocabulary: bytes, extra_ids: int) -> Encode:
+    """The tokeniser of a vocabulary, with its threads; kept for the life of the process.
+
+    Args:
+      vocabulary: content of the SentencePiece model's file.
+      extra_ids: sentinel ids above the model's pieces.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".model") as file:
+        file.write(vocabulary)
+        file.flush()
+        model = seqio.SentencePieceVocabulary(file.name, extra_ids=extra_ids)
+        model.load_model()  # After that the file is not needed.
+    pool = ThreadPoolExecutor(processors(), thread_name_prefix="encode")
+
+    def chunk(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        ids = model.encode_tf(tf.constant(texts, tf.string))
+        return ids.values.numpy(), np.diff(ids.row_splits.numpy())
+
+    def encode(texts: Sequence[str]) -> Ragged:
+        # One chunk at least, so that there are arrays to join where there is no text.
+        starts = range(0, max(1, len(texts)), CHUNK)
+        chunks = pool.map(chunk, [texts[start : start + CHUNK] for start in starts])
+        values, lengths = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
+        return Ragged(values, np.cumsum([0, *lengths]))
+
+    return encode
+
+
+def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> dict[str, Ragged]:
+    """All token columns of some rows of a task file.
+
+    Args:
+      examples: the rows.
+      encode: of `encoder`.
+      style: of the prefixes, "paper" or "released_code".
+
+    Returns:
+      Column -> ids of each row, int32, end-of-sequence included; none for a target that is empty,
+      and in `SAMPLES` for a row that has not several rationales.
+    """
+    texts: dict[str, list[Sequence[str]]] = {SAMPLES: [example.rationales for example in examples]}
+    for column, prefix in prefixes(style).of_columns.items():
+        texts[column] = [(prefix + example.input).split(SEPARATOR) for example in examples]
+    for column, field in TARGETS.items():
+        texts[column] = [[text] if (text := getattr(e, field)) else [] for e in examples]
+    return {column: _ended(texts[column], encode) for column in (*TOKEN_COLUMNS, SAMPLES)}
+
+
+def _ended(rows: Sequence[Sequence[str]], encode: Encode) -> Ragged:
+    """The texts of each row as ids, one after another, each ended by end-of-sequence."""
+    texts = [text for row in rows for text in row]
+    # Labels are few: each is encoded once.
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    ids = encode([*numbers])
+    ended = Ragged(
+        np.insert(ids.values, ids.ends, EOS_ID), ids.offsets + np.arange(len(ids.offsets))
+    ).take(np.array([numbers[text] for text in texts], np.int64))
+    lengths = ended.lengths()
+    ends = np.cumsum([0, *lengths])
+    return Ragged(
+        join_rows(ended, np.arange(len(texts)), lengths), ends[np.cumsum([0, *map(len, rows)])]
+    )

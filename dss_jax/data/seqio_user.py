@@ -1,0 +1,212 @@
+"""A user's own SeqIO task or mixture: found, checked, and its rows. Imports TensorFlow late."""
+
+import importlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dss_jax.core.errors import UsageError
+from dss_jax.data.store import Ragged
+from dss_jax.data.store_writer import Columns, SplitBuilder, text_column
+from dss_jax.data.vocabulary import SentencePiece, resolve
+
+COLUMNS = ("label_inputs", "label_targets", "id", "input", "label")
+"""Those of a store of such a task."""
+
+
+def find_provider(module: str, name: str) -> Any:
+    """A user's SeqIO task or mixture, after importing the module that registers it.
+
+    Raises:
+      UsageError: no such module, or it registers no such name.
+    """
+    import seqio
+
+    # Like `python -m`, so that a module in the working folder is found.
+    if str(Path.cwd()) not in sys.path[:1]:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"Task.mixture_or_task_module {module!r} cannot be imported: {error}. "
+            "Run from the folder that holds it, or put that folder on PYTHONPATH."
+        ) from error
+    except Exception as error:
+        raise UsageError(
+            f"Task.mixture_or_task_module {module!r} fails to import: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    try:
+        return seqio.get_mixture_or_task(name)
+    except ValueError as error:
+        known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+        raise UsageError(
+            f"{module} registers no SeqIO task or mixture {name!r}. "
+            f"It has: {', '.join(sorted(known))}."
+        ) from error
+
+
+def tasks_of(provider: Any, use_cached: bool, cache_dirs: Sequence[str]) -> list[Any]:
+    """The tasks of a SeqIO task or mixture, after a look at whether they are cached.
+
+    Args:
+      provider: the task or mixture.
+      use_cached: whether the rows shall come from what `seqio_cache_tasks` has written.
+      cache_dirs: folders of caches, local or of TensorFlow's file systems (gs://).
+
+    Raises:
+      UsageError: a task is not cached although it shall be or has to be; or it cannot be.
+    """
+    import seqio
+
+    seqio.add_global_cache_dirs(list(cache_dirs))
+    tasks: list[Any] = list(seqio.get_subtasks(provider))
+    for task in tasks:
+        if not use_cached:
+            if task.requires_caching:
+                raise UsageError(
+                    f"the SeqIO task {task.name!r} has a CacheDatasetPlaceholder(required=True), "
+                    "so its rows come from a cache only. Give --use_cached."
+                )
+        elif not task.supports_caching:
+            raise UsageError(
+                f"the SeqIO task {task.name!r} cannot be cached: it has no CacheDatasetPlaceholder."
+                " Leave --use_cached out."
+            )
+        elif not task.cache_dir:
+            looked = ", ".join(seqio.get_global_cache_dirs()) or "no folder: none was given"
+            raise UsageError(
+                f"the SeqIO task {task.name!r} is not cached. Looked in {looked}. Name the folder "
+                "with --seqio_additional_cache_dirs DIR, or make the cache: seqio_cache_tasks "
+                f"--tasks={task.name} --output_cache_dir=DIR --module_import=MODULE."
+            )
+    return tasks
+
+
+def vocabulary_of(provider: Any) -> SentencePiece:
+    """The SentencePiece vocabulary that inputs and targets share."""
+    import seqio
+
+    features = provider.output_features
+    missing = {"inputs", "targets"} - set(features)
+    if missing:
+        raise UsageError(
+            f"the SeqIO task {provider.name!r} must have the features inputs and targets; it has "
+            f"{', '.join(features)}."
+        )
+    inputs, targets = (features[f].vocabulary for f in ("inputs", "targets"))
+    for vocabulary in (inputs, targets):
+        if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+            raise UsageError(
+                f"the SeqIO task {provider.name!r} must use a seqio.SentencePieceVocabulary, not "
+                f"{type(vocabulary).__name__}."
+            )
+    if inputs != targets:
+        raise UsageError(f"inputs and targets of {provider.name!r} must share one vocabulary.")
+    return SentencePiece(resolve(inputs.sentencepiece_model_file), inputs.extra_ids)
+
+
+def file_stamps(source: Any, splits: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Local files that a data source reads, as far as SeqIO knows: path -> (bytes, mtime in ns)."""
+    import seqio
+
+    if not isinstance(source, seqio.FileDataSource):
+        return {}
+    return _stamps(name for split in splits for name in source.list_shards(split))
+
+
+def cache_stamps(task: Any) -> dict[str, tuple[int, int]]:
+    """The files of a task's cache, as `file_stamps`."""
+    return _stamps(sorted(Path(task.cache_dir).glob("*")))
+
+
+def _stamps(names: Iterable[str | Path]) -> dict[str, tuple[int, int]]:
+    files = [file for name in names if (file := Path(name).absolute()).is_file()]
+    return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+
+def ints_and_texts(dataset: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a `tf.data.Dataset`, byte strings decoded."""
+    for row in dataset.as_numpy_iterator():
+        yield {k: v.decode("utf-8") if isinstance(v, bytes) else v for k, v in row.items()}
+
+
+class Part(NamedTuple):
+    """Rows of the source of one SeqIO task: `first` to `last` (without it; None: to the end)."""
+
+    split: str
+    task: str
+    first: int = 0
+    last: int | None = None
+
+
+def parts_of(task: Any, split: str, size: int | None) -> list[Part]:
+    """A split of a task in parts of `size` rows; None: as one, whose rows need not be counted."""
+    if size is None:
+        return [Part(split, task.name)]
+    count = task.source.num_input_examples(split)
+    if count is None:
+        rows = task.source.get_dataset(split, shuffle=False)
+        count = int(rows.reduce(np.int64(0), lambda n, _: n + 1))
+    return [Part(split, task.name, a, min(a + size, count)) for a in range(0, count, size)]
+
+
+@dataclass(frozen=True)
+class SeqioRows:
+    """Rows of a task or mixture by its name; its module must be where this is called."""
+
+    module: str
+    name: str
+    use_cached: bool
+
+    def __call__(self, part: Part) -> Columns:
+        """The rows that the preprocessors make of a part; `id` is the task's name: `numbered`."""
+        import seqio
+
+        provider = find_provider(self.module, self.name)
+        vocabulary = vocabulary_of(provider)
+        task = next(t for t in seqio.get_subtasks(provider) if t.name == part.task)
+        if part.last is not None:
+            task = seqio.Task(
+                task.name,
+                source=_rows_of(task.source, part.first, part.last),
+                output_features=task.output_features,
+                preprocessors=task.preprocessors,
+            )
+        dataset = task.get_dataset(
+            sequence_length=None, split=part.split, shuffle=False, use_cached=self.use_cached
+        )
+        builder = SplitBuilder(COLUMNS[:2], COLUMNS[2:])
+        for row in ints_and_texts(dataset):
+            texts = {"id": task.name}
+            for column, feature in (("input", "inputs"), ("label", "targets")):
+                kept = row.get(f"{feature}_pretokenized")
+                texts[column] = vocabulary.decode(row[feature]) if kept is None else kept
+            builder.append({"label_inputs": row["inputs"], "label_targets": row["targets"]}, texts)
+        return dict(builder)
+
+
+def _rows_of(source: Any, first: int, last: int) -> Any:
+    import seqio
+
+    def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
+        del shuffle_files, seed
+        return source.get_dataset(split, shuffle=False).skip(first).take(last - first)
+
+    return seqio.FunctionDataSource(dataset_fn, splits=source.splits)
+
+
+def numbered(names: Ragged) -> Ragged:
+    """Names of tasks -> ids of their rows, which count for each task: "first-0", "first-1", ..."""
+    counts: dict[str, int] = {}
+    ids = []
+    for row in range(len(names)):
+        name = names[row].tobytes().decode("utf-8")
+        number = counts[name] = counts.get(name, -1) + 1
+        ids.append(f"{name}-{number}")
+    return text_column(ids)

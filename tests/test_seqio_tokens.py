@@ -1,0 +1,203 @@
+"""The tokens of a store are those of SeqIO's pipelines, whatever the text. Imports TensorFlow."""
+
+import itertools
+import json
+import lzma
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_seqio_tasks import EXTRA_IDS, MODEL, RELEASE, SHARED, T5_MODEL, make_store
+
+from dss_jax.core import config
+from dss_jax.core.prefixes import PREFIXES
+from dss_jax.core.registry import load_task
+from dss_jax.core.types import Example
+from dss_jax.data.rows import examples
+from dss_jax.data.store import SAMPLES, TARGETS, Ragged
+from dss_jax.data.vocabulary import SentencePiece
+
+pytest.importorskip("seqio")
+
+PALM = SHARED / "text" / "esnli_train_completions.jsonl.xz"
+PALM_TEXTS = 4000
+
+TRICKY = (
+    "",
+    " ",
+    "  two  spaces ",
+    "line\nbreak\ttab",
+    "½ ﬁ ü 中 🙂",
+    "a</s>b",
+    "</s>",
+    "</s></s> x</s>",
+    "sooooooo yummy aaaaaaaaa hmmmmmmm zzzzzzz 0000000",
+    "<extra_id_0> and <extra_id_9>",
+    "nul\x00byte",
+    "▁ \u2581 word",
+    "e\u0301 \u00e9 \u200b",
+)
+"""Texts on which two tokenisers are likely to differ."""
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary in which "ooo" is "o" and "oo" or "oo" and "o", with the same score, as in T5's:
+    SentencePiece's library and SeqIO's operation then choose differently.
+    """
+    file = tmp_path_factory.mktemp("vocabulary") / "tied.model"
+    file.write_bytes(MODEL.read_bytes() + _piece("oo", -4.21) + _piece("kk", -10.63))
+    return file
+
+
+def _piece(text: str, score: float) -> bytes:
+    """One more entry of a SentencePiece model, in protocol-buffer wire format."""
+    entry = b"\x0a" + bytes([len(text)]) + text.encode() + b"\x15" + struct.pack("<f", score)
+    return b"\x0a" + bytes([len(entry) + 2]) + entry + b"\x18\x01"
+
+
+def test_the_two_tokenisers_differ_here(tied: Path) -> None:
+    """Else the tests below would show nothing."""
+    (ids,) = (store_columns([Example(id="0", input="sooooooo")], model=tied)["label_inputs"],)
+    assert ids[0].tolist() != SentencePiece(tied, EXTRA_IDS).encode_input("[label] sooooooo")
+
+
+def rows_of(texts: Sequence[str]) -> list[Example]:
+    """A row for each text, which stands in all of its places."""
+    return [
+        Example(id=f"{i}", input=text, label=text, teacher_label=text[:3], rationale=text * 2)
+        for i, text in enumerate(texts)
+    ]
+
+
+def store_columns(
+    found: list[Example], model: Path = MODEL, extra_ids: int = EXTRA_IDS, style: str = "paper"
+) -> dict[str, Ragged]:
+    """What is written into a store."""
+    from dss_jax.data.seqio_prepare import TaskRows
+
+    return dict(TaskRows(model.read_bytes(), extra_ids, style)(found))
+
+
+def check_against_pipelines(
+    name: str, found: list[Example], model: Path, extra_ids: int = EXTRA_IDS, style: str = "paper"
+) -> None:
+    """Compares each row's tokens with what the registered SeqIO tasks give for it."""
+    from dss_jax.data import seqio_tasks
+
+    columns = store_columns(found, model, extra_ids, style)
+    settings = {"vocabulary_path": model, "extra_ids": extra_ids, "prefixes": style}
+    tasks = seqio_tasks.register(load_task(name), examples={"train": found}, **settings)
+    for targets, field in TARGETS.items():
+        inputs = "rationale_inputs" if field == "rationale" else "label_inputs"
+        dataset = tasks[field].get_dataset(sequence_length=None, split="train", shuffle=False)
+        seen = set()
+        for row in dataset.as_numpy_iterator():
+            number = int(row["row"])
+            seen.add(number)
+            assert columns[inputs][number].tolist() == row["inputs"].tolist(), found[number]
+            assert columns[targets][number].tolist() == row["targets"].tolist(), found[number]
+        assert seen == {i for i, e in enumerate(found) if getattr(e, field)}
+        assert {i for i, n in enumerate(columns[targets].lengths()) if n} == seen
+
+
+@pytest.mark.parametrize("style", ["paper", "released_code"])
+@pytest.mark.parametrize("name", ["cqa", "svamp", "esnli", "anli1", "word_problems"])
+def test_they_are_seqios(tied: Path, name: str, style: str) -> None:
+    found = examples(load_task(name), "validation", RELEASE)[:60]
+    check_against_pipelines(name, found + rows_of(TRICKY), tied, style=style)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=100, max_size=200))
+def test_they_are_seqios_for_any_text(tied: Path, texts: list[str]) -> None:
+    check_against_pipelines("svamp", rows_of(texts), tied)
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.lists(st.text("sok </s>", max_size=40), min_size=200, max_size=300))
+def test_they_are_seqios_where_pieces_tie(tied: Path, texts: list[str]) -> None:
+    check_against_pipelines("svamp", rows_of(texts), tied)
+
+
+@pytest.mark.skipif(not (PALM.is_file() and T5_MODEL.is_file()), reason="needs the shared text")
+def test_they_are_seqios_for_what_a_teacher_has_written() -> None:
+    with lzma.open(PALM, "rt", encoding="utf-8") as lines:
+        texts = [json.loads(line) for line in itertools.islice(lines, PALM_TEXTS)]
+    found = [
+        Example(
+            id=str(i), input=text[:200], label=text[:9], teacher_label=text[-9:], rationale=text
+        )
+        for i, text in enumerate(texts)
+    ]
+    assert len(found) == PALM_TEXTS
+    check_against_pipelines("cqa", found, T5_MODEL, extra_ids=100)
+
+
+def test_inputs_of_rows_without_a_target_are_those_of_rows_with_one(tied: Path) -> None:
+    with_targets = rows_of([text or "x" for text in TRICKY])
+    without = [Example(id=e.id, input=e.input) for e in with_targets]
+    expected, found = store_columns(with_targets, tied), store_columns(without, tied)
+    for column in ("label_inputs", "rationale_inputs"):
+        for row in range(len(TRICKY)):
+            assert found[column][row].tolist() == expected[column][row].tolist()
+    for column in TARGETS:
+        assert not found[column].lengths().any()
+
+
+def test_several_rationales_are_those_of_single_ones() -> None:
+    texts = [text for text in TRICKY if text]
+    single = store_columns([Example(id=t, input="x", rationale=t) for t in texts])
+    joined = [i for row in range(len(texts)) for i in single["rationale_targets"][row].tolist()]
+    several = Example(id="0", input="x", rationale=texts[0], rationales=tuple(texts))
+    columns = store_columns([Example(id="1", input="y"), several])
+    assert columns[SAMPLES].lengths()[0] == 0
+    assert columns[SAMPLES][1].tolist() == joined
+
+
+def test_the_parts_of_a_split_make_no_difference() -> None:
+    from dss_jax.data.store_writer import Joined
+
+    found = examples(load_task("cqa"), "train", RELEASE) + rows_of(TRICKY)
+    whole = store_columns(found)
+    parts = Joined([*whole], [store_columns(found[i : i + 7]) for i in range(0, len(found), 7)])
+    for column, ragged in whole.items():
+        assert parts[column].values.tolist() == ragged.values.tolist()
+        assert parts[column].offsets.tolist() == ragged.offsets.tolist()
+
+
+TASK_FILE = """
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.types import DistillationTask, Jsonl, plain_example
+TASK = DistillationTask(
+    name="mine", description="d", licence="l", sources=(Jsonl(files={"train": "t.jsonl"}),),
+    to_example=plain_example, scorer=TEXT_ACCURACY)
+"""
+
+
+def test_both_roles_of_a_row_read_the_same_text(
+    tied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first row has no rationale, so SeqIO has no task that reads it in that role."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.py").write_text(TASK_FILE)
+    rows: list[dict[str, Any]] = [
+        {"input": "sooooooo good", "label": "yes", "rationale": ""},
+        {"input": "fine", "label": "no", "rationale": "because"},
+    ]
+    (tmp_path / "tasks" / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setenv("DSS_TASK_PATH", str(tmp_path / "tasks"))
+    caplog.set_level("INFO", "dss_jax")
+    split = make_store(tmp_path, config.Task(name="mine"), tied).split("train")
+    vocabulary, style = SentencePiece(tied, EXTRA_IDS), PREFIXES["paper"]
+    for row in range(len(rows)):
+        read = [
+            split.tokens(column)[row].tolist()[len(vocabulary.encode(prefix)) :]
+            for column, prefix in style.of_columns.items()
+        ]
+        assert read[0] == read[1]
+    assert caplog.messages == ["  train: 2 rows"]
