@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,7 @@ def test_a_seqio_modules_imports_are_part_of_the_key(
     def key() -> str:
         return str(prepare.make_request(task, config.Vocabulary())["key"])
 
+    before = set(sys.modules)
     keys = [key()]
     assert key() == keys[0]
     folder.say("two")
@@ -220,17 +222,18 @@ def test_a_seqio_modules_imports_are_part_of_the_key(
     (folder.tasks / "dss_seqio" / "near.py").write_text("import dss_helper as h\n")
     keys.append(key())
     assert len(set(keys)) == 3
-    assert not {"dss_seqio", "dss_helper", "seqio"} & set(sys.modules)
+    assert not {"dss_seqio", "dss_helper", "seqio"} & (set(sys.modules) - before)
 
 
 class TestPackage:
     @pytest.fixture
-    def copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         copy = shutil.copytree(
             digest.PACKAGE, tmp_path / "dss_jax", ignore=shutil.ignore_patterns("__pycache__")
         )
         monkeypatch.setattr(digest, "PACKAGE", copy)
-        return copy
+        yield copy
+        digest.package_digest.cache_clear()
 
     def digests(self) -> tuple[str, str]:
         """Of what makes stores, and of everything."""
