@@ -83,6 +83,15 @@ def said() -> Iterator[list[str]]:
         yield lines
 
 
+@pytest.fixture(scope="module")
+def linear_programs() -> Iterator[None]:
+    """Runs of this module train three arrays: see `toy.Linear`."""
+    import toy
+
+    with toy.linear_programs():
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy_store(tmp_path_factory: pytest.TempPathFactory):
     """A small sound store of random tokens: see `toy.make_store`."""

@@ -24,6 +24,8 @@ from dss_jax.train.compiled import Compiled, fingerprint
 from dss_jax.train.metric_log import read_metrics
 from dss_jax.train.sharding import make_mesh, put_batch
 
+pytestmark = pytest.mark.usefixtures("linear_programs")
+
 KEY = "what a step is made from"
 
 

@@ -24,6 +24,8 @@ from dss_jax.train import hooks, loop
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.metric_log import read_metrics
 
+pytestmark = pytest.mark.usefixtures("linear_programs")
+
 
 def _run(folder: Path, **train: object) -> config.Run:
     run = toy.make_run(mesh=config.Mesh(data=4))

@@ -21,6 +21,8 @@ from dss_jax.train import loop
 from dss_jax.train import step as steps
 from dss_jax.train.metric_log import read_metrics
 
+pytestmark = pytest.mark.usefixtures("linear_programs")
+
 TIMING = {"examples_per_second", "tokens_per_second", "useful_tflops_per_second"}
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,11 +18,14 @@ from dss_jax.core import config
 from dss_jax.core.decode_config import GREEDY
 from dss_jax.core.log import shown
 from dss_jax.core.paths import shipped
-from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, StoreSplit, TokenStore
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
-from dss_jax.model.decoding import Search, decode
+from dss_jax.evaluate import evaluator
+from dss_jax.layouts.blocks import Block
+from dss_jax.model.decoding import Decoded, Search, decode
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
+from dss_jax.train import step as steps
 from dss_jax.train.compiled import Compiled
 from dss_jax.train.step import TrainState
 
@@ -114,6 +119,65 @@ def interrupt_before(monkeypatch: pytest.MonkeyPatch, done: int) -> None:
         return real(self, state, batch)
 
     monkeypatch.setattr(Compiled, "__call__", call)
+
+
+class Linear(nn.Module):
+    """A program of three arrays, for tests of what is around it: it compiles in no time. Its
+    logits are linear in the mean of a row's inputs plus the token before.
+    """
+
+    config: config.T5Config
+
+    def setup(self) -> None:
+        size, width = self.config.vocab_size, self.config.emb_dim
+        boxed, normal = nn.with_logical_partitioning, nn.initializers.normal(1.0)
+        self.embedding = self.param("embedding", boxed(normal, ("vocab", "embed")), (size, width))
+        self.kernel = self.param("kernel", boxed(normal, ("embed", "vocab")), (width, size))
+        self.bias = self.param("bias", boxed(nn.initializers.zeros, ("vocab",)), (size,))
+        self.dropout = nn.Dropout(self.config.dropout_rate)
+
+    def __call__(self, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+        return self.block_logits(Block(inputs, targets, None, None))
+
+    def block_logits(self, block: Block, *, deterministic: bool = True) -> jax.Array:
+        """As T5's; in the padded layout."""
+        inputs_Bx1xE = jnp.mean(self.look_up(block.encoder_input_tokens), axis=1, keepdims=True)
+        x_BxTxE = self.look_up(block.decoder_input_tokens) + inputs_Bx1xE
+        x_BxTxE = self.dropout(x_BxTxE, deterministic=deterministic)
+        return x_BxTxE @ self.kernel / self.config.emb_dim + self.bias
+
+    def look_up(self, tokens: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding, tokens, axis=0)
+
+
+class Guess:
+    """Decodes for `Linear`, in NumPy: the best token for each of the first inputs."""
+
+    def __init__(self, run: config.Run, program: steps.Program, max_decode_length: int) -> None:
+        self._length = max_decode_length
+
+    def lengths_for(self, inputs: Slices, rows: np.ndarray) -> tuple[int, ...]:
+        return (self._length,)
+
+    def __call__(
+        self, params: dict, inputs: Slices, rows: np.ndarray, *, lengths: tuple[int, ...]
+    ) -> Decoded:
+        embedding, kernel, bias = (np.asarray(params[k]) for k in ("embedding", "kernel", "bias"))
+        tokens = np.zeros((len(rows), 1, self._length), np.int32)
+        for n, row in enumerate(rows):
+            best = np.argmax(embedding[inputs[int(row)][: self._length]] @ kernel + bias, axis=1)
+            tokens[n, 0, : len(best)] = best
+        none = np.zeros((len(rows), 1), np.float32)
+        return Decoded(tokens, none, none)
+
+
+@contextmanager
+def linear_programs() -> Iterator[None]:
+    """`Linear` is trained and scored in place of T5."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "T5", Linear)
+        patch.setattr(evaluator, "make_engine", Guess)
+        yield
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_decode_length", "search"))
