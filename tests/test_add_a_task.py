@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import conftest
 import pytest
 
 from dss_jax.core.paths import PACKAGE, shipped
@@ -19,8 +20,8 @@ from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import PromptOptions, request_body
 
 PAGE = Path(__file__).parents[1] / "docs" / "add_a_task.md"
+ONE_DEVICE = conftest.FAST_COMPILE.rsplit(maxsplit=1)[0]
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 MODEL = {"emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
 LAYERS = {"num_encoder_layers": 1, "num_decoder_layers": 1}
 TINY = [f"--gin.T5Config.{name}={value}" for name, value in (MODEL | LAYERS).items()]
@@ -56,7 +57,7 @@ def dss(arguments: list[str], cwd: Path, **env: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "dss_jax.cli.main", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), "XLA_FLAGS": FAST_COMPILE, **env},
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), "XLA_FLAGS": ONE_DEVICE, **env},
         capture_output=True,
         text=True,
         check=False,
