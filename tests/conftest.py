@@ -75,6 +75,15 @@ def compile_settings() -> Iterator[None]:
 
 
 @pytest.fixture
+def strict() -> Iterator[None]:
+    """Neither a dtype nor a rank is raised without being asked for."""
+    import jax
+
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
 def said() -> Iterator[list[str]]:
     """What the package says during the test."""
     import toy

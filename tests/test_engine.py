@@ -19,6 +19,8 @@ from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.sampling import SampleSearch, processed
 from dss_jax.train.sharding import make_mesh
 
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
+
 LENGTH = 20
 RULES = config.DEFAULT_LOGICAL_AXIS_RULES
 

@@ -25,6 +25,8 @@ from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss as losses
 from dss_jax.train.sharding import make_mesh, on_mesh, put_batch
 
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
+
 LAYOUTS = ("padded", "flat", "packed")
 NO_DROPOUT = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
 METHODS = {

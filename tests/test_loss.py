@@ -14,6 +14,8 @@ from dss_jax.model.t5 import T5
 from dss_jax.train import agreement
 from dss_jax.train import loss as losses
 
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
+
 MODEL = config.T5Config(
     vocab_size=32, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32,
     num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0,
@@ -182,7 +184,7 @@ def test_the_label_is_taken_as_given(batch, model_and_params) -> None:
         pooled = [
             agreement.pooled(
                 model.apply({"params": params}, b.encoder_input_tokens, b.decoder_input_tokens)
-                + offset * (k == role),
+                + offset[None, None] * float(k == role),
                 b,
                 4,
             )

@@ -16,6 +16,8 @@ from dss_jax.model.matmul import matmul
 from dss_jax.model.sampling import first_argmax
 from dss_jax.train.compile import step_options
 
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
+
 TOKENS, IN, OUT = 96, 40, 24
 
 

@@ -17,6 +17,8 @@ from dss_jax.model.decoding import decode
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
 
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
+
 V1_1 = T5Config(
     vocab_size=24,
     emb_dim=16,

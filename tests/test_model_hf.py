@@ -18,6 +18,8 @@ from dss_jax.interop.hf import parameters
 from dss_jax.model.attention import relative_position_buckets
 from dss_jax.model.t5 import T5
 
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
+
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-4  # of the norm of the difference, relative to the norm of the reference.
 
@@ -37,7 +39,7 @@ def loss_and_logits(
     )
     targets = jnp.asarray(batch["decoder_target_tokens"])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return losses.sum(where=targets != 0) / (targets != 0).sum(), logits
+    return losses.mean(where=targets != 0), logits
 
 
 def check_against(config: T5Config, recorded: dict[str, np.ndarray]) -> None:

@@ -17,6 +17,8 @@ from dss_jax.core.errors import UsageError
 from dss_jax.model.dropout import Dropout
 from dss_jax.model.t5 import T5, count_parameters
 
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
+
 V1_1 = T5Config(
     vocab_size=48,
     emb_dim=16,

@@ -13,6 +13,8 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.model.t5 import T5
 
+pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
+
 PLAIN = T5Config(
     vocab_size=32,
     emb_dim=16,

@@ -35,8 +35,8 @@ def causal_mask(length: int, sequences: int = 1) -> jax.Array:
     T is `length` times `sequences`, which lie one after another and do not see each other.
     """
     position_T = jnp.arange(length * sequences)
-    own = position_T[:, None] // length == position_T // length
-    return (own & (position_T[:, None] >= position_T))[None, None]
+    own = position_T[:, None] // length == position_T[None, :] // length
+    return (own & (position_T[:, None] >= position_T[None, :]))[None, None]
 
 
 def relative_position_buckets(

@@ -114,7 +114,7 @@ class BeamSearch(Search):
         closes_BxC = ends_BxC
         if self.settings.rule == "hf":
             last = position + 1 == longest
-            closes_BxC = (ends_BxC | last) & (jnp.arange(2 * beams) < beams)
+            closes_BxC = (ends_BxC | last) & (jnp.arange(2 * beams) < beams)[None, :]
         scores_BxC = jnp.where(closes_BxC, totals_BxC / self._norm(position + 1), DEAD)
         new = Hypotheses(sequences_BxCxT, totals_BxC, scores_BxC, closes_BxC)
         both = (jnp.concatenate(pair, axis=1) for pair in zip(state.ended, new, strict=True))

@@ -113,8 +113,8 @@ class RMSNorm(nn.Module):
         scale_E = parameter(self, "scale", nn.initializers.ones_init(), ("embed",), shape)
         wide = x_BxTxE.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale_E
-        return normed.astype(x_BxTxE.dtype)
+        normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
+        return (normed * jnp.broadcast_to(scale_E, wide.shape)).astype(x_BxTxE.dtype)
 
 
 class Mlp(nn.Module):
