@@ -199,5 +199,6 @@ def test_it_goes_on_when_the_checkpoint_is_gone(
 def test_without_a_checkpoint_it_says_so(tmp_path: Path, toy_store, said: list[str]) -> None:
     run = toy.make_run()
     train = dataclasses.replace(run.train, output_dir=str(tmp_path / "run"), steps=1)
-    single.train(dataclasses.replace(run, train=train), toy_store, TEXT_ACCURACY)
+    with toy.linear_programs():
+        single.train(dataclasses.replace(run, train=train), toy_store, TEXT_ACCURACY)
     assert "starts from random parameters (Train.seed = 0)" in said
