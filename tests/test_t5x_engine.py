@@ -4,6 +4,7 @@ benchmarks/t5x_parity.py measures the same on real data and writes the figures d
 """
 
 import dataclasses
+import logging
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ import toy
 from test_step import NO_DROPOUT
 
 from dss_jax.core import config
+from dss_jax.core.log import shown
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.interop.t5x import read_t5x
 from dss_jax.interop.weights import flat
@@ -132,16 +134,15 @@ def test_a_run_is_scored_stopped_and_read_as_any_other(toy_store: Any, tmp_path:
         run.train, engine="t5x", output_dir=str(tmp_path / "run"), keep_checkpoints=2
     )
     run = dataclasses.replace(run, train=train)
-    said: list[str] = []
 
-    def stop(text: str) -> None:
-        said.append(text)
-        if "step 10/" in text:
-            os.kill(os.getpid(), signal.SIGTERM)
+    class Stop(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "step 10/" in record.getMessage():
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(loop.Interrupted):
-        t5x_engine.train(run, toy_store, TEXT_ACCURACY, stop)
-    results = t5x_engine.train(run, toy_store, TEXT_ACCURACY, said.append)
+    with pytest.raises(loop.Interrupted), shown(Stop()):
+        t5x_engine.train(run, toy_store, TEXT_ACCURACY)
+    results = t5x_engine.train(run, toy_store, TEXT_ACCURACY)
     assert results["best_step"] in (10, 11, STEPS)
     assert run_folder.read_results(tmp_path / "run") == results
     session = open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
@@ -149,4 +150,4 @@ def test_a_run_is_scored_stopped_and_read_as_any_other(toy_store: Any, tmp_path:
     assert step == results["best_step"]
     assert scores["test"] == results["test"]
     # Another start only says what it found.
-    assert t5x_engine.train(run, toy_store, TEXT_ACCURACY, said.append) == results
+    assert t5x_engine.train(run, toy_store, TEXT_ACCURACY) == results
