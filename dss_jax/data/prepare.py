@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -73,19 +72,22 @@ def ensure_store(
         return _given_store(data_cfg.store, task_cfg, vocabulary_cfg)
     request = make_request(task_cfg, vocabulary_cfg, task_dirs)
     name = re.sub(r"[^\w.-]", "_", f"{request['name']}-{request['key'][:16]}")
-    folder, remote = _store_folders(data_cfg)
-    for place in (f"{folder}/{name}", *(f"{there}/{name}" for there in remote)):
-        store, why = _look(place, need)
+    given = data_cfg.store_dir or os.environ.get("DSS_STORE_DIR") or cache_folder() / "stores"
+    # A store of a remote folder is made in the user's cache.
+    remote = f"{str(given).rstrip('/')}/{name}" if storage.is_remote(given) else None
+    local = (cache_folder() / "stores" if remote else Path(given).expanduser().resolve()) / name
+    for place in (str(local), remote):
+        store, why = _look(place, need) if place else (None, "")
         if why:
             log.info(why)
         if store is not None:
             break
     else:
-        store = _make(request, folder / name, need, beam)
-        for there in remote:
-            log.info(f"copying the token store to {there}/{name}")
+        store = _make(request, local, need, beam)
+        if remote:
+            log.info(f"copying the token store to {remote}")
             # The manifest says that it is whole.
-            storage.upload_folder(store.path, f"{there}/{name}", last=MANIFEST)
+            storage.upload_folder(store.path, remote, last=MANIFEST)
     for line in store.manifest.get("rationales", ()):
         log.info(line)
     return store
@@ -131,7 +133,9 @@ def _with_extras(
 def _make(
     request: Request, path: Path, need: Sequence[str], beam: Mapping[str, Any] | None
 ) -> TokenStore:
-    with _lock(path):
+    said = "{owner} is preparing this token store; waiting for it"
+    # The lock only saves work: without it, the rename of a finished store decides.
+    with locks.held(path.parent / f".lock-{path.name}", said, wait=True):
         # Another process may have made it while this one waited.
         found, _ = _look(str(path), need)
         if found is not None:
@@ -149,16 +153,6 @@ def _make(
     return store
 
 
-def _store_folders(data_cfg: config.Data) -> tuple[Path, list[str]]:
-    """The local folder of all stores, and the remote one, if any: Data.store_dir, DSS_STORE_DIR, or
-    the user's cache, where the stores of a remote folder are made.
-    """
-    folder = data_cfg.store_dir or os.environ.get("DSS_STORE_DIR")
-    if folder and not storage.is_remote(folder):
-        return Path(folder).expanduser().resolve(), []
-    return cache_folder() / "stores", [folder.rstrip("/")] if folder else []
-
-
 def make_request(
     task_cfg: config.Task,
     vocabulary_cfg: config.Vocabulary,
@@ -169,28 +163,27 @@ def make_request(
     Raises:
       UsageError: unknown task, no data, no vocabulary.
     """
+    request: Request
     if task_cfg.mixture_or_task_name is not None:
         assert task_cfg.mixture_or_task_module is not None
         # Not imported here, for it needs TensorFlow.
         module = module_file(task_cfg.mixture_or_task_module, loaded=False)
-        return _with_key(
-            {
-                "kind": "seqio",
-                "name": task_cfg.mixture_or_task_name,
-                "module": task_cfg.mixture_or_task_module,
-                "executed": [*map(str, imported_files([module], loaded=False) if module else ())],
-                "use_cached": task_cfg.use_cached,
-                "cache_dirs": list(task_cfg.seqio_cache_dirs),
-            }
-        )
-    if task_cfg.name is None:
+        request = {
+            "kind": "seqio",
+            "name": task_cfg.mixture_or_task_name,
+            "module": task_cfg.mixture_or_task_module,
+            "executed": [*map(str, imported_files([module], loaded=False) if module else ())],
+            "use_cached": task_cfg.use_cached,
+            "cache_dirs": list(task_cfg.seqio_cache_dirs),
+        }
+    elif task_cfg.name is None:
         raise UsageError("no task is given. Give --task NAME; dss tasks lists them.")
-    task = load_task(task_cfg.name, task_dirs)
-    data_dir = rows.data_folder(task_cfg.data_dir)
-    if not rows.available_splits(task, data_dir):
-        rows.examples(task, "train", data_dir)  # Raises, with where it looked.
-    return _with_key(
-        {
+    else:
+        task = load_task(task_cfg.name, task_dirs)
+        data_dir = rows.data_folder(task_cfg.data_dir)
+        if not rows.available_splits(task, data_dir):
+            rows.examples(task, "train", data_dir)  # Raises, with where it looked.
+        request = {
             "kind": "task",
             "name": task.name,
             "task_file": task.file,
@@ -201,7 +194,8 @@ def make_request(
             "vocabulary": str(vocabulary.resolve(vocabulary_cfg.path, task)),
             "extra_ids": vocabulary_cfg.extra_ids,
         }
-    )
+    content = made_from(request)
+    return {**request, "made_from": content, "key": key_of(content)}
 
 
 def made_from(request: Request) -> dict[str, Any]:
@@ -210,7 +204,7 @@ def made_from(request: Request) -> dict[str, Any]:
     common = {
         "format": FORMAT,
         "code": package_digest(*ROOMS),
-        "seqio": _seqio_version(),
+        "seqio": next((d.version for d in metadata.distributions(name="seqio")), None),
         # Where they lie does not matter.
         "executed": sorted([f.name, file_digest(f) if f.is_file() else ""] for f in executed),
     }
@@ -222,7 +216,7 @@ def made_from(request: Request) -> dict[str, Any]:
         **common,
         "task": request["name"],
         "files": {name: file_digest(path) for name, path in sources.items()},
-        "records": _record_digests(request["rationales"]),
+        "records": sorted(map(records_digest, request["rationales"])),
         "vocabulary_sha256": file_digest(Path(request["vocabulary"])),
         "extra_ids": request["extra_ids"],
         "prefixes": request["prefixes"],
@@ -240,18 +234,9 @@ def _record_files(task_cfg: config.Task) -> list[Path]:
     return files
 
 
-def _record_digests(files: Iterable[str | Path]) -> list[str]:
-    return sorted(map(records_digest, files))
-
-
 def key_of(content: dict[str, Any]) -> str:
     """SHA-256 of what a store is made from, in hex."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _with_key(request: Request) -> Request:
-    content = made_from(request)
-    return {**request, "made_from": content, "key": key_of(content)}
 
 
 def _look(path: str, need: Sequence[str]) -> tuple[TokenStore | None, str]:
@@ -318,10 +303,10 @@ def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabu
     names = task_cfg.record_files
     files = [Path(f).expanduser() for f in names if not storage.is_remote(f)]
     # Where a store was copied to, the records need not be.
-    known = len(files) == len(names) and all(f.is_file() for f in files)
-    if files and known and _record_digests(files) != manifest["made_from"].get("records"):
+    known = names and len(files) == len(names) and all(f.is_file() for f in files)
+    if known and sorted(map(records_digest, files)) != manifest["made_from"].get("records"):
         raise UsageError(
-            f"the store {path} was not made with the records {','.join(task_cfg.record_files)}. "
+            f"the store {path} was not made with the records {','.join(names)}. "
             "Leave --store out to make one that is, or --rationales to use the store's."
         )
     if vocabulary_cfg.path is not None:
@@ -332,19 +317,3 @@ def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabu
                 f"--vocabulary out to use the store's own, {store.vocabulary_path}."
             )
     return store
-
-
-def _lock(path: Path) -> AbstractContextManager[None]:
-    """Lets one process of this machine make a store; the others wait for it.
-
-    The lock only saves work: without it, the rename of a finished store decides.
-    """
-    said = "{owner} is preparing this token store; waiting for it"
-    return locks.held(path.parent / f".lock-{path.name}", said, wait=True)
-
-
-def _seqio_version() -> str | None:
-    try:
-        return metadata.version("seqio")
-    except metadata.PackageNotFoundError:
-        return None

@@ -11,7 +11,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
@@ -36,16 +36,9 @@ Parts = Mapping[str, Sequence[Any]]
 """Split -> its parts."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a store is made of.
-
-    Attributes:
-      tokenise: makes the columns of a part.
-      parts: what it is given.
-      columns: those that a part has.
-      vocabulary: the SentencePiece model.
-      description: further fields of the manifest.
+class Plan(NamedTuple):
+    """What a store is made of: `tokenise` makes `columns` of each of `parts`; `description` are
+    further fields of the manifest.
     """
 
     tokenise: Tokenise
@@ -57,13 +50,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """The columns of a task file's rows, by SeqIO's tokeniser.
-
-    Attributes:
-      vocabulary: content of the SentencePiece model's file.
-      extra_ids: sentinel ids above its pieces.
-      style: of the prefixes.
-    """
+    """The columns of a task file's rows, by SeqIO's tokeniser; arguments as of `seqio_tokens`."""
 
     vocabulary: bytes
     extra_ids: int
@@ -90,6 +77,9 @@ def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
     read, unavailable = _read(task, request["data_dir"])
     examples, joined = join_records(task, read, request["rationales"], request["data_dir"])
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
+    # Of SeqIO's own sources, which the key does not cover.
+    own = [source for source in task.sources if isinstance(source, SeqioSource)]
+    files = {f: s for o in own for f, s in seqio_user.file_stamps(o.make(), o.splits).items()}
     return Plan(
         tokenise=TaskRows(vocabulary.path.read_bytes(), vocabulary.extra_ids, request["prefixes"]),
         parts={
@@ -103,7 +93,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
             "counts": {split: _counts(found) for split, found in examples.items()},
             "unavailable": unavailable,
             "rationales": joined,
-            **_source_files(task),
+            **({"source_files": files} if files else {}),
         },
     )
 
@@ -130,39 +120,21 @@ def _counts(examples: Sequence[Example]) -> dict[str, int]:
     return {"rows": len(examples), **given}
 
 
-def _source_files(task: DistillationTask) -> dict[str, Any]:
-    """Files of SeqIO's own sources, which the key does not cover."""
-    files: dict[str, Any] = {}
-    for source in task.sources:
-        if isinstance(source, SeqioSource):
-            files |= seqio_user.file_stamps(source.make(), source.splits)
-    return {"source_files": files} if files else {}
-
-
 def _plan_seqio(request: Mapping[str, Any], size: int | None) -> Plan:
     """Each row of each task once, whatever its rate."""
     provider = seqio_user.find_provider(request["module"], request["name"])
     cached = request["use_cached"]
     tasks = seqio_user.tasks_of(provider, cached, request["cache_dirs"])
     files: dict[str, Any] = {}
+    parts: dict[str, list[Any]] = {s: [] for s in SPLITS if s in provider.splits}
     for task in tasks:
-        files |= (
-            seqio_user.cache_stamps(task)
-            if cached
-            else seqio_user.file_stamps(task.source, task.splits)
-        )
+        cache = task.cache_dir if cached else None
+        files |= seqio_user.file_stamps(task.source, task.splits, cache)
+        for split in parts.keys() & task.splits:
+            parts[split] += seqio_user.parts_of(task, split, size)
     return Plan(
         tokenise=seqio_user.SeqioRows(request["module"], request["name"], cached),
-        parts={
-            split: [
-                part
-                for task in tasks
-                if split in task.splits
-                for part in seqio_user.parts_of(task, split, size)
-            ]
-            for split in SPLITS
-            if split in provider.splits
-        },
+        parts=parts,
         columns=seqio_user.COLUMNS,
         vocabulary=seqio_user.vocabulary_of(provider),
         description={"prefixes": None, "source_files": files},
@@ -221,13 +193,10 @@ def make(
             f"the files that {request['name']!r} is made from changed while its token store was "
             "made. Run the command again."
         )
-    fields = {k: request[k] for k in ("name", "kind", "key", "made_from")}
-    fields |= plan.description
-    vocabulary = plan.vocabulary
+    fields = {k: request[k] for k in ("name", "kind", "key", "made_from")} | {**plan.description}
+    model, extra_ids = plan.vocabulary.path, plan.vocabulary.extra_ids
     # The caller has looked: what is there is damaged, stale or incomplete.
-    write_store(
-        Path(request["path"]), splits, vocabulary.path, vocabulary.extra_ids, fields, replace=True
-    )
+    write_store(Path(request["path"]), splits, model, extra_ids, fields, replace=True)
 
 
 def answer(request: Mapping[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """A user's own SeqIO task or mixture: found, checked, and its rows. Imports TensorFlow late."""
 
 import importlib
+import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dss_jax.core.errors import UsageError
-from dss_jax.data.store import Ragged
+from dss_jax.data.store import Ragged, TextColumn
 from dss_jax.data.store_writer import Columns, SplitBuilder, text_column
 from dss_jax.data.vocabulary import SentencePiece, resolve
 
@@ -93,8 +95,7 @@ def vocabulary_of(provider: Any) -> SentencePiece:
     import seqio
 
     features = provider.output_features
-    missing = {"inputs", "targets"} - set(features)
-    if missing:
+    if {"inputs", "targets"} - set(features):
         raise UsageError(
             f"the SeqIO task {provider.name!r} must have the features inputs and targets; it has "
             f"{', '.join(features)}."
@@ -111,21 +112,17 @@ def vocabulary_of(provider: Any) -> SentencePiece:
     return SentencePiece(resolve(inputs.sentencepiece_model_file), inputs.extra_ids)
 
 
-def file_stamps(source: Any, splits: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Local files that a data source reads, as far as SeqIO knows: path -> (bytes, mtime in ns)."""
+def file_stamps(
+    source: Any, splits: Iterable[str], cache: str | None = None
+) -> dict[str, tuple[int, int]]:
+    """Local files that are read, of a data source as far as SeqIO knows them, or of a task's cache:
+    path -> (bytes, mtime in ns).
+    """
     import seqio
 
-    if not isinstance(source, seqio.FileDataSource):
-        return {}
-    return _stamps(name for split in splits for name in source.list_shards(split))
-
-
-def cache_stamps(task: Any) -> dict[str, tuple[int, int]]:
-    """The files of a task's cache, as `file_stamps`."""
-    return _stamps(sorted(Path(task.cache_dir).glob("*")))
-
-
-def _stamps(names: Iterable[str | Path]) -> dict[str, tuple[int, int]]:
+    names: list[Any] = sorted(Path(cache).glob("*")) if cache else []
+    if not cache and isinstance(source, seqio.FileDataSource):
+        names = [name for split in splits for name in source.list_shards(split)]
     files = [file for name in names if (file := Path(name).absolute()).is_file()]
     return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
@@ -172,12 +169,8 @@ class SeqioRows:
         vocabulary = vocabulary_of(provider)
         task = next(t for t in seqio.get_subtasks(provider) if t.name == part.task)
         if part.last is not None:
-            task = seqio.Task(
-                task.name,
-                source=_rows_of(task.source, part.first, part.last),
-                output_features=task.output_features,
-                preprocessors=task.preprocessors,
-            )
+            own = _rows_of(task.source, part.first, part.last)
+            task = seqio.Task(task.name, own, task.output_features, task.preprocessors)
         dataset = task.get_dataset(
             sequence_length=None, split=part.split, shuffle=False, use_cached=self.use_cached
         )
@@ -203,10 +196,5 @@ def _rows_of(source: Any, first: int, last: int) -> Any:
 
 def numbered(names: Ragged) -> Ragged:
     """Names of tasks -> ids of their rows, which count for each task: "first-0", "first-1", ..."""
-    counts: dict[str, int] = {}
-    ids = []
-    for row in range(len(names)):
-        name = names[row].tobytes().decode("utf-8")
-        number = counts[name] = counts.get(name, -1) + 1
-        ids.append(f"{name}-{number}")
-    return text_column(ids)
+    counts: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+    return text_column(f"{name}-{next(counts[name])}" for name in TextColumn(names)[:])

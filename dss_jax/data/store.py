@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -54,11 +54,6 @@ MANIFEST, VOCABULARY = "manifest.json", "vocabulary.model"
 
 class StoreDamaged(UsageError):  # noqa: N818
     """A store that is half-written, was changed, or has another format."""
-
-    @classmethod
-    def by(cls, path: Path, what: str) -> "StoreDamaged":
-        """The error for a store of our format in which something is wrong."""
-        return cls(f"the token store {path} is damaged: {what}")
 
 
 class Slices:
@@ -115,19 +110,12 @@ class TextColumn:
     """Texts, decoded when asked for."""
 
     def __init__(self, utf8: Ragged) -> None:
-        """`utf8`: the bytes of each row."""
         self.utf8 = utf8
 
-    def __len__(self) -> int:
-        return len(self.utf8)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
+    def __getitem__(self, row: int | slice) -> Any:
+        """The text of a row, or a list of those of some."""
         if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
+            return [self[i] for i in range(*row.indices(len(self.utf8)))]
         return self.utf8[row].tobytes().decode("utf-8")
 
 
@@ -145,10 +133,13 @@ class StoreSplit:
     ) -> None:
         """`entry`: of the manifest."""
         self.name, self.encode, self.own = name, encode, int(entry["rows"])
-        self._columns = {c: _load_column(folder / name, c) for c in entry["columns"]}
-        for column, ragged in self._columns.items():
+        self._columns: dict[str, Ragged] = {}
+        for column in entry["columns"]:
+            file = f"{folder / name / column}"
+            ragged = Ragged(_load(f"{file}.values.npy"), np.array(_load(f"{file}.offsets.npy")))
             if len(ragged) != self.own:
                 raise StoreDamaged(f"{folder}: {name}/{column} has {len(ragged)} rows.")
+            self._columns[column] = ragged
 
     def __len__(self) -> int:
         return self.own
@@ -187,8 +178,7 @@ class TokenStore:
     extras: "tuple[TokenStore, ...]" = ()
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
-        self.path = path
-        self.manifest = dict(manifest)
+        self.path, self.manifest = path, dict(manifest)
         self.splits = tuple(manifest["splits"])
         self.vocabulary_path = path / VOCABULARY
         self.extra_ids = int(manifest["vocabulary"]["extra_ids"])
@@ -243,17 +233,21 @@ def open_store(path: str | Path) -> TokenStore:
         for name in (*columns, *manifest["files"]):
             check_name(name, path / MANIFEST)
     except UsageError as error:
-        raise StoreDamaged.by(path, str(error)) from error
+        raise _damaged(path, str(error)) from error
     for name, entry in manifest["files"].items():
         file = path / name
         if not file.is_file():
             raise StoreDamaged(f"the token store {path} is incomplete: {name} is missing.")
         size = file.stat().st_size
         if size != entry["size"]:
-            raise StoreDamaged.by(path, f"{name} has {size} bytes, not {entry['size']}.")
+            raise _damaged(path, f"{name} has {size} bytes, not {entry['size']}.")
         if file_digest(file) != entry["sha256"]:
-            raise StoreDamaged.by(path, f"{name} was changed.")
+            raise _damaged(path, f"{name} was changed.")
     return TokenStore(path, manifest)
+
+
+def _damaged(path: Path, what: str) -> StoreDamaged:
+    return StoreDamaged(f"the token store {path} is damaged: {what}")
 
 
 def count_overlong(split: StoreSplit, column: str, limit: int) -> int:
@@ -275,24 +269,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_bytes())
         version, digest = manifest["format"], manifest["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreDamaged.by(path, f"{MANIFEST} is unreadable.") from error
+        raise _damaged(path, f"{MANIFEST} is unreadable.") from error
     if version != FORMAT:
         raise StoreDamaged(
             f"the token store {path} has format {version}, but this version of dss-jax reads "
             f"format {FORMAT}. Make it again with dss prepare."
         )
     if digest != manifest_digest(manifest):
-        raise StoreDamaged.by(path, f"{MANIFEST} was changed.")
+        raise _damaged(path, f"{MANIFEST} was changed.")
     return manifest
 
 
-def _load_column(folder: Path, column: str) -> Ragged:
-    return Ragged(
-        _load(folder / f"{column}.values.npy"), np.array(_load(folder / f"{column}.offsets.npy"))
-    )
-
-
-def _load(file: Path) -> np.ndarray:
+def _load(file: str) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except ValueError:
