@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from dss_jax.core import config
-from dss_jax.core.decode_config import GREEDY
 from dss_jax.core.log import shown
 from dss_jax.core.paths import shipped
+from dss_jax.core.t5_config import GREEDY
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.model.decoding import Search, decode

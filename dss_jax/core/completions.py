@@ -9,7 +9,13 @@ teacher's text", and give its figures to the digit (`tests/test_completions.py`)
 import re
 from dataclasses import dataclass
 
-from dss_jax.core.examples import Answer
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A teacher's completion, taken apart. Either part is "" where it is missing."""
+
+    rationale: str
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +49,10 @@ UP_TO_FINAL_STOP = r"(?s)(.*?)\.?$"
 
 
 def parse_completion(completion: str | None, form: AnswerForm) -> Answer:
-    """Takes a completion apart.
+    """Takes the teacher's text as it came apart; None where there is none for the row.
 
-    Args:
-      completion: the teacher's text as it came; None where there is none for the row.
-      form: the task's rules.
-
-    Returns:
-      Rationale and label, both stripped; "" where missing. The label is the teacher's text: it
-      may be cut short or be no valid answer at all.
+    Rationale and label are stripped. The label is the teacher's text: it may be cut short or be no
+    valid answer at all.
     """
     if completion is None:
         return Answer(rationale="", label="")

@@ -11,10 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dss_jax.core.checks import Section, among, rule_of, setting
-from dss_jax.core.decode_config import DECODE_METHODS, Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.method_config import Loss, Method, Pretrain
-from dss_jax.core.t5_config import Lora, T5Config
+from dss_jax.core.t5_config import DECODE_METHODS, Beam, Lora, Sample, T5Config
 from dss_jax.core.types import ENGINES
 
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from dss_jax.core.config import DEFAULT_LOGICAL_AXIS_RULES, Run
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder, shipped
 
@@ -27,6 +28,15 @@ INSTALL_T5X = (
     "make t5x, or: pip install -c requirements.lock -r requirements-t5x.txt && "
     "pip install --no-deps --force-reinstall -r requirements-t5x-git.txt"
 )
+
+T5X_CONSTANTS = {
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "layer_norm_epsilon": 1e-6,
+    "attention": "xla",
+    "remat_policy": "none",
+}
+"""What T5X's network (`t5x.examples.t5`) has in its code: field of T5Config -> value."""
 
 SearchPath = Sequence[str] | None
 """Folders that are searched for distributions; None: sys.path."""
@@ -161,6 +171,32 @@ def require_t5x(path: SearchPath = None) -> None:
             "T5X cannot run here:\n" + "\n".join(lines) + f"\nTo install it: {INSTALL_T5X}\n"
             "(needs the network and git; docs/t5x.md). `dss doctor --engine t5x` looks again."
         )
+
+
+def check_for_t5x(run: Run) -> None:
+    """Raises UsageError, with every setting that T5X's loop cannot take and what it can."""
+    lines = [
+        f"T5Config.{name} must be {value!r}, not {getattr(run.model, name)!r}: it is in T5X's code"
+        for name, value in T5X_CONSTANTS.items()
+        if getattr(run.model, name) != value
+    ]
+    if run.lora.rank:
+        lines.append("Lora.rank must be 0: T5X has no LoRA")
+    if run.mesh.logical_axis_rules != DEFAULT_LOGICAL_AXIS_RULES:
+        lines.append("Mesh.logical_axis_rules must be the default: T5X has rules of its own")
+    if run.optimizer.name == "adafactor" and run.optimizer.weight_decay:
+        lines.append("Optimizer.weight_decay must be 0: T5X's Adafactor scales it otherwise")
+    if run.method.form != "tasks" or run.method.only_correct or run.method.rationales != "first":
+        lines.append(
+            f"--method {run.method.name}: only standard, distill, dss and dss_unlabeled, without "
+            "Method.only_correct and with Method.rationales = 'first'"
+        )
+    if run.task.extra_tasks:
+        lines.append("Task.extra_tasks must be (): T5X mixes tasks in its mixtures")
+    if run.loss.alpha_schedule != "constant" or run.loss.mutual_information:
+        lines.append("Loss.alpha_schedule must be 'constant' and Loss.mutual_information 0")
+    if lines:
+        raise UsageError("--engine t5x cannot take this run:\n  " + "\n  ".join(lines))
 
 
 def _folder(name: str, folder: Path) -> Check:

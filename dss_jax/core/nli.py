@@ -3,10 +3,9 @@
 from collections.abc import Callable
 
 from dss_jax.core.completions import AnswerForm, parse_completion
-from dss_jax.core.examples import Example
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.core.types import DistillationTask, Release, Row, Tfds
+from dss_jax.core.types import DistillationTask, Example, Release, Row, Tfds
 
 LABELS = ("entailment", "neutral", "contradiction")
 _FILES = {"train": "train", "validation": "valid", "test": "test"}

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dss_jax.core.completions import Answer
 from dss_jax.core.errors import UsageError
-from dss_jax.core.examples import Answer, Example
-from dss_jax.core.prompt import Prompt
+from dss_jax.core.prompt import Example, Prompt
 
 __all__ = ("Answer", "Example")  # Task files take them from here.
 

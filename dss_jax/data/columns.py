@@ -21,7 +21,6 @@ from dss_jax.data.store import SAMPLES, Ragged, Slices, StoreSplit
 ANSWER, BECAUSE = "Answer:", "Rationale:"
 """In a target that holds both, what comes before the label, or before the rationale."""
 
-
 Pair = tuple[Slices, Slices]
 """Inputs and targets of a role."""
 
@@ -33,7 +32,6 @@ def permutation(n: int, *key: int) -> np.ndarray:
     which it does not for `Generator.permutation`; so a run can be repeated years later.
 
     Args:
-      n: number of items.
       *key: one or two non-negative integers, for example (seed, epoch).
 
     Returns:
@@ -48,7 +46,6 @@ def join_rows(tokens: Slices, rows: np.ndarray, lengths: np.ndarray) -> np.ndarr
     """Rows of a column one after another, each cut to its length; cut ones end in EOS.
 
     Args:
-      tokens: a column of the store.
       rows: int [R], row numbers.
       lengths: int [R], at most those of the rows.
 
@@ -117,16 +114,13 @@ def label_in(text: str, form: str) -> str:
     """The label in a predicted text; the whole text where it has no mark."""
     if form == "rationale_label":
         return text.rpartition(ANSWER)[2].strip()
-    if form == "label_rationale":
-        return text.partition(BECAUSE)[0].strip()
-    return text
+    return text.partition(BECAUSE)[0].strip() if form == "label_rationale" else text
 
 
 def rationale_in(text: str, form: str) -> str:
     """The rationale in a predicted text of a form that has both; "" where it has no mark."""
-    if form == "rationale_label":
-        return text.rpartition(ANSWER)[0].strip()
-    return text.partition(BECAUSE)[2].strip()
+    found = text.rpartition(ANSWER)[0] if form == "rationale_label" else text.partition(BECAUSE)[2]
+    return found.strip()
 
 
 def _drawn(split: StoreSplit) -> tuple[Slices, np.ndarray]:
@@ -178,17 +172,16 @@ class Examples:
         `draws`: int64 [n], how many rationales of each row an epoch draws one of; None: no draw.
         """
         self.roles, self.count, self._draws = tuple(columns), count, draws
-        inputs, targets = zip(*columns.values(), strict=True)
-        self._columns = inputs, targets
-        self._target_lengths = self._lengths(targets, data.target_length)
-        cut = self._lengths(inputs, data.input_length)
-        self._input_lengths = np.where(self._target_lengths > 0, cut, 0)
+        self._columns = inputs, targets = tuple(zip(*columns.values(), strict=True))
 
-    @staticmethod
-    def _lengths(columns: Sequence[Slices], limit: int) -> np.ndarray:
-        # The last column is that of item -1.
-        cut = np.stack([np.minimum(c.lengths(), limit) for c in columns])
-        return np.pad(cut, ((0, 0), (0, 1))).astype(np.int32)
+        def lengths(columns: Sequence[Slices], limit: int) -> np.ndarray:
+            # The last column is that of item -1.
+            cut = np.stack([np.minimum(c.lengths(), limit) for c in columns])
+            return np.pad(cut, ((0, 0), (0, 1))).astype(np.int32)
+
+        self._target_lengths = lengths(targets, data.target_length)
+        cut = lengths(inputs, data.input_length)
+        self._input_lengths = np.where(self._target_lengths > 0, cut, 0)
 
     def usable(self, rows: np.ndarray) -> np.ndarray:
         """Those of `rows` that have a target in the first role."""
@@ -210,9 +203,7 @@ class Examples:
         return self._input_lengths[:, items], self._target_lengths[:, items]
 
     def longest_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The longest input and target of some rows in each role, whatever rationale is drawn: two
-        int32 [K].
-        """
+        """In each role, of some rows, whatever rationale is drawn: two int32 [K]."""
         draws = 1 if self._draws is None else self._draws.max(initial=1)
         items = (rows + self.count * np.arange(draws)[:, None]).ravel()
         inputs, targets = self.lengths(items)
@@ -237,18 +228,16 @@ class Examples:
 
     def inputs(self, items: np.ndarray) -> np.ndarray:
         """Inputs of all roles one after another: int [N] -> int32 [sum of lengths]."""
-        return self._join(self._columns[0], items, self._input_lengths)
+        return self._side(0, items)
 
     def targets(self, items: np.ndarray) -> np.ndarray:
         """Targets of all roles one after another: int [N] -> int32 [sum of lengths]."""
-        return self._join(self._columns[1], items, self._target_lengths)
+        return self._side(1, items)
 
-    def _join(
-        self, columns: Sequence[Slices], items: np.ndarray, lengths: np.ndarray
-    ) -> np.ndarray:
+    def _side(self, side: int, items: np.ndarray) -> np.ndarray:
         at = np.maximum(items, 0)  # Item -1 has length 0: nothing is read there.
-        joined = (join_rows(c, at, own[items]) for c, own in zip(columns, lengths, strict=True))
-        return np.concatenate([*joined])
+        pairs = zip(self._columns[side], self.lengths(items)[side], strict=True)
+        return np.concatenate([join_rows(column, at, own) for column, own in pairs])
 
 
 def examples_of(
@@ -257,9 +246,6 @@ def examples_of(
     """A method's view of a split of a store.
 
     Args:
-      split: of a store.
-      data: lengths.
-      method: which columns.
       right: bool [n], rows where the teacher's label is not known to be wrong; only these have
         their rationale, and their teacher's label. None: all rows.
     """
@@ -300,11 +286,8 @@ def as_scored(method: config.Method) -> config.Method:
 
 
 def shift_joined(targets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Decoder inputs of targets that lie one after another: shifted right, each starting with 0.
-
-    Args:
-      targets: int32 [sum of lengths].
-      lengths: int [M].
+    """Decoder inputs of targets, int32 [sum of lengths], that lie one after another with these
+    lengths, int [M]: shifted right, each starting with 0.
     """
     shifted = np.zeros_like(targets)
     shifted[1:] = targets[:-1]

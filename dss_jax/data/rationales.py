@@ -48,7 +48,7 @@ def join_records(
     mixed: a row whose record is missing or not "ok" has none, and so has a split without a file.
 
     Args:
-      task: the task.
+      task: whose rows.
       splits: split -> its rows; a file for a split that is not among them is passed over.
       files: record files, each of one split. Where validation is held out of train, a file of
         either serves both.

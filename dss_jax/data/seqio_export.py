@@ -4,11 +4,11 @@ The folder is what a TFDS builder of that name and version prepares, so SeqIO's 
 `tfds.load` and `tfds.builder_from_directory` read it without this package.
 """
 
-import dataclasses
 import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def export_records(
       files: record files of one task, each of another split.
       folder: the TFDS data folder.
       name: of the data set, in snake case; None: `<task>_rationales`.
-      version: of the data set, "MAJOR.MINOR.PATCH".
+      version: "MAJOR.MINOR.PATCH".
 
     Returns:
       The folder of the version.
@@ -67,9 +67,7 @@ def export_records(
         features=tfds.features.FeaturesDict(features),
         split_datasets=splits,
         data_dir=str(path.parents[1]),
-        description="\n".join(
-            json.dumps(dataclasses.asdict(header), ensure_ascii=False) for header in headers
-        ),
+        description="\n".join(json.dumps(asdict(h), ensure_ascii=False) for h in headers),
         disable_shuffling=True,
     )
     for split, info in builder.info.splits.items():
@@ -80,15 +78,14 @@ def export_records(
 def _check(headers: Sequence[Header], version: str) -> None:
     if not headers:
         raise UsageError("no record file. Give at least one.")
-    for what in ("task", "split"):
-        values = [getattr(h, what) for h in headers]
-        if what == "task" and len(set(values)) > 1:
-            raise UsageError(f"the files are of several tasks: {', '.join(sorted(set(values)))}.")
-        if what == "split" and len(set(values)) < len(values):
-            raise UsageError(
-                f"two files are of one split: {', '.join(values)}. `dss records merge` makes one "
-                "of them."
-            )
+    tasks, splits = {h.task for h in headers}, [h.split for h in headers]
+    if len(tasks) > 1:
+        raise UsageError(f"the files are of several tasks: {', '.join(sorted(tasks))}.")
+    if len(set(splits)) < len(splits):
+        raise UsageError(
+            f"two files are of one split: {', '.join(splits)}. `dss records merge` makes one of "
+            "them."
+        )
     if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version):
         raise UsageError(f"the version must be MAJOR.MINOR.PATCH, as 1.0.0, not {version!r}.")
 

@@ -48,14 +48,13 @@ def register(
     """
     vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
     style, (read, splits) = prefixes_of(prefixes), reader(task, data_dir, rationales)
-    names = {task.name + suffix + PAIRED: kind for suffix, kind in _LABELS.items()}
-    forget(seqio.TaskRegistry, [*names])
-    for name, label in names.items():
+    for suffix, label in _LABELS.items():
+        forget(seqio.TaskRegistry, [task.name + suffix + PAIRED])
         texts: dict[str, Text] = {}
         for (inputs, targets), kind in ((_FIRST, KINDS[label]), (_SECOND, KINDS["rationale"])):
             texts |= {inputs: functools.partial(kind.inputs, style), targets: kind.targets}
         seqio.TaskRegistry.add(
-            name,
+            task.name + suffix + PAIRED,
             source=source(read, splits, texts, KINDS[label].targets),
             preprocessors=[tokenize_pair],
             output_features={n: seqio.Feature(vocabulary) for n in texts},
@@ -72,23 +71,21 @@ def tokenize_pair(
     `sequence_length` has the lengths of `inputs` and `targets`, which hold for both roles. Longer
     ones are cut and end in EOS, as in `seqio.preprocessors.append_eos_after_trim`.
     """
-    limits = sequence_length or {}
+    vocabulary = output_features["inputs"].vocabulary
 
-    def ended(text: tf.Tensor, ids: tf.Tensor, eos_id: int, limit: int | None) -> tf.Tensor:
-        cut = ids if limit is None else ids[: limit - 1]
+    def ended(text: tf.Tensor, ids: tf.Tensor, kind: str) -> tf.Tensor:
+        limit, end = (sequence_length or {}).get(kind), [vocabulary.eos_id]
+        cut = ids[: limit - 1] if limit else ids
         # White space has no ids, but is a target all the same, as in `seqio_tasks`.
-        return tf.cond(tf.equal(text, ""), lambda: ids, lambda: tf.concat([cut, [eos_id]], 0))
+        return tf.cond(tf.equal(text, ""), lambda: ids, lambda: tf.concat([cut, end], 0))
 
     def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         found = {ROW: example[ROW]}
         for inputs, targets in (_FIRST, _SECOND):
-            vocabulary = output_features[inputs].vocabulary
-            for name, ids in (
-                (inputs, encode_input(example[inputs], vocabulary)),
-                (targets, vocabulary.encode_tf(example[targets])),
-            ):
-                limit = limits.get("inputs" if name == inputs else "targets")
-                found[name] = ended(example[name], ids, vocabulary.eos_id, limit)
+            ids = encode_input(example[inputs], vocabulary)
+            found[inputs] = ended(example[inputs], ids, "inputs")
+            ids = vocabulary.encode_tf(example[targets])
+            found[targets] = ended(example[targets], ids, "targets")
         return found
 
     return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
@@ -140,20 +137,13 @@ class PairedFeatureConverter(seqio.EncDecFeatureConverter):
         return {**lengths, "decoder_roles": task_feature_lengths["targets"]}
 
     def _rows_of_pair(self, pair: dict[str, tf.Tensor]) -> tf.data.Dataset:
-        rows = [
-            {
-                "inputs": pair[inputs],
-                "targets": pair[targets],
-                ROLE: tf.constant(role, tf.int32),
-                WEIGHT: tf.constant(weight, tf.float32),
-            }
-            for (inputs, targets), role, weight in (
-                (_FIRST, LABEL, self._alpha),
-                (_SECOND, RATIONALE, 1 - self._alpha),
-            )
-        ]
-        first, second = (tf.data.Dataset.from_tensors(row) for row in rows)
-        return first.concatenate(second)
+        def row(names: tuple[str, str], role: int, weight: float) -> tf.data.Dataset:
+            fields = {"inputs": pair[names[0]], "targets": pair[names[1]]}
+            fields |= {ROLE: tf.constant(role), WEIGHT: tf.constant(weight, tf.float32)}
+            return tf.data.Dataset.from_tensors(fields)
+
+        second = row(_SECOND, RATIONALE, 1 - self._alpha)
+        return row(_FIRST, LABEL, self._alpha).concatenate(second)
 
     def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         row = dict(super()._convert_example(features))

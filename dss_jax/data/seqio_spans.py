@@ -27,11 +27,7 @@ def register(
 ) -> None:
     """Registers `<name>_pretrain`; it is trained with `sequence_length` of inputs and targets.
 
-    Args:
-      name: of the task.
-      vocabulary: with extra ids for the sentinels.
-      read: split -> rows.
-      splits: those on offer.
+    The vocabulary has extra ids for the sentinels; `read` gives a split's rows.
     """
 
     def dataset_fn(

@@ -21,8 +21,8 @@ method's loss (METHOD.md, Traps), which is why this package pairs rows in its to
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import seqio
 import tensorflow as tf
@@ -55,20 +55,16 @@ def _with_rationale(style: Prefixes, example: Example) -> str:
     return f"{text}{SEPARATOR}{example.rationale}" if example.rationale else text
 
 
-def _rationale_first(example: Example) -> str:
-    if not (example.label and example.rationale):
-        return example.label
-    return f"{example.rationale} {ANSWER} {example.label}"
+def _joint(example: Example, form: str) -> str:
+    """Label and rationale in one target; the label alone where one of them is missing."""
+    label, rationale = example.label, example.rationale
+    if not (label and rationale):
+        return label
+    label_last = form == "rationale_label"
+    return f"{rationale} {ANSWER} {label}" if label_last else f"{label} {BECAUSE} {rationale}"
 
 
-def _label_first(example: Example) -> str:
-    if not (example.label and example.rationale):
-        return example.label
-    return f"{example.label} {BECAUSE} {example.rationale}"
-
-
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A SeqIO task: what is read, what is written, and how a predicted text holds the label."""
 
     inputs: Callable[[Prefixes, Example], str]
@@ -76,12 +72,16 @@ class Kind:
     form: str = "tasks"
 
 
+def _both(form: str) -> Kind:
+    return Kind(_label_input, functools.partial(_joint, form=form), form)
+
+
 KINDS = {
     "label": Kind(_label_input, operator.attrgetter("label")),
     "teacher_label": Kind(_label_input, operator.attrgetter("teacher_label")),
     "rationale": Kind(_rationale_input, operator.attrgetter("rationale")),
-    "single_task": Kind(_label_input, _rationale_first, "rationale_label"),
-    "single_task_label_first": Kind(_label_input, _label_first, "label_rationale"),
+    "single_task": _both("rationale_label"),
+    "single_task_label_first": _both("label_rationale"),
     "pinto": Kind(_with_rationale, operator.attrgetter("label")),
 }
 """By suffix of the SeqIO task's name."""
@@ -104,14 +104,10 @@ def register(
     Data and vocabulary are first read when a data set is asked for.
 
     Args:
-      task: the task.
       vocabulary_path: the SentencePiece model; anything that `tf.io.gfile` opens.
-      extra_ids: sentinel ids above the model's pieces.
       data_dir: folder of the data; None: DSS_DATA_DIR.
-      prefixes: "paper" or "released_code".
       rationales: record files that take the place of the teacher text in the data.
-      examples: split -> rows, where they are read already; None: they are read from the task's
-        sources.
+      examples: split -> rows, where they are read already.
 
     Returns:
       Suffix ("label", "teacher_label", "rationale", "single_task", ...) -> SeqIO task.
@@ -127,12 +123,11 @@ def register(
     forget(seqio.TaskRegistry, [f"{task.name}_{s}" for s in (*KINDS, seqio_spans.SUFFIX)])
     tasks = {}
     for suffix, kind in KINDS.items():
-        read_text: Text = functools.partial(kind.inputs, style)
+        inputs: Text = functools.partial(kind.inputs, style)
+        texts = {"inputs": inputs, "targets": kind.targets}
         tasks[suffix] = seqio.TaskRegistry.add(
             f"{task.name}_{suffix}",
-            source=source(
-                read, splits, {"inputs": read_text, "targets": kind.targets}, kind.targets
-            ),
+            source=source(read, splits, texts, kind.targets),
             preprocessors=[tokenize, seqio.preprocessors.append_eos_after_trim],
             output_features=features,
             postprocess_fn=functools.partial(_label, form=kind.form),
@@ -151,13 +146,8 @@ def source(
     texts: Mapping[str, Text],
     target: Text,
 ) -> seqio.FunctionDataSource:
-    """Rows as texts, beside their row numbers; those whose `target` is empty are left out.
-
-    Args:
-      read: split -> rows.
-      splits: those on offer.
-      texts: feature -> what it holds.
-      target: the text that a row must have.
+    """Rows as `texts` by feature, beside their row numbers; rows whose `target` is empty are left
+    out.
     """
 
     def dataset_fn(
@@ -207,9 +197,8 @@ def encode_input(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
     return tf.cast(joined.flat_values[:-1], tf.int32)
 
 
-def _label(text: str | bytes, example: object = None, is_target: bool = False, *, form: str) -> str:
+def _label(text: str | bytes, *, form: str, **_: object) -> str:
     """SeqIO postprocessor of a text, which may hold both: its label, without white space around."""
-    del example, is_target
     return label_in((text.decode("utf-8") if isinstance(text, bytes) else str(text)).strip(), form)
 
 

@@ -12,7 +12,7 @@ Shape letters: C pieces, L tokens of a piece, S masked spans of a piece, N items
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -111,28 +111,23 @@ def corrupt(
     """
     kept = counts.length - counts.noise
     # A piece begins with a kept span and ends with a masked one, as in T5's code.
-    lengths = np.empty(2 * counts.spans, np.int64)
-    lengths[0::2] = _segments(kept, counts.spans, words)
-    lengths[1::2] = _segments(counts.noise, counts.spans, words[kept:])
-    ends = np.cumsum(lengths)
-    sentinels = first_sentinel - np.arange(counts.spans)
+    kept_lengths = _segments(kept, counts.spans, words)
+    masked_lengths = _segments(counts.noise, counts.spans, words[kept:])
+    lengths = np.stack([kept_lengths, masked_lengths], axis=1).ravel()
     masked = np.repeat(np.arange(2 * counts.spans) % 2, lengths).astype(bool)
+    sentinels = first_sentinel - np.arange(counts.spans)
     # A sentinel goes where a masked span begins, in the input; where a kept one begins, in the
     # target.
-    kept_before = np.cumsum(lengths[0::2])
-    masked_before = np.cumsum(lengths[1::2]) - lengths[1::2]
-    assert ends[-1] == counts.length
-    inputs = np.insert(piece[~masked], kept_before, sentinels)
-    targets = np.insert(piece[masked], masked_before, sentinels)
+    inputs = np.insert(piece[~masked], np.cumsum(kept_lengths), sentinels)
+    targets = np.insert(piece[masked], np.cumsum(masked_lengths) - masked_lengths, sentinels)
     return np.append(inputs, EOS_ID).astype(np.int32), np.append(targets, EOS_ID).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Text as pieces of equal length, in place of a store's split.
+    """The text of the split `name` as pieces of equal length, in place of a store's split.
 
     Attributes:
-      name: of the split.
       tokens: int32 [C, L].
       counts: how each is masked.
       first_sentinel: id of `<extra_id_0>`.
@@ -182,14 +177,6 @@ class SpanExamples(Examples):
         del roles  # There is one.
         return self._pieces.counts.input_length, self._pieces.counts.target_length
 
-    def inputs(self, items: np.ndarray) -> np.ndarray:
-        """Pieces with sentinels in place of the masked spans: int32 [sum of lengths]."""
-        return self._side(0, items)
-
-    def targets(self, items: np.ndarray) -> np.ndarray:
-        """The masked spans, each after its sentinel: int32 [sum of lengths]."""
-        return self._side(1, items)
-
     def _side(self, side: int, items: np.ndarray) -> np.ndarray:
         made = self._made(tuple(int(item) for item in items if item >= 0))
         return np.concatenate([np.zeros(0, np.int32), *(both[side] for both in made)])
@@ -236,18 +223,6 @@ def _text_of(line: str, where: str) -> str:
     return value.strip()
 
 
-def _documents_in(
-    name: str, encode: Callable[[Sequence[str]], list[list[int]]]
-) -> Iterator[np.ndarray]:
-    """The documents of a text file, as ids."""
-    path = storage.local_file(name)
-    if not path.is_file():
-        raise UsageError(f"Pretrain.text_files: there is no file {name!r}.")
-    texts = _lines(path)
-    while part := [*islice(texts, PART)]:
-        yield from (np.array(ids, np.int32) for ids in encode(part))
-
-
 def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
     """The text of a split as pieces; for "train" that of `Pretrain.text_files` too.
 
@@ -259,24 +234,22 @@ def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
       UsageError: a file is missing or ill-formed, there is less text than one piece, or the
         vocabulary has too few extra ids.
     """
-    split, vocabulary = store.split(split_name), store.vocabulary
     counts = longest_piece(run.data, run.pretrain, store.extra_ids)
-    found = _documents_of(split, store.manifest.get("prefixes"))
-    if split_name == "train":
-        for name in run.pretrain.text_files:
-            found += _documents_in(name, vocabulary.encode_all)
+    found = _documents_of(store.split(split_name), store.manifest.get("prefixes"))
+    for name in run.pretrain.text_files if split_name == "train" else ():
+        path = storage.local_file(name)
+        if not path.is_file():
+            raise UsageError(f"Pretrain.text_files: there is no file {name!r}.")
+        texts = _lines(path)
+        while part := [*islice(texts, PART)]:
+            found += (np.array(ids, np.int32) for ids in store.vocabulary.encode_all(part))
     order = permutation(len(found), ORDER)
     tokens = np.concatenate([np.zeros(0, np.int32), *(found[i] for i in order)]).astype(np.int32)
-    pieces = len(tokens) // counts.length
-    if not pieces:
+    if len(tokens) < counts.length:
         raise UsageError(
             f"the {split_name} split has {len(tokens)} tokens of text, less than a piece of "
             f"{counts.length}. Give more with --gin.Pretrain.text_files, or a smaller "
             "Data.input_length."
         )
-    return Pieces(
-        split_name,
-        tokens[: pieces * counts.length].reshape(pieces, counts.length),
-        counts,
-        vocabulary.vocab_size - 1,
-    )
+    pieces = tokens[: len(tokens) // counts.length * counts.length].reshape(-1, counts.length)
+    return Pieces(split_name, pieces, counts, store.vocabulary.vocab_size - 1)

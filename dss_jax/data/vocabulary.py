@@ -36,13 +36,8 @@ def wanted(path: str | None, task: DistillationTask | None) -> str:
 
 
 def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
-    """A local file with the vocabulary; fetched into the cache where it is an address.
-
-    Args:
-      path: local path, `https://`, `gs://` (a public bucket needs no extra) or `s3://`; None: the
-        task's own where it ships one, else the environment's DSS_VOCABULARY, else T5's public
-        vocabulary.
-      task: the task.
+    """A local file with the vocabulary that is `wanted`: a local path, or an address (`https://`,
+    `s3://`, `gs://`, where a public bucket needs no extra), which is fetched into the cache.
 
     Raises:
       UsageError: no such file, or it cannot be fetched.
@@ -91,11 +86,7 @@ class SentencePiece:
     """Encodes and decodes exactly as `seqio.SentencePieceVocabulary(path, extra_ids)`."""
 
     def __init__(self, path: str | os.PathLike[str], extra_ids: int = 100) -> None:
-        """Opens a model.
-
-        Args:
-          path: a SentencePiece `.model` file.
-          extra_ids: sentinels `<extra_id_...>` above the model's pieces, highest number first.
+        """Opens a `.model` file; the extra ids `<extra_id_...>` come with the highest number first.
 
         Raises:
           UsageError: not a SentencePiece model, or one whose padding, end-of-sequence and unknown

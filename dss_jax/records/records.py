@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dss_jax.core.examples import Example
+from dss_jax.core.types import Example
 
 FORMAT = 1
 """Of the record files; the header has it as `dss_records`."""
