@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from dss_jax.core import config
+from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
 from dss_jax.core.log import shown
 from dss_jax.data import prepare, prepare_child, vocabulary
@@ -254,6 +254,7 @@ class TestKey:
             run(*args)
 
         monkeypatch.setattr(prepare_child, "run", slow)
+        monkeypatch.setattr(locks, "PATIENCE", 0.1)
         places = [Place(place.folder) for _ in range(3)]
         found: list[TokenStore] = []
         threads = [threading.Thread(target=lambda p=p: found.append(p.ensure())) for p in places]
@@ -314,7 +315,7 @@ class TestGivenStore:
         path = place.ensure().path
         here = place.folder / "here.jsonl"
         here.write_text("")
-        task = dataclasses.replace(place.task, rationales=f"gs://mine/there.jsonl,{here}")
+        task = dataclasses.replace(place.task, record_files=f"gs://mine/there.jsonl,{here}")
         assert place.ensure(task, store=str(path)).path == path
 
     def test_one_that_is_not_there(self, place: Place) -> None:

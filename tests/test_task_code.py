@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -225,12 +226,13 @@ def test_a_seqio_modules_imports_are_part_of_the_key(
 
 class TestPackage:
     @pytest.fixture
-    def copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         copy = shutil.copytree(
             digest.PACKAGE, tmp_path / "dss_jax", ignore=shutil.ignore_patterns("__pycache__")
         )
         monkeypatch.setattr(digest, "PACKAGE", copy)
-        return copy
+        yield copy
+        digest.package_digest.cache_clear()  # Or tests after this one take the copy's.
 
     def digests(self) -> tuple[str, str]:
         """Of what makes stores, and of everything."""

@@ -52,9 +52,6 @@ def evaluate(text: str) -> float | None:
     Numbers become 64-bit floats before anything is computed, so that no power can take long or
     need much memory; time is linear in the length of the text, which is capped.
 
-    Args:
-      text: any string, for example "( ( 17.0 + 15.0 ) + 2.0 )".
-
     Returns:
       The value, finite. None where the text is not arithmetic from end to end, is longer than
       `MAX_CHARACTERS`, is nested deeper than `MAX_DEPTH`, divides by zero, or leaves the finite

@@ -7,9 +7,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from dss_jax.core.config import DEFAULT_LOGICAL_AXIS_RULES, Run
 from dss_jax.core.errors import UsageError
@@ -42,15 +42,8 @@ SearchPath = Sequence[str] | None
 """Folders that are searched for distributions; None: sys.path."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-      name: what.
-      found: what there is, for people.
-      problem: what is wrong with it; "" where nothing is.
-    """
+class Check(NamedTuple):
+    """One thing that was looked at, what there is, and what is wrong with it ("": nothing)."""
 
     name: str
     found: str
@@ -71,11 +64,9 @@ def requirement_lines(file: str) -> list[str]:
 
 def git_pins() -> dict[str, str]:
     """Distribution -> full commit, of `GIT_FILE`."""
-    lines = requirement_lines(GIT_FILE)
-    form = re.compile(r"^(\S+) @ git\+https://\S+@([0-9a-f]{40})$", re.M)
-    pins = dict(form.findall("\n".join(lines)))
-    assert len(pins) == len(lines)
-    return pins
+    form = re.compile(r"(\S+) @ git\+https://\S+@([0-9a-f]{40})")
+    matches = (form.fullmatch(line) for line in requirement_lines(GIT_FILE))
+    return {match[1]: match[2] for match in matches if match}
 
 
 def pypi_pins() -> dict[str, str]:
@@ -146,10 +137,9 @@ def _overwriting(path: SearchPath) -> Iterable[Check]:
         ("tfds-nightly", "tensorflow-datasets", "airio"),
         ("tensorflow-cpu", "tensorflow", "t5x"),
     ):
-        found = distribution(name, path)
         why = f"{brought_by}'s dependencies brought it and it overwrites {other}"
         fix = f"pip install --force-reinstall --no-deps {other} in the locked version"
-        if found is not None:
+        if found := distribution(name, path):
             yield Check(name, found.version, f"{why}: pip uninstall {name}, then {fix}")
 
 
@@ -199,7 +189,10 @@ def check_for_t5x(run: Run) -> None:
         raise UsageError("--engine t5x cannot take this run:\n  " + "\n  ".join(lines))
 
 
-def _folder(name: str, folder: Path) -> Check:
+def _folder(name: str, path: str | Path) -> Check:
+    if "://" in str(path):
+        return Check(name, str(path))
+    folder = Path(path).expanduser()
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
     wrong = "" if os.access(nearest, os.W_OK) else f"{nearest} cannot be written to"
     return Check(name, f"{folder}{'' if folder.is_dir() else ' (not there yet)'}", wrong)
@@ -207,14 +200,10 @@ def _folder(name: str, folder: Path) -> Check:
 
 def folder_checks() -> list[Check]:
     """Cache, token stores and JAX's compilation cache."""
-    stores = os.environ.get("DSS_STORE_DIR")
-    checks = [
-        _folder("cache", cache_folder()),
-        _folder("token stores", Path(stores).expanduser() if stores else cache_folder() / "stores"),
-    ]
+    stores = os.environ.get("DSS_STORE_DIR") or cache_folder() / "stores"
+    checks = [_folder("cache", cache_folder()), _folder("token stores", stores)]
     if compiled := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        remote, what = "://" in compiled, "compilation cache"
-        checks.append(Check(what, compiled) if remote else _folder(what, Path(compiled)))
+        checks.append(_folder("compilation cache", compiled))
     if data := os.environ.get("DSS_DATA_DIR"):
         wrong = "" if Path(data).expanduser().is_dir() else "there is no such folder"
         checks.append(Check("data", data, wrong))

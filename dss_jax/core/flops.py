@@ -54,16 +54,8 @@ class Work(NamedTuple):
 
 def work_of_rows(lengths: Iterable[tuple[int, int]]) -> Work:
     """The work of rows, given (input length, target length) of each."""
-    rows = list(lengths)
-    targets = sum(t for _, t in rows)
-    return Work(
-        encoder_tokens=sum(s for s, _ in rows),
-        decoder_tokens=targets,
-        logit_tokens=targets,
-        encoder_pairs=sum(s * s for s, _ in rows),
-        decoder_pairs=sum(t * t for _, t in rows),
-        cross_pairs=sum(s * t for s, t in rows),
-    )
+    rows = [(s, t, t, s * s, t * t, s * t) for s, t in lengths]
+    return Work(*map(sum, zip(*rows, strict=True))) if rows else Work()
 
 
 def work_of_shape(rows: int, input_length: int, target_length: int) -> Work:
@@ -72,12 +64,7 @@ def work_of_shape(rows: int, input_length: int, target_length: int) -> Work:
 
 
 def forward_flops(model: T5Config, work: Work) -> int:
-    """Operations of a forward pass.
-
-    Args:
-      model: its shape; `vocab_size` is a number.
-      work: of the rows.
-    """
+    """Operations of a forward pass of a model whose `vocab_size` is a number."""
     assert model.vocab_size is not None
     d, hk = model.emb_dim, model.num_heads * model.head_dim
     feed_forward = (len(model.mlp_activations) + 1) * d * model.mlp_dim
@@ -147,11 +134,7 @@ DEVICES = {
 
 
 def device(name: str) -> Device:
-    """The device of a name.
-
-    Raises:
-      UsageError: there is none; the message lists the known.
-    """
+    """The device of a name; UsageError: there is none."""
     among("device", name, tuple(DEVICES))
     return DEVICES[name]
 
@@ -183,7 +166,4 @@ def peak_flops(device_kind: str) -> float | None:
     Args:
       device_kind: of a `jax.Device`, for example "NVIDIA H200" or "TPU v5 lite".
     """
-    for beginning, peak in _PEAKS:
-        if device_kind.startswith(beginning):
-            return peak
-    return None
+    return next((peak for beginning, peak in _PEAKS if device_kind.startswith(beginning)), None)

@@ -46,7 +46,6 @@ def held(file: Path, taken: str, *, wait: bool = False) -> Iterator[None]:
     is a bucket, it goes on without.
 
     Args:
-      file: of the lock.
       taken: what is said where another process has it; {owner} in it stands for that process.
       wait: whether to wait for that process.
 

@@ -1,7 +1,5 @@
 """What tasks of natural language inference share. Standard library only."""
 
-from collections.abc import Callable
-
 from dss_jax.core.completions import AnswerForm, parse_completion
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.scoring import TEXT_ACCURACY
@@ -17,7 +15,6 @@ def _question(premise: str, hypothesis: str) -> str:
 
 
 def _asked(example: Example) -> str:
-    """Premise and hypothesis, each with its name."""
     premise, _, hypothesis = example.input.partition("</s>")
     return _question(premise, hypothesis)
 
@@ -46,7 +43,6 @@ def nli_task(
     release's completions by row.
 
     Args:
-      name, description, licence: see `DistillationTask`.
       tfds: the data set in TFDS, with its version.
       form: how a completion is read.
       exemplars: for a teacher.
@@ -55,12 +51,25 @@ def nli_task(
       premise: what TFDS calls the premise; the release says "premise".
       id_field: the field of a row's id; None: rows are numbered.
     """
+
+    def to_example(row: Row, completion: str | None) -> Example:
+        read = parse_completion(completion, form)
+        first = row[premise] if premise in row else row["premise"]
+        return Example(
+            id=row[id_field] if id_field else "",
+            input=f"{first}</s>{row['hypothesis']}",
+            label=LABELS[row["label"]] if row["label"] >= 0 else "",
+            teacher_label=read.label,
+            rationale=read.rationale,
+            allowed_labels=LABELS,
+        )
+
     return DistillationTask(
         name=name,
         description=description,
         licence=licence,
         sources=_sources(name, tfds),
-        to_example=_reader(form, premise, id_field),
+        to_example=to_example,
         scorer=TEXT_ACCURACY,
         prompt=Prompt(
             instruction="Does the premise entail the hypothesis, contradict it, or neither? " + how,
@@ -83,21 +92,3 @@ def _sources(folder: str, tfds: str) -> tuple[Release, Tfds]:
         Release(folder=folder, files=files, completions=completions),
         Tfds(name=tfds, splits=names, completions=completions, completions_folder=folder),
     )
-
-
-def _reader(
-    form: AnswerForm, premise: str, id_field: str | None
-) -> Callable[[Row, str | None], Example]:
-    def to_example(row: Row, completion: str | None) -> Example:
-        answer = parse_completion(completion, form)
-        first = row[premise] if premise in row else row["premise"]
-        return Example(
-            id=row[id_field] if id_field else "",
-            input=f"{first}</s>{row['hypothesis']}",
-            label=LABELS[row["label"]] if row["label"] >= 0 else "",
-            teacher_label=answer.label,
-            rationale=answer.rationale,
-            allowed_labels=LABELS,
-        )
-
-    return to_example

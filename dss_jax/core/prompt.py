@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exemplar:
-    """One worked example: (input, rationale, output), as in the paper.
+    """One worked example, as in the paper.
 
     Attributes:
       input: what follows the question's opening, for example a question with its choices.

@@ -40,7 +40,7 @@ def task_folders(dirs: TaskDirs = ()) -> list[Path]:
     for folder, what in asked:
         if not Path(folder).is_dir():
             raise UsageError(f"{what} {folder!r} does not exist. Give an existing folder.")
-    return [Path(folder) for folder, _ in asked] + [Path("tasks"), shipped("tasks")]
+    return [*(Path(folder) for folder, _ in asked), Path("tasks"), shipped("tasks")]
 
 
 def task_names(dirs: TaskDirs = ()) -> dict[str, Path]:
@@ -54,11 +54,7 @@ def task_names(dirs: TaskDirs = ()) -> dict[str, Path]:
 
 
 def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
-    """The task of that name, with `file` filled in.
-
-    Args:
-      name: stem of the task file, for example "cqa".
-      dirs: folders that are searched before the others.
+    """The task of that name; `dirs` are searched before the other folders.
 
     Raises:
       UsageError: no such task; or its file fails to load or holds no `TASK`, with file and line.
@@ -153,16 +149,10 @@ def _import(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
-        where = f"{file}:{_line(error, file)}"
-        raise UsageError(
-            f"{where}: the task file fails to load: {type(error).__name__}: {error}"
-        ) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if f.filename == str(file)]
+        if isinstance(error, SyntaxError) and error.filename == str(file):
+            lines.append(error.lineno)
+        where = f"{file}:{(lines or [1])[-1] or 1}: the task file fails to load"
+        raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
     return module
-
-
-def _line(error: Exception, file: Path) -> int:
-    if isinstance(error, SyntaxError) and error.filename == str(file):
-        return error.lineno or 1
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if f.filename == str(file) and f.lineno]
-    return lines[-1] if lines else 1

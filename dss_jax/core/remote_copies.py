@@ -31,11 +31,11 @@ def update_copy(files: Any, root: str, name: str, folder: Path, skip: tuple[str,
       UsageError: an object's name would lead out of the copy.
     """
     files.invalidate_cache()
-    found = {
-        entry.removeprefix(f"{root}/"): _version(info)
-        for entry, info in files.find(root, detail=True).items()
-        if info["type"] == "file" and not entry.endswith(("/", *skip))
-    }
+    found = {}
+    for entry, info in files.find(root, detail=True).items():
+        if info["type"] == "file" and not entry.endswith(("/", *skip)):
+            tag = next((str(info[t]) for t in _TAGS if info.get(t)), "")
+            found[entry.removeprefix(f"{root}/")] = [str(info["size"]), tag]
     # A copy that was put back into the bucket brings its own.
     found.pop(INDEX, None)
     if not found:
@@ -56,10 +56,6 @@ def update_copy(files: Any, root: str, name: str, folder: Path, skip: tuple[str,
         below(folder, gone).unlink(missing_ok=True)
     (folder / INDEX).write_text(json.dumps(found))
     return folder
-
-
-def _version(info: dict[str, Any]) -> list[str]:
-    return [str(info["size"]), next((str(info[t]) for t in _TAGS if info.get(t)), "")]
 
 
 def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:

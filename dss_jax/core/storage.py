@@ -67,10 +67,8 @@ def place(path: AnyPath) -> Path:
         return Path(path).expanduser()
     if not has_extra(path):
         module, extra = EXTRAS[scheme]
-        raise UsageError(
-            f"{os.fspath(path)} needs {module}, which is not installed: "
-            f'pip install "dss-jax[{extra}]".'
-        )
+        wanted = f'{module}, which is not installed: pip install "dss-jax[{extra}]".'
+        raise UsageError(f"{os.fspath(path)} needs {wanted}")
     # gcsfs would ask, with credentials only, what kind of bucket each one is.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     from etils import epath
@@ -97,16 +95,11 @@ def explained(path: AnyPath) -> Iterator[None]:
     Raises:
       UsageError: no such bucket or file, no credentials, no permission, no answer.
     """
-    if not is_remote(path):
-        yield
-        return
     try:
         yield
-    except UsageError:
-        raise
     except Exception as error:
-        ours = isinstance(error, OSError | ImportError)
-        if not ours and type(error).__module__.partition(".")[0] not in _LIBRARIES:
+        library = type(error).__module__.partition(".")[0] in _LIBRARIES
+        if not (is_remote(path) and (library or isinstance(error, OSError | ImportError))):
             raise
         raise UsageError(_message(os.fspath(path), error)) from error
 
@@ -129,11 +122,7 @@ def _message(path: str, error: Exception) -> str:
 
 
 def exists(path: AnyPath) -> bool:
-    """Whether there is such a file or folder.
-
-    Raises:
-      UsageError: see `explained`.
-    """
+    """Whether there is such a file or folder; UsageError: see `explained`."""
     with explained(path):
         return place(path).exists()
 
@@ -160,12 +149,9 @@ def _copy(digested: bytes) -> Path:
 
 
 def local_folder(path: AnyPath, skip: tuple[str, ...] = ()) -> Path:
-    """The folder itself, or a copy of a remote one in the cache. Files that have changed in the
-    bucket since are fetched again, files that are no longer there are removed.
-
-    Args:
-      path: the folder.
-      skip: endings of files that are not wanted.
+    """The folder itself, or a copy of a remote one in the cache, without files that end in one of
+    `skip`. Files that have changed in the bucket since are fetched again, files that are no longer
+    there are removed.
 
     Raises:
       UsageError: there is nothing below it, an object's name would lead out of the copy, or see
@@ -190,11 +176,7 @@ def _file_system(name: str) -> tuple[Any, str]:
 
 
 def upload_folder(folder: Path, path: AnyPath, last: str | None = None) -> None:
-    """Copies a local folder's files below a remote one; `last`, which says that it is whole, last.
-
-    Raises:
-      UsageError: see `explained`.
-    """
+    """Copies a local folder's files below a remote one; `last`, which says it is whole, last."""
     from dss_jax.core.remote_copies import put_folder
 
     with explained(path):
@@ -203,11 +185,8 @@ def upload_folder(folder: Path, path: AnyPath, last: str | None = None) -> None:
 
 @contextlib.contextmanager
 def whole_place(path: AnyPath, last: str) -> Iterator[Path]:
-    """A local folder to write into that becomes the new folder `path`, remote or local.
-
-    Args:
-      path: the new folder.
-      last: the file that says that a remote folder is whole; it is written last.
+    """A local folder to write into that becomes the new folder `path`, remote or local; `last` says
+    that a remote one is whole, and is written last.
 
     Raises:
       UsageError: `path` is there and not empty.

@@ -83,12 +83,7 @@ class Csv:
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """Rows from a function of the split, for data sets that are computed.
-
-    Attributes:
-      rows: split -> rows; must give the same rows each time.
-      splits: the splits it knows.
-    """
+    """Rows that are computed: `rows`, split -> rows, must give the same each time."""
 
     rows: Callable[[str], Iterator[Row]]
     splits: tuple[str, ...] = SPLITS
@@ -96,11 +91,8 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True)
 class SeqioSource:
-    """Any `seqio.DataSource`, made when it is needed (so that nothing imports TensorFlow early).
-
-    Attributes:
-      make: returns the `seqio.DataSource`.
-      splits: the splits it offers, by our names.
+    """Any `seqio.DataSource`, which `make` makes when it is needed, so that nothing imports
+    TensorFlow early; `splits`: those that it offers, by our names.
     """
 
     make: Callable[[], Any]
@@ -112,13 +104,10 @@ Source = Release | Tfds | Jsonl | Csv | Generated | SeqioSource
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Accuracy by a yes-or-no rule for each item.
-
-    Calling it gives SeqIO's form of a metric function:
-    `scorer(targets, predictions) -> {name: per cent right}`.
+    """Accuracy by a yes-or-no rule for each item, and SeqIO's form of a metric function.
 
     Attributes:
-      name: name of the metric, for example "text_accuracy".
+      name: of the metric, for example "text_accuracy".
       correct: (target, prediction) -> whether the prediction is right.
     """
 
@@ -130,9 +119,10 @@ class Scorer:
         return self.name
 
     def __call__(self, targets: list[str], predictions: list[str]) -> dict[str, float]:
+        """`name` -> per cent right."""
         if len(targets) != len(predictions):
             raise ValueError(f"{len(targets)} targets but {len(predictions)} predictions")
-        right = sum(self.correct(t, p) for t, p in zip(targets, predictions, strict=True))
+        right = sum(map(self.correct, targets, predictions))
         return {self.name: 100.0 * right / len(targets) if targets else 0.0}
 
 
@@ -173,21 +163,11 @@ class DistillationTask:
 
 
 def plain_example(row: Row, completion: str | None) -> Example:
-    """`to_example` for rows that have the fields already, as in plain JSONL or CSV.
-
-    Args:
-      row: `input`, and as far as known `label`, `teacher_label`, `rationale`, `id`.
-      completion: not used.
+    """`to_example` for rows that have the fields already, as in plain JSONL or CSV: `input`, and as
+    far as known `label`, `teacher_label`, `rationale`, `id`.
     """
     del completion
-    return Example(
-        id=_text(row.get("id")),
-        input=_text(row["input"]),
-        label=_text(row.get("label")),
-        teacher_label=_text(row.get("teacher_label")),
-        rationale=_text(row.get("rationale")),
-    )
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    given = {n: row.get(n) for n in ("id", "label", "teacher_label", "rationale")}
+    given["input"] = row["input"]
+    texts: dict[str, Any] = {n: "" if v is None else str(v) for n, v in given.items()}
+    return Example(**texts)
