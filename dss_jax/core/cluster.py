@@ -33,7 +33,6 @@ class Processes:
     Attributes:
       found: what told, for people: "flags", "Slurm" ...
       coordinator_address: HOST:PORT of process 0.
-      process_count, process_index: how many there are, and which of them this is.
       local_device_ids: which of the devices of this machine are this process's.
     """
 
@@ -129,13 +128,9 @@ def find(
 ) -> Processes | None:
     """The processes that this one is among; None: it is alone.
 
-    Args:
-      coordinator_address, process_count, process_index: flags; None: not given, so the variables
-        of `_TOLD` count, then what Slurm, Open MPI, a TPU pod or Kubernetes tells. A count of 1 is
-        alone, wherever it runs.
-      required: whether to be alone is an error.
-      environ: environment variables.
-      tpu: counts the hosts of a TPU.
+    What the flags do not give, the variables of `_TOLD` tell, then Slurm, Open MPI, a TPU pod or
+    Kubernetes. A count of 1 means alone, wherever it runs. `required`: whether to be alone is an
+    error.
 
     Raises:
       UsageError: a number is wrong, or one of the three is missing and no cluster tells it.

@@ -99,13 +99,9 @@ code, collectives and fragmentation."""
 
 @dataclass(frozen=True)
 class Device:
-    """One device as JAX sees it (a chip; of TPU v4 and v5p, both cores together).
-
-    Attributes:
-      title: for people.
-      memory: bytes, as the maker gives it.
-      peak_flops: bfloat16 operations a second of dense matrix products accumulated in float32, as
-        the maker gives them.
+    """One device as JAX sees it (a chip; of TPU v4 and v5p, both cores together), as its maker
+    gives it: `memory` in bytes; `peak_flops`: bfloat16 operations a second of dense matrix
+    products accumulated in float32.
     """
 
     title: str

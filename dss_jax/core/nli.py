@@ -43,11 +43,7 @@ def nli_task(
     release's completions by row.
 
     Args:
-      tfds: the data set in TFDS, with its version.
-      form: how a completion is read.
-      exemplars: for a teacher.
       how: in which form a teacher shall answer.
-      answer: see `Prompt.answer`.
       premise: what TFDS calls the premise; the release says "premise".
       id_field: the field of a row's id; None: rows are numbered.
     """

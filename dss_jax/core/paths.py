@@ -46,10 +46,8 @@ def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
 
 
 def below(folder: Path, name: str) -> Path:
-    """The path of a name that somebody else wrote (a bucket, an index, a manifest) below a folder.
-
-    Raises:
-      UsageError: it is no plain relative path, or a link leads it out of the folder.
+    """The path of a name that somebody else wrote (a bucket, an index, a manifest) below a folder;
+    UsageError: it is no plain relative path, or a link leads it out of the folder.
     """
     check_name(name, folder)
     path = folder / name

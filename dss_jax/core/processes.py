@@ -38,10 +38,7 @@ def start(found: Processes | None, timeout: int = START_SECONDS) -> None:
 
     Args:
       found: of `core.cluster.find`; None: nothing is done.
-      timeout: in seconds.
-
-    Raises:
-      UsageError: they do not find each other in this time.
+      timeout: in seconds; UsageError: they do not find each other in this time.
     """
     if found is None:
         return
@@ -152,13 +149,8 @@ def broadcast_from_first(work: Callable[[], Any]) -> Any:
 
 
 def check_same(texts: Mapping[str, str]) -> None:
-    """Checks that all processes have the same texts.
-
-    Args:
-      texts: what it is ("configuration") -> its text, or a digest of it.
-
-    Raises:
-      UsageError: which processes have what, and the lines in which they differ.
+    """Checks that all processes have the same texts: what it is ("configuration") -> its text, or a
+    digest of it. UsageError: which processes have what, and the lines in which they differ.
     """
     everybody = [json.loads(t) for t in gather(json.dumps(texts))]
     names = process_names()

@@ -30,11 +30,7 @@ def folders_on_path() -> list[str]:
 
 
 def task_folders(dirs: TaskDirs = ()) -> list[Path]:
-    """The folders that are searched, first wins.
-
-    Raises:
-      UsageError: a folder of `dirs` or of DSS_TASK_PATH does not exist.
-    """
+    """The folders that are searched, first wins; UsageError: one that was named does not exist."""
     asked = [(str(d), "task folder") for d in dirs]
     asked += [(p, "folder in DSS_TASK_PATH") for p in folders_on_path()]
     for folder, what in asked:

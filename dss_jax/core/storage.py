@@ -38,11 +38,7 @@ _LIBRARIES = ("google", "gcsfs", "botocore", "aiobotocore", "aiohttp", "s3fs", "
 
 
 def scheme_of(path: AnyPath) -> str | None:
-    """ "gs" or "s3"; None for a local path.
-
-    Raises:
-      UsageError: another scheme.
-    """
+    """Either "gs" or "s3"; None for a local path; UsageError: another scheme."""
     scheme, separator, _ = os.fspath(path).partition("://")
     if not separator:
         return None
@@ -57,10 +53,8 @@ def is_remote(path: AnyPath) -> bool:
 
 
 def place(path: AnyPath) -> Path:
-    """A path to read and write: `pathlib.Path`, or for gs:// and s3:// what behaves like one.
-
-    Raises:
-      UsageError: the extra for this scheme is not installed.
+    """A path to read and write: `pathlib.Path`, or for gs:// and s3:// what behaves like one;
+    UsageError: the extra for this scheme is not installed.
     """
     scheme = scheme_of(path)
     if scheme is None:
@@ -128,10 +122,8 @@ def exists(path: AnyPath) -> bool:
 
 
 def local_file(path: AnyPath) -> Path:
-    """The file itself, or a copy of a remote one in the cache, named by its content.
-
-    Raises:
-      UsageError: there is no such remote file, or see `explained`.
+    """The file itself, or a copy of a remote one in the cache, named by its content; UsageError:
+    there is no such remote file, or see `explained`.
     """
     if not is_remote(path):
         return Path(path).expanduser()

@@ -138,9 +138,8 @@ class DistillationTask:
       to_example: (row, raw completion or None) -> `Example`.
       scorer: judges predicted labels.
       prompt: how `dss extract` asks a teacher; None: this task cannot be extracted.
-      validation_fraction: share of train that becomes validation where the source has no
-        validation split (rounded up, as `datasets.train_test_split` does).
-      validation_seed: seed of that split.
+      validation_fraction, validation_seed: share of train that becomes validation where the source
+        has no validation split (rounded up, as `datasets.train_test_split` does), and its seed.
       default_vocabulary: path of a SentencePiece model relative to the task file, for a data set
         that ships its own; None means that the model's vocabulary is used.
       file: path of the task file; the registry fills it in.

@@ -26,16 +26,10 @@ Pair = tuple[Slices, Slices]
 
 
 def permutation(n: int, *key: int) -> np.ndarray:
-    """A permutation of 0 ... n-1 that depends on the key alone.
+    """A permutation of 0 ... n-1, int64 [n], from a key alone: one or two integers of at least 0.
 
-    Sorts a Philox stream (Salmon et al. 2011). NumPy guarantees that raw stream for all time,
-    which it does not for `Generator.permutation`; so a run can be repeated years later.
-
-    Args:
-      *key: one or two non-negative integers, for example (seed, epoch).
-
-    Returns:
-      int64 [n].
+    Sorts a Philox stream (Salmon et al. 2011). NumPy guarantees that raw stream for all time, which
+    it does not for `Generator.permutation`; so a run can be repeated years later.
     """
     words = np.zeros(2, np.uint64)
     words[: len(key)] = key
@@ -43,14 +37,8 @@ def permutation(n: int, *key: int) -> np.ndarray:
 
 
 def join_rows(tokens: Slices, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Rows of a column one after another, each cut to its length; cut ones end in EOS.
-
-    Args:
-      rows: int [R], row numbers.
-      lengths: int [R], at most those of the rows.
-
-    Returns:
-      int32 [sum of lengths].
+    """Rows of a column, int [R], one after another, each cut to its length, int [R]: int32 [sum of
+    lengths]; cut ones end in EOS.
     """
     starts = tokens.starts[rows]
     ends = np.cumsum(lengths)
@@ -124,11 +112,9 @@ def rationale_in(text: str, form: str) -> str:
 
 
 def _drawn(split: StoreSplit) -> tuple[Slices, np.ndarray]:
-    """All rationales of each row.
-
-    Returns:
-      A column of n * D rows, row i's rationale number d at i + n * d (those of a row that has
-      fewer come again), and how many each row has, at least 1: int64 [n].
+    """All rationales of each row, as a column of n * D rows, row i's rationale number d at i + n *
+    d (those of a row that has fewer come again); and how many each row has, at least 1: int64
+    [n].
     """
     first, more = split.tokens("rationale_targets"), split.tokens(SAMPLES)
     ends = np.flatnonzero(np.asarray(more.values) == EOS_ID) + 1
@@ -148,14 +134,10 @@ def _drawn(split: StoreSplit) -> tuple[Slices, np.ndarray]:
 
 
 class Examples:
-    """A method's view of a split: lengths and tokens of items in each role.
+    """A method's view of a split: lengths and tokens of items in each of its K `roles`.
 
-    An item of -1 is no example. An example that has no target in a role (no rationale) has
-    length 0 there, its input too: it would be computed for nothing.
-
-    Attributes:
-      roles: K of them, as in `dss_jax.layouts.blocks`.
-      count: n, rows of the split.
+    `count` is n. An item of -1 is no example. An example that has no target in a role (no
+    rationale) has length 0 there, its input too: it would be computed for nothing.
     """
 
     _draws: np.ndarray | None = None
@@ -245,9 +227,8 @@ def examples_of(
 ) -> Examples:
     """A method's view of a split of a store.
 
-    Args:
-      right: bool [n], rows where the teacher's label is not known to be wrong; only these have
-        their rationale, and their teacher's label. None: all rows.
+    `right`: bool [n], rows where the teacher's label is not known to be wrong; only these have
+    their rationale, and their teacher's label. None: all rows.
     """
     gold = method.label == "gold"
     labels: Slices = split.tokens("label_targets" if gold else "teacher_label_targets")

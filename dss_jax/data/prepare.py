@@ -52,13 +52,11 @@ def ensure_store(
     """The token store of a task: opened if it is there and sound, made if not.
 
     Args:
-      task_cfg: which task, or which SeqIO task or mixture of the user's.
-      vocabulary_cfg: the vocabulary.
       data_cfg: `store` (one store, taken as it is) or `store_dir`.
       task_dirs: folders searched for task files before the others.
       need: splits that the caller cannot do without; a store that lacks one because a download
         failed is made again.
-      beam: how Apache Beam makes the store, see `seqio_beam.make`; None: this machine does.
+      beam: how Apache Beam makes the store, see `seqio_beam.answer`; None: this machine does.
 
     Raises:
       UsageError: unknown task, missing or ill-formed data, a store for something else,
@@ -158,11 +156,7 @@ def make_request(
     vocabulary_cfg: config.Vocabulary,
     task_dirs: Iterable[str | os.PathLike[str]] = (),
 ) -> Request:
-    """What the child process has to make, and the key of it.
-
-    Raises:
-      UsageError: unknown task, no data, no vocabulary.
-    """
+    """What the child process has to make, and the key of it; UsageError: unknown task, no data."""
     request: Request
     if task_cfg.mixture_or_task_name is not None:
         assert task_cfg.mixture_or_task_module is not None
@@ -262,11 +256,8 @@ def _look(path: str, need: Sequence[str]) -> tuple[TokenStore | None, str]:
 
 def open_anywhere(path: str) -> TokenStore:
     """Opens a store, local or remote; every file of it is checked against the manifest. A remote
-    one is copied into the cache, for it is memory-mapped.
-
-    Raises:
-      StoreDamaged: see `open_store`.
-      UsageError: see `storage.explained`.
+    one is copied into the cache, for it is memory-mapped. Raises as `open_store`, and
+    UsageError.
     """
     if not storage.is_remote(path):
         return open_store(path)

@@ -50,11 +50,9 @@ def run(
     environment: Mapping[str, str] | None = None,
     hand_on_signals: bool = False,
 ) -> Any:
-    """Has a module answer a request.
+    """Has a module answer a request, plain JSON.
 
     Args:
-      request: plain JSON; for the default module see `dss_jax.data.prepare.make_request`, plus
-        `path`, the store's place.
       module: one with a function `answer`.
       environment: the child's variables; None: this process's, on the CPU and quiet.
       hand_on_signals: Ctrl-C and SIGTERM go to the child as SIGTERM, and this process waits for
@@ -142,10 +140,8 @@ def _stop(child: "subprocess.Popen[str]") -> None:
 
 
 def serve(module: str) -> int:
-    """The child's end: has a module answer the request on standard input.
-
-    Returns:
-      Exit status: 0, or 2 for a mistake of the user's.
+    """The child's end: has a module answer the request on standard input. Gives the exit status: 0,
+    or 2 for a mistake of the user's.
     """
     # Libraries write to standard output as they like; only this process may speak to the parent.
     parent = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)

@@ -49,9 +49,7 @@ class Located:
 
 def data_folder(data_dir: DataDir) -> Path | None:
     """The data directory: the argument, else DSS_DATA_DIR, else None. Of a remote one, a copy.
-
-    Raises:
-      UsageError: it is given but is no folder.
+    UsageError: it is given but is no folder.
     """
     folder = data_dir or os.environ.get("DSS_DATA_DIR")
     if not folder:
@@ -117,15 +115,9 @@ def held_out(task: DistillationTask, data_dir: DataDir = None) -> bool:
 
 
 def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The row numbers of `datasets.Dataset.train_test_split(test_size=fraction, seed=seed)`.
-
-    Args:
-      n: number of rows.
-      fraction: share that is held out; rounded up.
-      seed: of `numpy.random.default_rng`.
-
-    Returns:
-      (train, held out), int64, in that function's order (checked against `datasets` 5.2.0).
+    """The row numbers of `datasets.Dataset.train_test_split(test_size=fraction, seed=seed)`:
+    (train, held out), int64, in that function's order (checked against `datasets` 5.2.0). The
+    fraction is rounded up.
     """
     held = math.ceil(fraction * n)
     order = np.random.default_rng(seed).permutation(n)

@@ -27,14 +27,9 @@ _PLAIN = CompressionTypes.UNCOMPRESSED
 
 
 def answer(request: Mapping[str, Any]) -> None:
-    """Makes the store that a request describes.
-
-    Args:
-      request: as for `seqio_prepare.make`, and `beam`: `pipeline_options` (of Beam, one a string),
-        `temp_dir` (that all workers can write to; None: a local one) and `rows` (of a part).
-
-    Raises:
-      UsageError: see `seqio_prepare.make`.
+    """Makes the store that a request describes: as for `seqio_prepare.make`, and in `beam` its
+    `pipeline_options` (one a string), `temp_dir` (that all workers can write to; None: a local
+    one) and `rows` (of a part).
     """
     wanted = request["beam"]
 

@@ -25,20 +25,13 @@ TEXTS = ("id", "input", "label", "teacher_label", "rationale", "status")
 def export_records(
     files: Sequence[str | Path], folder: str | Path, name: str | None = None, version: str = "1.0.0"
 ) -> Path:
-    """Writes record files, one a split, as the data set `folder/name/version`.
+    """Writes record files, one a split, as the data set `folder/name/version`, and gives that
+    folder.
 
     All records go in, in their order, whatever their status. Features: `id`, `input`, `label` (the
     gold one, "" without), `teacher_label`, `rationale`, `status` (text) and `agreement` (float32).
-    The description holds the headers, as JSON lines.
-
-    Args:
-      files: record files of one task, each of another split.
-      folder: the TFDS data folder.
-      name: of the data set, in snake case; None: `<task>_rationales`.
-      version: "MAJOR.MINOR.PATCH".
-
-    Returns:
-      The folder of the version.
+    The description holds the headers, as JSON lines. `name`: in snake case; None:
+    `<task>_rationales`.
 
     Raises:
       UsageError: ill-formed or empty files, files of several tasks, two of one split, a name or

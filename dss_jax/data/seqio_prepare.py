@@ -162,7 +162,6 @@ def make(
     """Makes the store that a request of `dss_jax.data.prepare` describes.
 
     Args:
-      request: what to make.
       run: (tokenise, parts) -> split -> the columns of its parts.
       size: rows of a part; None: as is best for this process alone.
 

@@ -105,7 +105,6 @@ def register(
 
     Args:
       vocabulary_path: the SentencePiece model; anything that `tf.io.gfile` opens.
-      data_dir: folder of the data; None: DSS_DATA_DIR.
       rationales: record files that take the place of the teacher text in the data.
       examples: split -> rows, where they are read already.
 

@@ -21,11 +21,7 @@ COLUMNS = ("label_inputs", "label_targets", "id", "input", "label")
 
 
 def find_provider(module: str, name: str) -> Any:
-    """A user's SeqIO task or mixture, after importing the module that registers it.
-
-    Raises:
-      UsageError: no such module, or it registers no such name.
-    """
+    """A user's SeqIO task or mixture, after importing the module that registers it."""
     import seqio
 
     # Like `python -m`, so that a module in the working folder is found.
@@ -57,7 +53,6 @@ def tasks_of(provider: Any, use_cached: bool, cache_dirs: Sequence[str]) -> list
     """The tasks of a SeqIO task or mixture, after a look at whether they are cached.
 
     Args:
-      provider: the task or mixture.
       use_cached: whether the rows shall come from what `seqio_cache_tasks` has written.
       cache_dirs: folders of caches, local or of TensorFlow's file systems (gs://).
 

@@ -64,10 +64,8 @@ def span_counts(length: int, cfg: config.Pretrain) -> SpanCounts:
 
 
 def longest_piece(data: config.Data, cfg: config.Pretrain, sentinels: int) -> SpanCounts:
-    """The longest piece whose input and target fit `Data.input_length` and `target_length`.
-
-    Raises:
-      UsageError: not even two tokens do, or it needs more sentinels than there are.
+    """The longest piece whose input and target fit `Data.input_length` and `target_length`;
+    UsageError: not even two tokens do, or it needs more sentinels than there are.
     """
     fitting = None
     for length in range(2, 2 * data.input_length):
@@ -102,7 +100,6 @@ def corrupt(
 
     Args:
       piece: int [L].
-      counts: how many tokens and spans.
       first_sentinel: id of `<extra_id_0>`; the next ones are below it.
       words: uint64 [L], random.
 

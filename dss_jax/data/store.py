@@ -57,12 +57,7 @@ class StoreDamaged(UsageError):  # noqa: N818
 
 
 class Slices:
-    """Rows that lie somewhere in a flat array.
-
-    Attributes:
-      values: [total].
-      starts, ends: int64 [rows]; row i is values[starts[i]:ends[i]].
-    """
+    """Rows that lie in a flat array: row i is values[starts[i]:ends[i]], both int64 [rows]."""
 
     def __init__(self, values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         self.values, self.starts, self.ends = values, starts, ends
@@ -85,11 +80,7 @@ class Slices:
 
 
 class Ragged(Slices):
-    """Rows one after another in one flat array.
-
-    Attributes:
-      offsets: int64 [rows + 1]; row i is values[offsets[i]:offsets[i + 1]].
-    """
+    """Rows one after another in a flat array: row i is values[offsets[i]:offsets[i + 1]], int64."""
 
     def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
         assert offsets.ndim == values.ndim == 1
@@ -123,7 +114,6 @@ class StoreSplit:
     """One split of a store.
 
     Attributes:
-      name: its name.
       own: rows of the task itself: all, but in `extras.JoinedSplit`.
       encode: text -> ids by the store's vocabulary, without end-of-sequence.
     """
@@ -167,7 +157,6 @@ class TokenStore:
     """A whole store, opened.
 
     Attributes:
-      path: its folder.
       manifest: what it holds and was made from.
       splits: names of the splits it has.
       vocabulary_path: the SentencePiece model inside the store.
@@ -198,11 +187,7 @@ class TokenStore:
         return "+".join(str(store.manifest["key"]) for store in (self, *self.extras))
 
     def split(self, name: str) -> StoreSplit:
-        """One split.
-
-        Raises:
-          UsageError: the store lacks it; with the reason where one was recorded.
-        """
+        """One split; UsageError: the store lacks it, with the reason where one was recorded."""
         if name in self._splits:
             return self._splits[name]
         reason = self.manifest.get("unavailable", {}).get(name, "")
@@ -221,10 +206,8 @@ class TokenStore:
 
 
 def open_store(path: str | Path) -> TokenStore:
-    """Opens a store after checking format, size and SHA-256 of every file.
-
-    Raises:
-      StoreDamaged: it is not there, incomplete, changed, or of another format.
+    """Opens a store after checking format, size and SHA-256 of every file; StoreDamaged: it is not
+    there, incomplete, changed, or of another format.
     """
     path = Path(path).expanduser().resolve()
     manifest = _read_manifest(path)

@@ -99,7 +99,7 @@ def write_store(
     *,
     replace: bool = False,
 ) -> TokenStore:
-    """Writes a store beside its place and moves it there when it is complete.
+    """Writes a store beside its place, moves it there when it is complete, and opens it.
 
     Args:
       path: where it shall be. A damaged store there is replaced; where another process has put a
@@ -109,9 +109,6 @@ def write_store(
       extra_ids: sentinel ids above the vocabulary's pieces.
       description: further fields of the manifest.
       replace: whether a sound store that is there is replaced too.
-
-    Returns:
-      The store, opened from `path`.
     """
     partial = path.parent / f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}"
     partial.mkdir(parents=True)

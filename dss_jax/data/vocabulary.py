@@ -38,9 +38,7 @@ def wanted(path: str | None, task: DistillationTask | None) -> str:
 def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
     """A local file with the vocabulary that is `wanted`: a local path, or an address (`https://`,
     `s3://`, `gs://`, where a public bucket needs no extra), which is fetched into the cache.
-
-    Raises:
-      UsageError: no such file, or it cannot be fetched.
+    UsageError: no such file, or it cannot be fetched.
     """
     name = wanted(path, task)
     if name.startswith("s3://"):

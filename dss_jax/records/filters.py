@@ -108,11 +108,10 @@ def _stages(filters: Filters, correct: Correct) -> Iterator[tuple[str, Any, Stag
         "near_duplicates": lambda texts: (n is not None for n in near_duplicates(texts, near)),
     }
     for name, duplicates in kinds.items():
-        if value := getattr(filters, name):
-            if filters.duplicates_of != "rationale":
-                yield f"{name}: input", value, _without_duplicate_inputs(duplicates)
-            if filters.duplicates_of != "input":
-                yield f"{name}: rationale", value, _without_duplicate_rationales(duplicates)
+        for of in ("input", "rationale"):
+            value = getattr(filters, name)
+            if value and filters.duplicates_of in (of, "both"):
+                yield f"{name}: {of}", value, _without_duplicates(duplicates, of)
 
 
 def _rows(keep: Callable[[Record], bool]) -> Stage:
@@ -129,11 +128,11 @@ def _samples(keep: Callable[[Record, RecordSample], bool]) -> Stage:
 
 def _with(record: Record, samples: tuple[RecordSample, ...]) -> Record | None:
     """The record with these of its samples; None where it cannot stand with them."""
-    if not samples:
+    voted = any(map(record.votes, record.samples))
+    if not samples or (voted and not any(map(record.votes, samples))):
         return None
-    if any(map(record.votes, record.samples)):
-        return replace(record, samples=samples) if any(map(record.votes, samples)) else None
-    return replace(record, samples=samples, status=samples[0].status)
+    status = record.status if voted else samples[0].status
+    return replace(record, samples=samples, status=status)
 
 
 def _repeated(texts: Sequence[str]) -> Iterator[bool]:
@@ -143,20 +142,14 @@ def _repeated(texts: Sequence[str]) -> Iterator[bool]:
         seen.add(text)
 
 
-def _without_duplicate_inputs(duplicates: Duplicates) -> Stage:
-    def stage(records: list[Record]) -> list[Record]:
-        gone = iter(duplicates([r.input for r in records]))
-        return _rows(lambda _: not next(gone))(records)
-
-    return stage
-
-
-def _without_duplicate_rationales(duplicates: Duplicates) -> Stage:
+def _without_duplicates(duplicates: Duplicates, of: str) -> Stage:
     """Samples without a rationale are no duplicates of each other."""
 
     def stage(records: list[Record]) -> list[Record]:
-        texts = [s.rationale for r in records for s in r.samples if s.rationale]
-        gone = iter(duplicates(texts))
+        if of == "input":
+            gone = iter(duplicates([r.input for r in records]))
+            return _rows(lambda _: not next(gone))(records)
+        gone = iter(duplicates([s.rationale for r in records for s in r.samples if s.rationale]))
         return _samples(lambda _, s: not (s.rationale and next(gone)))(records)
 
     return stage

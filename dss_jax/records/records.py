@@ -4,6 +4,7 @@ The first line of a file is its header, each further line one row with all of it
 """
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +23,6 @@ STATUSES = (
     "refused",  # the model or the server declined
     "error",  # no answer came, after all attempts
 )
-
 
 GIVEN_UP = "error"
 """`Reply.finish_reason` of a request that was given up; a later run asks again."""
@@ -121,37 +121,32 @@ def record_of(
 ) -> Record:
     """One row's record, by self-consistency (Wang et al. 2023): its label is that of most samples.
 
+    Only "ok" samples vote; of labels with equally many votes the first seen wins. The agreement is
+    a share of all samples, those without a vote included.
+
     Args:
-      example: the row.
-      samples: its samples, one or more, in the order of their index.
+      samples: one or more, in the order of their index.
       same: whether two labels are one vote, for example a task's `scorer.correct`: equations count
         by their value. Of labels that are the same, the first seen becomes the label of all;
         `raw_label` keeps what was written.
-
-    Returns:
-      The record. Only "ok" samples vote; of labels with equally many votes the first seen wins.
-      The agreement is a share of all samples, those without a vote included.
     """
     assert samples, f"row {example.id!r} has no sample"
-    labels: list[str] = []
-    votes: list[int] = []
+    votes: Counter[str] = Counter()
     merged: list[RecordSample] = []
     for sample in samples:
         if sample.status == "ok":
-            known = (i for i, label in enumerate(labels) if same(label, sample.label))
-            if (place := next(known, len(labels))) == len(labels):
-                labels.append(sample.label)
-                votes.append(0)
-            votes[place] += 1
-            sample = replace(sample, label=labels[place])
+            label = next((known for known in votes if same(known, sample.label)), sample.label)
+            votes[label] += 1
+            sample = replace(sample, label=label)
         merged.append(sample)
-    most = max(votes, default=0)
+    # Of labels with equally many votes `max` takes the first.
+    winner = max(votes, key=votes.__getitem__, default="")
     return Record(
         id=example.id,
         input=example.input,
         gold=example.label,
-        teacher_label=labels[votes.index(most)] if votes else "",
-        agreement=most / len(samples),
+        teacher_label=winner,
+        agreement=votes[winner] / len(samples),
         status="ok" if votes else samples[0].status,
         samples=tuple(merged),
     )

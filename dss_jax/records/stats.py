@@ -79,12 +79,7 @@ class RecordStats:
 
 
 def record_stats(records: Iterable[Record], correct: Correct) -> RecordStats:
-    """Counts in one pass, in bounded memory.
-
-    Args:
-      records: as from `read_records`.
-      correct: (gold, label) -> whether it is right: the `correct` of the task's scorer.
-    """
+    """Counts in one pass, in bounded memory."""
     stats = RecordStats()
     for record in records:
         stats.rows += 1
