@@ -11,7 +11,7 @@ For a task "cqa" there are then
     cqa_single_task_label_first
                          the same the other way round
     cqa_pinto            [label] x and rationale -> gold label
-    cqa_pretrain         span corruption of all inputs and rationales: `seqio_spans`
+    cqa_pretrain         span corruption of all inputs and rationales
 
 Rows whose target is empty are left out of the SeqIO task in question. Each example carries its row
 number, so that the tasks can be aligned again: a plain mixture with token-summed loss is not the
@@ -24,19 +24,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
+from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import Prefixes
 from dss_jax.core.prefixes import prefixes as prefixes_of
 from dss_jax.core.types import SPLITS, DistillationTask, Example
-from dss_jax.data import rows, seqio_spans
-from dss_jax.data.columns import ANSWER, BECAUSE, label_in
+from dss_jax.data import rows
+from dss_jax.data.columns import ANSWER, BECAUSE, label_in, permutation
 from dss_jax.data.rationales import join_records
+from dss_jax.data.spans import ORDER, corrupt, longest_piece
 from dss_jax.data.vocabulary import SEPARATOR
 
 ROW = "row"
+PRETRAIN = "pretrain"
+"""Suffix of the SeqIO task of span corruption."""
 
 Text = Callable[[Example], str]
 
@@ -119,7 +124,7 @@ def register(
     else:
         read, splits = examples.__getitem__, tuple(examples)
     forget(seqio.MixtureRegistry, [task.name + suffix for suffix in _MIXTURES])
-    forget(seqio.TaskRegistry, [f"{task.name}_{s}" for s in (*KINDS, seqio_spans.SUFFIX)])
+    forget(seqio.TaskRegistry, [f"{task.name}_{s}" for s in (*KINDS, PRETRAIN)])
     tasks = {}
     for suffix, kind in KINDS.items():
         inputs: Text = functools.partial(kind.inputs, style)
@@ -132,7 +137,18 @@ def register(
             postprocess_fn=functools.partial(_label, form=kind.form),
             metric_fns=[] if suffix == "rationale" else [task.scorer],
         )
-    seqio_spans.register(task.name, vocabulary, read, splits)
+
+    def documents(split: str) -> dict[str, tf.Tensor]:
+        found = [t for e in read(split) for t in (*e.input.split(SEPARATOR), e.rationale) if t]
+        texts = [found[i] for i in permutation(len(found), ORDER)]
+        return {"targets": tf.constant(texts, tf.string)}
+
+    seqio.TaskRegistry.add(
+        f"{task.name}_{PRETRAIN}",
+        source=_in_memory(documents, splits),
+        preprocessors=[corrupt_spans],
+        output_features=features,
+    )
     for suffix, parts in _MIXTURES.items():
         rates = [(f"{task.name}_{part}", 1.0) for part in parts]
         seqio.MixtureRegistry.add(task.name + suffix, rates)
@@ -149,18 +165,27 @@ def source(
     out.
     """
 
-    def dataset_fn(
-        split: str, shuffle_files: bool = False, seed: int | None = None
-    ) -> tf.data.Dataset:
+    def columns(split: str) -> dict[str, tf.Tensor]:
         kept = [(row, e) for row, e in enumerate(read(split)) if target(e)]
-        columns = {
+        found = {
             name: tf.constant([text(e) for _, e in kept], tf.string, [len(kept)])
             for name, text in texts.items()
         }
-        columns[ROW] = tf.constant([row for row, _ in kept], tf.int32, [len(kept)])
-        dataset = tf.data.Dataset.from_tensor_slices(columns)
+        return {**found, ROW: tf.constant([row for row, _ in kept], tf.int32, [len(kept)])}
+
+    return _in_memory(columns, splits)
+
+
+def _in_memory(
+    columns: Callable[[str], dict[str, tf.Tensor]], splits: Sequence[str]
+) -> seqio.FunctionDataSource:
+    def dataset_fn(
+        split: str, shuffle_files: bool = False, seed: int | None = None
+    ) -> tf.data.Dataset:
+        dataset = tf.data.Dataset.from_tensor_slices(columns(split))
         # The source is one in-memory "file", so shuffling files means shuffling rows.
-        return dataset.shuffle(max(1, len(kept)), seed=seed) if shuffle_files else dataset
+        rows = max(1, int(dataset.cardinality()))
+        return dataset.shuffle(rows, seed=seed) if shuffle_files else dataset
 
     return seqio.FunctionDataSource(dataset_fn=dataset_fn, splits=splits)
 
@@ -186,6 +211,38 @@ def tokenize(
         }
 
     return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def corrupt_spans(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+) -> tf.data.Dataset:
+    """SeqIO preprocessor: all texts one after another, cut into pieces whose spans are masked; the
+    end that fills none is left out.
+
+    The arithmetic is that of `dss_jax.data.spans`, called from the pipeline, so that T5X and our
+    own trainer pre-train on the same task. A piece's masks come from SeqIO's seeds here.
+    """
+    vocabulary = output_features["targets"].vocabulary
+    lengths = sequence_length or {"inputs": 512, "targets": 114}
+    data = config.Data(input_length=lengths["inputs"], target_length=lengths["targets"])
+    counts = longest_piece(data, config.Pretrain(), vocabulary.extra_ids)
+    tokens = dataset.map(lambda e: vocabulary.encode_tf(e["targets"])).unbatch()
+
+    def one(piece: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        words = np.random.Philox(key=seed.astype(np.uint64)).random_raw(counts.length)
+        return corrupt(piece, counts, vocabulary.vocab_size - 1, words)
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def corrupted(piece: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        inputs, targets = tf.numpy_function(one, [piece, seed], [tf.int32, tf.int32])
+        return {
+            "inputs": tf.ensure_shape(inputs, [counts.input_length]),
+            "targets": tf.ensure_shape(targets, [counts.target_length]),
+        }
+
+    return corrupted(tokens.batch(counts.length, drop_remainder=True))
 
 
 def encode_input(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:

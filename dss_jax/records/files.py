@@ -56,10 +56,8 @@ def write_records(path: Path, header: Header, records: Iterable[Record]) -> None
 
 
 def read_records(path: Path) -> tuple[Header, Iterator[Record]]:
-    """Opens a record file.
-
-    Returns:
-      Its header, and its records, read and checked line by line as they are asked for.
+    """Opens a record file: its header, and its records, read and checked line by line as they are
+    asked for.
 
     Raises:
       UsageError: it cannot be read, is no record file or of a newer format; from the iterator: a
@@ -165,13 +163,9 @@ def row_totals(records: Iterable[Record]) -> dict[str, Any]:
 
 
 class MergeResult(NamedTuple):
-    """What `merge` did.
-
-    Attributes:
-      rows: in the merged file.
-      equal: rows that were there once more, and the same.
-      answered: rows of which one version had errors that another had not.
-      conflicts: (id, first file, other file) of rows that differ otherwise.
+    """What `merge` did: `equal` rows were there once more, and the same; of `answered` rows one
+    version had errors that another had not; `conflicts` are (id, first file, other file) of rows
+    that differ otherwise.
     """
 
     rows: int
@@ -181,18 +175,16 @@ class MergeResult(NamedTuple):
 
 
 def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> MergeResult:
-    """Merges the record files of shards or of repeated runs into one.
+    """Merges the record files of shards or of repeated runs, of the same task, split, prompt,
+    teacher and sampling, into one.
 
     Rows come in the order in which they are first met. All records are held in memory.
-
-    Args:
-      paths: two files or more, of the same task, split, prompt, teacher and sampling.
-      out: the file to write; nothing is written after an error.
-      on_conflict: which version is taken of a row that two files answer differently: "first" or
-        "last"; None: an error.
+    `on_conflict`: which version is taken of a row that two files answer differently: "first" or
+    "last".
 
     Raises:
-      UsageError: the headers do not agree, rows are in conflict, or see `read_records`.
+      UsageError: the headers do not agree, rows are in conflict, or see `read_records`; nothing is
+        written then.
     """
     if len({p.resolve() for p in paths}) < max(2, len(paths)):
         raise UsageError("merge needs two files or more, each once: their totals are added.")

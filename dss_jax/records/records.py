@@ -38,7 +38,7 @@ class Reply:
         `GIVEN_UP`.
       refusal: the model's refusal, or the server's reason for the error; "" for neither.
       prompt_tokens, completion_tokens: as the server counted; 0 where it did not say.
-      model: the model's name as the server gave it.
+      model: as the server gave it.
     """
 
     text: str
@@ -65,11 +65,10 @@ class RecordSample:
 
     Attributes:
       status: one of STATUSES.
-      label: the label, normalised to one of the task's allowed labels; "" unless it is one. Where
-        any text is allowed, the text.
-      raw_label: the label as `core.completions.parse_completion` reads it: the released code's
-        rule, by which METHOD's figures are counted.
-      rationale: "" where there is none.
+      label: normalised to one of the task's allowed labels; "" unless it is one. Where any text is
+        allowed, the text.
+      raw_label: as `core.completions.parse_completion` reads it: the released code's rule, by which
+        METHOD's figures are counted.
       text: the raw completion.
       reason: why, for "refused" and "error".
     """
@@ -84,16 +83,13 @@ class RecordSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One row: its input, all of its samples, and the label that they vote for.
+    """One row: its input, all of its samples in order, and the label that they vote for.
 
     Attributes:
-      id: of the row, as the task gives it.
-      input: what the student reads.
       gold: the gold label; "" where there is none.
       teacher_label: the label most "ok" samples have (the first of equals); "" without any.
       agreement: share of all samples that have that label.
       status: of the first sample with that label; of the first sample where there is none.
-      samples: in the order of their sample index.
     """
 
     id: str
