@@ -341,11 +341,10 @@ def values_of(run: Run) -> dict[str, Any]:
 
 def to_gin(run: Run) -> str:
     """The resolved configuration as gin text, which gives the same `Run` again."""
-    lines = []
-    for section in (getattr(run, f.name) for f in fields(run)):
-        name = type(section).__name__
-        bound = (f"{name}.{f.name} = {getattr(section, f.name)!r}" for f in fields(section))
-        lines += [f"# {name}", *bound, ""]
+    lines, values = [], values_of(run)
+    for section in SECTIONS:
+        bound = (f"{n} = {v!r}" for n, v in values.items() if n.startswith(f"{section}."))
+        lines += [f"# {section}", *bound, ""]
     return "\n".join(lines)
 
 

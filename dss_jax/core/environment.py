@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -131,18 +131,6 @@ def _git_check(name: str, pin: str, path: SearchPath) -> Check:
     return Check(name, shown, f"tried is git {pin[:7]}" if wrong else "")
 
 
-def _overwriting(path: SearchPath) -> Iterable[Check]:
-    """Distributions that put their files over those of another."""
-    for name, other, brought_by in (
-        ("tfds-nightly", "tensorflow-datasets", "airio"),
-        ("tensorflow-cpu", "tensorflow", "t5x"),
-    ):
-        why = f"{brought_by}'s dependencies brought it and it overwrites {other}"
-        fix = f"pip install --force-reinstall --no-deps {other} in the locked version"
-        if found := distribution(name, path):
-            yield Check(name, found.version, f"{why}: pip uninstall {name}, then {fix}")
-
-
 def t5x_checks(path: SearchPath = None) -> list[Check]:
     """Everything that the second engine needs beyond this package's own requirements."""
     checks = [_git_check(name, pin, path) for name, pin in git_pins().items()]
@@ -150,7 +138,16 @@ def t5x_checks(path: SearchPath = None) -> list[Check]:
         found = distribution(name, path)
         missing = "" if found else f"{name}=={pin} is needed"
         checks.append(Check(name, found.version if found else "not installed", missing))
-    return [*checks, *_overwriting(path)]
+    # These put their files over those of another distribution.
+    for name, other, brought_by in (
+        ("tfds-nightly", "tensorflow-datasets", "airio"),
+        ("tensorflow-cpu", "tensorflow", "t5x"),
+    ):
+        why = f"{brought_by}'s dependencies brought it and it overwrites {other}"
+        fix = f"pip install --force-reinstall --no-deps {other} in the locked version"
+        if found := distribution(name, path):
+            checks.append(Check(name, found.version, f"{why}: pip uninstall {name}, then {fix}"))
+    return checks
 
 
 def require_t5x(path: SearchPath = None) -> None:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -69,7 +69,12 @@ def load_task_file(file: Path) -> DistillationTask:
     with _ONE_AT_A_TIME:
         task = _loaded.get(file)
         if task is None or any(_changed(*entry) for entry in task.files.items()):
-            _forget(task.files if task else ())
+            # Modules of its files are executed again when they are imported next.
+            stale = task.files if task else {}
+            for name, module in list(sys.modules.items()) if stale else ():
+                own = getattr(module, "__dict__", {}).get("__file__")
+                if own and str(Path(own).resolve()) in stale and not name.startswith(_MODULE):
+                    del sys.modules[name]
             task = _loaded[file] = _run(file)
         for executed in _running:
             executed.update(task.files)
@@ -97,14 +102,6 @@ sys.addaudithook(_note)
 def _changed(name: str, digest: str) -> bool:
     file = Path(name)
     return not file.is_file() or file_digest(file) != digest
-
-
-def _forget(files: Collection[str]) -> None:
-    """Modules of these files are executed again when they are imported next."""
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__dict__", {}).get("__file__")
-        if file and str(Path(file).resolve()) in files and not name.startswith(_MODULE):
-            del sys.modules[name]
 
 
 def _run(file: Path) -> DistillationTask:

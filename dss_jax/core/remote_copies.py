@@ -67,11 +67,3 @@ def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
         for name, file in zip(names, fetched, strict=True):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, folder / name)
-
-
-def put_folder(files: Any, root: str, folder: Path, last: str | None) -> None:
-    """Copies a local folder's files to a remote one, many at once; `last` when the others are."""
-    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
-    for some in ([n for n in names if n != last], [n for n in names if n == last]):
-        files.put([str(folder / n) for n in some], [f"{root}/{n}" for n in some])
-    files.invalidate_cache()

@@ -168,11 +168,15 @@ def _file_system(name: str) -> tuple[Any, str]:
 
 
 def upload_folder(folder: Path, path: AnyPath, last: str | None = None) -> None:
-    """Copies a local folder's files below a remote one; `last`, which says it is whole, last."""
-    from dss_jax.core.remote_copies import put_folder
-
+    """Copies a local folder's files below a remote one, many at once; `last`, which says that it is
+    whole, when the others are there.
+    """
+    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
     with explained(path):
-        put_folder(*_file_system(os.fspath(path).rstrip("/")), folder, last)
+        files, root = _file_system(os.fspath(path).rstrip("/"))
+        for some in ([n for n in names if n != last], [n for n in names if n == last]):
+            files.put([str(folder / n) for n in some], [f"{root}/{n}" for n in some])
+        files.invalidate_cache()
 
 
 @contextlib.contextmanager

@@ -74,11 +74,8 @@ class Jsonl:
     files: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Csv:
-    """Comma-separated values with a header line. Files as in `Jsonl`."""
-
-    files: Mapping[str, str]
+class Csv(Jsonl):
+    """Comma-separated values with a header line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +96,7 @@ class SeqioSource:
     splits: tuple[str, ...] = SPLITS
 
 
-Source = Release | Tfds | Jsonl | Csv | Generated | SeqioSource
+Source = Release | Tfds | Jsonl | Generated | SeqioSource
 
 
 @dataclass(frozen=True, kw_only=True)

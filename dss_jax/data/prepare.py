@@ -4,13 +4,11 @@ A store's folder is named by a digest of all that decides its content, so that a
 vocabulary, prefix or task file makes another store and an old one is never served for it.
 """
 
-import hashlib
-import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -24,7 +22,7 @@ from dss_jax.core.paths import cache_folder
 from dss_jax.core.registry import load_task, load_task_file
 from dss_jax.data import prepare_child, rows, vocabulary
 from dss_jax.data.rationales import records_digest
-from dss_jax.data.store import FORMAT, MANIFEST, StoreDamaged, TokenStore, open_store
+from dss_jax.data.store import FORMAT, MANIFEST, StoreDamaged, TokenStore, key_of, open_store
 from dss_jax.data.store_writer import remove_leftovers
 from dss_jax.records.files import read_records
 
@@ -65,7 +63,7 @@ def ensure_store(
     """
     if task_cfg.extra_tasks:
         ensure = partial(ensure_store, task_dirs=task_dirs, need=need, beam=beam)
-        return _with_extras(task_cfg, vocabulary_cfg, data_cfg, ensure, "train" in need)
+        return _with_extras(task_cfg, vocabulary_cfg, data_cfg, ensure)
     if data_cfg.store is not None:
         return _given_store(data_cfg.store, task_cfg, vocabulary_cfg)
     request = make_request(task_cfg, vocabulary_cfg, task_dirs)
@@ -95,8 +93,7 @@ def _with_extras(
     task_cfg: config.Task,
     vocabulary_cfg: config.Vocabulary,
     data_cfg: config.Data,
-    ensure: Callable[..., TokenStore],
-    trains: bool,
+    ensure: "partial[TokenStore]",
 ) -> TokenStore:
     """The store, with those of the extra tasks in its vocabulary; record files go to theirs."""
     records: dict[str, list[str]] = {}
@@ -114,7 +111,7 @@ def _with_extras(
         for name in names
     )
     store = ensure(own, vocabulary_cfg, data_cfg)
-    if not trains:
+    if "train" not in ensure.keywords["need"]:
         return store  # Scoring needs no extra rows.
     same = replace(vocabulary_cfg, path=str(store.vocabulary_path), extra_ids=store.extra_ids)
     elsewhere = replace(data_cfg, store=None)
@@ -226,11 +223,6 @@ def _record_files(task_cfg: config.Task) -> list[Path]:
                 "wrote with --rationales FILE; several are separated by commas."
             )
     return files
-
-
-def key_of(content: dict[str, Any]) -> str:
-    """SHA-256 of what a store is made from, in hex."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _look(path: str, need: Sequence[str]) -> tuple[TokenStore | None, str]:

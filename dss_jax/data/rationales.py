@@ -116,19 +116,15 @@ def _fill(
             )
         given[split, record.id] = file
         if record.status == "ok":
+            theirs = (s.rationale for s in record.samples if record.votes(s) and s.rationale)
+            several = tuple(dict.fromkeys(theirs))
             splits[split][at] = replace(
                 row,
                 teacher_label=record.teacher_label,
                 rationale=record.rationale,
-                rationales=_agreeing(record),
+                rationales=several if len(several) > 1 else (),
             )
     return surplus
-
-
-def _agreeing(record: Record) -> tuple[str, ...]:
-    """The different rationales of the samples that have the row's label; () for a single one."""
-    found = dict.fromkeys(s.rationale for s in record.samples if record.votes(s) and s.rationale)
-    return tuple(found) if len(found) > 1 else ()
 
 
 def _counts(joined: Splits, given: Given) -> Iterator[str]:

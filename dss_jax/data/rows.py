@@ -129,7 +129,7 @@ def source_files(task: DistillationTask, data_dir: DataDir = None) -> dict[str, 
     folder = data_folder(data_dir)
     files: dict[str, Path] = {}
     for source in task.sources:
-        if isinstance(source, Jsonl | Csv):
+        if isinstance(source, Jsonl):
             found = {n: _file(task, source, s, folder) for s, n in source.files.items()}
             files |= {name: file for name, file in found.items() if file}
         if isinstance(source, Release | Tfds) and folder is not None:
@@ -144,7 +144,7 @@ def source_of(task: DistillationTask, split: str, folder: Path | None) -> Source
     """The first source that has the split."""
 
     def has(source: Source) -> bool:
-        if isinstance(source, Release | Jsonl | Csv):
+        if isinstance(source, Release | Jsonl):
             return _file(task, source, split, folder) is not None
         return split in source.splits
 
@@ -152,7 +152,7 @@ def source_of(task: DistillationTask, split: str, folder: Path | None) -> Source
 
 
 def _places(
-    task: DistillationTask, source: Release | Jsonl | Csv, split: str, folder: Path | None
+    task: DistillationTask, source: Release | Jsonl, split: str, folder: Path | None
 ) -> list[Path]:
     """Where the file of a split may lie: in the data folder, or beside the task file."""
     if split not in source.files:
@@ -165,21 +165,9 @@ def _places(
 
 
 def _file(
-    task: DistillationTask, source: Release | Jsonl | Csv, split: str, folder: Path | None
+    task: DistillationTask, source: Release | Jsonl, split: str, folder: Path | None
 ) -> Path | None:
     return next((p for p in _places(task, source, split, folder) if p.is_file()), None)
-
-
-def _no_split(task: DistillationTask, split: str, folder: Path | None) -> UsageError:
-    looked: list[str] = []
-    for source in task.sources:
-        if isinstance(source, Release | Jsonl | Csv):
-            nowhere = Path("(no data folder given)") if isinstance(source, Release) else None
-            looked += map(str, _places(task, source, split, folder or nowhere))
-    available = ", ".join(available_splits(task, folder))
-    have = f"It has: {available}." if available else "It has no split at all here."
-    where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
-    return UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
 
 
 def _read(
@@ -188,7 +176,15 @@ def _read(
     """Examples and completions of one split of the source that has it, ids made sure of."""
     source = source_of(task, split, folder)
     if source is None:
-        raise _no_split(task, split, folder)
+        looked: list[str] = []
+        for other in task.sources:
+            if isinstance(other, Release | Jsonl):
+                nowhere = Path("(no data folder given)") if isinstance(other, Release) else None
+                looked += map(str, _places(task, other, split, folder or nowhere))
+        available = ", ".join(available_splits(task, folder))
+        have = f"It has: {available}." if available else "It has no split at all here."
+        where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
+        raise UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
     first_seen: dict[str, str] = {}
     found = []
     for number, located in enumerate(_located(task, source, split, folder)):
@@ -237,7 +233,7 @@ def _example(task: DistillationTask, located: Located) -> Example:
 def _located(
     task: DistillationTask, source: Source, split: str, folder: Path | None
 ) -> Iterable[Located]:
-    if isinstance(source, Release | Jsonl | Csv):
+    if isinstance(source, Release | Jsonl):
         file = _file(task, source, split, folder)
         assert file is not None
         found = csv_rows(file) if isinstance(source, Csv) else jsonl_rows(file)

@@ -77,6 +77,10 @@ def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
     read, unavailable = _read(task, request["data_dir"])
     examples, joined = join_records(task, read, request["rationales"], request["data_dir"])
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
+    counts = {split: {"rows": len(found)} for split, found in examples.items()}
+    for split, found in examples.items():
+        for field in ("label", "teacher_label", "rationale"):
+            counts[split][field] = sum(bool(getattr(e, field)) for e in found)
     # Of SeqIO's own sources, which the key does not cover.
     own = [source for source in task.sources if isinstance(source, SeqioSource)]
     files = {f: s for o in own for f, s in seqio_user.file_stamps(o.make(), o.splits).items()}
@@ -90,7 +94,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
         vocabulary=vocabulary,
         description={
             "prefixes": request["prefixes"],
-            "counts": {split: _counts(found) for split, found in examples.items()},
+            "counts": counts,
             "unavailable": unavailable,
             "rationales": joined,
             **({"source_files": files} if files else {}),
@@ -112,12 +116,6 @@ def _read(
     if not found:
         raise UsageError("\n".join(unavailable.values()))
     return found, unavailable
-
-
-def _counts(examples: Sequence[Example]) -> dict[str, int]:
-    fields = ("label", "teacher_label", "rationale")
-    given = {field: sum(bool(getattr(e, field)) for e in examples) for field in fields}
-    return {"rows": len(examples), **given}
 
 
 def _plan_seqio(request: Mapping[str, Any], size: int | None) -> Plan:

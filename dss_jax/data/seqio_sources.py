@@ -42,23 +42,18 @@ def tfds_rows(source: Tfds, split: str, *, in_order: bool) -> list[Row]:
         builder = tfds.builder(source.name, data_dir=folder)
         if not builder.data_path.exists():
             _check_reachable(builder)
-        if in_order:
-            _prepare_in_order(builder)
+            if in_order:
+                builder.info.as_proto.disable_shuffling = True
+                downloads = Path(tfds.core.constants.DATA_DIR).expanduser() / "downloads"
+                builder.download_and_prepare(download_dir=str(downloads))
+        if in_order and not builder.info.disable_shuffling:
+            raise RuntimeError(f"{builder.data_path} was prepared shuffled; delete it")
         data = seqio.TfdsDataSource(source.name, tfds_data_dir=folder, splits=dict(source.splits))
         return list(rows(data, split))
     except Exception as error:
         # TFDS has no error type of its own: no network, no space and a wrong name all differ.
         log.debug("TFDS %s", source.name, exc_info=True)
         raise SplitUnavailable(_help(source, split, folder, error)) from error
-
-
-def _prepare_in_order(builder: tfds.core.DatasetBuilder) -> None:
-    if not builder.data_path.exists():
-        builder.info.as_proto.disable_shuffling = True
-        downloads = Path(tfds.core.constants.DATA_DIR).expanduser() / "downloads"
-        builder.download_and_prepare(download_dir=str(downloads))
-    if not builder.info.disable_shuffling:
-        raise RuntimeError(f"{builder.data_path} was prepared shuffled; delete it")
 
 
 def _check_reachable(builder: tfds.core.DatasetBuilder) -> None:

@@ -201,23 +201,18 @@ def _lines(path: Path) -> Iterator[str]:
     kind = path.with_suffix("").suffix if path.suffix in openers else path.suffix
     with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
-            text = line.strip()
+            text, where = line.strip(), f"{path}:{number}"
             if text and kind == ".jsonl":
-                text = _text_of(text, f"{path}:{number}")
-            if text:
+                try:
+                    value = json.loads(text)
+                except ValueError as error:
+                    raise UsageError(f"{where}: not JSON ({error}).") from error
+                text = value.get("text") if isinstance(value, dict) else value
+                if not isinstance(text, str):
+                    such = 'a JSON string, or an object with a string "text"'
+                    raise UsageError(f"{where}: must be {such}.")
+            if text := text.strip():
                 yield text
-
-
-def _text_of(line: str, where: str) -> str:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{where}: not JSON ({error}).") from error
-    if isinstance(value, dict):
-        value = value.get("text")
-    if not isinstance(value, str):
-        raise UsageError(f'{where}: must be a JSON string, or an object with a string "text".')
-    return value.strip()
 
 
 def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:

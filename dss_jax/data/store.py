@@ -238,9 +238,9 @@ def count_overlong(split: StoreSplit, column: str, limit: int) -> int:
     return int((split.tokens(column).lengths() > limit).sum())
 
 
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest without its own digest."""
-    content = {k: v for k, v in manifest.items() if k != "sha256"}
+def key_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain JSON, in hex, without its own digest, `sha256`."""
+    content = {k: v for k, v in content.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -258,7 +258,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"the token store {path} has format {version}, but this version of dss-jax reads "
             f"format {FORMAT}. Make it again with dss prepare."
         )
-    if digest != manifest_digest(manifest):
+    if digest != key_of(manifest):
         raise _damaged(path, f"{MANIFEST} was changed.")
     return manifest
 

@@ -22,7 +22,7 @@ from dss_jax.data.store import (
     StoreDamaged,
     TokenStore,
     joined,
-    manifest_digest,
+    key_of,
     open_store,
 )
 
@@ -175,7 +175,7 @@ def _manifest(
     }
     # As JSON gives it back, or tuples and integer keys would change the digest.
     manifest = json.loads(json.dumps(manifest))
-    return {**manifest, "sha256": manifest_digest(manifest)}
+    return {**manifest, "sha256": key_of(manifest)}
 
 
 def _sync(folder: Path) -> None:
