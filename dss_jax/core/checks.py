@@ -33,23 +33,16 @@ def between(what: str, value: Any, low: float, high: float) -> None:
 
 @dataclass(frozen=True)
 class Rule:
-    """What is allowed for a setting, beside its type; of a tuple, for each value in it.
-
-    Attributes:
-      positive: whether a number must be above 0.
-      among: the texts that are known; (): any.
-      distinct: whether the values in a tuple must differ.
-      commas: whether a tuple is also taken as text with commas between, and as None for ().
-      free: whether the setting may change when a run is continued.
-    """
+    """What is allowed for a setting, beside its type; of a tuple, for each value in it."""
 
     low: float = -inf
     high: float = inf
-    positive: bool = False
-    among: tuple[str, ...] = ()
-    distinct: bool = False
+    positive: bool = False  # Whether a number must be above 0.
+    among: tuple[str, ...] = ()  # The texts that are known; (): any.
+    distinct: bool = False  # Whether the values in a tuple must differ.
+    # Whether a tuple is also taken as text with commas between, and as None for ().
     commas: bool = False
-    free: bool = False
+    free: bool = False  # Whether the setting may change when a run is continued.
 
     def tidy(self, value: Any) -> Any:
         """The value in the form in which it is kept: lists become tuples."""

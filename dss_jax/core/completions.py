@@ -20,21 +20,16 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerForm:
-    """How a completion is read.
+    """How a completion is read."""
 
-    Attributes:
-      run_on: text with which a made-up next question begins; it and all after it is dropped.
-      marker: the words between rationale and answer. Their first occurrence counts, case too.
-      label: regular expression searched for in what follows the marker; its first group,
-        stripped, is the label. No match: no label.
-      keep_unanswered: what becomes of a completion without the marker, which is mostly one that
-        was cut by the length limit in the middle of its rationale: kept as a rationale without a
-        label (as for e-SNLI in the released code), or dropped whole (the others).
-    """
-
-    run_on: str
-    marker: str
+    run_on: str  # Text with which a made-up next question begins; it and all after it is dropped.
+    marker: str  # The words between rationale and answer. Their first occurrence counts, case too.
+    # Regular expression searched for in what follows the marker; its first group, stripped, is the
+    # label. No match: no label.
     label: str
+    # What becomes of a completion without the marker, which is mostly one that was cut by the
+    # length limit in the middle of its rationale: kept as a rationale without a label (as for
+    # e-SNLI in the released code), or dropped whole (the others).
     keep_unanswered: bool = False
 
     def __post_init__(self) -> None:

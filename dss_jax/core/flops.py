@@ -32,17 +32,13 @@ TRAINING = 3
 class Work(NamedTuple):
     """What decides the operations: sums over rows. Real tokens give the useful work; the slots of
     a static shape, padding included, give the executed work.
-
-    Attributes:
-      encoder_tokens: sum of S.
-      decoder_tokens: sum of T.
-      logit_tokens: target tokens whose logits are computed; sum of T unless padding is left out.
-      encoder_pairs, decoder_pairs, cross_pairs: sums of S * S, T * T and T * S.
     """
 
-    encoder_tokens: int = 0
-    decoder_tokens: int = 0
+    encoder_tokens: int = 0  # Sum of S.
+    decoder_tokens: int = 0  # Sum of T.
+    # Target tokens whose logits are computed; sum of T unless padding is left out.
     logit_tokens: int = 0
+    # Sums of S * S, T * T and T * S.
     encoder_pairs: int = 0
     decoder_pairs: int = 0
     cross_pairs: int = 0

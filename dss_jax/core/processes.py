@@ -50,18 +50,13 @@ METADATA_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Processes:
-    """How `jax.distributed.initialize` is called. What is None, JAX asks the cluster for.
+    """How `jax.distributed.initialize` is called. What is None, JAX asks the cluster for."""
 
-    Attributes:
-      found: what told, for people: "flags", "Slurm" ...
-      coordinator_address: HOST:PORT of process 0.
-      local_device_ids: which of the devices of this machine are this process's.
-    """
-
-    found: str
-    coordinator_address: str | None = None
+    found: str  # What told, for people: "flags", "Slurm" ...
+    coordinator_address: str | None = None  # HOST:PORT of process 0.
     process_count: int | None = None
     process_index: int | None = None
+    # Which of the devices of this machine are this process's.
     local_device_ids: tuple[int, ...] | None = None
 
 

@@ -34,37 +34,26 @@ ENGINES = ("jax", "t5x")
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """Rows in the layout of the authors' public release, below `--data_dir`.
+    """Rows in the layout of the authors' public release, below `--data_dir`."""
 
-    Attributes:
-      folder: sub-folder of the data directory, for example "cqa".
-      files: split -> file in the folder, one JSON object a line.
-      completions: split -> pattern of the files with the teacher's raw completions, for example
-        "llm/train_CoT_{k}.json" for k = 0, 1, ...; each a JSON list of strings, in row order.
-      completions_optional: whether the rows can be read where these files are not there.
-    """
-
-    folder: str
-    files: Mapping[str, str]
+    folder: str  # Sub-folder of the data directory, for example "cqa".
+    files: Mapping[str, str]  # Split -> file in the folder, one JSON object a line.
+    # Split -> pattern of the files with the teacher's raw completions, for example
+    # "llm/train_CoT_{k}.json" for k = 0, 1, ...; each a JSON list of strings, in row order.
     completions: Mapping[str, str]
+    # Whether the rows can be read where these files are not there.
     completions_optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tfds:
-    """Rows of a TensorFlow Datasets data set, read through SeqIO's `TfdsDataSource`.
+    """Rows of a TensorFlow Datasets data set, read through SeqIO's `TfdsDataSource`."""
 
-    Attributes:
-      name: with version, for example "esnli:0.1.0".
-      splits: our split name -> its name in TFDS.
-      completions: as in `Release`; joined to the rows by position, from the same data directory.
-      completions_folder: sub-folder of the data directory that holds them.
-    """
-
-    name: str
-    splits: Mapping[str, str]
+    name: str  # With version, for example "esnli:0.1.0".
+    splits: Mapping[str, str]  # Our split name -> its name in TFDS.
+    # As in `Release`; joined to the rows by position, from the same data directory.
     completions: Mapping[str, str] = field(default_factory=dict)
-    completions_folder: str = ""
+    completions_folder: str = ""  # Sub-folder of the data directory that holds them.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +90,10 @@ Source = Release | Tfds | Jsonl | Generated | SeqioSource
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Accuracy by a yes-or-no rule for each item, and SeqIO's form of a metric function.
+    """Accuracy by a yes-or-no rule for each item, and SeqIO's form of a metric function."""
 
-    Attributes:
-      name: of the metric, for example "text_accuracy".
-      correct: (target, prediction) -> whether the prediction is right.
-    """
-
-    name: str
-    correct: Callable[[str, str], bool]
+    name: str  # Of the metric, for example "text_accuracy".
+    correct: Callable[[str, str], bool]  # (target, prediction) -> whether the prediction is right.
 
     @property
     def __name__(self) -> str:  # SeqIO logs metric functions by this name.
@@ -125,36 +109,27 @@ class Scorer:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationTask:
-    """A data set with labels and a teacher's rationales.
+    """A data set with labels and a teacher's rationales."""
 
-    Attributes:
-      name: also the file's name and the name of the SeqIO mixture.
-      description: one line.
-      licence: of the data.
-      sources: tried in order, split by split; the first that has the split serves it.
-      to_example: (row, raw completion or None) -> `Example`.
-      scorer: judges predicted labels.
-      prompt: how `dss extract` asks a teacher; None: this task cannot be extracted.
-      validation_fraction, validation_seed: share of train that becomes validation where the source
-        has no validation split (rounded up, as `datasets.train_test_split` does), and its seed.
-      default_vocabulary: path of a SentencePiece model relative to the task file, for a data set
-        that ships its own; None means that the model's vocabulary is used.
-      file: path of the task file; the registry fills it in.
-      files: path -> SHA-256 of the task file and all that it executes, but for the standard library
-        and installed packages; the registry fills it in.
-    """
-
-    name: str
-    description: str
-    licence: str
+    name: str  # Also the file's name and the name of the SeqIO mixture.
+    description: str  # One line.
+    licence: str  # Of the data.
+    # Tried in order, split by split; the first that has the split serves it.
     sources: tuple[Source, ...]
-    to_example: Callable[[Row, str | None], Example]
-    scorer: Scorer
+    to_example: Callable[[Row, str | None], Example]  # (row, raw completion or None) -> `Example`.
+    scorer: Scorer  # Judges predicted labels.
+    # How `dss extract` asks a teacher; None: this task cannot be extracted.
     prompt: Prompt | None = None
+    # Share of train that becomes validation where the source has no validation split (rounded up,
+    # as `datasets.train_test_split` does), and its seed.
     validation_fraction: float = 0.0
     validation_seed: int = 0
+    # Path of a SentencePiece model relative to the task file, for a data set that ships its own;
+    # None means that the model's vocabulary is used.
     default_vocabulary: str | None = None
-    file: str | None = None
+    file: str | None = None  # Path of the task file; the registry fills it in.
+    # Path -> SHA-256 of the task file and all that it executes, but for the standard library and
+    # installed packages; the registry fills it in.
     files: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -122,18 +122,12 @@ def corrupt(
 
 @dataclass(frozen=True)
 class Pieces:
-    """The text of the split `name` as pieces of equal length, in place of a store's split.
-
-    Attributes:
-      tokens: int32 [C, L].
-      counts: how each is masked.
-      first_sentinel: id of `<extra_id_0>`.
-    """
+    """The text of the split `name` as pieces of equal length, in place of a store's split."""
 
     name: str
-    tokens: np.ndarray
-    counts: SpanCounts
-    first_sentinel: int
+    tokens: np.ndarray  # int32 [C, L].
+    counts: SpanCounts  # How each is masked.
+    first_sentinel: int  # Id of `<extra_id_0>`.
 
     def __len__(self) -> int:
         return len(self.tokens)

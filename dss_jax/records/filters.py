@@ -19,28 +19,22 @@ DUPLICATES_OF = ("input", "rationale", "both")
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """What stays. Applied in this order; each to what the one before it left.
+    """What stays. Applied in this order; each to what the one before it left."""
 
-    Attributes:
-      only: statuses of rows; (): all.
-      label_equals_gold: rows whose vote is right by the task's scorer. Rows without a gold label
-        stay: there is nothing to hold against them.
-      label_equals_vote: of each row, the samples that have its label; rows without a vote go.
-      min_agreement: least `Record.agreement`; 0: any.
-      rationale_words: (least, most) words of a sample's rationale; None: no bound.
-      exact_duplicates: drop what is the same as one before it, but for case and white space.
-      near_duplicates: drop what has at least this Jaccard similarity, of word triples, to one
-        before it; 0: off.
-      duplicates_of: what both compare: "input" (drops rows), "rationale" (drops samples) or "both".
-    """
-
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()  # Statuses of rows; (): all.
+    # Rows whose vote is right by the task's scorer. Rows without a gold label stay: there is
+    # nothing to hold against them.
     label_equals_gold: bool = False
+    # Of each row, the samples that have its label; rows without a vote go.
     label_equals_vote: bool = False
-    min_agreement: float = 0.0
+    min_agreement: float = 0.0  # Least `Record.agreement`; 0: any.
+    # (least, most) words of a sample's rationale; None: no bound.
     rationale_words: tuple[int | None, int | None] | None = None
+    # Drop what is the same as one before it, but for case and white space.
     exact_duplicates: bool = False
+    # Drop what has at least this Jaccard similarity, of word triples, to one before it; 0: off.
     near_duplicates: float = 0.0
+    # What both compare: "input" (drops rows), "rationale" (drops samples) or "both".
     duplicates_of: str = "both"
 
     def __post_init__(self) -> None:

@@ -49,31 +49,26 @@ class Lengths(Counter[int]):
 
 @dataclass
 class RecordStats:
-    """Counts over the records of a file.
-
-    Attributes:
-      rows, samples: how many.
-      row_statuses, sample_statuses: status -> how many.
-      agreement: tenths, 0 to 10 -> rows; of rows with a vote.
-      right_by_agreement: tenths -> how many of the votes are right; of rows with gold and a vote.
-      as_written: samples whose `raw_label` is right, of those of rows with a gold label. A label
-        that is missing is wrong, here and below: this is METHOD's teacher accuracy.
-      normalised: the same of `label`.
-      vote: rows whose `teacher_label` is right, of those with a gold label.
-      voted: the same, of those with a gold label and a vote.
-      input_words, rationale_words: lengths of inputs, and of the rationales of all samples.
-    """
+    """Counts over the records of a file."""
 
     rows: int = 0
     samples: int = 0
+    # Status -> how many.
     row_statuses: Counter[str] = field(default_factory=Counter)
     sample_statuses: Counter[str] = field(default_factory=Counter)
+    # Tenths, 0 to 10 -> rows; of rows with a vote.
     agreement: Counter[int] = field(default_factory=Counter)
+    # Tenths -> how many of the votes are right; of rows with gold and a vote.
     right_by_agreement: dict[int, Accuracy] = field(default_factory=lambda: defaultdict(Accuracy))
+    # Samples whose `raw_label` is right, of those of rows with a gold label. A label that is
+    # missing is wrong, here and below: this is METHOD's teacher accuracy.
     as_written: Accuracy = field(default_factory=Accuracy)
-    normalised: Accuracy = field(default_factory=Accuracy)
+    normalised: Accuracy = field(default_factory=Accuracy)  # The same of `label`.
+    # Rows whose `teacher_label` is right, of those with a gold label.
     vote: Accuracy = field(default_factory=Accuracy)
+    # The same, of those with a gold label and a vote.
     voted: Accuracy = field(default_factory=Accuracy)
+    # Lengths of inputs, and of the rationales of all samples.
     input_words: Lengths = field(default_factory=Lengths)
     rationale_words: Lengths = field(default_factory=Lengths)
 
