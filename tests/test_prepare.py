@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy
 
 from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
@@ -139,8 +140,8 @@ class TestRealChild:
         assert counts == {"rows": 4, "label": 4, "teacher_label": 0, "rationale": 0}
         own = vocabulary.SentencePiece(store.vocabulary_path, store.extra_ids)
         test = store.split("test")
-        assert test.tokens("label_inputs")[1].tolist() == own.encode_input(
-            "[label] How many are 1 and 2?"
+        assert test.tokens("label_inputs")[1].tolist() == toy.input_ids(
+            own, "[label] How many are 1 and 2?"
         )
         assert own.decode(test.tokens("label_targets")[3]) == "( 3 + 2 )"
         assert test.tokens("rationale_targets").lengths().tolist() == [0] * 4

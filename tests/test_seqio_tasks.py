@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import toy
 from test_rationales import record
 
 from dss_jax.core import config
@@ -179,7 +180,7 @@ class TestRegistered:
             prefix = getattr(PREFIXES[style], suffix)
             for row, example in zip(rows, found, strict=True):
                 assert row["inputs_pretokenized"].decode() == prefix + example.input
-                assert row["inputs"].tolist() == vocabulary.encode_input(prefix + example.input)
+                assert row["inputs"].tolist() == toy.input_ids(vocabulary, prefix + example.input)
                 target = getattr(example, field)
                 assert row["targets"].tolist() == [*vocabulary.encode(target), 1]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_seqio_tasks import EXTRA_IDS, MODEL, RELEASE, SHARED, T5_MODEL, make_store
@@ -63,7 +64,7 @@ def _piece(text: str, score: float) -> bytes:
 def test_the_two_tokenisers_differ_here(tied: Path) -> None:
     """Else the tests below would show nothing."""
     (ids,) = (store_columns([Example(id="0", input="sooooooo")], model=tied)["label_inputs"],)
-    assert ids[0].tolist() != SentencePiece(tied, EXTRA_IDS).encode_input("[label] sooooooo")
+    assert ids[0].tolist() != toy.input_ids(SentencePiece(tied, EXTRA_IDS), "[label] sooooooo")
 
 
 def rows_of(texts: Sequence[str]) -> list[Example]:

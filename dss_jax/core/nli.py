@@ -60,11 +60,17 @@ def nli_task(
             allowed_labels=LABELS,
         )
 
+    completions = {split: f"llm/{stem}_CoT_{{k}}.json" for split, stem in _FILES.items()}
+    files = {split: f"{name}_{stem}.json" for split, stem in _FILES.items()}
+    splits = {split: split for split in _FILES}
     return DistillationTask(
         name=name,
         description=description,
         licence=licence,
-        sources=_sources(name, tfds),
+        sources=(
+            Release(folder=name, files=files, completions=completions),
+            Tfds(name=tfds, splits=splits, completions=completions, completions_folder=name),
+        ),
         to_example=to_example,
         scorer=TEXT_ACCURACY,
         prompt=Prompt(
@@ -77,14 +83,4 @@ def nli_task(
             form=form,
             input_of=_asked,
         ),
-    )
-
-
-def _sources(folder: str, tfds: str) -> tuple[Release, Tfds]:
-    completions = {split: f"llm/{stem}_CoT_{{k}}.json" for split, stem in _FILES.items()}
-    files = {split: f"{folder}_{stem}.json" for split, stem in _FILES.items()}
-    names = {split: split for split in _FILES}
-    return (
-        Release(folder=folder, files=files, completions=completions),
-        Tfds(name=tfds, splits=names, completions=completions, completions_folder=folder),
     )

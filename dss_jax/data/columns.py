@@ -195,14 +195,8 @@ class Examples:
         """The useful work of items in all roles: int [N]."""
         inputs, targets = (x.ravel().astype(np.int64) for x in self.lengths(items))
         tokens = int(targets.sum())
-        return Work(
-            encoder_tokens=int(inputs.sum()),
-            decoder_tokens=tokens,
-            logit_tokens=tokens,
-            encoder_pairs=int(inputs @ inputs),
-            decoder_pairs=int(targets @ targets),
-            cross_pairs=int(inputs @ targets),
-        )
+        pairs = ((inputs, inputs), (targets, targets), (inputs, targets))
+        return Work(int(inputs.sum()), tokens, tokens, *(int(a @ b) for a, b in pairs))
 
     def longest(self, roles: slice = slice(None)) -> tuple[int, int]:
         """Of the whole split: the longest input and target, of some of the roles."""

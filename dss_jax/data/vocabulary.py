@@ -120,13 +120,6 @@ class SentencePiece:
         """Ids of many texts, on all cores."""
         return list(self._processor.Encode(list(texts), out_type=int, num_threads=-1))
 
-    def encode_input(self, text: str) -> list[int]:
-        """Ids of an input: `</s>` inside becomes the end-of-sequence id; one more at the end."""
-        ids: list[int] = []
-        for part in text.split(SEPARATOR):
-            ids += [*self.encode(part), EOS_ID]
-        return ids
-
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids up to the first end-of-sequence; ids out of range become unknown."""
         known = [int(i) if i < self.vocab_size else UNK_ID for i in ids]
