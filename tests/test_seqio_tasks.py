@@ -68,10 +68,10 @@ class TestPairs:
 
     @pytest.fixture
     def pairs(self, seqio: Any) -> Any:
-        from dss_jax.data import seqio_pairs
+        from dss_jax.data import seqio_pairs, seqio_tasks
 
         def call(name: str) -> Any:
-            seqio_pairs.register(load_task(name), **SETTINGS)
+            seqio_tasks.register(load_task(name), **SETTINGS)
             return seqio_pairs
 
         return call

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource, SplitUnavailable
-from dss_jax.data import prepare, rows, seqio_user
+from dss_jax.data import prepare, rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import Columns, Joined, Part, text_column, write_store
@@ -82,8 +82,12 @@ def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
         for field in ("label", "teacher_label", "rationale"):
             counts[split][field] = sum(bool(getattr(e, field)) for e in found)
     # Of SeqIO's own sources, which the key does not cover.
-    own = [source for source in task.sources if isinstance(source, SeqioSource)]
-    files = {f: s for o in own for f, s in seqio_user.file_stamps(o.make(), o.splits).items()}
+    files: dict[str, Any] = {}
+    for source in task.sources:
+        if isinstance(source, SeqioSource):
+            from dss_jax.data.seqio_user import file_stamps
+
+            files |= file_stamps(source.make(), source.splits)
     return Plan(
         tokenise=TaskRows(vocabulary.path.read_bytes(), vocabulary.extra_ids, request["prefixes"]),
         parts={
@@ -120,6 +124,8 @@ def _read(
 
 def _plan_seqio(request: Mapping[str, Any], size: int | None) -> Plan:
     """Each row of each task once, whatever its rate."""
+    from dss_jax.data import seqio_user
+
     provider = seqio_user.find_provider(request["module"], request["name"])
     cached = request["use_cached"]
     tasks = seqio_user.tasks_of(provider, cached, request["cache_dirs"])
@@ -176,9 +182,11 @@ def make(
         total += count
         log.info(f"  {split}: {count:,} rows")
         if not own:
+            from dss_jax.data.seqio_user import numbered
+
             # Only now it is known how many rows of a task come before a part.
-            numbered: Any = {"id": seqio_user.numbered(whole["id"])}
-            splits[split] = ChainMap(numbered, whole)  # type: ignore[arg-type]
+            ids: Any = {"id": numbered(whole["id"])}
+            splits[split] = ChainMap(ids, whole)  # type: ignore[arg-type]
         elif len(whole[SAMPLES].values):
             splits[split] = whole
         else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task, task_names
-from dss_jax.data import seqio_pairs, seqio_tasks, vocabulary
+from dss_jax.data import seqio_tasks, vocabulary
 from dss_jax.records.files import read_records
 
 log = logging.getLogger(__name__)
@@ -35,15 +35,14 @@ def register_all() -> tuple[str, ...]:
         except UsageError as error:
             log.warning("%s", error)
             continue
-        for module in (seqio_tasks, seqio_pairs):
-            module.register(
-                task,
-                # Opened by SeqIO when it is needed, so an address need not be fetched here.
-                vocabulary_path=vocabulary.wanted(None, task),
-                extra_ids=int(extra_ids),
-                prefixes=os.environ.get("DSS_PREFIXES", "paper"),
-                rationales=records.get(name, ()),
-            )
+        seqio_tasks.register(
+            task,
+            # Opened by SeqIO when it is needed, so an address need not be fetched here.
+            vocabulary_path=vocabulary.wanted(None, task),
+            extra_ids=int(extra_ids),
+            prefixes=os.environ.get("DSS_PREFIXES", "paper"),
+            rationales=records.get(name, ()),
+        )
         done.append(name)
     return tuple(done)
 

@@ -12,8 +12,11 @@ For a task "cqa" there are then
                          the same the other way round
     cqa_pinto            [label] x and rationale -> gold label
     cqa_pretrain         span corruption of all inputs and rationales
+    cqa_paired           both: [label] x -> gold label, and [rationale] x -> the rationale
+    cqa_unlabeled_paired the same with the teacher's label
 
-Rows whose target is empty are left out of the SeqIO task in question. Each example carries its row
+In a pair a row without a rationale stays, with empty rationale targets, which weigh nothing. Rows
+whose target is empty are left out of the SeqIO task in question. Each example carries its row
 number, so that the tasks can be aligned again: a plain mixture with token-summed loss is not the
 method's loss (METHOD.md, Traps), which is why this package pairs rows in its token store.
 """
@@ -40,6 +43,10 @@ from dss_jax.data.spans import ORDER, corrupt, longest_piece
 from dss_jax.data.vocabulary import SEPARATOR
 
 ROW = "row"
+FIRST, SECOND = ("inputs", "targets"), ("rationale_inputs", "rationale_targets")
+"""Features of a pair's two rows."""
+
+PAIRED = "_paired"
 PRETRAIN = "pretrain"
 """Suffix of the SeqIO task of span corruption."""
 
@@ -120,42 +127,48 @@ def register(
     features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
     style = prefixes_of(prefixes)
     if examples is None:
-        read, splits = reader(task, data_dir, rationales)
+        read, splits = _reader(task, data_dir, rationales)
     else:
         read, splits = examples.__getitem__, tuple(examples)
-    forget(seqio.MixtureRegistry, [task.name + suffix for suffix in _MIXTURES])
-    forget(seqio.TaskRegistry, [f"{task.name}_{s}" for s in (*KINDS, PRETRAIN)])
+    mixtures = [task.name + suffix for suffix in _MIXTURES]
+    _forget(seqio.MixtureRegistry, mixtures)
+    _forget(seqio.TaskRegistry, [f"{task.name}_{s}" for s in (*KINDS, PRETRAIN)])
+    _forget(seqio.TaskRegistry, [mixture + PAIRED for mixture in mixtures])
     tasks = {}
     for suffix, kind in KINDS.items():
         inputs: Text = functools.partial(kind.inputs, style)
         texts = {"inputs": inputs, "targets": kind.targets}
         tasks[suffix] = seqio.TaskRegistry.add(
             f"{task.name}_{suffix}",
-            source=source(read, splits, texts, kind.targets),
+            source=_source(read, splits, texts, kind.targets),
             preprocessors=[tokenize, seqio.preprocessors.append_eos_after_trim],
             output_features=features,
             postprocess_fn=functools.partial(_label, form=kind.form),
             metric_fns=[] if suffix == "rationale" else [task.scorer],
         )
-
-    def documents(split: str) -> dict[str, tf.Tensor]:
-        found = [t for e in read(split) for t in (*e.input.split(SEPARATOR), e.rationale) if t]
-        texts = [found[i] for i in permutation(len(found), ORDER)]
-        return {"targets": tf.constant(texts, tf.string)}
-
     seqio.TaskRegistry.add(
         f"{task.name}_{PRETRAIN}",
-        source=_in_memory(documents, splits),
+        source=_in_memory(functools.partial(_documents, read), splits),
         preprocessors=[corrupt_spans],
         output_features=features,
     )
     for suffix, parts in _MIXTURES.items():
         rates = [(f"{task.name}_{part}", 1.0) for part in parts]
         seqio.MixtureRegistry.add(task.name + suffix, rates)
+        pair: dict[str, Text] = {}
+        for (first, second), part in zip((FIRST, SECOND), parts, strict=True):
+            kind = KINDS[part]
+            pair |= {first: functools.partial(kind.inputs, style), second: kind.targets}
+        seqio.TaskRegistry.add(
+            task.name + suffix + PAIRED,
+            source=_source(read, splits, pair, pair[FIRST[1]]),
+            preprocessors=[tokenize_pair],
+            output_features={n: seqio.Feature(vocabulary) for n in pair},
+        )
     return tasks
 
 
-def source(
+def _source(
     read: Callable[[str], list[Example]],
     splits: Sequence[str],
     texts: Mapping[str, Text],
@@ -174,6 +187,12 @@ def source(
         return {**found, ROW: tf.constant([row for row, _ in kept], tf.int32, [len(kept)])}
 
     return _in_memory(columns, splits)
+
+
+def _documents(read: Callable[[str], list[Example]], split: str) -> dict[str, tf.Tensor]:
+    found = [t for e in read(split) for t in (*e.input.split(SEPARATOR), e.rationale) if t]
+    texts = [found[i] for i in permutation(len(found), ORDER)]
+    return {"targets": tf.constant(texts, tf.string)}
 
 
 def _in_memory(
@@ -205,10 +224,40 @@ def tokenize(
         inputs, targets = output_features["inputs"], output_features["targets"]
         return {
             **{f"{name}_pretokenized": example[name] for name in ("inputs", "targets")},
-            "inputs": encode_input(example["inputs"], inputs.vocabulary),
+            "inputs": _encode_input(example["inputs"], inputs.vocabulary),
             "targets": targets.vocabulary.encode_tf(example["targets"]),
             ROW: example[ROW],
         }
+
+    return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def tokenize_pair(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+) -> tf.data.Dataset:
+    """SeqIO preprocessor: the four texts become ids that end in EOS, an empty text stays empty.
+
+    `sequence_length` has the lengths of `inputs` and `targets`, which hold for both roles. Longer
+    ones are cut and end in EOS, as in `seqio.preprocessors.append_eos_after_trim`.
+    """
+    vocabulary = output_features["inputs"].vocabulary
+
+    def ended(text: tf.Tensor, ids: tf.Tensor, kind: str) -> tf.Tensor:
+        limit, end = (sequence_length or {}).get(kind), [vocabulary.eos_id]
+        cut = ids[: limit - 1] if limit else ids
+        # White space has no ids, but is a target all the same, as in the other tasks.
+        return tf.cond(tf.equal(text, ""), lambda: ids, lambda: tf.concat([cut, end], 0))
+
+    def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        found = {ROW: example[ROW]}
+        for inputs, targets in (FIRST, SECOND):
+            ids = _encode_input(example[inputs], vocabulary)
+            found[inputs] = ended(example[inputs], ids, "inputs")
+            ids = vocabulary.encode_tf(example[targets])
+            found[targets] = ended(example[targets], ids, "targets")
+        return found
 
     return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -245,7 +294,7 @@ def corrupt_spans(
     return corrupted(tokens.batch(counts.length, drop_remainder=True))
 
 
-def encode_input(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
+def _encode_input(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
     """Ids of one input, int32 [S], without the last end-of-sequence; see `tokenize`."""
     parts = tf.strings.split(text, SEPARATOR)
     ends = tf.fill([tf.shape(parts)[0], 1], vocabulary.eos_id)
@@ -258,7 +307,7 @@ def _label(text: str | bytes, *, form: str, **_: object) -> str:
     return label_in((text.decode("utf-8") if isinstance(text, bytes) else str(text)).strip(), form)
 
 
-def reader(
+def _reader(
     task: DistillationTask, data_dir: str | Path | None, rationales: Sequence[str | Path]
 ) -> tuple[Callable[[str], list[Example]], tuple[str, ...]]:
     """Split -> rows, joined with record files and read once; and the splits to offer: all, where
@@ -276,7 +325,7 @@ def reader(
         return read, SPLITS
 
 
-def forget(registry: type[seqio.DatasetProviderRegistry], names: Sequence[str]) -> None:
+def _forget(registry: type[seqio.DatasetProviderRegistry], names: Sequence[str]) -> None:
     """Removes what is registered under these names."""
     for name in names:
         if name in registry.names():

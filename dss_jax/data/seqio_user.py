@@ -1,4 +1,4 @@
-"""A user's own SeqIO task or mixture: found, checked, read, scored. Imports TensorFlow late."""
+"""A user's own SeqIO task or mixture: found, checked, read, scored. Imports TensorFlow."""
 
 import importlib
 import itertools
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import seqio
 
 from dss_jax.core.errors import UsageError
 from dss_jax.data.store import Ragged, TextColumn
@@ -23,8 +24,6 @@ COLUMNS = ("label_inputs", "label_targets", "id", "input", "label")
 
 def find_provider(module: str, name: str) -> Any:
     """A user's SeqIO task or mixture, after importing the module that registers it."""
-    import seqio
-
     # Like `python -m`, so that a module in the working folder is found.
     if str(Path.cwd()) not in sys.path[:1]:
         sys.path.insert(0, str(Path.cwd()))
@@ -60,8 +59,6 @@ def tasks_of(provider: Any, use_cached: bool, cache_dirs: Sequence[str]) -> list
     Raises:
       UsageError: a task is not cached although it shall be or has to be; or it cannot be.
     """
-    import seqio
-
     seqio.add_global_cache_dirs(list(cache_dirs))
     tasks: list[Any] = list(seqio.get_subtasks(provider))
     for task in tasks:
@@ -88,8 +85,6 @@ def tasks_of(provider: Any, use_cached: bool, cache_dirs: Sequence[str]) -> list
 
 def vocabulary_of(provider: Any) -> SentencePiece:
     """The SentencePiece vocabulary that inputs and targets share."""
-    import seqio
-
     features = provider.output_features
     if {"inputs", "targets"} - set(features):
         raise UsageError(
@@ -114,8 +109,6 @@ def file_stamps(
     """Local files that are read, of a data source as far as SeqIO knows them, or of a task's cache:
     path -> (bytes, mtime in ns).
     """
-    import seqio
-
     names: list[Any] = sorted(Path(cache).glob("*")) if cache else []
     if not cache and isinstance(source, seqio.FileDataSource):
         names = [name for split in splits for name in source.list_shards(split)]
@@ -159,8 +152,6 @@ class SeqioRows:
 
     def __call__(self, part: Part) -> Columns:
         """The rows that the preprocessors make of a part; `id` is the task's name: `numbered`."""
-        import seqio
-
         provider = find_provider(self.module, self.name)
         vocabulary = vocabulary_of(provider)
         task = next(t for t in seqio.get_subtasks(provider) if t.name == part.task)
@@ -181,8 +172,6 @@ class SeqioRows:
 
 
 def _rows_of(source: Any, first: int, last: int) -> Any:
-    import seqio
-
     def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
         del shuffle_files, seed
         return source.get_dataset(split, shuffle=False).skip(first).take(last - first)
@@ -207,8 +196,6 @@ def answer(request: Mapping[str, Any]) -> dict[str, float]:
     Returns:
       `<task>/<metric>` -> value; metrics that are no numbers are left out.
     """
-    import seqio
-
     provider = find_provider(request["module"], request["name"])
     predictions, found = request["predictions"], {}
     for task in seqio.get_subtasks(provider):
