@@ -111,17 +111,12 @@ def register(
     rationales: Sequence[str | Path] = (),
     examples: Mapping[str, list[Example]] | None = None,
 ) -> dict[str, seqio.Task]:
-    """Registers the SeqIO tasks and mixtures of a task, instead of those registered before.
+    """Registers the SeqIO tasks and mixtures of a task, instead of those registered before; gives
+    suffix ("label", "rationale", "single_task", ...) -> SeqIO task.
 
-    Data and vocabulary are first read when a data set is asked for.
-
-    Args:
-      vocabulary_path: the SentencePiece model; anything that `tf.io.gfile` opens.
-      rationales: record files that take the place of the teacher text in the data.
-      examples: split -> rows, where they are read already.
-
-    Returns:
-      Suffix ("label", "teacher_label", "rationale", "single_task", ...) -> SeqIO task.
+    Data and vocabulary, anything that `tf.io.gfile` opens, are first read when a data set is asked
+    for. `rationales`: record files that take the place of the teacher text in the data; `examples`:
+    split -> rows, where they are read already.
     """
     vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
     features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
