@@ -239,10 +239,15 @@ class TestRegistered:
         assert metric(["( 1.0 + 2.0 )", "2"], ["3", "3"]) == {"equation_accuracy": 50.0}
         assert not tasks["rationale"].metric_fns
 
-    def test_separator_becomes_the_eos_id(self, seqio: Any, register: Any) -> None:
+    def test_separator_becomes_the_eos_id(
+        self, seqio: Any, register: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from dss_jax.data import seqio_tasks
+
         inputs = ("A man</s>A dog", "</s>b</s></s>")
         found = [Example(id=i, input=i, label="neutral") for i in inputs]
-        register("esnli", examples={"train": found})
+        monkeypatch.setattr(seqio_tasks, "_reader", lambda *_: (lambda split: found, ("train",)))
+        register("esnli")
         vocabulary = SentencePiece(MODEL, EXTRA_IDS)
         first, second = rows_of(seqio, "esnli_label", "train")
         prefix = vocabulary.encode("[label] ")

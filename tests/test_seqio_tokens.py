@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import toy
@@ -92,7 +93,9 @@ def check_against_pipelines(
 
     columns = store_columns(found, model, extra_ids, style)
     settings = {"vocabulary_path": model, "extra_ids": extra_ids, "prefixes": style}
-    tasks = seqio_tasks.register(load_task(name), examples={"train": found}, **settings)
+    read = mock.Mock(return_value=(lambda split: found, ("train",)))
+    with mock.patch.object(seqio_tasks, "_reader", read):
+        tasks = seqio_tasks.register(load_task(name), **settings)
     for targets, field in TARGETS.items():
         inputs = "rationale_inputs" if field == "rationale" else "label_inputs"
         dataset = tasks[field].get_dataset(sequence_length=None, split="train", shuffle=False)

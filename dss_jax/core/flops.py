@@ -152,10 +152,7 @@ _PEAKS = (
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """bfloat16 operations a second at the peak of a device; None where it is not known, for
-    example for a CPU, whose peak depends on more than its name.
-
-    Args:
-      device_kind: of a `jax.Device`, for example "NVIDIA H200" or "TPU v5 lite".
+    """bfloat16 operations a second at the peak of a `jax.Device`'s kind ("NVIDIA H200", "TPU v5
+    lite"); None where it is not known, as for a CPU, whose peak depends on more than its name.
     """
     return next((peak for beginning, peak in _PEAKS if device_kind.startswith(beginning)), None)

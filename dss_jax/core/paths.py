@@ -58,10 +58,8 @@ def below(folder: Path, name: str) -> Path:
 
 def check_name(name: str, where: object) -> None:
     """Checks that a name, found in `where`, is a plain relative path, which stays in its folder.
-
-    Raises:
-      UsageError: it starts or ends with "/", or a part of it is empty, "." or "..", or holds what
-        is no part of a name on some system.
+    UsageError: it starts or ends with "/", or a part of it is empty, "." or "..", or holds what
+    is no part of a name on some system.
     """
     if any(part in ("", ".", "..") or set(part) & set("\\\0") for part in name.split("/")):
         raise UsageError(

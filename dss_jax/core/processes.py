@@ -149,10 +149,7 @@ def find(
 
     What the flags do not give, the variables of `_TOLD` tell, then Slurm, Open MPI, a TPU pod or
     Kubernetes. A count of 1 means alone, wherever it runs. `required`: whether to be alone is an
-    error.
-
-    Raises:
-      UsageError: a number is wrong, or one of the three is missing and no cluster tells it.
+    error. UsageError: a number is wrong, or one of the three is missing and no cluster tells it.
     """
     flags = zip(_TOLD, (coordinator_address, process_count, process_index), strict=True)
     every = {name: _told(name, flag, environ) for name, flag in flags}
@@ -195,11 +192,9 @@ def _check(cluster: Processes | None, required: bool) -> None:
 
 
 def start(found: Processes | None, timeout: int = START_SECONDS) -> None:
-    """Connects this process with the others. Comes before anything that touches a device.
-
-    Args:
-      found: of `find`; None: nothing is done.
-      timeout: in seconds; UsageError: they do not find each other in this time.
+    """Connects this process with the others that `find` found; None: nothing is done. Comes before
+    anything that touches a device. UsageError: they do not find each other within `timeout`, in
+    seconds.
     """
     if found is None:
         return

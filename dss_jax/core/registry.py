@@ -50,10 +50,8 @@ def task_names(dirs: TaskDirs = ()) -> dict[str, Path]:
 
 
 def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
-    """The task of that name; `dirs` are searched before the other folders.
-
-    Raises:
-      UsageError: no such task; or its file fails to load or holds no `TASK`, with file and line.
+    """The task of that name; `dirs` are searched before the other folders. UsageError: no such
+    task; or its file fails to load or holds no `TASK`, with file and line.
     """
     known = task_names(dirs)
     if name not in known:

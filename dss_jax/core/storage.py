@@ -84,10 +84,8 @@ def has_extra(path: AnyPath) -> bool:
 
 @contextlib.contextmanager
 def explained(path: AnyPath) -> Iterator[None]:
-    """Turns what the libraries of a bucket raise into a message for the user.
-
-    Raises:
-      UsageError: no such bucket or file, no credentials, no permission, no answer.
+    """Turns what the libraries of a bucket raise into a UsageError: no such bucket or file, no
+    credentials, no permission, no answer.
     """
     try:
         yield
@@ -142,12 +140,9 @@ def _copy(digested: bytes) -> Path:
 
 def local_folder(path: AnyPath, skip: tuple[str, ...] = ()) -> Path:
     """The folder itself, or a copy of a remote one in the cache, without files that end in one of
-    `skip`. Files that have changed in the bucket since are fetched again, files that are no longer
-    there are removed.
-
-    Raises:
-      UsageError: there is nothing below it, an object's name would lead out of the copy, or see
-        `explained`.
+    `skip`. Files that have changed in the bucket since are fetched again, files that are no
+    longer there are removed. UsageError: there is nothing below it, an object's name would lead
+    out of the copy, or see `explained`.
     """
     if not is_remote(path):
         return Path(path).expanduser()
@@ -182,10 +177,7 @@ def upload_folder(folder: Path, path: AnyPath, last: str | None = None) -> None:
 @contextlib.contextmanager
 def whole_place(path: AnyPath, last: str) -> Iterator[Path]:
     """A local folder to write into that becomes the new folder `path`, remote or local; `last` says
-    that a remote one is whole, and is written last.
-
-    Raises:
-      UsageError: `path` is there and not empty.
+    that a remote one is whole, and is written last. UsageError: `path` is there and not empty.
     """
     if not is_remote(path):
         with paths.whole_folder(Path(path).expanduser()) as folder:

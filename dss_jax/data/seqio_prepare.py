@@ -165,12 +165,9 @@ def make(
 ) -> None:
     """Makes the store that a request of `dss_jax.data.prepare` describes.
 
-    Args:
-      run: (tokenise, parts) -> split -> the columns of its parts.
-      size: rows of a part; None: as is best for this process alone.
-
-    Raises:
-      UsageError: ill-formed or missing data; or the sources changed since the request was made.
+    `run`: (tokenise, parts) -> split -> the columns of its parts. `size`: rows of a part; None: as
+    is best for this process alone. UsageError: ill-formed or missing data; or the sources changed
+    since the request was made.
     """
     own = request["kind"] == "task"
     plan = _plan_task(request, size or PART) if own else _plan_seqio(request, size)

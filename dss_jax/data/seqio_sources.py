@@ -27,15 +27,12 @@ def rows(source: seqio.DataSource, split: str) -> Iterator[Row]:
 
 
 def tfds_rows(source: Tfds, split: str, *, in_order: bool) -> list[Row]:
-    """The rows of a TFDS split.
+    """The rows of a TFDS split; SplitUnavailable: it can be neither found nor downloaded.
 
-    TFDS shuffles rows when it prepares a data set (by a hash of their keys), so a completion
-    joined by position to what `tfds.load` gives would belong to another row. With `in_order`, for
-    rows in the order of the original files, the data set is therefore prepared a second time,
-    unshuffled, in this package's cache folder.
-
-    Raises:
-      SplitUnavailable: the data set can be neither found nor downloaded.
+    TFDS shuffles rows when it prepares a data set (by a hash of their keys), so a completion joined
+    by position to what `tfds.load` gives would belong to another row. With `in_order`, for rows in
+    the order of the original files, the data set is therefore prepared a second time, unshuffled,
+    in this package's cache folder.
     """
     folder = str(cache_folder() / "tfds_in_order") if in_order else None
     try:

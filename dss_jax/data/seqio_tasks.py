@@ -109,22 +109,16 @@ def register(
     data_dir: str | Path | None = None,
     prefixes: str = "paper",
     rationales: Sequence[str | Path] = (),
-    examples: Mapping[str, list[Example]] | None = None,
 ) -> dict[str, seqio.Task]:
     """Registers the SeqIO tasks and mixtures of a task, instead of those registered before; gives
     suffix ("label", "rationale", "single_task", ...) -> SeqIO task.
 
     Data and vocabulary, anything that `tf.io.gfile` opens, are first read when a data set is asked
-    for. `rationales`: record files that take the place of the teacher text in the data; `examples`:
-    split -> rows, where they are read already.
+    for. `rationales`: record files that take the place of the teacher text in the data.
     """
     vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
     features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
-    style = prefixes_of(prefixes)
-    if examples is None:
-        read, splits = _reader(task, data_dir, rationales)
-    else:
-        read, splits = examples.__getitem__, tuple(examples)
+    style, (read, splits) = prefixes_of(prefixes), _reader(task, data_dir, rationales)
     mixtures = [task.name + suffix for suffix in _MIXTURES]
     _forget(seqio.MixtureRegistry, mixtures)
     _forget(seqio.TaskRegistry, [f"{task.name}_{s}" for s in (*KINDS, PRETRAIN)])

@@ -52,12 +52,9 @@ def find_provider(module: str, name: str) -> Any:
 def tasks_of(provider: Any, use_cached: bool, cache_dirs: Sequence[str]) -> list[Any]:
     """The tasks of a SeqIO task or mixture, after a look at whether they are cached.
 
-    Args:
-      use_cached: whether the rows shall come from what `seqio_cache_tasks` has written.
-      cache_dirs: folders of caches, local or of TensorFlow's file systems (gs://).
-
-    Raises:
-      UsageError: a task is not cached although it shall be or has to be; or it cannot be.
+    `use_cached`: whether the rows shall come from what `seqio_cache_tasks` has written;
+    `cache_dirs`: folders of caches, local or of TensorFlow's file systems (gs://). UsageError: a
+    task is not cached although it shall be or has to be; or it cannot be.
     """
     seqio.add_global_cache_dirs(list(cache_dirs))
     tasks: list[Any] = list(seqio.get_subtasks(provider))
@@ -156,7 +153,12 @@ class SeqioRows:
         vocabulary = vocabulary_of(provider)
         task = next(t for t in seqio.get_subtasks(provider) if t.name == part.task)
         if part.last is not None:
-            own = _rows_of(task.source, part.first, part.last)
+            source, first, count = task.source, part.first, part.last - part.first
+
+            def rows(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
+                return source.get_dataset(split, shuffle=False).skip(first).take(count)
+
+            own = seqio.FunctionDataSource(rows, splits=source.splits)
             task = seqio.Task(task.name, own, task.output_features, task.preprocessors)
         dataset = task.get_dataset(
             sequence_length=None, split=part.split, shuffle=False, use_cached=self.use_cached
@@ -169,14 +171,6 @@ class SeqioRows:
                 texts[column] = vocabulary.decode(row[feature]) if kept is None else kept
             builder.append({"label_inputs": row["inputs"], "label_targets": row["targets"]}, texts)
         return dict(builder)
-
-
-def _rows_of(source: Any, first: int, last: int) -> Any:
-    def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
-        del shuffle_files, seed
-        return source.get_dataset(split, shuffle=False).skip(first).take(last - first)
-
-    return seqio.FunctionDataSource(dataset_fn, splits=source.splits)
 
 
 def numbered(names: Ragged) -> Ragged:
