@@ -66,12 +66,12 @@ def load_task_file(file: Path) -> DistillationTask:
     """
     with _ONE_AT_A_TIME:
         task = _loaded.get(file)
-        if task is None or any(_changed(*entry) for entry in task.files.items()):
+        files = {Path(name): digest for name, digest in task.files.items()} if task else {}
+        if not task or any(not f.is_file() or file_digest(f) != d for f, d in files.items()):
             # Modules of its files are executed again when they are imported next.
-            stale = task.files if task else {}
-            for name, module in list(sys.modules.items()) if stale else ():
+            for name, module in list(sys.modules.items()) if files else ():
                 own = getattr(module, "__dict__", {}).get("__file__")
-                if own and str(Path(own).resolve()) in stale and not name.startswith(_MODULE):
+                if own and Path(own).resolve() in files and not name.startswith(_MODULE):
                     del sys.modules[name]
             task = _loaded[file] = _run(file)
         for executed in _running:
@@ -95,11 +95,6 @@ def _note(event: str, args: tuple) -> None:
 
 
 sys.addaudithook(_note)
-
-
-def _changed(name: str, digest: str) -> bool:
-    file = Path(name)
-    return not file.is_file() or file_digest(file) != digest
 
 
 def _run(file: Path) -> DistillationTask:

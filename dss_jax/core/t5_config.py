@@ -20,8 +20,7 @@ class T5Config(Section):
     """The T5 model; names as in T5X's `network.T5Config`.
 
     Attributes:
-      vocab_size: rows of the embedding; None: the vocabulary's size, rounded up to a multiple of
-        128 as T5's is.
+      vocab_size: rows of the embedding; None: the vocabulary's size, up to a multiple of 128.
       emb_dim: width of the residual stream (Hugging Face: d_model).
       num_heads, head_dim: attention heads and their width (num_heads, d_kv).
       mlp_dim: width of the feed-forward layer (d_ff).
@@ -31,15 +30,13 @@ class T5Config(Section):
       relative_attention_num_buckets, relative_attention_max_distance: of the position bias.
       layer_norm_epsilon: of the RMS norm.
       dropout_rate: in [0, 1).
-      dtype: of activations, "float32" or "bfloat16"; parameters, norms, softmax and loss stay
-        in float32.
+      dtype: of activations, "float32" or "bfloat16"; all else (parameters, softmax) is float32.
       attention: "xla", or "cudnn": one kernel on NVIDIA GPUs, for rows of 256 tokens and more; it
         needs bfloat16 and has no dropout of attention weights.
       remat_policy: what the backward pass computes again instead of keeping it, as in T5X's
         scalable_t5: "none"; "minimal": all but the layers' products with their kernels;
         "full": all but each layer's input.
-      scan_unroll: layers that one turn of the loop over the layers runs; more is longer to
-        compile and may be faster.
+      scan_unroll: layers in a turn of the loop over them; more compiles longer, may be faster.
     """
 
     vocab_size: int | None = setting(VOCAB_SIZE, low=3)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
-from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource, SplitUnavailable
+from dss_jax.core.types import SPLITS, Example, SeqioSource, SplitUnavailable
 from dss_jax.data import prepare, rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
@@ -74,8 +74,17 @@ class TaskRows:
 
 def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
     task = load_task_file(Path(request["task_file"]))
-    read, unavailable = _read(task, request["data_dir"])
-    examples, joined = join_records(task, read, request["rationales"], request["data_dir"])
+    read: dict[str, list[Example]] = {}
+    unavailable: dict[str, str] = {}
+    folder = rows.data_folder(request["data_dir"])
+    for split in rows.available_splits(task, folder):
+        try:
+            read[split] = rows.examples(task, split, folder)
+        except SplitUnavailable as error:
+            unavailable[split] = str(error)
+    if not read:
+        raise UsageError("\n".join(unavailable.values()))
+    examples, joined = join_records(task, read, request["rationales"], folder)
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
     counts = {split: {"rows": len(found)} for split, found in examples.items()}
     for split, found in examples.items():
@@ -104,22 +113,6 @@ def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
             **({"source_files": files} if files else {}),
         },
     )
-
-
-def _read(
-    task: DistillationTask, data_dir: str | None
-) -> tuple[dict[str, list[Example]], dict[str, str]]:
-    """The rows of every split that can be had, and why the others cannot."""
-    found, unavailable = {}, {}
-    folder = rows.data_folder(data_dir)
-    for split in rows.available_splits(task, folder):
-        try:
-            found[split] = rows.examples(task, split, folder)
-        except SplitUnavailable as error:
-            unavailable[split] = str(error)
-    if not found:
-        raise UsageError("\n".join(unavailable.values()))
-    return found, unavailable
 
 
 def _plan_seqio(request: Mapping[str, Any], size: int | None) -> Plan:

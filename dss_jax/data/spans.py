@@ -26,7 +26,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, LABEL
 from dss_jax.core.prefixes import prefixes
 from dss_jax.data.columns import Examples, permutation
-from dss_jax.data.store import StoreSplit, TokenStore
+from dss_jax.data.store import TokenStore
 
 NOISE = 2
 """Word of Philox's counter that keeps these draws apart from those of other purposes."""
@@ -180,16 +180,6 @@ class SpanExamples(Examples):
         return corrupt(of.tokens[piece], of.counts, of.first_sentinel, words)
 
 
-def _documents_of(split: StoreSplit, style: str | None) -> list[np.ndarray]:
-    """Inputs without their prefix, and rationales, of a split; no end-of-sequence at their ends."""
-    prefix = len(split.encode(prefixes(style).label)) if style else 0
-    columns = [(split.tokens("label_inputs"), prefix)]
-    if split.has("rationale_targets"):
-        columns.append((split.tokens("rationale_targets"), 0))
-    rows = range(len(split))
-    return [c[row][start:-1] for row in rows for c, start in columns if len(c[row])]
-
-
 def _lines(path: Path) -> Iterator[str]:
     openers: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
     kind = path.with_suffix("").suffix if path.suffix in openers else path.suffix
@@ -221,7 +211,14 @@ def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
         vocabulary has too few extra ids.
     """
     counts = longest_piece(run.data, run.pretrain, store.extra_ids)
-    found = _documents_of(store.split(split_name), store.manifest.get("prefixes"))
+    split, style = store.split(split_name), store.manifest.get("prefixes")
+    # Inputs without their prefix, and rationales; no end-of-sequence at their ends.
+    prefix = len(split.encode(prefixes(style).label)) if style else 0
+    columns = [(split.tokens("label_inputs"), prefix)]
+    if split.has("rationale_targets"):
+        columns.append((split.tokens("rationale_targets"), 0))
+    rows = range(len(split))
+    found = [c[row][start:-1] for row in rows for c, start in columns if len(c[row])]
     for name in run.pretrain.text_files if split_name == "train" else ():
         path = storage.local_file(name)
         if not path.is_file():
