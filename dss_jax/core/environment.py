@@ -65,7 +65,8 @@ def requirement_lines(file: str) -> list[str]:
 def git_pins() -> dict[str, str]:
     """Distribution -> full commit, of `GIT_FILE`."""
     form = re.compile(r"(\S+) @ git\+https://\S+@([0-9a-f]{40})")
-    matches = (form.fullmatch(line) for line in requirement_lines(GIT_FILE))
+    matches = [form.fullmatch(line) for line in requirement_lines(GIT_FILE)]
+    assert all(matches)
     return {match[1]: match[2] for match in matches if match}
 
 

@@ -63,7 +63,8 @@ class Processes:
 def _told(name: str, flag: str | int | None, environ: Mapping[str, str]) -> str | int | None:
     """What a flag, or else a variable says."""
     variables = _TOLD[name]
-    value = flag if flag is not None else next(filter(None, map(environ.get, variables)), None)
+    given = flag is not None and flag != ""
+    value = flag if given else next(filter(None, map(environ.get, variables)), None)
     if value is None or name == "coordinator_address":
         return value
     try:

@@ -3,9 +3,7 @@
 `etils.epath` (which Orbax uses too) gives remote paths the methods of `pathlib.Path`, through
 fsspec; TensorFlow is not touched. What must be a local file (SentencePiece, memory-mapped arrays,
 safetensors) is copied into the cache, once for each version that the bucket has.
-
-The one file of this room that imports anything but the standard library, and only when it is given
-a remote path: every room reads and writes files.
+Libraries are imported only for a remote path.
 """
 
 import contextlib
