@@ -80,12 +80,9 @@ def module_file(name: str, *, loaded: bool = True) -> Path | None:
     """The source file of a module, found without importing anything; None where there is none."""
     if loaded and (own := getattr(sys.modules.get(name), "__dict__", {}).get("__file__")):
         return Path(own)
-    parts = Path(*name.split("."))
-    for folder in dict.fromkeys([str(Path.cwd()), *sys.path]):
-        for file in (Path(folder, parts, "__init__.py"), Path(folder, parts).with_suffix(".py")):
-            if file.is_file():
-                return file
-    return None
+    places = [Path(folder, *name.split(".")) for folder in (str(Path.cwd()), *sys.path)]
+    files = (file for p in places for file in (p / "__init__.py", p.with_suffix(".py")))
+    return next(filter(Path.is_file, files), None)
 
 
 def _imports(file: Path, loaded: bool) -> Iterator[Path]:

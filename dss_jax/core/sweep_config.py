@@ -50,10 +50,8 @@ class Sweep(Section):
             )
         for pair in self.model_bindings:
             if "=" not in pair[1]:
-                such = '("t5_1_1_xxl", "Train.steps = 4_000")'
-                raise UsageError(
-                    f"Sweep.model_bindings must hold pairs such as {such}, not {pair!r}."
-                )
+                such = 'pairs such as ("t5_1_1_xxl", "Train.steps = 4_000")'
+                raise UsageError(f"Sweep.model_bindings must hold {such}, not {pair!r}.")
 
     @property
     def sizes(self) -> tuple[tuple[float | None, int | None], ...]:

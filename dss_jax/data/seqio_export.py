@@ -7,7 +7,7 @@ The folder is what a TFDS builder of that name and version prepares, so SeqIO's 
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,10 @@ def export_records(
     if path.exists():
         raise UsageError(f"{path} is there already. Give another --version, or remove it first.")
     # Before TensorFlow is imported, so that a mistake in a file shows at once.
-    splits = {header.split: list(_rows(file, records)) for file, header, records in opened}
+    splits = {header.split: [*enumerate(map(_row, own))] for _, header, own in opened}
+    for file, header, _ in opened:
+        if not splits[header.split]:
+            raise UsageError(f"{file} has no records. Leave it out.")
 
     import numpy as np
     import tensorflow_datasets as tfds
@@ -83,13 +86,9 @@ def _check(headers: Sequence[Header], version: str) -> None:
         raise UsageError(f"the version must be MAJOR.MINOR.PATCH, as 1.0.0, not {version!r}.")
 
 
-def _rows(file: Path, records: Iterable[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = -1
-    for number, record in enumerate(records):
-        texts = {text: getattr(record, text) for text in TEXTS if text != "label"}
-        yield number, {**texts, "label": record.gold, "agreement": record.agreement}
-    if number < 0:
-        raise UsageError(f"{file} has no records. Leave it out.")
+def _row(record: Record) -> dict[str, Any]:
+    texts = {text: getattr(record, text) for text in TEXTS if text != "label"}
+    return {**texts, "label": record.gold, "agreement": record.agreement}
 
 
 def answer(request: dict[str, Any]) -> str:

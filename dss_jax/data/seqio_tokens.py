@@ -81,11 +81,9 @@ def _ended(rows: Sequence[Sequence[str]], encode: Encode) -> Ragged:
     # Labels are few: each is encoded once.
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     ids = encode([*numbers])
-    ended = Ragged(
-        np.insert(ids.values, ids.ends, EOS_ID), ids.offsets + np.arange(len(ids.offsets))
-    ).take(np.array([numbers[text] for text in texts], np.int64))
+    offsets = ids.offsets + np.arange(len(ids.offsets))
+    at = np.array([numbers[text] for text in texts], np.int64)
+    ended = Ragged(np.insert(ids.values, ids.ends, EOS_ID), offsets).take(at)
     lengths = ended.lengths()
-    ends = np.cumsum([0, *lengths])
-    return Ragged(
-        join_rows(ended, np.arange(len(texts)), lengths), ends[np.cumsum([0, *map(len, rows)])]
-    )
+    starts = np.cumsum([0, *lengths])[np.cumsum([0, *map(len, rows)])]
+    return Ragged(join_rows(ended, np.arange(len(texts)), lengths), starts)

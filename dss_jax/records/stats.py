@@ -34,17 +34,11 @@ class Lengths(Counter[int]):
 
     @property
     def mean(self) -> float | None:
-        total = self.total()
-        return sum(n * count for n, count in self.items()) / total if total else None
+        return sum(self.elements()) / self.total() if self else None
 
     def percentile(self, share: float) -> int | None:
         """The length at place `int(share * n)` of the sorted ones, as `dss tasks stats` has it."""
-        place = int(share * self.total())
-        for length in sorted(self):
-            place -= self[length]
-            if place < 0:
-                return length
-        return None
+        return sorted(self.elements())[int(share * self.total())] if self else None
 
 
 @dataclass
