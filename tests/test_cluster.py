@@ -10,8 +10,8 @@ import toy
 from jax.sharding import Mesh
 
 from dss_jax.core import processes
+from dss_jax.core.cluster import Processes, find, tpu_workers
 from dss_jax.core.errors import UsageError
-from dss_jax.core.processes import Processes, find, tpu_workers
 from dss_jax.run import hosts
 from dss_jax.train import sharding
 
@@ -100,28 +100,26 @@ def test_a_machine_without_a_tpu_is_not_asked_for_one(monkeypatch: pytest.Monkey
     def ask(name: str) -> str:
         raise AssertionError(name)
 
-    monkeypatch.setattr("dss_jax.core.processes._metadata", ask)
+    monkeypatch.setattr("dss_jax.core.cluster._metadata", ask)
     assert tpu_workers({}) == 0
 
 
 def test_a_tpu_vm_counts_the_hosts_of_its_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("glob.glob", lambda pattern: ["/dev/accel0"])
-    monkeypatch.setattr(
-        "dss_jax.core.processes._metadata", lambda name: "a:0:10.0.0.2,b:1:10.0.0.3"
-    )
+    monkeypatch.setattr("dss_jax.core.cluster._metadata", lambda name: "a:0:10.0.0.2,b:1:10.0.0.3")
     assert tpu_workers({}) == 2
     assert tpu_workers({"MEGASCALE_NUM_SLICES": "2"}) == 4
     assert tpu_workers({"TPU_WORKER_HOSTNAMES": "x,y,z"}) == 3
     assert tpu_workers({"JAX_PLATFORMS": "cpu"}) == 0
-    monkeypatch.setattr("dss_jax.core.processes._metadata", lambda name: None)
+    monkeypatch.setattr("dss_jax.core.cluster._metadata", lambda name: None)
     assert tpu_workers({}) == 1
 
 
 def test_a_single_process_imports_no_jax_to_know_it() -> None:
     code = (
-        "import sys\nfrom dss_jax.core import processes\n"
-        "processes.start(processes.find(environ={}))\n"
+        "import sys\nfrom dss_jax.core import cluster\nfrom dss_jax.core import processes\n"
+        "processes.start(cluster.find(environ={}))\n"
         "assert processes.all_or_raise(lambda: 3) == 3 and processes.is_first()\n"
         "assert processes.gather('x') == ['x']\nprocesses.check_same({'a': 'b'})\n"
         "with processes.sync_stops() as agreed:\n    assert agreed is None\n"

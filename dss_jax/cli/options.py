@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.cli import gin_config
-from dss_jax.core import config, processes, registry
+from dss_jax.core import cluster, config, processes, registry
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.types import DistillationTask
 
@@ -103,7 +103,7 @@ def start_processes(args: argparse.Namespace) -> None:
     """Finds out whether there are several processes, and connects them. Comes before anything that
     reads a checkpoint, for that starts the devices.
     """
-    found = processes.find(
+    found = cluster.find(
         args.coordinator_address,
         args.process_count,
         args.process_index,
