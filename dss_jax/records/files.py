@@ -3,7 +3,7 @@
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -90,7 +90,7 @@ def _header(line: bytes, where: str) -> Header:
             f"{where}: format {version} of record files; this dss-jax reads up to {FORMAT}. "
             "Install a newer one."
         )
-    _check(content, _HEADER, where, required=("task", "split", "teacher"))
+    _check(content, _HEADER, where, optional=set(_HEADER) - {"task", "split", "teacher"})
     return Header(**content | {"filters": tuple(content.get("filters", ()))})
 
 
@@ -136,13 +136,13 @@ def _record(line: bytes, where: str) -> Record:
 
 
 def _check(
-    content: Any, names: Sequence[str], where: str, required: Sequence[str] | None = None
+    content: Any, names: Sequence[str], where: str, optional: Set[str] = frozenset()
 ) -> None:
     """Raises UsageError unless `content` is an object with these fields, of the right types."""
     if not isinstance(content, dict):
         raise UsageError(f"{where}: must be a JSON object, not {content!r:.60}.")
-    for name in names if required is None else required:
-        if name not in content:
+    for name in names:
+        if name not in content and name not in optional:
             raise UsageError(f"{where}: field {name!r} is missing.")
     for name, value in content.items():
         if name not in names:
