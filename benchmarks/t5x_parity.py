@@ -22,7 +22,7 @@ from train_step import RESULTS, command, processor
 from dss_jax import __version__
 from dss_jax.cli import options
 from dss_jax.core import config, environment
-from dss_jax.core.engine_config import check_for_t5x
+from dss_jax.core.environment import check_for_t5x
 from dss_jax.data.prepare import ensure_store
 from dss_jax.interop.t5x import read_t5x
 from dss_jax.interop.weights import flat

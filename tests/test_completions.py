@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dss_jax.core.completions import UP_TO_FINAL_STOP, AnswerForm, parse_completion
-from dss_jax.core.examples import Answer, Example
 from dss_jax.core.registry import load_task
+from dss_jax.core.types import Answer, Example
 from dss_jax.data.rows import examples
 
 RELEASE = Path(__file__).resolve().parents[2] / "shared" / "data" / "release"

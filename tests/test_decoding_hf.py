@@ -11,7 +11,7 @@ import pytest
 from hf_arrays import from_hf
 
 from dss_jax.core.config import T5Config
-from dss_jax.core.decode_config import Beam, Sample
+from dss_jax.core.t5_config import Beam, Sample
 from dss_jax.model.beam import BeamSearch
 from dss_jax.model.decoding import Search, decode
 from dss_jax.model.sampling import SampleSearch

@@ -9,7 +9,7 @@ import pytest
 from test_model_decoding import V1_0, V1_1, make
 
 from dss_jax.core import config
-from dss_jax.core.decode_config import GREEDY, Beam, Sample
+from dss_jax.core.t5_config import GREEDY, Beam, Sample
 from dss_jax.data.store import Ragged
 from dss_jax.evaluate import engine as engines
 from dss_jax.evaluate.engine import Engine, input_lengths

@@ -9,8 +9,15 @@ import toy
 
 from dss_jax.cli import gin_config
 from dss_jax.core import config
-from dss_jax.core.devices import DEVICES, peak_flops
-from dss_jax.core.flops import Work, forward_flops, training_flops, work_of_rows, work_of_shape
+from dss_jax.core.flops import (
+    DEVICES,
+    Work,
+    forward_flops,
+    peak_flops,
+    training_flops,
+    work_of_rows,
+    work_of_shape,
+)
 from dss_jax.model.t5 import T5
 from dss_jax.train.memory import abstract_batch
 from dss_jax.train.sharding import make_mesh

@@ -11,8 +11,8 @@ import pytest
 
 from dss_jax.cli import gin_config, main
 from dss_jax.core import config
-from dss_jax.core.devices import DEVICES, device
 from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import DEVICES, device
 from dss_jax.train import memory
 from dss_jax.train.plan import candidates, plan
 from dss_jax.train.sharding import make_mesh
@@ -122,7 +122,7 @@ XXL = """
 import time
 import jax
 from dss_jax.cli import gin_config
-from dss_jax.core.devices import device
+from dss_jax.core.flops import device
 from dss_jax.train import memory
 from dss_jax.train.plan import plan
 from dss_jax.train.sharding import make_mesh

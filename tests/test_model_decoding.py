@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dss_jax.core.config import T5Config
-from dss_jax.core.decode_config import GREEDY
+from dss_jax.core.t5_config import GREEDY
 from dss_jax.model import decoding
 from dss_jax.model.decoding import decode
 from dss_jax.model.sampling import SampleSearch

@@ -13,7 +13,7 @@ import toy
 
 from dss_jax.cli.main import main
 from dss_jax.core import config, environment
-from dss_jax.core.engine_config import check_for_t5x
+from dss_jax.core.environment import check_for_t5x
 from dss_jax.core.errors import UsageError
 from dss_jax.core.log import shown
 from dss_jax.data import prepare_child

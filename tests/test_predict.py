@@ -11,9 +11,9 @@ import pytest
 import toy
 
 from dss_jax.core import config
-from dss_jax.core.decode_config import Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.t5_config import Beam, Sample
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator, texts_of
 from dss_jax.evaluate.ranking import LabelRanker

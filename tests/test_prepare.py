@@ -19,6 +19,7 @@ import pytest
 
 from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID
 from dss_jax.core.log import shown
 from dss_jax.data import prepare, prepare_child, vocabulary
 from dss_jax.data.prepare import ensure_store
@@ -139,9 +140,8 @@ class TestRealChild:
         assert counts == {"rows": 4, "label": 4, "teacher_label": 0, "rationale": 0}
         own = vocabulary.SentencePiece(store.vocabulary_path, store.extra_ids)
         test = store.split("test")
-        assert test.tokens("label_inputs")[1].tolist() == own.encode_input(
-            "[label] How many are 1 and 2?"
-        )
+        ids = [*own.encode("[label] How many are 1 and 2?"), EOS_ID]
+        assert test.tokens("label_inputs")[1].tolist() == ids
         assert own.decode(test.tokens("label_targets")[3]) == "( 3 + 2 )"
         assert test.tokens("rationale_targets").lengths().tolist() == [0] * 4
         assert own.decode(test.tokens("rationale_inputs")[0]).startswith("[rationale] How")

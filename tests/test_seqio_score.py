@@ -45,7 +45,7 @@ def test_postprocessor_and_metric_functions_are_the_tasks_own(
         # The second row is not judged.
         "predictions": {"own_numbers-0": "1", "own_numbers-2": "7"},
     }
-    found = prepare_child.run(request, "dss_jax.data.seqio_score")
+    found = prepare_child.run(request, "dss_jax.data.seqio_user")
     assert found == {"own_numbers/seen": 1.0, "own_numbers/sum": 40.0}
 
 
@@ -57,4 +57,4 @@ def test_an_unknown_name_is_told_to_the_user(
     monkeypatch.chdir(tmp_path)
     request = {"module": "own_tasks", "name": "own_number", "split": "x", "predictions": {}}
     with pytest.raises(UsageError, match=r"registers no SeqIO task .*It has: .*own_numbers"):
-        prepare_child.run(request, "dss_jax.data.seqio_score")
+        prepare_child.run(request, "dss_jax.data.seqio_user")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import toy
 from test_rationales import record
 
 from dss_jax.core import config
@@ -67,10 +68,10 @@ class TestPairs:
 
     @pytest.fixture
     def pairs(self, seqio: Any) -> Any:
-        from dss_jax.data import seqio_pairs
+        from dss_jax.data import seqio_pairs, seqio_tasks
 
         def call(name: str) -> Any:
-            seqio_pairs.register(load_task(name), **SETTINGS)
+            seqio_tasks.register(load_task(name), **SETTINGS)
             return seqio_pairs
 
         return call
@@ -179,7 +180,7 @@ class TestRegistered:
             prefix = getattr(PREFIXES[style], suffix)
             for row, example in zip(rows, found, strict=True):
                 assert row["inputs_pretokenized"].decode() == prefix + example.input
-                assert row["inputs"].tolist() == vocabulary.encode_input(prefix + example.input)
+                assert row["inputs"].tolist() == toy.input_ids(vocabulary, prefix + example.input)
                 target = getattr(example, field)
                 assert row["targets"].tolist() == [*vocabulary.encode(target), 1]
 
@@ -238,10 +239,15 @@ class TestRegistered:
         assert metric(["( 1.0 + 2.0 )", "2"], ["3", "3"]) == {"equation_accuracy": 50.0}
         assert not tasks["rationale"].metric_fns
 
-    def test_separator_becomes_the_eos_id(self, seqio: Any, register: Any) -> None:
+    def test_separator_becomes_the_eos_id(
+        self, seqio: Any, register: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from dss_jax.data import seqio_tasks
+
         inputs = ("A man</s>A dog", "</s>b</s></s>")
         found = [Example(id=i, input=i, label="neutral") for i in inputs]
-        register("esnli", examples={"train": found})
+        monkeypatch.setattr(seqio_tasks, "_reader", lambda *_: (lambda split: found, ("train",)))
+        register("esnli")
         vocabulary = SentencePiece(MODEL, EXTRA_IDS)
         first, second = rows_of(seqio, "esnli_label", "train")
         prefix = vocabulary.encode("[label] ")

@@ -17,7 +17,7 @@ from dss_jax.data.store import (
     StoreDamaged,
     TokenStore,
     count_overlong,
-    manifest_digest,
+    key_of,
     open_store,
 )
 from dss_jax.data.store_writer import SplitBuilder, remove_leftovers, write_store
@@ -141,14 +141,14 @@ def another_format(path: Path) -> None:
 def a_file_elsewhere(path: Path) -> None:
     manifest = json.loads((path / MANIFEST).read_text())
     manifest["files"]["../v.model"] = manifest["files"]["vocabulary.model"]
-    manifest["sha256"] = manifest_digest(manifest)
+    manifest["sha256"] = key_of(manifest)
     (path / MANIFEST).write_text(json.dumps(manifest))
 
 
 def a_split_elsewhere(path: Path) -> None:
     manifest = json.loads((path / MANIFEST).read_text())
     manifest["splits"]["../other/train"] = manifest["splits"]["train"]
-    manifest["sha256"] = manifest_digest(manifest)
+    manifest["sha256"] = key_of(manifest)
     (path / MANIFEST).write_text(json.dumps(manifest))
 
 

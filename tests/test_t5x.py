@@ -18,8 +18,8 @@ import tensorstore as ts
 from fake_gcs import FakeGcs
 from flax import serialization, traverse_util
 
-from dss_jax.core.decode_config import Beam
 from dss_jax.core.errors import UsageError
+from dss_jax.core.t5_config import Beam
 from dss_jax.interop.t5x import is_t5x, read_t5x, write_t5x
 from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, nested
 from dss_jax.model.beam import BeamSearch

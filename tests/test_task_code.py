@@ -205,6 +205,7 @@ def test_a_seqio_modules_imports_are_part_of_the_key(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not imported here: that takes TensorFlow."""
+    before = set(sys.modules)  # Tests before this one may have imported SeqIO.
     monkeypatch.chdir(folder.tasks)
     task = config.Task(mixture_or_task_name="a", mixture_or_task_module="dss_seqio.tasks")
     (folder.tasks / "dss_seqio").mkdir()
@@ -233,7 +234,7 @@ class TestPackage:
         )
         monkeypatch.setattr(digest, "PACKAGE", copy)
         yield copy
-        digest.package_digest.cache_clear()
+        digest.package_digest.cache_clear()  # Or tests after this one take the copy's.
 
     def digests(self) -> tuple[str, str]:
         """Of what makes stores, and of everything."""

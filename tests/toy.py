@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 from dss_jax.core import config
-from dss_jax.core.decode_config import GREEDY
+from dss_jax.core.ids import EOS_ID
 from dss_jax.core.log import shown
 from dss_jax.core.paths import shipped
+from dss_jax.core.t5_config import GREEDY
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
+from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
 from dss_jax.evaluate import evaluator
 from dss_jax.layouts.blocks import Block
 from dss_jax.model.decoding import Decoded, Search, decode
@@ -37,6 +39,11 @@ MODEL = config.T5Config(
     vocab_size=None, emb_dim=16, num_heads=4, head_dim=4, mlp_dim=32,
     num_encoder_layers=2, num_decoder_layers=1, dropout_rate=0.1,
 )  # fmt: skip
+
+
+def input_ids(vocabulary: SentencePiece, text: str) -> list[int]:
+    """Ids of an input: `</s>` inside is the end-of-sequence id; one more at the end."""
+    return [i for part in text.split(SEPARATOR) for i in (*vocabulary.encode(part), EOS_ID)]
 
 
 def _ids(rng: np.random.Generator, low: int, high: int) -> list[int]:

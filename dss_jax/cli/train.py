@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.core import config, environment, processes
-from dss_jax.core.engine_config import check_for_t5x
+from dss_jax.core import config, processes
 from dss_jax.core.startup import StartClock
 
 if TYPE_CHECKING:
@@ -108,7 +107,9 @@ def _check(run: config.Run, seeds: list[int] | None) -> None:
                 "--engine t5x runs in one process. On several hosts run python -m t5x.train with "
                 "gin_configs/t5x/finetune.gin: docs/t5x.md."
             )
-        environment.require_t5x()
+        from dss_jax.core.environment import check_for_t5x, require_t5x
+
+        require_t5x()
         check_for_t5x(run)
 
 

@@ -47,18 +47,13 @@ class _NoValueError(Exception):
 
 
 def evaluate(text: str) -> float | None:
-    """Value of `text` as arithmetic on real numbers.
+    """Value of `text` as arithmetic on real numbers, finite.
 
-    Numbers become 64-bit floats before anything is computed, so that no power can take long or
-    need much memory; time is linear in the length of the text, which is capped.
-
-    Args:
-      text: any string, for example "( ( 17.0 + 15.0 ) + 2.0 )".
-
-    Returns:
-      The value, finite. None where the text is not arithmetic from end to end, is longer than
-      `MAX_CHARACTERS`, is nested deeper than `MAX_DEPTH`, divides by zero, or leaves the finite
-      real numbers (overflow, root of a negative number). Never raises on a string.
+    Numbers become 64-bit floats before anything is computed, so that no power can take long or need
+    much memory; time is linear in the length of the text, which is capped. None where the text is
+    not arithmetic from end to end, is longer than `MAX_CHARACTERS`, is nested deeper than
+    `MAX_DEPTH`, divides by zero, or leaves the finite real numbers (overflow, root of a negative
+    number). Never raises on a string.
     """
     tokens = _TOKEN.findall(text[: MAX_CHARACTERS + 1])
     if len(text) > MAX_CHARACTERS or "".join(tokens) != _SPACE.sub("", text):

@@ -21,49 +21,28 @@ def among(what: str, value: str, allowed: Iterable[str]) -> None:
         raise unknown_name(what, str(value), allowed)
 
 
-def _number(what: str, value: Any, kind: type) -> None:
-    if not _is_plain(value, kind):
-        raise UsageError(f"{what} must be {_KINDS[kind]}, not {value!r}.")
-
-
 def at_least(what: str, value: Any, least: int) -> None:
     """`value` is a whole number, at least `least`."""
-    _number(what, value, int)
-    _within(what, value, least, inf)
+    Rule(low=least).check(what, value, int)
 
 
 def between(what: str, value: Any, low: float, high: float) -> None:
     """`value` is a number in [low, high]."""
-    _number(what, value, float)
-    _within(what, value, low, high)
-
-
-def _within(what: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        allowed = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
-        raise UsageError(f"{what} must be {allowed}, not {value}.")
+    Rule(low=low, high=high).check(what, value, float)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is allowed for a setting, beside its type; of a tuple, for each value in it.
-
-    Attributes:
-      low, high: the least and the greatest number.
-      positive: whether a number must be above 0.
-      among: the texts that are known; (): any.
-      distinct: whether the values in a tuple must differ.
-      commas: whether a tuple is also taken as text with commas between, and as None for ().
-      free: whether the setting may change when a run is continued.
-    """
+    """What is allowed for a setting, beside its type; of a tuple, for each value in it."""
 
     low: float = -inf
     high: float = inf
-    positive: bool = False
-    among: tuple[str, ...] = ()
-    distinct: bool = False
+    positive: bool = False  # Whether a number must be above 0.
+    among: tuple[str, ...] = ()  # The texts that are known; (): any.
+    distinct: bool = False  # Whether the values in a tuple must differ.
+    # Whether a tuple is also taken as text with commas between, and as None for ().
     commas: bool = False
-    free: bool = False
+    free: bool = False  # Whether the setting may change when a run is continued.
 
     def tidy(self, value: Any) -> Any:
         """The value in the form in which it is kept: lists become tuples."""
@@ -87,7 +66,10 @@ class Rule:
         elif self.among:
             among(what, value, self.among)
         elif isinstance(value, int | float):
-            _within(what, value, self.low, self.high)
+            low, high = self.low, self.high
+            if not low <= value <= high:
+                allowed = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
+                raise UsageError(f"{what} must be {allowed}, not {value}.")
             if self.positive and not value > 0:
                 raise UsageError(f"{what} must be above 0.")
 

@@ -15,10 +15,12 @@ from typing import Any
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError
 
-ADDRESS = ("JAX_COORDINATOR_ADDRESS",)
-COUNT = ("JAX_PROCESS_COUNT", "JAX_NUM_PROCESSES")
-INDEX = ("JAX_PROCESS_INDEX", "JAX_PROCESS_ID")
-"""Environment variables that stand for flags; the first that is set counts."""
+_TOLD = {
+    "coordinator_address": ("JAX_COORDINATOR_ADDRESS",),
+    "process_count": ("JAX_PROCESS_COUNT", "JAX_NUM_PROCESSES"),
+    "process_index": ("JAX_PROCESS_INDEX", "JAX_PROCESS_ID"),
+}
+"""Flag, and field of `Processes` -> variables that stand for it; the first that is set counts."""
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 METADATA_SECONDS = 5.0
@@ -26,37 +28,27 @@ METADATA_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Processes:
-    """How `jax.distributed.initialize` is called. What is None, JAX asks the cluster for.
+    """How `jax.distributed.initialize` is called. What is None, JAX asks the cluster for."""
 
-    Attributes:
-      found: what told, for people: "flags", "Slurm" ...
-      coordinator_address: HOST:PORT of process 0.
-      process_count, process_index: how many there are, and which of them this is.
-      local_device_ids: which of the devices of this machine are this process's.
-    """
-
-    found: str
-    coordinator_address: str | None = None
+    found: str  # What told, for people: "flags", "Slurm" ...
+    coordinator_address: str | None = None  # HOST:PORT of process 0.
     process_count: int | None = None
     process_index: int | None = None
+    # Which of the devices of this machine are this process's.
     local_device_ids: tuple[int, ...] | None = None
 
 
-_TOLD = ("coordinator_address", "process_count", "process_index")
-"""What flags and variables tell, as `Processes` has it."""
-
-
-def _first(names: tuple[str, ...], environ: Mapping[str, str]) -> str | None:
-    return next((environ[n] for n in names if environ.get(n)), None)
-
-
-def _whole(name: str, text: str | int | None) -> int | None:
-    if text is None:
-        return None
+def _told(name: str, flag: str | int | None, environ: Mapping[str, str]) -> str | int | None:
+    """What a flag, or else a variable says."""
+    variables = _TOLD[name]
+    given = flag is not None and flag != ""
+    value = flag if given else next(filter(None, map(environ.get, variables)), None)
+    if value is None or name == "coordinator_address":
+        return value
     try:
-        return int(text)
+        return int(value)
     except ValueError as error:
-        raise UsageError(f"{name} must be a whole number, not {text!r}.") from error
+        raise UsageError(f"{variables[0]} must be a whole number, not {value!r}.") from error
 
 
 def tpu_workers(environ: Mapping[str, str]) -> int:
@@ -132,31 +124,18 @@ def find(
 ) -> Processes | None:
     """The processes that this one is among; None: it is alone.
 
-    Args:
-      coordinator_address, process_count, process_index: flags; None: not given, so the
-        environment's JAX_COORDINATOR_ADDRESS, JAX_PROCESS_COUNT (or JAX_NUM_PROCESSES) and
-        JAX_PROCESS_INDEX (or JAX_PROCESS_ID), then what Slurm, Open MPI, a TPU pod or Kubernetes
-        tells. A count of 1 means alone, wherever it runs.
-      required: whether to be alone is an error.
-      environ: environment variables.
-      tpu: counts the hosts of a TPU.
-
-    Raises:
-      UsageError: a number is wrong, or one of the three is missing and no cluster tells it.
+    What the flags do not give, the variables of `_TOLD` tell, then Slurm, Open MPI, a TPU pod or
+    Kubernetes. A count of 1 means alone, wherever it runs. `required`: whether to be alone is an
+    error. UsageError: a number is wrong, or one of the three is missing and no cluster tells it.
     """
-    address = coordinator_address or _first(ADDRESS, environ)
-    given = process_count if process_count is not None else _first(COUNT, environ)
-    count = _whole("JAX_PROCESS_COUNT", given)
-    index = _whole(
-        "JAX_PROCESS_INDEX", process_index if process_index is not None else _first(INDEX, environ)
-    )
-    if count is not None:
-        at_least("--process_count", count, 1)
-    if count == 1:
-        return None
+    flags = zip(_TOLD, (coordinator_address, process_count, process_index), strict=True)
+    every = {name: _told(name, flag, environ) for name, flag in flags}
+    told: dict[str, Any] = {name: value for name, value in every.items() if value is not None}
+    if "process_count" in told:
+        at_least("--process_count", told["process_count"], 1)
+        if told["process_count"] == 1:
+            return None
     cluster = _of_cluster(environ, tpu)
-    told: dict[str, Any] = dict(zip(_TOLD, (address, count, index), strict=True))
-    told = {name: value for name, value in told.items() if value is not None}
     if told:
         cluster = replace(cluster or Processes("flags"), **told)
     _check(cluster, required)
@@ -172,8 +151,8 @@ def _check(cluster: Processes | None, required: bool) -> None:
                 "start the processes with srun or mpirun."
             )
         return
-    address, count, index = given = [getattr(cluster, name) for name in _TOLD]
-    missing = [f"--{name}" for name, value in zip(_TOLD, given, strict=True) if value is None]
+    address, count, index = (getattr(cluster, name) for name in _TOLD)
+    missing = [f"--{name}" for name in _TOLD if getattr(cluster, name) is None]
     asks_jax = cluster.found in ("Slurm", "TPU", "Kubernetes") or len(missing) == 3
     if missing and not asks_jax:
         raise UsageError(

@@ -9,26 +9,27 @@ teacher's text", and give its figures to the digit (`tests/test_completions.py`)
 import re
 from dataclasses import dataclass
 
-from dss_jax.core.examples import Answer
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A teacher's completion, taken apart. Either part is "" where it is missing."""
+
+    rationale: str
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerForm:
-    """How a completion is read.
+    """How a completion is read."""
 
-    Attributes:
-      run_on: text with which a made-up next question begins; it and all after it is dropped.
-      marker: the words between rationale and answer. Their first occurrence counts, case too.
-      label: regular expression searched for in what follows the marker; its first group,
-        stripped, is the label. No match: no label.
-      keep_unanswered: what becomes of a completion without the marker, which is mostly one that
-        was cut by the length limit in the middle of its rationale: kept as a rationale without a
-        label (as for e-SNLI in the released code), or dropped whole (the others).
-    """
-
-    run_on: str
-    marker: str
+    run_on: str  # Text with which a made-up next question begins; it and all after it is dropped.
+    marker: str  # The words between rationale and answer. Their first occurrence counts, case too.
+    # Regular expression searched for in what follows the marker; its first group, stripped, is the
+    # label. No match: no label.
     label: str
+    # What becomes of a completion without the marker, which is mostly one that was cut by the
+    # length limit in the middle of its rationale: kept as a rationale without a label (as for
+    # e-SNLI in the released code), or dropped whole (the others).
     keep_unanswered: bool = False
 
     def __post_init__(self) -> None:
@@ -43,15 +44,10 @@ UP_TO_FINAL_STOP = r"(?s)(.*?)\.?$"
 
 
 def parse_completion(completion: str | None, form: AnswerForm) -> Answer:
-    """Takes a completion apart.
+    """Takes the teacher's text as it came apart; None where there is none for the row.
 
-    Args:
-      completion: the teacher's text as it came; None where there is none for the row.
-      form: the task's rules.
-
-    Returns:
-      Rationale and label, both stripped; "" where missing. The label is the teacher's text: it
-      may be cut short or be no valid answer at all.
+    Rationale and label are stripped. The label is the teacher's text: it may be cut short or be no
+    valid answer at all.
     """
     if completion is None:
         return Answer(rationale="", label="")

@@ -11,10 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dss_jax.core.checks import Section, among, rule_of, setting
-from dss_jax.core.decode_config import DECODE_METHODS, Beam, Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.method_config import Loss, Method, Pretrain
-from dss_jax.core.t5_config import Lora, T5Config
+from dss_jax.core.t5_config import DECODE_METHODS, Beam, Lora, Sample, T5Config
 from dss_jax.core.types import ENGINES
 
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
@@ -47,15 +46,13 @@ class Task(Section):
 
     Attributes:
       name: a task file's name ("cqa"); None where `mixture_or_task_name` is used.
-      data_dir: folder of the data (for the benchmarks, the authors' release layout); None: the
-        environment's DSS_DATA_DIR.
+      data_dir: folder of the data (of the benchmarks: the authors' release); None: DSS_DATA_DIR.
       record_files: record files of `dss extract`, each of one split; their labels and rationales
         take the place of the teacher text in the data. (): that text.
       extra_tasks: task files' names whose training rows are trained on too, as unlabelled: with the
         teacher's label. All of them are used, whatever `train_fraction`.
       prefixes: "paper" ("[label] ", "[rationale] ") or "released_code" ("predict: ", "explain: ").
-      train_fraction: share of the training split that is used, in (0, 1]; smaller shares are
-        inside larger ones.
+      train_fraction: share of the training split, in (0, 1]; smaller ones are inside larger ones.
       train_count: number of training examples instead; None: use the fraction.
       subset_seed: which subset.
       mixture_or_task_name: a SeqIO task or mixture of the user's with `inputs` and `targets`.
@@ -144,8 +141,7 @@ class Data(Section):
         elsewhere. The loss is the same.
       length_multiple: padded lengths are rounded up to a multiple of this, in tokens.
       seed: seed of the order of the training examples.
-      store_dir: folder of all token stores; None: the environment's DSS_STORE_DIR, or the
-        user's cache folder.
+      store_dir: folder of all token stores; None: DSS_STORE_DIR, or the user's cache folder.
       store: one store to use as it is, for example copied from a machine with TensorFlow.
     """
 
@@ -224,8 +220,7 @@ class Evaluate(Section):
       batch_size: examples decoded at once, global.
       max_decode_length: longest prediction of a label, in tokens.
       max_rationale_length: longest generated rationale, in tokens.
-      validation_examples: how many validation rows are scored each time (the first ones); None:
-        all.
+      validation_examples: how many validation rows, the first, are scored each time; None: all.
       generate_rationales: whether the written predictions carry a generated rationale.
     """
 
@@ -245,12 +240,10 @@ class Train(Section):
     Attributes:
       steps: optimiser updates.
       seed: of the parameters and of dropout.
-      microbatches: the batch is split into this many parts whose gradients are added up; the
-        result is that of the whole batch.
+      microbatches: parts of a batch whose gradients are added up to those of the whole batch.
       checkpoint_every: optimiser updates between checkpoints; None: at each evaluation.
       keep_checkpoints: how many of the latest are kept, beside the best on validation.
-      max_bad_steps: batches in a row whose loss or gradient is not finite; each is skipped, and
-        after so many the run stops.
+      max_bad_steps: batches in a row, not finite and so skipped, after which the run stops.
       log_every: optimiser updates between lines of `metrics.jsonl`.
       output_dir: where everything that the run makes goes.
       init_from: checkpoint whose parameters the run starts from: a Hugging Face folder, an Orbax
@@ -342,11 +335,10 @@ def values_of(run: Run) -> dict[str, Any]:
 
 def to_gin(run: Run) -> str:
     """The resolved configuration as gin text, which gives the same `Run` again."""
-    lines = []
-    for section in (getattr(run, f.name) for f in fields(run)):
-        name = type(section).__name__
-        bound = (f"{name}.{f.name} = {getattr(section, f.name)!r}" for f in fields(section))
-        lines += [f"# {name}", *bound, ""]
+    lines, values = [], values_of(run)
+    for section in SECTIONS:
+        bound = (f"{n} = {v!r}" for n, v in values.items() if n.startswith(f"{section}."))
+        lines += [f"# {section}", *bound, ""]
     return "\n".join(lines)
 
 

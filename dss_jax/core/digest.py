@@ -28,8 +28,7 @@ _SITE = {"site-packages", "dist-packages"}
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex. One that has not changed is read once a process."""
-    age = time.time() - path.stat().st_ctime
-    if age < TICK_SECONDS:
+    if time.time() - path.stat().st_ctime < TICK_SECONDS:
         # Or a change that comes at once would leave the file's times as they are.
         time.sleep(TICK_SECONDS)
     stat = path.stat()
@@ -62,14 +61,10 @@ def code_digest() -> str:
 
 
 def imported_files(files: Iterable[Path], *, loaded: bool = True) -> set[Path]:
-    """Source files and all that they import, also inside of functions, and what that imports.
+    """Source files and all that they import, also inside of functions, and what that imports:
+    resolved paths, without those that are `installed` and not among `files`.
 
-    Args:
-      files: where it begins.
-      loaded: whether a module that is loaded already is looked for where it was loaded from.
-
-    Returns:
-      Resolved paths, without those that are `installed` and not among `files`.
+    `loaded`: whether a module that is loaded already is looked for where it was loaded from.
     """
     left = {file.resolve() for file in files}
     found: set[Path] = set()
@@ -85,12 +80,9 @@ def module_file(name: str, *, loaded: bool = True) -> Path | None:
     """The source file of a module, found without importing anything; None where there is none."""
     if loaded and (own := getattr(sys.modules.get(name), "__dict__", {}).get("__file__")):
         return Path(own)
-    parts = Path(*name.split("."))
-    for folder in dict.fromkeys([str(Path.cwd()), *sys.path]):
-        for file in (Path(folder, parts, "__init__.py"), Path(folder, parts).with_suffix(".py")):
-            if file.is_file():
-                return file
-    return None
+    places = [Path(folder, *name.split(".")) for folder in (str(Path.cwd()), *sys.path)]
+    files = (file for p in places for file in (p / "__init__.py", p.with_suffix(".py")))
+    return next(filter(Path.is_file, files), None)
 
 
 def _imports(file: Path, loaded: bool) -> Iterator[Path]:
@@ -100,22 +92,18 @@ def _imports(file: Path, loaded: bool) -> Iterator[Path]:
     except (SyntaxError, ValueError):
         return  # No Python. Whoever executes it says so.
     for node in ast.walk(tree):
+        names: list[str] = []
         match node:
             case ast.ImportFrom(level=level, module=module) if level:
                 base = file.parents[level - 1] / Path(*(module or "").split("."))
                 for path in (base, *(base / alias.name for alias in node.names)):
                     yield from (path.with_suffix(".py"), path / "__init__.py")
-                names = []
             case ast.ImportFrom(module=module):
                 names = [f"{module}.{alias.name}" for alias in node.names]
             case ast.Import():
                 names = [alias.name for alias in node.names]
-            case ast.Call(args=[ast.Constant(value=str(name)), *_]) if (
-                "import_module" in ast.unparse(node.func)
-            ):
-                names = [name]
-            case _:
-                names = []
+            case ast.Call(func=called, args=[ast.Constant(value=str(name)), *_]):
+                names = [name] if "import_module" in ast.unparse(called) else []
         for name in names:
             parts = name.split(".")
             if parts[0] == PACKAGE.name or parts[0] in sys.stdlib_module_names:
@@ -131,8 +119,5 @@ def installed(file: Path) -> bool:
     """
     if file.is_relative_to(shipped("tasks")):
         return False
-    return (
-        file.is_relative_to(PACKAGE)
-        or bool(_SITE & set(file.parts))
-        or any(file.is_relative_to(folder) for folder in _STANDARD)
-    )
+    inside = any(file.is_relative_to(folder) for folder in (PACKAGE, *_STANDARD))
+    return inside or bool(_SITE & set(file.parts))

@@ -6,11 +6,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
+from dss_jax.core.config import DEFAULT_LOGICAL_AXIS_RULES, Run
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder, shipped
 
@@ -28,19 +29,21 @@ INSTALL_T5X = (
     "pip install --no-deps --force-reinstall -r requirements-t5x-git.txt"
 )
 
+T5X_CONSTANTS = {
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "layer_norm_epsilon": 1e-6,
+    "attention": "xla",
+    "remat_policy": "none",
+}
+"""What T5X's network (`t5x.examples.t5`) has in its code: field of T5Config -> value."""
+
 SearchPath = Sequence[str] | None
 """Folders that are searched for distributions; None: sys.path."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-      name: what.
-      found: what there is, for people.
-      problem: what is wrong with it; "" where nothing is.
-    """
+class Check(NamedTuple):
+    """One thing that was looked at, what there is, and what is wrong with it ("": nothing)."""
 
     name: str
     found: str
@@ -61,11 +64,10 @@ def requirement_lines(file: str) -> list[str]:
 
 def git_pins() -> dict[str, str]:
     """Distribution -> full commit, of `GIT_FILE`."""
-    lines = requirement_lines(GIT_FILE)
-    form = re.compile(r"^(\S+) @ git\+https://\S+@([0-9a-f]{40})$", re.M)
-    pins = dict(form.findall("\n".join(lines)))
-    assert len(pins) == len(lines)
-    return pins
+    form = re.compile(r"(\S+) @ git\+https://\S+@([0-9a-f]{40})")
+    matches = [form.fullmatch(line) for line in requirement_lines(GIT_FILE)]
+    assert all(matches)
+    return {match[1]: match[2] for match in matches if match}
 
 
 def pypi_pins() -> dict[str, str]:
@@ -130,19 +132,6 @@ def _git_check(name: str, pin: str, path: SearchPath) -> Check:
     return Check(name, shown, f"tried is git {pin[:7]}" if wrong else "")
 
 
-def _overwriting(path: SearchPath) -> Iterable[Check]:
-    """Distributions that put their files over those of another."""
-    for name, other, brought_by in (
-        ("tfds-nightly", "tensorflow-datasets", "airio"),
-        ("tensorflow-cpu", "tensorflow", "t5x"),
-    ):
-        found = distribution(name, path)
-        why = f"{brought_by}'s dependencies brought it and it overwrites {other}"
-        fix = f"pip install --force-reinstall --no-deps {other} in the locked version"
-        if found is not None:
-            yield Check(name, found.version, f"{why}: pip uninstall {name}, then {fix}")
-
-
 def t5x_checks(path: SearchPath = None) -> list[Check]:
     """Everything that the second engine needs beyond this package's own requirements."""
     checks = [_git_check(name, pin, path) for name, pin in git_pins().items()]
@@ -150,7 +139,16 @@ def t5x_checks(path: SearchPath = None) -> list[Check]:
         found = distribution(name, path)
         missing = "" if found else f"{name}=={pin} is needed"
         checks.append(Check(name, found.version if found else "not installed", missing))
-    return [*checks, *_overwriting(path)]
+    # These put their files over those of another distribution.
+    for name, other, brought_by in (
+        ("tfds-nightly", "tensorflow-datasets", "airio"),
+        ("tensorflow-cpu", "tensorflow", "t5x"),
+    ):
+        why = f"{brought_by}'s dependencies brought it and it overwrites {other}"
+        fix = f"pip install --force-reinstall --no-deps {other} in the locked version"
+        if found := distribution(name, path):
+            checks.append(Check(name, found.version, f"{why}: pip uninstall {name}, then {fix}"))
+    return checks
 
 
 def require_t5x(path: SearchPath = None) -> None:
@@ -163,7 +161,36 @@ def require_t5x(path: SearchPath = None) -> None:
         )
 
 
-def _folder(name: str, folder: Path) -> Check:
+def check_for_t5x(run: Run) -> None:
+    """Raises UsageError, with every setting that T5X's loop cannot take and what it can."""
+    lines = [
+        f"T5Config.{name} must be {value!r}, not {getattr(run.model, name)!r}: it is in T5X's code"
+        for name, value in T5X_CONSTANTS.items()
+        if getattr(run.model, name) != value
+    ]
+    if run.lora.rank:
+        lines.append("Lora.rank must be 0: T5X has no LoRA")
+    if run.mesh.logical_axis_rules != DEFAULT_LOGICAL_AXIS_RULES:
+        lines.append("Mesh.logical_axis_rules must be the default: T5X has rules of its own")
+    if run.optimizer.name == "adafactor" and run.optimizer.weight_decay:
+        lines.append("Optimizer.weight_decay must be 0: T5X's Adafactor scales it otherwise")
+    if run.method.form != "tasks" or run.method.only_correct or run.method.rationales != "first":
+        lines.append(
+            f"--method {run.method.name}: only standard, distill, dss and dss_unlabeled, without "
+            "Method.only_correct and with Method.rationales = 'first'"
+        )
+    if run.task.extra_tasks:
+        lines.append("Task.extra_tasks must be (): T5X mixes tasks in its mixtures")
+    if run.loss.alpha_schedule != "constant" or run.loss.mutual_information:
+        lines.append("Loss.alpha_schedule must be 'constant' and Loss.mutual_information 0")
+    if lines:
+        raise UsageError("--engine t5x cannot take this run:\n  " + "\n  ".join(lines))
+
+
+def _folder(name: str, path: str | Path) -> Check:
+    if "://" in str(path):
+        return Check(name, str(path))
+    folder = Path(path).expanduser()
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
     wrong = "" if os.access(nearest, os.W_OK) else f"{nearest} cannot be written to"
     return Check(name, f"{folder}{'' if folder.is_dir() else ' (not there yet)'}", wrong)
@@ -171,14 +198,10 @@ def _folder(name: str, folder: Path) -> Check:
 
 def folder_checks() -> list[Check]:
     """Cache, token stores and JAX's compilation cache."""
-    stores = os.environ.get("DSS_STORE_DIR")
-    checks = [
-        _folder("cache", cache_folder()),
-        _folder("token stores", Path(stores).expanduser() if stores else cache_folder() / "stores"),
-    ]
+    stores = os.environ.get("DSS_STORE_DIR") or cache_folder() / "stores"
+    checks = [_folder("cache", cache_folder()), _folder("token stores", stores)]
     if compiled := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        remote, what = "://" in compiled, "compilation cache"
-        checks.append(Check(what, compiled) if remote else _folder(what, Path(compiled)))
+        checks.append(_folder("compilation cache", compiled))
     if data := os.environ.get("DSS_DATA_DIR"):
         wrong = "" if Path(data).expanduser().is_dir() else "there is no such folder"
         checks.append(Check("data", data, wrong))

@@ -20,11 +20,9 @@ class Diverged(Exception):  # noqa: N818
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None where nothing is close."""
-    names = list(known)
-    found = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
-    if not found:
-        return None
-    return next(n for n in names if n.lower() == found[0])
+    names = {n.lower(): n for n in known}
+    found = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return names[found[0]] if found else None
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -43,15 +43,9 @@ class Taken(UsageError):  # noqa: N818
 @contextmanager
 def held(file: Path, taken: str, *, wait: bool = False) -> Iterator[None]:
     """Holds a lock; its folder is made where there is none. Where the file system has no locks, or
-    is a bucket, it goes on without.
-
-    Args:
-      file: of the lock.
-      taken: what is said where another process has it; {owner} in it stands for that process.
-      wait: whether to wait for that process.
-
-    Raises:
-      Taken: another process has it, and `wait` is not set.
+    is a bucket, it goes on without. `taken` is what is said where another process has it;
+    {owner} in it stands for that process. Taken: it has it, and `wait`, to wait for that
+    process, is not set.
     """
     lock = None if storage.is_remote(file) else _acquired(file, taken, wait)
     if lock is None:

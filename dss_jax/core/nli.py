@@ -1,12 +1,9 @@
 """What tasks of natural language inference share. Standard library only."""
 
-from collections.abc import Callable
-
 from dss_jax.core.completions import AnswerForm, parse_completion
-from dss_jax.core.examples import Example
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.core.types import DistillationTask, Release, Row, Tfds
+from dss_jax.core.types import DistillationTask, Example, Release, Row, Tfds
 
 LABELS = ("entailment", "neutral", "contradiction")
 _FILES = {"train": "train", "validation": "valid", "test": "test"}
@@ -18,7 +15,6 @@ def _question(premise: str, hypothesis: str) -> str:
 
 
 def _asked(example: Example) -> str:
-    """Premise and hypothesis, each with its name."""
     premise, _, hypothesis = example.input.partition("</s>")
     return _question(premise, hypothesis)
 
@@ -47,21 +43,35 @@ def nli_task(
     release's completions by row.
 
     Args:
-      name, description, licence: see `DistillationTask`.
-      tfds: the data set in TFDS, with its version.
-      form: how a completion is read.
-      exemplars: for a teacher.
       how: in which form a teacher shall answer.
-      answer: see `Prompt.answer`.
       premise: what TFDS calls the premise; the release says "premise".
       id_field: the field of a row's id; None: rows are numbered.
     """
+
+    def to_example(row: Row, completion: str | None) -> Example:
+        read = parse_completion(completion, form)
+        first = row[premise] if premise in row else row["premise"]
+        return Example(
+            id=row[id_field] if id_field else "",
+            input=f"{first}</s>{row['hypothesis']}",
+            label=LABELS[row["label"]] if row["label"] >= 0 else "",
+            teacher_label=read.label,
+            rationale=read.rationale,
+            allowed_labels=LABELS,
+        )
+
+    completions = {split: f"llm/{stem}_CoT_{{k}}.json" for split, stem in _FILES.items()}
+    files = {split: f"{name}_{stem}.json" for split, stem in _FILES.items()}
+    splits = {split: split for split in _FILES}
     return DistillationTask(
         name=name,
         description=description,
         licence=licence,
-        sources=_sources(name, tfds),
-        to_example=_reader(form, premise, id_field),
+        sources=(
+            Release(folder=name, files=files, completions=completions),
+            Tfds(name=tfds, splits=splits, completions=completions, completions_folder=name),
+        ),
+        to_example=to_example,
         scorer=TEXT_ACCURACY,
         prompt=Prompt(
             instruction="Does the premise entail the hypothesis, contradict it, or neither? " + how,
@@ -74,31 +84,3 @@ def nli_task(
             input_of=_asked,
         ),
     )
-
-
-def _sources(folder: str, tfds: str) -> tuple[Release, Tfds]:
-    completions = {split: f"llm/{stem}_CoT_{{k}}.json" for split, stem in _FILES.items()}
-    files = {split: f"{folder}_{stem}.json" for split, stem in _FILES.items()}
-    names = {split: split for split in _FILES}
-    return (
-        Release(folder=folder, files=files, completions=completions),
-        Tfds(name=tfds, splits=names, completions=completions, completions_folder=folder),
-    )
-
-
-def _reader(
-    form: AnswerForm, premise: str, id_field: str | None
-) -> Callable[[Row, str | None], Example]:
-    def to_example(row: Row, completion: str | None) -> Example:
-        answer = parse_completion(completion, form)
-        first = row[premise] if premise in row else row["premise"]
-        return Example(
-            id=row[id_field] if id_field else "",
-            input=f"{first}</s>{row['hypothesis']}",
-            label=LABELS[row["label"]] if row["label"] >= 0 else "",
-            teacher_label=answer.label,
-            rationale=answer.rationale,
-            allowed_labels=LABELS,
-        )
-
-    return to_example

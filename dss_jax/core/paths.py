@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,23 +21,22 @@ def shipped(name: str) -> Path:
     return inside if inside.exists() else PACKAGE.parent / name
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Writes a file that appears whole or not at all, and its folder where there is none.
-
-    Args:
-      file: a path, also a remote one of `dss_jax.core.storage.place`.
-      content: of the file.
+def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
+    """Writes a file that appears whole or not at all, and its folder where there is none. The path
+    may be a remote one of `dss_jax.core.storage.place`; `content` may come in pieces.
     """
+    content = content.encode() if isinstance(content, str) else content
+    parts = [content] if isinstance(content, bytes) else content
     if not isinstance(file, Path):
         # An object of a bucket appears when its upload has ended.
-        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        file.write_bytes(b"".join(parts))
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     # Several processes may write the same one.
     fresh = file.with_name(f"{file.name}.{os.getpid()}.new")
     try:
         with fresh.open("wb") as out:
-            out.write(content.encode() if isinstance(content, str) else content)
+            out.writelines(parts)
             out.flush()
             # Without it a power cut after the rename could leave an empty file under this name.
             os.fsync(out.fileno())
@@ -47,10 +46,8 @@ def write_whole(file: Path, content: str | bytes) -> None:
 
 
 def below(folder: Path, name: str) -> Path:
-    """The path of a name that somebody else wrote (a bucket, an index, a manifest) below a folder.
-
-    Raises:
-      UsageError: it is no plain relative path, or a link leads it out of the folder.
+    """The path of a name that somebody else wrote (a bucket, an index, a manifest) below a folder;
+    UsageError: it is no plain relative path, or a link leads it out of the folder.
     """
     check_name(name, folder)
     path = folder / name
@@ -60,15 +57,9 @@ def below(folder: Path, name: str) -> Path:
 
 
 def check_name(name: str, where: object) -> None:
-    """Checks that a name is a plain relative path, which stays in the folder that it is put to.
-
-    Args:
-      name: with "/" between its parts.
-      where: what it was found in, for the message.
-
-    Raises:
-      UsageError: it starts or ends with "/", or a part of it is empty, "." or "..", or holds what
-        is no part of a name on some system.
+    """Checks that a name, found in `where`, is a plain relative path, which stays in its folder.
+    UsageError: it starts or ends with "/", or a part of it is empty, "." or "..", or holds what
+    is no part of a name on some system.
     """
     if any(part in ("", ".", "..") or set(part) & set("\\\0") for part in name.split("/")):
         raise UsageError(
@@ -88,11 +79,7 @@ def check_new_folder(path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `path` at the end, and is removed after an error.
-
-    Raises:
-      UsageError: see `check_new_folder`.
-    """
+    """A folder to write into that becomes the new folder `path`, and is removed after an error."""
     check_new_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))

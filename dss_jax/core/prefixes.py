@@ -1,12 +1,11 @@
 """The texts before an input that tell the two tasks apart. Standard library only."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from dss_jax.core.errors import unknown_name
+from dss_jax.core.checks import among
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prefixes:
+class Prefixes(NamedTuple):
     """What comes before an input, for each task."""
 
     label: str
@@ -19,14 +18,13 @@ class Prefixes:
 
 
 PREFIXES = {
-    "paper": Prefixes(label="[label] ", rationale="[rationale] "),
-    "released_code": Prefixes(label="predict: ", rationale="explain: "),
+    "paper": Prefixes("[label] ", "[rationale] "),
+    "released_code": Prefixes("predict: ", "explain: "),
 }
 """Style -> prefixes. PERFORMANCE.md's token lengths were measured with `released_code`."""
 
 
 def prefixes(style: str) -> Prefixes:
     """The prefixes of a style; `UsageError` if there is none of that name."""
-    if style not in PREFIXES:
-        raise unknown_name("prefix style", style, PREFIXES)
+    among("prefix style", style, PREFIXES)
     return PREFIXES[style]

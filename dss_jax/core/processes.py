@@ -14,15 +14,17 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dss_jax.core.cluster import Processes
 from dss_jax.core.errors import UsageError
 
+if TYPE_CHECKING:
+    from dss_jax.core.cluster import Processes
+
 T = TypeVar("T")
-Say = Callable[[str], None]
 
 START_SECONDS = 300
 WAIT_SECONDS = 24 * 3600
@@ -33,15 +35,10 @@ _numbers = itertools.count()
 _sigterm_of_jax: int | None = None
 
 
-def start(found: Processes | None, timeout: int = START_SECONDS) -> None:
-    """Connects this process with the others. Comes before anything that touches a device.
-
-    Args:
-      found: of `core.cluster.find`; None: nothing is done.
-      timeout: how long the processes wait for each other, in seconds.
-
-    Raises:
-      UsageError: they do not find each other.
+def start(found: "Processes | None", timeout: int = START_SECONDS) -> None:
+    """Connects this process with the others that `find` found; None: nothing is done. Comes before
+    anything that touches a device. UsageError: they do not find each other within `timeout`, in
+    seconds.
     """
     if found is None:
         return
@@ -63,8 +60,9 @@ def start(found: Processes | None, timeout: int = START_SECONDS) -> None:
             "--process_count, and that its port is open; for one process alone give "
             "--process_count 1."
         ) from error
-    # Until the loop asks for it, SIGTERM shall end the process, as it does without JAX.
-    _keep_handler_of_jax()
+    # Until `sync_stops` puts JAX's handler back, SIGTERM shall end the process, as without JAX.
+    global _sigterm_of_jax
+    _sigterm_of_jax = _set_sigterm(None)
 
 
 def count() -> int:
@@ -115,15 +113,14 @@ def all_or_raise(work: Callable[[], T]) -> T:
     """Does what each process has to do by itself; where it fails on one, it fails on all.
 
     Raises:
-      UsageError: the mistake of this process, or of another one, with its name.
+      UsageError: the mistakes of this process and of others, with their names.
       Exception: what else `work` has raised here.
     """
     if count() == 1:
         return work()
-    result: list[T] = []
     failed: Exception | None = None
     try:
-        result.append(work())
+        result = work()
     except Exception as error:
         failed = error
     mistakes, names = gather("" if failed is None else str(failed) or repr(failed)), process_names()
@@ -132,15 +129,11 @@ def all_or_raise(work: Callable[[], T]) -> T:
     wrong = [f"{who}: {text}" for who, text in zip(names, mistakes, strict=True) if text]
     if wrong:
         raise UsageError("\n".join(wrong)) from failed
-    return result[0]
+    return result
 
 
 def broadcast_from_first(work: Callable[[], Any]) -> Any:
-    """What process 0 finds out, for all: plain JSON. Its mistakes are raised by all.
-
-    Raises:
-      UsageError: of process 0.
-    """
+    """What process 0 finds out, for all: plain JSON. Its UsageErrors are raised by all."""
     if count() == 1:
         return work()
     said: dict[str, Any] = {}
@@ -156,36 +149,33 @@ def broadcast_from_first(work: Callable[[], Any]) -> Any:
 
 
 def check_same(texts: Mapping[str, str]) -> None:
-    """Checks that all processes have the same texts.
-
-    Args:
-      texts: what it is ("configuration") -> its text, or a digest of it.
-
-    Raises:
-      UsageError: which processes have what, and the lines in which they differ.
+    """Checks that all processes have the same texts: what it is ("configuration") -> its text, or a
+    digest of it. UsageError: which processes have what, and the lines in which they differ.
     """
     everybody = [json.loads(t) for t in gather(json.dumps(texts))]
     names = process_names()
     for what in texts:
-        having: dict[str, list[str]] = {}
+        having: dict[str, list[str]] = defaultdict(list)
         for name, own in zip(names, everybody, strict=True):
-            having.setdefault(own[what], []).append(name)
+            having[own[what]].append(name)
         if len(having) > 1:
-            raise UsageError(_difference(what, having))
+            raise UsageError(
+                f"the processes have not the same {what}, so they cannot run together:\n"
+                + "\n".join(_difference({text: ", ".join(who) for text, who in having.items()}))
+                + "\nStart all processes from the same code, flags and data."
+            )
 
 
-def _difference(what: str, having: Mapping[str, Sequence[str]]) -> str:
+def _difference(having: Mapping[str, str]) -> Iterator[str]:
+    """The lines in which texts differ: text -> who has it."""
     (first, who), *others = having.items()
-    lines = [f"the processes have not the same {what}, so they cannot run together:"]
     if "\n" not in first:
-        lines += [f"  {', '.join(names)}: {text}" for text, names in having.items()]
-    for text, names in others if "\n" in first else ():
-        diff = difflib.unified_diff(
-            first.splitlines(), text.splitlines(), ", ".join(who), ", ".join(names), n=0,
-            lineterm="",
-        )  # fmt: skip
-        lines += [line for line in diff if not line.startswith("@@")]
-    return "\n".join([*lines, "Start all processes from the same code, flags and data."])
+        yield from (f"  {names}: {text}" for text, names in having.items())
+        return
+    for text, names in others:
+        lines = first.splitlines(), text.splitlines()
+        diff = difflib.unified_diff(*lines, who, names, n=0, lineterm="")
+        yield from (line for line in diff if not line.startswith("@@"))
 
 
 def process_names() -> list[str]:
@@ -204,25 +194,17 @@ def sync_stops() -> Iterator[Callable[[int], bool] | None]:
     if count() == 1:
         yield None
         return
-    mine = _signal(_sigterm_of_jax)
+    mine = _set_sigterm(_sigterm_of_jax)
     from jax.experimental import multihost_utils
 
     try:
         yield multihost_utils.reached_preemption_sync_point
     finally:
-        _signal(mine)
+        _set_sigterm(mine)
 
 
-def _keep_handler_of_jax() -> None:
-    """Takes JAX's own handler of SIGTERM out; `sync_stops` puts it back.
-
-    It is a C function, of which Python's `signal` module knows nothing.
-    """
-    global _sigterm_of_jax
-    _sigterm_of_jax = _signal(None)
-
-
-def _signal(handler: int | None) -> int | None:
+def _set_sigterm(handler: int | None) -> int | None:
+    """Sets a C function, of which Python's `signal` knows nothing; gives the one before."""
     libc = ctypes.CDLL(None)
     libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
     before: int | None = libc.signal(signal.SIGTERM, handler)

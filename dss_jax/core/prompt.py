@@ -1,4 +1,4 @@
-"""How a task asks a teacher: the few-shot prompt of a task file. Standard library only."""
+"""A row of a task, and the few-shot prompt by which a teacher is asked. Standard library only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,54 +6,55 @@ from operator import attrgetter
 
 from dss_jax.core.completions import AnswerForm
 from dss_jax.core.errors import UsageError
-from dss_jax.core.examples import Example
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One row of a task as text, before prefixes."""
+
+    id: str  # Unique within its split; "": the reader gives it the row's number.
+    input: str  # What the student reads.
+    # The gold label; "" where the row has none (it is then left out where the gold label is trained
+    # on or scored).
+    label: str = ""
+    teacher_label: str = ""  # The teacher's label; "" where it gave none.
+    # The teacher's rationale; "" where it gave none (such a row trains only the label task).
+    rationale: str = ""
+    # All of the teacher's rationales for its label, where it gave several.
+    rationales: tuple[str, ...] = ()
+    # The labels that are valid answers here; () where any text may be.
+    allowed_labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exemplar:
-    """One worked example: (input, rationale, output), as in the paper.
+    """One worked example, as in the paper."""
 
-    Attributes:
-      input: what follows the question's opening, for example a question with its choices.
-      rationale: the reasoning, in full sentences.
-      output: the answer as a teacher writes it, for example "(c) ANSWER".
-    """
-
-    input: str
-    rationale: str
-    output: str
+    input: str  # What follows the question's opening, for example a question with its choices.
+    rationale: str  # The reasoning, in full sentences.
+    output: str  # The answer as a teacher writes it, for example "(c) ANSWER".
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A few-shot chain-of-thought prompt, and how its answers are read.
+    """A few-shot chain-of-thought prompt, and how its answers are read."""
 
-    Attributes:
-      instruction: the system message; in the completion form, the prompt's head ("": none).
-      exemplars: worked examples, in their default order; about ten.
-      question: how an input is asked; `{input}` is replaced.
-      answer: how an exemplar is answered; `{rationale}` and `{output}` are replaced.
-      opening: what the completion form ends with, where the teacher goes on, for example "A:";
-        `answer` begins with it.
-      stop: stop sequences that are sent.
-      form: how a completion is read.
-      input_of: example -> text for `{input}`; the student's input where left out.
-      output_of: example -> its gold label as `{output}`, for the hint, and for each allowed label
-        what a teacher may write; the label itself where left out. "(c) TEXT" makes "(c)" an
-        answer too.
-      valid: label -> whether it can be one, where any text is allowed; an equation, for example,
-        must have a value.
-    """
-
-    instruction: str
-    exemplars: tuple[Exemplar, ...]
-    question: str
-    answer: str
+    instruction: str  # The system message; in the completion form, the prompt's head ("": none).
+    exemplars: tuple[Exemplar, ...]  # Worked examples, in their default order; about ten.
+    question: str  # How an input is asked; `{input}` is replaced.
+    answer: str  # How an exemplar is answered; `{rationale}` and `{output}` are replaced.
+    # What the completion form ends with, where the teacher goes on, for example "A:"; `answer`
+    # begins with it.
     opening: str
-    stop: tuple[str, ...]
-    form: AnswerForm
+    stop: tuple[str, ...]  # Stop sequences that are sent.
+    form: AnswerForm  # How a completion is read.
+    # Example -> text for `{input}`; the student's input where left out.
     input_of: Callable[[Example], str] = attrgetter("input")
+    # Example -> its gold label as `{output}`, for the hint, and for each allowed label what a
+    # teacher may write; the label itself where left out. "(c) TEXT" makes "(c)" an answer too.
     output_of: Callable[[Example], str] = attrgetter("label")
+    # Label -> whether it can be one, where any text is allowed; an equation, for example, must have
+    # a value.
     valid: Callable[[str], bool] = bool
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -30,17 +30,13 @@ def folders_on_path() -> list[str]:
 
 
 def task_folders(dirs: TaskDirs = ()) -> list[Path]:
-    """The folders that are searched, first wins.
-
-    Raises:
-      UsageError: a folder of `dirs` or of DSS_TASK_PATH does not exist.
-    """
+    """The folders that are searched, first wins; UsageError: one that was named does not exist."""
     asked = [(str(d), "task folder") for d in dirs]
     asked += [(p, "folder in DSS_TASK_PATH") for p in folders_on_path()]
     for folder, what in asked:
         if not Path(folder).is_dir():
             raise UsageError(f"{what} {folder!r} does not exist. Give an existing folder.")
-    return [Path(folder) for folder, _ in asked] + [Path("tasks"), shipped("tasks")]
+    return [*(Path(folder) for folder, _ in asked), Path("tasks"), shipped("tasks")]
 
 
 def task_names(dirs: TaskDirs = ()) -> dict[str, Path]:
@@ -54,14 +50,8 @@ def task_names(dirs: TaskDirs = ()) -> dict[str, Path]:
 
 
 def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
-    """The task of that name, with `file` filled in.
-
-    Args:
-      name: stem of the task file, for example "cqa".
-      dirs: folders that are searched before the others.
-
-    Raises:
-      UsageError: no such task; or its file fails to load or holds no `TASK`, with file and line.
+    """The task of that name; `dirs` are searched before the other folders. UsageError: no such
+    task; or its file fails to load or holds no `TASK`, with file and line.
     """
     known = task_names(dirs)
     if name not in known:
@@ -76,8 +66,13 @@ def load_task_file(file: Path) -> DistillationTask:
     """
     with _ONE_AT_A_TIME:
         task = _loaded.get(file)
-        if task is None or any(_changed(*entry) for entry in task.files.items()):
-            _forget(task.files if task else ())
+        files = {Path(name): digest for name, digest in task.files.items()} if task else {}
+        if not task or any(not f.is_file() or file_digest(f) != d for f, d in files.items()):
+            # Modules of its files are executed again when they are imported next.
+            for name, module in list(sys.modules.items()) if files else ():
+                own = getattr(module, "__dict__", {}).get("__file__")
+                if own and Path(own).resolve() in files and not name.startswith(_MODULE):
+                    del sys.modules[name]
             task = _loaded[file] = _run(file)
         for executed in _running:
             executed.update(task.files)
@@ -100,19 +95,6 @@ def _note(event: str, args: tuple) -> None:
 
 
 sys.addaudithook(_note)
-
-
-def _changed(name: str, digest: str) -> bool:
-    file = Path(name)
-    return not file.is_file() or file_digest(file) != digest
-
-
-def _forget(files: Collection[str]) -> None:
-    """Modules of these files are executed again when they are imported next."""
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__dict__", {}).get("__file__")
-        if file and str(Path(file).resolve()) in files and not name.startswith(_MODULE):
-            del sys.modules[name]
 
 
 def _run(file: Path) -> DistillationTask:
@@ -153,16 +135,10 @@ def _import(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
-        where = f"{file}:{_line(error, file)}"
-        raise UsageError(
-            f"{where}: the task file fails to load: {type(error).__name__}: {error}"
-        ) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if f.filename == str(file)]
+        if isinstance(error, SyntaxError) and error.filename == str(file):
+            lines.append(error.lineno)
+        where = f"{file}:{(lines or [1])[-1] or 1}: the task file fails to load"
+        raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
     return module
-
-
-def _line(error: Exception, file: Path) -> int:
-    if isinstance(error, SyntaxError) and error.filename == str(file):
-        return error.lineno or 1
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if f.filename == str(file) and f.lineno]
-    return lines[-1] if lines else 1

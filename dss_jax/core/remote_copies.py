@@ -31,11 +31,11 @@ def update_copy(files: Any, root: str, name: str, folder: Path, skip: tuple[str,
       UsageError: an object's name would lead out of the copy.
     """
     files.invalidate_cache()
-    found = {
-        entry.removeprefix(f"{root}/"): _version(info)
-        for entry, info in files.find(root, detail=True).items()
-        if info["type"] == "file" and not entry.endswith(("/", *skip))
-    }
+    found = {}
+    for entry, info in files.find(root, detail=True).items():
+        if info["type"] == "file" and not entry.endswith(("/", *skip)):
+            tag = next((str(info[t]) for t in _TAGS if info.get(t)), "")
+            found[entry.removeprefix(f"{root}/")] = [str(info["size"]), tag]
     # A copy that was put back into the bucket brings its own.
     found.pop(INDEX, None)
     if not found:
@@ -58,10 +58,6 @@ def update_copy(files: Any, root: str, name: str, folder: Path, skip: tuple[str,
     return folder
 
 
-def _version(info: dict[str, Any]) -> list[str]:
-    return [str(info["size"]), next((str(info[t]) for t in _TAGS if info.get(t)), "")]
-
-
 def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
@@ -71,11 +67,3 @@ def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
         for name, file in zip(names, fetched, strict=True):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, folder / name)
-
-
-def put_folder(files: Any, root: str, folder: Path, last: str | None) -> None:
-    """Copies a local folder's files to a remote one, many at once; `last` when the others are."""
-    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
-    for some in ([n for n in names if n != last], [n for n in names if n == last]):
-        files.put([str(folder / n) for n in some], [f"{root}/{n}" for n in some])
-    files.invalidate_cache()

@@ -8,9 +8,7 @@ _IMPORTED = time.time()
 
 
 def process_start() -> float:
-    """When this process began, seconds since 1970; where Linux does not tell, when this file was
-    imported.
-    """
+    """Seconds since 1970; where Linux does not tell, when this file was imported."""
     try:
         # Field 22, after the name in brackets, which may hold blanks: clock ticks since the boot.
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
@@ -36,7 +34,7 @@ class StartClock:
 
     @property
     def total(self) -> float:
-        """All parts together, in seconds."""
+        """In seconds."""
         return sum(self.seconds.values())
 
     def __str__(self) -> str:

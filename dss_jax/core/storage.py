@@ -3,9 +3,7 @@
 `etils.epath` (which Orbax uses too) gives remote paths the methods of `pathlib.Path`, through
 fsspec; TensorFlow is not touched. What must be a local file (SentencePiece, memory-mapped arrays,
 safetensors) is copied into the cache, once for each version that the bucket has.
-
-The one file of this room that imports anything but the standard library, and only when it is given
-a remote path: every room reads and writes files.
+Libraries are imported only for a remote path.
 """
 
 import contextlib
@@ -38,11 +36,7 @@ _LIBRARIES = ("google", "gcsfs", "botocore", "aiobotocore", "aiohttp", "s3fs", "
 
 
 def scheme_of(path: AnyPath) -> str | None:
-    """ "gs" or "s3"; None for a local path.
-
-    Raises:
-      UsageError: another scheme.
-    """
+    """Either "gs" or "s3"; None for a local path; UsageError: another scheme."""
     scheme, separator, _ = os.fspath(path).partition("://")
     if not separator:
         return None
@@ -57,20 +51,16 @@ def is_remote(path: AnyPath) -> bool:
 
 
 def place(path: AnyPath) -> Path:
-    """A path to read and write: `pathlib.Path`, or for gs:// and s3:// what behaves like one.
-
-    Raises:
-      UsageError: the extra for this scheme is not installed.
+    """A path to read and write: `pathlib.Path`, or for gs:// and s3:// what behaves like one;
+    UsageError: the extra for this scheme is not installed.
     """
     scheme = scheme_of(path)
     if scheme is None:
         return Path(path).expanduser()
     if not has_extra(path):
         module, extra = EXTRAS[scheme]
-        raise UsageError(
-            f"{os.fspath(path)} needs {module}, which is not installed: "
-            f'pip install "dss-jax[{extra}]".'
-        )
+        wanted = f'{module}, which is not installed: pip install "dss-jax[{extra}]".'
+        raise UsageError(f"{os.fspath(path)} needs {wanted}")
     # gcsfs would ask, with credentials only, what kind of bucket each one is.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     from etils import epath
@@ -92,21 +82,14 @@ def has_extra(path: AnyPath) -> bool:
 
 @contextlib.contextmanager
 def explained(path: AnyPath) -> Iterator[None]:
-    """Turns what the libraries of a bucket raise into a message for the user.
-
-    Raises:
-      UsageError: no such bucket or file, no credentials, no permission, no answer.
+    """Turns what the libraries of a bucket raise into a UsageError: no such bucket or file, no
+    credentials, no permission, no answer.
     """
-    if not is_remote(path):
-        yield
-        return
     try:
         yield
-    except UsageError:
-        raise
     except Exception as error:
-        ours = isinstance(error, OSError | ImportError)
-        if not ours and type(error).__module__.partition(".")[0] not in _LIBRARIES:
+        library = type(error).__module__.partition(".")[0] in _LIBRARIES
+        if not (is_remote(path) and (library or isinstance(error, OSError | ImportError))):
             raise
         raise UsageError(_message(os.fspath(path), error)) from error
 
@@ -129,20 +112,14 @@ def _message(path: str, error: Exception) -> str:
 
 
 def exists(path: AnyPath) -> bool:
-    """Whether there is such a file or folder.
-
-    Raises:
-      UsageError: see `explained`.
-    """
+    """Whether there is such a file or folder; UsageError: see `explained`."""
     with explained(path):
         return place(path).exists()
 
 
 def local_file(path: AnyPath) -> Path:
-    """The file itself, or a copy of a remote one in the cache, named by its content.
-
-    Raises:
-      UsageError: there is no such remote file, or see `explained`.
+    """The file itself, or a copy of a remote one in the cache, named by its content; UsageError:
+    there is no such remote file, or see `explained`.
     """
     if not is_remote(path):
         return Path(path).expanduser()
@@ -160,16 +137,10 @@ def _copy(digested: bytes) -> Path:
 
 
 def local_folder(path: AnyPath, skip: tuple[str, ...] = ()) -> Path:
-    """The folder itself, or a copy of a remote one in the cache. Files that have changed in the
-    bucket since are fetched again, files that are no longer there are removed.
-
-    Args:
-      path: the folder.
-      skip: endings of files that are not wanted.
-
-    Raises:
-      UsageError: there is nothing below it, an object's name would lead out of the copy, or see
-        `explained`.
+    """The folder itself, or a copy of a remote one in the cache, without files that end in one of
+    `skip`. Files that have changed in the bucket since are fetched again, files that are no
+    longer there are removed. UsageError: there is nothing below it, an object's name would lead
+    out of the copy, or see `explained`.
     """
     if not is_remote(path):
         return Path(path).expanduser()
@@ -190,27 +161,21 @@ def _file_system(name: str) -> tuple[Any, str]:
 
 
 def upload_folder(folder: Path, path: AnyPath, last: str | None = None) -> None:
-    """Copies a local folder's files below a remote one; `last`, which says that it is whole, last.
-
-    Raises:
-      UsageError: see `explained`.
+    """Copies a local folder's files below a remote one, many at once; `last`, which says that it is
+    whole, when the others are there.
     """
-    from dss_jax.core.remote_copies import put_folder
-
+    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
     with explained(path):
-        put_folder(*_file_system(os.fspath(path).rstrip("/")), folder, last)
+        files, root = _file_system(os.fspath(path).rstrip("/"))
+        for some in ([n for n in names if n != last], [n for n in names if n == last]):
+            files.put([str(folder / n) for n in some], [f"{root}/{n}" for n in some])
+        files.invalidate_cache()
 
 
 @contextlib.contextmanager
 def whole_place(path: AnyPath, last: str) -> Iterator[Path]:
-    """A local folder to write into that becomes the new folder `path`, remote or local.
-
-    Args:
-      path: the new folder.
-      last: the file that says that a remote folder is whole; it is written last.
-
-    Raises:
-      UsageError: `path` is there and not empty.
+    """A local folder to write into that becomes the new folder `path`, remote or local; `last` says
+    that a remote one is whole, and is written last. UsageError: `path` is there and not empty.
     """
     if not is_remote(path):
         with paths.whole_folder(Path(path).expanduser()) as folder:

@@ -50,10 +50,8 @@ class Sweep(Section):
             )
         for pair in self.model_bindings:
             if "=" not in pair[1]:
-                raise UsageError(
-                    'Sweep.model_bindings must hold pairs such as ("t5_1_1_xxl", "Train.steps = '
-                    f'4_000"), not {pair!r}.'
-                )
+                such = 'pairs such as ("t5_1_1_xxl", "Train.steps = 4_000")'
+                raise UsageError(f"Sweep.model_bindings must hold {such}, not {pair!r}.")
 
     @property
     def sizes(self) -> tuple[tuple[float | None, int | None], ...]:
@@ -72,13 +70,8 @@ class Sweep(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep.
-
-    Attributes:
-      task, method: names.
-      model: name; None for the teacher, which is no model of ours.
-      train_fraction, train_count: one of them is a number, the other None; of the teacher, none.
-      seed: of the run.
+    """One run of a sweep. `model` is None for the teacher, which is no model of ours; of others one
+    of `train_fraction` and `train_count` is a number.
     """
 
     task: str
@@ -91,9 +84,8 @@ class Cell:
     @property
     def size(self) -> str:
         """How much of the training data, as in the name of a folder."""
-        if self.train_count is not None:
-            return f"count_{self.train_count}"
-        return f"frac_{self.train_fraction:.12g}"
+        count, fraction = self.train_count, self.train_fraction
+        return f"frac_{fraction:.12g}" if count is None else f"count_{count}"
 
     @property
     def group(self) -> str:

@@ -1,4 +1,4 @@
-"""The shape of a T5 model, and of its low-rank adaptation. Standard library only."""
+"""A T5 model: its shape, its low-rank adaptation, how it decodes. Standard library only."""
 
 from dataclasses import dataclass, fields
 
@@ -20,8 +20,7 @@ class T5Config(Section):
     """The T5 model; names as in T5X's `network.T5Config`.
 
     Attributes:
-      vocab_size: rows of the embedding; None: the vocabulary's size, rounded up to a multiple of
-        128 as T5's is.
+      vocab_size: rows of the embedding; None: the vocabulary's size, up to a multiple of 128.
       emb_dim: width of the residual stream (Hugging Face: d_model).
       num_heads, head_dim: attention heads and their width (num_heads, d_kv).
       mlp_dim: width of the feed-forward layer (d_ff).
@@ -31,15 +30,13 @@ class T5Config(Section):
       relative_attention_num_buckets, relative_attention_max_distance: of the position bias.
       layer_norm_epsilon: of the RMS norm.
       dropout_rate: in [0, 1).
-      dtype: of activations, "float32" or "bfloat16"; parameters, norms, softmax and loss stay
-        in float32.
+      dtype: of activations, "float32" or "bfloat16"; all else (parameters, softmax) is float32.
       attention: "xla", or "cudnn": one kernel on NVIDIA GPUs, for rows of 256 tokens and more; it
         needs bfloat16 and has no dropout of attention weights.
       remat_policy: what the backward pass computes again instead of keeping it, as in T5X's
         scalable_t5: "none"; "minimal": all but the layers' products with their kernels;
         "full": all but each layer's input.
-      scan_unroll: layers that one turn of the loop over the layers runs; more is longer to
-        compile and may be faster.
+      scan_unroll: layers in a turn of the loop over them; more compiles longer, may be faster.
     """
 
     vocab_size: int | None = setting(VOCAB_SIZE, low=3)
@@ -108,3 +105,63 @@ class Lora(Section):
     def check(self) -> None:
         if not self.targets:
             raise UsageError(f"Lora.targets is empty. Known: {', '.join(LORA_TARGETS)}.")
+
+
+DECODE_METHODS = ("greedy", "beam", "sample", "rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beam(Section):
+    """Beam search.
+
+    Attributes:
+      num_beams: beginnings that are kept, and sequences that come out.
+      rule: "hf", as Hugging Face's `generate`: a score is log-probability /
+        length^length_penalty; at the longest length all beams count as ended. "t5x", as T5X:
+        log-probability / ((5 + length) / 6)^length_penalty (Wu et al. 2016, arXiv 1609.08144);
+        beams that have not ended count only where none has.
+      length_penalty: above 0 favours long sequences (Hugging Face's default 1.0, T5X's 0.6).
+      early_stopping: of rule "hf". True: stop when `num_beams` sequences have ended. False: when
+        the best live beam, at its present length, is no better than the worst of them. "never":
+        the same, at the longest length where that is better.
+      min_decode_length: tokens before the end is allowed.
+    """
+
+    num_beams: int = setting(4, low=1)
+    rule: str = setting("hf", among=("hf", "t5x"))
+    length_penalty: float = setting(1.0, low=-100, high=100)
+    early_stopping: bool | str = False
+    min_decode_length: int = setting(0, low=0)
+
+    def check(self) -> None:
+        if self.early_stopping not in (True, False, "never"):
+            raise UsageError(
+                f'Beam.early_stopping must be True, False or "never", not {self.early_stopping!r}.'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Section):
+    """Sampling. Temperature, top-k and top-p apply in this order, as in Hugging Face's `generate`.
+
+    Attributes:
+      num_samples: sequences an input.
+      temperature: the logits are divided by it; 0 takes the most likely token.
+      top_k: only the k most likely tokens are drawn from; 0: all.
+      top_p: only the most likely tokens that together have this probability; 1: all
+        (Holtzman et al. 2020, arXiv 1904.09751).
+      min_decode_length: tokens before the end is allowed.
+      seed: of the draws. A sequence depends on it, on its input's number and on its own number
+        alone, so it is the same in whatever batch it is decoded.
+    """
+
+    num_samples: int = setting(1, low=1)
+    temperature: float = setting(1.0, low=0, high=1000)
+    top_k: int = setting(0, low=0)
+    top_p: float = setting(1.0, low=0, high=1)
+    min_decode_length: int = setting(0, low=0)
+    seed: int = setting(0, low=0)
+
+
+GREEDY = Sample(temperature=0.0)
+"""The most likely token at each position."""

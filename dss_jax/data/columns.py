@@ -21,23 +21,15 @@ from dss_jax.data.store import SAMPLES, Ragged, Slices, StoreSplit
 ANSWER, BECAUSE = "Answer:", "Rationale:"
 """In a target that holds both, what comes before the label, or before the rationale."""
 
-
 Pair = tuple[Slices, Slices]
 """Inputs and targets of a role."""
 
 
 def permutation(n: int, *key: int) -> np.ndarray:
-    """A permutation of 0 ... n-1 that depends on the key alone.
+    """A permutation of 0 ... n-1, int64 [n], from a key alone: one or two integers of at least 0.
 
-    Sorts a Philox stream (Salmon et al. 2011). NumPy guarantees that raw stream for all time,
-    which it does not for `Generator.permutation`; so a run can be repeated years later.
-
-    Args:
-      n: number of items.
-      *key: one or two non-negative integers, for example (seed, epoch).
-
-    Returns:
-      int64 [n].
+    Sorts a Philox stream (Salmon et al. 2011). NumPy guarantees that raw stream for all time, which
+    it does not for `Generator.permutation`; so a run can be repeated years later.
     """
     words = np.zeros(2, np.uint64)
     words[: len(key)] = key
@@ -45,15 +37,8 @@ def permutation(n: int, *key: int) -> np.ndarray:
 
 
 def join_rows(tokens: Slices, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Rows of a column one after another, each cut to its length; cut ones end in EOS.
-
-    Args:
-      tokens: a column of the store.
-      rows: int [R], row numbers.
-      lengths: int [R], at most those of the rows.
-
-    Returns:
-      int32 [sum of lengths].
+    """Rows of a column, int [R], one after another, each cut to its length, int [R]: int32 [sum of
+    lengths]; cut ones end in EOS.
     """
     starts = tokens.starts[rows]
     ends = np.cumsum(lengths)
@@ -117,24 +102,19 @@ def label_in(text: str, form: str) -> str:
     """The label in a predicted text; the whole text where it has no mark."""
     if form == "rationale_label":
         return text.rpartition(ANSWER)[2].strip()
-    if form == "label_rationale":
-        return text.partition(BECAUSE)[0].strip()
-    return text
+    return text.partition(BECAUSE)[0].strip() if form == "label_rationale" else text
 
 
 def rationale_in(text: str, form: str) -> str:
     """The rationale in a predicted text of a form that has both; "" where it has no mark."""
-    if form == "rationale_label":
-        return text.rpartition(ANSWER)[0].strip()
-    return text.partition(BECAUSE)[2].strip()
+    found = text.rpartition(ANSWER)[0] if form == "rationale_label" else text.partition(BECAUSE)[2]
+    return found.strip()
 
 
 def _drawn(split: StoreSplit) -> tuple[Slices, np.ndarray]:
-    """All rationales of each row.
-
-    Returns:
-      A column of n * D rows, row i's rationale number d at i + n * d (those of a row that has
-      fewer come again), and how many each row has, at least 1: int64 [n].
+    """All rationales of each row, as a column of n * D rows, row i's rationale number d at i + n *
+    d (those of a row that has fewer come again); and how many each row has, at least 1: int64
+    [n].
     """
     first, more = split.tokens("rationale_targets"), split.tokens(SAMPLES)
     ends = np.flatnonzero(np.asarray(more.values) == EOS_ID) + 1
@@ -154,14 +134,10 @@ def _drawn(split: StoreSplit) -> tuple[Slices, np.ndarray]:
 
 
 class Examples:
-    """A method's view of a split: lengths and tokens of items in each role.
+    """A method's view of a split: lengths and tokens of items in each of its K `roles`.
 
-    An item of -1 is no example. An example that has no target in a role (no rationale) has
-    length 0 there, its input too: it would be computed for nothing.
-
-    Attributes:
-      roles: K of them, as in `dss_jax.layouts.blocks`.
-      count: n, rows of the split.
+    `count` is n. An item of -1 is no example. An example that has no target in a role (no
+    rationale) has length 0 there, its input too: it would be computed for nothing.
     """
 
     _draws: np.ndarray | None = None
@@ -178,17 +154,16 @@ class Examples:
         `draws`: int64 [n], how many rationales of each row an epoch draws one of; None: no draw.
         """
         self.roles, self.count, self._draws = tuple(columns), count, draws
-        inputs, targets = zip(*columns.values(), strict=True)
-        self._columns = inputs, targets
-        self._target_lengths = self._lengths(targets, data.target_length)
-        cut = self._lengths(inputs, data.input_length)
-        self._input_lengths = np.where(self._target_lengths > 0, cut, 0)
+        self._columns = inputs, targets = tuple(zip(*columns.values(), strict=True))
 
-    @staticmethod
-    def _lengths(columns: Sequence[Slices], limit: int) -> np.ndarray:
-        # The last column is that of item -1.
-        cut = np.stack([np.minimum(c.lengths(), limit) for c in columns])
-        return np.pad(cut, ((0, 0), (0, 1))).astype(np.int32)
+        def lengths(columns: Sequence[Slices], limit: int) -> np.ndarray:
+            # The last column is that of item -1.
+            cut = np.stack([np.minimum(c.lengths(), limit) for c in columns])
+            return np.pad(cut, ((0, 0), (0, 1))).astype(np.int32)
+
+        self._target_lengths = lengths(targets, data.target_length)
+        cut = lengths(inputs, data.input_length)
+        self._input_lengths = np.where(self._target_lengths > 0, cut, 0)
 
     def usable(self, rows: np.ndarray) -> np.ndarray:
         """Those of `rows` that have a target in the first role."""
@@ -210,9 +185,7 @@ class Examples:
         return self._input_lengths[:, items], self._target_lengths[:, items]
 
     def longest_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The longest input and target of some rows in each role, whatever rationale is drawn: two
-        int32 [K].
-        """
+        """In each role, of some rows, whatever rationale is drawn: two int32 [K]."""
         draws = 1 if self._draws is None else self._draws.max(initial=1)
         items = (rows + self.count * np.arange(draws)[:, None]).ravel()
         inputs, targets = self.lengths(items)
@@ -222,14 +195,8 @@ class Examples:
         """The useful work of items in all roles: int [N]."""
         inputs, targets = (x.ravel().astype(np.int64) for x in self.lengths(items))
         tokens = int(targets.sum())
-        return Work(
-            encoder_tokens=int(inputs.sum()),
-            decoder_tokens=tokens,
-            logit_tokens=tokens,
-            encoder_pairs=int(inputs @ inputs),
-            decoder_pairs=int(targets @ targets),
-            cross_pairs=int(inputs @ targets),
-        )
+        pairs = ((inputs, inputs), (targets, targets), (inputs, targets))
+        return Work(int(inputs.sum()), tokens, tokens, *(int(a @ b) for a, b in pairs))
 
     def longest(self, roles: slice = slice(None)) -> tuple[int, int]:
         """Of the whole split: the longest input and target, of some of the roles."""
@@ -237,18 +204,16 @@ class Examples:
 
     def inputs(self, items: np.ndarray) -> np.ndarray:
         """Inputs of all roles one after another: int [N] -> int32 [sum of lengths]."""
-        return self._join(self._columns[0], items, self._input_lengths)
+        return self._side(0, items)
 
     def targets(self, items: np.ndarray) -> np.ndarray:
         """Targets of all roles one after another: int [N] -> int32 [sum of lengths]."""
-        return self._join(self._columns[1], items, self._target_lengths)
+        return self._side(1, items)
 
-    def _join(
-        self, columns: Sequence[Slices], items: np.ndarray, lengths: np.ndarray
-    ) -> np.ndarray:
+    def _side(self, side: int, items: np.ndarray) -> np.ndarray:
         at = np.maximum(items, 0)  # Item -1 has length 0: nothing is read there.
-        joined = (join_rows(c, at, own[items]) for c, own in zip(columns, lengths, strict=True))
-        return np.concatenate([*joined])
+        pairs = zip(self._columns[side], self.lengths(items)[side], strict=True)
+        return np.concatenate([join_rows(column, at, own) for column, own in pairs])
 
 
 def examples_of(
@@ -256,12 +221,8 @@ def examples_of(
 ) -> Examples:
     """A method's view of a split of a store.
 
-    Args:
-      split: of a store.
-      data: lengths.
-      method: which columns.
-      right: bool [n], rows where the teacher's label is not known to be wrong; only these have
-        their rationale, and their teacher's label. None: all rows.
+    `right`: bool [n], rows where the teacher's label is not known to be wrong; only these have
+    their rationale, and their teacher's label. None: all rows.
     """
     gold = method.label == "gold"
     labels: Slices = split.tokens("label_targets" if gold else "teacher_label_targets")
@@ -300,11 +261,8 @@ def as_scored(method: config.Method) -> config.Method:
 
 
 def shift_joined(targets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Decoder inputs of targets that lie one after another: shifted right, each starting with 0.
-
-    Args:
-      targets: int32 [sum of lengths].
-      lengths: int [M].
+    """Decoder inputs of targets, int32 [sum of lengths], that lie one after another with these
+    lengths, int [M]: shifted right, each starting with 0.
     """
     shifted = np.zeros_like(targets)
     shifted[1:] = targets[:-1]

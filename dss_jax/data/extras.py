@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dss_jax.data.store import SAMPLES, Ragged, StoreSplit, TextColumn, joined
+from dss_jax.data.store import SAMPLES, Ragged, StoreSplit, joined
 
-_OF_EXTRA = {"label_targets": "teacher_label_targets"}
+_OF_EXTRA = {"label_targets": "teacher_label_targets", "label": None}
 """What an extra row has in place of the gold label: it counts as unlabelled, whatever it has."""
 
 
@@ -26,24 +26,11 @@ class JoinedSplit(StoreSplit):
         splits = [self._main, *self._extras]
         return (any if column == SAMPLES else all)(s.has(column) for s in splits)
 
-    def tokens(self, column: str) -> Ragged:
-        """A token column of all rows."""
-        theirs = [_tokens(split, _OF_EXTRA.get(column, column)) for split in self._extras]
-        return joined([_tokens(self._main, column), *theirs])
+    def _column(self, column: str, kind: tuple[str, ...]) -> Ragged:
+        def of(split: StoreSplit, own: str | None) -> Ragged:
+            if own is None or (own == SAMPLES and not split.has(own)):
+                return Ragged(np.zeros(0, np.uint8), np.zeros(len(split) + 1, np.int64))
+            return split._column(own, kind)
 
-    def text(self, column: str) -> TextColumn:
-        """A text column of all rows; extra rows have no gold label."""
-        parts = [self._main.text(column).utf8]
-        for split in self._extras:
-            parts.append(_nothing(split) if column == "label" else split.text(column).utf8)
-        return TextColumn(joined(parts))
-
-
-def _tokens(split: StoreSplit, column: str) -> Ragged:
-    if column == SAMPLES and not split.has(column):
-        return _nothing(split)
-    return split.tokens(column)
-
-
-def _nothing(split: StoreSplit) -> Ragged:
-    return Ragged(np.zeros(0, np.uint8), np.zeros(len(split) + 1, np.int64))
+        theirs = [of(split, _OF_EXTRA.get(column, column)) for split in self._extras]
+        return joined([of(self._main, column), *theirs])

@@ -4,14 +4,11 @@ A store's folder is named by a digest of all that decides its content, so that a
 vocabulary, prefix or task file makes another store and an old one is never served for it.
 """
 
-import hashlib
-import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -25,7 +22,7 @@ from dss_jax.core.paths import cache_folder
 from dss_jax.core.registry import load_task, load_task_file
 from dss_jax.data import prepare_child, rows, vocabulary
 from dss_jax.data.rationales import records_digest
-from dss_jax.data.store import FORMAT, MANIFEST, StoreDamaged, TokenStore, open_store
+from dss_jax.data.store import FORMAT, MANIFEST, StoreDamaged, TokenStore, key_of, open_store
 from dss_jax.data.store_writer import remove_leftovers
 from dss_jax.records.files import read_records
 
@@ -53,13 +50,11 @@ def ensure_store(
     """The token store of a task: opened if it is there and sound, made if not.
 
     Args:
-      task_cfg: which task, or which SeqIO task or mixture of the user's.
-      vocabulary_cfg: the vocabulary.
       data_cfg: `store` (one store, taken as it is) or `store_dir`.
       task_dirs: folders searched for task files before the others.
       need: splits that the caller cannot do without; a store that lacks one because a download
         failed is made again.
-      beam: how Apache Beam makes the store, see `seqio_beam.make`; None: this machine does.
+      beam: how Apache Beam makes the store, see `seqio_beam.answer`; None: this machine does.
 
     Raises:
       UsageError: unknown task, missing or ill-formed data, a store for something else,
@@ -68,24 +63,27 @@ def ensure_store(
     """
     if task_cfg.extra_tasks:
         ensure = partial(ensure_store, task_dirs=task_dirs, need=need, beam=beam)
-        return _with_extras(task_cfg, vocabulary_cfg, data_cfg, ensure, "train" in need)
+        return _with_extras(task_cfg, vocabulary_cfg, data_cfg, ensure)
     if data_cfg.store is not None:
         return _given_store(data_cfg.store, task_cfg, vocabulary_cfg)
     request = make_request(task_cfg, vocabulary_cfg, task_dirs)
     name = re.sub(r"[^\w.-]", "_", f"{request['name']}-{request['key'][:16]}")
-    folder, remote = _store_folders(data_cfg)
-    for place in (f"{folder}/{name}", *(f"{there}/{name}" for there in remote)):
-        store, why = _look(place, need)
+    given = data_cfg.store_dir or os.environ.get("DSS_STORE_DIR") or cache_folder() / "stores"
+    # A store of a remote folder is made in the user's cache.
+    remote = f"{str(given).rstrip('/')}/{name}" if storage.is_remote(given) else None
+    local = (cache_folder() / "stores" if remote else Path(given).expanduser().resolve()) / name
+    for place in (str(local), remote):
+        store, why = _look(place, need) if place else (None, "")
         if why:
             log.info(why)
         if store is not None:
             break
     else:
-        store = _make(request, folder / name, need, beam)
-        for there in remote:
-            log.info(f"copying the token store to {there}/{name}")
+        store = _make(request, local, need, beam)
+        if remote:
+            log.info(f"copying the token store to {remote}")
             # The manifest says that it is whole.
-            storage.upload_folder(store.path, f"{there}/{name}", last=MANIFEST)
+            storage.upload_folder(store.path, remote, last=MANIFEST)
     for line in store.manifest.get("rationales", ()):
         log.info(line)
     return store
@@ -95,8 +93,7 @@ def _with_extras(
     task_cfg: config.Task,
     vocabulary_cfg: config.Vocabulary,
     data_cfg: config.Data,
-    ensure: Callable[..., TokenStore],
-    trains: bool,
+    ensure: "partial[TokenStore]",
 ) -> TokenStore:
     """The store, with those of the extra tasks in its vocabulary; record files go to theirs."""
     records: dict[str, list[str]] = {}
@@ -114,7 +111,7 @@ def _with_extras(
         for name in names
     )
     store = ensure(own, vocabulary_cfg, data_cfg)
-    if not trains:
+    if "train" not in ensure.keywords["need"]:
         return store  # Scoring needs no extra rows.
     same = replace(vocabulary_cfg, path=str(store.vocabulary_path), extra_ids=store.extra_ids)
     elsewhere = replace(data_cfg, store=None)
@@ -131,7 +128,9 @@ def _with_extras(
 def _make(
     request: Request, path: Path, need: Sequence[str], beam: Mapping[str, Any] | None
 ) -> TokenStore:
-    with _lock(path):
+    said = "{owner} is preparing this token store; waiting for it"
+    # The lock only saves work: without it, the rename of a finished store decides.
+    with locks.held(path.parent / f".lock-{path.name}", said, wait=True):
         # Another process may have made it while this one waited.
         found, _ = _look(str(path), need)
         if found is not None:
@@ -149,48 +148,33 @@ def _make(
     return store
 
 
-def _store_folders(data_cfg: config.Data) -> tuple[Path, list[str]]:
-    """The local folder of all stores, and the remote one, if any: Data.store_dir, DSS_STORE_DIR, or
-    the user's cache, where the stores of a remote folder are made.
-    """
-    folder = data_cfg.store_dir or os.environ.get("DSS_STORE_DIR")
-    if folder and not storage.is_remote(folder):
-        return Path(folder).expanduser().resolve(), []
-    return cache_folder() / "stores", [folder.rstrip("/")] if folder else []
-
-
 def make_request(
     task_cfg: config.Task,
     vocabulary_cfg: config.Vocabulary,
     task_dirs: Iterable[str | os.PathLike[str]] = (),
 ) -> Request:
-    """What the child process has to make, and the key of it.
-
-    Raises:
-      UsageError: unknown task, no data, no vocabulary.
-    """
+    """What the child process has to make, and the key of it; UsageError: unknown task, no data."""
+    request: Request
     if task_cfg.mixture_or_task_name is not None:
         assert task_cfg.mixture_or_task_module is not None
         # Not imported here, for it needs TensorFlow.
         module = module_file(task_cfg.mixture_or_task_module, loaded=False)
-        return _with_key(
-            {
-                "kind": "seqio",
-                "name": task_cfg.mixture_or_task_name,
-                "module": task_cfg.mixture_or_task_module,
-                "executed": [*map(str, imported_files([module], loaded=False) if module else ())],
-                "use_cached": task_cfg.use_cached,
-                "cache_dirs": list(task_cfg.seqio_cache_dirs),
-            }
-        )
-    if task_cfg.name is None:
+        request = {
+            "kind": "seqio",
+            "name": task_cfg.mixture_or_task_name,
+            "module": task_cfg.mixture_or_task_module,
+            "executed": [*map(str, imported_files([module], loaded=False) if module else ())],
+            "use_cached": task_cfg.use_cached,
+            "cache_dirs": list(task_cfg.seqio_cache_dirs),
+        }
+    elif task_cfg.name is None:
         raise UsageError("no task is given. Give --task NAME; dss tasks lists them.")
-    task = load_task(task_cfg.name, task_dirs)
-    data_dir = rows.data_folder(task_cfg.data_dir)
-    if not rows.available_splits(task, data_dir):
-        rows.examples(task, "train", data_dir)  # Raises, with where it looked.
-    return _with_key(
-        {
+    else:
+        task = load_task(task_cfg.name, task_dirs)
+        data_dir = rows.data_folder(task_cfg.data_dir)
+        if not rows.available_splits(task, data_dir):
+            rows.examples(task, "train", data_dir)  # Raises, with where it looked.
+        request = {
             "kind": "task",
             "name": task.name,
             "task_file": task.file,
@@ -201,7 +185,8 @@ def make_request(
             "vocabulary": str(vocabulary.resolve(vocabulary_cfg.path, task)),
             "extra_ids": vocabulary_cfg.extra_ids,
         }
-    )
+    content = made_from(request)
+    return {**request, "made_from": content, "key": key_of(content)}
 
 
 def made_from(request: Request) -> dict[str, Any]:
@@ -210,7 +195,7 @@ def made_from(request: Request) -> dict[str, Any]:
     common = {
         "format": FORMAT,
         "code": package_digest(*ROOMS),
-        "seqio": _seqio_version(),
+        "seqio": next((d.version for d in metadata.distributions(name="seqio")), None),
         # Where they lie does not matter.
         "executed": sorted([f.name, file_digest(f) if f.is_file() else ""] for f in executed),
     }
@@ -222,7 +207,7 @@ def made_from(request: Request) -> dict[str, Any]:
         **common,
         "task": request["name"],
         "files": {name: file_digest(path) for name, path in sources.items()},
-        "records": _record_digests(request["rationales"]),
+        "records": sorted(map(records_digest, request["rationales"])),
         "vocabulary_sha256": file_digest(Path(request["vocabulary"])),
         "extra_ids": request["extra_ids"],
         "prefixes": request["prefixes"],
@@ -238,20 +223,6 @@ def _record_files(task_cfg: config.Task) -> list[Path]:
                 "wrote with --rationales FILE; several are separated by commas."
             )
     return files
-
-
-def _record_digests(files: Iterable[str | Path]) -> list[str]:
-    return sorted(map(records_digest, files))
-
-
-def key_of(content: dict[str, Any]) -> str:
-    """SHA-256 of what a store is made from, in hex."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _with_key(request: Request) -> Request:
-    content = made_from(request)
-    return {**request, "made_from": content, "key": key_of(content)}
 
 
 def _look(path: str, need: Sequence[str]) -> tuple[TokenStore | None, str]:
@@ -277,11 +248,8 @@ def _look(path: str, need: Sequence[str]) -> tuple[TokenStore | None, str]:
 
 def open_anywhere(path: str) -> TokenStore:
     """Opens a store, local or remote; every file of it is checked against the manifest. A remote
-    one is copied into the cache, for it is memory-mapped.
-
-    Raises:
-      StoreDamaged: see `open_store`.
-      UsageError: see `storage.explained`.
+    one is copied into the cache, for it is memory-mapped. Raises as `open_store`, and
+    UsageError.
     """
     if not storage.is_remote(path):
         return open_store(path)
@@ -318,10 +286,10 @@ def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabu
     names = task_cfg.record_files
     files = [Path(f).expanduser() for f in names if not storage.is_remote(f)]
     # Where a store was copied to, the records need not be.
-    known = len(files) == len(names) and all(f.is_file() for f in files)
-    if files and known and _record_digests(files) != manifest["made_from"].get("records"):
+    known = names and len(files) == len(names) and all(f.is_file() for f in files)
+    if known and sorted(map(records_digest, files)) != manifest["made_from"].get("records"):
         raise UsageError(
-            f"the store {path} was not made with the records {','.join(task_cfg.record_files)}. "
+            f"the store {path} was not made with the records {','.join(names)}. "
             "Leave --store out to make one that is, or --rationales to use the store's."
         )
     if vocabulary_cfg.path is not None:
@@ -332,19 +300,3 @@ def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabu
                 f"--vocabulary out to use the store's own, {store.vocabulary_path}."
             )
     return store
-
-
-def _lock(path: Path) -> AbstractContextManager[None]:
-    """Lets one process of this machine make a store; the others wait for it.
-
-    The lock only saves work: without it, the rename of a finished store decides.
-    """
-    said = "{owner} is preparing this token store; waiting for it"
-    return locks.held(path.parent / f".lock-{path.name}", said, wait=True)
-
-
-def _seqio_version() -> str | None:
-    try:
-        return metadata.version("seqio")
-    except metadata.PackageNotFoundError:
-        return None

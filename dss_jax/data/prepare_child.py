@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, TextIO
+from typing import Any
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.log import shown
@@ -50,18 +50,13 @@ def run(
     environment: Mapping[str, str] | None = None,
     hand_on_signals: bool = False,
 ) -> Any:
-    """Has a module answer a request.
+    """Has a module answer a request, plain JSON.
 
     Args:
-      request: plain JSON; for the default module see `dss_jax.data.prepare.make_request`, plus
-        `path`, the store's place.
       module: one with a function `answer`.
       environment: the child's variables; None: this process's, on the CPU and quiet.
       hand_on_signals: Ctrl-C and SIGTERM go to the child as SIGTERM, and this process waits for
         what it answers. Otherwise the child is stopped with this process.
-
-    Returns:
-      The child's result; None where it has none.
 
     Raises:
       UsageError: what the child has to tell the user; TensorFlow or SeqIO is not installed.
@@ -73,7 +68,7 @@ def run(
             f"preparing data needs {' and '.join(missing)}, not installed here. Run `dss prepare` "
             "on a machine that has it, copy the store's folder here and pass it with --store."
         )
-    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     variables = {**os.environ, **QUIET, **_ON_CPU} if environment is None else environment
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         child = subprocess.Popen(
@@ -82,7 +77,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=stderr,
             encoding="utf-8",
-            env={**variables, "PYTHONPATH": path.rstrip(os.pathsep)},
+            env={**variables, "PYTHONPATH": path},
             # Otherwise the terminal sends Ctrl-C to the child too, which would count twice.
             start_new_session=hand_on_signals,
         )
@@ -144,38 +139,31 @@ def _stop(child: "subprocess.Popen[str]") -> None:
         child.wait()
 
 
-class _ToParent(logging.Handler):
-    def __init__(self, parent: TextIO) -> None:
-        super().__init__()
-        self._parent = parent
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _write(self._parent, message=self.format(record), level=record.levelno)
-
-
-def _write(parent: TextIO, **content: Any) -> None:
-    parent.write(json.dumps(content) + "\n")
-
-
 def serve(module: str) -> int:
-    """The child's end: has a module answer the request on standard input.
-
-    Returns:
-      Exit status: 0, or 2 for a mistake of the user's.
+    """The child's end: has a module answer the request on standard input. Gives the exit status: 0,
+    or 2 for a mistake of the user's.
     """
     # Libraries write to standard output as they like; only this process may speak to the parent.
     parent = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     # So that a stopped child removes what it has half written.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    class ToParent(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(message=self.format(record), level=record.levelno)
+
+    def tell(**content: Any) -> None:
+        parent.write(json.dumps(content) + "\n")
+
     try:
-        with shown(_ToParent(parent)):
+        with shown(ToParent()):
             result = importlib.import_module(module).answer(json.load(sys.stdin))
     except UsageError as error:
-        _write(parent, error=str(error))
+        tell(error=str(error))
         return 2
     if result is not None:
-        _write(parent, result=result)
+        tell(result=result)
     return 0
 
 

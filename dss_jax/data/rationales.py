@@ -22,10 +22,8 @@ Given = dict[tuple[str, str], str | Path]
 
 
 def records_digest(file: str | Path) -> str:
-    """SHA-256, in hex, of all in a record file that `join_records` may look at.
-
-    The header's date, totals and notes are left out: the same records, written again on another
-    day, are the same data.
+    """SHA-256, in hex, of a record file but for its header's date, totals and notes: the same
+    records, written again on another day, are the same data.
     """
     header, _ = read_records(Path(file))
     digest = hashlib.sha256(json.dumps([header.task, header.split]).encode())
@@ -48,11 +46,9 @@ def join_records(
     mixed: a row whose record is missing or not "ok" has none, and so has a split without a file.
 
     Args:
-      task: the task.
       splits: split -> its rows; a file for a split that is not among them is passed over.
       files: record files, each of one split. Where validation is held out of train, a file of
         either serves both.
-      data_dir: folder of the data; None: DSS_DATA_DIR.
 
     Returns:
       The rows with the records' labels and rationales (without files: as they were), and what to
@@ -120,19 +116,15 @@ def _fill(
             )
         given[split, record.id] = file
         if record.status == "ok":
+            theirs = (s.rationale for s in record.samples if record.votes(s) and s.rationale)
+            several = tuple(dict.fromkeys(theirs))
             splits[split][at] = replace(
                 row,
                 teacher_label=record.teacher_label,
                 rationale=record.rationale,
-                rationales=_agreeing(record),
+                rationales=several if len(several) > 1 else (),
             )
     return surplus
-
-
-def _agreeing(record: Record) -> tuple[str, ...]:
-    """The different rationales of the samples that have the row's label; () for a single one."""
-    found = dict.fromkeys(s.rationale for s in record.samples if record.votes(s) and s.rationale)
-    return tuple(found) if len(found) > 1 else ()
 
 
 def _counts(joined: Splits, given: Given) -> Iterator[str]:

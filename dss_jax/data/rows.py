@@ -6,6 +6,7 @@ split is asked for.
 
 import csv
 import functools
+import itertools
 import json
 import math
 import os
@@ -48,9 +49,7 @@ class Located:
 
 def data_folder(data_dir: DataDir) -> Path | None:
     """The data directory: the argument, else DSS_DATA_DIR, else None. Of a remote one, a copy.
-
-    Raises:
-      UsageError: it is given but is no folder.
+    UsageError: it is given but is no folder.
     """
     folder = data_dir or os.environ.get("DSS_DATA_DIR")
     if not folder:
@@ -86,11 +85,6 @@ def examples(task: DistillationTask, split: str, data_dir: DataDir = None) -> li
     Where no source has a validation split and the task asks for one, it is held out of train;
     both then keep the order in which `datasets.Dataset.train_test_split` puts them.
 
-    Args:
-      task: the task.
-      split: "train", "validation" or "test".
-      data_dir: folder of the data; None: DSS_DATA_DIR.
-
     Raises:
       SplitUnavailable: the split is to come from TFDS but cannot be downloaded.
       UsageError: unknown or unavailable split; missing, unreadable or ill-formed data, with file
@@ -121,15 +115,9 @@ def held_out(task: DistillationTask, data_dir: DataDir = None) -> bool:
 
 
 def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The row numbers of `datasets.Dataset.train_test_split(test_size=fraction, seed=seed)`.
-
-    Args:
-      n: number of rows.
-      fraction: share that is held out; rounded up.
-      seed: of `numpy.random.default_rng`.
-
-    Returns:
-      (train, held out), int64, in that function's order (checked against `datasets` 5.2.0).
+    """The row numbers of `datasets.Dataset.train_test_split(test_size=fraction, seed=seed)`:
+    (train, held out), int64, in that function's order (checked against `datasets` 5.2.0). The
+    fraction is rounded up.
     """
     held = math.ceil(fraction * n)
     order = np.random.default_rng(seed).permutation(n)
@@ -141,7 +129,7 @@ def source_files(task: DistillationTask, data_dir: DataDir = None) -> dict[str, 
     folder = data_folder(data_dir)
     files: dict[str, Path] = {}
     for source in task.sources:
-        if isinstance(source, Jsonl | Csv):
+        if isinstance(source, Jsonl):
             found = {n: _file(task, source, s, folder) for s, n in source.files.items()}
             files |= {name: file for name, file in found.items() if file}
         if isinstance(source, Release | Tfds) and folder is not None:
@@ -154,18 +142,17 @@ def source_files(task: DistillationTask, data_dir: DataDir = None) -> dict[str, 
 
 def source_of(task: DistillationTask, split: str, folder: Path | None) -> Source | None:
     """The first source that has the split."""
-    for source in task.sources:
-        if isinstance(source, Release | Jsonl | Csv):
-            has = _file(task, source, split, folder) is not None
-        else:
-            has = split in source.splits
-        if has:
-            return source
-    return None
+
+    def has(source: Source) -> bool:
+        if isinstance(source, Release | Jsonl):
+            return _file(task, source, split, folder) is not None
+        return split in source.splits
+
+    return next(filter(has, task.sources), None)
 
 
 def _places(
-    task: DistillationTask, source: Release | Jsonl | Csv, split: str, folder: Path | None
+    task: DistillationTask, source: Release | Jsonl, split: str, folder: Path | None
 ) -> list[Path]:
     """Where the file of a split may lie: in the data folder, or beside the task file."""
     if split not in source.files:
@@ -178,22 +165,9 @@ def _places(
 
 
 def _file(
-    task: DistillationTask, source: Release | Jsonl | Csv, split: str, folder: Path | None
+    task: DistillationTask, source: Release | Jsonl, split: str, folder: Path | None
 ) -> Path | None:
     return next((p for p in _places(task, source, split, folder) if p.is_file()), None)
-
-
-def _no_split(task: DistillationTask, split: str, folder: Path | None) -> UsageError:
-    looked: list[str] = []
-    for source in task.sources:
-        if isinstance(source, Release | Jsonl | Csv):
-            looked += map(str, _places(task, source, split, folder))
-        if isinstance(source, Release) and folder is None and split in source.files:
-            looked.append(f"(no data folder given)/{source.folder}/{source.files[split]}")
-    available = ", ".join(available_splits(task, folder))
-    have = f"It has: {available}." if available else "It has no split at all here."
-    where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
-    return UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
 
 
 def _read(
@@ -202,20 +176,27 @@ def _read(
     """Examples and completions of one split of the source that has it, ids made sure of."""
     source = source_of(task, split, folder)
     if source is None:
-        raise _no_split(task, split, folder)
+        looked: list[str] = []
+        for other in task.sources:
+            if isinstance(other, Release | Jsonl):
+                nowhere = Path("(no data folder given)") if isinstance(other, Release) else None
+                looked += map(str, _places(task, other, split, folder or nowhere))
+        available = ", ".join(available_splits(task, folder))
+        have = f"It has: {available}." if available else "It has no split at all here."
+        where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
+        raise UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
     first_seen: dict[str, str] = {}
     found = []
     for number, located in enumerate(_located(task, source, split, folder)):
         example = _example(task, located)
         if not example.id:
             example = replace(example, id=f"{split}-{number}")
-        if example.id in first_seen:
+        before = first_seen.setdefault(example.id, located.where)
+        if before != located.where:
             raise UsageError(
-                f"{located.where}: id {example.id!r} was seen before, at "
-                f"{first_seen[example.id]}. Ids must be unique within a split; leave the field "
-                "out to have rows numbered."
+                f"{located.where}: id {example.id!r} was seen before, at {before}. Ids must be "
+                "unique within a split; leave the field out to have rows numbered."
             )
-        first_seen[example.id] = located.where
         found.append((example, located.completion))
     if not found:
         raise UsageError(f"the {split} split of task {task.name!r} has no rows.")
@@ -227,10 +208,8 @@ def _example(task: DistillationTask, located: Located) -> Example:
     try:
         example = task.to_example(located.row, located.completion)
     except KeyError as error:
-        fields = ", ".join(sorted(map(str, located.row)))
-        raise UsageError(
-            f"{located.where}: field {error} is missing. The row has: {fields}."
-        ) from error
+        fields = f"The row has: {', '.join(sorted(map(str, located.row)))}."
+        raise UsageError(f"{located.where}: field {error} is missing. {fields}") from error
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UsageError(
@@ -254,22 +233,22 @@ def _example(task: DistillationTask, located: Located) -> Example:
 def _located(
     task: DistillationTask, source: Source, split: str, folder: Path | None
 ) -> Iterable[Located]:
-    if isinstance(source, Release | Jsonl | Csv):
+    if isinstance(source, Release | Jsonl):
         file = _file(task, source, split, folder)
         assert file is not None
-        if isinstance(source, Csv):
-            return csv_rows(file)
-        if isinstance(source, Jsonl):
-            return jsonl_rows(file)
+        found = csv_rows(file) if isinstance(source, Csv) else jsonl_rows(file)
+        if not isinstance(source, Release):
+            return found
         texts = _completions(source, split, folder, required=not source.completions_optional)
-        return _join(list(jsonl_rows(file)), texts, str(file))
+        return _join(list(found), texts, str(file))
+    name = f"task {task.name!r}, {split}"
     if isinstance(source, Generated):
-        return _numbered(source.rows(split), f"task {task.name!r}, {split}")
+        return _numbered(source.rows(split), name)
 
     from dss_jax.data import seqio_sources
 
     if isinstance(source, SeqioSource):
-        return _numbered(seqio_sources.rows(source.make(), split), f"task {task.name!r}, {split}")
+        return _numbered(seqio_sources.rows(source.make(), split), name)
     texts = _completions(source, split, folder, required=False)
     # Completions are joined by position, so the rows must come in their original order.
     own = seqio_sources.tfds_rows(source, split, in_order=texts is not None)
@@ -287,10 +266,8 @@ def _completions_folder(source: Release | Tfds) -> str:
 
 def _chunks(below: Path, pattern: str) -> list[Path]:
     """The files of a pattern for k = 0, 1, ... as long as there are any."""
-    files: list[Path] = []
-    while (file := below / pattern.format(k=len(files))).is_file():
-        files.append(file)
-    return files
+    files = (below / pattern.format(k=k) for k in itertools.count())
+    return list(itertools.takewhile(Path.is_file, files))
 
 
 def _completions(
@@ -332,10 +309,9 @@ def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if "line" not in where else ""
-        raise UsageError(
-            f"{where}{line}, column {error.colno}: not valid JSON: {error.msg}."
-        ) from error
+        line = "" if "line" in where else f", line {error.lineno}"
+        at = f"{where}{line}, column {error.colno}"
+        raise UsageError(f"{at}: not valid JSON: {error.msg}.") from error
 
 
 def _lines(file: Path, newline: str | None = None) -> Iterator[str]:
@@ -366,10 +342,8 @@ def csv_rows(file: Path) -> Iterator[Located]:
         for row in reader:
             where = f"{file}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise UsageError(
-                    f"{where}: has not as many fields as the header line "
-                    f"({len(reader.fieldnames or ())})."
-                )
+                count = len(reader.fieldnames or ())
+                raise UsageError(f"{where}: has not as many fields as the header line ({count}).")
             yield Located(where=where, row=row)
     except csv.Error as error:
         raise UsageError(f"{file}, line {reader.line_num}: {error}.") from error

@@ -27,38 +27,28 @@ _PLAIN = CompressionTypes.UNCOMPRESSED
 
 
 def answer(request: Mapping[str, Any]) -> None:
-    """Makes the store that a request describes.
-
-    Args:
-      request: as for `seqio_prepare.make`, and `beam`: `pipeline_options` (of Beam, one a string),
-        `temp_dir` (that all workers can write to; None: a local one) and `rows` (of a part).
-
-    Raises:
-      UsageError: see `seqio_prepare.make`.
+    """Makes the store that a request describes: as for `seqio_prepare.make`, and in `beam` its
+    `pipeline_options` (one a string), `temp_dir` (that all workers can write to; None: a local
+    one) and `rows` (of a part).
     """
     wanted = request["beam"]
 
     def run(
         tokenise: seqio_prepare.Tokenise, parts: seqio_prepare.Parts
     ) -> dict[str, list[_Written]]:
-        names = {
-            split: [FileSystems.join(folder, f"{split}-{i:06}") for i in range(len(own))]
-            for split, own in parts.items()
-        }
+        written: dict[str, list[_Written]] = {split: [] for split in parts}
         for split, own in parts.items():
-            for name, part in zip(names[split], own, strict=True):
+            for number, part in enumerate(own):
+                name = FileSystems.join(folder, f"{split}-{number:06}")
                 _write(f"{name}.rows", pickle.dumps(part))
-        every = [name for own in names.values() for name in own]
+                written[split].append(_Written(name))
+        every = [one.name for own in written.values() for one in own]
         log.info(f"  Apache Beam: {len(every)} parts")
         with beam.Pipeline(options=PipelineOptions(wanted["pipeline_options"])) as pipeline:
-            (
-                pipeline
-                | beam.Create(every)
-                # Else all of them would be done where they were made.
-                | beam.Reshuffle()
-                | beam.ParDo(_Tokenise(tokenise))
-            )
-        return {split: [_Written(f"{name}.npz") for name in own] for split, own in names.items()}
+            # Without a reshuffle all of them would be done where they were made.
+            names = pipeline | beam.Create(every) | beam.Reshuffle()
+            names | beam.ParDo(_Tokenise(tokenise))
+        return written
 
     with tempfile.TemporaryDirectory(prefix="dss-beam-") as local:
         folder = FileSystems.join(wanted["temp_dir"] or local, f"dss-{request['key'][:16]}")
@@ -90,10 +80,10 @@ class _Written:
     """A part's columns in their file, which is read for each of them."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
 
     def __getitem__(self, column: str) -> Ragged:
-        arrays = np.load(io.BytesIO(_read(self._name)))
+        arrays = np.load(io.BytesIO(_read(f"{self.name}.npz")))
         return Ragged(arrays[f"{column}.values"], arrays[f"{column}.offsets"])
 
 

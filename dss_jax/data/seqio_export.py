@@ -4,11 +4,11 @@ The folder is what a TFDS builder of that name and version prepares, so SeqIO's 
 `tfds.load` and `tfds.builder_from_directory` read it without this package.
 """
 
-import dataclasses
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,13 @@ TEXTS = ("id", "input", "label", "teacher_label", "rationale", "status")
 def export_records(
     files: Sequence[str | Path], folder: str | Path, name: str | None = None, version: str = "1.0.0"
 ) -> Path:
-    """Writes record files, one a split, as the data set `folder/name/version`.
+    """Writes record files, one a split, as the data set `folder/name/version`, and gives that
+    folder.
 
     All records go in, in their order, whatever their status. Features: `id`, `input`, `label` (the
     gold one, "" without), `teacher_label`, `rationale`, `status` (text) and `agreement` (float32).
-    The description holds the headers, as JSON lines.
-
-    Args:
-      files: record files of one task, each of another split.
-      folder: the TFDS data folder.
-      name: of the data set, in snake case; None: `<task>_rationales`.
-      version: of the data set, "MAJOR.MINOR.PATCH".
-
-    Returns:
-      The folder of the version.
+    The description holds the headers, as JSON lines. `name`: in snake case; None:
+    `<task>_rationales`.
 
     Raises:
       UsageError: ill-formed or empty files, files of several tasks, two of one split, a name or
@@ -54,7 +47,10 @@ def export_records(
     if path.exists():
         raise UsageError(f"{path} is there already. Give another --version, or remove it first.")
     # Before TensorFlow is imported, so that a mistake in a file shows at once.
-    splits = {header.split: list(_rows(file, records)) for file, header, records in opened}
+    splits = {header.split: [*enumerate(map(_row, own))] for _, header, own in opened}
+    for file, header, _ in opened:
+        if not splits[header.split]:
+            raise UsageError(f"{file} has no records. Leave it out.")
 
     import numpy as np
     import tensorflow_datasets as tfds
@@ -67,9 +63,7 @@ def export_records(
         features=tfds.features.FeaturesDict(features),
         split_datasets=splits,
         data_dir=str(path.parents[1]),
-        description="\n".join(
-            json.dumps(dataclasses.asdict(header), ensure_ascii=False) for header in headers
-        ),
+        description="\n".join(json.dumps(asdict(h), ensure_ascii=False) for h in headers),
         disable_shuffling=True,
     )
     for split, info in builder.info.splits.items():
@@ -80,26 +74,21 @@ def export_records(
 def _check(headers: Sequence[Header], version: str) -> None:
     if not headers:
         raise UsageError("no record file. Give at least one.")
-    for what in ("task", "split"):
-        values = [getattr(h, what) for h in headers]
-        if what == "task" and len(set(values)) > 1:
-            raise UsageError(f"the files are of several tasks: {', '.join(sorted(set(values)))}.")
-        if what == "split" and len(set(values)) < len(values):
-            raise UsageError(
-                f"two files are of one split: {', '.join(values)}. `dss records merge` makes one "
-                "of them."
-            )
+    tasks, splits = {h.task for h in headers}, [h.split for h in headers]
+    if len(tasks) > 1:
+        raise UsageError(f"the files are of several tasks: {', '.join(sorted(tasks))}.")
+    if len(set(splits)) < len(splits):
+        raise UsageError(
+            f"two files are of one split: {', '.join(splits)}. `dss records merge` makes one of "
+            "them."
+        )
     if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version):
         raise UsageError(f"the version must be MAJOR.MINOR.PATCH, as 1.0.0, not {version!r}.")
 
 
-def _rows(file: Path, records: Iterable[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = -1
-    for number, record in enumerate(records):
-        texts = {text: getattr(record, text) for text in TEXTS if text != "label"}
-        yield number, {**texts, "label": record.gold, "agreement": record.agreement}
-    if number < 0:
-        raise UsageError(f"{file} has no records. Leave it out.")
+def _row(record: Record) -> dict[str, Any]:
+    texts = {text: getattr(record, text) for text in TEXTS if text != "label"}
+    return {**texts, "label": record.gold, "agreement": record.agreement}
 
 
 def answer(request: dict[str, Any]) -> str:

@@ -1,18 +1,11 @@
-"""Pairs for T5X: SeqIO tasks whose examples hold both roles, and the converter that makes two rows
-of each. Imports TensorFlow.
-
-For a task "cqa" `register` adds
-
-    cqa_paired              [label] x -> gold label, and [rationale] x -> the teacher's rationale
-    cqa_unlabeled_paired    [label] x -> the teacher's label, and the same rationale
+"""Pairs for T5X: the converter that makes two rows of an example that holds both roles. Imports
+TensorFlow.
 
 A batch of R rows then holds R / 2 examples, each in both roles. A mixture of the two tasks with a
 token-summed loss would be something else (METHOD.md, Traps).
 """
 
-import functools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import seqio
@@ -20,78 +13,9 @@ import tensorflow as tf
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import LABEL, RATIONALE
-from dss_jax.core.prefixes import prefixes as prefixes_of
-from dss_jax.core.types import DistillationTask
-from dss_jax.data.seqio_tasks import KINDS, ROW, Text, encode_input, forget, reader, source
+from dss_jax.data.seqio_tasks import FIRST, PAIRED, SECOND
 
-PAIRED = "_paired"
-_LABELS = {"": "label", "_unlabeled": "teacher_label"}
-"""Suffix of the mixture -> the one of `KINDS` that has its label."""
-
-_FIRST, _SECOND = ("inputs", "targets"), ("rationale_inputs", "rationale_targets")
 ROLE, WEIGHT = "role", "weight"
-
-
-def register(
-    task: DistillationTask,
-    *,
-    vocabulary_path: str | Path,
-    extra_ids: int = 100,
-    data_dir: str | Path | None = None,
-    prefixes: str = "paper",
-    rationales: Sequence[str | Path] = (),
-) -> None:
-    """Registers the paired SeqIO tasks of a task; arguments as of `seqio_tasks.register`.
-
-    Rows without the label are left out. A row without a rationale stays, with empty rationale
-    targets, which weigh nothing.
-    """
-    vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
-    style, (read, splits) = prefixes_of(prefixes), reader(task, data_dir, rationales)
-    names = {task.name + suffix + PAIRED: kind for suffix, kind in _LABELS.items()}
-    forget(seqio.TaskRegistry, [*names])
-    for name, label in names.items():
-        texts: dict[str, Text] = {}
-        for (inputs, targets), kind in ((_FIRST, KINDS[label]), (_SECOND, KINDS["rationale"])):
-            texts |= {inputs: functools.partial(kind.inputs, style), targets: kind.targets}
-        seqio.TaskRegistry.add(
-            name,
-            source=source(read, splits, texts, KINDS[label].targets),
-            preprocessors=[tokenize_pair],
-            output_features={n: seqio.Feature(vocabulary) for n in texts},
-        )
-
-
-def tokenize_pair(
-    dataset: tf.data.Dataset,
-    output_features: Mapping[str, seqio.Feature],
-    sequence_length: Mapping[str, int] | None = None,
-) -> tf.data.Dataset:
-    """SeqIO preprocessor: the four texts become ids that end in EOS, an empty text stays empty.
-
-    `sequence_length` has the lengths of `inputs` and `targets`, which hold for both roles. Longer
-    ones are cut and end in EOS, as in `seqio.preprocessors.append_eos_after_trim`.
-    """
-    limits = sequence_length or {}
-
-    def ended(text: tf.Tensor, ids: tf.Tensor, eos_id: int, limit: int | None) -> tf.Tensor:
-        cut = ids if limit is None else ids[: limit - 1]
-        # White space has no ids, but is a target all the same, as in `seqio_tasks`.
-        return tf.cond(tf.equal(text, ""), lambda: ids, lambda: tf.concat([cut, [eos_id]], 0))
-
-    def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        found = {ROW: example[ROW]}
-        for inputs, targets in (_FIRST, _SECOND):
-            vocabulary = output_features[inputs].vocabulary
-            for name, ids in (
-                (inputs, encode_input(example[inputs], vocabulary)),
-                (targets, vocabulary.encode_tf(example[targets])),
-            ):
-                limit = limits.get("inputs" if name == inputs else "targets")
-                found[name] = ended(example[name], ids, vocabulary.eos_id, limit)
-        return found
-
-    return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 class PairedFeatureConverter(seqio.EncDecFeatureConverter):
@@ -124,14 +48,14 @@ class PairedFeatureConverter(seqio.EncDecFeatureConverter):
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
         """Rows of model features; see the class."""
-        if _SECOND[0] in ds.element_spec:
+        if SECOND[0] in ds.element_spec:
             if self.pack:
                 raise UsageError(
                     "pairs cannot be packed: a label and its rationale would fall into different "
                     "steps. Set train/utils.DatasetConfig.pack = False."
                 )
             ds = ds.flat_map(self._rows_of_pair)
-            task_feature_lengths = {n: task_feature_lengths[n] for n in _FIRST}
+            task_feature_lengths = {n: task_feature_lengths[n] for n in FIRST}
         return super().__call__(ds, task_feature_lengths)
 
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
@@ -140,20 +64,13 @@ class PairedFeatureConverter(seqio.EncDecFeatureConverter):
         return {**lengths, "decoder_roles": task_feature_lengths["targets"]}
 
     def _rows_of_pair(self, pair: dict[str, tf.Tensor]) -> tf.data.Dataset:
-        rows = [
-            {
-                "inputs": pair[inputs],
-                "targets": pair[targets],
-                ROLE: tf.constant(role, tf.int32),
-                WEIGHT: tf.constant(weight, tf.float32),
-            }
-            for (inputs, targets), role, weight in (
-                (_FIRST, LABEL, self._alpha),
-                (_SECOND, RATIONALE, 1 - self._alpha),
-            )
-        ]
-        first, second = (tf.data.Dataset.from_tensors(row) for row in rows)
-        return first.concatenate(second)
+        def row(names: tuple[str, str], role: int, weight: float) -> tf.data.Dataset:
+            fields = {"inputs": pair[names[0]], "targets": pair[names[1]]}
+            fields |= {ROLE: tf.constant(role), WEIGHT: tf.constant(weight, tf.float32)}
+            return tf.data.Dataset.from_tensors(fields)
+
+        second = row(SECOND, RATIONALE, 1 - self._alpha)
+        return row(FIRST, LABEL, self._alpha).concatenate(second)
 
     def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         row = dict(super()._convert_example(features))

@@ -11,12 +11,12 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
-from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource, SplitUnavailable
-from dss_jax.data import prepare, rows, seqio_user
+from dss_jax.core.types import SPLITS, Example, SeqioSource, SplitUnavailable
+from dss_jax.data import prepare, rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import Columns, Joined, Part, text_column, write_store
@@ -36,16 +36,9 @@ Parts = Mapping[str, Sequence[Any]]
 """Split -> its parts."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a store is made of.
-
-    Attributes:
-      tokenise: makes the columns of a part.
-      parts: what it is given.
-      columns: those that a part has.
-      vocabulary: the SentencePiece model.
-      description: further fields of the manifest.
+class Plan(NamedTuple):
+    """What a store is made of: `tokenise` makes `columns` of each of `parts`; `description` are
+    further fields of the manifest.
     """
 
     tokenise: Tokenise
@@ -57,13 +50,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """The columns of a task file's rows, by SeqIO's tokeniser.
-
-    Attributes:
-      vocabulary: content of the SentencePiece model's file.
-      extra_ids: sentinel ids above its pieces.
-      style: of the prefixes.
-    """
+    """The columns of a task file's rows, by SeqIO's tokeniser; arguments as of `seqio_tokens`."""
 
     vocabulary: bytes
     extra_ids: int
@@ -87,9 +74,29 @@ class TaskRows:
 
 def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
     task = load_task_file(Path(request["task_file"]))
-    read, unavailable = _read(task, request["data_dir"])
-    examples, joined = join_records(task, read, request["rationales"], request["data_dir"])
+    read: dict[str, list[Example]] = {}
+    unavailable: dict[str, str] = {}
+    folder = rows.data_folder(request["data_dir"])
+    for split in rows.available_splits(task, folder):
+        try:
+            read[split] = rows.examples(task, split, folder)
+        except SplitUnavailable as error:
+            unavailable[split] = str(error)
+    if not read:
+        raise UsageError("\n".join(unavailable.values()))
+    examples, joined = join_records(task, read, request["rationales"], folder)
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
+    counts = {split: {"rows": len(found)} for split, found in examples.items()}
+    for split, found in examples.items():
+        for field in ("label", "teacher_label", "rationale"):
+            counts[split][field] = sum(bool(getattr(e, field)) for e in found)
+    # Of SeqIO's own sources, which the key does not cover.
+    files: dict[str, Any] = {}
+    for source in task.sources:
+        if isinstance(source, SeqioSource):
+            from dss_jax.data.seqio_user import file_stamps
+
+            files |= file_stamps(source.make(), source.splits)
     return Plan(
         tokenise=TaskRows(vocabulary.path.read_bytes(), vocabulary.extra_ids, request["prefixes"]),
         parts={
@@ -100,69 +107,31 @@ def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
         vocabulary=vocabulary,
         description={
             "prefixes": request["prefixes"],
-            "counts": {split: _counts(found) for split, found in examples.items()},
+            "counts": counts,
             "unavailable": unavailable,
             "rationales": joined,
-            **_source_files(task),
+            **({"source_files": files} if files else {}),
         },
     )
 
 
-def _read(
-    task: DistillationTask, data_dir: str | None
-) -> tuple[dict[str, list[Example]], dict[str, str]]:
-    """The rows of every split that can be had, and why the others cannot."""
-    found, unavailable = {}, {}
-    folder = rows.data_folder(data_dir)
-    for split in rows.available_splits(task, folder):
-        try:
-            found[split] = rows.examples(task, split, folder)
-        except SplitUnavailable as error:
-            unavailable[split] = str(error)
-    if not found:
-        raise UsageError("\n".join(unavailable.values()))
-    return found, unavailable
-
-
-def _counts(examples: Sequence[Example]) -> dict[str, int]:
-    fields = ("label", "teacher_label", "rationale")
-    given = {field: sum(bool(getattr(e, field)) for e in examples) for field in fields}
-    return {"rows": len(examples), **given}
-
-
-def _source_files(task: DistillationTask) -> dict[str, Any]:
-    """Files of SeqIO's own sources, which the key does not cover."""
-    files: dict[str, Any] = {}
-    for source in task.sources:
-        if isinstance(source, SeqioSource):
-            files |= seqio_user.file_stamps(source.make(), source.splits)
-    return {"source_files": files} if files else {}
-
-
 def _plan_seqio(request: Mapping[str, Any], size: int | None) -> Plan:
     """Each row of each task once, whatever its rate."""
+    from dss_jax.data import seqio_user
+
     provider = seqio_user.find_provider(request["module"], request["name"])
     cached = request["use_cached"]
     tasks = seqio_user.tasks_of(provider, cached, request["cache_dirs"])
     files: dict[str, Any] = {}
+    parts: dict[str, list[Any]] = {s: [] for s in SPLITS if s in provider.splits}
     for task in tasks:
-        files |= (
-            seqio_user.cache_stamps(task)
-            if cached
-            else seqio_user.file_stamps(task.source, task.splits)
-        )
+        cache = task.cache_dir if cached else None
+        files |= seqio_user.file_stamps(task.source, task.splits, cache)
+        for split in parts.keys() & task.splits:
+            parts[split] += seqio_user.parts_of(task, split, size)
     return Plan(
         tokenise=seqio_user.SeqioRows(request["module"], request["name"], cached),
-        parts={
-            split: [
-                part
-                for task in tasks
-                if split in task.splits
-                for part in seqio_user.parts_of(task, split, size)
-            ]
-            for split in SPLITS
-            if split in provider.splits
-        },
+        parts=parts,
         columns=seqio_user.COLUMNS,
         vocabulary=seqio_user.vocabulary_of(provider),
         description={"prefixes": None, "source_files": files},
@@ -189,13 +158,9 @@ def make(
 ) -> None:
     """Makes the store that a request of `dss_jax.data.prepare` describes.
 
-    Args:
-      request: what to make.
-      run: (tokenise, parts) -> split -> the columns of its parts.
-      size: rows of a part; None: as is best for this process alone.
-
-    Raises:
-      UsageError: ill-formed or missing data; or the sources changed since the request was made.
+    `run`: (tokenise, parts) -> split -> the columns of its parts. `size`: rows of a part; None: as
+    is best for this process alone. UsageError: ill-formed or missing data; or the sources changed
+    since the request was made.
     """
     own = request["kind"] == "task"
     plan = _plan_task(request, size or PART) if own else _plan_seqio(request, size)
@@ -207,9 +172,11 @@ def make(
         total += count
         log.info(f"  {split}: {count:,} rows")
         if not own:
+            from dss_jax.data.seqio_user import numbered
+
             # Only now it is known how many rows of a task come before a part.
-            numbered: Any = {"id": seqio_user.numbered(whole["id"])}
-            splits[split] = ChainMap(numbered, whole)  # type: ignore[arg-type]
+            ids: Any = {"id": numbered(whole["id"])}
+            splits[split] = ChainMap(ids, whole)  # type: ignore[arg-type]
         elif len(whole[SAMPLES].values):
             splits[split] = whole
         else:
@@ -221,13 +188,10 @@ def make(
             f"the files that {request['name']!r} is made from changed while its token store was "
             "made. Run the command again."
         )
-    fields = {k: request[k] for k in ("name", "kind", "key", "made_from")}
-    fields |= plan.description
-    vocabulary = plan.vocabulary
+    fields = {k: request[k] for k in ("name", "kind", "key", "made_from")} | {**plan.description}
+    model, extra_ids = plan.vocabulary.path, plan.vocabulary.extra_ids
     # The caller has looked: what is there is damaged, stale or incomplete.
-    write_store(
-        Path(request["path"]), splits, vocabulary.path, vocabulary.extra_ids, fields, replace=True
-    )
+    write_store(Path(request["path"]), splits, model, extra_ids, fields, replace=True)
 
 
 def answer(request: Mapping[str, Any]) -> None:

@@ -13,18 +13,14 @@ from pathlib import Path
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task, task_names
-from dss_jax.data import seqio_pairs, seqio_tasks, vocabulary
+from dss_jax.data import seqio_tasks, vocabulary
 from dss_jax.records.files import read_records
 
 log = logging.getLogger(__name__)
 
 
 def register_all() -> tuple[str, ...]:
-    """Registers every task found; one whose file is broken is reported and left out.
-
-    Returns:
-      Names of the tasks registered.
-    """
+    """Registers every task found, and gives their names; a broken file is reported and left out."""
     extra_ids = os.environ.get("DSS_EXTRA_IDS", "100")
     if not extra_ids.isdigit():
         raise UsageError(f"DSS_EXTRA_IDS must be a whole number, not {extra_ids!r}.")
@@ -39,15 +35,14 @@ def register_all() -> tuple[str, ...]:
         except UsageError as error:
             log.warning("%s", error)
             continue
-        for module in (seqio_tasks, seqio_pairs):
-            module.register(
-                task,
-                # Opened by SeqIO when it is needed, so an address need not be fetched here.
-                vocabulary_path=vocabulary.wanted(None, task),
-                extra_ids=int(extra_ids),
-                prefixes=os.environ.get("DSS_PREFIXES", "paper"),
-                rationales=records.get(name, ()),
-            )
+        seqio_tasks.register(
+            task,
+            # Opened by SeqIO when it is needed, so an address need not be fetched here.
+            vocabulary_path=vocabulary.wanted(None, task),
+            extra_ids=int(extra_ids),
+            prefixes=os.environ.get("DSS_PREFIXES", "paper"),
+            rationales=records.get(name, ()),
+        )
         done.append(name)
     return tuple(done)
 

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from dss_jax.core.paths import cache_folder
 from dss_jax.core.types import Row, SplitUnavailable, Tfds
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 REACHABLE_SECONDS = 20.0
 """How long the server of a data set may take to answer before it counts as unreachable."""
@@ -27,49 +27,30 @@ def rows(source: seqio.DataSource, split: str) -> Iterator[Row]:
 
 
 def tfds_rows(source: Tfds, split: str, *, in_order: bool) -> list[Row]:
-    """The rows of a TFDS split.
+    """The rows of a TFDS split; SplitUnavailable: it can be neither found nor downloaded.
 
-    TFDS shuffles rows when it prepares a data set (by a hash of their keys), so a completion
-    joined by position to what `tfds.load` gives would belong to another row. With `in_order` the
-    data set is therefore prepared a second time, unshuffled, in this package's cache folder.
-
-    Args:
-      source: which data set.
-      split: our name of the split.
-      in_order: whether the rows must come in the order of the original files.
-
-    Raises:
-      SplitUnavailable: the data set can be neither found nor downloaded.
+    TFDS shuffles rows when it prepares a data set (by a hash of their keys), so a completion joined
+    by position to what `tfds.load` gives would belong to another row. With `in_order`, for rows in
+    the order of the original files, the data set is therefore prepared a second time, unshuffled,
+    in this package's cache folder.
     """
-    folder: Path | None = None
+    folder = str(cache_folder() / "tfds_in_order") if in_order else None
     try:
-        if in_order:
-            folder = cache_folder() / "tfds_in_order"
-        builder = tfds.builder(source.name, data_dir=str(folder) if folder else None)
+        builder = tfds.builder(source.name, data_dir=folder)
         if not builder.data_path.exists():
             _check_reachable(builder)
-        if in_order:
-            _prepare_in_order(builder)
-        data = seqio.TfdsDataSource(
-            tfds_name=source.name,
-            tfds_data_dir=str(folder) if folder else None,
-            splits=dict(source.splits),
-        )
-        found = list(rows(data, split))
+            if in_order:
+                builder.info.as_proto.disable_shuffling = True
+                downloads = Path(tfds.core.constants.DATA_DIR).expanduser() / "downloads"
+                builder.download_and_prepare(download_dir=str(downloads))
+        if in_order and not builder.info.disable_shuffling:
+            raise RuntimeError(f"{builder.data_path} was prepared shuffled; delete it")
+        data = seqio.TfdsDataSource(source.name, tfds_data_dir=folder, splits=dict(source.splits))
+        return list(rows(data, split))
     except Exception as error:
         # TFDS has no error type of its own: no network, no space and a wrong name all differ.
-        logger.debug("TFDS %s", source.name, exc_info=True)
+        log.debug("TFDS %s", source.name, exc_info=True)
         raise SplitUnavailable(_help(source, split, folder, error)) from error
-    return found
-
-
-def _prepare_in_order(builder: tfds.core.DatasetBuilder) -> None:
-    if not builder.data_path.exists():
-        builder.info.as_proto.disable_shuffling = True
-        downloads = Path(tfds.core.constants.DATA_DIR).expanduser() / "downloads"
-        builder.download_and_prepare(download_dir=str(downloads))
-    if not builder.info.disable_shuffling:
-        raise RuntimeError(f"{builder.data_path} was prepared shuffled; delete it")
 
 
 def _check_reachable(builder: tfds.core.DatasetBuilder) -> None:
@@ -80,7 +61,7 @@ def _check_reachable(builder: tfds.core.DatasetBuilder) -> None:
             socket.create_connection((host, 443), timeout=REACHABLE_SECONDS).close()
 
 
-def _help(source: Tfds, split: str, folder: Path | None, error: Exception) -> str:
+def _help(source: Tfds, split: str, folder: str | None, error: Exception) -> str:
     reason = str(error).strip().splitlines()
     where = f" into {folder}" if folder else ""
     return (
@@ -97,5 +78,5 @@ def _plain(value: Any) -> Any:
     if getattr(value, "shape", None) == ():
         return value.item()
     if getattr(getattr(value, "dtype", None), "kind", "") == "O":
-        return [v.decode("utf-8") if isinstance(v, bytes) else v for v in value.tolist()]
+        return [*map(_plain, value.tolist())]
     return value

@@ -38,11 +38,8 @@ def processors() -> int:
 
 @functools.cache
 def encoder(vocabulary: bytes, extra_ids: int) -> Encode:
-    """The tokeniser of a vocabulary, with its threads; kept for the life of the process.
-
-    Args:
-      vocabulary: content of the SentencePiece model's file.
-      extra_ids: sentinel ids above the model's pieces.
+    """The tokeniser of a vocabulary, the content of a SentencePiece model's file, with its threads;
+    kept for the life of the process.
     """
     with tempfile.NamedTemporaryFile(suffix=".model") as file:
         file.write(vocabulary)
@@ -66,16 +63,9 @@ def encoder(vocabulary: bytes, extra_ids: int) -> Encode:
 
 
 def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> dict[str, Ragged]:
-    """All token columns of some rows of a task file.
-
-    Args:
-      examples: the rows.
-      encode: of `encoder`.
-      style: of the prefixes, "paper" or "released_code".
-
-    Returns:
-      Column -> ids of each row, int32, end-of-sequence included; none for a target that is empty,
-      and in `SAMPLES` for a row that has not several rationales.
+    """All token columns of some rows of a task file: ids of each row, int32, end-of-sequence
+    included; none for a target that is empty, and in `SAMPLES` for a row that has not several
+    rationales.
     """
     texts: dict[str, list[Sequence[str]]] = {SAMPLES: [example.rationales for example in examples]}
     for column, prefix in prefixes(style).of_columns.items():
@@ -91,11 +81,9 @@ def _ended(rows: Sequence[Sequence[str]], encode: Encode) -> Ragged:
     # Labels are few: each is encoded once.
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     ids = encode([*numbers])
-    ended = Ragged(
-        np.insert(ids.values, ids.ends, EOS_ID), ids.offsets + np.arange(len(ids.offsets))
-    ).take(np.array([numbers[text] for text in texts], np.int64))
+    offsets = ids.offsets + np.arange(len(ids.offsets))
+    at = np.array([numbers[text] for text in texts], np.int64)
+    ended = Ragged(np.insert(ids.values, ids.ends, EOS_ID), offsets).take(at)
     lengths = ended.lengths()
-    ends = np.cumsum([0, *lengths])
-    return Ragged(
-        join_rows(ended, np.arange(len(texts)), lengths), ends[np.cumsum([0, *map(len, rows)])]
-    )
+    starts = np.cumsum([0, *lengths])[np.cumsum([0, *map(len, rows)])]
+    return Ragged(join_rows(ended, np.arange(len(texts)), lengths), starts)

@@ -1,16 +1,20 @@
-"""A user's own SeqIO task or mixture: found, checked, and its rows. Imports TensorFlow late."""
+"""A user's own SeqIO task or mixture: found, checked, read, scored. Imports TensorFlow."""
 
 import importlib
+import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import seqio
 
 from dss_jax.core.errors import UsageError
-from dss_jax.data.store import Ragged
+from dss_jax.data.store import Ragged, TextColumn
 from dss_jax.data.store_writer import Columns, SplitBuilder, text_column
 from dss_jax.data.vocabulary import SentencePiece, resolve
 
@@ -19,13 +23,7 @@ COLUMNS = ("label_inputs", "label_targets", "id", "input", "label")
 
 
 def find_provider(module: str, name: str) -> Any:
-    """A user's SeqIO task or mixture, after importing the module that registers it.
-
-    Raises:
-      UsageError: no such module, or it registers no such name.
-    """
-    import seqio
-
+    """A user's SeqIO task or mixture, after importing the module that registers it."""
     # Like `python -m`, so that a module in the working folder is found.
     if str(Path.cwd()) not in sys.path[:1]:
         sys.path.insert(0, str(Path.cwd()))
@@ -54,16 +52,10 @@ def find_provider(module: str, name: str) -> Any:
 def tasks_of(provider: Any, use_cached: bool, cache_dirs: Sequence[str]) -> list[Any]:
     """The tasks of a SeqIO task or mixture, after a look at whether they are cached.
 
-    Args:
-      provider: the task or mixture.
-      use_cached: whether the rows shall come from what `seqio_cache_tasks` has written.
-      cache_dirs: folders of caches, local or of TensorFlow's file systems (gs://).
-
-    Raises:
-      UsageError: a task is not cached although it shall be or has to be; or it cannot be.
+    `use_cached`: whether the rows shall come from what `seqio_cache_tasks` has written;
+    `cache_dirs`: folders of caches, local or of TensorFlow's file systems (gs://). UsageError: a
+    task is not cached although it shall be or has to be; or it cannot be.
     """
-    import seqio
-
     seqio.add_global_cache_dirs(list(cache_dirs))
     tasks: list[Any] = list(seqio.get_subtasks(provider))
     for task in tasks:
@@ -90,11 +82,8 @@ def tasks_of(provider: Any, use_cached: bool, cache_dirs: Sequence[str]) -> list
 
 def vocabulary_of(provider: Any) -> SentencePiece:
     """The SentencePiece vocabulary that inputs and targets share."""
-    import seqio
-
     features = provider.output_features
-    missing = {"inputs", "targets"} - set(features)
-    if missing:
+    if {"inputs", "targets"} - set(features):
         raise UsageError(
             f"the SeqIO task {provider.name!r} must have the features inputs and targets; it has "
             f"{', '.join(features)}."
@@ -111,21 +100,15 @@ def vocabulary_of(provider: Any) -> SentencePiece:
     return SentencePiece(resolve(inputs.sentencepiece_model_file), inputs.extra_ids)
 
 
-def file_stamps(source: Any, splits: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Local files that a data source reads, as far as SeqIO knows: path -> (bytes, mtime in ns)."""
-    import seqio
-
-    if not isinstance(source, seqio.FileDataSource):
-        return {}
-    return _stamps(name for split in splits for name in source.list_shards(split))
-
-
-def cache_stamps(task: Any) -> dict[str, tuple[int, int]]:
-    """The files of a task's cache, as `file_stamps`."""
-    return _stamps(sorted(Path(task.cache_dir).glob("*")))
-
-
-def _stamps(names: Iterable[str | Path]) -> dict[str, tuple[int, int]]:
+def file_stamps(
+    source: Any, splits: Iterable[str], cache: str | None = None
+) -> dict[str, tuple[int, int]]:
+    """Local files that are read, of a data source as far as SeqIO knows them, or of a task's cache:
+    path -> (bytes, mtime in ns).
+    """
+    names: list[Any] = sorted(Path(cache).glob("*")) if cache else []
+    if not cache and isinstance(source, seqio.FileDataSource):
+        names = [name for split in splits for name in source.list_shards(split)]
     files = [file for name in names if (file := Path(name).absolute()).is_file()]
     return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
@@ -166,18 +149,17 @@ class SeqioRows:
 
     def __call__(self, part: Part) -> Columns:
         """The rows that the preprocessors make of a part; `id` is the task's name: `numbered`."""
-        import seqio
-
         provider = find_provider(self.module, self.name)
         vocabulary = vocabulary_of(provider)
         task = next(t for t in seqio.get_subtasks(provider) if t.name == part.task)
         if part.last is not None:
-            task = seqio.Task(
-                task.name,
-                source=_rows_of(task.source, part.first, part.last),
-                output_features=task.output_features,
-                preprocessors=task.preprocessors,
-            )
+            source, first, count = task.source, part.first, part.last - part.first
+
+            def rows(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
+                return source.get_dataset(split, shuffle=False).skip(first).take(count)
+
+            own = seqio.FunctionDataSource(rows, splits=source.splits)
+            task = seqio.Task(task.name, own, task.output_features, task.preprocessors)
         dataset = task.get_dataset(
             sequence_length=None, split=part.split, shuffle=False, use_cached=self.use_cached
         )
@@ -191,22 +173,42 @@ class SeqioRows:
         return dict(builder)
 
 
-def _rows_of(source: Any, first: int, last: int) -> Any:
-    import seqio
-
-    def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None) -> Any:
-        del shuffle_files, seed
-        return source.get_dataset(split, shuffle=False).skip(first).take(last - first)
-
-    return seqio.FunctionDataSource(dataset_fn, splits=source.splits)
-
-
 def numbered(names: Ragged) -> Ragged:
     """Names of tasks -> ids of their rows, which count for each task: "first-0", "first-1", ..."""
-    counts: dict[str, int] = {}
-    ids = []
-    for row in range(len(names)):
-        name = names[row].tobytes().decode("utf-8")
-        number = counts[name] = counts.get(name, -1) + 1
-        ids.append(f"{name}-{number}")
-    return text_column(ids)
+    counts: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+    return text_column(f"{name}-{next(counts[name])}" for name in TextColumn(names)[:])
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, float]:
+    """Runs `postprocess_fn` and the `metric_fns` over predictions, as SeqIO's evaluator does; for a
+    parent process.
+
+    Args:
+      request: `module` and `name` of the task or mixture, `split`, and `predictions`: id of the
+        row in the token store -> predicted text.
+
+    Returns:
+      `<task>/<metric>` -> value; metrics that are no numbers are left out.
+    """
+    provider = find_provider(request["module"], request["name"])
+    predictions, found = request["predictions"], {}
+    for task in seqio.get_subtasks(provider):
+        if request["split"] not in task.splits or not task.predict_metric_fns:
+            continue
+        decode = task.output_features["targets"].vocabulary.decode
+        targets, predicted = [], []
+        dataset = task.get_dataset(sequence_length=None, split=request["split"], shuffle=False)
+        for number, row in enumerate(ints_and_texts(dataset)):
+            text = predictions.get(f"{task.name}-{number}")
+            if text is None:
+                continue
+            target = row.get("targets_pretokenized")
+            target = decode([int(i) for i in row["targets"]]) if target is None else target
+            targets.append(task.postprocess_fn(target, example=row, is_target=True))
+            predicted.append(task.postprocess_fn(text, example=row, is_target=False))
+        for metric_fn in task.predict_metric_fns:
+            for name, value in metric_fn(targets, predicted).items():
+                value = getattr(value, "value", value)
+                if isinstance(value, Number):
+                    found[f"{task.name}/{name}"] = float(value)  # type: ignore[arg-type]
+    return found

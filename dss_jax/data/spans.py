@@ -12,7 +12,7 @@ Shape letters: C pieces, L tokens of a piece, S masked spans of a piece, N items
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -26,7 +26,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, LABEL
 from dss_jax.core.prefixes import prefixes
 from dss_jax.data.columns import Examples, permutation
-from dss_jax.data.store import StoreSplit, TokenStore
+from dss_jax.data.store import TokenStore
 
 NOISE = 2
 """Word of Philox's counter that keeps these draws apart from those of other purposes."""
@@ -64,10 +64,8 @@ def span_counts(length: int, cfg: config.Pretrain) -> SpanCounts:
 
 
 def longest_piece(data: config.Data, cfg: config.Pretrain, sentinels: int) -> SpanCounts:
-    """The longest piece whose input and target fit `Data.input_length` and `target_length`.
-
-    Raises:
-      UsageError: not even two tokens do, or it needs more sentinels than there are.
+    """The longest piece whose input and target fit `Data.input_length` and `target_length`;
+    UsageError: not even two tokens do, or it needs more sentinels than there are.
     """
     fitting = None
     for length in range(2, 2 * data.input_length):
@@ -102,7 +100,6 @@ def corrupt(
 
     Args:
       piece: int [L].
-      counts: how many tokens and spans.
       first_sentinel: id of `<extra_id_0>`; the next ones are below it.
       words: uint64 [L], random.
 
@@ -111,37 +108,26 @@ def corrupt(
     """
     kept = counts.length - counts.noise
     # A piece begins with a kept span and ends with a masked one, as in T5's code.
-    lengths = np.empty(2 * counts.spans, np.int64)
-    lengths[0::2] = _segments(kept, counts.spans, words)
-    lengths[1::2] = _segments(counts.noise, counts.spans, words[kept:])
-    ends = np.cumsum(lengths)
-    sentinels = first_sentinel - np.arange(counts.spans)
+    kept_lengths = _segments(kept, counts.spans, words)
+    masked_lengths = _segments(counts.noise, counts.spans, words[kept:])
+    lengths = np.stack([kept_lengths, masked_lengths], axis=1).ravel()
     masked = np.repeat(np.arange(2 * counts.spans) % 2, lengths).astype(bool)
+    sentinels = first_sentinel - np.arange(counts.spans)
     # A sentinel goes where a masked span begins, in the input; where a kept one begins, in the
     # target.
-    kept_before = np.cumsum(lengths[0::2])
-    masked_before = np.cumsum(lengths[1::2]) - lengths[1::2]
-    assert ends[-1] == counts.length
-    inputs = np.insert(piece[~masked], kept_before, sentinels)
-    targets = np.insert(piece[masked], masked_before, sentinels)
+    inputs = np.insert(piece[~masked], np.cumsum(kept_lengths), sentinels)
+    targets = np.insert(piece[masked], np.cumsum(masked_lengths) - masked_lengths, sentinels)
     return np.append(inputs, EOS_ID).astype(np.int32), np.append(targets, EOS_ID).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Text as pieces of equal length, in place of a store's split.
-
-    Attributes:
-      name: of the split.
-      tokens: int32 [C, L].
-      counts: how each is masked.
-      first_sentinel: id of `<extra_id_0>`.
-    """
+    """The text of the split `name` as pieces of equal length, in place of a store's split."""
 
     name: str
-    tokens: np.ndarray
-    counts: SpanCounts
-    first_sentinel: int
+    tokens: np.ndarray  # int32 [C, L].
+    counts: SpanCounts  # How each is masked.
+    first_sentinel: int  # Id of `<extra_id_0>`.
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -182,14 +168,6 @@ class SpanExamples(Examples):
         del roles  # There is one.
         return self._pieces.counts.input_length, self._pieces.counts.target_length
 
-    def inputs(self, items: np.ndarray) -> np.ndarray:
-        """Pieces with sentinels in place of the masked spans: int32 [sum of lengths]."""
-        return self._side(0, items)
-
-    def targets(self, items: np.ndarray) -> np.ndarray:
-        """The masked spans, each after its sentinel: int32 [sum of lengths]."""
-        return self._side(1, items)
-
     def _side(self, side: int, items: np.ndarray) -> np.ndarray:
         made = self._made(tuple(int(item) for item in items if item >= 0))
         return np.concatenate([np.zeros(0, np.int32), *(both[side] for both in made)])
@@ -202,50 +180,23 @@ class SpanExamples(Examples):
         return corrupt(of.tokens[piece], of.counts, of.first_sentinel, words)
 
 
-def _documents_of(split: StoreSplit, style: str | None) -> list[np.ndarray]:
-    """Inputs without their prefix, and rationales, of a split; no end-of-sequence at their ends."""
-    prefix = len(split.encode(prefixes(style).label)) if style else 0
-    columns = [(split.tokens("label_inputs"), prefix)]
-    if split.has("rationale_targets"):
-        columns.append((split.tokens("rationale_targets"), 0))
-    rows = range(len(split))
-    return [c[row][start:-1] for row in rows for c, start in columns if len(c[row])]
-
-
 def _lines(path: Path) -> Iterator[str]:
     openers: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
     kind = path.with_suffix("").suffix if path.suffix in openers else path.suffix
     with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
-            text = line.strip()
+            text, where = line.strip(), f"{path}:{number}"
             if text and kind == ".jsonl":
-                text = _text_of(text, f"{path}:{number}")
-            if text:
+                try:
+                    value = json.loads(text)
+                except ValueError as error:
+                    raise UsageError(f"{where}: not JSON ({error}).") from error
+                text = value.get("text") if isinstance(value, dict) else value
+                if not isinstance(text, str):
+                    such = 'a JSON string, or an object with a string "text"'
+                    raise UsageError(f"{where}: must be {such}.")
+            if text := text.strip():
                 yield text
-
-
-def _text_of(line: str, where: str) -> str:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{where}: not JSON ({error}).") from error
-    if isinstance(value, dict):
-        value = value.get("text")
-    if not isinstance(value, str):
-        raise UsageError(f'{where}: must be a JSON string, or an object with a string "text".')
-    return value.strip()
-
-
-def _documents_in(
-    name: str, encode: Callable[[Sequence[str]], list[list[int]]]
-) -> Iterator[np.ndarray]:
-    """The documents of a text file, as ids."""
-    path = storage.local_file(name)
-    if not path.is_file():
-        raise UsageError(f"Pretrain.text_files: there is no file {name!r}.")
-    texts = _lines(path)
-    while part := [*islice(texts, PART)]:
-        yield from (np.array(ids, np.int32) for ids in encode(part))
 
 
 def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
@@ -259,24 +210,29 @@ def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
       UsageError: a file is missing or ill-formed, there is less text than one piece, or the
         vocabulary has too few extra ids.
     """
-    split, vocabulary = store.split(split_name), store.vocabulary
     counts = longest_piece(run.data, run.pretrain, store.extra_ids)
-    found = _documents_of(split, store.manifest.get("prefixes"))
-    if split_name == "train":
-        for name in run.pretrain.text_files:
-            found += _documents_in(name, vocabulary.encode_all)
+    split, style = store.split(split_name), store.manifest.get("prefixes")
+    # Inputs without their prefix, and rationales; no end-of-sequence at their ends.
+    prefix = len(split.encode(prefixes(style).label)) if style else 0
+    columns = [(split.tokens("label_inputs"), prefix)]
+    if split.has("rationale_targets"):
+        columns.append((split.tokens("rationale_targets"), 0))
+    rows = range(len(split))
+    found = [c[row][start:-1] for row in rows for c, start in columns if len(c[row])]
+    for name in run.pretrain.text_files if split_name == "train" else ():
+        path = storage.local_file(name)
+        if not path.is_file():
+            raise UsageError(f"Pretrain.text_files: there is no file {name!r}.")
+        texts = _lines(path)
+        while part := [*islice(texts, PART)]:
+            found += (np.array(ids, np.int32) for ids in store.vocabulary.encode_all(part))
     order = permutation(len(found), ORDER)
     tokens = np.concatenate([np.zeros(0, np.int32), *(found[i] for i in order)]).astype(np.int32)
-    pieces = len(tokens) // counts.length
-    if not pieces:
+    if len(tokens) < counts.length:
         raise UsageError(
             f"the {split_name} split has {len(tokens)} tokens of text, less than a piece of "
             f"{counts.length}. Give more with --gin.Pretrain.text_files, or a smaller "
             "Data.input_length."
         )
-    return Pieces(
-        split_name,
-        tokens[: pieces * counts.length].reshape(pieces, counts.length),
-        counts,
-        vocabulary.vocab_size - 1,
-    )
+    pieces = tokens[: len(tokens) // counts.length * counts.length].reshape(-1, counts.length)
+    return Pieces(split_name, pieces, counts, store.vocabulary.vocab_size - 1)

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -55,19 +55,9 @@ MANIFEST, VOCABULARY = "manifest.json", "vocabulary.model"
 class StoreDamaged(UsageError):  # noqa: N818
     """A store that is half-written, was changed, or has another format."""
 
-    @classmethod
-    def by(cls, path: Path, what: str) -> "StoreDamaged":
-        """The error for a store of our format in which something is wrong."""
-        return cls(f"the token store {path} is damaged: {what}")
-
 
 class Slices:
-    """Rows that lie somewhere in a flat array.
-
-    Attributes:
-      values: [total].
-      starts, ends: int64 [rows]; row i is values[starts[i]:ends[i]].
-    """
+    """Rows that lie in a flat array: row i is values[starts[i]:ends[i]], both int64 [rows]."""
 
     def __init__(self, values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         self.values, self.starts, self.ends = values, starts, ends
@@ -90,11 +80,7 @@ class Slices:
 
 
 class Ragged(Slices):
-    """Rows one after another in one flat array.
-
-    Attributes:
-      offsets: int64 [rows + 1]; row i is values[offsets[i]:offsets[i + 1]].
-    """
+    """Rows one after another in a flat array: row i is values[offsets[i]:offsets[i + 1]], int64."""
 
     def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
         assert offsets.ndim == values.ndim == 1
@@ -115,19 +101,12 @@ class TextColumn:
     """Texts, decoded when asked for."""
 
     def __init__(self, utf8: Ragged) -> None:
-        """`utf8`: the bytes of each row."""
         self.utf8 = utf8
 
-    def __len__(self) -> int:
-        return len(self.utf8)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
+    def __getitem__(self, row: int | slice) -> Any:
+        """The text of a row, or a list of those of some."""
         if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
+            return [self[i] for i in range(*row.indices(len(self.utf8)))]
         return self.utf8[row].tobytes().decode("utf-8")
 
 
@@ -135,7 +114,6 @@ class StoreSplit:
     """One split of a store.
 
     Attributes:
-      name: its name.
       own: rows of the task itself: all, but in `extras.JoinedSplit`.
       encode: text -> ids by the store's vocabulary, without end-of-sequence.
     """
@@ -145,10 +123,13 @@ class StoreSplit:
     ) -> None:
         """`entry`: of the manifest."""
         self.name, self.encode, self.own = name, encode, int(entry["rows"])
-        self._columns = {c: _load_column(folder / name, c) for c in entry["columns"]}
-        for column, ragged in self._columns.items():
+        self._columns: dict[str, Ragged] = {}
+        for column in entry["columns"]:
+            file = f"{folder / name / column}"
+            ragged = Ragged(_load(f"{file}.values.npy"), np.array(_load(f"{file}.offsets.npy")))
             if len(ragged) != self.own:
                 raise StoreDamaged(f"{folder}: {name}/{column} has {len(ragged)} rows.")
+            self._columns[column] = ragged
 
     def __len__(self) -> int:
         return self.own
@@ -176,7 +157,6 @@ class TokenStore:
     """A whole store, opened.
 
     Attributes:
-      path: its folder.
       manifest: what it holds and was made from.
       splits: names of the splits it has.
       vocabulary_path: the SentencePiece model inside the store.
@@ -187,8 +167,7 @@ class TokenStore:
     extras: "tuple[TokenStore, ...]" = ()
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
-        self.path = path
-        self.manifest = dict(manifest)
+        self.path, self.manifest = path, dict(manifest)
         self.splits = tuple(manifest["splits"])
         self.vocabulary_path = path / VOCABULARY
         self.extra_ids = int(manifest["vocabulary"]["extra_ids"])
@@ -208,11 +187,7 @@ class TokenStore:
         return "+".join(str(store.manifest["key"]) for store in (self, *self.extras))
 
     def split(self, name: str) -> StoreSplit:
-        """One split.
-
-        Raises:
-          UsageError: the store lacks it; with the reason where one was recorded.
-        """
+        """One split; UsageError: the store lacks it, with the reason where one was recorded."""
         if name in self._splits:
             return self._splits[name]
         reason = self.manifest.get("unavailable", {}).get(name, "")
@@ -231,10 +206,8 @@ class TokenStore:
 
 
 def open_store(path: str | Path) -> TokenStore:
-    """Opens a store after checking format, size and SHA-256 of every file.
-
-    Raises:
-      StoreDamaged: it is not there, incomplete, changed, or of another format.
+    """Opens a store after checking format, size and SHA-256 of every file; StoreDamaged: it is not
+    there, incomplete, changed, or of another format.
     """
     path = Path(path).expanduser().resolve()
     manifest = _read_manifest(path)
@@ -243,17 +216,21 @@ def open_store(path: str | Path) -> TokenStore:
         for name in (*columns, *manifest["files"]):
             check_name(name, path / MANIFEST)
     except UsageError as error:
-        raise StoreDamaged.by(path, str(error)) from error
+        raise _damaged(path, str(error)) from error
     for name, entry in manifest["files"].items():
         file = path / name
         if not file.is_file():
             raise StoreDamaged(f"the token store {path} is incomplete: {name} is missing.")
         size = file.stat().st_size
         if size != entry["size"]:
-            raise StoreDamaged.by(path, f"{name} has {size} bytes, not {entry['size']}.")
+            raise _damaged(path, f"{name} has {size} bytes, not {entry['size']}.")
         if file_digest(file) != entry["sha256"]:
-            raise StoreDamaged.by(path, f"{name} was changed.")
+            raise _damaged(path, f"{name} was changed.")
     return TokenStore(path, manifest)
+
+
+def _damaged(path: Path, what: str) -> StoreDamaged:
+    return StoreDamaged(f"the token store {path} is damaged: {what}")
 
 
 def count_overlong(split: StoreSplit, column: str, limit: int) -> int:
@@ -261,9 +238,9 @@ def count_overlong(split: StoreSplit, column: str, limit: int) -> int:
     return int((split.tokens(column).lengths() > limit).sum())
 
 
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest without its own digest."""
-    content = {k: v for k, v in manifest.items() if k != "sha256"}
+def key_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain JSON, in hex, without its own digest, `sha256`."""
+    content = {k: v for k, v in content.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -275,24 +252,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_bytes())
         version, digest = manifest["format"], manifest["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreDamaged.by(path, f"{MANIFEST} is unreadable.") from error
+        raise _damaged(path, f"{MANIFEST} is unreadable.") from error
     if version != FORMAT:
         raise StoreDamaged(
             f"the token store {path} has format {version}, but this version of dss-jax reads "
             f"format {FORMAT}. Make it again with dss prepare."
         )
-    if digest != manifest_digest(manifest):
-        raise StoreDamaged.by(path, f"{MANIFEST} was changed.")
+    if digest != key_of(manifest):
+        raise _damaged(path, f"{MANIFEST} was changed.")
     return manifest
 
 
-def _load_column(folder: Path, column: str) -> Ragged:
-    return Ragged(
-        _load(folder / f"{column}.values.npy"), np.array(_load(folder / f"{column}.offsets.npy"))
-    )
-
-
-def _load(file: Path) -> np.ndarray:
+def _load(file: str) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except ValueError:

@@ -17,15 +17,12 @@ from dss_jax.core.digest import file_digest
 from dss_jax.data.store import (
     FORMAT,
     MANIFEST,
-    SAMPLES,
-    TEXT_COLUMNS,
-    TOKEN_COLUMNS,
     VOCABULARY,
     Ragged,
     StoreDamaged,
     TokenStore,
     joined,
-    manifest_digest,
+    key_of,
     open_store,
 )
 
@@ -47,13 +44,23 @@ def text_column(texts: Iterable[str]) -> Ragged:
     )
 
 
-class SplitBuilder(Mapping[str, Ragged]):
+class _Columns(Mapping[str, Ragged]):
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class SplitBuilder(_Columns):
     """A split's columns, collected row by row."""
 
     def __init__(self, tokens: Sequence[str], texts: Sequence[str]) -> None:
         """Declares the columns, of `TOKEN_COLUMNS`, `SAMPLES` and `TEXT_COLUMNS`."""
-        assert set(tokens) <= {*TOKEN_COLUMNS, SAMPLES}
-        assert set(texts) <= set(TEXT_COLUMNS)
+        super().__init__((*tokens, *texts))
         self._values = {c: array("i") for c in tokens} | {c: array("B") for c in texts}
         self._offsets = {c: array("q", [0]) for c in self._values}
 
@@ -70,28 +77,17 @@ class SplitBuilder(Mapping[str, Ragged]):
     def __getitem__(self, column: str) -> Ragged:
         return Ragged(np.array(self._values[column]), np.array(self._offsets[column], np.int64))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
 
-    def __len__(self) -> int:
-        return len(self._values)
-
-
-class Joined(Mapping[str, Ragged]):
+class Joined(_Columns):
     """Columns of parts of a split, one after another; put together when they are asked for."""
 
     def __init__(self, names: Sequence[str], parts: Sequence[Part]) -> None:
         """`names`: the columns, which all parts have; there may be no part."""
-        self._names, self._parts = names, parts
+        super().__init__(names)
+        self._parts = parts
 
     def __getitem__(self, column: str) -> Ragged:
         return joined([part[column] for part in self._parts])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def write_store(
@@ -103,7 +99,7 @@ def write_store(
     *,
     replace: bool = False,
 ) -> TokenStore:
-    """Writes a store beside its place and moves it there when it is complete.
+    """Writes a store beside its place, moves it there when it is complete, and opens it.
 
     Args:
       path: where it shall be. A damaged store there is replaced; where another process has put a
@@ -113,13 +109,9 @@ def write_store(
       extra_ids: sentinel ids above the vocabulary's pieces.
       description: further fields of the manifest.
       replace: whether a sound store that is there is replaced too.
-
-    Returns:
-      The store, opened from `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}"
-    partial.mkdir()
+    partial.mkdir(parents=True)
     try:
         shutil.copyfile(vocabulary_file, partial / VOCABULARY)
         entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
@@ -157,8 +149,7 @@ def _write_split(folder: Path, columns: Columns) -> dict[str, Any]:
     """Writes the files of a split; gives its entry in the manifest."""
     folder.mkdir()
     rows = 0
-    for column in columns:
-        ragged = columns[column]
+    for column, ragged in columns.items():
         if ragged.values.min(initial=0) < 0:
             raise ValueError("token ids must not be negative")
         dtype = np.min_scalar_type(int(ragged.values.max(initial=0)))
@@ -171,13 +162,10 @@ def _write_split(folder: Path, columns: Columns) -> dict[str, Any]:
 def _manifest(
     folder: Path, splits: Mapping[str, Any], extra_ids: int, description: Mapping[str, Any]
 ) -> dict[str, Any]:
-    files = {
-        file.relative_to(folder).as_posix(): {
-            "size": file.stat().st_size,
-            "sha256": file_digest(file),
-        }
-        for file in sorted(f for f in folder.rglob("*") if f.is_file())
-    }
+    files = {}
+    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+        entry = {"size": file.stat().st_size, "sha256": file_digest(file)}
+        files[file.relative_to(folder).as_posix()] = entry
     manifest: dict[str, Any] = {
         "format": FORMAT,
         **description,
@@ -187,7 +175,7 @@ def _manifest(
     }
     # As JSON gives it back, or tuples and integer keys would change the digest.
     manifest = json.loads(json.dumps(manifest))
-    return {**manifest, "sha256": manifest_digest(manifest)}
+    return {**manifest, "sha256": key_of(manifest)}
 
 
 def _sync(folder: Path) -> None:
@@ -207,9 +195,14 @@ def _move(partial: Path, path: Path, replace: bool) -> None:
     A folder can only be renamed onto nothing or an empty folder, so what is there is renamed away
     first; if another process wins the race with a sound store, that stays.
     """
+    old = partial.with_name(f"{partial.name}-old")
     while True:
         if replace:
-            _discard(path, partial)
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(OSError):  # Where it was a file.
+                old.unlink()
         try:
             partial.rename(path)
             return
@@ -221,13 +214,3 @@ def _move(partial: Path, path: Path, replace: bool) -> None:
             return
         except StoreDamaged:
             replace = True
-
-
-def _discard(path: Path, partial: Path) -> None:
-    old = partial.with_name(f"{partial.name}-old")
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
-    # Where it was a file.
-    with contextlib.suppress(OSError):
-        old.unlink()

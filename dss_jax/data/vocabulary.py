@@ -36,16 +36,9 @@ def wanted(path: str | None, task: DistillationTask | None) -> str:
 
 
 def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
-    """A local file with the vocabulary; fetched into the cache where it is an address.
-
-    Args:
-      path: local path, `https://`, `gs://` (a public bucket needs no extra) or `s3://`; None: the
-        task's own where it ships one, else the environment's DSS_VOCABULARY, else T5's public
-        vocabulary.
-      task: the task.
-
-    Raises:
-      UsageError: no such file, or it cannot be fetched.
+    """A local file with the vocabulary that is `wanted`: a local path, or an address (`https://`,
+    `s3://`, `gs://`, where a public bucket needs no extra), which is fetched into the cache.
+    UsageError: no such file, or it cannot be fetched.
     """
     name = wanted(path, task)
     if name.startswith("s3://"):
@@ -91,11 +84,7 @@ class SentencePiece:
     """Encodes and decodes exactly as `seqio.SentencePieceVocabulary(path, extra_ids)`."""
 
     def __init__(self, path: str | os.PathLike[str], extra_ids: int = 100) -> None:
-        """Opens a model.
-
-        Args:
-          path: a SentencePiece `.model` file.
-          extra_ids: sentinels `<extra_id_...>` above the model's pieces, highest number first.
+        """Opens a `.model` file; the extra ids `<extra_id_...>` come with the highest number first.
 
         Raises:
           UsageError: not a SentencePiece model, or one whose padding, end-of-sequence and unknown
@@ -130,13 +119,6 @@ class SentencePiece:
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, on all cores."""
         return list(self._processor.Encode(list(texts), out_type=int, num_threads=-1))
-
-    def encode_input(self, text: str) -> list[int]:
-        """Ids of an input: `</s>` inside becomes the end-of-sequence id; one more at the end."""
-        ids: list[int] = []
-        for part in text.split(SEPARATOR):
-            ids += [*self.encode(part), EOS_ID]
-        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids up to the first end-of-sequence; ids out of range become unknown."""

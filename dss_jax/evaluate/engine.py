@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
-from dss_jax.core.decode_config import GREEDY
+from dss_jax.core.t5_config import GREEDY
 from dss_jax.data.store import Slices
 from dss_jax.layouts.batches import eval_batches
 from dss_jax.layouts.padded import pad_rows

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.decode_config import Beam
+from dss_jax.core.t5_config import Beam
 from dss_jax.model.decoding import Chosen, Decoded, Search, gather, where_rows
 from dss_jax.model.sampling import without_eos
 

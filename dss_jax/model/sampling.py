@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.decode_config import GREEDY, Sample
 from dss_jax.core.ids import PAD_ID
+from dss_jax.core.t5_config import GREEDY, Sample
 from dss_jax.model import matmul
 from dss_jax.model.decoding import Chosen, Decoded, Search
 

@@ -1,15 +1,16 @@
 """Record files: reads, writes and merges the JSONL of `docs/records.md`. Standard library only."""
 
+import functools
 import json
-import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import write_whole
 from dss_jax.records.records import FORMAT, STATUSES, Header, Record, RecordSample
 
 SHOWN_IDS = 10
@@ -51,25 +52,12 @@ def write_records(path: Path, header: Header, records: Iterable[Record]) -> None
 
     The same header and records give the same bytes. Records are taken one at a time.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with fresh.open("xb") as out:
-            out.write(header_line(header))
-            out.writelines(map(record_line, records))
-            out.flush()
-            # Without it a power cut after the rename could leave an empty file under this name.
-            os.fsync(out.fileno())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    write_whole(path, chain([header_line(header)], map(record_line, records)))
 
 
 def read_records(path: Path) -> tuple[Header, Iterator[Record]]:
-    """Opens a record file.
-
-    Returns:
-      Its header, and its records, read and checked line by line as they are asked for.
+    """Opens a record file: its header, and its records, read and checked line by line as they are
+    asked for.
 
     Raises:
       UsageError: it cannot be read, is no record file or of a newer format; from the iterator: a
@@ -174,15 +162,10 @@ def row_totals(records: Iterable[Record]) -> dict[str, Any]:
     return {"rows": counts.total(), "statuses": statuses}
 
 
-@dataclass(frozen=True, kw_only=True)
-class MergeResult:
-    """What `merge` did.
-
-    Attributes:
-      rows: in the merged file.
-      equal: rows that were there once more, and the same.
-      answered: rows of which one version had errors that another had not.
-      conflicts: (id, first file, other file) of rows that differ otherwise.
+class MergeResult(NamedTuple):
+    """What `merge` did: `equal` rows were there once more, and the same; of `answered` rows one
+    version had errors that another had not; `conflicts` are (id, first file, other file) of rows
+    that differ otherwise.
     """
 
     rows: int
@@ -192,18 +175,16 @@ class MergeResult:
 
 
 def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> MergeResult:
-    """Merges the record files of shards or of repeated runs into one.
+    """Merges the record files of shards or of repeated runs, of the same task, split, prompt,
+    teacher and sampling, into one.
 
     Rows come in the order in which they are first met. All records are held in memory.
-
-    Args:
-      paths: two files or more, of the same task, split, prompt, teacher and sampling.
-      out: the file to write; nothing is written after an error.
-      on_conflict: which version is taken of a row that two files answer differently: "first" or
-        "last"; None: an error.
+    `on_conflict`: which version is taken of a row that two files answer differently: "first" or
+    "last".
 
     Raises:
-      UsageError: the headers do not agree, rows are in conflict, or see `read_records`.
+      UsageError: the headers do not agree, rows are in conflict, or see `read_records`; nothing is
+        written then.
     """
     if len({p.resolve() for p in paths}) < max(2, len(paths)):
         raise UsageError("merge needs two files or more, each once: their totals are added.")
@@ -222,10 +203,8 @@ def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> M
             )
         for new in records:
             old, source = kept.setdefault(new.id, (new, path))
-            if new is old:
-                continue
             if new == old:
-                equal += 1
+                equal += new is not old
                 continue
             better = _answered(old, new)
             if better is not None:
@@ -237,7 +216,12 @@ def merge(paths: Sequence[Path], out: Path, on_conflict: str | None = None) -> M
             if better is new:
                 kept[new.id] = (new, path)
     if conflicts and on_conflict is None:
-        raise _conflict(conflicts)
+        shown = "; ".join(f"{i!r} in {a} and {b}" for i, a, b in conflicts[:SHOWN_IDS])
+        more = f"; and {len(conflicts) - SHOWN_IDS} more" if len(conflicts) > SHOWN_IDS else ""
+        raise UsageError(
+            f"rows that two files have in different versions: {shown}{more}. Give --on_conflict "
+            "first or --on_conflict last to take the version of the first or of the last file."
+        )
     merged = [record for record, _ in kept.values()]
     write_records(out, _merged_header(headers, merged), merged)
     return MergeResult(rows=len(merged), equal=equal, answered=answered, conflicts=conflicts)
@@ -263,22 +247,11 @@ def _completes(new: Record, old: Record) -> bool:
     )
 
 
-def _conflict(conflicts: Sequence[tuple[str, Path, Path]]) -> UsageError:
-    shown = "; ".join(f"{i!r} in {a} and {b}" for i, a, b in conflicts[:SHOWN_IDS])
-    more = f"; and {len(conflicts) - SHOWN_IDS} more" if len(conflicts) > SHOWN_IDS else ""
-    return UsageError(
-        f"rows that two files have in different versions: {shown}{more}. Give --on_conflict first "
-        "or --on_conflict last to take the version of the first or of the last file."
-    )
-
-
 def _merged_header(headers: Sequence[Header], records: Sequence[Record]) -> Header:
     def joined(name: str, between: str) -> str:
         return between.join(dict.fromkeys(filter(None, (getattr(h, name) for h in headers))))
 
-    totals: dict[str, Any] = {}
-    for header in headers:
-        totals = _added(totals, header.totals)
+    totals = functools.reduce(_added, (h.totals for h in headers))
     return replace(
         headers[0],
         endpoint=joined("endpoint", ", "),
@@ -292,11 +265,9 @@ def _merged_header(headers: Sequence[Header], records: Sequence[Record]) -> Head
 
 def _added(totals: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Adds numbers up, in objects within too; all else must be the same, as a currency."""
-    added = dict(totals)
-    for name, value in more.items():
-        old = added.setdefault(name, value)
-        if name not in totals:
-            continue
+    added = totals | more
+    for name in (n for n in totals if n in more):
+        old, value = totals[name], more[name]
         if isinstance(value, dict) and isinstance(old, dict):
             added[name] = _added(old, value)
         elif isinstance(value, int | float) and isinstance(old, int | float):

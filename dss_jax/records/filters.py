@@ -19,28 +19,22 @@ DUPLICATES_OF = ("input", "rationale", "both")
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """What stays. Applied in this order; each to what the one before it left.
+    """What stays. Applied in this order; each to what the one before it left."""
 
-    Attributes:
-      only: statuses of rows; (): all.
-      label_equals_gold: rows whose vote is right by the task's scorer. Rows without a gold label
-        stay: there is nothing to hold against them.
-      label_equals_vote: of each row, the samples that have its label; rows without a vote go.
-      min_agreement: least `Record.agreement`; 0: any.
-      rationale_words: (least, most) words of a sample's rationale; None: no bound.
-      exact_duplicates: drop what is the same as one before it, but for case and white space.
-      near_duplicates: drop what has at least this Jaccard similarity, of word triples, to one
-        before it; 0: off.
-      duplicates_of: what both compare: "input" (drops rows), "rationale" (drops samples) or "both".
-    """
-
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()  # Statuses of rows; (): all.
+    # Rows whose vote is right by the task's scorer. Rows without a gold label stay: there is
+    # nothing to hold against them.
     label_equals_gold: bool = False
+    # Of each row, the samples that have its label; rows without a vote go.
     label_equals_vote: bool = False
-    min_agreement: float = 0.0
+    min_agreement: float = 0.0  # Least `Record.agreement`; 0: any.
+    # (least, most) words of a sample's rationale; None: no bound.
     rationale_words: tuple[int | None, int | None] | None = None
+    # Drop what is the same as one before it, but for case and white space.
     exact_duplicates: bool = False
+    # Drop what has at least this Jaccard similarity, of word triples, to one before it; 0: off.
     near_duplicates: float = 0.0
+    # What both compare: "input" (drops rows), "rationale" (drops samples) or "both".
     duplicates_of: str = "both"
 
     def __post_init__(self) -> None:
@@ -108,11 +102,10 @@ def _stages(filters: Filters, correct: Correct) -> Iterator[tuple[str, Any, Stag
         "near_duplicates": lambda texts: (n is not None for n in near_duplicates(texts, near)),
     }
     for name, duplicates in kinds.items():
-        if value := getattr(filters, name):
-            if filters.duplicates_of != "rationale":
-                yield f"{name}: input", value, _without_duplicate_inputs(duplicates)
-            if filters.duplicates_of != "input":
-                yield f"{name}: rationale", value, _without_duplicate_rationales(duplicates)
+        for of in ("input", "rationale"):
+            value = getattr(filters, name)
+            if value and filters.duplicates_of in (of, "both"):
+                yield f"{name}: {of}", value, _without_duplicates(duplicates, of)
 
 
 def _rows(keep: Callable[[Record], bool]) -> Stage:
@@ -129,11 +122,11 @@ def _samples(keep: Callable[[Record, RecordSample], bool]) -> Stage:
 
 def _with(record: Record, samples: tuple[RecordSample, ...]) -> Record | None:
     """The record with these of its samples; None where it cannot stand with them."""
-    if not samples:
+    voted = any(map(record.votes, record.samples))
+    if not samples or (voted and not any(map(record.votes, samples))):
         return None
-    if any(map(record.votes, record.samples)):
-        return replace(record, samples=samples) if any(map(record.votes, samples)) else None
-    return replace(record, samples=samples, status=samples[0].status)
+    status = record.status if voted else samples[0].status
+    return replace(record, samples=samples, status=status)
 
 
 def _repeated(texts: Sequence[str]) -> Iterator[bool]:
@@ -143,20 +136,14 @@ def _repeated(texts: Sequence[str]) -> Iterator[bool]:
         seen.add(text)
 
 
-def _without_duplicate_inputs(duplicates: Duplicates) -> Stage:
-    def stage(records: list[Record]) -> list[Record]:
-        gone = iter(duplicates([r.input for r in records]))
-        return _rows(lambda _: not next(gone))(records)
-
-    return stage
-
-
-def _without_duplicate_rationales(duplicates: Duplicates) -> Stage:
+def _without_duplicates(duplicates: Duplicates, of: str) -> Stage:
     """Samples without a rationale are no duplicates of each other."""
 
     def stage(records: list[Record]) -> list[Record]:
-        texts = [s.rationale for r in records for s in r.samples if s.rationale]
-        gone = iter(duplicates(texts))
+        if of == "input":
+            gone = iter(duplicates([r.input for r in records]))
+            return _rows(lambda _: not next(gone))(records)
+        gone = iter(duplicates([s.rationale for r in records for s in r.samples if s.rationale]))
         return _samples(lambda _, s: not (s.rationale and next(gone)))(records)
 
     return stage

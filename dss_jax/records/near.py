@@ -32,15 +32,9 @@ def shingles(text: str) -> set[str]:
 
 
 def near_duplicates(texts: Sequence[str], threshold: float) -> list[int | None]:
-    """Finds texts that are like one before them.
-
-    Args:
-      texts: in the order in which they are kept; the first of similar texts stays.
-      threshold: least Jaccard similarity of `shingles`, above 0 and at most 1.
-
-    Returns:
-      For each text, the number of a kept text before it with at least that similarity; None: the
-      text is kept. Texts are compared to kept ones only.
+    """For each text, the number of a kept text before it that is like it; None: the text is kept.
+    The first of similar texts stays, and texts are compared to kept ones only. `threshold`:
+    least Jaccard similarity of `shingles`, above 0 and at most 1.
     """
     # Numbers in arrays: half a million texts have millions of shingles.
     numbers: dict[str, int] = {}

@@ -4,11 +4,12 @@ The first line of a file is its header, each further line one row with all of it
 """
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dss_jax.core.examples import Example
+from dss_jax.core.types import Example
 
 FORMAT = 1
 """Of the record files; the header has it as `dss_records`."""
@@ -23,30 +24,22 @@ STATUSES = (
     "error",  # no answer came, after all attempts
 )
 
-
 GIVEN_UP = "error"
 """`Reply.finish_reason` of a request that was given up; a later run asks again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What came back for one request, as it came.
+    """What came back for one request, as it came."""
 
-    Attributes:
-      text: the completion; "" where none came.
-      finish_reason: the server's: "stop", "length", "content_filter"; "" where not given;
-        `GIVEN_UP`.
-      refusal: the model's refusal, or the server's reason for the error; "" for neither.
-      prompt_tokens, completion_tokens: as the server counted; 0 where it did not say.
-      model: the model's name as the server gave it.
-    """
-
-    text: str
+    text: str  # The completion; "" where none came.
+    # The server's: "stop", "length", "content_filter"; "" where not given; `GIVEN_UP`.
     finish_reason: str = ""
-    refusal: str = ""
+    refusal: str = ""  # The model's refusal, or the server's reason for the error; "" for neither.
+    # As the server counted; 0 where it did not say.
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    model: str = ""
+    model: str = ""  # As the server gave it.
 
     @classmethod
     def failure(cls, reason: str) -> "Reply":
@@ -61,47 +54,30 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordSample:
-    """One completion of a row, taken apart.
+    """One completion of a row, taken apart."""
 
-    Attributes:
-      status: one of STATUSES.
-      label: the label, normalised to one of the task's allowed labels; "" unless it is one. Where
-        any text is allowed, the text.
-      raw_label: the label as `core.completions.parse_completion` reads it: the released code's
-        rule, by which METHOD's figures are counted.
-      rationale: "" where there is none.
-      text: the raw completion.
-      reason: why, for "refused" and "error".
-    """
-
-    status: str
+    status: str  # One of STATUSES.
+    # Normalised to one of the task's allowed labels; "" unless it is one. Where any text is
+    # allowed, the text.
     label: str
+    # As `core.completions.parse_completion` reads it: the released code's rule, by which METHOD's
+    # figures are counted.
     raw_label: str
     rationale: str
-    text: str
-    reason: str = ""
+    text: str  # The raw completion.
+    reason: str = ""  # Why, for "refused" and "error".
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One row: its input, all of its samples, and the label that they vote for.
-
-    Attributes:
-      id: of the row, as the task gives it.
-      input: what the student reads.
-      gold: the gold label; "" where there is none.
-      teacher_label: the label most "ok" samples have (the first of equals); "" without any.
-      agreement: share of all samples that have that label.
-      status: of the first sample with that label; of the first sample where there is none.
-      samples: in the order of their sample index.
-    """
+    """One row: its input, all of its samples in order, and the label that they vote for."""
 
     id: str
     input: str
-    gold: str
-    teacher_label: str
-    agreement: float
-    status: str
+    gold: str  # The gold label; "" where there is none.
+    teacher_label: str  # The label most "ok" samples have (the first of equals); "" without any.
+    agreement: float  # Share of all samples that have that label.
+    status: str  # Of the first sample with that label; of the first sample where there is none.
     samples: tuple[RecordSample, ...]
 
     @property
@@ -121,37 +97,32 @@ def record_of(
 ) -> Record:
     """One row's record, by self-consistency (Wang et al. 2023): its label is that of most samples.
 
+    Only "ok" samples vote; of labels with equally many votes the first seen wins. The agreement is
+    a share of all samples, those without a vote included.
+
     Args:
-      example: the row.
-      samples: its samples, one or more, in the order of their index.
+      samples: one or more, in the order of their index.
       same: whether two labels are one vote, for example a task's `scorer.correct`: equations count
         by their value. Of labels that are the same, the first seen becomes the label of all;
         `raw_label` keeps what was written.
-
-    Returns:
-      The record. Only "ok" samples vote; of labels with equally many votes the first seen wins.
-      The agreement is a share of all samples, those without a vote included.
     """
     assert samples, f"row {example.id!r} has no sample"
-    labels: list[str] = []
-    votes: list[int] = []
+    votes: Counter[str] = Counter()
     merged: list[RecordSample] = []
     for sample in samples:
         if sample.status == "ok":
-            known = (i for i, label in enumerate(labels) if same(label, sample.label))
-            if (place := next(known, len(labels))) == len(labels):
-                labels.append(sample.label)
-                votes.append(0)
-            votes[place] += 1
-            sample = replace(sample, label=labels[place])
+            label = next((known for known in votes if same(known, sample.label)), sample.label)
+            votes[label] += 1
+            sample = replace(sample, label=label)
         merged.append(sample)
-    most = max(votes, default=0)
+    # Of labels with equally many votes `max` takes the first.
+    winner = max(votes, key=votes.__getitem__, default="")
     return Record(
         id=example.id,
         input=example.input,
         gold=example.label,
-        teacher_label=labels[votes.index(most)] if votes else "",
-        agreement=most / len(samples),
+        teacher_label=winner,
+        agreement=votes[winner] / len(samples),
         status="ok" if votes else samples[0].status,
         samples=tuple(merged),
     )
@@ -159,30 +130,20 @@ def record_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Provenance of a record file.
+    """Provenance of a record file."""
 
-    Attributes:
-      task, split: whose rows.
-      teacher: the model asked for.
-      endpoint: host of the server, without path, query or key; "" for none.
-      prompt_sha256: of the prompt with an empty row (what all requests share).
-      sampling: temperature, max_tokens, top_p, samples, ...
-      date: day on which it was written, ISO 8601, UTC.
-      terms: the user's note on the terms of use of the teacher's outputs.
-      prices: by which the cost was counted, and where they are from; "" for none.
-      totals: rows, requests, prompt_tokens, completion_tokens, cost_usd, retries, seconds, and the
-        number of rows of each status.
-      filters: what `dss records filter` left out, in order.
-    """
-
+    # Whose rows.
     task: str
     split: str
-    teacher: str
-    endpoint: str = ""
-    prompt_sha256: str = ""
+    teacher: str  # The model asked for.
+    endpoint: str = ""  # Host of the server, without path, query or key; "" for none.
+    prompt_sha256: str = ""  # Of the prompt with an empty row (what all requests share).
+    # Temperature, max_tokens, top_p, samples, ...
     sampling: dict[str, Any] = field(default_factory=dict)
-    date: str = ""
-    terms: str = ""
-    prices: str = ""
+    date: str = ""  # Day on which it was written, ISO 8601, UTC.
+    terms: str = ""  # The user's note on the terms of use of the teacher's outputs.
+    prices: str = ""  # By which the cost was counted, and where they are from; "" for none.
+    # Rows, requests, prompt_tokens, completion_tokens, cost_usd, retries, seconds, and the number
+    # of rows of each status.
     totals: dict[str, Any] = field(default_factory=dict)
-    filters: tuple[dict[str, Any], ...] = ()
+    filters: tuple[dict[str, Any], ...] = ()  # What `dss records filter` left out, in order.

@@ -34,57 +34,41 @@ class Lengths(Counter[int]):
 
     @property
     def mean(self) -> float | None:
-        total = self.total()
-        return sum(n * count for n, count in self.items()) / total if total else None
+        return sum(self.elements()) / self.total() if self else None
 
     def percentile(self, share: float) -> int | None:
         """The length at place `int(share * n)` of the sorted ones, as `dss tasks stats` has it."""
-        place = int(share * self.total())
-        for length in sorted(self):
-            place -= self[length]
-            if place < 0:
-                return length
-        return None
+        return sorted(self.elements())[int(share * self.total())] if self else None
 
 
 @dataclass
 class RecordStats:
-    """Counts over the records of a file.
-
-    Attributes:
-      rows, samples: how many.
-      row_statuses, sample_statuses: status -> how many.
-      agreement: tenths, 0 to 10 -> rows; of rows with a vote.
-      right_by_agreement: tenths -> how many of the votes are right; of rows with gold and a vote.
-      as_written: samples whose `raw_label` is right, of those of rows with a gold label. A label
-        that is missing is wrong, here and below: this is METHOD's teacher accuracy.
-      normalised: the same of `label`.
-      vote: rows whose `teacher_label` is right, of those with a gold label.
-      voted: the same, of those with a gold label and a vote.
-      input_words, rationale_words: lengths of inputs, and of the rationales of all samples.
-    """
+    """Counts over the records of a file."""
 
     rows: int = 0
     samples: int = 0
+    # Status -> how many.
     row_statuses: Counter[str] = field(default_factory=Counter)
     sample_statuses: Counter[str] = field(default_factory=Counter)
+    # Tenths, 0 to 10 -> rows; of rows with a vote.
     agreement: Counter[int] = field(default_factory=Counter)
+    # Tenths -> how many of the votes are right; of rows with gold and a vote.
     right_by_agreement: dict[int, Accuracy] = field(default_factory=lambda: defaultdict(Accuracy))
+    # Samples whose `raw_label` is right, of those of rows with a gold label. A label that is
+    # missing is wrong, here and below: this is METHOD's teacher accuracy.
     as_written: Accuracy = field(default_factory=Accuracy)
-    normalised: Accuracy = field(default_factory=Accuracy)
+    normalised: Accuracy = field(default_factory=Accuracy)  # The same of `label`.
+    # Rows whose `teacher_label` is right, of those with a gold label.
     vote: Accuracy = field(default_factory=Accuracy)
+    # The same, of those with a gold label and a vote.
     voted: Accuracy = field(default_factory=Accuracy)
+    # Lengths of inputs, and of the rationales of all samples.
     input_words: Lengths = field(default_factory=Lengths)
     rationale_words: Lengths = field(default_factory=Lengths)
 
 
 def record_stats(records: Iterable[Record], correct: Correct) -> RecordStats:
-    """Counts in one pass, in bounded memory.
-
-    Args:
-      records: as from `read_records`.
-      correct: (gold, label) -> whether it is right: the `correct` of the task's scorer.
-    """
+    """Counts in one pass, in bounded memory."""
     stats = RecordStats()
     for record in records:
         stats.rows += 1

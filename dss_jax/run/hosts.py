@@ -94,7 +94,7 @@ def describe_hosts(run: config.Run, mesh: Any, longest: tuple[int, int]) -> None
         return
     import jax
 
-    from dss_jax.core.devices import GB
+    from dss_jax.core.flops import GB
     from dss_jax.train.memory import estimate
     from dss_jax.train.step import boxed_state
 

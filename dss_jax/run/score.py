@@ -35,7 +35,7 @@ def _own_metrics(session: Session, split_name: str, predictions: list[dict]) -> 
         "split": split_name,
         "predictions": {p["id"]: p["prediction"] for p in predictions},
     }
-    return prepare_child.run(request, "dss_jax.data.seqio_score")
+    return prepare_child.run(request, "dss_jax.data.seqio_user")
 
 
 def _score_split(

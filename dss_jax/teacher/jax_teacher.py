@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.core.decode_config import Sample
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
+from dss_jax.core.t5_config import Sample
 from dss_jax.data.store import Ragged
 from dss_jax.data.vocabulary import T5_PUBLIC, SentencePiece, resolve
 from dss_jax.evaluate.engine import Engine

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import jax
 
 from dss_jax.core import config
-from dss_jax.core.devices import peak_flops
-from dss_jax.core.flops import Work, training_flops
+from dss_jax.core.flops import Work, peak_flops, training_flops
 from dss_jax.train.loop import Hook, Interrupted, StopRequest
 from dss_jax.train.step import Metrics, TrainState
 

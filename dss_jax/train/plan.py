@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dss_jax.core import config
-from dss_jax.core.devices import Device
 from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import Device
 from dss_jax.core.t5_config import REMAT_POLICIES
 from dss_jax.train.memory import Memory, estimate
 from dss_jax.train.step import TrainState, boxed_state
