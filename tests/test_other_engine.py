@@ -31,7 +31,7 @@ def test_a_configuration_survives_the_way_to_the_child() -> None:
         optimizer=config.Optimizer(clip_norm=float("inf")),
         train=config.Train(engine="t5x", output_dir="runs/x"),
     )
-    text = json.dumps(other_engine.as_json(run))
+    text = json.dumps(dataclasses.asdict(run))
     assert other_engine.run_from(json.loads(text)) == run
 
 
@@ -98,7 +98,7 @@ def test_results_come_back(
     toy_store, stand_in: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "dss_jax")
-    results = other_engine.train(toy.make_run(), toy_store, (), print, stand_in)
+    results = other_engine.train(toy.make_run(), toy_store, (), stand_in)
     assert results == {"steps": 6}
     assert caplog.messages == ["trains 6 steps on the accelerator"]
 
@@ -113,7 +113,7 @@ def test_a_signal_goes_to_the_child_which_saves(
 
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match="after 3 steps"), shown(Send()):
-        other_engine.train(toy.make_run(), toy_store, ["."], print, stand_in)
+        other_engine.train(toy.make_run(), toy_store, ["."], stand_in)
     assert signal.getsignal(number) == before
 
 

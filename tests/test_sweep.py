@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dss_jax.cli import gin_config, sweep, sweep_options
+from dss_jax.cli import gin_config, options, sweep, sweep_options
 from dss_jax.cli.main import main
 from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
@@ -118,8 +118,8 @@ def test_flags_win_over_the_gin_file(tmp_path: Path) -> None:
     )
     parser = sweep_parser()
     words = ["--gin_file", str(file), "--fractions", "0.5", "--output_dir", "s"]
-    args, rest = parser.parse_known_args([*words, "--gin.Optimizer.learning_rate=0.1"])
-    grid = sweep_options.read_grid(args, rest, parser)
+    args = options.parse(parser, [*words, "--gin.Optimizer.learning_rate=0.1"])
+    grid = sweep_options.read_grid(args)
     assert grid.sweep.sizes == ((0.5, None),)
     planned = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
     run = planned[0].run

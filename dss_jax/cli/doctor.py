@@ -29,18 +29,14 @@ print(json.dumps([len(devices), devices[0].platform, kinds, jax.process_count()]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
-    parser.add_argument("--engine", help="jax, or t5x: that T5X must be able to run")
-    about = "how long JAX may take to find its devices (default 60)"
-    parser.add_argument("--device_seconds", type=int, default=60, help=about)
-    parser.add_argument(
-        "--api_key_env", default="OPENAI_API_KEY", help="variable with the key of your LLM server"
-    )
+    options.add_texts(parser, {"--engine": "jax, or t5x: that T5X must be able to run"})
+    seconds = {"--device_seconds": "how long JAX may take to find its devices (default 60)"}
+    options.add_texts(parser, seconds, type=int, default=60)
+    key = {"--api_key_env": "variable with the key of your LLM server"}
+    options.add_texts(parser, key, default="OPENAI_API_KEY")
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    options.gin_bindings(rest, parser)
+def main(args: argparse.Namespace) -> int:
     at_least("--device_seconds", args.device_seconds, 1)
     if args.engine is not None:
         among("--engine", args.engine, ENGINES)
@@ -56,7 +52,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     asked = args.engine == "t5x"
     _show("dss-jax", wanted)
     _show("T5X engine" + ("" if asked else " (optional)"), t5x)
-    wrong = [c for c in (*wanted, *(t5x if asked else ())) if c.problem]
+    wrong = [c for c in (wanted + t5x if asked else wanted) if c.problem]
     if any(c.problem for c in t5x):
         print(f"to install T5X: {environment.INSTALL_T5X}")
     print(f"{len(wrong)} thing(s) wrong" if wrong else "nothing is wrong")

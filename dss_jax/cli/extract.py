@@ -39,7 +39,6 @@ COUNTS = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
     add = parser.add_argument
     add("--task", required=True, help="a task file's name: see `dss tasks`")
     add("--split", choices=SPLITS, default="train", help="default: train")
@@ -71,10 +70,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     omit = "leave this field out of the requests; may be repeated"
     add("--omit", action="append", default=[], choices=OMITTED, help=omit)
     add("--extra_body", metavar="JSON", help='more fields for the requests: {"top_k": 5}')
-    _add_sending_flags(parser)
-
-
-def _add_sending_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("sending").add_argument
     add("--base_url", help="of the server (default: OpenAI's)")
     key = "variable that holds the key (default: OPENAI_API_KEY)"
@@ -95,8 +90,8 @@ def _add_sending_flags(parser: argparse.ArgumentParser) -> None:
     add("--price_table", type=Path, help="JSON file of prices, in LiteLLM's form")
     add("--budget", type=float, help="USD; asks before it would be passed")
     add("--yes", action="store_true", help="do not ask")
-    of_jax = parser.add_argument_group("a teacher of T5's family: --model jax:CHECKPOINT")
-    add = of_jax.add_argument
+    family = "a teacher of T5's family: --model jax:CHECKPOINT"
+    add = parser.add_argument_group(family).add_argument
     add("--batch_size", type=int, default=32, help="prompts at once (default 32)")
     add("--input_length", type=int, default=2048, help="longest prompt in tokens (default 2,048)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -104,10 +99,7 @@ def _add_sending_flags(parser: argparse.ArgumentParser) -> None:
     add("--vocabulary", help="SentencePiece file, where the checkpoint has none")
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    if rest:
-        raise UsageError(f"unknown argument {rest[0]!r}. See {parser.prog} --help.")
+def main(args: argparse.Namespace) -> int:
     _check(args)
     task = registry.load_task(args.task, args.task_dir)
     if args.from_release:
@@ -315,7 +307,7 @@ def _spending_limit(args: argparse.Namespace, price: Any) -> Callable[[Any], str
 
 
 def _from_release(args: argparse.Namespace, task: DistillationTask) -> int:
-    from dss_jax.cli.tables import number, print_table
+    from dss_jax.cli.tables import print_table
     from dss_jax.data import rows
     from dss_jax.records.files import write_records
     from dss_jax.teacher.extraction import from_release
@@ -323,6 +315,5 @@ def _from_release(args: argparse.Namespace, task: DistillationTask) -> int:
     completions = rows.examples_with_completions(task, args.split, args.from_release)
     header, records = from_release(task, args.split, completions)
     write_records(args.out, header, records)
-    counts = header.totals["statuses"]
-    print_table(f"{args.out}", ("rows", ""), [[s, number(n)] for s, n in counts.items()])
+    print_table(f"{args.out}", ("rows", ""), [*header.totals["statuses"].items()])
     return 0

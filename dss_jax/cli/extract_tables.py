@@ -22,17 +22,15 @@ SHOWN_REASONS = 5
 def print_estimate(args: argparse.Namespace, expected: Estimate, price: Prices) -> None:
     """Prints tokens, cost and time of the requests to send."""
     rows = {
-        "requests to send": number(expected.requests),
-        "prompt tokens, about": number(expected.prompt_tokens),
-        "completion tokens, about": number(expected.completion_tokens),
+        "requests to send": expected.requests,
+        "prompt tokens, about": expected.prompt_tokens,
+        "completion tokens, about": expected.completion_tokens,
         "cost, about": "not known" if expected.cost is None else f"{expected.cost:,.2f} USD",
         "prices": price.note or price.source,
         "time, about": "up to a day" if args.batch else f"{expected.seconds / 60:,.0f} minutes",
     }
-    counted = f"{CHARACTERS_PER_TOKEN} characters a token"
-    note = (
-        f"{counted}; answers as long as the exemplars'; {SECONDS_PER_REQUEST:g} seconds a request."
-    )
+    each = f"{CHARACTERS_PER_TOKEN} characters a token; answers as long as the exemplars'"
+    note = f"{each}; {SECONDS_PER_REQUEST:g} seconds a request."
     print_table(f"{args.task}, {args.split}, {args.model}", ("", ""), [*rows.items()], note=note)
 
 
@@ -84,15 +82,14 @@ def print_report(out: str, header: Header, progress: ExtractionProgress) -> None
     """Prints the totals of a record file, and what this run did."""
     totals = dict(header.totals)
     statuses = totals.pop("statuses")
-    rows = {
+    rows: dict[str, Any] = {
         name.replace("_", " "): number(value, 4 if name == "cost_usd" else 1)
         for name, value in totals.items()
     }
     rows |= {"prices": header.prices} if header.prices else {}
-    rows |= {f"rows: {status}": number(count) for status, count in statuses.items()}
-    rows["sent now"] = number(progress.answered)
-    rows["taken from the journal"] = number(progress.reused)
-    rows["retries now"] = number(progress.retries)
+    rows |= {f"rows: {status}": count for status, count in statuses.items()}
+    rows |= {"sent now": progress.answered, "taken from the journal": progress.reused}
+    rows["retries now"] = progress.retries
     print_table(out, ("", ""), [*rows.items()])
     for reason, count in progress.reasons.most_common(SHOWN_REASONS):
         print(f"failed, {count:,}: {reason}")

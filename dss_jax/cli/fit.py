@@ -7,7 +7,6 @@ Nothing is allocated or compiled, and no accelerator is needed.
 """
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 
 from dss_jax.cli import gin_config, options
@@ -25,14 +24,13 @@ FLAGS = {
     "dtype": "T5Config.dtype",
     "lora_rank": "Lora.rank",
 }
-"""Flag -> the gin binding that it is short for."""
+"""Flag -> the setting that it is short for."""
 
 PLANNED = ("Mesh.data", "Mesh.fsdp", "Mesh.model", "T5Config.remat_policy", "Train.microbatches")
 """What a plan decides."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
     texts = {
         "--model": "for example t5_1_1_xxl: gin_configs/models/",
         "--device": f"{', '.join(DEVICES)} (default: a table of all)",
@@ -52,8 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     options.add_gin_flags(parser)
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
+def main(args: argparse.Namespace) -> int:
     search = options.search_paths(args)
     if not args.model and not args.gin_file:
         known = ", ".join(sorted(gin_config.gin_names("models", search)))
@@ -62,20 +59,20 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     wanted = device(args.device) if args.device else None
     named = {"model": args.model, "method": args.method}
     files = [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
-    given = {flag: getattr(args, flag) for flag in FLAGS}
-    bindings = [f"{FLAGS[f]} = {value!r}" for f, value in given.items() if value is not None]
-    bindings += options.gin_bindings(rest, parser)
-    run = gin_config.load_run([options.BASE_GIN_FILE, *files, *args.gin_file], bindings, search)
+    given = {setting: getattr(args, flag) for flag, setting in FLAGS.items()}
+    bindings = [f"{name} = {value!r}" for name, value in given.items() if value is not None]
+    files = [options.BASE_GIN_FILE, *files, *args.gin_file]
+    run = gin_config.load_run(files, bindings + args.bindings, search)
     run = replace(run, model=replace(run.model, vocab_size=run.model.vocab_size or VOCAB_SIZE))
     title = (
         f"{args.model or args.gin_file[-1]}, {run.optimizer.name}, {run.model.dtype}, batch "
         f"{run.data.batch_size}, lengths {run.data.input_length} and {run.data.target_length}"
         + (f", LoRA of rank {run.lora.rank}" if run.lora.rank else "")
     )
-    if wanted is None:
-        _all_devices(title, run, args.count)
-        return 0
-    return _one_device(title, run, wanted, args.count)
+    if wanted is not None:
+        return _one_device(title, run, wanted, args.count)
+    _all_devices(title, run, args.count)
+    return 0
 
 
 def _gb(size: int) -> str:
@@ -86,8 +83,8 @@ def _flags(run: config.Run) -> str:
     """What to add to `dss train`; the settings that were asked for among it."""
     values = config.values_of(run)
     names = [n for n in (*FLAGS.values(), *PLANNED) if n != "Lora.rank" or run.lora.rank]
-    texts = (f"'\"{v}\"'" if isinstance(v := values[n], str) else str(v) for n in names)
-    return "\n".join(f"  --gin.{n}={text}" for n, text in zip(names, texts, strict=True))
+    texts = {n: f"'\"{v}\"'" if isinstance(v := values[n], str) else str(v) for n in names}
+    return "\n".join(f"  --gin.{name}={text}" for name, text in texts.items())
 
 
 def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
@@ -95,17 +92,16 @@ def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
     from dss_jax.train.plan import enough_devices, plan
 
     best = plan(run, wanted, count)
-    memory = best.memory
     parts = ("parameters", "gradients", "optimizer", "activations", "working", "total")
-    rows = [[name, _gb(getattr(memory, name))] for name in parts]
+    rows = [[name, _gb(getattr(best.memory, name))] for name in parts]
     rows.append(["usable", _gb(wanted.usable)])
     print(f"{title}: {count} x {wanted.title}")
     print_table("", ("on each device", "GB"), rows)
-    more = None if best.fits(wanted) else enough_devices(run, wanted, count)
     if best.fits(wanted):
         print("It fits. Add to dss train:")
         print(_flags(best.run))
         return 0
+    more = enough_devices(run, wanted, count)
     print(f"It does not fit: this is the least it takes, with {_shown(best.run)}.")
     if more is None:
         print("No number of these devices helps at this batch: try --batch, --lora_rank,")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.cli import gin_config
-from dss_jax.core import cluster, config, processes, registry
+from dss_jax.core import config, processes, registry
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.types import DistillationTask
 
@@ -29,7 +29,7 @@ BOUND_FLAGS = {
     "use_cached": "Task.use_cached",
     "seqio_additional_cache_dirs": "Task.seqio_cache_dirs",
 }
-"""Flag -> the gin binding that it is short for."""
+"""Flag -> the setting that it is short for."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,12 @@ class Resolved:
     Attributes:
       run: the configuration.
       task: that it names; None: a SeqIO task of the user's.
-      task_dirs: folders with task files of the user's.
       vocabulary: the path that was given for it; `run` may have the checkpoint's in its place, on
         this machine.
     """
 
     run: config.Run
     task: DistillationTask | None
-    task_dirs: tuple[str, ...]
     vocabulary: str | None
 
 
@@ -57,6 +55,12 @@ def add_texts(parser: argparse.ArgumentParser, flags: Mapping[str, str], **same:
         parser.add_argument(name, metavar=metavar or None, help=text, **same)
 
 
+def add_switches(parser: argparse.ArgumentParser, flags: Mapping[str, str], **same: Any) -> None:
+    """Adds flags without a value: "--html" -> help."""
+    for flag, text in flags.items():
+        parser.add_argument(flag, action="store_true", help=text, **same)
+
+
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say which data."""
     flags = {
@@ -65,8 +69,18 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         "--store_dir": "folder of the token stores (also: DSS_STORE_DIR)",
     }
     add_texts(parser, flags)
+    add_task_dir_flag(parser)
+
+
+def add_task_dir_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that says where task files of the user's are."""
     own = {"--task_dir": "a folder with task files of yours"}
     add_texts(parser, own, action="append", default=[])
+
+
+def add_store_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that says which token store."""
+    add_texts(parser, {"--store": "one token store to use as it is"})
 
 
 def add_rationales_flag(parser: argparse.ArgumentParser) -> None:
@@ -75,12 +89,14 @@ def add_rationales_flag(parser: argparse.ArgumentParser) -> None:
     add_texts(parser, {"--rationales FILE": text})
 
 
-def add_gin_flags(parser: argparse.ArgumentParser) -> None:
-    """T5X's flags for gin."""
-    add_texts(parser, {"--gin_file": "read after the others"}, action="append", default=[])
-    search = {"--gin_search_paths": "folders with gin files, separated by commas"}
-    add_texts(parser, search, default="")
-    add_texts(parser, {"--gin.NAME VALUE": "a binding: --gin.Train.steps=300"}, dest="gin_example")
+def add_gin_flags(parser: argparse.ArgumentParser, files: bool = True) -> None:
+    """T5X's flags for gin; without `files`, that for a setting alone."""
+    if files:
+        add_texts(parser, {"--gin_file": "read after the others"}, action="append", default=[])
+        search = {"--gin_search_paths": "folders with gin files, separated by commas"}
+        add_texts(parser, search, default="")
+    text = {"--gin.NAME VALUE": "a setting: --gin.Train.steps=300"}
+    add_texts(parser, text, dest="bindings", default=[])
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
@@ -91,9 +107,7 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process_count", "--num_processes", type=int, metavar="N", help=text)
     text = "which of them this is, from 0; srun, mpirun and TPU pods tell it themselves"
     parser.add_argument("--process_index", "--process_id", type=int, metavar="I", help=text)
-    parser.add_argument(
-        "--multiprocess_gpu", action="store_true", help="fail where no other process is found"
-    )
+    add_switches(parser, {"--multiprocess_gpu": "fail where no other process is found"})
     seconds = processes.START_SECONDS
     text = f"how long the processes wait for each other ({seconds})"
     add_texts(parser, {"--initialization_timeout SECONDS": text}, type=int, default=seconds)
@@ -103,12 +117,10 @@ def start_processes(args: argparse.Namespace) -> None:
     """Finds out whether there are several processes, and connects them. Comes before anything that
     reads a checkpoint, for that starts the devices.
     """
-    found = cluster.find(
-        args.coordinator_address,
-        args.process_count,
-        args.process_index,
-        required=args.multiprocess_gpu,
-    )
+    from dss_jax.core import cluster
+
+    given = args.coordinator_address, args.process_count, args.process_index
+    found = cluster.find(*given, required=args.multiprocess_gpu)
     processes.start(found, args.initialization_timeout)
 
 
@@ -123,44 +135,53 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--init_from": "checkpoint to start from: Hugging Face, Orbax or T5X; gives the model",
         "--engine": "what runs the loop: jax (default), or t5x: docs/t5x.md",
         "--output_dir": "where the run writes, and goes on from",
-        "--store": "one token store to use as it is",
         "--mixture_or_task_name": "a SeqIO task or mixture of yours",
         "--mixture_or_task_module": "the Python module that registers it",
         "--seqio_additional_cache_dirs DIR,DIR": "where such caches are",
     }
     add_texts(parser, flags)
-    text = "read it from the cache that seqio_cache_tasks has written"
-    parser.add_argument("--use_cached", action="store_true", default=None, help=text)
+    cached = {"--use_cached": "read it from the cache that seqio_cache_tasks has written"}
+    add_switches(parser, cached, default=None)
+    add_store_flag(parser)
     add_data_flags(parser)
     add_rationales_flag(parser)
     add_gin_flags(parser)
 
 
-def gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """`--gin.NAME=value` flags -> bindings.
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command; its `bindings` are the settings: "Train.steps = 300" for
+    `--gin.Train.steps=300`.
 
     Raises:
-      UsageError: a flag is none of the parser's.
+      UsageError: a flag is none of the parser's, or it takes no settings.
     """
+    args, rest = parser.parse_known_intermixed_args(words)
     bindings = []
     for flag in rest:
-        if flag.startswith("--gin."):
-            name, separator, value = flag.removeprefix("--gin.").partition("=")
-            if not separator:
-                raise UsageError(f"{flag} needs a value: --gin.{name}=VALUE.")
-            bindings.append(f"{name} = {value}")
-        else:
+        if not flag.startswith("--gin."):
             known = [o for action in parser._actions for o in action.option_strings]
             near = nearest(flag.partition("=")[0], known)
             hint = f" Did you mean {near}?" if near else ""
             raise UsageError(f"unknown argument {flag!r}.{hint} See {parser.prog} --help.")
-    return bindings
+        name, separator, value = flag.removeprefix("--gin.").partition("=")
+        if not separator:
+            raise UsageError(f"{flag} needs a value: --gin.{name}=VALUE.")
+        bindings.append(f"{name} = {value}")
+    if bindings and not hasattr(args, "bindings"):
+        raise UsageError(f"{parser.prog} takes no gin settings, such as {bindings[0]!r}.")
+    args.bindings = bindings
+    return args
 
 
 def flag_bindings(args: argparse.Namespace, leave_out: Sequence[str] = ()) -> list[str]:
-    """Flags that were given -> the bindings they are short for."""
+    """Flags that were given -> the settings they are short for."""
     given = {f: getattr(args, f, None) for f in BOUND_FLAGS if f not in leave_out}
     return [f"{BOUND_FLAGS[f]} = {value!r}" for f, value in given.items() if value is not None]
+
+
+def split_of(name: str) -> str:
+    """A split's name here; "valid" is what others call validation."""
+    return "validation" if name == "valid" else name
 
 
 def search_paths(args: argparse.Namespace) -> list[str]:
@@ -168,12 +189,10 @@ def search_paths(args: argparse.Namespace) -> list[str]:
     return [p for p in args.gin_search_paths.split(",") if p]
 
 
-def resolve(
-    args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser
-) -> Resolved:
+def resolve(args: argparse.Namespace) -> Resolved:
     """Flags -> checked configuration; see `named_run`."""
     method = args.method or ("standard" if args.mixture_or_task_name else None)
-    bindings = flag_bindings(args) + gin_bindings(rest, parser)
+    bindings = flag_bindings(args) + args.bindings
     return named_run(args, args.task, method, args.model, bindings, args.needs_model)
 
 
@@ -202,8 +221,8 @@ def named_run(
     search = search_paths(args)
     search += [str(Path(d).absolute().parent / "gin_configs") for d in folders]
     files: list[str | Path] = [BASE_GIN_FILE]
-    files += [gin_config.named_file("model", model, search)] if model else []
-    files += [gin_config.named_file("method", method, search)] if method else []
+    named = {"model": model, "method": method}
+    files += [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
     if task:
         registry.load_task(task, args.task_dir)
         own = gin_config.gin_names("tasks", search).get(task)
@@ -223,4 +242,4 @@ def named_run(
         from dss_jax.run.init_from import with_checkpoint
 
         run = with_checkpoint(run, settings.values.keys())
-    return Resolved(run, found, tuple(args.task_dir), given)
+    return Resolved(run, found, given)

@@ -36,13 +36,12 @@ PROVENANCE = "teacher endpoint date terms prices prompt_sha256 sampling totals"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
     add = parser.add_argument
     add("action", help="stats, show, filter, merge or export")
     files = "a record file; merge: two or more; export: one a split"
     add("files", nargs="*", metavar="FILE", help=files)
     add("--out", metavar="FILE", help="filter, merge: the record file to write")
-    add("--task_dir", action="append", default=[], help="a folder with task files of yours")
+    options.add_task_dir_flag(parser)
     add("--chart", metavar="PNG", help="stats: draw it, too")
     add("--status", help=f"show: only rows of this status ({', '.join(STATUSES)})")
     add("--id", help="show: only this row")
@@ -70,15 +69,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--version", default="1.0.0", help="export: of the data set (default: 1.0.0)")
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
+def main(args: argparse.Namespace) -> None:
     actions = {f.__name__[1:]: f for f in (_stats, _show, _filter, _merge, _export)}
     if args.action not in actions:
         raise unknown_name("action", args.action, actions)
-    # argparse gives back the files that come after a flag: it takes FILE to be none by then.
-    args.files += [word for word in rest if not word.startswith("-")]
-    if unused := options.gin_bindings([w for w in rest if w.startswith("-")], parser):
-        raise UsageError(f"dss records takes no gin settings, such as {unused[0]!r}.")
     if args.action not in ("merge", "export") and len(args.files) != 1:
         raise UsageError(f"dss records {args.action} takes one file, not {len(args.files)}.")
     if args.action in ("filter", "merge") and not args.out:
@@ -86,7 +80,6 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     if args.action == "export" and not (args.to and args.files):
         raise UsageError("which files, and where to? dss records export FILE ... --to DIR.")
     actions[args.action](args)
-    return 0
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -153,19 +146,19 @@ def _show(args: argparse.Namespace) -> None:
 
 def _filter(args: argparse.Namespace) -> None:
     settings = {f.name: getattr(args, f.name) for f in fields(Filters)}
-    words = _bounds(args.rationale_words)
-    filters = Filters(**settings | {"only": tuple(args.only), "rationale_words": words})
+    settings |= {"only": tuple(args.only), "rationale_words": _bounds(args.rationale_words)}
+    filters = Filters(**settings)
     if filters == Filters(duplicates_of=filters.duplicates_of):
         raise UsageError("no filter given, for example --only ok. See dss records --help.")
     header, lines, scorer = _opened(args)
     records = list(lines)
     filtered, kept = apply_filters(header, records, filters, scorer.correct)
     samples = sum(len(record.samples) for record in records)
-    rows = [["(all)", "", "", "", number(len(records)), number(samples)]]
+    rows = [["(all)", "", "", "", len(records), samples]]
     for entry in filtered.filters[len(header.filters) :]:
         samples -= entry["samples_left_out"]
         counts = (*(entry[n] for n in ("rows_left_out", "samples_left_out", "rows_kept")), samples)
-        rows.append([entry["filter"], _value(entry["value"]), *map(number, counts)])
+        rows.append([entry["filter"], _value(entry["value"]), *counts])
     columns = ("filter", "value", "rows out", "samples out", "rows kept", "samples kept")
     print_table("filters", columns, rows)
     if not kept:
@@ -229,7 +222,7 @@ def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
     if set(stats.agreement) - {10}:
         right = stats.right_by_agreement
         cells = [
-            [f"{tenths / 10:.1f}", number(count), *_accuracy(right.get(tenths, Accuracy()))]
+            [f"{tenths / 10:.1f}", count, *_accuracy(right.get(tenths, Accuracy()))]
             for tenths, count in sorted(stats.agreement.items())
         ]
         title = "agreement, of rows with a vote"
@@ -249,12 +242,12 @@ def _pairs(content: Mapping[str, Any]) -> str:
     )
 
 
-def _accuracy(accuracy: Accuracy) -> list[str]:
-    return [number(accuracy.right), number(accuracy.all), number(accuracy.per_cent)]
+def _accuracy(accuracy: Accuracy) -> list[Any]:
+    return [accuracy.right, accuracy.all, accuracy.per_cent]
 
 
-def _part(part: int, whole: int) -> list[str]:
-    return [number(part), number(100 * part / whole if whole else None, 1)]
+def _part(part: int, whole: int) -> list[Any]:
+    return [part, number(100 * part / whole if whole else None, 1)]
 
 
 def _value(value: Any) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import gin_config
-from dss_jax.core import config, processes, registry, storage
+from dss_jax.core import config, registry, storage
 from dss_jax.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,10 +53,8 @@ def reopen(
     from dss_jax.core.scoring import TEXT_ACCURACY
     from dss_jax.data.prepare import ensure_store
     from dss_jax.data.store import TokenStore
-    from dss_jax.run.hosts import check_settings, check_store
+    from dss_jax.run.hosts import same_store
     from dss_jax.run.session import open_session
-
-    check_settings(run)
 
     def open_store() -> TokenStore:
         store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=task_dirs)
@@ -64,6 +62,5 @@ def reopen(
             store.split(split)
         return store
 
-    store = processes.all_or_raise(open_store)
-    check_store(store)
+    store = same_store(run, open_store)
     return open_session(run, folder, store, task.scorer if task else TEXT_ACCURACY)

@@ -1,9 +1,9 @@
 """Flags of `dss sweep` and `dss frontier`, and how a grid becomes checked runs."""
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 OF_STUDENTS = ("init_from", "extra_task")
 """Flags that the teacher's runs are not given."""
 
-KINDS: dict[str, type] = {"tasks": str, "methods": str, "models": str}
-KINDS |= {"fractions": float, "counts": int, "seeds": int}
+KINDS = {
+    "tasks": str,
+    "methods": str,
+    "models": str,
+    "fractions": float,
+    "counts": int,
+    "seeds": int,
+}
 """Flags with commas between values, which are of this kind."""
 
 MOST_SHOWN = 10
@@ -44,7 +50,7 @@ def add_grid_flags(parser: argparse.ArgumentParser) -> None:
     }
     options.add_texts(parser, flags)
     text = "one process for the seeds of a cell, in turn: it compiles once"
-    parser.add_argument("--at_once", action="store_true", default=None, help=text)
+    options.add_switches(parser, {"--at_once": text}, default=None)
     options.add_data_flags(parser)
     options.add_rationales_flag(parser)
     options.add_gin_flags(parser)
@@ -76,22 +82,18 @@ class Grid:
 
     def bindings_of(self, cell: Cell) -> list[str]:
         """The settings of a cell, but for its seed."""
-        if cell.model is None:
-            of_all, own = options.flag_bindings(self.args, ("output_dir", *OF_STUDENTS)), []
-        else:
-            of_all = options.flag_bindings(self.args, ("output_dir",))
-            own = [b for model, b in self.sweep.model_bindings if model == cell.model]
-        own += self.bindings
+        left_out = ("output_dir", *(OF_STUDENTS if cell.model is None else ()))
+        named = {"{task}": cell.task, "{model}": cell.model or ""}
+        found = options.flag_bindings(self.args, left_out)
+        for name, text in named.items():
+            found = [binding.replace(name, text) for binding in found]
+        found += [b for model, b in self.sweep.model_bindings if model == cell.model]
+        found += self.bindings
         if cell.model is not None:
             # Both, because a gin file may give one of them, and they exclude each other.
-            own += [
-                f"Task.train_fraction = {cell.train_fraction or 1.0!r}",
-                f"Task.train_count = {cell.train_count!r}",
-            ]
-        named = (
-            b.replace("{task}", cell.task).replace("{model}", cell.model or "") for b in of_all
-        )
-        return [*named, *own, f"Train.output_dir = {self.place(cell)!r}"]
+            found.append(f"Task.train_fraction = {cell.train_fraction or 1.0!r}")
+            found.append(f"Task.train_count = {cell.train_count!r}")
+        return [*found, f"Train.output_dir = {self.place(cell)!r}"]
 
     def jobs(self, planned: Sequence[Planned]) -> list[Job]:
         """The processes that do what is left of the runs."""
@@ -102,9 +104,9 @@ class Grid:
         `dss train --seeds`.
         """
         same_order = any(b.startswith("Data.seed ") for b in self.bindings)
-        train = dataclasses.replace(of_group.train, seed=cell.seed, output_dir=self.place(cell))
-        data = of_group.data if same_order else dataclasses.replace(of_group.data, seed=cell.seed)
-        return dataclasses.replace(of_group, data=data, train=train)
+        train = replace(of_group.train, seed=cell.seed, output_dir=self.place(cell))
+        data = of_group.data if same_order else replace(of_group.data, seed=cell.seed)
+        return replace(of_group, data=data, train=train)
 
 
 def _values(flag: str, text: str, kind: type) -> tuple:
@@ -115,33 +117,30 @@ def _values(flag: str, text: str, kind: type) -> tuple:
         raise UsageError(f"--{flag} takes {wanted} with commas between, not {text!r}.") from None
 
 
-def read_grid(
-    args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser
-) -> Grid:
+def read_grid(args: argparse.Namespace) -> Grid:
     """Gin files and flags -> the grid. Flags win.
 
     Raises:
       UsageError: something is wrong or missing.
     """
-    bindings = options.gin_bindings(rest, parser)
-    given: dict[str, object] = {}
-    for name, kind in KINDS.items():
-        if (text := getattr(args, name, None)) is not None:
-            given[name] = _values(name, text, kind)
-    if args.at_once is not None:
+    texts = {name: getattr(args, name, None) for name in KINDS}
+    given: dict[str, object] = {
+        n: _values(n, t, KINDS[n]) for n, t in texts.items() if t is not None
+    }
+    if args.at_once:
         given["at_once"] = True
-    if ("fractions" in given) != ("counts" in given):
+    if given.keys() & {"fractions", "counts"}:
         # A flag for one of them takes the place of both in a gin file.
-        given |= {name: () for name in ("fractions", "counts") if name not in given}
+        given = {"fractions": (), "counts": ()} | given
+    own = [b for b in args.bindings if b.startswith("Sweep.")]
     flags = [f"Sweep.{name} = {value!r}" for name, value in given.items()]
-    own = [b for b in bindings if b.startswith("Sweep.")]
     sweep = gin_config.read(args.gin_file, flags + own, options.search_paths(args)).sweep()
     sweep.check_complete()
-    if any(b.startswith("Train.seed ") for b in bindings):
+    common = tuple(b for b in args.bindings if b not in own)
+    if any(b.startswith("Train.seed ") for b in common):
         raise UsageError("give --seeds, not --gin.Train.seed: every cell has seeds of its own.")
     if args.output_dir is None:
         raise UsageError("no folder: give --output_dir DIR.")
-    common = tuple(b for b in bindings if b not in own)
     return Grid(sweep, storage.place(args.output_dir), args, common)
 
 
@@ -193,14 +192,13 @@ def _refuse(mistakes: Mistakes) -> None:
     """Raises UsageError with what is wrong, and the cells that it is wrong for."""
     if not mistakes:
         return
-    lines = []
+    lines = ["nothing was started; these cells of the grid cannot be run:"]
     for text, groups in list(mistakes.items())[:MOST_SHOWN]:
         more = f" and {len(groups) - 1} more" if len(groups) > 1 else ""
         lines.append(f"  {groups[0]}{more}: {text}")
     if len(mistakes) > MOST_SHOWN:
         lines.append(f"  ... and {len(mistakes) - MOST_SHOWN} other mistakes")
-    told = "nothing was started; these cells of the grid cannot be run:"
-    raise UsageError("\n".join([told, *lines]))
+    raise UsageError("\n".join(lines))
 
 
 def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore"]:
@@ -214,20 +212,16 @@ def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore
     """
     from dss_jax.data.prepare import ensure_store
 
+    made = cache(partial(ensure_store, task_dirs=grid.args.task_dir, need=("train",)))
     stores: dict[str, TokenStore] = {}
-    by_key: dict[tuple, TokenStore] = {}
     mistakes: Mistakes = {}
     for one in planned:
         run = one.run
-        task = dataclasses.replace(run.task, train_fraction=1.0, train_count=None)
-        key = (task, run.vocabulary, run.data.store, run.data.store_dir)
-        if key not in by_key:
-            by_key[key] = ensure_store(
-                task, run.vocabulary, run.data, task_dirs=grid.args.task_dir, need=("train",)
-            )
-        store = stores.setdefault(one.cell.task, by_key[key])
-        problem = _lacking(store, one)
-        if problem:
+        # What runs differ in and their stores do not is left out.
+        task = replace(run.task, train_fraction=1.0, train_count=None)
+        data = config.Data(store=run.data.store, store_dir=run.data.store_dir)
+        store = stores.setdefault(one.cell.task, made(task, run.vocabulary, data))
+        if problem := _lacking(store, one):
             mistakes.setdefault(problem, []).append(one.cell.group)
     _refuse(mistakes)
     return stores
@@ -253,13 +247,14 @@ def _lacking(store: "TokenStore", planned: Planned) -> str | None:
 
 def without_teachers(planned: Sequence[Planned], stores: dict[str, "TokenStore"]) -> list[Planned]:
     """The runs without the teachers that have labelled neither validation nor test."""
-    return [
-        one for one in planned if one.cell.method != TEACHER or _has_teacher(stores[one.cell.task])
-    ]
 
+    def stays(cell: Cell) -> bool:
+        if cell.method != TEACHER:
+            return True
+        store = stores[cell.task]
+        judged = [name for name in ("validation", "test") if name in store.splits]
+        return store.has("teacher_label_targets") and any(
+            any(store.split(name).text("teacher_label")[:]) for name in judged
+        )
 
-def _has_teacher(store: "TokenStore") -> bool:
-    if not store.has("teacher_label_targets"):
-        return False
-    judged = [name for name in ("validation", "test") if name in store.splits]
-    return any(any(store.split(name).text("teacher_label")[:]) for name in judged)
+    return [one for one in planned if stays(one.cell)]

@@ -16,10 +16,12 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dss_jax.core.cluster import Processes
 from dss_jax.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from dss_jax.core.cluster import Processes
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -33,7 +35,7 @@ _numbers = itertools.count()
 _sigterm_of_jax: int | None = None
 
 
-def start(found: Processes | None, timeout: int = START_SECONDS) -> None:
+def start(found: "Processes | None", timeout: int = START_SECONDS) -> None:
     """Connects this process with the others. Comes before anything that touches a device.
 
     Args:

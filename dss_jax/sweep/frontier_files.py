@@ -57,26 +57,21 @@ def scores(folder: Path, cells: Sequence[Cell], split: str) -> list[float] | Non
 
 
 def write_json(
-    folder: Path, question: Question, found: Found, tests: Mapping[str, list[float]], complete: bool
+    folder: Path, question: Question, found: Found, tests: Mapping[str, list[float]] | None = None
 ) -> None:
-    """Writes the path and the answer.
-
-    Args:
-      folder: the sweep's.
-      question: what was searched for.
-      found: so far.
-      tests: model -> accuracies on test of its least data, one a seed.
-      complete: whether the search has ended.
+    """Writes the path and the answer so far; when the search has ended, with `tests`: model ->
+    accuracies on test of its least data, one a seed.
     """
     least = []
     for model, fraction in found.least.items():
-        value, error = mean(tests[model])[:2] if tests.get(model) else (None, None)
+        scores = (tests or {}).get(model)
+        value, error = mean(scores)[:2] if scores else (None, None)
         one = {"model": model, "fraction": fraction, "test": value, "test_standard_error": error}
         least.append(one)
     content: dict[str, Any] = {
         "format": FORMAT,
         **vars(question),
-        "complete": complete,
+        "complete": tests is not None,
         "path": [tried._asdict() for tried in found.path],
         "dips": [dip._asdict() for dip in found.dips],
         "least": least,
@@ -117,26 +112,21 @@ def draw(folder: Path, question: Question, found: Found) -> Path:
         order = f"{number}*" if tried.known else str(number)
         axes.text(x - 0.42, y + 0.37, order, ha="left", va="top", color=ink, fontsize=7)
     axes.set(xlim=(-0.6, len(fractions) - 0.4), ylim=(-0.6, len(models) - 0.4))
-    axes.set(xticks=range(len(fractions)), yticks=range(len(models)))
     axes.set_xlabel("share of the training data, %")
-    axes.set_xticklabels([f"{100 * f:g}" for f in fractions])
-    axes.set_yticklabels(models)
+    axes.set_xticks(range(len(fractions)), [f"{100 * f:g}" for f in fractions])
+    axes.set_yticks(range(len(models)), models)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     mapped = plt.cm.ScalarMappable(norm, colours)
-    figure.colorbar(mapped, ax=axes, shrink=0.9).set_label(
-        f"{question.metric.replace('_', ' ')}, {question.split}, %", fontsize=8
-    )
-    axes.set_title(_title(question, found), fontsize=9, loc="left")
-    pictures.save(figure, folder / PICTURE)
-    return folder / PICTURE
-
-
-def _title(question: Question, found: Found) -> str:
+    label = f"{question.metric.replace('_', ' ')}, {question.split}, %"
+    figure.colorbar(mapped, ax=axes, shrink=0.9).set_label(label, fontsize=8)
     seeds = f"{len(question.seeds)} seed{'s' if len(question.seeds) > 1 else ''}"
     known = "; * was there before" if any(t.known for t in found.path) else ""
-    return (
+    title = (
         f"{question.task}, {question.method}, {seeds}: {question.target_name}, "
         f"{question.target:.1f} %, is white\n"
         f"numbered in the order of the search{known}; framed: the least data of a model"
     )
+    axes.set_title(title, fontsize=9, loc="left")
+    pictures.save(figure, folder / PICTURE)
+    return folder / PICTURE
