@@ -420,9 +420,9 @@ def test_a_killed_sweep_leaves_runs_that_are_not_started_twice(tmp_path: Path, c
 
 def test_time_to_the_end() -> None:
     times = sweep_plan.Times(Path("nowhere"))
-    assert sweep_plan.seconds_left(times, [], 5.0, 1) is None
+    assert times.to_the_end([], 5.0, 1) is None
     times.seconds, times.work = 10.0, 5.0
-    assert sweep_plan.seconds_left(times, [(10.0, 5.0)], 30.0, 2) == pytest.approx(30.0)
+    assert times.to_the_end([(10.0, 5.0)], 30.0, 2) == pytest.approx(30.0)
     # Scoring the teacher, which is nearly no work, says nothing of training.
     times._count(6.0, sweep_plan.TEACHER_WORK)
     assert (times.seconds, times.work) == (10.0, 5.0)

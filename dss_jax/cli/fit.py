@@ -61,8 +61,8 @@ def main(args: argparse.Namespace) -> int:
     files = [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
     given = {setting: getattr(args, flag) for flag, setting in FLAGS.items()}
     bindings = [f"{name} = {value!r}" for name, value in given.items() if value is not None]
-    files = [options.BASE_GIN_FILE, *files, *args.gin_file]
-    run = gin_config.load_run(files, bindings + args.bindings, search)
+    whole = [options.BASE_GIN_FILE, *files, *args.gin_file]
+    run = gin_config.load_run(whole, bindings + args.bindings, search)
     run = replace(run, model=replace(run.model, vocab_size=run.model.vocab_size or VOCAB_SIZE))
     title = (
         f"{args.model or args.gin_file[-1]}, {run.optimizer.name}, {run.model.dtype}, batch "

@@ -86,9 +86,9 @@ class Settings:
         Raises:
           UsageError: a value is wrong; the message says what is allowed.
         """
-        return config.Run(
-            **{f.name: f.type(**self.of(f.type.__name__)) for f in fields(config.Run)}
-        )
+        sections = (section(**self.of(name)) for name, section in config.SECTIONS.items())
+        names = (f.name for f in fields(config.Run))
+        return config.Run(**dict(zip(names, sections, strict=True)))
 
     def sweep(self) -> "Sweep":
         """The grid; what is said of runs is passed over. Raises UsageError as `run`."""
@@ -140,7 +140,7 @@ class _Delegate(config_parser.ParserDelegate):  # type: ignore[misc]  # gin has 
     """What gin's parser makes of references."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Reference:
-        return _Reference("@", scoped_configurable_name)
+        return _Reference("@", f"{scoped_configurable_name}{'()' if evaluate else ''}")
 
     def macro(self, macro_name: str) -> _Reference:
         return _Reference("%", macro_name)

@@ -27,8 +27,8 @@ COMMANDS = {
     "doctor": "check this installation: versions, devices, the T5X engine",
     "demo": "both methods on the embedded data set, by its share: a table and curves",
 }
-"""Command -> what it does. Each is a module of this folder: `add_flags(parser)`, and `main(args)`, which
-returns the exit status; None is 0."""
+"""Command -> what it does. Each is a module of this folder with `add_flags(parser)` and `main(args)`;
+that gives the exit status, or None for 0."""
 
 
 def _help() -> str:
@@ -57,9 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise unknown_name("command", name, COMMANDS)
         module = import_module(f"dss_jax.cli.{name}")
-        raw = argparse.RawDescriptionHelpFormatter
-        about = {"description": module.__doc__, "formatter_class": raw}
-        parser = argparse.ArgumentParser(f"dss {name}", allow_abbrev=False, **about)
+        parser = argparse.ArgumentParser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
         module.add_flags(parser)
         args = options.parse(parser, rest)
         with log.shown():

@@ -10,7 +10,7 @@ dss records export FILE ... --to DIR [--name NAME] [--version 1.0.0]
 import argparse
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path

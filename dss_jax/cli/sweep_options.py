@@ -123,10 +123,10 @@ def read_grid(args: argparse.Namespace) -> Grid:
     Raises:
       UsageError: something is wrong or missing.
     """
-    texts = {name: getattr(args, name, None) for name in KINDS}
-    given: dict[str, object] = {
-        n: _values(n, t, KINDS[n]) for n, t in texts.items() if t is not None
-    }
+    given: dict[str, object] = {}
+    for name, kind in KINDS.items():
+        if (text := getattr(args, name, None)) is not None:
+            given[name] = _values(name, text, kind)
     if args.at_once:
         given["at_once"] = True
     if given.keys() & {"fractions", "counts"}:

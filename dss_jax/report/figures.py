@@ -46,7 +46,7 @@ def _data_axis(panel: Any, cells: Sequence[FoundCell]) -> None:
     if shares[-1] > WIDE_RANGE * shares[0]:
         panel.set_xscale("log")
     panel.set_xticks(shares, [f"{share:.3g}" for share in shares])
-    panel.set_xlabel(f"training data, % of {cells[0].runs[0].results['train_total']:,} examples")
+    panel.set_xlabel(f"training data, % of {cells[0].total:,} examples")
 
 
 def by_size(found: FoundRuns, file: Path, view: View) -> list[Path]:

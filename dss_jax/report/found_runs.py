@@ -38,9 +38,9 @@ class View(NamedTuple):
       published: whether the paper's numbers stand beside, as such.
     """
 
-    split: str
-    min_seeds: int
-    published: bool
+    split: str = "test"
+    min_seeds: int = 3
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,6 @@ class FoundRun:
     folder: Path
     results: dict[str, Any]
     model: str
-
-    @property
-    def cell(self) -> tuple[str, str, str, int]:
-        """(task, model, method, training examples)."""
-        found = self.results
-        return found["task"], self.model, found["method"], found["train_examples"]
 
     @property
     def seed(self) -> int:
@@ -91,34 +85,33 @@ class FoundRun:
 
 @dataclass
 class FoundCell:
-    """The runs of a cell, by seed."""
+    """The runs of a cell, by seed.
+
+    Attributes:
+      task, model, method: names.
+      examples: of the training data, out of `total`.
+      metric: name of the accuracy.
+      parameters: of the model.
+    """
 
     task: str
     model: str
     method: str
     examples: int
+    total: int
+    metric: str
+    parameters: int
     runs: list[FoundRun] = field(default_factory=list)
 
     @property
     def fraction(self) -> float:
         """Share of the training split, in (0, 1]."""
-        total = self.runs[0].results["train_total"]
-        return self.examples / total if total else 0.0
+        return self.examples / self.total if self.total else 0.0
 
     @property
     def percent(self) -> float:
         """The same in per cent."""
         return 100 * self.fraction
-
-    @property
-    def parameters(self) -> int:
-        """Of the model."""
-        return int(self.runs[0].results["parameters"])
-
-    @property
-    def metric(self) -> str:
-        """Name of the accuracy."""
-        return str(self.runs[0].results["metric"])
 
     def scores(self, split: str) -> list[float]:
         """Accuracy of each seed that has the split, per cent."""
@@ -191,9 +184,8 @@ def _check_same(cell: FoundCell, new: FoundRun) -> None:
     before, now = _settings(old.folder), _settings(new.folder)
     names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
     if names:
-        shown = "\n".join(
-            f"  {n}: {before.get(n, 'not set')} and {now.get(n, 'not set')}" for n in names
-        )
+        values = ((n, before.get(n, "not set"), now.get(n, "not set")) for n in names)
+        shown = "\n".join(f"  {n}: {old} and {new}" for n, old, new in values)
         raise UsageError(
             f"{old.folder} and {new.folder} are both {cell.task}, {cell.model}, {cell.method} with "
             f"{cell.examples:,} examples, but differ in more than their seed:\n{shown}\nReport "
@@ -215,8 +207,8 @@ def find_runs(folder: Path) -> FoundRuns:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder. Give one with runs, or of `dss sweep`.")
-    grid = read_grid(folder) or {"cells": []}
-    names = {str(cell["folder"]): cell for cell in grid["cells"]}
+    grid = read_grid(folder)
+    planned = {str(cell["folder"]): cell for cell in grid["cells"]}
     left: list[str] = []
     cells: dict[tuple[str, str, str, int], FoundCell] = {}
     teachers: dict[str, FoundRun] = {}
@@ -232,31 +224,30 @@ def find_runs(folder: Path) -> FoundRuns:
         if lacking := [f for f in FIELDS if f not in results]:
             left.append(f"{name}: made by an older version ({file.name} has no {lacking[0]})")
             continue
-        model = names.get(name, {}).get("model") or f"{results['parameters'] / 1e6:,.1f}M"
+        model = planned.get(name, {}).get("model") or f"{results['parameters'] / 1e6:,.1f}M"
         run = FoundRun(at, results, model)
         if results["method"] == TEACHER:
             teachers[results["task"]] = run
             continue
-        cell = cells.setdefault(run.cell, FoundCell(*run.cell))
+        names = results["task"], model, results["method"], results["train_examples"]
+        numbers = (results[n] for n in ("train_total", "metric", "parameters"))
+        cell = cells.setdefault(names, FoundCell(*names, *numbers))
         if cell.runs:
             _check_same(cell, run)
         cell.runs.append(run)
-    left += [f"{name}: not begun" for name in names if name not in seen]
+    left += [f"{name}: not begun" for name in planned if name not in seen]
     if not cells and not teachers:
-        raise UsageError(
-            f"{folder} holds no finished run{': ' + '; '.join(left[:3]) if left else ''}."
-        )
+        why = f": {'; '.join(left[:3])}" if left else ""
+        raise UsageError(f"{folder} holds no finished run{why}.")
     for cell in cells.values():
         cell.runs.sort(key=lambda run: run.seed)
-    order = sorted(
-        cells.values(), key=lambda c: (c.task, c.parameters, c.model, _rank(c.method), c.examples)
-    )
-    return FoundRuns(folder, order, teachers, left)
 
+    def order(c: FoundCell) -> tuple:
+        """Baselines first."""
+        rank = [*BASELINES, c.method].index(c.method)
+        return c.task, c.parameters, c.model, rank, c.method, c.examples
 
-def _rank(method: str) -> tuple[int, str]:
-    """Baselines first."""
-    return BASELINES.index(method) if method in BASELINES else len(BASELINES), method
+    return FoundRuns(folder, sorted(cells.values(), key=order), teachers, left)
 
 
 def right_answers(runs: list[FoundRun], split: str) -> tuple[list[str], np.ndarray]:

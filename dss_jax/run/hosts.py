@@ -21,7 +21,7 @@ from dss_jax.data.store import TokenStore
 
 log = logging.getLogger(__name__)
 
-OWN_PLACES = "Task.data_dir Task.record_files Vocabulary.path Data.store_dir Data.store".split()
+OWN_PLACES = r"(Task\.(data_dir|record_files)|Vocabulary\.path|Data\.(store_dir|store))"
 """Settings that may differ between hosts: where a file lies. What is in it must not."""
 
 SHARED_SECONDS = 60.0
@@ -43,8 +43,7 @@ def same_store(run: config.Run, open_store: Callable[[], TokenStore]) -> TokenSt
     """
     if processes.count() == 1:
         return open_store()
-    own = "|".join(map(re.escape, OWN_PLACES))
-    text = re.sub(rf"^({own}) = .*\n", "", config.to_gin(run), flags=re.MULTILINE)
+    text = re.sub(rf"^{OWN_PLACES} = .*\n", "", config.to_gin(run), flags=re.MULTILINE)
     processes.check_same(
         {"code of dss-jax": code_digest(), "version of JAX": jax.__version__, "configuration": text}
     )

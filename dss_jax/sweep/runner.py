@@ -21,7 +21,7 @@ from types import FrameType
 
 from dss_jax.core import locks
 from dss_jax.run import run_folder
-from dss_jax.sweep.plan import Job, Planned, Times, seconds_left, state_of
+from dss_jax.sweep.plan import Job, Planned, Times, state_of
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +96,8 @@ class Runner:
         self._asked = 0
 
     def run(self, jobs: Sequence[Job], done: int = 0) -> Outcome:
-        """Runs the jobs, and returns when none is left or at work.
-
-        Args:
-          jobs: in the order in which they start.
-          done: runs of the sweep that are finished already, for the status.
+        """Runs the jobs in order, and returns when none is left or at work; `done` runs of the
+        sweep are finished already.
         """
         self._jobs, self._done = list(jobs), done
         # Read once: what waits does not change.
@@ -136,8 +133,7 @@ class Runner:
             if now - shown > SHOW_SECONDS:
                 shown = now
                 self._show(self._status())
-            if self._jobs or self._children or self._elsewhere:
-                time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         self._show(self._status())
 
     def _free_slot(self) -> int | None:
@@ -145,11 +141,9 @@ class Runner:
         for _, owner in self._elsewhere:
             # What a sweep that was killed has left at work on this machine keeps its device.
             if owner.get("host") == socket.gethostname():
-                devices = ({**os.environ, **slot}.get(locks.DEVICES) for slot in self._slots)
-                own = [
-                    i for i, d in enumerate(devices) if d == owner.get("devices") and i not in taken
-                ]
-                taken |= set(own[:1])
+                devices = [{**os.environ, **slot}.get(locks.DEVICES) for slot in self._slots]
+                own = (i for i, d in enumerate(devices) if d == owner.get("devices"))
+                taken.add(next((i for i in own if i not in taken), -1))
         return next((i for i in range(len(self._slots)) if i not in taken), None)
 
     def _start(self) -> None:
@@ -192,7 +186,7 @@ class Runner:
 
     def _look_elsewhere(self) -> None:
         """Runs that another process trained: finished, or free to go on with here."""
-        looked, self._elsewhere = [(job, self._owner(job)) for job, _ in self._elsewhere], []
+        looked = [(job, self._owner(job)) for job, _ in self._elsewhere]
         self._jobs[:0] = [job for job, owner in looked if owner is None]
         self._elsewhere = [(job, owner) for job, owner in looked if owner is not None]
 
@@ -235,11 +229,11 @@ class Runner:
 
     def _work_done(self, job: Job) -> float:
         """FLOPs done of a job, from the steps that its runs have logged."""
-        states = ((one, state_of(self._folder / one.cell.folder)) for one in job.planned)
-        return sum(
-            one.work * (1.0 if state.done else min(1.0, state.step / one.run.train.steps))
-            for one, state in states
-        )
+        work = 0.0
+        for one in job.planned:
+            state = state_of(self._folder / one.cell.folder)
+            work += one.work * (state.done or min(1.0, state.step / one.run.train.steps))
+        return work
 
     def _status(self) -> str:
         """How far the sweep is, in runs: "3 done, 1 running, 0 failed, 5 left; about ..."."""
@@ -259,7 +253,7 @@ class Runner:
         counts = {name: sum(len(job.planned) for job in jobs) for name, jobs in groups.items()}
         counts = {"done": self._done, **counts}
         shown = (f"{n} {name}" for name, n in counts.items() if n or name != "running elsewhere")
-        seconds = seconds_left(self._times, running, left, len(self._slots))
+        seconds = self._times.to_the_end(running, left, len(self._slots))
         when = "" if seconds is None else f"; about {duration(seconds)} to the end"
         return ", ".join(shown) + when
 
