@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.cli import options
+from dss_jax.cli.tables import print_table
 from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
@@ -42,7 +43,6 @@ def main(args: argparse.Namespace) -> None:
     if not storage.is_remote(target):
         check_new_folder(Path(target))
 
-    from dss_jax.cli.tables import print_table
     from dss_jax.core.digest import file_digest
     from dss_jax.data.vocabulary import resolve
     from dss_jax.interop.formats import read_weights, write_weights

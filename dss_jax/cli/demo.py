@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dss_jax.cli import gin_config, options, sweep
+from dss_jax.cli.tables import print_table
 from dss_jax.core import config, registry
 from dss_jax.core.sweep_config import TEACHER, Cell
 from dss_jax.core.types import DistillationTask
@@ -102,7 +103,6 @@ def _shown(task: config.Task) -> str:
 
 
 def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: DistillationTask) -> None:
-    from dss_jax.cli.tables import print_table
     from dss_jax.run.curves import plot_curves
 
     metric, last = task.scorer.name, list(runs.values())[-1]

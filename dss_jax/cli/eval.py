@@ -8,6 +8,7 @@ import argparse
 from dataclasses import replace
 
 from dss_jax.cli import options, saved_run
+from dss_jax.cli.tables import print_scores
 from dss_jax.core import config, processes
 from dss_jax.core.checks import at_least
 
@@ -43,7 +44,6 @@ def main(args: argparse.Namespace) -> None:
     run = processes.all_or_raise(lambda: _resolve(args))
     splits = list(map(options.split_of, args.split or ["test"]))
 
-    from dss_jax.cli.tables import print_scores
     from dss_jax.run import run_folder, score
 
     folder = run_folder.check_output_dir(args.output_dir)

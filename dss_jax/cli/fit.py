@@ -10,6 +10,7 @@ import argparse
 from dataclasses import replace
 
 from dss_jax.cli import gin_config, options
+from dss_jax.cli.tables import print_table
 from dss_jax.core import config
 from dss_jax.core.checks import at_least
 from dss_jax.core.devices import DEVICES, GB, Device, device
@@ -88,7 +89,6 @@ def _flags(run: config.Run) -> str:
 
 
 def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
-    from dss_jax.cli.tables import print_table
     from dss_jax.train.plan import enough_devices, plan
 
     best = plan(run, wanted, count)
@@ -118,7 +118,6 @@ def _shown(run: config.Run) -> str:
 
 
 def _all_devices(title: str, run: config.Run, count: int) -> None:
-    from dss_jax.cli.tables import print_table
     from dss_jax.train.plan import plan
     from dss_jax.train.step import boxed_state
 

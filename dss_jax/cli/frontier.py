@@ -10,21 +10,21 @@ are those of `dss sweep` in the same folder: what is there is used, and the same
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from dss_jax.cli import options, sweep, sweep_options
+from dss_jax.cli.tables import print_table
 from dss_jax.core import registry, storage
 from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
+from dss_jax.evaluate.statistics import mean
+from dss_jax.sweep import frontier_files
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.devices import Environment, slots
 from dss_jax.sweep.frontier import Found, search
+from dss_jax.sweep.frontier_files import Question
 from dss_jax.sweep.plan import Planned
 from dss_jax.sweep.runner import Outcome
-
-if TYPE_CHECKING:
-    from dss_jax.sweep.frontier_files import Question
 
 FULL_STANDARD = "full_standard"
 DEFAULT_FRACTIONS = "0.0625,0.125,0.25,0.5,1"
@@ -68,8 +68,6 @@ class _Trainer:
           Stopped: one has failed, or was stopped.
           UsageError: they have no such split.
         """
-        from dss_jax.sweep import frontier_files
-
         folder, planned = self.grid.folder, [self.planned[cell] for cell in cells]
         if self.grid.jobs(planned):
             whole = dict.fromkeys([*sweep_plan.cells_in(folder), *cells])
@@ -129,11 +127,8 @@ def _read(args: argparse.Namespace) -> sweep_options.Grid:
     return grid
 
 
-def _question(args: argparse.Namespace, trainer: _Trainer) -> "Question":
+def _question(args: argparse.Namespace, trainer: _Trainer) -> Question:
     """What is searched for: the models in order, the target as a number."""
-    from dss_jax.evaluate.statistics import mean
-    from dss_jax.sweep.frontier_files import Question
-
     grid = trainer.grid.sweep
     sizes = {one.cell.model: one.model_size for one in trainer.planned.values()}
     models = tuple(sorted(grid.models, key=lambda model: sizes[model]))
@@ -153,11 +148,8 @@ def _question(args: argparse.Namespace, trainer: _Trainer) -> "Question":
     )
 
 
-def _answer(trainer: _Trainer, question: "Question", whole_map: bool) -> None:
+def _answer(trainer: _Trainer, question: Question, whole_map: bool) -> None:
     """Trains what the search asks for, and says and writes what it has found."""
-    from dss_jax.evaluate.statistics import mean
-    from dss_jax.sweep import frontier_files
-
     folder, split = trainer.grid.folder, question.split
 
     def there(model: str, fraction: float, split: str) -> list[float]:
@@ -197,9 +189,7 @@ def _answer(trainer: _Trainer, question: "Question", whole_map: bool) -> None:
     print(f"picture: {frontier_files.draw(folder, question, found)}")
 
 
-def _print_path(question: "Question", found: Found) -> None:
-    from dss_jax.cli.tables import print_table
-
+def _print_path(question: Question, found: Found) -> None:
     rows = []
     for i, t in enumerate(found.path, 1):
         reached, known = "yes" if t.reached else "no", "there before" if t.known else "trained"

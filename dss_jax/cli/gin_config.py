@@ -67,18 +67,14 @@ def named_file(kind: str, name: str, extra: Iterable[str | Path] = ()) -> Path:
 
 @dataclass(frozen=True)
 class Settings:
-    """What gin files and bindings give, not checked yet.
-
-    Attributes:
-      values: "Train.steps" -> value.
-    """
+    """What gin files and bindings give, "Train.steps" -> value, not checked yet."""
 
     values: dict[str, Any]
 
-    def of(self, section: str) -> dict[str, Any]:
-        """Field -> value of a section."""
-        head = f"{section}."
-        return {n.removeprefix(head): v for n, v in self.values.items() if n.startswith(head)}
+    def _made(self, section: type) -> Any:
+        head = f"{section.__name__}."
+        own = {n.removeprefix(head): v for n, v in self.values.items() if n.startswith(head)}
+        return section(**own)
 
     def run(self) -> config.Run:
         """The checked configuration.
@@ -86,15 +82,15 @@ class Settings:
         Raises:
           UsageError: a value is wrong; the message says what is allowed.
         """
-        sections = (section(**self.of(name)) for name, section in config.SECTIONS.items())
         names = (f.name for f in fields(config.Run))
-        return config.Run(**dict(zip(names, sections, strict=True)))
+        made = map(self._made, config.SECTIONS.values())
+        return config.Run(**dict(zip(names, made, strict=True)))
 
     def sweep(self) -> "Sweep":
         """The grid; what is said of runs is passed over. Raises UsageError as `run`."""
         from dss_jax.core.sweep_config import Sweep
 
-        return Sweep(**self.of("Sweep"))
+        return self._made(Sweep)
 
 
 def read(
@@ -148,11 +144,8 @@ class _Delegate(config_parser.ParserDelegate):  # type: ignore[misc]  # gin has 
 
 @dataclass
 class _Reader:
-    """Collects bindings.
-
-    Attributes:
-      folders: where files are looked up.
-      plain: whether files may only bind settings to values.
+    """Collects bindings, of files in the folders; where it is `plain`, these may only bind settings
+    to values.
     """
 
     folders: Sequence[str | Path]
@@ -176,8 +169,7 @@ class _Reader:
 
     def file(self, name: str | Path) -> None:
         """Reads a file, and what it includes."""
-        if storage.is_remote(name):
-            name = storage.local_file(name)
+        name = storage.local_file(name) if storage.is_remote(name) else name
         found = next((p for d in self.folders if (p := Path(d) / name).is_file()), None)
         if found is None:
             looked = ", ".join(["the path itself", *map(str, self.folders[1:])])

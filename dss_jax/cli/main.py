@@ -27,8 +27,8 @@ COMMANDS = {
     "doctor": "check this installation: versions, devices, the T5X engine",
     "demo": "both methods on the embedded data set, by its share: a table and curves",
 }
-"""Command -> what it does. Each is a module of this folder with `add_flags(parser)` and `main(args)`;
-that gives the exit status, or None for 0."""
+"""Command -> what it does. Each is a module here with `add_flags(parser)` and `main(args)`, which
+may give an exit status."""
 
 
 def _help() -> str:

@@ -34,13 +34,8 @@ BOUND_FLAGS = {
 
 @dataclass(frozen=True)
 class Resolved:
-    """A checked configuration.
-
-    Attributes:
-      run: the configuration.
-      task: that it names; None: a SeqIO task of the user's.
-      vocabulary: the path that was given for it; `run` may have the checkpoint's in its place, on
-        this machine.
+    """A checked configuration, the task that it names (None: a SeqIO task of the user's), and the
+    path that was given for the vocabulary: `run` may have the checkpoint's, on this machine.
     """
 
     run: config.Run
@@ -204,14 +199,8 @@ def named_run(
     bindings: Sequence[str],
     needs_model: bool = True,
 ) -> Resolved:
-    """The checked configuration of a run. Later ones win: base, model, method, task, `--gin_file`s,
-    bindings.
-
-    Args:
-      args: has --task_dir, --gin_file and --gin_search_paths.
-      task, method, model: names.
-      bindings: "Train.steps = 300".
-      needs_model: whether a run that trains must say which model.
+    """The checked configuration of a run, from names, --task_dir, --gin_file and --gin_search_paths
+    of the flags, and bindings. Later ones win: base, model, method, task, files, bindings.
 
     Raises:
       UsageError: a name or a value is wrong, or differs from that of `--init_from`.

@@ -10,6 +10,7 @@ itself and without dropout. With --gin. settings the same step is tried under ot
 import argparse
 
 from dss_jax.cli import options, saved_run
+from dss_jax.cli.tables import print_table
 from dss_jax.core import storage
 
 
@@ -30,8 +31,6 @@ def main(args: argparse.Namespace) -> None:
         file.parent, args.vocabulary, options.flag_bindings(args) + args.bindings
     )
     found = replay.replay(saved_run.reopen(run, file.parent, args.task_dir, ["train"]), kept)
-
-    from dss_jax.cli.tables import print_table
 
     numbers = [[name, f"{value:.6g}"] for name, value in found.numbers.items()]
     print_table(f"step {found.step + 1} of {file.parent}", ("", ""), numbers)

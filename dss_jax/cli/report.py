@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
+from dss_jax.cli.tables import print_table
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError
 
@@ -45,8 +46,6 @@ def main(args: argparse.Namespace) -> None:
 
 def show(made: "Report", tables: bool = True) -> None:
     """Prints the tables of a report, and its files."""
-    from dss_jax.cli.tables import print_table
-
     for table in made.tables if tables else ():
         print_table(table.title, table.header, table.rows, note=table.note)
     for file in made.files:

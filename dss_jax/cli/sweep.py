@@ -21,6 +21,7 @@ from pathlib import Path
 
 from dss_jax.cli import options, sweep_options
 from dss_jax.cli.sweep_options import Grid
+from dss_jax.cli.tables import print_table
 from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
@@ -111,8 +112,6 @@ def print_states(folder: Path, planned: Sequence[Planned]) -> None:
     """Prints a table of the runs: a row for each task, model and method; a column for each size:
     "3 of 4" runs done, "+1" of them half trained.
     """
-    from dss_jax.cli.tables import print_table
-
     sizes = list(dict.fromkeys(p.cell.size for p in planned if p.cell.model)) or [""]
     rows: dict[tuple[str, str, str], dict[str, list[State]]] = {}
     for cell in (one.cell for one in planned):

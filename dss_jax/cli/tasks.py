@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
+from dss_jax.cli.tables import number, print_table
 from dss_jax.core import registry
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError, unknown_name
@@ -43,8 +44,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from dss_jax.cli.tables import print_table
-
     rows = []
     for name in sorted(registry.task_names(args.task_dir)):
         task = registry.load_task(name, args.task_dir)
@@ -73,7 +72,6 @@ def _show(args: argparse.Namespace) -> None:
 def _stats(args: argparse.Namespace) -> None:
     resolved, store = _resolved(args)
     assert resolved.task is not None
-    from dss_jax.cli.tables import number, print_table
     from dss_jax.layouts import summary
 
     run, task = resolved.run, resolved.task

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,17 +44,10 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A finished run.
-
-    Attributes:
-      folder: of the run.
-      results: what its `results.json` holds.
-      model: name of the model; its number of parameters where no sweep gives one.
-    """
+    """A finished run, and what its `results.json` holds."""
 
     folder: Path
     results: dict[str, Any]
-    model: str
 
     @property
     def seed(self) -> int:
@@ -88,7 +80,7 @@ class FoundCell:
     """The runs of a cell, by seed.
 
     Attributes:
-      task, model, method: names.
+      task, model, method: names; the model's is its number of parameters where no sweep gives one.
       examples: of the training data, out of `total`.
       metric: name of the accuracy.
       parameters: of the model.
@@ -123,7 +115,6 @@ class FoundRuns:
     """What is in a folder.
 
     Attributes:
-      folder: that was looked at.
       cells: of students, ordered by task, model size, method, number of examples.
       teachers: task -> the run of method "teacher".
       left: a line for each run that is not finished, or not there yet.
@@ -134,7 +125,7 @@ class FoundRuns:
     teachers: dict[str, FoundRun]
     left: list[str]
 
-    @cached_property
+    @property
     def tasks(self) -> list[str]:
         """All tasks, in order."""
         return list(dict.fromkeys([*(cell.task for cell in self.cells), *self.teachers]))
@@ -180,16 +171,16 @@ def _settings(folder: Path) -> dict[str, str]:
 
 def _check_same(cell: FoundCell, new: FoundRun) -> None:
     """Raises UsageError where a run does not belong beside the others of its cell."""
+    if not cell.runs:
+        return
     old = cell.runs[0]
     before, now = _settings(old.folder), _settings(new.folder)
-    names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
-    if names:
-        values = ((n, before.get(n, "not set"), now.get(n, "not set")) for n in names)
-        shown = "\n".join(f"  {n}: {old} and {new}" for n, old, new in values)
+    values = ((n, before.get(n, "not set"), now.get(n, "not set")) for n in {**before, **now})
+    if shown := [f"  {n}: {one} and {other}\n" for n, one, other in values if one != other]:
         raise UsageError(
             f"{old.folder} and {new.folder} are both {cell.task}, {cell.model}, {cell.method} with "
-            f"{cell.examples:,} examples, but differ in more than their seed:\n{shown}\nReport "
-            "them apart, or give one of them a Method.name of its own (docs/methods.md)."
+            f"{cell.examples:,} examples, but differ in more than their seed:\n{''.join(shown)}"
+            "Report them apart, or give one of them a Method.name of its own (docs/methods.md)."
         )
     if new.seed in [run.seed for run in cell.runs]:
         raise UsageError(
@@ -207,15 +198,12 @@ def find_runs(folder: Path) -> FoundRuns:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder. Give one with runs, or of `dss sweep`.")
-    grid = read_grid(folder)
-    planned = {str(cell["folder"]): cell for cell in grid["cells"]}
+    models = {str(cell["folder"]): cell["model"] for cell in read_grid(folder)["cells"]}
     left: list[str] = []
     cells: dict[tuple[str, str, str, int], FoundCell] = {}
     teachers: dict[str, FoundRun] = {}
-    seen = set()
-    for at in _folders(folder):
-        name = at.relative_to(folder).as_posix()
-        seen.add(name)
+    folders = {at.relative_to(folder).as_posix(): at for at in _folders(folder)}
+    for name, at in folders.items():
         file = at / run_folder.RESULTS
         if not file.is_file():
             left.append(f"{name}: {'not finished' if run_folder.begun(at) else 'not begun'}")
@@ -224,18 +212,17 @@ def find_runs(folder: Path) -> FoundRuns:
         if lacking := [f for f in FIELDS if f not in results]:
             left.append(f"{name}: made by an older version ({file.name} has no {lacking[0]})")
             continue
-        model = planned.get(name, {}).get("model") or f"{results['parameters'] / 1e6:,.1f}M"
-        run = FoundRun(at, results, model)
+        run = FoundRun(at, results)
         if results["method"] == TEACHER:
             teachers[results["task"]] = run
             continue
+        model = models.get(name) or f"{results['parameters'] / 1e6:,.1f}M"
         names = results["task"], model, results["method"], results["train_examples"]
         numbers = (results[n] for n in ("train_total", "metric", "parameters"))
         cell = cells.setdefault(names, FoundCell(*names, *numbers))
-        if cell.runs:
-            _check_same(cell, run)
+        _check_same(cell, run)
         cell.runs.append(run)
-    left += [f"{name}: not begun" for name in planned if name not in seen]
+    left += [f"{name}: not begun" for name in models if name not in folders]
     if not cells and not teachers:
         why = f": {'; '.join(left[:3])}" if left else ""
         raise UsageError(f"{folder} holds no finished run{why}.")

@@ -56,12 +56,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def replay(session: Session, kept: dict[str, Any]) -> Replayed:
-    """Repeats the step.
-
-    Args:
-      session: of the run, perhaps with other settings (another dtype, say).
-      kept: of `read`.
-    """
+    """Repeats the step that `read` has given, perhaps with other settings (another dtype, say)."""
     step, program = kept["step"], session.program
     states = Checkpoints(session.folder / STATES)
     try:

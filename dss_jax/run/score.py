@@ -156,14 +156,8 @@ def score(
     rationales: bool = False,
     limit: int | None = None,
 ) -> tuple[int, dict[str, Any]]:
-    """Scores splits with a checkpoint of a run, and writes the predictions.
-
-    Args:
-      session: of the run.
-      splits: names.
-      checkpoint: "best", "latest" or a step.
-      rationales: generate rationales too.
-      limit: score the first rows only.
+    """Scores splits, or their first rows, with a checkpoint of a run ("best", "latest" or a step),
+    and writes the predictions, with generated `rationales` where that is set.
 
     Returns:
       The step, and split -> numbers.

@@ -139,9 +139,7 @@ def _training_rows(session: Session) -> tuple["StoreSplit | Pieces", np.ndarray 
 
 
 def train_batches(session: Session, plan_subsets: Sequence[config.Task] = ()) -> TrainBatches:
-    """The batches of a run: this process's parts. With `plan_subsets`, in shapes that runs on these
-    have too.
-    """
+    """This process's parts of the batches; with `plan_subsets`, in the shapes of runs on these."""
     run, mesh = session.run, session.program.mesh
     index, count = data_slice(mesh)
     split, right = _training_rows(session)
@@ -182,12 +180,8 @@ def first_state(session: Session, checkpoints: Checkpoints) -> TrainState:
 
 
 def report_start(session: Session, clock: StartClock, step: int) -> None:
-    """Says where the time went, when the first step has ended, and writes it to `startup.jsonl`.
-
-    Args:
-      session: of the run.
-      clock: of this start.
-      step: updates done before this start.
+    """Says where the time of a start after `step` updates went, when its first step has ended, and
+    writes it to `startup.jsonl`.
     """
     clock.lap("first step")
     found, missing = (now - then for now, then in zip(_counted(), session.counted, strict=True))

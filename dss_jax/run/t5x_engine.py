@@ -38,13 +38,14 @@ from dss_jax.data.store import TokenStore, open_store
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.interop.t5x import parameters, read_t5x
-from dss_jax.interop.weights import Weights, from_tree, nested
+from dss_jax.interop.weights import Weights, flat, from_tree, nested
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch
 from dss_jax.model.t5 import T5
 from dss_jax.run import other_engine, run_folder, score
 from dss_jax.run.session import open_session, with_vocab_size
 from dss_jax.train import loop
+from dss_jax.train.loss import task_weights
 from dss_jax.train.metric_log import MetricLog
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from dss_jax.train.t5x_model import DistillationModel, DistillationTrainer
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 MODEL_DIR = "t5x"
 
 
-def rows_of(batch: Batch, weights: tuple[float, float]) -> dict[str, np.ndarray]:
+def rows_of(batch: Batch, weights: tuple[Any, Any]) -> dict[str, np.ndarray]:
     """One batch as T5X takes it: R = N * roles rows, each example's roles one after the other.
 
     Args:
@@ -73,14 +74,10 @@ def rows_of(batch: Batch, weights: tuple[float, float]) -> dict[str, np.ndarray]
         padded = [np.pad(b, ((0, 0), (0, width - b.shape[1]))) for b in blocks]
         return np.stack(padded, axis=1).reshape(-1, width)
 
-    roles = together("decoder_roles")
-    return {
-        "encoder_input_tokens": together("encoder_input_tokens"),
-        "decoder_input_tokens": together("decoder_input_tokens"),
-        "decoder_target_tokens": together("decoder_target_tokens"),
-        "decoder_roles": roles,
-        "decoder_loss_weights": np.asarray((0.0, *weights), np.float32)[roles],
-    }
+    names = "encoder_input_tokens decoder_input_tokens decoder_target_tokens decoder_roles"
+    rows = {name: together(name) for name in names.split()}
+    loss_weights = np.asarray((0.0, *weights), np.float32)[rows["decoder_roles"]]
+    return {**rows, "decoder_loss_weights": loss_weights}
 
 
 class StoreIterator(clu_data.DatasetIterator):
@@ -100,10 +97,8 @@ class StoreIterator(clu_data.DatasetIterator):
     @property
     def element_spec(self) -> Mapping[str, clu_data.ArraySpec]:
         """Shape and dtype of each array."""
-        return {
-            name: clu_data.ArraySpec(dtype=array.dtype, shape=array.shape)
-            for name, array in self._batch_at(0).items()
-        }
+        first = self._batch_at(0)
+        return {name: clu_data.ArraySpec(dtype=a.dtype, shape=a.shape) for name, a in first.items()}
 
     def save(self, filename: Any) -> None:
         """Writes the state."""
@@ -125,7 +120,7 @@ class Initializer(utils.TrainStateInitializer):
         """T5X's train state of step 0."""
         state = super().from_scratch(init_rng)
         frozen = state.params
-        params = {f"target/{k}": v for k, v in _flat(frozen).items()}
+        params = {f"target/{k}": v for k, v in flat(frozen).items()}
         for parameter in parameters(self._weights.config, scanned=False):
             arrays = parameter.to_theirs(self._weights.leaves[parameter.path].read())
             for name, array in arrays.items():
@@ -133,11 +128,6 @@ class Initializer(utils.TrainStateInitializer):
                 value = np.asarray(array, params[name].dtype)
                 params[name] = jax.make_array_from_callback(value.shape, place, value.__getitem__)
         return state.replace_params(type(frozen)(nested(params)["target"]))
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in found}
 
 
 class Trainer(DistillationTrainer):
@@ -222,25 +212,20 @@ def fit(
       The step it ended at.
     """
     rows = batch_at(0)["encoder_input_tokens"].shape[0]
+    name = run.task.shown_name
     period = min(run.train.checkpoint_every or run.evaluate.every, run.train.steps)
+    kept = run.train.keep_checkpoints
+    save = utils.SaveCheckpointConfig(period=period, keep=kept, save_dataset=True)
+    dimensions = 2 if run.mesh.fsdp > 1 else 1
+    rules = partitioning.standard_logical_axis_rules(parameter_partitioning_dims=dimensions)
     step, _ = t5x.train.train(
         model=make_model(run),
-        train_dataset_cfg=utils.DatasetConfig(
-            mixture_or_task_name=run.task.shown_name, task_feature_lengths={}, split="train",
-            batch_size=rows, shuffle=False, seed=None,
-        ),
+        train_dataset_cfg=utils.DatasetConfig(name, {}, "train", rows, shuffle=False, seed=None),
         train_eval_dataset_cfg=None,
         infer_eval_dataset_cfg=None,
-        checkpoint_cfg=utils.CheckpointConfig(
-            save=utils.SaveCheckpointConfig(
-                period=period, keep=run.train.keep_checkpoints, save_dataset=True
-            )
-        ),
+        checkpoint_cfg=utils.CheckpointConfig(save=save),
         partitioner=partitioning.PjitPartitioner(
-            num_partitions=run.mesh.model,
-            logical_axis_rules=partitioning.standard_logical_axis_rules(
-                parameter_partitioning_dims=2 if run.mesh.fsdp > 1 else 1
-            ),
+            num_partitions=run.mesh.model, logical_axis_rules=rules
         ),
         trainer_cls=functools.partial(
             Trainer,
@@ -258,18 +243,15 @@ def fit(
         get_dataset_fn=lambda *_: StoreIterator(batch_at),
         train_state_initializer_cls=functools.partial(Initializer, start_weights(run)),
         verify_matching_vocabs_fn=None,
-    )  # fmt: skip
+    )
     return int(step)
 
 
 def checkpoints_of(model_dir: Path) -> dict[int, Path]:
     """Step -> folder of the checkpoints that T5X kept, without that of step 0."""
-    found = {}
-    for path in model_dir.glob("checkpoint_*"):
-        match = re.fullmatch(r"checkpoint_(\d+)", path.name)
-        if match and int(match[1]):
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+    paths = model_dir.glob("checkpoint_*")
+    matches = ((re.fullmatch(r"checkpoint_(\d+)", path.name), path) for path in paths)
+    return dict(sorted((int(m[1]), path) for m, path in matches if m and int(m[1])))
 
 
 @run_folder.alone
@@ -286,26 +268,24 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
         return finished
     run = with_vocab_size(run, store)
     write_model_files(folder, ModelFiles(run.model, store.vocabulary_path, store.extra_ids))
-    padded = replace(run.data, layout="padded")
-    batches = TrainBatches(
-        store.split("train"), run.task, padded, run.method, steps=run.train.steps
-    )
-    weights = (run.loss.alpha, 1 - run.loss.alpha) if run.method.rationale else (1.0, 0.0)
+    padded, steps = replace(run.data, layout="padded"), run.train.steps
+    batches = TrainBatches(store.split("train"), run.task, padded, run.method, steps=steps)
+    weights = task_weights(run.loss, run.method)
     model_dir = (folder / MODEL_DIR).absolute()
-    there = checkpoints_of(model_dir)
-    log.info("T5X's loop, from step %d; it compiles first", max(there, default=0))
-    write = MetricLog(folder, max(there, default=0))
+    first = max(checkpoints_of(model_dir), default=0)
+    log.info("T5X's loop, from step %d; it compiles first", first)
+    write = MetricLog(folder, first)
     try:
         with loop.stop_on_signals() as stop:
 
             def report(step: int, numbers: dict) -> bool:
                 write(step, "train", numbers)
-                if step % run.evaluate.every == 0 or step == run.train.steps:
-                    log.info(f"step {step}/{run.train.steps}  loss {numbers['loss']:.4f}")
-                return stop.asked and step < run.train.steps
+                if step % run.evaluate.every == 0 or step == steps:
+                    log.info(f"step {step}/{steps}  loss {numbers['loss']:.4f}")
+                return stop.asked and step < steps
 
             done = fit(run, lambda step: rows_of(batches(step), weights), str(model_dir), report)
-        if done < run.train.steps:
+        if done < steps:
             raise loop.Interrupted(done)
         return _score(run, folder, store, scorer, write)
     finally:

@@ -47,11 +47,16 @@ def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
         raise UsageError(f"{run.task.shown_name} has no teacher text, so there is none to score.")
     folder = run_folder.open_run_folder(run, store.key)
     results: dict[str, Any] = {
-        "metric": scorer.name, "best_step": 0, "steps": 0, "method": run.method.name,
-        "task": run.task.shown_name, "seed": run.train.seed, "train_examples": 0,
+        "metric": scorer.name,
+        "best_step": 0,
+        "steps": 0,
+        "method": run.method.name,
+        "task": run.task.shown_name,
+        "seed": run.train.seed,
+        "train_examples": 0,
         "train_total": len(store.split("train")) if "train" in store.splits else 0,
         "parameters": 0,
-    }  # fmt: skip
+    }
     for name in SPLITS:
         if name not in store.splits:
             continue

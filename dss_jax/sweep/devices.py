@@ -38,7 +38,7 @@ def slots(
     """What the environment of each run that is at work at the same time has beside the sweep's own.
 
     Args:
-      devices: "0,1", GPUs as in CUDA_VISIBLE_DEVICES; None: all.
+      devices: "0,1", GPUs as in CUDA_VISIBLE_DEVICES; None: all that are `found`.
       each: how many of them a run gets.
       jobs: how many runs share a device, or, where there is no GPU, how many run at once.
       environ: of the sweep.

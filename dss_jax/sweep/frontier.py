@@ -21,13 +21,8 @@ Oracle = Callable[[str, float], float]
 
 
 class Tried(NamedTuple):
-    """A cell that was looked at, in the order of the search.
-
-    Attributes:
-      model, fraction: which.
-      accuracy: per cent.
-      reached: whether that is the target or more.
-      known: whether it was there before the search, and cost nothing.
+    """A cell that was looked at: its accuracy, per cent, whether that is the target or more, and
+    whether it was there before the search, and cost nothing.
     """
 
     model: str
@@ -54,7 +49,7 @@ class Found:
     Attributes:
       path: the cells, in the order in which they were looked at.
       least: model -> the smallest fraction that was found to reach the target, for each model that
-        does; without a map, of the smallest such model only.
+        does, from the smallest; without a map, of the smallest such model only.
     """
 
     path: list[Tried] = field(default_factory=list)

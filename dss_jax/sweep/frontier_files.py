@@ -22,14 +22,11 @@ class Question:
     """What is searched for.
 
     Attributes:
-      task, method: of all cells.
       models: from the smallest.
       fractions: of the training data, ascending.
       seeds: of each cell; their mean decides.
       split: on whose accuracy the search decides.
-      target: accuracy to reach, per cent.
-      target_name: for people: "the teacher's labels".
-      metric: name of the accuracy.
+      target, target_name: accuracy to reach, per cent, and for people: "the teacher's labels".
     """
 
     task: str

@@ -25,8 +25,8 @@ from dss_jax.run import run_folder
 GRID, TIMES = "sweep.json", "sweep_times.jsonl"
 FORMAT = 1
 
-LABEL_ROW, RATIONALE_ROW = (96, 8), (96, 32)
-"""Usual lengths of input and target, tokens; only the proportion of two runs' work matters."""
+LABEL_ROW, RATIONALE_ROW = work_of_shape(1, 96, 8), work_of_shape(1, 96, 32)
+"""Of usual lengths of input and target; only the proportion of two runs' work matters."""
 
 TEACHER_WORK = 1e9
 """FLOPs that scoring the teacher's labels counts as: nearly nothing."""
@@ -37,8 +37,6 @@ class Planned:
     """A cell, and the run that it is.
 
     Attributes:
-      cell: where it is in the grid.
-      run: the checked configuration.
       vocabulary: the path that was given for it: that of a checkpoint is found by whoever trains.
     """
 
@@ -56,16 +54,14 @@ class Planned:
         """FLOPs of the training, roughly: to weigh one run against another."""
         if self.cell.method == TEACHER:
             return TEACHER_WORK
-        work = work_of_shape(1, *LABEL_ROW)
-        if self.run.method.uses_rationales:
-            # A row of its own, or as much more text in the one row.
-            work = work.plus(work_of_shape(1, *RATIONALE_ROW))
+        # Rationales are a row of their own, or as much more text in the one row.
+        work = LABEL_ROW.plus(RATIONALE_ROW) if self.run.method.uses_rationales else LABEL_ROW
         return float(self._flops(work) * self.run.train.steps * self.run.data.batch_size)
 
     @property
     def model_size(self) -> int:
         """FLOPs of an example, which order models by their size."""
-        return self._flops(work_of_shape(1, *LABEL_ROW))
+        return self._flops(LABEL_ROW)
 
     def _flops(self, work: Work) -> int:
         model = self.run.model
@@ -73,11 +69,8 @@ class Planned:
 
 
 class State(NamedTuple):
-    """What is there of a run.
-
-    Attributes:
-      done: whether it is finished.
-      step: the last saved or logged step; 0 where it has not begun.
+    """What is there of a run: whether it is finished, and if not, the last saved or logged step; 0
+    where it has not begun.
     """
 
     done: bool
@@ -139,22 +132,15 @@ def write_grid(
     folder: Path, cells: Iterable[Cell], gin_files: Sequence[str], bindings: Sequence[str]
 ) -> None:
     """Writes `sweep.json`."""
-    grid = {
-        "format": FORMAT,
-        "cells": [cell.as_json() for cell in cells],
-        "gin_files": [str(file) for file in gin_files],
-        "bindings": list(bindings),
-    }
+    grid = {"format": FORMAT, "cells": [cell.as_json() for cell in cells]}
+    grid |= {"gin_files": list(map(str, gin_files)), "bindings": list(bindings)}
     write_whole(folder / GRID, strict_json.dumps(grid, indent=1) + "\n")
 
 
 def check_settings(folder: Path, planned: Sequence[Planned]) -> None:
     """Raises UsageError where runs of the folder were begun with other settings, and shows them."""
-    folders = [folder / one.cell.folder for one in planned]
-    differences = (
-        run_folder.other_settings(p.run, f) for p, f in zip(planned, folders, strict=True)
-    )
-    if found := list(filter(None, differences)):
+    differences = (run_folder.other_settings(p.run, folder / p.cell.folder) for p in planned)
+    if found := [diff for diff in differences if diff]:
         more = f"\n... and {len(found) - 1} more runs" if len(found) > 1 else ""
         raise UsageError(
             f"{folder} holds a sweep with other settings:\n{found[0]}{more}\n"
@@ -186,13 +172,8 @@ class Job:
 def jobs_of(
     folder: Path, planned: Sequence[Planned], at_once: bool, task_dirs: Sequence[str] = ()
 ) -> list[Job]:
-    """The processes that do what is left.
-
-    Args:
-      folder: the sweep's.
-      planned: runs; those that are done are passed over.
-      at_once: whether the seeds of a group share a process.
-      task_dirs: folders with task files of the user's.
+    """The processes that do what is left of the runs in a sweep's folder; with `at_once`, the seeds
+    of a group share one.
     """
     groups: dict[str, list[Planned]] = {}
     for one in planned:

@@ -50,7 +50,12 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class _Child:
-    """A process at work."""
+    """A process at work.
+
+    Attributes:
+      before: work that was done when it began: FLOPs.
+      told: how often it was asked to stop.
+    """
 
     job: Job
     process: "subprocess.Popen[bytes]"
@@ -58,19 +63,14 @@ class _Child:
     log: Path
     log_start: int
     before: float
-    """Work that was done when it began: FLOPs."""
     began: float = field(default_factory=time.monotonic)
     told: int = 0
-    """How often it was asked to stop."""
 
 
 @dataclass
 class Outcome:
-    """How a sweep has ended.
-
-    Attributes:
-      failed: (job, status, log, its last lines) of each process that failed.
-      stopped: whether the sweep was asked to stop.
+    """How a sweep has ended: (job, status, log, its last lines) of each process that failed, and
+    whether the sweep was asked to stop.
     """
 
     failed: list[tuple[Job, int, Path, list[str]]] = field(default_factory=list)
@@ -78,10 +78,9 @@ class Outcome:
 
 
 class Runner:
-    """Runs jobs.
+    """Runs jobs of a sweep's folder.
 
     Args:
-      folder: the sweep's.
       slots: what the environment of each run that is at work at the same time has of its own.
       show: is told how far it is, a few times a second.
     """
@@ -89,7 +88,7 @@ class Runner:
     def __init__(
         self, folder: Path, slots: Sequence[Mapping[str, str]], show: Callable[[str], None]
     ) -> None:
-        self._folder, self._slots, self._show = folder, list(slots), show
+        self._folder, self._slots, self._show = folder, slots, show
         self._times, self._outcome = Times(folder), Outcome()
         self._children: list[_Child] = []
         self._elsewhere: list[tuple[Job, locks.Owner]] = []
