@@ -57,10 +57,8 @@ def from_release(args: argparse.Namespace, task: DistillationTask) -> None:
 
 
 def _fields(text: str | None) -> dict[str, Any]:
-    """The object of --extra_body; empty where it is not given.
-
-    Raises:
-      UsageError: it is none, or holds a field that may not be set so.
+    """The object of --extra_body; empty where it is not given. Raises UsageError for one that it
+    may not hold.
     """
     try:
         fields = json.loads("{}" if text is None else text)
@@ -170,11 +168,7 @@ def _estimate(
 
 
 def _confirm(args: argparse.Namespace, expected: prices.Estimate) -> bool:
-    """Whether the user agreed to spend more than the budget.
-
-    Raises:
-      UsageError: the user did not, or cannot be asked.
-    """
+    """Whether the user agreed to spend more than the budget; raises UsageError where not."""
     if args.budget is None or expected.cost <= args.budget:
         return False
     text = f"this will cost about {expected.cost:,.2f} USD, more than --budget {args.budget:g}"
@@ -216,13 +210,8 @@ def _print_estimate(args: argparse.Namespace, expected: prices.Estimate, price: 
 
 
 class ExtractionBar:
-    """A bar of requests with tokens, cost so far and in the end, and errors.
-
-    Args:
-      extraction: what is asked.
-      rows: how many rows.
-      to_send: requests that the journal has no reply to; rate and time left are those of these.
-      price: of the tokens.
+    """A bar of requests with tokens, cost so far and in the end, and errors. Rate and time left are
+    those of the requests `to_send`, that the journal has no reply to.
     """
 
     def __init__(self, extraction: Extraction, rows: int, to_send: int, price: Prices) -> None:

@@ -103,11 +103,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> sweep_options.Grid:
-    """The grid of the search.
-
-    Raises:
-      UsageError: something is wrong or missing.
-    """
     if args.task is None:
         raise UsageError("no task: give --task NAME.")
     among("--split", args.split, ("validation", "test"))

@@ -54,11 +54,7 @@ def gin_names(folder: str, extra: Iterable[str | Path] = ()) -> dict[str, Path]:
 
 
 def named_file(kind: str, name: str, extra: Iterable[str | Path] = ()) -> Path:
-    """The gin file `<kind>s/<name>.gin`.
-
-    Raises:
-      UsageError: there is none; the message names the nearest.
-    """
+    """The gin file `<kind>s/<name>.gin`; raises UsageError with the nearest where there is none."""
     known = gin_names(f"{kind}s", extra)
     if name not in known:
         raise unknown_name(kind, name, known)
@@ -77,11 +73,7 @@ class Settings:
         return section(**own)
 
     def run(self) -> config.Run:
-        """The checked configuration.
-
-        Raises:
-          UsageError: a value is wrong; the message says what is allowed.
-        """
+        """The checked configuration. Raises UsageError with what is allowed where a value is wrong."""
         names = (f.name for f in fields(config.Run))
         made = map(self._made, config.SECTIONS.values())
         return config.Run(**dict(zip(names, made, strict=True)))

@@ -145,10 +145,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """The flags of a command; its `bindings` are the settings: "Train.steps = 300" for
-    `--gin.Train.steps=300`.
-
-    Raises:
-      UsageError: a flag is none of the parser's, or it takes no settings.
+    `--gin.Train.steps=300`. Raises UsageError for what the command does not take.
     """
     args, rest = parser.parse_known_intermixed_args(words)
     bindings = []

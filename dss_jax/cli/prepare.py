@@ -29,11 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _beam(args: argparse.Namespace, task: config.Task) -> dict[str, Any]:
-    """How Beam shall work.
-
-    Raises:
-      UsageError: it is not installed, or is asked for what SeqIO has cached already.
-    """
+    """How Beam shall work. Raises UsageError where it cannot."""
     if importlib.util.find_spec("apache_beam") is None:
         raise UsageError('--beam needs Apache Beam: pip install "dss-jax[beam]".')
     at_least("--rows_per_part", args.rows_per_part, 1)

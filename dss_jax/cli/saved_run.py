@@ -13,13 +13,8 @@ if TYPE_CHECKING:
 
 
 def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> config.Run:
-    """The configuration of the run in a folder, with what bindings change.
-
-    Args:
-      folder: of the run.
-      vocabulary: what was given for it; None: the run's own copy, which is there where the original
-        has moved.
-      bindings: "Evaluate.decode = 'rank'".
+    """The configuration of the run in a folder, with what bindings change; without a `vocabulary`
+    that was given, with the run's own copy, which is there where the original has moved.
 
     Raises:
       UsageError: the folder holds no run, or one that has trained nothing.

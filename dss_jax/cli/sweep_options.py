@@ -118,11 +118,7 @@ def _values(flag: str, text: str, kind: type) -> tuple:
 
 
 def read_grid(args: argparse.Namespace) -> Grid:
-    """Gin files and flags -> the grid. Flags win.
-
-    Raises:
-      UsageError: something is wrong or missing.
-    """
+    """Gin files and flags -> the grid. Flags win. Raises UsageError for what is wrong or missing."""
     given: dict[str, object] = {}
     for name, kind in KINDS.items():
         if (text := getattr(args, name, None)) is not None:
@@ -145,10 +141,8 @@ def read_grid(args: argparse.Namespace) -> Grid:
 
 
 def plan(grid: Grid, cells: Sequence[Cell]) -> tuple[list[Planned], list[Cell]]:
-    """Cells -> checked runs.
-
-    Returns:
-      The runs, and other cells of the sweep's folder whose runs have begun: a part of its grid.
+    """Cells -> checked runs; and other cells of the sweep's folder whose runs have begun: a part of
+    its grid.
 
     Raises:
       UsageError: what is wrong with which cell, for all that is; or the folder's runs were begun
@@ -202,10 +196,7 @@ def _refuse(mistakes: Mistakes) -> None:
 
 
 def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore"]:
-    """Makes the token stores that the runs share, and checks that they hold what is trained on.
-
-    Returns:
-      Task -> its store.
+    """Makes the token stores that the runs share: task -> store.
 
     Raises:
       UsageError: a task's data cannot be had, or lacks what a method needs.

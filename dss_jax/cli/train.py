@@ -37,11 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _seeds(args: argparse.Namespace) -> list[int]:
-    """ "0,1,2" -> [0, 1, 2].
-
-    Raises:
-      UsageError: not whole numbers, the same one twice, or Train.seed is given too.
-    """
+    """ "0,1,2" -> [0, 1, 2]."""
     words = [word.strip() for word in args.seeds.split(",")]
     if not all(word.isdecimal() for word in words):
         raise UsageError(f"--seeds takes whole numbers, as in 0,1,2,3, not {args.seeds!r}.")
@@ -58,11 +54,7 @@ def _given(args: argparse.Namespace, setting: str) -> bool:
 
 
 def _profile(text: str, steps: int) -> tuple[int, int]:
-    """ "10:15" -> (10, 15).
-
-    Raises:
-      UsageError: not two step numbers of the run, the smaller first.
-    """
+    """ "10:15" -> (10, 15)."""
     start, colon, stop = text.partition(":")
     if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop) <= steps):
         raise UsageError(

@@ -27,10 +27,8 @@ class _Panel(NamedTuple):
 
 
 def by_data(found: FoundRuns, file: Path, view: View) -> list[Path]:
-    """Draws accuracy by share of the training data: a panel a task and model, a line a method.
-
-    Returns:
-      The files; none where no panel would have a line of two points.
+    """Draws accuracy by share of the training data: a panel a task and model, a line a method. No
+    files where no panel would have a line of two points.
     """
     panels = []
     for task, model in dict.fromkeys((c.task, c.model) for c in found.cells):
@@ -50,10 +48,8 @@ def _data_axis(panel: Any, cells: Sequence[FoundCell]) -> None:
 
 
 def by_size(found: FoundRuns, file: Path, view: View) -> list[Path]:
-    """Draws accuracy by number of parameters, each method on the most data that it was run with.
-
-    Returns:
-      The files; none where no task has two models.
+    """Draws accuracy by number of parameters, each method on the most data that it was run with. No
+    files where no task has two models.
     """
     panels = []
     for task in found.tasks:

@@ -29,12 +29,8 @@ FIELDS = ("task", "seed", "train_examples", "train_total", "parameters", "metric
 
 
 class View(NamedTuple):
-    """How a report shows runs.
-
-    Attributes:
-      split: "test", or "validation".
-      min_seeds: cells with fewer seeds are marked.
-      published: whether the paper's numbers stand beside, as such.
+    """How a report shows runs: of which split, marking cells with fewer seeds, and with the paper's
+    numbers beside, as such.
     """
 
     split: str = "test"
@@ -63,11 +59,7 @@ class FoundRun:
         return split in self.results
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
-        """The run's answers to each row of a split; [] where none are there.
-
-        Raises:
-          UsageError: a line is no JSON.
-        """
+        """The run's answers to each row of a split; [] where none are there."""
         file = self.folder / run_folder.PREDICTIONS / f"{split}-best.jsonl"
         if not file.is_file():
             return []
@@ -238,10 +230,8 @@ def find_runs(folder: Path) -> FoundRuns:
 
 
 def right_answers(runs: list[FoundRun], split: str) -> tuple[list[str], np.ndarray]:
-    """Which answers of some runs are right.
-
-    Returns:
-      Ids of the rows that all runs have, and bool [runs, rows].
+    """Which answers of some runs are right: ids of the rows that all runs have, and bool [runs,
+    rows].
     """
     by_id = [{p["id"]: bool(p["correct"]) for p in run.predictions(split)} for run in runs]
     ids = [i for i in by_id[0] if all(i in one for one in by_id)] if by_id else []

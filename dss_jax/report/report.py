@@ -33,12 +33,8 @@ SPLITS = ("validation", "test")
 
 @dataclass
 class Report:
-    """What was found and written.
-
-    Attributes:
-      tables: for people, the main one of each task first.
-      files: all that were written.
-      left: runs that are not finished.
+    """What was found and written: tables for people, the main one of each task first; files; and
+    runs that are not finished.
     """
 
     tables: list[Table]
@@ -52,13 +48,8 @@ def write(
     view: View = View(),  # noqa: B008 - it cannot be changed
     html: bool = False,
 ) -> Report:
-    """Writes the report of a folder, and logs which runs are left out.
-
-    Args:
-      folder: of a sweep, or any with runs in it.
-      out: where it goes; None: the folder `report` in it.
-      view: how runs are shown.
-      html: write the page too.
+    """Writes the report of a folder, of a sweep or any with runs in it, to `out` (None: the folder
+    `report` in it), and logs which runs are left out.
 
     Raises:
       UsageError: see `find_runs`; or no run was scored on the split.

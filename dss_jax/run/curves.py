@@ -27,13 +27,11 @@ def plot_curves(
     title: str,
     teacher: float | None = None,
 ) -> None:
-    """Draws validation accuracy and training losses by step.
+    """Draws validation accuracy and training losses by step into a PNG.
 
     Args:
       runs: (name in the legend, output folder).
       metric: name of the accuracy, in per cent.
-      file: the PNG to write.
-      title: above the picture.
       teacher: the teacher's own label accuracy on validation, in per cent; drawn as a line.
     """
     plt = pictures.pyplot()

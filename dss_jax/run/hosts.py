@@ -36,10 +36,8 @@ def store_digest(store: TokenStore) -> str:
 
 
 def same_store(run: config.Run, open_store: Callable[[], TokenStore]) -> TokenStore:
-    """Opens the store on all processes, which must have the same code, JAX, configuration and data.
-
-    Raises:
-      UsageError: which process has what; or a mistake of one of them.
+    """Opens the store on all processes. Raises UsageError where they have not the same code, JAX,
+    configuration and data: which process has what.
     """
     if processes.count() == 1:
         return open_store()
@@ -74,12 +72,8 @@ def check_shared(file: Path) -> None:
 
 
 def describe_hosts(run: config.Run, mesh: Any, longest: tuple[int, int]) -> None:
-    """Prints the processes with their devices, and what a step takes on each device.
-
-    Args:
-      run: T5Config.vocab_size must be set.
-      mesh: of all devices.
-      longest: the longest input and target, in tokens.
+    """Prints the processes with their devices, and what a step takes on each device of the mesh;
+    `longest` are the longest input and target, in tokens.
     """
     from dss_jax.train.memory import estimate
     from dss_jax.train.step import boxed_state

@@ -27,19 +27,16 @@ log = logging.getLogger(__name__)
 
 
 def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
-    """Completes a configuration by what the checkpoint in `Train.init_from` decides.
+    """Completes a configuration by what the checkpoint in `Train.init_from` decides: the model, and
+    the vocabulary where none was given.
 
     Args:
       run: the configuration.
       given: the settings that the user gave ("T5Config.emb_dim"); the others are defaults, which
         the checkpoint replaces.
 
-    Returns:
-      The run with the checkpoint's model, and its vocabulary where none was given.
-
     Raises:
-      UsageError: a setting that was given differs from the checkpoint's, or there is no such
-        checkpoint.
+      UsageError: a setting that was given differs from the checkpoint's, or there is none.
     """
     path, output_dir = run.train.init_from, run.train.output_dir
     assert path is not None

@@ -26,13 +26,8 @@ def run_from(values: Mapping[str, Mapping[str, Any]]) -> config.Run:
 def train(
     run: config.Run, store: TokenStore, task_dirs: Sequence[str], environment: Mapping[str, str]
 ) -> dict:
-    """As `single.train`, in T5X's process. Ctrl-C and SIGTERM are handed on to it.
-
-    Args:
-      run: the configuration, with an output folder.
-      store: of the task.
-      task_dirs: folders with task files of the user's.
-      environment: of the child; it takes the accelerator, so this process must not.
+    """As `single.train`, in T5X's process; Ctrl-C and SIGTERM are handed on to it. Its environment
+    has the accelerator, so this process must not.
 
     Raises:
       UsageError, prepare_child.PrepareError: see `prepare_child.run`.

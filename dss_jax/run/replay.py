@@ -39,11 +39,7 @@ class Replayed:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What a run has kept of its bad step.
-
-    Raises:
-      UsageError: it is no such file.
-    """
+    """What a run has kept of its bad step; raises UsageError where the file is none of that kind."""
     if not storage.exists(file):
         raise UsageError(f"there is no {file}. A run that diverges writes it into its folder.")
     try:

@@ -132,11 +132,8 @@ def hand_over(run: config.Run) -> None:
 
 
 def open_run_folder(run: config.Run, store_digest: str) -> Path:
-    """Makes the output folder, or checks that the one that is there is of the same run.
-
-    Args:
-      run: the configuration.
-      store_digest: of the token store, so that a run does not go on with other data.
+    """Makes the output folder, or checks that the one that is there is of the same run, with the
+    same data.
 
     Raises:
       UsageError: no folder was given, or it holds a run with another configuration (the message
@@ -173,11 +170,8 @@ def _write_config(run: config.Run, store: str | None) -> Path:
 
 
 def check_output_dir(path: str) -> Path:
-    """The place of an output folder.
-
-    Raises:
-      UsageError: it is on a storage that Orbax cannot write checkpoints to, or whose extra is not
-        installed.
+    """The place of an output folder; raises UsageError where Orbax cannot write checkpoints there,
+    or an extra is missing.
     """
     if storage.scheme_of(path) == "s3":
         raise UsageError(
@@ -189,10 +183,8 @@ def check_output_dir(path: str) -> Path:
 
 
 def saved_config(folder: Path) -> Path:
-    """The configuration of the run in a folder; a copy where that is remote.
-
-    Raises:
-      UsageError: the folder holds no run.
+    """The configuration of the run in a folder, a copy where that is remote; raises UsageError
+    where the folder holds none.
     """
     file = folder / CONFIG
     if not storage.exists(file):

@@ -71,11 +71,9 @@ def _score_split(
 
 
 def validate(session: Session, write: Write, params: Any, step: int) -> float | None:
-    """Scores the validation split, writes the numbers and the predictions, and says them.
-
-    Returns:
-      The score that the best checkpoint has most of; None without such a split, and where a number
-      is not finite.
+    """Scores the validation split, writes the numbers and the predictions, and says them. Gives the
+    score that the best checkpoint has most of; None without such a split, and where a number is not
+    finite.
     """
     run = session.run
     if "validation" not in session.store.splits:
@@ -98,11 +96,7 @@ def validate(session: Session, write: Write, params: Any, step: int) -> float | 
 
 
 def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str, Any]:
-    """Scores validation and, once, test with the best checkpoint.
-
-    Returns:
-      What `results.json` holds.
-    """
+    """What `results.json` holds: scores validation and, once, test with the best checkpoint."""
     run, store, program = session.run, session.store, session.program
     best = checkpoints.best_step()
     assert best is not None
@@ -157,10 +151,8 @@ def score(
     limit: int | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Scores splits, or their first rows, with a checkpoint of a run ("best", "latest" or a step),
-    and writes the predictions, with generated `rationales` where that is set.
-
-    Returns:
-      The step, and split -> numbers.
+    and writes the predictions, with generated `rationales` where that is set. Gives the step, and
+    split -> numbers.
 
     Raises:
       UsageError: there is no such checkpoint or split.

@@ -54,13 +54,8 @@ def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -
 def train(
     runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, clock: StartClock | None = None
 ) -> dict[str, Any]:
-    """Trains the runs of `seed_runs`, or goes on with them, as `single.train` does.
-
-    Returns:
-      What `seeds.json` holds: see `summary`.
-
-    Raises:
-      What `single.train` raises; the seeds before are finished then.
+    """Trains the runs of `seed_runs`, or goes on with them, as `single.train` does, and gives their
+    `summary`. Where one raises, the seeds before are finished.
     """
     results: dict[int, dict] = {}
     curves: list[tuple[str, Path]] = []

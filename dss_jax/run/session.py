@@ -162,9 +162,8 @@ def train_batches(session: Session, plan_subsets: Sequence[config.Task] = ()) ->
 
 
 def first_state(session: Session, checkpoints: Checkpoints) -> TrainState:
-    """Where a run starts or goes on.
-
-    In this order: the run's own latest checkpoint; `Train.init_from`; drawn from `Train.seed`.
+    """Where a run starts or goes on: its own latest checkpoint; else `Train.init_from`; else drawn
+    from `Train.seed`.
     """
     latest = checkpoints.latest_step()
     program, train = session.program, session.run.train

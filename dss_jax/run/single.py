@@ -54,7 +54,7 @@ def train(
     plan_subsets: Sequence[config.Task] = (),
     opened: Open = open_session,
 ) -> dict[str, Any]:
-    """Trains, or goes on training, and scores the best checkpoint.
+    """Trains, or goes on training, and scores the best checkpoint: what `results.json` holds.
 
     Args:
       run: the configuration, with an output folder.
@@ -64,9 +64,6 @@ def train(
       profile: the steps that are traced, (first, last + 1); None: none.
       plan_subsets: the data of other runs that shall use the same compiled code.
       opened: opens the run's session.
-
-    Returns:
-      What `results.json` holds.
 
     Raises:
       UsageError: see `open_run_folder` and `step.build`.

@@ -200,16 +200,14 @@ def fit(
     model_dir: str,
     report: Callable[[int, dict], bool],
 ) -> int:
-    """Trains with T5X, or goes on from its latest checkpoint in `model_dir`.
+    """Trains with T5X, or goes on from its latest checkpoint in `model_dir`. Gives the step it
+    ended at.
 
     Args:
       run: the configuration, with T5Config.vocab_size.
       batch_at: step -> `rows_of` its batch.
       model_dir: where T5X writes.
       report: (step, numbers) -> whether to stop; every Train.log_every steps.
-
-    Returns:
-      The step it ended at.
     """
     rows = batch_at(0)["encoder_input_tokens"].shape[0]
     name = run.task.shown_name

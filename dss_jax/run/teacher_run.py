@@ -35,10 +35,7 @@ def _predictions(split: StoreSplit, scorer: Scorer) -> list[dict[str, Any]]:
 
 @run_folder.alone
 def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
-    """Scores the teacher on validation and test.
-
-    Returns:
-      What `results.json` holds, the same fields as of a student.
+    """Scores the teacher on validation and test: what `results.json` holds, as of a student.
 
     Raises:
       UsageError: there is no teacher text; see also `open_run_folder`.

@@ -99,10 +99,8 @@ def _need(file: Path) -> None:
 
 
 def submit(commands: Sequence[list[str]]) -> None:
-    """Runs the commands, one after the other; they say what they have submitted.
-
-    Raises:
-      UsageError: the program is not installed, or refuses; what was submitted before stays so.
+    """Runs the commands, one after the other; they say what they have submitted. Raises UsageError
+    where one cannot; what was submitted before stays so.
     """
     for i, command in enumerate(commands):
         try:

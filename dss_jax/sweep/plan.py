@@ -34,10 +34,8 @@ TEACHER_WORK = 1e9
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, and the run that it is.
-
-    Attributes:
-      vocabulary: the path that was given for it: that of a checkpoint is found by whoever trains.
+    """A cell, the run that it is, and the path that was given for its vocabulary: that of a
+    checkpoint is found by whoever trains.
     """
 
     cell: Cell
@@ -99,11 +97,7 @@ def logged_step(folder: Path) -> int:
 
 
 def read_grid(folder: Path) -> dict[str, Any]:
-    """What `sweep.json` of a folder holds; no cells where there is none.
-
-    Raises:
-      UsageError: it is of another format.
-    """
+    """What `sweep.json` of a folder holds; no cells where there is none."""
     file = folder / GRID
     if not storage.exists(file):
         return {"cells": []}
@@ -151,12 +145,8 @@ def check_settings(folder: Path, planned: Sequence[Planned]) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One process: a run, or the seeds of a cell at once.
-
-    Attributes:
-      planned: what it trains.
-      folder: that has its log, relative to the sweep's.
-      flags: of `dss train`.
+    """One process: the runs that it trains, the folder of its log, relative to the sweep's, and the
+    flags of `dss train`.
     """
 
     planned: tuple[Planned, ...]
