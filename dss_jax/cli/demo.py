@@ -103,7 +103,7 @@ def _shown(task: config.Task) -> str:
 
 
 def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: DistillationTask) -> None:
-    from dss_jax.run.curves import plot_curves
+    from dss_jax.run.pictures import plot_curves
 
     metric, last = task.scorer.name, list(runs.values())[-1]
     rows = []

@@ -18,11 +18,9 @@ from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
 from dss_jax.evaluate.statistics import mean
-from dss_jax.sweep import frontier_files
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.devices import Environment, slots
-from dss_jax.sweep.frontier import Found, search
-from dss_jax.sweep.frontier_files import Question
+from dss_jax.sweep.frontier import Found, Question, draw, scores_of, search, write_json
 from dss_jax.sweep.plan import Planned
 from dss_jax.sweep.runner import Outcome
 
@@ -75,7 +73,7 @@ class _Trainer:
             outcome = sweep.train(self.grid, planned, self.places)
             if outcome.stopped or outcome.failed:
                 raise Stopped(outcome)
-        found = frontier_files.scores(folder, cells, split)
+        found = scores_of(folder, cells, split)
         if found is None:
             raise UsageError(f"{cells[0].task} has no {split} split: give another --split.")
         return found
@@ -149,14 +147,14 @@ def _answer(trainer: _Trainer, question: Question, whole_map: bool) -> None:
 
     def there(model: str, fraction: float, split: str) -> list[float]:
         cells = trainer.cells(model, fraction, question.method)
-        return frontier_files.scores(folder, cells, split) or []
+        return scores_of(folder, cells, split) or []
 
     def accuracy(model: str, fraction: float) -> float:
         return mean(trainer.scores(trainer.cells(model, fraction, question.method), split)).value
 
     def tried(found: Found) -> None:
         one = found.path[-1]
-        frontier_files.write_json(folder, question, found)
+        write_json(folder, question, found)
         verb = "reaches it" if one.reached else "does not"
         print(f"{one.model}, {100 * one.fraction:g} % of the data: {one.accuracy:.2f} {verb}")
 
@@ -172,7 +170,7 @@ def _answer(trainer: _Trainer, question: Question, whole_map: bool) -> None:
     )
     _print_path(question, found)
     tests = {model: there(model, fraction, "test") for model, fraction in found.least.items()}
-    frontier_files.write_json(folder, question, found, tests)
+    write_json(folder, question, found, tests)
     if not found.least:
         print(f"no model reaches {target:.2f} with these data.")
     for model, fraction in found.least.items():
@@ -181,7 +179,7 @@ def _answer(trainer: _Trainer, question: Question, whole_map: bool) -> None:
             value, error, _ = mean(tests[model])
             test = f"; on test {value:.2f}" + (f" +- {error:.2f}" if error is not None else "")
         print(f"{model} reaches it with {100 * fraction:g} % of the data{test}")
-    print(f"picture: {frontier_files.draw(folder, question, found)}")
+    print(f"picture: {draw(folder, question, found)}")
 
 
 def _print_path(question: Question, found: Found) -> None:

@@ -73,7 +73,7 @@ class Settings:
         return section(**own)
 
     def run(self) -> config.Run:
-        """The checked configuration. Raises UsageError with what is allowed where a value is wrong."""
+        """The checked configuration. Raises UsageError with what is allowed for a wrong value."""
         names = (f.name for f in fields(config.Run))
         made = map(self._made, config.SECTIONS.values())
         return config.Run(**dict(zip(names, made, strict=True)))

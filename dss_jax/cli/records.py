@@ -126,9 +126,8 @@ def _show(args: argparse.Namespace) -> None:
     shown = list(islice(chosen, args.limit + 1 if args.limit else None))
     if not shown:
         raise UsageError(f"{args.files[0]} has no such row.")
-    more = bool(args.limit) and len(shown) > args.limit
     table = Table(box=box.SIMPLE, show_lines=True, caption_justify="left")
-    if more:
+    if args.limit and len(shown) > args.limit:
         table.caption = Text(f"There are more than these {args.limit}: --limit, --page.")
     widths = {"id, status": 2, "input": 5, "gold": 2, "teacher": 2, "rationale": 6}
     for column, ratio in widths.items():
@@ -213,33 +212,26 @@ def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
         "rows, vote": stats.vote,
         "rows, vote, where there is one": stats.voted,
     }
-    print_table(
-        f"accuracy against gold ({metric}, %)",
-        ("", "right", "of", "%"),
-        [[name, *_accuracy(accuracy)] for name, accuracy in accuracies.items()],
-        note="Of rows with a gold label. A label that is missing counts as wrong.",
-    )
+    cells = [[name, *_accuracy(accuracy)] for name, accuracy in accuracies.items()]
+    note = "Of rows with a gold label. A label that is missing counts as wrong."
+    title = f"accuracy against gold ({metric}, %)"
+    print_table(title, ("", "right", "of", "%"), cells, note=note)
     if set(stats.agreement) - {10}:
-        right = stats.right_by_agreement
-        cells = [
-            [f"{tenths / 10:.1f}", count, *_accuracy(right.get(tenths, Accuracy()))]
-            for tenths, count in sorted(stats.agreement.items())
-        ]
+        cells = []
+        for tenths, count in sorted(stats.agreement.items()):
+            right = stats.right_by_agreement.get(tenths, Accuracy())
+            cells.append([f"{tenths / 10:.1f}", count, *_accuracy(right)])
         title = "agreement, of rows with a vote"
         print_table(title, ("agreement", "rows", "right", "of", "%"), cells)
-    lengths = {"input": stats.input_words, "rationale": stats.rationale_words}
-    cells = [
-        [name, number(words.mean, 1), *(number(words.percentile(p)) for p in (0.5, 0.99))]
-        for name, words in lengths.items()
-    ]
+    cells = []
+    for name, words in {"input": stats.input_words, "rationale": stats.rationale_words}.items():
+        cells.append([name, number(words.mean, 1), *map(words.percentile, (0.5, 0.99))])
     print_table("words", ("", "mean", "p50", "p99"), cells)
 
 
 def _pairs(content: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} ({_pairs(value)})" if isinstance(value, dict) else f"{name} {value}"
-        for name, value in content.items()
-    )
+    shown = {n: f"({_pairs(v)})" if isinstance(v, dict) else str(v) for n, v in content.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def _accuracy(accuracy: Accuracy) -> list[Any]:

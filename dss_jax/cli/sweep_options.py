@@ -118,7 +118,7 @@ def _values(flag: str, text: str, kind: type) -> tuple:
 
 
 def read_grid(args: argparse.Namespace) -> Grid:
-    """Gin files and flags -> the grid. Flags win. Raises UsageError for what is wrong or missing."""
+    """Gin files and flags -> the grid; flags win. Raises UsageError for what is wrong."""
     given: dict[str, object] = {}
     for name, kind in KINDS.items():
         if (text := getattr(args, name, None)) is not None:

@@ -47,29 +47,26 @@ def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
         weights = read_weights(path)
         files = ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
         origin = weights.origin
-    return dataclasses.replace(
-        run,
-        model=_model(run.model, files.config, given, origin),
-        vocabulary=_vocabulary(run, files, given, origin),
-    )
+    model = _model(run.model, files.config, given, origin)
+    vocabulary = _vocabulary(run, files, given, origin)
+    return dataclasses.replace(run, model=model, vocabulary=vocabulary)
 
 
 def _model(own: T5Config, checkpoint: T5Config, given: Collection[str], origin: str) -> T5Config:
     """The run's model with the checkpoint's shape."""
-    lines = [
-        f"  T5Config.{name} is {getattr(own, name)!r}, in the checkpoint "
-        f"{getattr(checkpoint, name)!r}"
-        for name in SHAPE_FIELDS
+    shape = {name: getattr(checkpoint, name) for name in SHAPE_FIELDS}
+    lines = ""
+    for name, there in shape.items():
+        mine = getattr(own, name)
         # None stands for the vocabulary's size, which the checkpoint's rows take the place of.
-        if f"T5Config.{name}" in given
-        and getattr(own, name) not in (None, getattr(checkpoint, name))
-    ]
+        if f"T5Config.{name}" in given and mine not in (None, there):
+            lines += f"  T5Config.{name} is {mine!r}, in the checkpoint {there!r}\n"
     if lines:
         raise UsageError(
-            f"the model that was given is not that of {origin}:\n" + "\n".join(lines) + "\n"
+            f"the model that was given is not that of {origin}:\n{lines}"
             "Leave --model and these settings out: the checkpoint gives the model's shape."
         )
-    return dataclasses.replace(own, **{name: getattr(checkpoint, name) for name in SHAPE_FIELDS})
+    return dataclasses.replace(own, **shape)
 
 
 def _vocabulary(
@@ -128,7 +125,6 @@ def start_from(run: config.Run, program: Program, store: TokenStore) -> TrainSta
     places = flat(jax.tree.map(lambda x: x.sharding, program.abstract_state.params))
     there: dict[str, jax.Array] = {}
     for path, leaf in weights.leaves.items():
-        value = leaf.read()
-        read = value.__getitem__
+        read = leaf.read().__getitem__
         there[path] = jax.make_array_from_callback(leaf.shape, places[path], read)
     return program.complete(run.train.seed, there)

@@ -39,7 +39,7 @@ class Replayed:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What a run has kept of its bad step; raises UsageError where the file is none of that kind."""
+    """What a run has kept of its bad step; raises UsageError where the file is something else."""
     if not storage.exists(file):
         raise UsageError(f"there is no {file}. A run that diverges writes it into its folder.")
     try:

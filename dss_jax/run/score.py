@@ -129,7 +129,7 @@ def close_folder(session: Session, results: dict[str, Any]) -> None:
     """Draws the curves of a run that is done, and writes `results.json`."""
     if not processes.is_first():
         return
-    from dss_jax.run.curves import plot_curves
+    from dss_jax.run.pictures import plot_curves
 
     run, folder = session.run, session.folder
     plot_curves(

@@ -20,7 +20,7 @@ from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
 from dss_jax.evaluate.statistics import mean
 from dss_jax.run import run_folder, single
-from dss_jax.run.curves import plot_curves
+from dss_jax.run.pictures import plot_curves
 from dss_jax.run.session import sharing
 
 log = logging.getLogger(__name__)
