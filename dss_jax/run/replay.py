@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,8 @@ def read(file: Path) -> dict[str, Any]:
 def replay(session: Session, kept: dict[str, Any]) -> Replayed:
     """Repeats the step that `read` has given, perhaps with other settings (another dtype, say)."""
     step, program = kept["step"], session.program
-    states = Checkpoints(session.folder / STATES)
-    try:
+    with closing(Checkpoints(session.folder / STATES)) as states:
         saved = states.restore(kept["state"], program.abstract_state)
-    finally:
-        states.close()
     state = program.seeded(saved, session.run.train.seed)
     at = jax.device_put(np.array(step, np.int32), program.abstract_state.step.sharding)
     bad = bad_leaves(state.params)

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -157,12 +158,9 @@ def score(
     Raises:
       UsageError: there is no such checkpoint or split.
     """
-    checkpoints = session.checkpoints()
-    try:
+    with closing(session.checkpoints()) as checkpoints:
         step = checkpoints.find(checkpoint)
         params = checkpoints.restore_params(step, session.program.abstract_state.params)
-    finally:
-        checkpoints.close()
     scores = {}
     for name in splits:
         file = predictions_name(session.run, name, step, limit)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,8 @@ def train(
 
         describe_hosts(session.run, session.program.mesh, batches.longest)
     clock.lap("model")
-    checkpoints = session.checkpoints()
-    try:
+    with closing(session.checkpoints()) as checkpoints:
         results = _train_and_score(session, batches, checkpoints, clock, profile)
-    finally:
-        checkpoints.close()
     close_folder(session, results)
     return results
 

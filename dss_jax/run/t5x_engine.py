@@ -14,6 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -162,26 +163,24 @@ def make_model(run: config.Run) -> DistillationModel:
     shape = {k: v for k, v in asdict(run.model).items() if k in names}
     assert run.model.vocab_size is not None
     vocabulary = seqio.PassThroughVocabulary(run.model.vocab_size, eos_id=1)
+    cfg = run.optimizer
+    if cfg.name == "adamw":
+        # optax's optimisers do not read T5X's learning rate: they have the schedule in them.
+        optimizer = optimizers.OptaxWrapper(make_optimizer(cfg, run.train.steps))
+    else:
+        optimizer = adafactor.Adafactor(
+            decay_rate=cfg.decay_rate,
+            step_offset=0,
+            global_norm_clip_threshold=cfg.clip_norm or None,
+            logical_factor_rules=adafactor.standard_logical_factor_rules(),
+        )
     return DistillationModel(
         module=network.Transformer(network.T5Config(**shape)),
         input_vocabulary=vocabulary,
         output_vocabulary=vocabulary,
-        optimizer_def=_optimizer(run),
+        optimizer_def=optimizer,
         z_loss=run.loss.z_loss,
         label_smoothing=run.loss.label_smoothing,
-    )
-
-
-def _optimizer(run: config.Run) -> Any:
-    cfg = run.optimizer
-    if cfg.name == "adamw":
-        # optax's optimisers do not read T5X's learning rate: they have the schedule in them.
-        return optimizers.OptaxWrapper(make_optimizer(cfg, run.train.steps))
-    return adafactor.Adafactor(
-        decay_rate=cfg.decay_rate,
-        step_offset=0,
-        global_norm_clip_threshold=cfg.clip_norm or None,
-        logical_factor_rules=adafactor.standard_logical_factor_rules(),
     )
 
 
@@ -272,8 +271,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
     model_dir = (folder / MODEL_DIR).absolute()
     first = max(checkpoints_of(model_dir), default=0)
     log.info("T5X's loop, from step %d; it compiles first", first)
-    write = MetricLog(folder, first)
-    try:
+    with closing(MetricLog(folder, first)) as write:
         with loop.stop_on_signals() as stop:
 
             def report(step: int, numbers: dict) -> bool:
@@ -286,8 +284,6 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
         if done < steps:
             raise loop.Interrupted(done)
         return _score(run, folder, store, scorer, write)
-    finally:
-        write.close()
 
 
 def _score(
@@ -295,16 +291,13 @@ def _score(
 ) -> dict:
     """T5X's checkpoints become ours, each with its score; then as after any run."""
     session = open_session(run, folder, store, scorer)
-    checkpoints = session.checkpoints()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, session.program.abstract_state.params)
-    try:
+    with closing(session.checkpoints()) as checkpoints:
         for step, path in checkpoints_of(folder / MODEL_DIR).items():
             params = jax.tree.map(jax.device_put, read_t5x(str(path)).tree(), shardings)
             checkpoints.save_params(params, step, score.validate(session, write, params, step))
         checkpoints.wait()
         results = score.finish(session, checkpoints, write)
-    finally:
-        checkpoints.close()
     score.close_folder(session, results)
     return results
 
