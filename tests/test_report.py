@@ -185,7 +185,9 @@ class TestTables:
         assert "fewer than 4 seeds" in made.tables[0].note
 
     def test_validation_instead(self, sweep: Path) -> None:
-        assert report.write(sweep, view=View("validation")).tables[0].title.endswith("validation, %")
+        assert (
+            report.write(sweep, view=View("validation")).tables[0].title.endswith("validation, %")
+        )
 
     def test_models_are_named_by_the_sweep(self, sweep: Path) -> None:
         cells = [

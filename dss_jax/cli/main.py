@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dss_jax import __version__
-from dss_jax.cli import options
 from dss_jax.core import log
 from dss_jax.core.errors import Diverged, UsageError, unknown_name
 
@@ -56,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise unknown_name("command", name, COMMANDS)
+        from dss_jax.cli import options
+
         module = import_module(f"dss_jax.cli.{name}")
         parser = argparse.ArgumentParser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter

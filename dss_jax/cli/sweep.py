@@ -75,10 +75,20 @@ def main(args: argparse.Namespace) -> int:
     planned = sweep_options.without_teachers(planned, stores)
     cells = [*(p.cell for p in planned), *before]
     sweep_plan.write_grid(grid.folder, cells, args.gin_file, grid.bindings)
-    if where is None:
-        return _run_here(grid, planned, places)
-    _submit(grid, planned, where, {task: store.path for task, store in stores.items()})
-    return 0
+    if where is not None:
+        _submit(grid, planned, where, {task: store.path for task, store in stores.items()})
+        return 0
+    left = sum(len(job.planned) for job in grid.jobs(planned))
+    print_states(grid.folder, planned)
+    print(f"{left} of {len(planned)} runs are left; {len(places)} at once")
+    outcome = train(grid, planned, places)
+    print_states(grid.folder, planned)
+    try:
+        if not outcome.stopped and not args.no_report:
+            write_report(grid.folder)
+    finally:
+        status = ended(outcome)
+    return status
 
 
 def _where(args: argparse.Namespace) -> str | None:
@@ -156,20 +166,6 @@ def train(grid: Grid, planned: Sequence[Planned], places: Sequence[Environment])
     done = len(planned) - sum(len(job.planned) for job in jobs)
     with closing(StatusLine()) as line:
         return Runner(grid.folder, places, line).run(jobs, done)
-
-
-def _run_here(grid: Grid, planned: Sequence[Planned], places: Sequence[Environment]) -> int:
-    left = sum(len(job.planned) for job in grid.jobs(planned))
-    print_states(grid.folder, planned)
-    print(f"{left} of {len(planned)} runs are left; {len(places)} at once")
-    outcome = train(grid, planned, places)
-    print_states(grid.folder, planned)
-    try:
-        if not outcome.stopped and not grid.args.no_report:
-            write_report(grid.folder)
-    finally:
-        status = ended(outcome)
-    return status
 
 
 def ended(outcome: Outcome) -> int:

@@ -163,23 +163,19 @@ def resolve(grid: Grid, cells: Sequence[Cell]) -> list[Planned]:
     mistakes: Mistakes = {}
     for group, cell in firsts.items():
         try:
-            of_group[group] = _resolved(grid, cell)
+            bindings = grid.bindings_of(cell)
+            found = options.named_run(grid.args, cell.task, cell.method, cell.model, bindings)
+            if found.run.method.form == "spans":
+                raise UsageError(
+                    "pre-training is no method of a sweep: dss train --method pretrain, and then "
+                    "dss sweep --init_from its folder."
+                )
+            of_group[group] = found
         except UsageError as error:
             mistakes.setdefault(str(error), []).append(group)
     _refuse(mistakes)
-    found = ((cell, of_group[cell.group]) for cell in cells)
-    return [Planned(cell, grid.run_of(cell, one.run), one.vocabulary) for cell, one in found]
-
-
-def _resolved(grid: Grid, cell: Cell) -> options.Resolved:
-    bindings = grid.bindings_of(cell)
-    found = options.named_run(grid.args, cell.task, cell.method, cell.model, bindings)
-    if found.run.method.form == "spans":
-        raise UsageError(
-            "pre-training is no method of a sweep: dss train --method pretrain, and then "
-            "dss sweep --init_from its folder."
-        )
-    return found
+    pairs = ((cell, of_group[cell.group]) for cell in cells)
+    return [Planned(cell, grid.run_of(cell, one.run), one.vocabulary) for cell, one in pairs]
 
 
 def _refuse(mistakes: Mistakes) -> None:

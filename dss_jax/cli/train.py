@@ -15,7 +15,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from dss_jax.cli import options
-from dss_jax.cli.tables import print_scores, print_seeds
 from dss_jax.core import config, processes
 from dss_jax.core.errors import UsageError
 from dss_jax.core.startup import StartClock
@@ -159,6 +158,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _report(run: config.Run, results: dict[str, Any]) -> None:
+    from dss_jax.cli.tables import print_scores, print_seeds
+
     name, metric = run.task.shown_name, results["metric"]
     scores = {name: results[name] for name in ("validation", "test") if name in results}
     if not run.method.trains:

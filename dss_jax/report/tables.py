@@ -124,9 +124,9 @@ class _OfTask:
         )
         note = (
             f"Points, interval and p by a bootstrap over seeds and test items{unpaired}; Holm's "
-            "correction is over this table. McNemar's test pools the seeds' answers as if they were "
-            "independent, so with several seeds its p is too small; the last column tests each seed "
-            "by itself."
+            "correction is over this table. McNemar's test pools the seeds' answers as if they "
+            "were independent, so with several seeds its p is too small; the last column tests "
+            "each seed by itself."
         )
         return Table(f"{self.task}: against {baseline}", header + tests, rows, note)
 

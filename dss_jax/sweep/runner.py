@@ -127,7 +127,10 @@ class Runner:
             else:
                 if now - looked > LOCKED_SECONDS:
                     looked = now
-                    self._look_elsewhere()
+                    # Runs that another process trained: finished, or free to go on with here.
+                    seen = [(job, self._owner(job)) for job, _ in self._elsewhere]
+                    self._jobs[:0] = [job for job, owner in seen if owner is None]
+                    self._elsewhere = [(job, owner) for job, owner in seen if owner is not None]
                 self._start()
             if now - shown > SHOW_SECONDS:
                 shown = now
@@ -182,12 +185,6 @@ class Runner:
     def _wait_for(self, job: Job, owner: locks.Owner) -> None:
         log.info("%s: %s trains it; waiting for that", job.folder, locks.shown(owner))
         self._elsewhere.append((job, owner))
-
-    def _look_elsewhere(self) -> None:
-        """Runs that another process trained: finished, or free to go on with here."""
-        looked = [(job, self._owner(job)) for job, _ in self._elsewhere]
-        self._jobs[:0] = [job for job, owner in looked if owner is None]
-        self._elsewhere = [(job, owner) for job, owner in looked if owner is not None]
 
     def _ended(self, child: _Child) -> None:
         job, status = child.job, int(child.process.returncode)
