@@ -90,7 +90,6 @@ def _runs(folder: Path, bindings: Sequence[str]) -> Runs:
 
 
 def _part(task: config.Task, fraction: float) -> config.Task:
-    """A share of the data that the demo was given."""
     if task.train_count is not None:
         return replace(task, train_count=max(1, round(fraction * task.train_count)))
     return replace(task, train_fraction=fraction * task.train_fraction)
@@ -119,9 +118,9 @@ def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: Distillat
         rows[1:] + rows[:1],
         note="Generated problems, a simulated teacher, one seed, a tiny T5 trained from nothing.",
     )
-    students = {cell: run for cell, run in runs.items() if cell.model}
+    whole = [c for c, run in runs.items() if c.model and run.task == last.task]
     plot_curves(
-        [(c.method, folder / c.folder) for c, r in students.items() if r.task == last.task],
+        [(c.method, folder / c.folder) for c in whole],
         metric,
         folder / "curves.png",
         title=f"{task.name} (generated), all training examples, tiny T5 from nothing",

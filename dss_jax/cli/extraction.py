@@ -49,7 +49,6 @@ def main(args: argparse.Namespace, task: DistillationTask) -> int:
 
 
 def from_release(args: argparse.Namespace, task: DistillationTask) -> None:
-    """Writes the completions of the authors' release as records."""
     completions = rows.examples_with_completions(task, args.split, args.from_release)
     header, records = recipes.from_release(task, args.split, completions)
     write_records(args.out, header, records)
@@ -94,13 +93,11 @@ def _extraction(args: argparse.Namespace, task: DistillationTask) -> Extraction:
 
 
 def _named(args: argparse.Namespace, options: type) -> dict[str, Any]:
-    """The flags that have the names of a dataclass's fields."""
     names = [field.name for field in fields(options)]
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def _ask(args: argparse.Namespace, extraction: Extraction, examples: Sequence[Example]) -> int:
-    """Estimates, asks, writes."""
     server = prices.HOSTED if args.base_url is None else args.base_url
     given = (args.price_in, args.price_out, args.price_table)
     price = prices.find_prices(args.model, *given, base_url=server, batch=args.batch)
@@ -195,7 +192,6 @@ def _spending_limit(
 
 
 def _print_estimate(args: argparse.Namespace, expected: prices.Estimate, price: Prices) -> None:
-    """Prints tokens, cost and time of the requests to send."""
     rows = {
         "requests to send": expected.requests,
         "prompt tokens, about": expected.prompt_tokens,
@@ -227,7 +223,6 @@ class ExtractionBar:
         )
 
     def __call__(self, progress: asking.ExtractionProgress) -> None:
-        """Shows the state."""
         sent = progress.answered + progress.failed
         self._bar.update(sent + max(self._there, progress.reused) - self._bar.n)
         self._bar.set_postfix(self.state(progress), refresh=False)
@@ -244,12 +239,10 @@ class ExtractionBar:
         return shown | {"retries": progress.retries, "failed": progress.failed}
 
     def close(self) -> None:
-        """Ends the bar."""
         self._bar.close()
 
 
 def _print_report(out: str, header: Header, progress: asking.ExtractionProgress) -> None:
-    """Prints the totals of a record file, and what this run did."""
     totals = dict(header.totals)
     statuses = totals.pop("statuses")
     rows: dict[str, Any] = {

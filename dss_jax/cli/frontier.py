@@ -48,14 +48,11 @@ class Stopped(Exception):  # noqa: N818 - it may have been asked for
 
 @dataclass
 class _Trainer:
-    """Trains cells of a sweep's folder."""
-
     grid: sweep_options.Grid
     places: Sequence[Environment]
     planned: dict[Cell, Planned] = field(default_factory=dict)
 
     def cells(self, model: str, fraction: float, method: str) -> list[Cell]:
-        """The seeds of a cell."""
         task, seeds = self.grid.sweep.tasks[0], self.grid.sweep.seeds
         return [Cell(task, method, model, fraction, None, seed) for seed in seeds]
 

@@ -33,7 +33,6 @@ _NAMES_OF_T5X = {"INITIAL_CHECKPOINT_PATH": "Train.init_from", "MODEL_DIR": "Tra
 
 
 def settings() -> list[str]:
-    """Everything that can be bound."""
     from dss_jax.core.sweep_config import Sweep
 
     return [*config.SETTINGS, *(f"Sweep.{f.name}" for f in fields(Sweep))]
@@ -113,7 +112,6 @@ def load_run(
     bindings: Sequence[str] = (),
     extra_search_paths: Iterable[str | Path] = (),
 ) -> config.Run:
-    """The checked configuration that gin files and bindings give: see `read` and `Settings.run`."""
     return read(files, bindings, extra_search_paths).run()
 
 
@@ -125,8 +123,6 @@ class _Reference(NamedTuple):
 
 
 class _Delegate(config_parser.ParserDelegate):  # type: ignore[misc]  # gin has no types
-    """What gin's parser makes of references."""
-
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Reference:
         return _Reference("@", f"{scoped_configurable_name}{'()' if evaluate else ''}")
 
@@ -148,7 +144,6 @@ class _Reader:
     _open: list[Path] = field(default_factory=list)
 
     def settings(self, files: Sequence[str | Path], bindings: Sequence[str]) -> Settings:
-        """Everything with its macros filled in."""
         for file in files:
             self.file(file)
         self.plain = False

@@ -57,7 +57,6 @@ def add_switches(parser: argparse.ArgumentParser, flags: Mapping[str, str], **sa
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that say which data."""
     flags = {
         "--data_dir": "folder of the data (also: DSS_DATA_DIR); all paths: gs:// or s3:// too",
         "--vocabulary": "SentencePiece model: a file, or https://",
@@ -68,18 +67,15 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_task_dir_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag that says where task files of the user's are."""
     own = {"--task_dir": "a folder with task files of yours"}
     add_texts(parser, own, action="append", default=[])
 
 
 def add_store_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag that says which token store."""
     add_texts(parser, {"--store": "one token store to use as it is"})
 
 
 def add_rationales_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag that says whose teacher text."""
     text = "records of `dss extract`, in place of the data's own teacher text; several: A,B"
     add_texts(parser, {"--rationales FILE": text})
 
@@ -120,7 +116,6 @@ def start_processes(args: argparse.Namespace) -> None:
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that name a whole run."""
     extra = "a task whose rows are trained on too, with the teacher's labels; several: A,B"
     flags = {
         "--task": "a task file's name: see `dss tasks`",
@@ -177,7 +172,6 @@ def split_of(name: str) -> str:
 
 
 def search_paths(args: argparse.Namespace) -> list[str]:
-    """The folders that --gin_search_paths names."""
     return [p for p in args.gin_search_paths.split(",") if p]
 
 

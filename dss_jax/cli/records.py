@@ -93,7 +93,6 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _opened(args: argparse.Namespace) -> tuple[Header, Iterator[Record], Scorer]:
-    """The file, and the scorer of its task."""
     header, records = read_records(Path(args.files[0]))
     return header, records, registry.load_task(header.task, args.task_dir).scorer
 

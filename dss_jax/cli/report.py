@@ -45,7 +45,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 def show(made: "Report", tables: bool = True) -> None:
-    """Prints the tables of a report, and its files."""
     for table in made.tables if tables else ():
         print_table(table.title, table.header, table.rows, note=table.note)
     for file in made.files:

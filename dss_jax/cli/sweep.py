@@ -196,7 +196,6 @@ def write_report(folder: Path, tables: bool = True) -> None:
 
 
 def _submit(grid: Grid, planned: Sequence[Planned], where: str, stores: Mapping[str, Path]) -> None:
-    """Prints or submits what is left."""
     args, jobs = grid.args, grid.jobs(planned)
     left = [one for job in jobs for one in job.planned]
     if not left:

@@ -11,6 +11,7 @@ from dss_jax.cli import gin_config, options
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, Sweep
+from dss_jax.run import run_folder
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.plan import Job, Planned
 
@@ -57,7 +58,6 @@ def add_grid_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that say how many runs are at work at once."""
     options.add_texts(parser, {"--devices 0,1": "GPUs to use (default: all)"})
     flags = {
         "--devices_per_run N": "GPUs of each run (1)",
@@ -77,7 +77,6 @@ class Grid:
     """"Train.steps = 300": what `--gin.` gives to every run."""
 
     def place(self, cell: Cell) -> str:
-        """Folder of a cell's run."""
         return f"{self.args.output_dir.rstrip('/')}/{cell.folder}"
 
     def bindings_of(self, cell: Cell) -> list[str]:
@@ -96,17 +95,7 @@ class Grid:
         return [*found, f"Train.output_dir = {self.place(cell)!r}"]
 
     def jobs(self, planned: Sequence[Planned]) -> list[Job]:
-        """The processes that do what is left of the runs."""
         return sweep_plan.jobs_of(self.folder, planned, self.sweep.at_once, self.args.task_dir)
-
-    def run_of(self, cell: Cell, of_group: config.Run) -> config.Run:
-        """The run of a cell, from that of another seed; an order that was asked for is kept, as in
-        `dss train --seeds`.
-        """
-        same_order = any(b.startswith("Data.seed ") for b in self.bindings)
-        train = replace(of_group.train, seed=cell.seed, output_dir=self.place(cell))
-        data = of_group.data if same_order else replace(of_group.data, seed=cell.seed)
-        return replace(of_group, data=data, train=train)
 
 
 def _values(flag: str, text: str, kind: type) -> tuple:
@@ -174,8 +163,14 @@ def resolve(grid: Grid, cells: Sequence[Cell]) -> list[Planned]:
         except UsageError as error:
             mistakes.setdefault(str(error), []).append(group)
     _refuse(mistakes)
-    pairs = ((cell, of_group[cell.group]) for cell in cells)
-    return [Planned(cell, grid.run_of(cell, one.run), one.vocabulary) for cell, one in pairs]
+    # An order that was asked for is kept, as in `dss train --seeds`.
+    same_order = any(b.startswith("Data.seed ") for b in grid.bindings)
+    planned = []
+    for cell in cells:
+        one = of_group[cell.group]
+        run = run_folder.with_seed(one.run, cell.seed, grid.place(cell), same_order)
+        planned.append(Planned(cell, run, one.vocabulary))
+    return planned
 
 
 def _refuse(mistakes: Mistakes) -> None:
@@ -215,7 +210,6 @@ def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore
 
 
 def _lacking(store: "TokenStore", planned: Planned) -> str | None:
-    """What a run needs that its store does not have; None: nothing."""
     from dss_jax.layouts.batches import subset_rows
 
     if planned.cell.method == TEACHER:

@@ -61,7 +61,6 @@ def print_scores(title: str, scores: dict, metric: str) -> None:
 
 
 def print_seeds(title: str, numbers: dict) -> None:
-    """Prints the scores of several seeds, as `run.seeds.summary` gives them."""
     metric = numbers["metric"]
     splits = [split for split in ("validation", "test") if split in numbers]
     rows = [

@@ -116,7 +116,6 @@ def _line(panel: Any, cells: Sequence[tuple[float, FoundCell]], view: View, colo
 
 
 def _published(panel: Any, shown: _Panel, colours: dict[str, str]) -> None:
-    """The paper's numbers as stars."""
     for method, value in published.ACCURACY.get(shown.task, {}).items():
         style = {"color": colours.get(method, "0.5"), "markersize": 11, "markeredgecolor": "0.2"}
         label = f"{method}, {published.LABEL}"

@@ -47,7 +47,6 @@ class FoundRun:
 
     @property
     def seed(self) -> int:
-        """Train.seed."""
         return int(self.results["seed"])
 
     def score(self, split: str) -> float:
@@ -55,7 +54,6 @@ class FoundRun:
         return float(self.results[split][self.results["metric"]])
 
     def has(self, split: str) -> bool:
-        """Whether the split was scored."""
         return split in self.results
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
@@ -94,7 +92,6 @@ class FoundCell:
 
     @property
     def percent(self) -> float:
-        """The same in per cent."""
         return 100 * self.fraction
 
     def scores(self, split: str) -> list[float]:
@@ -119,7 +116,6 @@ class FoundRuns:
 
     @property
     def tasks(self) -> list[str]:
-        """All tasks, in order."""
         return list(dict.fromkeys([*(cell.task for cell in self.cells), *self.teachers]))
 
     def scored(self, task: str, split: str) -> list[FoundCell]:
@@ -127,7 +123,6 @@ class FoundRuns:
         return [c for c in self.cells if c.task == task and c.scores(split)]
 
     def metric(self, task: str, split: str) -> str:
-        """Name of a task's accuracy."""
         cells = self.scored(task, split)
         return cells[0].metric if cells else str(self.teachers[task].results["metric"])
 

@@ -87,7 +87,6 @@ def render(data: dict[str, Any], figures: Sequence[tuple[str, str]]) -> str:
 
 
 def page_data(found: FoundRuns, tables: Sequence[Table], split: str, title: str) -> dict[str, Any]:
-    """What `render` takes."""
     return {
         "title": title,
         "split": split,

@@ -27,7 +27,6 @@ class Table:
     note: str = ""
 
     def markdown(self) -> list[str]:
-        """Its lines."""
         rule = ["---", *["---:"] * (len(self.header) - 1)]
         return [_row(self.header), _row(rule), *map(_row, self.rows)]
 
@@ -58,8 +57,6 @@ def tables(found: FoundRuns, view: View) -> list[Table]:
 
 
 class _OfTask:
-    """The tables of a task."""
-
     def __init__(self, found: FoundRuns, task: str, view: View) -> None:
         self.task, self.view, self.split = task, view, view.split
         self.cells = found.scored(task, view.split)

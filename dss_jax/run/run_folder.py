@@ -21,6 +21,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,6 +122,14 @@ def other_settings(run: config.Run, folder: Path) -> str:
     return _difference(saved, config.to_gin(run), folder) if STORE_LINE in saved else ""
 
 
+def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
+    """The run with another seed, in a folder of its own; it sees the training examples in the order
+    of its seed, or in the `same_order` as all.
+    """
+    data = run.data if same_order else replace(run.data, seed=seed)
+    return replace(run, data=data, train=replace(run.train, seed=seed, output_dir=output_dir))
+
+
 def hand_over(run: config.Run) -> None:
     """Writes the configuration of a run that another process shall start with the `config.gin` of
     its folder as `--gin_file`; one that is planned only may be written over.
@@ -193,7 +202,6 @@ def saved_config(folder: Path) -> Path:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run in the folder has saved its state."""
     checkpoints = folder / CHECKPOINTS
     with storage.explained(folder):
         return checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())

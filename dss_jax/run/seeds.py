@@ -8,7 +8,6 @@ OUTPUT_DIR/curves.png
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,8 @@ def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -
             f"{folder} holds a single run. Give another --output_dir for several seeds: each gets "
             "a folder in it."
         )
-    runs = []
-    for seed in seeds:
-        train = replace(run.train, seed=seed, output_dir=str(folder / f"seed_{seed}"))
-        data = run.data if same_order else replace(run.data, seed=seed)
-        runs.append(replace(run, data=data, train=train))
-    return runs
+    folders = {seed: str(folder / f"seed_{seed}") for seed in seeds}
+    return [run_folder.with_seed(run, seed, own, same_order) for seed, own in folders.items()]
 
 
 def train(

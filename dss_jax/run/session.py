@@ -201,7 +201,6 @@ def report_start(session: Session, clock: StartClock, step: int) -> None:
 
 
 def describe(session: Session, batches: TrainBatches) -> None:
-    """Says what is trained, on what."""
     run, program = session.run, session.program
     device = program.mesh.devices.flat[0]
     count = sum(x.size for x in jax.tree.leaves(program.abstract_state.params))

@@ -92,21 +92,17 @@ class StoreIterator(clu_data.DatasetIterator):
         return self._batch_at(self._next - 1)
 
     def reset(self) -> None:
-        """Back to the first batch."""
         self._next = 0
 
     @property
     def element_spec(self) -> Mapping[str, clu_data.ArraySpec]:
-        """Shape and dtype of each array."""
         first = self._batch_at(0)
         return {name: clu_data.ArraySpec(dtype=a.dtype, shape=a.shape) for name, a in first.items()}
 
     def save(self, filename: Any) -> None:
-        """Writes the state."""
         Path(filename).write_text(json.dumps({"next": self._next}))
 
     def restore(self, filename: Any) -> None:
-        """Goes to where `save` was."""
         self._next = json.loads(Path(filename).read_text())["next"]
 
 
@@ -118,7 +114,6 @@ class Initializer(utils.TrainStateInitializer):
         self._weights = weights
 
     def from_scratch(self, init_rng: Any) -> Any:
-        """T5X's train state of step 0."""
         state = super().from_scratch(init_rng)
         frozen = state.params
         params = {f"target/{k}": v for k, v in flat(frozen).items()}
@@ -135,7 +130,6 @@ class Trainer(DistillationTrainer):
     """Writes each reading of T5X's metrics to the run's own log, and stops when it is asked to."""
 
     def __init__(self, report: Callable[[int, dict], bool], **options: Any) -> None:
-        """Arguments: `report` (step, numbers) -> whether to stop, and those of T5X's class."""
         super().__init__(**options)
         self._report = report
 

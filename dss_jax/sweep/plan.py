@@ -76,7 +76,6 @@ class State(NamedTuple):
 
 
 def state_of(folder: Path) -> State:
-    """What is there of the run in a folder."""
     done = storage.exists(folder / run_folder.RESULTS)
     return State(done, 0 if done else logged_step(folder))
 
@@ -112,7 +111,6 @@ def read_grid(folder: Path) -> dict[str, Any]:
 
 
 def cells_in(folder: Path) -> list[Cell]:
-    """The cells of a folder's grid."""
     return [Cell.from_json(cell) for cell in read_grid(folder)["cells"]]
 
 
@@ -125,7 +123,6 @@ def begun_before(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
 def write_grid(
     folder: Path, cells: Iterable[Cell], gin_files: Sequence[str], bindings: Sequence[str]
 ) -> None:
-    """Writes `sweep.json`."""
     grid = {"format": FORMAT, "cells": [cell.as_json() for cell in cells]}
     grid |= {"gin_files": list(map(str, gin_files)), "bindings": list(bindings)}
     write_whole(folder / GRID, strict_json.dumps(grid, indent=1) + "\n")

@@ -149,7 +149,6 @@ class Runner:
         return next((i for i in range(len(self._slots)) if i not in taken), None)
 
     def _start(self) -> None:
-        """Starts processes while a slot is free."""
         while self._jobs and (slot := self._free_slot()) is not None:
             job = self._jobs.pop(0)
             if len(self._finished(job)) == len(job.planned):
@@ -211,7 +210,6 @@ class Runner:
             log.info("\n  | ".join([said, *lines]))
 
     def _scores(self, job: Job) -> str:
-        """What the runs of a job have reached, for people."""
         found = []
         for one in job.planned:
             results = run_folder.read_results(self._folder / one.cell.folder) or {}
