@@ -11,7 +11,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dss_jax.cli import options
 from dss_jax.cli.tables import print_table
 from dss_jax.core import storage
 from dss_jax.core.checks import among
@@ -22,17 +21,15 @@ from dss_jax.core.types import CHECKPOINT_FORMATS
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     form: dict[str, Any] = {"nargs": 2, "metavar": ("FORMAT", "DIR"), "required": True}
+    add = parser.add_argument
     text = f"format ({', '.join(CHECKPOINT_FORMATS)}) and folder to read, local, gs:// or s3://"
-    parser.add_argument("--from", dest="from_", help=text, **form)
+    add("--from", dest="from_", help=text, **form)
     text = "format and folder to write, which must be new"
-    parser.add_argument("--to", help=text, **form)
-    flags = {
-        "--checkpoint": "of a run folder: best (default), latest or a step",
-        "--vocabulary": "SentencePiece model, where the source has none",
-    }
-    options.add_texts(parser, flags)
+    add("--to", help=text, **form)
+    add("--checkpoint", help="of a run folder: best (default), latest or a step")
+    add("--vocabulary", help="SentencePiece model, where the source has none")
     text = "of the tensors for hf: float32 (default), bfloat16"
-    options.add_texts(parser, {"--dtype": text}, default="float32")
+    add("--dtype", default="float32", help=text)
 
 
 def main(args: argparse.Namespace) -> None:

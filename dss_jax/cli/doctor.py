@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from dss_jax.cli import options
 from dss_jax.core import environment
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.environment import Check
@@ -29,11 +28,12 @@ print(json.dumps([len(devices), devices[0].platform, kinds, jax.process_count()]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    options.add_texts(parser, {"--engine": "jax, or t5x: that T5X must be able to run"})
-    seconds = {"--device_seconds": "how long JAX may take to find its devices (default 60)"}
-    options.add_texts(parser, seconds, type=int, default=60)
-    key = {"--api_key_env": "variable with the key of your LLM server"}
-    options.add_texts(parser, key, default="OPENAI_API_KEY")
+    add = parser.add_argument
+    add("--engine", help="jax, or t5x: that T5X must be able to run")
+    text = "how long JAX may take to find its devices (default 60)"
+    add("--device_seconds", type=int, default=60, help=text)
+    text = "variable with the key of your LLM server"
+    add("--api_key_env", default="OPENAI_API_KEY", help=text)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -14,14 +14,14 @@ from dss_jax.core.checks import at_least
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", required=True, help="folder of the run")
-    parser.add_argument("--split", action="append", help="train, validation, test (default: test)")
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
-    options.add_switches(parser, {"--rationales": "generate rationales too"})
-    decode = {"--decode": "greedy, beam, sample or rank (the most probable allowed label)"}
-    options.add_texts(parser, decode)
-    options.add_texts(parser, {"--limit": "score the first so many rows only"}, type=int)
-    options.add_store_flag(parser)
+    add = parser.add_argument
+    add("--output_dir", required=True, help="folder of the run")
+    add("--split", action="append", help="train, validation, test (default: test)")
+    add("--checkpoint", default="best", help="best, latest or a step")
+    add("--rationales", action="store_true", help="generate rationales too")
+    add("--decode", help="greedy, beam, sample or rank (the most probable allowed label)")
+    add("--limit", type=int, help="score the first so many rows only")
+    add("--store", help="one token store to use as it is")
     options.add_data_flags(parser)
     options.add_process_flags(parser)
     options.add_gin_flags(parser, files=False)

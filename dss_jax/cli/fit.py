@@ -32,22 +32,17 @@ PLANNED = ("Mesh.data", "Mesh.fsdp", "Mesh.model", "T5Config.remat_policy", "Tra
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    texts = {
-        "--model": "for example t5_1_1_xxl: gin_configs/models/",
-        "--device": f"{', '.join(DEVICES)} (default: a table of all)",
-        "--method": "dss: two rows an example (default); standard: one",
-        "--optimizer": "adamw (default) or adafactor",
-        "--dtype": "of activations: bfloat16 or float32 (default)",
-    }
-    numbers = {
-        "--batch": "examples a step, global (default: 64)",
-        "--input_length": "longest input, tokens (default: 1024)",
-        "--target_length": "longest target, tokens (default: 256)",
-        "--lora_rank": "0 is off (default)",
-    }
-    options.add_texts(parser, texts)
-    options.add_texts(parser, {"--count": "devices (default: 1)"}, type=int, default=1)
-    options.add_texts(parser, numbers, type=int)
+    add = parser.add_argument
+    add("--model", help="for example t5_1_1_xxl: gin_configs/models/")
+    add("--device", help=f"{', '.join(DEVICES)} (default: a table of all)")
+    add("--method", help="dss: two rows an example (default); standard: one")
+    add("--optimizer", help="adamw (default) or adafactor")
+    add("--dtype", help="of activations: bfloat16 or float32 (default)")
+    add("--count", type=int, default=1, help="devices (default: 1)")
+    add("--batch", type=int, help="examples a step, global (default: 64)")
+    add("--input_length", type=int, help="longest input, tokens (default: 1024)")
+    add("--target_length", type=int, help="longest target, tokens (default: 256)")
+    add("--lora_rank", type=int, help="0 is off (default)")
     options.add_gin_flags(parser)
 
 

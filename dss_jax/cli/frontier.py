@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dss_jax.cli import options, sweep, sweep_options
+from dss_jax.cli import sweep, sweep_options
 from dss_jax.cli.tables import print_table
 from dss_jax.core import registry, storage
 from dss_jax.core.checks import among, between
@@ -29,17 +29,17 @@ DEFAULT_FRACTIONS = "0.0625,0.125,0.25,0.5,1"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    options.add_texts(parser, {"--task": "a task file's name: see `dss tasks`"})
-    options.add_texts(parser, {"--method": "default: dss"}, default="dss")
+    add = parser.add_argument
+    add("--task", help="a task file's name: see `dss tasks`")
+    add("--method", default="dss", help="default: dss")
     text = (
         "teacher (its labels' accuracy; default), full_standard (standard fine-tuning of the "
         "largest model on all data), or a number, per cent"
     )
-    options.add_texts(parser, {"--target": text}, default=TEACHER)
-    options.add_texts(parser, {"--split": "that decides (validation)"}, default="validation")
-    options.add_switches(parser, {"--map": "also find how much less data larger models need"})
+    add("--target", default=TEACHER, help=text)
+    add("--split", default="validation", help="that decides (validation)")
+    add("--map", action="store_true", help="also find how much less data larger models need")
     sweep_options.add_grid_flags(parser)
-    sweep_options.add_device_flags(parser)
 
 
 class Stopped(Exception):  # noqa: N818 - it may have been asked for

@@ -1,10 +1,9 @@
 """Flags that the commands share, and how they become a checked configuration."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dss_jax.cli import gin_config
 from dss_jax.core import config, processes, registry
@@ -43,65 +42,43 @@ class Resolved:
     vocabulary: str | None
 
 
-def add_texts(parser: argparse.ArgumentParser, flags: Mapping[str, str], **same: Any) -> None:
-    """Adds flags with a value: "--fractions X,Y" -> help; `same` goes to `add_argument` of each."""
-    for flag, text in flags.items():
-        name, _, metavar = flag.partition(" ")
-        parser.add_argument(name, metavar=metavar or None, help=text, **same)
-
-
-def add_switches(parser: argparse.ArgumentParser, flags: Mapping[str, str], **same: Any) -> None:
-    """Adds flags without a value: "--html" -> help."""
-    for flag, text in flags.items():
-        parser.add_argument(flag, action="store_true", help=text, **same)
-
-
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    flags = {
-        "--data_dir": "folder of the data (also: DSS_DATA_DIR); all paths: gs:// or s3:// too",
-        "--vocabulary": "SentencePiece model: a file, or https://",
-        "--store_dir": "folder of the token stores (also: DSS_STORE_DIR)",
-    }
-    add_texts(parser, flags)
-    add_task_dir_flag(parser)
-
-
-def add_task_dir_flag(parser: argparse.ArgumentParser) -> None:
-    own = {"--task_dir": "a folder with task files of yours"}
-    add_texts(parser, own, action="append", default=[])
-
-
-def add_store_flag(parser: argparse.ArgumentParser) -> None:
-    add_texts(parser, {"--store": "one token store to use as it is"})
+    add = parser.add_argument
+    add("--data_dir", help="folder of the data (also: DSS_DATA_DIR); all paths: gs:// or s3:// too")
+    add("--vocabulary", help="SentencePiece model: a file, or https://")
+    add("--store_dir", help="folder of the token stores (also: DSS_STORE_DIR)")
+    add("--task_dir", action="append", default=[], help="a folder with task files of yours")
 
 
 def add_rationales_flag(parser: argparse.ArgumentParser) -> None:
     text = "records of `dss extract`, in place of the data's own teacher text; several: A,B"
-    add_texts(parser, {"--rationales FILE": text})
+    parser.add_argument("--rationales", metavar="FILE", help=text)
 
 
 def add_gin_flags(parser: argparse.ArgumentParser, files: bool = True) -> None:
     """T5X's flags for gin; without `files`, that for a setting alone."""
+    add = parser.add_argument
     if files:
-        add_texts(parser, {"--gin_file": "read after the others"}, action="append", default=[])
-        search = {"--gin_search_paths": "folders with gin files, separated by commas"}
-        add_texts(parser, search, default="")
-    text = {"--gin.NAME VALUE": "a setting: --gin.Train.steps=300"}
-    add_texts(parser, text, dest="bindings", default=[])
+        add("--gin_file", action="append", default=[], help="read after the others")
+        search = "folders with gin files, separated by commas"
+        add("--gin_search_paths", default="", help=search)
+    text = "a setting: --gin.Train.steps=300"
+    add("--gin.NAME", metavar="VALUE", dest="bindings", default=[], help=text)
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
     """T5X's flags for several processes, and other programs' names for them."""
+    add = parser.add_argument
     text = "of process 0, where several processes run this together: docs/multi_host.md"
-    add_texts(parser, {"--coordinator_address HOST:PORT": text})
+    add("--coordinator_address", metavar="HOST:PORT", help=text)
     text = "how many processes; 1: alone, whatever the cluster says"
-    parser.add_argument("--process_count", "--num_processes", type=int, metavar="N", help=text)
+    add("--process_count", "--num_processes", type=int, metavar="N", help=text)
     text = "which of them this is, from 0; srun, mpirun and TPU pods tell it themselves"
-    parser.add_argument("--process_index", "--process_id", type=int, metavar="I", help=text)
-    add_switches(parser, {"--multiprocess_gpu": "fail where no other process is found"})
-    seconds = processes.START_SECONDS
-    text = f"how long the processes wait for each other ({seconds})"
-    add_texts(parser, {"--initialization_timeout SECONDS": text}, type=int, default=seconds)
+    add("--process_index", "--process_id", type=int, metavar="I", help=text)
+    add("--multiprocess_gpu", action="store_true", help="fail where no other process is found")
+    most = processes.START_SECONDS
+    text = f"how long the processes wait for each other ({most})"
+    add("--initialization_timeout", metavar="SECONDS", type=int, default=most, help=text)
 
 
 def start_processes(args: argparse.Namespace) -> None:
@@ -116,23 +93,22 @@ def start_processes(args: argparse.Namespace) -> None:
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    extra = "a task whose rows are trained on too, with the teacher's labels; several: A,B"
-    flags = {
-        "--task": "a task file's name: see `dss tasks`",
-        "--extra_task NAME": extra,
-        "--method": "a file of gin_configs/methods (default: dss)",
-        "--model": "for example t5_1_1_base: gin_configs/models/",
-        "--init_from": "checkpoint to start from: Hugging Face, Orbax or T5X; gives the model",
-        "--engine": "what runs the loop: jax (default), or t5x: docs/t5x.md",
-        "--output_dir": "where the run writes, and goes on from",
-        "--mixture_or_task_name": "a SeqIO task or mixture of yours",
-        "--mixture_or_task_module": "the Python module that registers it",
-        "--seqio_additional_cache_dirs DIR,DIR": "where such caches are",
-    }
-    add_texts(parser, flags)
-    cached = {"--use_cached": "read it from the cache that seqio_cache_tasks has written"}
-    add_switches(parser, cached, default=None)
-    add_store_flag(parser)
+    """Flags that name a whole run."""
+    add = parser.add_argument
+    add("--task", help="a task file's name: see `dss tasks`")
+    text = "a task whose rows are trained on too, with the teacher's labels; several: A,B"
+    add("--extra_task", metavar="NAME", help=text)
+    add("--method", help="a file of gin_configs/methods (default: dss)")
+    add("--model", help="for example t5_1_1_base: gin_configs/models/")
+    add("--init_from", help="checkpoint to start from: Hugging Face, Orbax or T5X; gives the model")
+    add("--engine", help="what runs the loop: jax (default), or t5x: docs/t5x.md")
+    add("--output_dir", help="where the run writes, and goes on from")
+    add("--store", help="one token store to use as it is")
+    add("--mixture_or_task_name", help="a SeqIO task or mixture of yours")
+    add("--mixture_or_task_module", help="the Python module that registers it")
+    add("--seqio_additional_cache_dirs", metavar="DIR,DIR", help="where such caches are")
+    text = "read it from the cache that seqio_cache_tasks has written"
+    add("--use_cached", action="store_true", default=None, help=text)
     add_data_flags(parser)
     add_rationales_flag(parser)
     add_gin_flags(parser)

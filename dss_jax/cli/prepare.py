@@ -18,13 +18,13 @@ from dss_jax.core.errors import UsageError
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     options.add_run_flags(parser)
-    options.add_switches(parser, {"--beam": "with Apache Beam, on many machines"})
+    add = parser.add_argument
+    add("--beam", action="store_true", help="with Apache Beam, on many machines")
     text = "of Beam, separated by commas, as seqio_cache_tasks takes them"
-    beam = {"--pipeline_options A,B": text}
-    options.add_texts(parser, beam, default="--runner=DirectRunner")
-    options.add_texts(parser, {"--temp_dir": "for Beam's parts: a folder that all workers write"})
-    rows = {"--rows_per_part": "that a worker of Beam takes (20000)"}
-    options.add_texts(parser, rows, type=int, default=20_000)
+    add("--pipeline_options", default="--runner=DirectRunner", metavar="A,B", help=text)
+    add("--temp_dir", help="for Beam's parts: a folder that all workers can write")
+    text = "that a worker of Beam takes (20000)"
+    add("--rows_per_part", type=int, default=20_000, help=text)
     parser.set_defaults(needs_model=False)
 
 

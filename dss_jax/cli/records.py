@@ -20,7 +20,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from dss_jax.cli import options
 from dss_jax.cli.tables import number, print_table, terminal
 from dss_jax.core import registry
 from dss_jax.core.checks import among, at_least
@@ -41,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     files = "a record file; merge: two or more; export: one a split"
     add("files", nargs="*", metavar="FILE", help=files)
     add("--out", metavar="FILE", help="filter, merge: the record file to write")
-    options.add_task_dir_flag(parser)
+    add("--task_dir", action="append", default=[], help="a folder with task files of yours")
     add("--chart", metavar="PNG", help="stats: draw it, too")
     add("--status", help=f"show: only rows of this status ({', '.join(STATUSES)})")
     add("--id", help="show: only this row")

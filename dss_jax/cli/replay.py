@@ -16,8 +16,8 @@ from dss_jax.core import storage
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="diverged.json in the folder of the run")
-    options.add_texts(parser, {"--rows": "rows shown (10)"}, type=int, default=10)
-    options.add_store_flag(parser)
+    parser.add_argument("--rows", type=int, default=10, help="rows shown (10)")
+    parser.add_argument("--store", help="one token store to use as it is")
     options.add_data_flags(parser)
     options.add_gin_flags(parser, files=False)
 

@@ -19,16 +19,13 @@ if TYPE_CHECKING:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder with runs")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: DIR/report")
-    parser.add_argument("--split", default="test", help="test (default) or validation")
-    seeds = {"--min_seeds N": "mark cells with fewer (3)"}
-    options.add_texts(parser, seeds, type=int, default=3)
-    switches = {
-        "--published": "the numbers that the paper prints beside",
-        "--html": "one page with every answer to every test item",
-    }
-    options.add_switches(parser, switches)
+    add = parser.add_argument
+    add("folder", metavar="DIR", type=Path, help="folder with runs")
+    add("--out", type=Path, metavar="DIR", help="default: DIR/report")
+    add("--split", default="test", help="test (default) or validation")
+    add("--min_seeds", type=int, default=3, metavar="N", help="mark cells with fewer (3)")
+    add("--published", action="store_true", help="the numbers that the paper prints beside")
+    add("--html", action="store_true", help="one page with every answer to every test item")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from dss_jax.cli import options, sweep_options
+from dss_jax.cli import sweep_options
 from dss_jax.cli.sweep_options import Grid
 from dss_jax.cli.tables import print_table
 from dss_jax.core import storage
@@ -39,24 +39,19 @@ LINE_SECONDS = 60.0
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    flags = {
-        "--tasks A,B": "task files' names: see `dss tasks`",
-        "--methods A,B": "default: standard,dss",
-        "--counts N,N": "numbers of training examples",
-    }
-    options.add_texts(parser, flags)
+    add = parser.add_argument
+    add("--tasks", metavar="A,B", help="task files' names: see `dss tasks`")
+    add("--methods", metavar="A,B", help="default: standard,dss")
+    add("--counts", metavar="N,N", help="numbers of training examples")
     sweep_options.add_grid_flags(parser)
-    sweep_options.add_device_flags(parser)
+    add("--dry_run", action="store_true", help="show the plan, start nothing")
     text = "slurm or sky: print what submits it"
-    options.add_texts(parser, {"--print WHERE": text}, dest="print_for")
-    options.add_texts(parser, {"--submit WHERE": "slurm or sky: submit it"})
+    add("--print", metavar="WHERE", dest="print_for", help=text)
+    add("--submit", metavar="WHERE", help="slurm or sky: submit it")
     text = "flags for sbatch, or for sky jobs launch, with =: --launch_flags='--time=4:00:00'"
-    options.add_texts(parser, {"--launch_flags FLAGS": text}, default="")
-    switches = {
-        "--dry_run": "show the plan, start nothing",
-        "--no_report": "do not write tables and figures at the end",
-    }
-    options.add_switches(parser, switches)
+    add("--launch_flags", metavar="FLAGS", default="", help=text)
+    text = "do not write tables and figures at the end"
+    add("--no_report", action="store_true", help=text)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -39,31 +39,24 @@ Mistakes = dict[str, list[str]]
 
 
 def add_grid_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that say which grid, and what its runs have in common."""
-    flags = {
-        "--models A,B": "names in gin_configs/models/",
-        "--fractions X,Y": "of the training split: 0.125,0.5,1",
-        "--seeds N,N": "of each cell (default: 0)",
-        "--output_dir": "folder of the sweep; it grows, and goes on",
-        "--init_from": "checkpoint of every run; {model} stands for the model's name",
-        "--extra_task NAME": "a task whose rows every run is trained on, too",
-        "--decode": "greedy (default), beam, sample or rank",
-    }
-    options.add_texts(parser, flags)
+    """Flags that say which grid, what its runs have in common, and how many are at work at once."""
+    add = parser.add_argument
+    add("--models", metavar="A,B", help="names in gin_configs/models/")
+    add("--fractions", metavar="X,Y", help="of the training split: 0.125,0.5,1")
+    add("--seeds", metavar="N,N", help="of each cell (default: 0)")
+    add("--output_dir", help="folder of the sweep; it grows, and goes on")
+    add("--init_from", help="checkpoint of every run; {model} stands for the model's name")
+    add("--extra_task", metavar="NAME", help="a task whose rows every run is trained on, too")
+    add("--decode", help="greedy (default), beam, sample or rank")
     text = "one process for the seeds of a cell, in turn: it compiles once"
-    options.add_switches(parser, {"--at_once": text}, default=None)
+    add("--at_once", action="store_true", help=text)
     options.add_data_flags(parser)
     options.add_rationales_flag(parser)
     options.add_gin_flags(parser)
-
-
-def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    options.add_texts(parser, {"--devices 0,1": "GPUs to use (default: all)"})
-    flags = {
-        "--devices_per_run N": "GPUs of each run (1)",
-        "--jobs N": "runs at once on each GPU, or on a machine without (1)",
-    }
-    options.add_texts(parser, flags, type=int, default=1)
+    add("--devices", metavar="0,1", help="GPUs to use (default: all)")
+    add("--devices_per_run", metavar="N", type=int, default=1, help="GPUs of each run (1)")
+    text = "runs at once on each GPU, or on a machine without (1)"
+    add("--jobs", metavar="N", type=int, default=1, help=text)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "(give --gin.Data.seed to keep one order for all)"
     )
     profile = "trace the steps START to STOP - 1 for xprof, into OUTPUT_DIR/tensorboard"
-    options.add_texts(parser, {"--seeds N,N": seeds, "--profile START:STOP": profile})
+    parser.add_argument("--seeds", metavar="N,N", help=seeds)
+    parser.add_argument("--profile", metavar="START:STOP", help=profile)
     parser.set_defaults(needs_model=True)
 
 
