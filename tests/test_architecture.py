@@ -20,7 +20,7 @@ ROOMS = (
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOP_LINES = 400, 60, 120
-MAX_TRAIN_MODULES, MAX_TRAIN_LINES = 63, 9700
+MAX_TRAIN_MODULES, MAX_TRAIN_LINES = 63, 9800
 """Of this package, behind `dss train` with one process and our own loop."""
 
 OF_CORE = {
