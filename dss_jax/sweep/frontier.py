@@ -24,9 +24,6 @@ from dss_jax.core.sweep_config import Cell
 from dss_jax.evaluate.statistics import mean
 from dss_jax.run import pictures, run_folder
 
-Oracle = Callable[[str, float], float]
-"""(model, fraction) -> accuracy, per cent. Costs a training."""
-
 
 class Tried(NamedTuple):
     """A cell that was looked at: its accuracy, per cent, whether that is the target or more, and
@@ -84,7 +81,7 @@ def search(
     models: Sequence[str],
     fractions: Sequence[float],
     target: float,
-    oracle: Oracle,
+    oracle: Callable[[str, float], float],
     *,
     known: Mapping[tuple[str, float], float] | None = None,
     whole_map: bool = False,
@@ -96,7 +93,7 @@ def search(
       models: from the smallest.
       fractions: of the training data, ascending.
       target: accuracy to reach, per cent.
-      oracle: trains a cell.
+      oracle: (model, fraction) -> accuracy, per cent. Costs a training.
       known: cells that are trained already; they cost nothing, so they are looked at first.
       whole_map: also search larger models for how much less data they need. Each is tried only
         below the fraction that the smaller one needs.
