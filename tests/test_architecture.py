@@ -20,8 +20,6 @@ ROOMS = (
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_LOOP_LINES = 400, 60, 120
-MAX_TRAIN_MODULES, MAX_TRAIN_LINES = 63, 9800
-"""Of this package, behind `dss train` with one process and our own loop."""
 
 OF_CORE = {
     "core/storage.py": {"etils", "fsspec"},
@@ -150,24 +148,6 @@ def test_the_trainer_never_loads_tensorflow() -> None:
     assert not loaded & set(TENSORFLOW)
     # They cost more than all the others together; a thread loads tensorboardX, which loads torch.
     assert not loaded & {"tensorboardX", "torch", "boto3", "matplotlib", "scipy", "pandas"}
-
-
-OWN_MODULES = """
-import sys, dss_jax.run.single, dss_jax.cli.train
-print(*(m.__file__ for n, m in sys.modules.items() if n.startswith("dss_jax") and m.__file__))
-"""
-
-
-def test_a_plain_run_loads_little_of_the_package() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", OWN_MODULES], capture_output=True, text=True, check=True
-    )
-    files = [Path(name) for name in done.stdout.split() if not name.endswith("__init__.py")]
-    lines = sum(len(file.read_text().splitlines()) for file in files)
-    assert len(files) <= MAX_TRAIN_MODULES, sorted(file.stem for file in files)
-    assert lines <= MAX_TRAIN_LINES
-    unused = {"hosts", "environment", "engine_config", "cluster", "sweep_config", "init_from"}
-    assert not unused & {file.stem for file in files}, "imported where it is used"
 
 
 def test_the_loop_knows_nothing_of_scoring_and_logging() -> None:
