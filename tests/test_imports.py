@@ -24,8 +24,8 @@ SELDOM = (
     "run.init_from",
     "run.pictures",
 )
-"""Other formats of checkpoints, searches and layouts than a run's own; what several processes, sweeps
-and T5X need; what is shown at the end: imported where used."""
+"""Other formats of checkpoints, searches and layouts than a run's own; what several
+processes, sweeps and T5X need; what is shown at the end: imported where used."""
 
 MAX_MODULES, MAX_LINES = 63, 9800
 """Of this package."""

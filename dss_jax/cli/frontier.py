@@ -57,11 +57,8 @@ class _Trainer:
         return [Cell(task, method, model, fraction, None, seed) for seed in seeds]
 
     def scores(self, cells: Sequence[Cell], split: str) -> list[float]:
-        """Accuracies of the runs, which are trained where they are not done.
-
-        Raises:
-          Stopped: one has failed, or was stopped.
-          UsageError: they have no such split.
+        """Accuracies of the runs, which are trained where they are not done. Raises Stopped where
+        one did not end well, and UsageError where they have no such split.
         """
         folder, planned = self.grid.folder, [self.planned[cell] for cell in cells]
         if self.grid.jobs(planned):

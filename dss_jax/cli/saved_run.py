@@ -38,10 +38,8 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
 def reopen(
     run: config.Run, folder: Path, task_dirs: Sequence[str], splits: Sequence[str]
 ) -> "Session":
-    """The run's data and program; with several processes, all must call it.
-
-    Raises:
-      UsageError: no such task, data or split, or the processes do not have the same.
+    """The run's data and program; with several processes, all must call it. Raises UsageError where
+    they do not have the same, or there is no such task, data or split.
     """
     task = registry.load_task(run.task.name, task_dirs) if run.task.name else None
 

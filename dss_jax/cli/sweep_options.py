@@ -180,10 +180,8 @@ def _refuse(mistakes: Mistakes) -> None:
 
 
 def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore"]:
-    """Makes the token stores that the runs share: task -> store.
-
-    Raises:
-      UsageError: a task's data cannot be had, or lacks what a method needs.
+    """Makes the token stores that the runs share: task -> store. Raises UsageError where a task's
+    data cannot be had, or lack what a method needs.
     """
     from dss_jax.data.prepare import ensure_store
 

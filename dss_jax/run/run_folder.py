@@ -132,10 +132,8 @@ def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> 
 
 def hand_over(run: config.Run) -> None:
     """Writes the configuration of a run that another process shall start with the `config.gin` of
-    its folder as `--gin_file`; one that is planned only may be written over.
-
-    Raises:
-      UsageError: as of `open_run_folder`, where a run has begun there.
+    its folder as `--gin_file`; one that is planned only may be written over. Where a run has begun
+    there, it raises as `open_run_folder`.
     """
     _write_config(run, None)
 

@@ -153,10 +153,7 @@ def score(
 ) -> tuple[int, dict[str, Any]]:
     """Scores splits, or their first rows, with a checkpoint of a run ("best", "latest" or a step),
     and writes the predictions, with generated `rationales` where that is set. Gives the step, and
-    split -> numbers.
-
-    Raises:
-      UsageError: there is no such checkpoint or split.
+    split -> numbers; raises UsageError where there is no such checkpoint or split.
     """
     with closing(session.checkpoints()) as checkpoints:
         step = checkpoints.find(checkpoint)

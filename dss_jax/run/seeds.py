@@ -29,10 +29,8 @@ SUMMARY = "seeds.json"
 
 def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -> list[config.Run]:
     """The configurations of single runs, one a seed: of `Train.seed`, and of `Data.seed` unless all
-    shall see the training examples in the `same_order`.
-
-    Raises:
-      UsageError: no output folder, or a folder that holds a single run.
+    shall see the training examples in the `same_order`. Raises UsageError where there is no output
+    folder, or it holds a single run.
     """
     if run.train.output_dir is None:
         raise UsageError("no output folder: give --output_dir DIR.")

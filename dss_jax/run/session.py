@@ -64,10 +64,8 @@ class Session:
 
 
 def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
-    """Fills in T5Config.vocab_size where it is None: the vocabulary's, rounded up to 128s.
-
-    Raises:
-      UsageError: the model has fewer embeddings than the vocabulary has ids.
+    """Fills in T5Config.vocab_size where it is None: the vocabulary's, rounded up to 128s. Raises
+    UsageError where the model has fewer embeddings than the vocabulary has ids.
     """
     needed = SentencePiece(store.vocabulary_path, store.extra_ids).vocab_size
     size = run.model.vocab_size

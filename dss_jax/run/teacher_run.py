@@ -35,10 +35,8 @@ def _predictions(split: StoreSplit, scorer: Scorer) -> list[dict[str, Any]]:
 
 @run_folder.alone
 def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
-    """Scores the teacher on validation and test: what `results.json` holds, as of a student.
-
-    Raises:
-      UsageError: there is no teacher text; see also `open_run_folder`.
+    """Scores the teacher on validation and test: what `results.json` holds, as of a student. Raises
+    UsageError where there is no teacher text; see also `open_run_folder`.
     """
     if not store.has("teacher_label_targets"):
         raise UsageError(f"{run.task.shown_name} has no teacher text, so there is none to score.")

@@ -29,13 +29,9 @@ def slurm(
     folder: Path, jobs: Sequence[Job], flags: Sequence[str], at_once: int | None
 ) -> list[list[str]]:
     """The sbatch commands for the jobs that are left, as arrays; writes the files that they read,
-    with a line of flags a job.
-
-    Args:
-      folder: of the sweep, on a file system that the nodes share.
-      jobs: what is left.
-      flags: of sbatch, from the user: partition, account, time ...
-      at_once: jobs of an array that may run at the same time; None: Slurm decides.
+    with a line of flags a job. The sweep's folder is on a file system that the nodes share; `flags`
+    are of sbatch: partition, account, time ...; `at_once` jobs of an array run at the same time
+    (None: Slurm decides).
     """
     _need(SBATCH)
     limit = "" if at_once is None else f"%{at_once}"
@@ -54,12 +50,11 @@ def slurm(
 def sky(
     jobs: Sequence[Job], flags: Sequence[str], stores: Mapping[str, Path], store_dir: str | None
 ) -> list[list[str]]:
-    """What submits each job as a managed job of SkyPilot.
+    """What submits each job that is left as a managed job of SkyPilot.
 
     Args:
-      jobs: what is left, in a folder of a bucket, for machines come and go. Their configurations
-        name only what the machines have: buckets, and files in the project's folder, which is
-        copied.
+      jobs: their configurations name only what the machines have, for these come and go: buckets,
+        and files in the project's folder, which is copied.
       flags: of `sky jobs launch`, from the user: GPUs, cloud ...
       stores: task -> its token store on this machine.
       store_dir: as given: where it is a bucket, the jobs read the stores from it.
