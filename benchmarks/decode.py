@@ -81,11 +81,10 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, config.Run, tuple[s
     parser.add_argument("--shapes", type=int, default=4, help="see Engine (default 4)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder (default: results/)")
     parser.set_defaults(needs_model=True, task="cqa", model="t5_small")
-    args, rest = parser.parse_known_args(arguments)
+    args = options.parse(parser, arguments)
     if args.rounds < 1:
         raise UsageError(f"--rounds must be at least 1, not {args.rounds}.")
-    resolved = options.resolve(args, rest, parser)
-    return args, resolved.run, resolved.task_dirs
+    return args, options.resolve(args).run, tuple(args.task_dir)
 
 
 def reference_model(run: config.Run, folder: Path) -> tuple[Any, Any]:

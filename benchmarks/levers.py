@@ -213,7 +213,7 @@ def _demo(layout: str) -> tuple[config.Run, Program, TrainBatches]:
     parser = argparse.ArgumentParser()
     options.add_run_flags(parser)
     parser.set_defaults(needs_model=True, gin_file=["runs/demo.gin"])
-    run = options.resolve(*parser.parse_known_args([]), parser).run
+    run = options.resolve(options.parse(parser, [])).run
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=(), need=["train"])
     mesh = make_mesh(run.mesh, jax.devices()[:1])
     run = with_vocab_size(run, store)

@@ -84,12 +84,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     options.add_run_flags(parser)
     parser.set_defaults(needs_model=True)
-    args, rest = parser.parse_known_args()
+    args = options.parse(parser, sys.argv[1:])
     environment.require_t5x()
-    resolved = options.resolve(args, rest, parser)
+    asked = options.resolve(args).run
     found = {}
     for name in ("adamw", "adafactor"):
-        run = resolved.run
+        run = asked
         optimizer = run.optimizer
         if name == "adafactor":
             optimizer = replace(
@@ -102,11 +102,11 @@ def main() -> int:
             data=replace(run.data, layout="padded"),
             train=replace(run.train, steps=STEPS, log_every=1),
         )
-        found[name] = compare(run, resolved.task_dirs)
+        found[name] = compare(run, tuple(args.task_dir))
         print(name, found[name]["largest_difference_of_losses"])
     versions = {c.name: c.found for c in environment.package_checks()}
     versions |= {name: f"git {commit}" for name, commit in environment.git_pins().items()}
-    run = resolved.run
+    run = asked
     result = {
         "command": command(sys.argv[1:], "t5x_parity.py"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -86,16 +86,15 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, config.Run, tuple[s
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.set_defaults(needs_model=True, task="cqa", model="t5_small")
-    args, rest = parser.parse_known_args(arguments)
+    args = options.parse(parser, arguments)
     for name in ("steps", "warmup", "rounds"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name} must be at least 1, not {getattr(args, name)}.")
     unknown = sorted(set(args.arms.split(",")) - set(ARMS))
     if unknown:
         raise UsageError(f"unknown arm {unknown[0]!r} in --arms. Known: {', '.join(ARMS)}.")
-    rest = [f"--gin.Data.batch_size={args.batch_size}", *rest]
-    resolved = options.resolve(args, rest, parser)
-    return args, resolved.run, resolved.task_dirs
+    args.bindings.insert(0, f"Data.batch_size = {args.batch_size}")
+    return args, options.resolve(args).run, tuple(args.task_dir)
 
 
 class Child:

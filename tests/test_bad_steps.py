@@ -16,8 +16,7 @@ from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run import replay, run_folder, score, single
-from dss_jax.run.session import Session, open_session
-from dss_jax.run.start import train_batches
+from dss_jax.run.session import Session, open_session, train_batches
 from dss_jax.train import checkpoint
 from dss_jax.train import step as steps
 from dss_jax.train.bad_steps import LOG, REPLAY, not_finite

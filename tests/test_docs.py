@@ -13,10 +13,12 @@ import pytest
 
 from dss_jax.cli import gin_config, options
 from dss_jax.cli.main import COMMANDS
+from dss_jax.core import config
+from dss_jax.core.sweep_config import Sweep
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-SECTIONS = gin_config.SECTIONS
+SECTIONS = {**config.SECTIONS, "Sweep": Sweep}
 SETTINGS = {f"{n}.{f.name}" for n, section in SECTIONS.items() for f in fields(section)}
 SOURCE = "".join(f.read_text() for f in sorted((ROOT / "dss_jax").rglob("*.py")))
 LAUNCHERS = "".join(f.read_text() for f in sorted((ROOT / "launch").iterdir()))
@@ -78,8 +80,8 @@ def test_command_lines_are_accepted(page: Path) -> None:
             continue
         assert command in COMMANDS, command
         parser = parser_of(command)
-        args, rest = parser.parse_known_args(arguments)
-        for binding in options.gin_bindings(rest, parser):
+        args = options.parse(parser, arguments)
+        for binding in args.bindings:
             assert binding.partition(" = ")[0] in SETTINGS, binding
         for kind in ("model", "method"):
             # A teacher's model is its server's.

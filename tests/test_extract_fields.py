@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from dss_jax.cli.extract_tables import ExtractionBar
+from dss_jax.cli.extraction import ExtractionBar
 from dss_jax.cli.main import main
 from dss_jax.core.registry import load_task
 from dss_jax.data import rows

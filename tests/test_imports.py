@@ -2,10 +2,16 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 SELDOM = (
+    "cli.tables",
+    "core.cluster",
+    "core.environment",
+    "core.sweep_config",
     "evaluate.ranking",
     "interop.hf",
     "interop.orbax_folder",
@@ -13,8 +19,15 @@ SELDOM = (
     "layouts.packed",
     "model.beam",
     "model.scoring",
+    "run.hosts",
+    "run.init_from",
+    "run.pictures",
 )
-"""Other formats of checkpoints, searches and layouts than a run's own: imported where used."""
+"""Other formats of checkpoints, searches and layouts than a run's own; what several
+processes, sweeps and T5X need; what is shown at the end: imported where used."""
+
+MAX_MODULES, MAX_LINES = 63, 9800
+"""Of this package."""
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +41,12 @@ def loaded() -> set[str]:
 def test_a_plain_run_does_not_load(name: str, loaded: set[str]) -> None:
     assert "dss_jax.evaluate.evaluator" in loaded
     assert f"dss_jax.{name}" not in loaded
+
+
+def test_a_plain_run_loads_little_of_the_package(loaded: set[str]) -> None:
+    specs = [find_spec(name) for name in loaded if name.startswith("dss_jax.")]
+    files = [
+        Path(str(spec.origin)) for spec in specs if spec and not spec.submodule_search_locations
+    ]
+    assert len(files) <= MAX_MODULES, sorted(file.stem for file in files)
+    assert sum(len(file.read_text().splitlines()) for file in files) <= MAX_LINES

@@ -116,8 +116,7 @@ def test_a_cell_of_a_sweep_finds_the_vocabulary_where_it_runs(source: Path, tmp_
     (tmp_path / "models" / "any.gin").write_text("T5Config.dropout_rate = 0.2\n")
     words = ["--tasks", "word_problems", "--models", "any", "--gin_search_paths", str(tmp_path)]
     words += ["--output_dir", str(tmp_path / "s"), "--init_from", str(source)]
-    args, rest = parser.parse_known_args(words)
-    grid = sweep_options.read_grid(args, rest, parser)
+    grid = sweep_options.read_grid(options.parse(parser, words))
     planned = sweep_options.resolve(grid, cells_of(grid.sweep)[1:2])[0]
     assert planned.run.vocabulary.path == str(source / "spiece.model")
     planned.hand_over()
@@ -125,7 +124,7 @@ def test_a_cell_of_a_sweep_finds_the_vocabulary_where_it_runs(source: Path, tmp_
     assert "Vocabulary.path = None\n" in file.read_text()
     parser = argparse.ArgumentParser()
     train.add_flags(parser)
-    resolved = options.resolve(*parser.parse_known_args(["--gin_file", str(file)]), parser)
+    resolved = options.resolve(options.parse(parser, ["--gin_file", str(file)]))
     assert resolved.run == planned.run
     assert resolved.run.model.emb_dim == CONFIG.emb_dim
 

@@ -14,8 +14,8 @@ from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.run import run_folder, score, single, teacher_run
-from dss_jax.run.facts import data_key
 from dss_jax.run.session import open_session
+from dss_jax.run.single import data_key
 
 
 def _run(folder: Path, method: config.Method, **sections: object) -> config.Run:

@@ -31,7 +31,7 @@ def test_a_configuration_survives_the_way_to_the_child() -> None:
         optimizer=config.Optimizer(clip_norm=float("inf")),
         train=config.Train(engine="t5x", output_dir="runs/x"),
     )
-    text = json.dumps(other_engine.as_json(run))
+    text = json.dumps(dataclasses.asdict(run))
     assert other_engine.run_from(json.loads(text)) == run
 
 

@@ -17,7 +17,7 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.evaluate import statistics
 from dss_jax.report import published, report
-from dss_jax.report.found_runs import find_runs
+from dss_jax.report.found_runs import View, find_runs
 from dss_jax.report.page import page_data
 
 STANDARD = {250: (40, 44, 42), 500: (50, 52, 54), 1000: (60, 62, 64)}
@@ -180,12 +180,14 @@ class TestTables:
         assert 40 < low < 60 < high < 80
 
     def test_few_seeds_are_marked(self, sweep: Path) -> None:
-        made = report.write(sweep, min_seeds=4)
+        made = report.write(sweep, view=View(min_seeds=4))
         assert all(cell.endswith("*") for row in made.tables[0].rows[:2] for cell in row[2:])
         assert "fewer than 4 seeds" in made.tables[0].note
 
     def test_validation_instead(self, sweep: Path) -> None:
-        assert report.write(sweep, split="validation").tables[0].title.endswith("validation, %")
+        assert (
+            report.write(sweep, view=View("validation")).tables[0].title.endswith("validation, %")
+        )
 
     def test_models_are_named_by_the_sweep(self, sweep: Path) -> None:
         cells = [
@@ -208,7 +210,7 @@ class TestTables:
 
     def test_published_numbers_are_marked_as_such(self, tmp_path: Path) -> None:
         write_run(tmp_path / "r", accuracy_of(70), task="cqa", method="dss")
-        made = report.write(tmp_path, with_published=True)
+        made = report.write(tmp_path, view=View(published=True))
         found = rows(made, "cqa: text accuracy")
         assert ("(dss, published)", "(220M)", "(63.29)") in found
         assert ("(teacher (PaLM 540B), published)", "(220M)", "(77.23)") in found
@@ -245,7 +247,7 @@ class TestFiles:
         assert runs[0]["folder"] == "standard/count_250/seed_0"
 
     def test_figures_show_each_point(self, sweep: Path) -> None:
-        made = report.write(sweep, min_seeds=4)
+        made = report.write(sweep, view=View(min_seeds=4))
         names = {f.name for f in made.files}
         assert {"by_data.png", "by_data.svg", "report.md"} <= names
         assert "by_size.png" not in names, "there is one model only"

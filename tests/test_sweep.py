@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dss_jax.cli import gin_config, sweep, sweep_options
+from dss_jax.cli import gin_config, options, sweep, sweep_options
 from dss_jax.cli.main import main
 from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
@@ -118,8 +118,8 @@ def test_flags_win_over_the_gin_file(tmp_path: Path) -> None:
     )
     parser = sweep_parser()
     words = ["--gin_file", str(file), "--fractions", "0.5", "--output_dir", "s"]
-    args, rest = parser.parse_known_args([*words, "--gin.Optimizer.learning_rate=0.1"])
-    grid = sweep_options.read_grid(args, rest, parser)
+    args = options.parse(parser, [*words, "--gin.Optimizer.learning_rate=0.1"])
+    grid = sweep_options.read_grid(args)
     assert grid.sweep.sizes == ((0.5, None),)
     planned = sweep_options.resolve(grid, [c for c in cells_of(grid.sweep) if c.model])
     run = planned[0].run
@@ -420,9 +420,9 @@ def test_a_killed_sweep_leaves_runs_that_are_not_started_twice(tmp_path: Path, c
 
 def test_time_to_the_end() -> None:
     times = sweep_plan.Times(Path("nowhere"))
-    assert sweep_plan.seconds_left(times, [], 5.0, 1) is None
+    assert times.to_the_end([], 5.0, 1) is None
     times.seconds, times.work = 10.0, 5.0
-    assert sweep_plan.seconds_left(times, [(10.0, 5.0)], 30.0, 2) == pytest.approx(30.0)
+    assert times.to_the_end([(10.0, 5.0)], 30.0, 2) == pytest.approx(30.0)
     # Scoring the teacher, which is nearly no work, says nothing of training.
     times._count(6.0, sweep_plan.TEACHER_WORK)
     assert (times.seconds, times.work) == (10.0, 5.0)

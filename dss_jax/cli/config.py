@@ -6,18 +6,12 @@ It takes every flag of `dss train`.
 """
 
 import argparse
-from collections.abc import Sequence
 
 from dss_jax.cli import options, train
 from dss_jax.core import config
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
-    train.add_flags(parser)
+add_flags = train.add_flags
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    print(config.to_gin(options.resolve(args, rest, parser).run), end="")
-    return 0
+def main(args: argparse.Namespace) -> None:
+    print(config.to_gin(options.resolve(args).run), end="")

@@ -8,11 +8,10 @@ A run folder is converted at its best checkpoint on validation; --checkpoint nam
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dss_jax.cli import options
+from dss_jax.cli.tables import print_table
 from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
@@ -21,32 +20,26 @@ from dss_jax.core.types import CHECKPOINT_FORMATS
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
-    formats = ", ".join(CHECKPOINT_FORMATS)
-    for flag, help_text in (
-        ("--from", f"format ({formats}) and folder to read, local, gs:// or s3://"),
-        ("--to", "format and folder to write, which must be new"),
-    ):
-        form: dict[str, Any] = {"nargs": 2, "metavar": ("FORMAT", "DIR"), "required": True}
-        parser.add_argument(flag, dest=f"{flag[2:]}_", help=help_text, **form)
-    parser.add_argument("--checkpoint", help="of a run folder: best (default), latest or a step")
-    parser.add_argument("--vocabulary", help="SentencePiece model, where the source has none")
-    parser.add_argument(
-        "--dtype", default="float32", help="of the tensors for hf: float32 (default), bfloat16"
-    )
+    form: dict[str, Any] = {"nargs": 2, "metavar": ("FORMAT", "DIR"), "required": True}
+    add = parser.add_argument
+    text = f"format ({', '.join(CHECKPOINT_FORMATS)}) and folder to read, local, gs:// or s3://"
+    add("--from", dest="from_", help=text, **form)
+    text = "format and folder to write, which must be new"
+    add("--to", help=text, **form)
+    add("--checkpoint", help="of a run folder: best (default), latest or a step")
+    add("--vocabulary", help="SentencePiece model, where the source has none")
+    text = "of the tensors for hf: float32 (default), bfloat16"
+    add("--dtype", default="float32", help=text)
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    options.gin_bindings(rest, parser)
-    (source_format, source), (target_format, target) = args.from_, args.to_
+def main(args: argparse.Namespace) -> None:
+    (source_format, source), (target_format, target) = args.from_, args.to
     for format in (source_format, target_format):
         among("format of a checkpoint", format, CHECKPOINT_FORMATS)
     among("--dtype", args.dtype, ("float32", "bfloat16"))
     if not storage.is_remote(target):
         check_new_folder(Path(target))
 
-    from dss_jax.cli.tables import number, print_table
     from dss_jax.core.digest import file_digest
     from dss_jax.data.vocabulary import resolve
     from dss_jax.interop.formats import read_weights, write_weights
@@ -71,7 +64,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     logits = "also gives the logits" if m.logits_via_embedding else "logits of their own"
     rows = {
         "read": weights.origin,
-        "parameters": number(count_parameters(dict(weights.leaves))),
+        "parameters": count_parameters(dict(weights.leaves)),
         "shape": f"{m.num_encoder_layers} + {m.num_decoder_layers} layers, width {m.emb_dim}, "
         f"{m.num_heads} heads of {m.head_dim}, feed-forward {m.mlp_dim} "
         f"({' x '.join(m.mlp_activations)})",
@@ -83,4 +76,3 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     print_table(title, ("", "value"), list(rows.items()), texts=True)
     for note in weights.notes:
         print(note)
-    return 0

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dss_jax.cli import gin_config, options, sweep
+from dss_jax.cli.tables import print_table
 from dss_jax.core import config, registry
 from dss_jax.core.sweep_config import TEACHER, Cell
 from dss_jax.core.types import DistillationTask
@@ -27,16 +28,13 @@ Runs = dict[Cell, config.Run]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
     parser.add_argument("--output_dir", default="runs/demo", help="default: runs/demo")
     parser.add_argument("--store_dir", help="folder of the token stores (also: DSS_STORE_DIR)")
-    parser.add_argument("--gin.NAME", metavar="VALUE", dest="gin_example", help="a binding")
+    options.add_gin_flags(parser, files=False)
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    bindings = options.gin_bindings(rest, parser)
-    bindings += options.flag_bindings(args, leave_out=("output_dir",))
+def main(args: argparse.Namespace) -> int:
+    bindings = args.bindings + options.flag_bindings(args, leave_out=("output_dir",))
     folder = Path(args.output_dir)
     runs = _runs(folder, bindings)
     task = registry.load_task(str(next(iter(runs.values())).task.name))
@@ -92,7 +90,6 @@ def _runs(folder: Path, bindings: Sequence[str]) -> Runs:
 
 
 def _part(task: config.Task, fraction: float) -> config.Task:
-    """A share of the data that the demo was given."""
     if task.train_count is not None:
         return replace(task, train_count=max(1, round(fraction * task.train_count)))
     return replace(task, train_fraction=fraction * task.train_fraction)
@@ -105,28 +102,25 @@ def _shown(task: config.Task) -> str:
 
 
 def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: DistillationTask) -> None:
-    from dss_jax.cli.tables import number, print_table
-    from dss_jax.run.curves import plot_curves
+    from dss_jax.run.pictures import plot_curves
 
     metric, last = task.scorer.name, list(runs.values())[-1]
-    rows = [
-        [
-            cell.method if cell.model else "simulated teacher",
-            _shown(runs[cell].task) if cell.model else "-",
-            *(number(one[split][metric]) for split in ("validation", "test")),
-            number(one["best_step"]) if cell.model else "-",
-        ]
-        for cell, one in results.items()
-    ]
+    rows = []
+    for cell, one in results.items():
+        scores = [one[split][metric] for split in ("validation", "test")]
+        if cell.model:
+            rows.append([cell.method, _shown(runs[cell].task), *scores, one["best_step"]])
+        else:
+            rows.append(["simulated teacher", None, *scores, None])
     print_table(
         f"{task.name}: {metric}, %, after {last.train.steps} steps",
         ("method", "data", "validation", "test", "best step"),
         rows[1:] + rows[:1],
         note="Generated problems, a simulated teacher, one seed, a tiny T5 trained from nothing.",
     )
-    students = {cell: run for cell, run in runs.items() if cell.model}
+    whole = [c for c, run in runs.items() if c.model and run.task == last.task]
     plot_curves(
-        [(c.method, folder / c.folder) for c, r in students.items() if r.task == last.task],
+        [(c.method, folder / c.folder) for c in whole],
         metric,
         folder / "curves.png",
         title=f"{task.name} (generated), all training examples, tiny T5 from nothing",

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from dss_jax.cli import options
 from dss_jax.core import environment
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.environment import Check
@@ -29,18 +28,15 @@ print(json.dumps([len(devices), devices[0].platform, kinds, jax.process_count()]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
-    parser.add_argument("--engine", help="jax, or t5x: that T5X must be able to run")
-    about = "how long JAX may take to find its devices (default 60)"
-    parser.add_argument("--device_seconds", type=int, default=60, help=about)
-    parser.add_argument(
-        "--api_key_env", default="OPENAI_API_KEY", help="variable with the key of your LLM server"
-    )
+    add = parser.add_argument
+    add("--engine", help="jax, or t5x: that T5X must be able to run")
+    text = "how long JAX may take to find its devices (default 60)"
+    add("--device_seconds", type=int, default=60, help=text)
+    text = "variable with the key of your LLM server"
+    add("--api_key_env", default="OPENAI_API_KEY", help=text)
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    options.gin_bindings(rest, parser)
+def main(args: argparse.Namespace) -> int:
     at_least("--device_seconds", args.device_seconds, 1)
     if args.engine is not None:
         among("--engine", args.engine, ENGINES)
@@ -56,7 +52,7 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     asked = args.engine == "t5x"
     _show("dss-jax", wanted)
     _show("T5X engine" + ("" if asked else " (optional)"), t5x)
-    wrong = [c for c in (*wanted, *(t5x if asked else ())) if c.problem]
+    wrong = [c for c in (wanted + t5x if asked else wanted) if c.problem]
     if any(c.problem for c in t5x):
         print(f"to install T5X: {environment.INSTALL_T5X}")
     print(f"{len(wrong)} thing(s) wrong" if wrong else "nothing is wrong")

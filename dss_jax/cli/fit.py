@@ -7,10 +7,10 @@ Nothing is allocated or compiled, and no accelerator is needed.
 """
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 
 from dss_jax.cli import gin_config, options
+from dss_jax.cli.tables import print_table
 from dss_jax.core import config
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError
@@ -25,35 +25,28 @@ FLAGS = {
     "dtype": "T5Config.dtype",
     "lora_rank": "Lora.rank",
 }
-"""Flag -> the gin binding that it is short for."""
+"""Flag -> the setting that it is short for."""
 
 PLANNED = ("Mesh.data", "Mesh.fsdp", "Mesh.model", "T5Config.remat_policy", "Train.microbatches")
 """What a plan decides."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
-    texts = {
-        "--model": "for example t5_1_1_xxl: gin_configs/models/",
-        "--device": f"{', '.join(DEVICES)} (default: a table of all)",
-        "--method": "dss: two rows an example (default); standard: one",
-        "--optimizer": "adamw (default) or adafactor",
-        "--dtype": "of activations: bfloat16 or float32 (default)",
-    }
-    numbers = {
-        "--batch": "examples a step, global (default: 64)",
-        "--input_length": "longest input, tokens (default: 1024)",
-        "--target_length": "longest target, tokens (default: 256)",
-        "--lora_rank": "0 is off (default)",
-    }
-    options.add_texts(parser, texts)
-    options.add_texts(parser, {"--count": "devices (default: 1)"}, type=int, default=1)
-    options.add_texts(parser, numbers, type=int)
+    add = parser.add_argument
+    add("--model", help="for example t5_1_1_xxl: gin_configs/models/")
+    add("--device", help=f"{', '.join(DEVICES)} (default: a table of all)")
+    add("--method", help="dss: two rows an example (default); standard: one")
+    add("--optimizer", help="adamw (default) or adafactor")
+    add("--dtype", help="of activations: bfloat16 or float32 (default)")
+    add("--count", type=int, default=1, help="devices (default: 1)")
+    add("--batch", type=int, help="examples a step, global (default: 64)")
+    add("--input_length", type=int, help="longest input, tokens (default: 1024)")
+    add("--target_length", type=int, help="longest target, tokens (default: 256)")
+    add("--lora_rank", type=int, help="0 is off (default)")
     options.add_gin_flags(parser)
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
+def main(args: argparse.Namespace) -> int:
     search = options.search_paths(args)
     if not args.model and not args.gin_file:
         known = ", ".join(sorted(gin_config.gin_names("models", search)))
@@ -62,20 +55,20 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     wanted = device(args.device) if args.device else None
     named = {"model": args.model, "method": args.method}
     files = [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
-    given = {flag: getattr(args, flag) for flag in FLAGS}
-    bindings = [f"{FLAGS[f]} = {value!r}" for f, value in given.items() if value is not None]
-    bindings += options.gin_bindings(rest, parser)
-    run = gin_config.load_run([options.BASE_GIN_FILE, *files, *args.gin_file], bindings, search)
+    given = {setting: getattr(args, flag) for flag, setting in FLAGS.items()}
+    bindings = [f"{name} = {value!r}" for name, value in given.items() if value is not None]
+    whole = [options.BASE_GIN_FILE, *files, *args.gin_file]
+    run = gin_config.load_run(whole, bindings + args.bindings, search)
     run = replace(run, model=replace(run.model, vocab_size=run.model.vocab_size or VOCAB_SIZE))
     title = (
         f"{args.model or args.gin_file[-1]}, {run.optimizer.name}, {run.model.dtype}, batch "
         f"{run.data.batch_size}, lengths {run.data.input_length} and {run.data.target_length}"
         + (f", LoRA of rank {run.lora.rank}" if run.lora.rank else "")
     )
-    if wanted is None:
-        _all_devices(title, run, args.count)
-        return 0
-    return _one_device(title, run, wanted, args.count)
+    if wanted is not None:
+        return _one_device(title, run, wanted, args.count)
+    _all_devices(title, run, args.count)
+    return 0
 
 
 def _gb(size: int) -> str:
@@ -86,26 +79,24 @@ def _flags(run: config.Run) -> str:
     """What to add to `dss train`; the settings that were asked for among it."""
     values = config.values_of(run)
     names = [n for n in (*FLAGS.values(), *PLANNED) if n != "Lora.rank" or run.lora.rank]
-    texts = (f"'\"{v}\"'" if isinstance(v := values[n], str) else str(v) for n in names)
-    return "\n".join(f"  --gin.{n}={text}" for n, text in zip(names, texts, strict=True))
+    texts = {n: f"'\"{v}\"'" if isinstance(v := values[n], str) else str(v) for n in names}
+    return "\n".join(f"  --gin.{name}={text}" for name, text in texts.items())
 
 
 def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
-    from dss_jax.cli.tables import print_table
     from dss_jax.train.plan import enough_devices, plan
 
     best = plan(run, wanted, count)
-    memory = best.memory
     parts = ("parameters", "gradients", "optimizer", "activations", "working", "total")
-    rows = [[name, _gb(getattr(memory, name))] for name in parts]
+    rows = [[name, _gb(getattr(best.memory, name))] for name in parts]
     rows.append(["usable", _gb(wanted.usable)])
     print(f"{title}: {count} x {wanted.title}")
     print_table("", ("on each device", "GB"), rows)
-    more = None if best.fits(wanted) else enough_devices(run, wanted, count)
     if best.fits(wanted):
         print("It fits. Add to dss train:")
         print(_flags(best.run))
         return 0
+    more = enough_devices(run, wanted, count)
     print(f"It does not fit: this is the least it takes, with {_shown(best.run)}.")
     if more is None:
         print("No number of these devices helps at this batch: try --batch, --lora_rank,")
@@ -122,7 +113,6 @@ def _shown(run: config.Run) -> str:
 
 
 def _all_devices(title: str, run: config.Run, count: int) -> None:
-    from dss_jax.cli.tables import print_table
     from dss_jax.train.plan import plan
     from dss_jax.train.step import boxed_state
 

@@ -9,73 +9,57 @@ are those of `dss sweep` in the same folder: what is there is used, and the same
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-from dss_jax.cli import options, sweep, sweep_options
+from dss_jax.cli import sweep, sweep_options
+from dss_jax.cli.tables import print_table
 from dss_jax.core import registry, storage
 from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
+from dss_jax.evaluate.statistics import mean
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.devices import Environment, slots
-from dss_jax.sweep.frontier import Found, search
+from dss_jax.sweep.frontier import Found, Question, draw, scores_of, search, write_json
 from dss_jax.sweep.plan import Planned
 from dss_jax.sweep.runner import Outcome
-
-if TYPE_CHECKING:
-    from dss_jax.sweep.frontier_files import Question
 
 FULL_STANDARD = "full_standard"
 DEFAULT_FRACTIONS = "0.0625,0.125,0.25,0.5,1"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
-    options.add_texts(parser, {"--task": "a task file's name: see `dss tasks`"})
-    options.add_texts(parser, {"--method": "default: dss"}, default="dss")
+    add = parser.add_argument
+    add("--task", help="a task file's name: see `dss tasks`")
+    add("--method", default="dss", help="default: dss")
     text = (
         "teacher (its labels' accuracy; default), full_standard (standard fine-tuning of the "
         "largest model on all data), or a number, per cent"
     )
-    options.add_texts(parser, {"--target": text}, default=TEACHER)
-    options.add_texts(parser, {"--split": "that decides (validation)"}, default="validation")
-    text = "also find how much less data larger models need"
-    parser.add_argument("--map", action="store_true", help=text)
+    add("--target", default=TEACHER, help=text)
+    add("--split", default="validation", help="that decides (validation)")
+    add("--map", action="store_true", help="also find how much less data larger models need")
     sweep_options.add_grid_flags(parser)
-    sweep_options.add_device_flags(parser)
 
 
 class Stopped(Exception):  # noqa: N818 - it may have been asked for
-    """The runs of a cell did not all end well."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__()
-        self.outcome = outcome
+    """The runs of a cell did not all end well; its one argument is the `Outcome`."""
 
 
 @dataclass
 class _Trainer:
-    """Trains cells of a sweep's folder."""
-
     grid: sweep_options.Grid
-    planned: dict[Cell, Planned]
     places: Sequence[Environment]
+    planned: dict[Cell, Planned] = field(default_factory=dict)
 
     def cells(self, model: str, fraction: float, method: str) -> list[Cell]:
-        """The seeds of a cell."""
         task, seeds = self.grid.sweep.tasks[0], self.grid.sweep.seeds
         return [Cell(task, method, model, fraction, None, seed) for seed in seeds]
 
     def scores(self, cells: Sequence[Cell], split: str) -> list[float]:
-        """Accuracies of the runs, which are trained where they are not done.
-
-        Raises:
-          Stopped: one has failed, or was stopped.
-          UsageError: they have no such split.
+        """Accuracies of the runs, which are trained where they are not done. Raises Stopped where
+        one did not end well, and UsageError where they have no such split.
         """
-        from dss_jax.sweep import frontier_files
-
         folder, planned = self.grid.folder, [self.planned[cell] for cell in cells]
         if self.grid.jobs(planned):
             whole = dict.fromkeys([*sweep_plan.cells_in(folder), *cells])
@@ -83,18 +67,15 @@ class _Trainer:
             outcome = sweep.train(self.grid, planned, self.places)
             if outcome.stopped or outcome.failed:
                 raise Stopped(outcome)
-        found = frontier_files.scores(folder, cells, split)
+        found = scores_of(folder, cells, split)
         if found is None:
             raise UsageError(f"{cells[0].task} has no {split} split: give another --split.")
         return found
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    grid = _read(args, rest, parser)
-    if storage.is_remote(args.output_dir):
-        raise UsageError(f"--output_dir {args.output_dir}: give a local folder.")
-    trainer = _Trainer(grid, {}, slots(args.devices, args.devices_per_run, args.jobs))
+def main(args: argparse.Namespace) -> int:
+    grid = _read(args)
+    trainer = _Trainer(grid, slots(args.devices, args.devices_per_run, args.jobs))
     cells = cells_of(grid.sweep)
     if args.target == TEACHER:
         cells.append(Cell(args.task, TEACHER))
@@ -106,21 +87,14 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     trainer.planned |= {one.cell: one for one in planned}
     try:
         question = _question(args, trainer)
-        found, tests = _search(trainer, question, args.map)
+        _answer(trainer, question, args.map)
     except Stopped as stop:
-        return sweep.ended(stop.outcome)
-    _report(trainer, question, found, tests)
+        outcome: Outcome = stop.args[0]
+        return sweep.ended(outcome)
     return 0
 
 
-def _read(
-    args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser
-) -> sweep_options.Grid:
-    """The grid of the search.
-
-    Raises:
-      UsageError: something is wrong or missing.
-    """
+def _read(args: argparse.Namespace) -> sweep_options.Grid:
     if args.task is None:
         raise UsageError("no task: give --task NAME.")
     among("--split", args.split, ("validation", "test"))
@@ -134,14 +108,14 @@ def _read(
         between("--target", target, 0, 100)
     args.tasks, args.methods = args.task, args.method
     args.fractions = args.fractions or DEFAULT_FRACTIONS
-    return sweep_options.read_grid(args, rest, parser)
+    grid = sweep_options.read_grid(args)
+    if storage.is_remote(args.output_dir):
+        raise UsageError(f"--output_dir {args.output_dir}: give a local folder.")
+    return grid
 
 
-def _question(args: argparse.Namespace, trainer: _Trainer) -> "Question":
+def _question(args: argparse.Namespace, trainer: _Trainer) -> Question:
     """What is searched for: the models in order, the target as a number."""
-    from dss_jax.evaluate.statistics import mean
-    from dss_jax.sweep.frontier_files import Question
-
     grid = trainer.grid.sweep
     sizes = {one.cell.model: one.model_size for one in trainer.planned.values()}
     models = tuple(sorted(grid.models, key=lambda model: sizes[model]))
@@ -154,94 +128,65 @@ def _question(args: argparse.Namespace, trainer: _Trainer) -> "Question":
         name = f"{models[-1]}, standard, all data"
     else:
         target, name = float(args.target), "the target"
+    metric = registry.load_task(args.task, args.task_dir).scorer.name
+    fractions = tuple(sorted(grid.fractions))
     return Question(
-        task=args.task,
-        method=args.method,
-        models=models,
-        fractions=tuple(sorted(grid.fractions)),
-        seeds=grid.seeds,
-        split=args.split,
-        target=target,
-        target_name=name,
-        metric=registry.load_task(args.task, args.task_dir).scorer.name,
+        args.task, args.method, models, fractions, grid.seeds, args.split, target, name, metric
     )
 
 
-def _search(
-    trainer: _Trainer, question: "Question", whole_map: bool
-) -> tuple[Found, dict[str, list[float]]]:
-    """Trains what the search asks for. Returns what it has found, and model -> accuracies on test
-    of its least data, one a seed.
-    """
-    from dss_jax.evaluate.statistics import mean
-    from dss_jax.sweep import frontier_files
+def _answer(trainer: _Trainer, question: Question, whole_map: bool) -> None:
+    """Trains what the search asks for, and says and writes what it has found."""
+    folder, split = trainer.grid.folder, question.split
 
-    folder = trainer.grid.folder
-
-    def cells(model: str, fraction: float) -> list[Cell]:
-        return trainer.cells(model, fraction, question.method)
+    def there(model: str, fraction: float, split: str) -> list[float]:
+        cells = trainer.cells(model, fraction, question.method)
+        return scores_of(folder, cells, split) or []
 
     def accuracy(model: str, fraction: float) -> float:
-        return mean(trainer.scores(cells(model, fraction), question.split)).value
-
-    known = {
-        (model, fraction): mean(values).value
-        for model in question.models
-        for fraction in question.fractions
-        if (values := frontier_files.scores(folder, cells(model, fraction), question.split))
-    }
-    print(
-        f"{question.task}, {question.method}: {question.target_name}, {question.target:.2f} on "
-        f"{question.split}; models from the smallest: {', '.join(question.models)}"
-    )
+        return mean(trainer.scores(trainer.cells(model, fraction, question.method), split)).value
 
     def tried(found: Found) -> None:
         one = found.path[-1]
-        frontier_files.write_json(folder, question, found, {}, complete=False)
+        write_json(folder, question, found)
         verb = "reaches it" if one.reached else "does not"
         print(f"{one.model}, {100 * one.fraction:g} % of the data: {one.accuracy:.2f} {verb}")
 
-    found = search(
-        question.models,
-        question.fractions,
-        question.target,
-        accuracy,
-        known=known,
-        whole_map=whole_map,
-        tried=tried,
+    models, fractions, target = question.models, question.fractions, question.target
+    pairs = [(model, fraction) for model in models for fraction in fractions]
+    known = {pair: mean(values).value for pair in pairs if (values := there(*pair, split))}
+    print(
+        f"{question.task}, {question.method}: {question.target_name}, {target:.2f} on {split}; "
+        f"models from the smallest: {', '.join(models)}"
     )
-    tests = {m: frontier_files.scores(folder, cells(m, f), "test") for m, f in found.least.items()}
-    return found, {model: values or [] for model, values in tests.items()}
+    found = search(
+        models, fractions, target, accuracy, known=known, whole_map=whole_map, tried=tried
+    )
+    _print_path(question, found)
+    tests = {model: there(model, fraction, "test") for model, fraction in found.least.items()}
+    write_json(folder, question, found, tests)
+    if not found.least:
+        print(f"no model reaches {target:.2f} with these data.")
+    for model, fraction in found.least.items():
+        test = ""
+        if tests[model]:
+            value, error, _ = mean(tests[model])
+            test = f"; on test {value:.2f}" + (f" +- {error:.2f}" if error is not None else "")
+        print(f"{model} reaches it with {100 * fraction:g} % of the data{test}")
+    print(f"picture: {draw(folder, question, found)}")
 
 
-def _report(
-    trainer: _Trainer, question: "Question", found: Found, tests: dict[str, list[float]]
-) -> None:
-    from dss_jax.cli.tables import number, print_table
-    from dss_jax.evaluate import statistics
-    from dss_jax.sweep import frontier_files
-
-    folder = trainer.grid.folder
+def _print_path(question: Question, found: Found) -> None:
     rows = []
     for i, t in enumerate(found.path, 1):
         reached, known = "yes" if t.reached else "no", "there before" if t.known else "trained"
-        data = f"{100 * t.fraction:g} %"
-        rows.append([str(i), t.model, data, number(t.accuracy), reached, known])
+        rows.append([str(i), t.model, f"{100 * t.fraction:g} %", t.accuracy, reached, known])
     columns = ("", "model", "data", question.split, "reached", "")
-    print_table(f"the search for {question.target_name}, {question.target:.2f}", columns, rows)
+    title = f"the search for {question.target_name}, {question.target:.2f}"
+    print_table(title, columns, rows)
     for dip in found.dips:
         print(
             f"{dip.model}: {dip.fall:.2f} points lower with {100 * dip.more:g} % of the data than "
             f"with {100 * dip.less:g} %. The search takes for granted that more data is better: "
             "more seeds, or dss sweep over all fractions, would tell."
         )
-    frontier_files.write_json(folder, question, found, tests, complete=True)
-    if not found.least:
-        print(f"no model reaches {question.target:.2f} with these data.")
-    for model, fraction in found.least.items():
-        test = ""
-        if tests[model]:
-            mean, error, _ = statistics.mean(tests[model])
-            test = f"; on test {mean:.2f}" + (f" +- {error:.2f}" if error is not None else "")
-        print(f"{model} reaches it with {100 * fraction:g} % of the data{test}")
-    print(f"picture: {frontier_files.draw(folder, question, found)}")

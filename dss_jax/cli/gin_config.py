@@ -12,24 +12,30 @@ import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gin import config_parser
 
-from dss_jax.core import config, storage, sweep_config
+from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError, nearest, unknown_name
 from dss_jax.core.paths import shipped
 
 log = logging.getLogger(__name__)
 
-SECTIONS: dict[str, type] = {**config.SECTIONS, "Sweep": sweep_config.Sweep}
-"""Name in gin files -> class: of a run, and the grid of `dss sweep`, which a run passes over."""
+if TYPE_CHECKING:
+    from dss_jax.core.sweep_config import Sweep
 
-SETTINGS = [*config.SETTINGS, *(f"Sweep.{f.name}" for f in fields(sweep_config.Sweep))]
-"""Everything that can be bound."""
+SECTIONS = (*config.SECTIONS, "Sweep")
+"""Names in gin files: of what a run has, and of the grid of `dss sweep`, which it passes over."""
 
 _NAMES_OF_T5X = {"INITIAL_CHECKPOINT_PATH": "Train.init_from", "MODEL_DIR": "Train.output_dir"}
 """Macros of T5X's gin files -> the setting here, where the name itself does not tell."""
+
+
+def settings() -> list[str]:
+    from dss_jax.core.sweep_config import Sweep
+
+    return [*config.SETTINGS, *(f"Sweep.{f.name}" for f in fields(Sweep))]
 
 
 def search_paths(extra: Iterable[str | Path] = ()) -> list[Path]:
@@ -47,11 +53,7 @@ def gin_names(folder: str, extra: Iterable[str | Path] = ()) -> dict[str, Path]:
 
 
 def named_file(kind: str, name: str, extra: Iterable[str | Path] = ()) -> Path:
-    """The gin file `<kind>s/<name>.gin`.
-
-    Raises:
-      UsageError: there is none; the message names the nearest.
-    """
+    """The gin file `<kind>s/<name>.gin`; raises UsageError with the nearest where there is none."""
     known = gin_names(f"{kind}s", extra)
     if name not in known:
         raise unknown_name(kind, name, known)
@@ -60,31 +62,26 @@ def named_file(kind: str, name: str, extra: Iterable[str | Path] = ()) -> Path:
 
 @dataclass(frozen=True)
 class Settings:
-    """What gin files and bindings give, not checked yet.
-
-    Attributes:
-      values: "Train.steps" -> value.
-    """
+    """What gin files and bindings give, "Train.steps" -> value, not checked yet."""
 
     values: dict[str, Any]
 
-    def of(self, section: str) -> dict[str, Any]:
-        """Field -> value of a section."""
-        head = f"{section}."
-        return {n.removeprefix(head): v for n, v in self.values.items() if n.startswith(head)}
+    def _made(self, section: type) -> Any:
+        head = f"{section.__name__}."
+        own = {n.removeprefix(head): v for n, v in self.values.items() if n.startswith(head)}
+        return section(**own)
 
     def run(self) -> config.Run:
-        """The checked configuration.
+        """The checked configuration. Raises UsageError with what is allowed for a wrong value."""
+        names = (f.name for f in fields(config.Run))
+        made = map(self._made, config.SECTIONS.values())
+        return config.Run(**dict(zip(names, made, strict=True)))
 
-        Raises:
-          UsageError: a value is wrong; the message says what is allowed.
-        """
-        sections = [section(**self.of(name)) for name, section in config.SECTIONS.items()]
-        return config.Run(**dict(zip((f.name for f in fields(config.Run)), sections, strict=True)))
-
-    def sweep(self) -> sweep_config.Sweep:
+    def sweep(self) -> "Sweep":
         """The grid; what is said of runs is passed over. Raises UsageError as `run`."""
-        return sweep_config.Sweep(**self.of("Sweep"))
+        from dss_jax.core.sweep_config import Sweep
+
+        return self._made(Sweep)
 
 
 def read(
@@ -115,36 +112,28 @@ def load_run(
     bindings: Sequence[str] = (),
     extra_search_paths: Iterable[str | Path] = (),
 ) -> config.Run:
-    """The checked configuration that gin files and bindings give: see `read` and `Settings.run`."""
     return read(files, bindings, extra_search_paths).run()
 
 
 class _Reference(NamedTuple):
-    """What stands for a value: a macro, %NAME, or a function, which none of our settings takes."""
+    """What stands for a value: a macro, %NAME, or a function, @NAME, which no setting takes."""
 
+    sign: str
     name: str
-    shown: str
-    is_macro: bool
 
 
 class _Delegate(config_parser.ParserDelegate):  # type: ignore[misc]  # gin has no types
-    """What gin's parser makes of references."""
-
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Reference:
-        shown = f"@{scoped_configurable_name}{'()' if evaluate else ''}"
-        return _Reference(scoped_configurable_name, shown, False)
+        return _Reference("@", f"{scoped_configurable_name}{'()' if evaluate else ''}")
 
     def macro(self, macro_name: str) -> _Reference:
-        return _Reference(macro_name, f"%{macro_name}", True)
+        return _Reference("%", macro_name)
 
 
 @dataclass
 class _Reader:
-    """Collects bindings.
-
-    Attributes:
-      folders: where files are looked up.
-      plain: whether files may only bind settings to values.
+    """Collects bindings, of files in the folders; where it is `plain`, these may only bind settings
+    to values.
     """
 
     folders: Sequence[str | Path]
@@ -155,21 +144,19 @@ class _Reader:
     _open: list[Path] = field(default_factory=list)
 
     def settings(self, files: Sequence[str | Path], bindings: Sequence[str]) -> Settings:
-        """Everything with its macros filled in."""
         for file in files:
             self.file(file)
         self.plain = False
         for binding in bindings:
             self.text(binding, f"in {binding!r}")
-        values = {n: self._filled(value, place) for n, (value, place) in self._values.items()}
+        values = {n: self._filled(n, *bound) for n, bound in self._values.items()}
         for name in self._macros.keys() - self._used:
             raise _without_effect(name, self._macros[name][1])
         return Settings(values)
 
     def file(self, name: str | Path) -> None:
         """Reads a file, and what it includes."""
-        if storage.is_remote(name):
-            name = storage.local_file(name)
+        name = storage.local_file(name) if storage.is_remote(name) else name
         found = next((p for d in self.folders if (p := Path(d) / name).is_file()), None)
         if found is None:
             looked = ", ".join(["the path itself", *map(str, self.folders[1:])])
@@ -214,42 +201,28 @@ class _Reader:
         name = config.RENAMED.get(old, old)
         if name != old:
             log.warning("%s is called %s now (%s)", old, name, place)
-        if name not in SETTINGS:
-            names = [s for s in SETTINGS if s.startswith(f"{found.selector}.")]
+        if name not in config.SETTINGS and name not in settings():
+            names = [s for s in settings() if s.startswith(f"{found.selector}.")]
             raise UsageError(f"{unknown_name('setting', name, names)} ({place})")
-        self._values[name] = self._plain_value(name, found.value, place), place
+        self._values[name] = found.value, place
 
-    def _plain_value(self, name: str, value: Any, place: str) -> Any:
-        for reference in _references(value):
-            if self.plain or not reference.is_macro:
-                raise UsageError(f"{name} must be a value, not {reference.shown} ({place})")
-        return value
-
-    def _filled(self, value: Any, place: str, within: tuple[str, ...] = ()) -> Any:
+    def _filled(self, what: str, value: Any, place: str, within: tuple[str, ...] = ()) -> Any:
+        """The value of a setting or a macro with what its macros stand for."""
         if isinstance(value, _Reference):
-            name = value.name
+            sign, name = value
+            if sign == "@":
+                raise UsageError(f"{what} must be a value, not @{name} ({place})")
             if name not in self._macros:
                 raise UsageError(f"{unknown_name('macro', name, self._macros)} ({place})")
             if name in within:
                 raise UsageError(f"the macro {name} stands for itself ({place})")
             self._used.add(name)
-            inner, own_place = self._macros[name]
-            inner = self._plain_value(f"the macro {name}", inner, own_place)
-            return self._filled(inner, own_place, (*within, name))
+            return self._filled(f"the macro {name}", *self._macros[name], (*within, name))
         if isinstance(value, dict):
-            pairs = self._filled(list(value.items()), place, within)
-            return dict(pairs)
+            return dict(self._filled(what, list(value.items()), place, within))
         if isinstance(value, list | tuple):
-            return type(value)(self._filled(v, place, within) for v in value)
+            return type(value)(self._filled(what, v, place, within) for v in value)
         return value
-
-
-def _references(value: Any) -> Iterator[_Reference]:
-    if isinstance(value, _Reference):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for one in value.items() if isinstance(value, dict) else value:
-            yield from _references(one)
 
 
 def _check_section(scope: str, section: str, place: str) -> None:
@@ -263,12 +236,15 @@ def _check_section(scope: str, section: str, place: str) -> None:
 
 def _without_effect(name: str, place: str) -> UsageError:
     """The error for a macro that nothing uses: most likely a setting without its section."""
+    fields_of = {s: s.partition(".")[2] for s in settings()}
     bare = name.lower().replace("_", "")
-    alike = {s: s.lower().replace("_", "").replace(".", "") for s in SETTINGS}
-    same = [s for s in SETTINGS if s.partition(".")[2] == name.lower() or alike[s] == bare]
-    known = _NAMES_OF_T5X.get(name)
-    near = nearest(name, [s.partition(".")[2] for s in SETTINGS]) if not (same or known) else None
-    found = [known] if known else same or [s for s in SETTINGS if s.partition(".")[2] == near]
+    alike = {s for s in fields_of if s.lower().replace("_", "").replace(".", "") == bare}
+    found = [s for s, own in fields_of.items() if own == name.lower() or s in alike]
+    if not found:
+        near = nearest(name, fields_of.values())
+        found = [s for s, own in fields_of.items() if own == near]
+    if name in _NAMES_OF_T5X:
+        found = [_NAMES_OF_T5X[name]]
     hint = f" Did you mean {' or '.join(found)}?" if found else ""
     return UsageError(
         f"{name} = ... has no effect: it is no setting, and no value uses it as %{name}.{hint} "

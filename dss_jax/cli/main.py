@@ -7,7 +7,7 @@ from importlib import import_module
 
 from dss_jax import __version__
 from dss_jax.core import log
-from dss_jax.core.errors import Diverged, UsageError, nearest
+from dss_jax.core.errors import Diverged, UsageError, unknown_name
 
 COMMANDS = {
     "train": "train a student, and score it",
@@ -26,9 +26,8 @@ COMMANDS = {
     "doctor": "check this installation: versions, devices, the T5X engine",
     "demo": "both methods on the embedded data set, by its share: a table and curves",
 }
-"""Command -> what it does. Each is a module of this folder with `add_flags` and `main`."""
-
-INTERRUPTED = 130
+"""Command -> what it does. Each is a module here with `add_flags(parser)` and `main(args)`, which
+may give an exit status."""
 
 
 def _help() -> str:
@@ -55,24 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, rest = given[0], given[1:]
     try:
         if name not in COMMANDS:
-            near = nearest(name, COMMANDS)
-            hint = f" Did you mean {near!r}?" if near else ""
-            raise UsageError(f"unknown command {name!r}.{hint} Known: {', '.join(COMMANDS)}.")
+            raise unknown_name("command", name, COMMANDS)
+        from dss_jax.cli import options
+
         module = import_module(f"dss_jax.cli.{name}")
-        parser = argparse.ArgumentParser(
-            prog=f"dss {name}", description=module.__doc__, allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        parser = argparse.ArgumentParser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
         module.add_flags(parser)
-        args, unknown = parser.parse_known_args(rest)
+        args = options.parse(parser, rest)
         with log.shown():
-            return module.main(args, unknown, parser)
+            return module.main(args) or 0
     except (UsageError, Diverged) as error:
         print(f"dss: error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print("dss: stopped", file=sys.stderr)
-        return INTERRUPTED
+        return 130
     except BrokenPipeError:
         # The reader (head, less) has gone; Python would complain again at exit.
         sys.stdout = None  # type: ignore[assignment]

@@ -1,13 +1,12 @@
 """Flags that the commands share, and how they become a checked configuration."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dss_jax.cli import gin_config
-from dss_jax.core import cluster, config, processes, registry
+from dss_jax.core import config, processes, registry
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.types import DistillationTask
 
@@ -29,151 +28,133 @@ BOUND_FLAGS = {
     "use_cached": "Task.use_cached",
     "seqio_additional_cache_dirs": "Task.seqio_cache_dirs",
 }
-"""Flag -> the gin binding that it is short for."""
+"""Flag -> the setting that it is short for."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A checked configuration.
-
-    Attributes:
-      run: the configuration.
-      task: that it names; None: a SeqIO task of the user's.
-      task_dirs: folders with task files of the user's.
-      vocabulary: the path that was given for it; `run` may have the checkpoint's in its place, on
-        this machine.
+    """A checked configuration, the task that it names (None: a SeqIO task of the user's), and the
+    path that was given for the vocabulary: `run` may have the checkpoint's, on this machine.
     """
 
     run: config.Run
     task: DistillationTask | None
-    task_dirs: tuple[str, ...]
     vocabulary: str | None
 
 
-def add_texts(parser: argparse.ArgumentParser, flags: Mapping[str, str], **same: Any) -> None:
-    """Adds flags with a value: "--fractions X,Y" -> help; `same` goes to `add_argument` of each."""
-    for flag, text in flags.items():
-        name, _, metavar = flag.partition(" ")
-        parser.add_argument(name, metavar=metavar or None, help=text, **same)
-
-
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that say which data."""
-    flags = {
-        "--data_dir": "folder of the data (also: DSS_DATA_DIR); all paths: gs:// or s3:// too",
-        "--vocabulary": "SentencePiece model: a file, or https://",
-        "--store_dir": "folder of the token stores (also: DSS_STORE_DIR)",
-    }
-    add_texts(parser, flags)
-    own = {"--task_dir": "a folder with task files of yours"}
-    add_texts(parser, own, action="append", default=[])
+    add = parser.add_argument
+    add("--data_dir", help="folder of the data (also: DSS_DATA_DIR); all paths: gs:// or s3:// too")
+    add("--vocabulary", help="SentencePiece model: a file, or https://")
+    add("--store_dir", help="folder of the token stores (also: DSS_STORE_DIR)")
+    add("--task_dir", action="append", default=[], help="a folder with task files of yours")
 
 
 def add_rationales_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag that says whose teacher text."""
     text = "records of `dss extract`, in place of the data's own teacher text; several: A,B"
-    add_texts(parser, {"--rationales FILE": text})
+    parser.add_argument("--rationales", metavar="FILE", help=text)
 
 
-def add_gin_flags(parser: argparse.ArgumentParser) -> None:
-    """T5X's flags for gin."""
-    add_texts(parser, {"--gin_file": "read after the others"}, action="append", default=[])
-    search = {"--gin_search_paths": "folders with gin files, separated by commas"}
-    add_texts(parser, search, default="")
-    add_texts(parser, {"--gin.NAME VALUE": "a binding: --gin.Train.steps=300"}, dest="gin_example")
+def add_gin_flags(parser: argparse.ArgumentParser, files: bool = True) -> None:
+    """T5X's flags for gin; without `files`, that for a setting alone."""
+    add = parser.add_argument
+    if files:
+        add("--gin_file", action="append", default=[], help="read after the others")
+        search = "folders with gin files, separated by commas"
+        add("--gin_search_paths", default="", help=search)
+    text = "a setting: --gin.Train.steps=300"
+    add("--gin.NAME", metavar="VALUE", dest="bindings", default=[], help=text)
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
     """T5X's flags for several processes, and other programs' names for them."""
+    add = parser.add_argument
     text = "of process 0, where several processes run this together: docs/multi_host.md"
-    add_texts(parser, {"--coordinator_address HOST:PORT": text})
+    add("--coordinator_address", metavar="HOST:PORT", help=text)
     text = "how many processes; 1: alone, whatever the cluster says"
-    parser.add_argument("--process_count", "--num_processes", type=int, metavar="N", help=text)
+    add("--process_count", "--num_processes", type=int, metavar="N", help=text)
     text = "which of them this is, from 0; srun, mpirun and TPU pods tell it themselves"
-    parser.add_argument("--process_index", "--process_id", type=int, metavar="I", help=text)
-    parser.add_argument(
-        "--multiprocess_gpu", action="store_true", help="fail where no other process is found"
-    )
-    seconds = processes.START_SECONDS
-    text = f"how long the processes wait for each other ({seconds})"
-    add_texts(parser, {"--initialization_timeout SECONDS": text}, type=int, default=seconds)
+    add("--process_index", "--process_id", type=int, metavar="I", help=text)
+    add("--multiprocess_gpu", action="store_true", help="fail where no other process is found")
+    most = processes.START_SECONDS
+    text = f"how long the processes wait for each other ({most})"
+    add("--initialization_timeout", metavar="SECONDS", type=int, default=most, help=text)
 
 
 def start_processes(args: argparse.Namespace) -> None:
     """Finds out whether there are several processes, and connects them. Comes before anything that
     reads a checkpoint, for that starts the devices.
     """
-    found = cluster.find(
-        args.coordinator_address,
-        args.process_count,
-        args.process_index,
-        required=args.multiprocess_gpu,
-    )
+    from dss_jax.core import cluster
+
+    given = args.coordinator_address, args.process_count, args.process_index
+    found = cluster.find(*given, required=args.multiprocess_gpu)
     processes.start(found, args.initialization_timeout)
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that name a whole run."""
-    extra = "a task whose rows are trained on too, with the teacher's labels; several: A,B"
-    flags = {
-        "--task": "a task file's name: see `dss tasks`",
-        "--extra_task NAME": extra,
-        "--method": "a file of gin_configs/methods (default: dss)",
-        "--model": "for example t5_1_1_base: gin_configs/models/",
-        "--init_from": "checkpoint to start from: Hugging Face, Orbax or T5X; gives the model",
-        "--engine": "what runs the loop: jax (default), or t5x: docs/t5x.md",
-        "--output_dir": "where the run writes, and goes on from",
-        "--store": "one token store to use as it is",
-        "--mixture_or_task_name": "a SeqIO task or mixture of yours",
-        "--mixture_or_task_module": "the Python module that registers it",
-        "--seqio_additional_cache_dirs DIR,DIR": "where such caches are",
-    }
-    add_texts(parser, flags)
+    add = parser.add_argument
+    add("--task", help="a task file's name: see `dss tasks`")
+    text = "a task whose rows are trained on too, with the teacher's labels; several: A,B"
+    add("--extra_task", metavar="NAME", help=text)
+    add("--method", help="a file of gin_configs/methods (default: dss)")
+    add("--model", help="for example t5_1_1_base: gin_configs/models/")
+    add("--init_from", help="checkpoint to start from: Hugging Face, Orbax or T5X; gives the model")
+    add("--engine", help="what runs the loop: jax (default), or t5x: docs/t5x.md")
+    add("--output_dir", help="where the run writes, and goes on from")
+    add("--store", help="one token store to use as it is")
+    add("--mixture_or_task_name", help="a SeqIO task or mixture of yours")
+    add("--mixture_or_task_module", help="the Python module that registers it")
+    add("--seqio_additional_cache_dirs", metavar="DIR,DIR", help="where such caches are")
     text = "read it from the cache that seqio_cache_tasks has written"
-    parser.add_argument("--use_cached", action="store_true", default=None, help=text)
+    add("--use_cached", action="store_true", default=None, help=text)
     add_data_flags(parser)
     add_rationales_flag(parser)
     add_gin_flags(parser)
 
 
-def gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """`--gin.NAME=value` flags -> bindings.
-
-    Raises:
-      UsageError: a flag is none of the parser's.
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command; its `bindings` are the settings: "Train.steps = 300" for
+    `--gin.Train.steps=300`. Raises UsageError for what the command does not take.
     """
+    args, rest = parser.parse_known_intermixed_args(words)
     bindings = []
     for flag in rest:
-        if flag.startswith("--gin."):
-            name, separator, value = flag.removeprefix("--gin.").partition("=")
-            if not separator:
-                raise UsageError(f"{flag} needs a value: --gin.{name}=VALUE.")
-            bindings.append(f"{name} = {value}")
-        else:
+        if not flag.startswith("--gin."):
             known = [o for action in parser._actions for o in action.option_strings]
             near = nearest(flag.partition("=")[0], known)
             hint = f" Did you mean {near}?" if near else ""
             raise UsageError(f"unknown argument {flag!r}.{hint} See {parser.prog} --help.")
-    return bindings
+        name, separator, value = flag.removeprefix("--gin.").partition("=")
+        if not separator:
+            raise UsageError(f"{flag} needs a value: --gin.{name}=VALUE.")
+        bindings.append(f"{name} = {value}")
+    if bindings and not hasattr(args, "bindings"):
+        raise UsageError(f"{parser.prog} takes no gin settings, such as {bindings[0]!r}.")
+    args.bindings = bindings
+    return args
 
 
 def flag_bindings(args: argparse.Namespace, leave_out: Sequence[str] = ()) -> list[str]:
-    """Flags that were given -> the bindings they are short for."""
+    """Flags that were given -> the settings they are short for."""
     given = {f: getattr(args, f, None) for f in BOUND_FLAGS if f not in leave_out}
     return [f"{BOUND_FLAGS[f]} = {value!r}" for f, value in given.items() if value is not None]
 
 
+def split_of(name: str) -> str:
+    """A split's name here; "valid" is what others call validation."""
+    return "validation" if name == "valid" else name
+
+
 def search_paths(args: argparse.Namespace) -> list[str]:
-    """The folders that --gin_search_paths names."""
     return [p for p in args.gin_search_paths.split(",") if p]
 
 
-def resolve(
-    args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser
-) -> Resolved:
+def resolve(args: argparse.Namespace) -> Resolved:
     """Flags -> checked configuration; see `named_run`."""
     method = args.method or ("standard" if args.mixture_or_task_name else None)
-    bindings = flag_bindings(args) + gin_bindings(rest, parser)
+    bindings = flag_bindings(args) + args.bindings
     return named_run(args, args.task, method, args.model, bindings, args.needs_model)
 
 
@@ -185,14 +166,8 @@ def named_run(
     bindings: Sequence[str],
     needs_model: bool = True,
 ) -> Resolved:
-    """The checked configuration of a run. Later ones win: base, model, method, task, `--gin_file`s,
-    bindings.
-
-    Args:
-      args: has --task_dir, --gin_file and --gin_search_paths.
-      task, method, model: names.
-      bindings: "Train.steps = 300".
-      needs_model: whether a run that trains must say which model.
+    """The checked configuration of a run, from names, --task_dir, --gin_file and --gin_search_paths
+    of the flags, and bindings. Later ones win: base, model, method, task, files, bindings.
 
     Raises:
       UsageError: a name or a value is wrong, or differs from that of `--init_from`.
@@ -202,8 +177,8 @@ def named_run(
     search = search_paths(args)
     search += [str(Path(d).absolute().parent / "gin_configs") for d in folders]
     files: list[str | Path] = [BASE_GIN_FILE]
-    files += [gin_config.named_file("model", model, search)] if model else []
-    files += [gin_config.named_file("method", method, search)] if method else []
+    named = {"model": model, "method": method}
+    files += [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
     if task:
         registry.load_task(task, args.task_dir)
         own = gin_config.gin_names("tasks", search).get(task)
@@ -223,4 +198,4 @@ def named_run(
         from dss_jax.run.init_from import with_checkpoint
 
         run = with_checkpoint(run, settings.values.keys())
-    return Resolved(run, found, tuple(args.task_dir), given)
+    return Resolved(run, found, given)

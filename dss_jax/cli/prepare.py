@@ -8,7 +8,6 @@ The store can be copied to a machine without TensorFlow and used there with --st
 
 import argparse
 import importlib.util
-from collections.abc import Sequence
 from typing import Any
 
 from dss_jax.cli import options
@@ -18,44 +17,30 @@ from dss_jax.core.errors import UsageError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
     options.add_run_flags(parser)
-    parser.add_argument("--beam", action="store_true", help="with Apache Beam, on many machines")
-    parser.add_argument(
-        "--pipeline_options",
-        default="--runner=DirectRunner",
-        metavar="A,B",
-        help="of Beam, separated by commas, as seqio_cache_tasks takes them",
-    )
-    parser.add_argument("--temp_dir", help="for Beam's parts: a folder that all workers can write")
-    parser.add_argument(
-        "--rows_per_part", type=int, default=20_000, help="that a worker of Beam takes (20000)"
-    )
+    add = parser.add_argument
+    add("--beam", action="store_true", help="with Apache Beam, on many machines")
+    text = "of Beam, separated by commas, as seqio_cache_tasks takes them"
+    add("--pipeline_options", default="--runner=DirectRunner", metavar="A,B", help=text)
+    add("--temp_dir", help="for Beam's parts: a folder that all workers can write")
+    text = "that a worker of Beam takes (20000)"
+    add("--rows_per_part", type=int, default=20_000, help=text)
     parser.set_defaults(needs_model=False)
 
 
 def _beam(args: argparse.Namespace, task: config.Task) -> dict[str, Any]:
-    """How Beam shall work.
-
-    Raises:
-      UsageError: it is not installed, or is asked for what SeqIO has cached already.
-    """
+    """How Beam shall work. Raises UsageError where it cannot."""
     if importlib.util.find_spec("apache_beam") is None:
         raise UsageError('--beam needs Apache Beam: pip install "dss-jax[beam]".')
     at_least("--rows_per_part", args.rows_per_part, 1)
     if task.use_cached:
         raise UsageError("--use_cached rows are tokenised already: leave --beam out.")
-    return {
-        "pipeline_options": [o for o in args.pipeline_options.split(",") if o],
-        "temp_dir": args.temp_dir,
-        "rows": args.rows_per_part,
-    }
+    flags = [o for o in args.pipeline_options.split(",") if o]
+    return {"pipeline_options": flags, "temp_dir": args.temp_dir, "rows": args.rows_per_part}
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
-    resolved = options.resolve(args, rest, parser)
-    run = resolved.run
+def main(args: argparse.Namespace) -> None:
+    run = options.resolve(args).run
 
     from dss_jax.data.prepare import ensure_store
     from dss_jax.layouts.summary import report_cuts
@@ -63,11 +48,10 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     # Stores of extra tasks are made for those who train.
     need = ("train",) if run.task.extra_tasks else ()
     beam = _beam(args, run.task) if args.beam else None
-    dirs = resolved.task_dirs
+    dirs = args.task_dir
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=dirs, need=need, beam=beam)
     for one in (store, *store.extras):
         for name in one.splits:
             print(f"{name}: {len(one.split(name)):,} rows")
         report_cuts(one, run.data)
         print(f"token store: {one.path}")
-    return 0

@@ -10,7 +10,7 @@ dss records export FILE ... --to DIR [--name NAME] [--version 1.0.0]
 import argparse
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from dss_jax.cli import options
 from dss_jax.cli.tables import number, print_table, terminal
 from dss_jax.core import registry
 from dss_jax.core.checks import among, at_least
@@ -36,7 +35,6 @@ PROVENANCE = "teacher endpoint date terms prices prompt_sha256 sampling totals"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
     add = parser.add_argument
     add("action", help="stats, show, filter, merge or export")
     files = "a record file; merge: two or more; export: one a split"
@@ -70,15 +68,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--version", default="1.0.0", help="export: of the data set (default: 1.0.0)")
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
+def main(args: argparse.Namespace) -> None:
     actions = {f.__name__[1:]: f for f in (_stats, _show, _filter, _merge, _export)}
     if args.action not in actions:
         raise unknown_name("action", args.action, actions)
-    # argparse gives back the files that come after a flag: it takes FILE to be none by then.
-    args.files += [word for word in rest if not word.startswith("-")]
-    if unused := options.gin_bindings([w for w in rest if w.startswith("-")], parser):
-        raise UsageError(f"dss records takes no gin settings, such as {unused[0]!r}.")
     if args.action not in ("merge", "export") and len(args.files) != 1:
         raise UsageError(f"dss records {args.action} takes one file, not {len(args.files)}.")
     if args.action in ("filter", "merge") and not args.out:
@@ -86,7 +79,6 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     if args.action == "export" and not (args.to and args.files):
         raise UsageError("which files, and where to? dss records export FILE ... --to DIR.")
     actions[args.action](args)
-    return 0
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -100,7 +92,6 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _opened(args: argparse.Namespace) -> tuple[Header, Iterator[Record], Scorer]:
-    """The file, and the scorer of its task."""
     header, records = read_records(Path(args.files[0]))
     return header, records, registry.load_task(header.task, args.task_dir).scorer
 
@@ -133,9 +124,8 @@ def _show(args: argparse.Namespace) -> None:
     shown = list(islice(chosen, args.limit + 1 if args.limit else None))
     if not shown:
         raise UsageError(f"{args.files[0]} has no such row.")
-    more = bool(args.limit) and len(shown) > args.limit
     table = Table(box=box.SIMPLE, show_lines=True, caption_justify="left")
-    if more:
+    if args.limit and len(shown) > args.limit:
         table.caption = Text(f"There are more than these {args.limit}: --limit, --page.")
     widths = {"id, status": 2, "input": 5, "gold": 2, "teacher": 2, "rationale": 6}
     for column, ratio in widths.items():
@@ -153,19 +143,19 @@ def _show(args: argparse.Namespace) -> None:
 
 def _filter(args: argparse.Namespace) -> None:
     settings = {f.name: getattr(args, f.name) for f in fields(Filters)}
-    words = _bounds(args.rationale_words)
-    filters = Filters(**settings | {"only": tuple(args.only), "rationale_words": words})
+    settings |= {"only": tuple(args.only), "rationale_words": _bounds(args.rationale_words)}
+    filters = Filters(**settings)
     if filters == Filters(duplicates_of=filters.duplicates_of):
         raise UsageError("no filter given, for example --only ok. See dss records --help.")
     header, lines, scorer = _opened(args)
     records = list(lines)
     filtered, kept = apply_filters(header, records, filters, scorer.correct)
     samples = sum(len(record.samples) for record in records)
-    rows = [["(all)", "", "", "", number(len(records)), number(samples)]]
+    rows = [["(all)", "", "", "", len(records), samples]]
     for entry in filtered.filters[len(header.filters) :]:
         samples -= entry["samples_left_out"]
         counts = (*(entry[n] for n in ("rows_left_out", "samples_left_out", "rows_kept")), samples)
-        rows.append([entry["filter"], _value(entry["value"]), *map(number, counts)])
+        rows.append([entry["filter"], _value(entry["value"]), *counts])
     columns = ("filter", "value", "rows out", "samples out", "rows kept", "samples kept")
     print_table("filters", columns, rows)
     if not kept:
@@ -220,41 +210,34 @@ def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
         "rows, vote": stats.vote,
         "rows, vote, where there is one": stats.voted,
     }
-    print_table(
-        f"accuracy against gold ({metric}, %)",
-        ("", "right", "of", "%"),
-        [[name, *_accuracy(accuracy)] for name, accuracy in accuracies.items()],
-        note="Of rows with a gold label. A label that is missing counts as wrong.",
-    )
+    cells = [[name, *_accuracy(accuracy)] for name, accuracy in accuracies.items()]
+    note = "Of rows with a gold label. A label that is missing counts as wrong."
+    title = f"accuracy against gold ({metric}, %)"
+    print_table(title, ("", "right", "of", "%"), cells, note=note)
     if set(stats.agreement) - {10}:
-        right = stats.right_by_agreement
-        cells = [
-            [f"{tenths / 10:.1f}", number(count), *_accuracy(right.get(tenths, Accuracy()))]
-            for tenths, count in sorted(stats.agreement.items())
-        ]
+        cells = []
+        for tenths, count in sorted(stats.agreement.items()):
+            right = stats.right_by_agreement.get(tenths, Accuracy())
+            cells.append([f"{tenths / 10:.1f}", count, *_accuracy(right)])
         title = "agreement, of rows with a vote"
         print_table(title, ("agreement", "rows", "right", "of", "%"), cells)
-    lengths = {"input": stats.input_words, "rationale": stats.rationale_words}
-    cells = [
-        [name, number(words.mean, 1), *(number(words.percentile(p)) for p in (0.5, 0.99))]
-        for name, words in lengths.items()
-    ]
+    cells = []
+    for name, words in {"input": stats.input_words, "rationale": stats.rationale_words}.items():
+        cells.append([name, number(words.mean, 1), *map(words.percentile, (0.5, 0.99))])
     print_table("words", ("", "mean", "p50", "p99"), cells)
 
 
 def _pairs(content: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} ({_pairs(value)})" if isinstance(value, dict) else f"{name} {value}"
-        for name, value in content.items()
-    )
+    shown = {n: f"({_pairs(v)})" if isinstance(v, dict) else str(v) for n, v in content.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
-def _accuracy(accuracy: Accuracy) -> list[str]:
-    return [number(accuracy.right), number(accuracy.all), number(accuracy.per_cent)]
+def _accuracy(accuracy: Accuracy) -> list[Any]:
+    return [accuracy.right, accuracy.all, accuracy.per_cent]
 
 
-def _part(part: int, whole: int) -> list[str]:
-    return [number(part), number(100 * part / whole if whole else None, 1)]
+def _part(part: int, whole: int) -> list[Any]:
+    return [part, number(100 * part / whole if whole else None, 1)]
 
 
 def _value(value: Any) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import gin_config
-from dss_jax.core import config, processes, registry, storage
+from dss_jax.core import config, registry, storage
 from dss_jax.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,13 +13,8 @@ if TYPE_CHECKING:
 
 
 def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> config.Run:
-    """The configuration of the run in a folder, with what bindings change.
-
-    Args:
-      folder: of the run.
-      vocabulary: what was given for it; None: the run's own copy, which is there where the original
-        has moved.
-      bindings: "Evaluate.decode = 'rank'".
+    """The configuration of the run in a folder, with what bindings change; without a `vocabulary`
+    that was given, with the run's own copy, which is there where the original has moved.
 
     Raises:
       UsageError: the folder holds no run, or one that has trained nothing.
@@ -43,20 +38,16 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
 def reopen(
     run: config.Run, folder: Path, task_dirs: Sequence[str], splits: Sequence[str]
 ) -> "Session":
-    """The run's data and program; with several processes, all must call it.
-
-    Raises:
-      UsageError: no such task, data or split, or the processes do not have the same.
+    """The run's data and program; with several processes, all must call it. Raises UsageError where
+    they do not have the same, or there is no such task, data or split.
     """
     task = registry.load_task(run.task.name, task_dirs) if run.task.name else None
 
     from dss_jax.core.scoring import TEXT_ACCURACY
     from dss_jax.data.prepare import ensure_store
     from dss_jax.data.store import TokenStore
-    from dss_jax.run.hosts import check_settings, check_store
+    from dss_jax.run.hosts import same_store
     from dss_jax.run.session import open_session
-
-    check_settings(run)
 
     def open_store() -> TokenStore:
         store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=task_dirs)
@@ -64,6 +55,5 @@ def reopen(
             store.split(split)
         return store
 
-    store = processes.all_or_raise(open_store)
-    check_store(store)
+    store = same_store(run, open_store)
     return open_session(run, folder, store, task.scorer if task else TEXT_ACCURACY)

@@ -19,54 +19,51 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from dss_jax.cli import options, sweep_options
+from dss_jax.cli import sweep_options
 from dss_jax.cli.sweep_options import Grid
+from dss_jax.cli.tables import print_table
 from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import Cell, cells_of
+from dss_jax.core.sweep_config import cells_of
 from dss_jax.sweep import cluster
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.devices import Environment, slots
-from dss_jax.sweep.plan import Planned, state_of
+from dss_jax.sweep.plan import Planned, State, state_of
 from dss_jax.sweep.runner import Outcome, Runner
 
 log = logging.getLogger(__name__)
-
-CLUSTERS = ("slurm", "sky")
 
 LINE_SECONDS = 60.0
 """Between lines where there is no terminal, unless something has happened."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags."""
-    flags = {
-        "--tasks A,B": "task files' names: see `dss tasks`",
-        "--methods A,B": "default: standard,dss",
-        "--counts N,N": "numbers of training examples",
-    }
-    options.add_texts(parser, flags)
+    add = parser.add_argument
+    add("--tasks", metavar="A,B", help="task files' names: see `dss tasks`")
+    add("--methods", metavar="A,B", help="default: standard,dss")
+    add("--counts", metavar="N,N", help="numbers of training examples")
     sweep_options.add_grid_flags(parser)
-    sweep_options.add_device_flags(parser)
-    parser.add_argument("--dry_run", action="store_true", help="show the plan, start nothing")
+    add("--dry_run", action="store_true", help="show the plan, start nothing")
     text = "slurm or sky: print what submits it"
-    options.add_texts(parser, {"--print WHERE": text}, dest="print_for")
-    options.add_texts(parser, {"--submit WHERE": "slurm or sky: submit it"})
+    add("--print", metavar="WHERE", dest="print_for", help=text)
+    add("--submit", metavar="WHERE", help="slurm or sky: submit it")
     text = "flags for sbatch, or for sky jobs launch, with =: --launch_flags='--time=4:00:00'"
-    options.add_texts(parser, {"--launch_flags FLAGS": text}, default="")
+    add("--launch_flags", metavar="FLAGS", default="", help=text)
     text = "do not write tables and figures at the end"
-    parser.add_argument("--no_report", action="store_true", help=text)
+    add("--no_report", action="store_true", help=text)
 
 
-def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
-    """Runs the command."""
+def main(args: argparse.Namespace) -> int:
     where = _where(args)
-    grid = sweep_options.read_grid(args, rest, parser)
+    grid = sweep_options.read_grid(args)
     _check_place(args.output_dir, where)
     planned, before = sweep_options.plan(grid, cells_of(grid.sweep))
     if args.dry_run:
-        _show_plan(grid, planned)
+        print("# dry run: nothing is started")
+        print_states(grid.folder, planned)
+        for job in grid.jobs(planned):
+            print(shlex.join(["dss", "train", *job.flags]))
         return 0
     places = slots(args.devices, args.devices_per_run, args.jobs)
     stores = sweep_options.make_stores(grid, planned)
@@ -74,8 +71,19 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     cells = [*(p.cell for p in planned), *before]
     sweep_plan.write_grid(grid.folder, cells, args.gin_file, grid.bindings)
     if where is not None:
-        return _cluster(grid, planned, {task: store.path for task, store in stores.items()})
-    return _run_here(grid, planned, places)
+        _submit(grid, planned, where, {task: store.path for task, store in stores.items()})
+        return 0
+    left = sum(len(job.planned) for job in grid.jobs(planned))
+    print_states(grid.folder, planned)
+    print(f"{left} of {len(planned)} runs are left; {len(places)} at once")
+    outcome = train(grid, planned, places)
+    print_states(grid.folder, planned)
+    try:
+        if not outcome.stopped and not args.no_report:
+            write_report(grid.folder)
+    finally:
+        status = ended(outcome)
+    return status
 
 
 def _where(args: argparse.Namespace) -> str | None:
@@ -84,7 +92,7 @@ def _where(args: argparse.Namespace) -> str | None:
         raise UsageError("give --print or --submit, not both.")
     where: str | None = args.print_for or args.submit
     if where is not None:
-        among("cluster", where, CLUSTERS)
+        among("cluster", where, ("slurm", "sky"))
     elif args.launch_flags:
         raise UsageError("--launch_flags goes with --print or --submit.")
     return where
@@ -92,8 +100,7 @@ def _where(args: argparse.Namespace) -> str | None:
 
 def _check_place(output_dir: str, where: str | None) -> None:
     """Raises UsageError where those who train cannot share the folder."""
-    bucket = storage.scheme_of(output_dir) == "gs"
-    if where == "sky" and not bucket:
+    if where == "sky" and storage.scheme_of(output_dir) != "gs":
         raise UsageError(
             f"--output_dir {output_dir}: jobs of SkyPilot move from machine to machine, so the "
             "sweep's folder must be on gs://."
@@ -106,37 +113,26 @@ def _check_place(output_dir: str, where: str | None) -> None:
         )
 
 
-def _show_plan(grid: Grid, planned: Sequence[Planned]) -> None:
-    """Prints what is there and what is left, and the command of each process."""
-    print("# dry run: nothing is started")
-    print_states(grid.folder, planned)
-    for job in grid.jobs(planned):
-        print(shlex.join(["dss", "train", *job.flags]))
-
-
 def print_states(folder: Path, planned: Sequence[Planned]) -> None:
     """Prints a table of the runs: a row for each task, model and method; a column for each size:
     "3 of 4" runs done, "+1" of them half trained.
     """
-    from dss_jax.cli.tables import print_table
-
-    sizes = list(dict.fromkeys(p.cell.size for p in planned if p.cell.model is not None))
-    rows: dict[tuple[str, str, str], dict[str, list[Cell]]] = {}
-    for one in planned:
-        cell = one.cell
-        name = (cell.task, cell.model or "-", cell.method)
-        rows.setdefault(name, {}).setdefault(cell.size if cell.model else "", []).append(cell)
-    texts = []
-    for name, by_size in rows.items():
-        line = list(name)
-        for size in sizes if name[1] != "-" else [""]:
-            states = [state_of(folder / cell.folder) for cell in by_size.get(size, ())]
-            done, begun = sum(s.done for s in states), sum(s.step > 0 for s in states)
-            half = f" +{begun} begun" if begun else ""
-            line.append(f"{done} of {len(states)}{half}" if states else "-")
-        texts.append(line + ["-"] * (3 + len(sizes) - len(line)))
+    sizes = list(dict.fromkeys(p.cell.size for p in planned if p.cell.model)) or [""]
+    rows: dict[tuple[str, str, str], dict[str, list[State]]] = {}
+    for cell in (one.cell for one in planned):
+        row = rows.setdefault((cell.task, cell.model or "-", cell.method), {})
+        # The teacher's has no size.
+        size = cell.size if cell.model else sizes[0]
+        row.setdefault(size, []).append(state_of(folder / cell.folder))
+    texts = [[*name, *(_shown(row.get(size, [])) for size in sizes)] for name, row in rows.items()]
     print(f"{folder}: runs that are done")
     print_table("", ["task", "model", "method", *sizes], texts)
+
+
+def _shown(states: Sequence[State]) -> str:
+    begun = sum(state.step > 0 for state in states)
+    done = f"{sum(state.done for state in states)} of {len(states)}"
+    return (f"{done} +{begun} begun" if begun else done) if states else "-"
 
 
 class StatusLine:
@@ -148,6 +144,7 @@ class StatusLine:
         # Of tqdm, so that messages are printed above it; without a terminal it shows nothing.
         self._bar = tqdm(bar_format="{desc}", file=sys.stdout, disable=None)
         self._shown, self._counts = 0.0, ""
+        self.close = self._bar.close
 
     def __call__(self, status: str) -> None:
         """Shows how far the sweep is: "COUNTS; TIME"."""
@@ -157,10 +154,6 @@ class StatusLine:
             self._counts, self._shown = counts, now
             log.info(status)
 
-    def close(self) -> None:
-        """Ends the line."""
-        self._bar.close()
-
 
 def train(grid: Grid, planned: Sequence[Planned], places: Sequence[Environment]) -> Outcome:
     """Trains what is left of the runs, on this machine."""
@@ -168,20 +161,6 @@ def train(grid: Grid, planned: Sequence[Planned], places: Sequence[Environment])
     done = len(planned) - sum(len(job.planned) for job in jobs)
     with closing(StatusLine()) as line:
         return Runner(grid.folder, places, line).run(jobs, done)
-
-
-def _run_here(grid: Grid, planned: Sequence[Planned], places: Sequence[Environment]) -> int:
-    left = sum(len(job.planned) for job in grid.jobs(planned))
-    print_states(grid.folder, planned)
-    print(f"{left} of {len(planned)} runs are left; {len(places)} at once")
-    outcome = train(grid, planned, places)
-    print_states(grid.folder, planned)
-    try:
-        if not outcome.stopped and not grid.args.no_report:
-            write_report(grid.folder)
-    finally:
-        status = ended(outcome)
-    return status
 
 
 def ended(outcome: Outcome) -> int:
@@ -208,30 +187,24 @@ def write_report(folder: Path, tables: bool = True) -> None:
     except UsageError as error:
         print(f"no report: {error}")
         return
-    if tables:
-        show(made)
-    else:
-        print("\n".join(map(str, made.files)))
+    show(made, tables)
 
 
-def _cluster(grid: Grid, planned: Sequence[Planned], stores: Mapping[str, Path]) -> int:
-    """Prints or submits what is left."""
+def _submit(grid: Grid, planned: Sequence[Planned], where: str, stores: Mapping[str, Path]) -> None:
     args, jobs = grid.args, grid.jobs(planned)
     left = [one for job in jobs for one in job.planned]
     if not left:
         print(f"all {len(planned)} runs are done: dss report {grid.folder}")
-        return 0
+        return
     flags = shlex.split(args.launch_flags)
-    if (args.print_for or args.submit) == "slurm":
-        limit = None if args.jobs == 1 else args.jobs
-        commands = cluster.slurm(grid.folder, jobs, flags, limit)
+    if where == "slurm":
+        commands = cluster.slurm(grid.folder, jobs, flags, None if args.jobs == 1 else args.jobs)
     else:
         commands = cluster.sky(jobs, flags, stores, args.store_dir)
     for one in left:
         one.hand_over()
     if args.print_for:
         print("\n".join(map(shlex.join, commands)))
-        return 0
+        return
     cluster.submit(commands)
     print(f"{len(left)} runs in {len(jobs)} jobs. When they have ended: dss report {grid.folder}")
-    return 0

@@ -1,9 +1,9 @@
 """Flags of `dss sweep` and `dss frontier`, and how a grid becomes checked runs."""
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from dss_jax.cli import gin_config, options
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, Sweep
+from dss_jax.run import run_folder
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.plan import Job, Planned
 
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 OF_STUDENTS = ("init_from", "extra_task")
 """Flags that the teacher's runs are not given."""
 
-KINDS: dict[str, type] = {"tasks": str, "methods": str, "models": str}
-KINDS |= {"fractions": float, "counts": int, "seeds": int}
+KINDS = {
+    "tasks": str,
+    "methods": str,
+    "models": str,
+    "fractions": float,
+    "counts": int,
+    "seeds": int,
+}
 """Flags with commas between values, which are of this kind."""
 
 MOST_SHOWN = 10
@@ -32,32 +39,24 @@ Mistakes = dict[str, list[str]]
 
 
 def add_grid_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that say which grid, and what its runs have in common."""
-    flags = {
-        "--models A,B": "names in gin_configs/models/",
-        "--fractions X,Y": "of the training split: 0.125,0.5,1",
-        "--seeds N,N": "of each cell (default: 0)",
-        "--output_dir": "folder of the sweep; it grows, and goes on",
-        "--init_from": "checkpoint of every run; {model} stands for the model's name",
-        "--extra_task NAME": "a task whose rows every run is trained on, too",
-        "--decode": "greedy (default), beam, sample or rank",
-    }
-    options.add_texts(parser, flags)
+    """Flags that say which grid, what its runs have in common, and how many are at work at once."""
+    add = parser.add_argument
+    add("--models", metavar="A,B", help="names in gin_configs/models/")
+    add("--fractions", metavar="X,Y", help="of the training split: 0.125,0.5,1")
+    add("--seeds", metavar="N,N", help="of each cell (default: 0)")
+    add("--output_dir", help="folder of the sweep; it grows, and goes on")
+    add("--init_from", help="checkpoint of every run; {model} stands for the model's name")
+    add("--extra_task", metavar="NAME", help="a task whose rows every run is trained on, too")
+    add("--decode", help="greedy (default), beam, sample or rank")
     text = "one process for the seeds of a cell, in turn: it compiles once"
-    parser.add_argument("--at_once", action="store_true", default=None, help=text)
+    add("--at_once", action="store_true", help=text)
     options.add_data_flags(parser)
     options.add_rationales_flag(parser)
     options.add_gin_flags(parser)
-
-
-def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that say how many runs are at work at once."""
-    options.add_texts(parser, {"--devices 0,1": "GPUs to use (default: all)"})
-    flags = {
-        "--devices_per_run N": "GPUs of each run (1)",
-        "--jobs N": "runs at once on each GPU, or on a machine without (1)",
-    }
-    options.add_texts(parser, flags, type=int, default=1)
+    add("--devices", metavar="0,1", help="GPUs to use (default: all)")
+    add("--devices_per_run", metavar="N", type=int, default=1, help="GPUs of each run (1)")
+    text = "runs at once on each GPU, or on a machine without (1)"
+    add("--jobs", metavar="N", type=int, default=1, help=text)
 
 
 @dataclass(frozen=True)
@@ -71,40 +70,25 @@ class Grid:
     """"Train.steps = 300": what `--gin.` gives to every run."""
 
     def place(self, cell: Cell) -> str:
-        """Folder of a cell's run."""
         return f"{self.args.output_dir.rstrip('/')}/{cell.folder}"
 
     def bindings_of(self, cell: Cell) -> list[str]:
         """The settings of a cell, but for its seed."""
-        if cell.model is None:
-            of_all, own = options.flag_bindings(self.args, ("output_dir", *OF_STUDENTS)), []
-        else:
-            of_all = options.flag_bindings(self.args, ("output_dir",))
-            own = [b for model, b in self.sweep.model_bindings if model == cell.model]
-        own += self.bindings
+        left_out = ("output_dir", *(OF_STUDENTS if cell.model is None else ()))
+        named = {"{task}": cell.task, "{model}": cell.model or ""}
+        found = options.flag_bindings(self.args, left_out)
+        for name, text in named.items():
+            found = [binding.replace(name, text) for binding in found]
+        found += [b for model, b in self.sweep.model_bindings if model == cell.model]
+        found += self.bindings
         if cell.model is not None:
             # Both, because a gin file may give one of them, and they exclude each other.
-            own += [
-                f"Task.train_fraction = {cell.train_fraction or 1.0!r}",
-                f"Task.train_count = {cell.train_count!r}",
-            ]
-        named = (
-            b.replace("{task}", cell.task).replace("{model}", cell.model or "") for b in of_all
-        )
-        return [*named, *own, f"Train.output_dir = {self.place(cell)!r}"]
+            found.append(f"Task.train_fraction = {cell.train_fraction or 1.0!r}")
+            found.append(f"Task.train_count = {cell.train_count!r}")
+        return [*found, f"Train.output_dir = {self.place(cell)!r}"]
 
     def jobs(self, planned: Sequence[Planned]) -> list[Job]:
-        """The processes that do what is left of the runs."""
         return sweep_plan.jobs_of(self.folder, planned, self.sweep.at_once, self.args.task_dir)
-
-    def run_of(self, cell: Cell, of_group: config.Run) -> config.Run:
-        """The run of a cell, from that of another seed; an order that was asked for is kept, as in
-        `dss train --seeds`.
-        """
-        same_order = any(b.startswith("Data.seed ") for b in self.bindings)
-        train = dataclasses.replace(of_group.train, seed=cell.seed, output_dir=self.place(cell))
-        data = of_group.data if same_order else dataclasses.replace(of_group.data, seed=cell.seed)
-        return dataclasses.replace(of_group, data=data, train=train)
 
 
 def _values(flag: str, text: str, kind: type) -> tuple:
@@ -115,41 +99,32 @@ def _values(flag: str, text: str, kind: type) -> tuple:
         raise UsageError(f"--{flag} takes {wanted} with commas between, not {text!r}.") from None
 
 
-def read_grid(
-    args: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser
-) -> Grid:
-    """Gin files and flags -> the grid. Flags win.
-
-    Raises:
-      UsageError: something is wrong or missing.
-    """
-    bindings = options.gin_bindings(rest, parser)
+def read_grid(args: argparse.Namespace) -> Grid:
+    """Gin files and flags -> the grid; flags win. Raises UsageError for what is wrong."""
     given: dict[str, object] = {}
     for name, kind in KINDS.items():
         if (text := getattr(args, name, None)) is not None:
             given[name] = _values(name, text, kind)
-    if args.at_once is not None:
+    if args.at_once:
         given["at_once"] = True
-    if ("fractions" in given) != ("counts" in given):
+    if given.keys() & {"fractions", "counts"}:
         # A flag for one of them takes the place of both in a gin file.
-        given |= {name: () for name in ("fractions", "counts") if name not in given}
+        given = {"fractions": (), "counts": ()} | given
+    own = [b for b in args.bindings if b.startswith("Sweep.")]
     flags = [f"Sweep.{name} = {value!r}" for name, value in given.items()]
-    own = [b for b in bindings if b.startswith("Sweep.")]
     sweep = gin_config.read(args.gin_file, flags + own, options.search_paths(args)).sweep()
     sweep.check_complete()
-    if any(b.startswith("Train.seed ") for b in bindings):
+    common = tuple(b for b in args.bindings if b not in own)
+    if any(b.startswith("Train.seed ") for b in common):
         raise UsageError("give --seeds, not --gin.Train.seed: every cell has seeds of its own.")
     if args.output_dir is None:
         raise UsageError("no folder: give --output_dir DIR.")
-    common = tuple(b for b in bindings if b not in own)
     return Grid(sweep, storage.place(args.output_dir), args, common)
 
 
 def plan(grid: Grid, cells: Sequence[Cell]) -> tuple[list[Planned], list[Cell]]:
-    """Cells -> checked runs.
-
-    Returns:
-      The runs, and other cells of the sweep's folder whose runs have begun: a part of its grid.
+    """Cells -> checked runs; and other cells of the sweep's folder whose runs have begun: a part of
+    its grid.
 
     Raises:
       UsageError: what is wrong with which cell, for all that is; or the folder's runs were begun
@@ -170,71 +145,62 @@ def resolve(grid: Grid, cells: Sequence[Cell]) -> list[Planned]:
     mistakes: Mistakes = {}
     for group, cell in firsts.items():
         try:
-            of_group[group] = _resolved(grid, cell)
+            bindings = grid.bindings_of(cell)
+            found = options.named_run(grid.args, cell.task, cell.method, cell.model, bindings)
+            if found.run.method.form == "spans":
+                raise UsageError(
+                    "pre-training is no method of a sweep: dss train --method pretrain, and then "
+                    "dss sweep --init_from its folder."
+                )
+            of_group[group] = found
         except UsageError as error:
             mistakes.setdefault(str(error), []).append(group)
     _refuse(mistakes)
-    found = ((cell, of_group[cell.group]) for cell in cells)
-    return [Planned(cell, grid.run_of(cell, one.run), one.vocabulary) for cell, one in found]
-
-
-def _resolved(grid: Grid, cell: Cell) -> options.Resolved:
-    bindings = grid.bindings_of(cell)
-    found = options.named_run(grid.args, cell.task, cell.method, cell.model, bindings)
-    if found.run.method.form == "spans":
-        raise UsageError(
-            "pre-training is no method of a sweep: dss train --method pretrain, and then "
-            "dss sweep --init_from its folder."
-        )
-    return found
+    # An order that was asked for is kept, as in `dss train --seeds`.
+    same_order = any(b.startswith("Data.seed ") for b in grid.bindings)
+    planned = []
+    for cell in cells:
+        one = of_group[cell.group]
+        run = run_folder.with_seed(one.run, cell.seed, grid.place(cell), same_order)
+        planned.append(Planned(cell, run, one.vocabulary))
+    return planned
 
 
 def _refuse(mistakes: Mistakes) -> None:
     """Raises UsageError with what is wrong, and the cells that it is wrong for."""
     if not mistakes:
         return
-    lines = []
+    lines = ["nothing was started; these cells of the grid cannot be run:"]
     for text, groups in list(mistakes.items())[:MOST_SHOWN]:
         more = f" and {len(groups) - 1} more" if len(groups) > 1 else ""
         lines.append(f"  {groups[0]}{more}: {text}")
     if len(mistakes) > MOST_SHOWN:
         lines.append(f"  ... and {len(mistakes) - MOST_SHOWN} other mistakes")
-    told = "nothing was started; these cells of the grid cannot be run:"
-    raise UsageError("\n".join([told, *lines]))
+    raise UsageError("\n".join(lines))
 
 
 def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore"]:
-    """Makes the token stores that the runs share, and checks that they hold what is trained on.
-
-    Returns:
-      Task -> its store.
-
-    Raises:
-      UsageError: a task's data cannot be had, or lacks what a method needs.
+    """Makes the token stores that the runs share: task -> store. Raises UsageError where a task's
+    data cannot be had, or lack what a method needs.
     """
     from dss_jax.data.prepare import ensure_store
 
+    made = cache(partial(ensure_store, task_dirs=grid.args.task_dir, need=("train",)))
     stores: dict[str, TokenStore] = {}
-    by_key: dict[tuple, TokenStore] = {}
     mistakes: Mistakes = {}
     for one in planned:
         run = one.run
-        task = dataclasses.replace(run.task, train_fraction=1.0, train_count=None)
-        key = (task, run.vocabulary, run.data.store, run.data.store_dir)
-        if key not in by_key:
-            by_key[key] = ensure_store(
-                task, run.vocabulary, run.data, task_dirs=grid.args.task_dir, need=("train",)
-            )
-        store = stores.setdefault(one.cell.task, by_key[key])
-        problem = _lacking(store, one)
-        if problem:
+        # What runs differ in and their stores do not is left out.
+        task = replace(run.task, train_fraction=1.0, train_count=None)
+        data = config.Data(store=run.data.store, store_dir=run.data.store_dir)
+        store = stores.setdefault(one.cell.task, made(task, run.vocabulary, data))
+        if problem := _lacking(store, one):
             mistakes.setdefault(problem, []).append(one.cell.group)
     _refuse(mistakes)
     return stores
 
 
 def _lacking(store: "TokenStore", planned: Planned) -> str | None:
-    """What a run needs that its store does not have; None: nothing."""
     from dss_jax.layouts.batches import subset_rows
 
     if planned.cell.method == TEACHER:
@@ -253,13 +219,14 @@ def _lacking(store: "TokenStore", planned: Planned) -> str | None:
 
 def without_teachers(planned: Sequence[Planned], stores: dict[str, "TokenStore"]) -> list[Planned]:
     """The runs without the teachers that have labelled neither validation nor test."""
-    return [
-        one for one in planned if one.cell.method != TEACHER or _has_teacher(stores[one.cell.task])
-    ]
 
+    def stays(cell: Cell) -> bool:
+        if cell.method != TEACHER:
+            return True
+        store = stores[cell.task]
+        judged = [name for name in ("validation", "test") if name in store.splits]
+        return store.has("teacher_label_targets") and any(
+            any(store.split(name).text("teacher_label")[:]) for name in judged
+        )
 
-def _has_teacher(store: "TokenStore") -> bool:
-    if not store.has("teacher_label_targets"):
-        return False
-    judged = [name for name in ("validation", "test") if name in store.splits]
-    return any(any(store.split(name).text("teacher_label")[:]) for name in judged)
+    return [one for one in planned if stays(one.cell)]

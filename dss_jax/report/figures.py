@@ -27,10 +27,8 @@ class _Panel(NamedTuple):
 
 
 def by_data(found: FoundRuns, file: Path, view: View) -> list[Path]:
-    """Draws accuracy by share of the training data: a panel a task and model, a line a method.
-
-    Returns:
-      The files; none where no panel would have a line of two points.
+    """Draws accuracy by share of the training data: a panel a task and model, a line a method. No
+    files where no panel would have a line of two points.
     """
     panels = []
     for task, model in dict.fromkeys((c.task, c.model) for c in found.cells):
@@ -46,14 +44,12 @@ def _data_axis(panel: Any, cells: Sequence[FoundCell]) -> None:
     if shares[-1] > WIDE_RANGE * shares[0]:
         panel.set_xscale("log")
     panel.set_xticks(shares, [f"{share:.3g}" for share in shares])
-    panel.set_xlabel(f"training data, % of {cells[0].runs[0].results['train_total']:,} examples")
+    panel.set_xlabel(f"training data, % of {cells[0].total:,} examples")
 
 
 def by_size(found: FoundRuns, file: Path, view: View) -> list[Path]:
-    """Draws accuracy by number of parameters, each method on the most data that it was run with.
-
-    Returns:
-      The files; none where no task has two models.
+    """Draws accuracy by number of parameters, each method on the most data that it was run with. No
+    files where no task has two models.
     """
     panels = []
     for task in found.tasks:
@@ -120,7 +116,6 @@ def _line(panel: Any, cells: Sequence[tuple[float, FoundCell]], view: View, colo
 
 
 def _published(panel: Any, shown: _Panel, colours: dict[str, str]) -> None:
-    """The paper's numbers as stars."""
     for method, value in published.ACCURACY.get(shown.task, {}).items():
         style = {"color": colours.get(method, "0.5"), "markersize": 11, "markeredgecolor": "0.2"}
         label = f"{method}, {published.LABEL}"

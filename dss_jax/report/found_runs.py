@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,42 +29,24 @@ FIELDS = ("task", "seed", "train_examples", "train_total", "parameters", "metric
 
 
 class View(NamedTuple):
-    """How a report shows runs.
-
-    Attributes:
-      split: "test", or "validation".
-      min_seeds: cells with fewer seeds are marked.
-      published: whether the paper's numbers stand beside, as such.
+    """How a report shows runs: of which split, marking cells with fewer seeds, and with the paper's
+    numbers beside, as such.
     """
 
-    split: str
-    min_seeds: int
-    published: bool
+    split: str = "test"
+    min_seeds: int = 3
+    published: bool = False
 
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A finished run.
-
-    Attributes:
-      folder: of the run.
-      results: what its `results.json` holds.
-      model: name of the model; its number of parameters where no sweep gives one.
-    """
+    """A finished run, and what its `results.json` holds."""
 
     folder: Path
     results: dict[str, Any]
-    model: str
-
-    @property
-    def cell(self) -> tuple[str, str, str, int]:
-        """(task, model, method, training examples)."""
-        found = self.results
-        return found["task"], self.model, found["method"], found["train_examples"]
 
     @property
     def seed(self) -> int:
-        """Train.seed."""
         return int(self.results["seed"])
 
     def score(self, split: str) -> float:
@@ -73,15 +54,10 @@ class FoundRun:
         return float(self.results[split][self.results["metric"]])
 
     def has(self, split: str) -> bool:
-        """Whether the split was scored."""
         return split in self.results
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
-        """The run's answers to each row of a split; [] where none are there.
-
-        Raises:
-          UsageError: a line is no JSON.
-        """
+        """The run's answers to each row of a split; [] where none are there."""
         file = self.folder / run_folder.PREDICTIONS / f"{split}-best.jsonl"
         if not file.is_file():
             return []
@@ -91,34 +67,32 @@ class FoundRun:
 
 @dataclass
 class FoundCell:
-    """The runs of a cell, by seed."""
+    """The runs of a cell, by seed.
+
+    Attributes:
+      task, model, method: names; the model's is its number of parameters where no sweep gives one.
+      examples: of the training data, out of `total`.
+      metric: name of the accuracy.
+      parameters: of the model.
+    """
 
     task: str
     model: str
     method: str
     examples: int
+    total: int
+    metric: str
+    parameters: int
     runs: list[FoundRun] = field(default_factory=list)
 
     @property
     def fraction(self) -> float:
         """Share of the training split, in (0, 1]."""
-        total = self.runs[0].results["train_total"]
-        return self.examples / total if total else 0.0
+        return self.examples / self.total if self.total else 0.0
 
     @property
     def percent(self) -> float:
-        """The same in per cent."""
         return 100 * self.fraction
-
-    @property
-    def parameters(self) -> int:
-        """Of the model."""
-        return int(self.runs[0].results["parameters"])
-
-    @property
-    def metric(self) -> str:
-        """Name of the accuracy."""
-        return str(self.runs[0].results["metric"])
 
     def scores(self, split: str) -> list[float]:
         """Accuracy of each seed that has the split, per cent."""
@@ -130,7 +104,6 @@ class FoundRuns:
     """What is in a folder.
 
     Attributes:
-      folder: that was looked at.
       cells: of students, ordered by task, model size, method, number of examples.
       teachers: task -> the run of method "teacher".
       left: a line for each run that is not finished, or not there yet.
@@ -141,9 +114,8 @@ class FoundRuns:
     teachers: dict[str, FoundRun]
     left: list[str]
 
-    @cached_property
+    @property
     def tasks(self) -> list[str]:
-        """All tasks, in order."""
         return list(dict.fromkeys([*(cell.task for cell in self.cells), *self.teachers]))
 
     def scored(self, task: str, split: str) -> list[FoundCell]:
@@ -151,7 +123,6 @@ class FoundRuns:
         return [c for c in self.cells if c.task == task and c.scores(split)]
 
     def metric(self, task: str, split: str) -> str:
-        """Name of a task's accuracy."""
         cells = self.scored(task, split)
         return cells[0].metric if cells else str(self.teachers[task].results["metric"])
 
@@ -187,17 +158,16 @@ def _settings(folder: Path) -> dict[str, str]:
 
 def _check_same(cell: FoundCell, new: FoundRun) -> None:
     """Raises UsageError where a run does not belong beside the others of its cell."""
+    if not cell.runs:
+        return
     old = cell.runs[0]
     before, now = _settings(old.folder), _settings(new.folder)
-    names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
-    if names:
-        shown = "\n".join(
-            f"  {n}: {before.get(n, 'not set')} and {now.get(n, 'not set')}" for n in names
-        )
+    values = ((n, before.get(n, "not set"), now.get(n, "not set")) for n in {**before, **now})
+    if shown := [f"  {n}: {one} and {other}\n" for n, one, other in values if one != other]:
         raise UsageError(
             f"{old.folder} and {new.folder} are both {cell.task}, {cell.model}, {cell.method} with "
-            f"{cell.examples:,} examples, but differ in more than their seed:\n{shown}\nReport "
-            "them apart, or give one of them a Method.name of its own (docs/methods.md)."
+            f"{cell.examples:,} examples, but differ in more than their seed:\n{''.join(shown)}"
+            "Report them apart, or give one of them a Method.name of its own (docs/methods.md)."
         )
     if new.seed in [run.seed for run in cell.runs]:
         raise UsageError(
@@ -215,15 +185,12 @@ def find_runs(folder: Path) -> FoundRuns:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder. Give one with runs, or of `dss sweep`.")
-    grid = read_grid(folder) or {"cells": []}
-    names = {str(cell["folder"]): cell for cell in grid["cells"]}
+    models = {str(cell["folder"]): cell["model"] for cell in read_grid(folder)["cells"]}
     left: list[str] = []
     cells: dict[tuple[str, str, str, int], FoundCell] = {}
     teachers: dict[str, FoundRun] = {}
-    seen = set()
-    for at in _folders(folder):
-        name = at.relative_to(folder).as_posix()
-        seen.add(name)
+    folders = {at.relative_to(folder).as_posix(): at for at in _folders(folder)}
+    for name, at in folders.items():
         file = at / run_folder.RESULTS
         if not file.is_file():
             left.append(f"{name}: {'not finished' if run_folder.begun(at) else 'not begun'}")
@@ -232,38 +199,34 @@ def find_runs(folder: Path) -> FoundRuns:
         if lacking := [f for f in FIELDS if f not in results]:
             left.append(f"{name}: made by an older version ({file.name} has no {lacking[0]})")
             continue
-        model = names.get(name, {}).get("model") or f"{results['parameters'] / 1e6:,.1f}M"
-        run = FoundRun(at, results, model)
+        run = FoundRun(at, results)
         if results["method"] == TEACHER:
             teachers[results["task"]] = run
             continue
-        cell = cells.setdefault(run.cell, FoundCell(*run.cell))
-        if cell.runs:
-            _check_same(cell, run)
+        model = models.get(name) or f"{results['parameters'] / 1e6:,.1f}M"
+        names = results["task"], model, results["method"], results["train_examples"]
+        numbers = (results[n] for n in ("train_total", "metric", "parameters"))
+        cell = cells.setdefault(names, FoundCell(*names, *numbers))
+        _check_same(cell, run)
         cell.runs.append(run)
-    left += [f"{name}: not begun" for name in names if name not in seen]
+    left += [f"{name}: not begun" for name in models if name not in folders]
     if not cells and not teachers:
-        raise UsageError(
-            f"{folder} holds no finished run{': ' + '; '.join(left[:3]) if left else ''}."
-        )
+        why = f": {'; '.join(left[:3])}" if left else ""
+        raise UsageError(f"{folder} holds no finished run{why}.")
     for cell in cells.values():
         cell.runs.sort(key=lambda run: run.seed)
-    order = sorted(
-        cells.values(), key=lambda c: (c.task, c.parameters, c.model, _rank(c.method), c.examples)
-    )
-    return FoundRuns(folder, order, teachers, left)
 
+    def order(c: FoundCell) -> tuple:
+        """Baselines first."""
+        rank = [*BASELINES, c.method].index(c.method)
+        return c.task, c.parameters, c.model, rank, c.method, c.examples
 
-def _rank(method: str) -> tuple[int, str]:
-    """Baselines first."""
-    return BASELINES.index(method) if method in BASELINES else len(BASELINES), method
+    return FoundRuns(folder, sorted(cells.values(), key=order), teachers, left)
 
 
 def right_answers(runs: list[FoundRun], split: str) -> tuple[list[str], np.ndarray]:
-    """Which answers of some runs are right.
-
-    Returns:
-      Ids of the rows that all runs have, and bool [runs, rows].
+    """Which answers of some runs are right: ids of the rows that all runs have, and bool [runs,
+    rows].
     """
     by_id = [{p["id"]: bool(p["correct"]) for p in run.predictions(split)} for run in runs]
     ids = [i for i in by_id[0] if all(i in one for one in by_id)] if by_id else []

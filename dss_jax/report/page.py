@@ -39,8 +39,7 @@ def _digest(text: str) -> str:
 
 def _drawing(svg: str) -> str:
     """A figure of matplotlib's, without XML's heading."""
-    found = _ACTIVE.search(svg)
-    assert found is None, f"a figure holds {found[0]!r}" if found else ""
+    assert not (found := _ACTIVE.search(svg)), f"a figure holds {found and found[0]!r}"
     return svg[svg.index("<svg") :]
 
 
@@ -88,7 +87,6 @@ def render(data: dict[str, Any], figures: Sequence[tuple[str, str]]) -> str:
 
 
 def page_data(found: FoundRuns, tables: Sequence[Table], split: str, title: str) -> dict[str, Any]:
-    """What `render` takes."""
     return {
         "title": title,
         "split": split,
@@ -98,47 +96,30 @@ def page_data(found: FoundRuns, tables: Sequence[Table], split: str, title: str)
 
 
 def _task(found: FoundRuns, task: str, split: str) -> dict[str, Any]:
-    cells = found.scored(task, split)
-    given = [[p for run in cell.runs for p in run.predictions(split)] for cell in cells]
-    answers = [_answers(predictions) for predictions in given]
-    teacher = {}
+    teacher: dict[str, Item] = {}
     if task in found.teachers:
         teacher = {p["id"]: p for p in found.teachers[task].predictions(split)}
-    rows: dict[str, Item] = dict(teacher)
-    for predictions in given:
+    rows, answers, methods, items = dict(teacher), [], [], []
+    for cell in found.scored(task, split):
+        predictions = [p for run in cell.runs for p in run.predictions(split)]
         rows = {p["id"]: p for p in predictions} | rows
-    return {
-        "task": task,
-        "metric": found.metric(task, split),
-        "methods": [
-            {
-                "name": f"{cell.method}, {cell.model}, {share_of(cell)}",
-                "seeds": len(cell.scores(split)),
-                "accuracy": sum(cell.scores(split)) / len(cell.scores(split)),
-            }
-            for cell in cells
-        ],
-        "items": [
-            {
-                "id": row["id"],
-                "input": row["input"],
-                "gold": row["target"],
-                "teacher": _teacher(teacher.get(row["id"])),
-                "answers": [one.get(row["id"]) for one in answers],
-            }
-            for row in rows.values()
-        ],
-    }
+        answers.append(_answers(predictions))
+        name, scores = f"{cell.method}, {cell.model}, {share_of(cell)}", cell.scores(split)
+        accuracy = sum(scores) / len(scores)
+        methods.append({"name": name, "seeds": len(scores), "accuracy": accuracy})
+    for key, row in rows.items():
+        item = {"id": key, "input": row["input"], "gold": row["target"]}
+        given = [one.get(key) for one in answers]
+        items.append({**item, "teacher": _teacher(teacher.get(key)), "answers": given})
+    metric = found.metric(task, split)
+    return {"task": task, "metric": metric, "methods": methods, "items": items}
 
 
 def _teacher(found: Item | None) -> Item | None:
     if found is None:
         return None
-    return {
-        "label": found["prediction"],
-        "rationale": found.get("rationale") or "",
-        "correct": bool(found["correct"]),
-    }
+    label, rationale = found["prediction"], found.get("rationale") or ""
+    return {"label": label, "rationale": rationale, "correct": bool(found["correct"])}
 
 
 def _answers(predictions: Sequence[Item]) -> dict[str, Item]:

@@ -14,13 +14,7 @@ BARS = 40
 
 
 def plot_records(stats: RecordStats, file: Path, *, title: str) -> None:
-    """Draws the statuses of rows, their agreement, accuracy by agreement, and lengths.
-
-    Args:
-      stats: what is drawn.
-      file: the PNG to write.
-      title: above the picture.
-    """
+    """Draws statuses of rows, their agreement, accuracy by agreement, and lengths, into a PNG."""
     plt = pictures.pyplot()
 
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")

@@ -25,8 +25,6 @@ from dss_jax.report.tables import Table
 
 log = logging.getLogger(__name__)
 
-FOLDER = "report"
-MIN_SEEDS = 3
 SHOWN = 5
 """How many runs that are left out are named."""
 
@@ -35,12 +33,8 @@ SPLITS = ("validation", "test")
 
 @dataclass
 class Report:
-    """What was found and written.
-
-    Attributes:
-      tables: for people, the main one of each task first.
-      files: all that were written.
-      left: runs that are not finished.
+    """What was found and written: tables for people, the main one of each task first; files; and
+    runs that are not finished.
     """
 
     tables: list[Table]
@@ -51,30 +45,20 @@ class Report:
 def write(
     folder: Path,
     out: Path | None = None,
-    *,
-    split: str = "test",
-    min_seeds: int = MIN_SEEDS,
-    with_published: bool = False,
+    view: View = View(),  # noqa: B008 - it cannot be changed
     html: bool = False,
 ) -> Report:
-    """Writes the report of a folder, and logs which runs are left out.
-
-    Args:
-      folder: of a sweep, or any with runs in it.
-      out: where it goes; None: the folder `report` in it.
-      split, min_seeds, with_published: see `View`.
-      html: write the page too.
+    """Writes the report of a folder, of a sweep or any with runs in it, to `out` (None: the folder
+    `report` in it), and logs which runs are left out.
 
     Raises:
       UsageError: see `find_runs`; or no run was scored on the split.
     """
-    found = find_runs(folder)
+    found, split = find_runs(folder), view.split
     if not any(cell.scores(split) for cell in found.cells) and not found.teachers:
-        raise UsageError(
-            f"no run in {folder} was scored on {split}. Give --split "
-            f"{next(s for s in SPLITS if s != split)}."
-        )
-    out, view = out or folder / FOLDER, View(split, min_seeds, with_published)
+        other = next(s for s in SPLITS if s != split)
+        raise UsageError(f"no run in {folder} was scored on {split}. Give --split {other}.")
+    out = out or folder / "report"
     report = Report(report_tables.tables(found, view), left=found.left)
     for name, draw in (("by_data", report_figures.by_data), ("by_size", report_figures.by_size)):
         report.files += draw(found, out / name, view)

@@ -1,6 +1,6 @@
 """The tables of a report, as text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dss_jax.evaluate.statistics import (
@@ -27,7 +27,6 @@ class Table:
     note: str = ""
 
     def markdown(self) -> list[str]:
-        """Its lines."""
         rule = ["---", *["---:"] * (len(self.header) - 1)]
         return [_row(self.header), _row(rule), *map(_row, self.rows)]
 
@@ -49,61 +48,132 @@ def share_of(cell: FoundCell) -> str:
 
 def tables(found: FoundRuns, view: View) -> list[Table]:
     """All tables: the accuracies of each task first."""
-    made = [_accuracies(found, task, view) for task in found.tasks]
-    for task in found.tasks:
-        split, cells = view.split, found.scored(task, view.split)
-        needed = _needed(found, cells, task, split)
-        more = _comparisons(cells, task, split), needed, _reached(cells, task, split)
+    of_tasks = [_OfTask(found, task, view) for task in found.tasks]
+    made = [one.accuracies() for one in of_tasks]
+    for one in of_tasks:
+        more = one.comparisons(), one.needed(), one.reached()
         made += [table for table in more if table.rows]
     return made
 
 
-def _accuracies(found: FoundRuns, task: str, view: View) -> Table:
-    split, min_seeds, with_published = view
-    cells = found.scored(task, split)
-    sizes = {c.examples: share_of(c) for c in sorted(cells, key=lambda c: c.examples)}
-    texts = {
-        (c.method, c.model, c.examples): shown(mean(c.scores(split)), min_seeds) for c in cells
-    }
-    rows = [
-        (method, model, *(texts.get((method, model, n), "-") for n in sizes))
-        for method, model in dict.fromkeys((c.method, c.model) for c in cells)
-    ]
-    teacher = found.teacher_score(task, split)
-    if teacher is not None:
-        rows.append(("teacher's labels", "-", *(f"{teacher:.2f}" for _ in sizes or [0])))
-    if with_published:
-        rows += _published_rows(task, max(1, len(sizes)))
-    header = ("method", "model", *(sizes.values() or ["-"]))
-    note = f"`*` fewer than {min_seeds} seeds." if any("*" in x for r in rows for x in r) else ""
-    metric = found.metric(task, split).replace("_", " ")
-    return Table(f"{task}: {metric}, {split}, %", header, tuple(rows), note)
+class _OfTask:
+    def __init__(self, found: FoundRuns, task: str, view: View) -> None:
+        self.task, self.view, self.split = task, view, view.split
+        self.cells = found.scored(task, view.split)
+        self.metric = found.metric(task, view.split)
+        self.teacher = found.teacher_score(task, view.split)
+        self.methods = list(dict.fromkeys(c.method for c in self.cells))
+        self.baseline = next((b for b in BASELINES if b in self.methods), None)
+        most = max((c.examples for c in self.cells), default=0)
+        self.goals = [c for c in self.cells if (c.method, c.examples) == (self.baseline, most)]
+        """The baseline on the most data, of each model."""
 
+    def mean(self, cell: FoundCell) -> Mean:
+        return mean(cell.scores(self.split))
 
-def _published_rows(task: str, columns: int) -> Iterator[tuple[str, ...]]:
-    values = {
-        **published.ACCURACY.get(task, {}),
-        "teacher (PaLM 540B)": published.TEACHER.get(task),
-    }
-    for method, value in values.items():
-        if value is not None:
-            yield (f"({method}, published)", "(220M)", *["-"] * (columns - 1), f"({value:.2f})")
+    def accuracies(self) -> Table:
+        cells, least = self.cells, self.view.min_seeds
+        sizes = {c.examples: share_of(c) for c in sorted(cells, key=lambda c: c.examples)}
+        texts = {(c.method, c.model, c.examples): shown(self.mean(c), least) for c in cells}
+        rows = [
+            (method, model, *(texts.get((method, model, n), "-") for n in sizes))
+            for method, model in dict.fromkeys((c.method, c.model) for c in cells)
+        ]
+        if self.teacher is not None:
+            rows.append(("teacher's labels", "-", *(f"{self.teacher:.2f}" for _ in sizes or [0])))
+        if self.view.published:
+            teacher = {"teacher (PaLM 540B)": published.TEACHER.get(self.task)}
+            empty = ["-"] * (len(sizes) - 1)
+            for method, value in {**published.ACCURACY.get(self.task, {}), **teacher}.items():
+                if value is not None:
+                    rows.append((f"({method}, published)", "(220M)", *empty, f"({value:.2f})"))
+        header = ("method", "model", *(sizes.values() or ["-"]))
+        note = f"`*` fewer than {least} seeds." if any("*" in x for r in rows for x in r) else ""
+        metric = self.metric.replace("_", " ")
+        return Table(f"{self.task}: {metric}, {self.split}, %", header, tuple(rows), note)
 
+    def comparisons(self) -> Table:
+        """Each method's cell against the baseline's of the same model and size."""
+        baseline = self.baseline
+        others = {(c.model, c.examples): c for c in self.cells if c.method == baseline}
+        there: list[tuple[FoundCell, Difference]] = []
+        for cell in (c for c in self.cells if c.method != baseline):
+            other = others.get((cell.model, cell.examples))
+            if other is not None and (d := compare(cell, other, self.split)) is not None:
+                there.append((cell, d))
+        adjusted = holm([d.p for _, d in there])
+        rows = tuple(
+            (
+                f"{cell.method} - {baseline}",
+                cell.model,
+                share_of(cell),
+                f"{d.value:+.2f}",
+                f"[{d.low:+.2f}, {d.high:+.2f}]",
+                *map(_p, (d.p, p, d.mcnemar)),
+                f"{sum(one < 0.05 for one in d.pairs)} of {len(d.pairs)}",
+            )
+            for (cell, d), p in zip(there, adjusted, strict=True)
+        )
+        header = ("difference", "model", "training data", "points", "95 %")
+        tests = ("p", "p, Holm", "p, McNemar, pooled", "seeds with p < 0.05")
+        unpaired = (
+            "" if all(d.paired for _, d in there) else " (seeds not paired where they differ)"
+        )
+        note = (
+            f"Points, interval and p by a bootstrap over seeds and test items{unpaired}; Holm's "
+            "correction is over this table. McNemar's test pools the seeds' answers as if they "
+            "were independent, so with several seeds its p is too small; the last column tests "
+            "each seed by itself."
+        )
+        return Table(f"{self.task}: against {baseline}", header + tests, rows, note)
 
-def _baseline(cells: Sequence[FoundCell]) -> str | None:
-    methods = {c.method for c in cells}
-    return next((b for b in BASELINES if b in methods), None)
+    def needed(self) -> Table:
+        """The smallest model, and with it the least data, that is above each target: the teacher,
+        and the baseline on the most data with each model.
+        """
+        targets = [] if self.teacher is None else [("the teacher", Mean(self.teacher, None, 1))]
+        for goal in self.goals:
+            name = f"{self.baseline} with {goal.model} on {share_of(goal)}"
+            targets.append((name, self.mean(goal)))
+        cells = sorted(self.cells, key=lambda c: (c.parameters, c.examples))
+        rows = []
+        for name, target in targets:
+            for method in self.methods:
+                if name != "the teacher" and method == self.baseline:
+                    continue
+                place = ["not reached", "-", "-", "-"]
+                for cell in (c for c in cells if c.method == method):
+                    score = self.mean(cell)
+                    beaten = beats(score, target)
+                    if beaten.above:
+                        clearly = "yes" if beaten.clear else "no"
+                        place = [cell.model, share_of(cell), f"{score.value:.2f}", clearly]
+                        break
+                rows.append((name, f"{target.value:.2f}", method, *place))
+        return Table(
+            f"{self.task}: the smallest model and the least data above a target",
+            ("target", "accuracy", "method", "model", "training data", "accuracy there", "clearly"),
+            tuple(rows),
+            "Of the sizes that were run. Clearly: by more than a standard error of the difference.",
+        )
 
-
-def _pairs(
-    cells: Sequence[FoundCell], baseline: str | None
-) -> Iterator[tuple[FoundCell, FoundCell]]:
-    """Each method's cell with the baseline's of the same model and size."""
-    of_baseline = {(c.model, c.examples): c for c in cells if c.method == baseline}
-    for cell in cells:
-        other = of_baseline.get((cell.model, cell.examples))
-        if cell.method != baseline and other is not None:
-            yield cell, other
+    def reached(self) -> Table:
+        """How much data each method needs for the baseline's accuracy on all of it."""
+        rows = []
+        for goal in self.goals:
+            for method in self.methods:
+                own = [c for c in self.cells if (c.model, c.method) == (goal.model, method)]
+                if method != self.baseline and len(own) > 1:
+                    curve = {c.fraction: c.scores(self.split) for c in own}
+                    reached = data_to_reach(curve, goal.scores(self.split))
+                    rows.append((method, goal.model, *_share(reached)))
+        return Table(
+            f"{self.task}: share of the data that reaches {self.baseline} on all of it",
+            ("method", "model", "share", "95 %", "not reached in"),
+            tuple(rows),
+            "Where the mean curve, linear between the sizes that were run, crosses the target; the "
+            "interval and the last column are over resampled seeds.",
+        )
 
 
 def compare(one: FoundCell, other: FoundCell, split: str) -> Difference | None:
@@ -118,102 +188,8 @@ def compare(one: FoundCell, other: FoundCell, split: str) -> Difference | None:
     return difference(right[: len(runs[0])], right[len(runs[0]) :], paired)
 
 
-def _comparisons(cells: Sequence[FoundCell], task: str, split: str) -> Table:
-    baseline = _baseline(cells)
-    found = [(one, compare(one, other, split)) for one, other in _pairs(cells, baseline)]
-    there = [(cell, d) for cell, d in found if d is not None]
-    adjusted = holm([d.p for _, d in there])
-    rows = tuple(
-        (
-            f"{cell.method} - {baseline}",
-            cell.model,
-            share_of(cell),
-            f"{d.value:+.2f}",
-            f"[{d.low:+.2f}, {d.high:+.2f}]",
-            _p(d.p),
-            _p(p),
-            _p(d.mcnemar),
-            f"{sum(one < 0.05 for one in d.pairs)} of {len(d.pairs)}",
-        )
-        for (cell, d), p in zip(there, adjusted, strict=True)
-    )
-    header = ("difference", "model", "training data", "points", "95 %")
-    tests = ("p", "p, Holm", "p, McNemar, pooled", "seeds with p < 0.05")
-    note = (
-        "Points, interval and p by a bootstrap over seeds and test items"
-        f"{'' if all(d.paired for _, d in there) else ' (seeds not paired where they differ)'}; "
-        "Holm's correction is over this table. McNemar's test pools the seeds' answers as if they "
-        "were independent, so with several seeds its p is too small; the last column tests each "
-        "seed by itself."
-    )
-    return Table(f"{task}: against {baseline}", header + tests, rows, note)
-
-
 def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _targets(
-    found: FoundRuns, cells: Sequence[FoundCell], task: str, split: str
-) -> Iterator[tuple[str, Mean]]:
-    """What is to be beaten: the teacher, and the baseline on the most data with each model."""
-    teacher = found.teacher_score(task, split)
-    if teacher is not None:
-        yield "the teacher", Mean(teacher, None, 1)
-    baseline = _baseline(cells)
-    most = max((c.examples for c in cells), default=0)
-    for cell in cells:
-        if cell.method == baseline and cell.examples == most:
-            name = f"{baseline} with {cell.model} on {share_of(cell)}"
-            yield name, mean(cell.scores(split))
-
-
-def _needed(found: FoundRuns, cells: Sequence[FoundCell], task: str, split: str) -> Table:
-    """The smallest model, and with it the least data, that is above each target."""
-    rows = []
-    baseline = _baseline(cells)
-    for name, target in _targets(found, cells, task, split):
-        for method in dict.fromkeys(c.method for c in cells):
-            if name != "the teacher" and method == baseline:
-                continue
-            place = ["not reached", "-", "-", "-"]
-            # Cells are ordered by model size, then by data.
-            own = [c for c in cells if c.method == method]
-            for cell in sorted(own, key=lambda c: (c.parameters, c.examples)):
-                score = mean(cell.scores(split))
-                beaten = beats(score, target)
-                if beaten.above:
-                    clearly = "yes" if beaten.clear else "no"
-                    place = [cell.model, share_of(cell), f"{score.value:.2f}", clearly]
-                    break
-            rows.append((name, f"{target.value:.2f}", method, *place))
-    return Table(
-        f"{task}: the smallest model and the least data above a target",
-        ("target", "accuracy", "method", "model", "training data", "accuracy there", "clearly"),
-        tuple(rows),
-        "Of the sizes that were run. Clearly: by more than a standard error of the difference.",
-    )
-
-
-def _reached(cells: Sequence[FoundCell], task: str, split: str) -> Table:
-    """How much data each method needs for the baseline's accuracy on all of it."""
-    baseline, rows = _baseline(cells), []
-    most = max((c.examples for c in cells), default=0)
-    goals = {c.model: c for c in cells if c.method == baseline and c.examples == most}
-    for model, goal in goals.items():
-        for method in dict.fromkeys(c.method for c in cells if c.model == model):
-            own = [c for c in cells if (c.model, c.method) == (model, method)]
-            if method == baseline or len(own) < 2:
-                continue
-            curve = {c.fraction: c.scores(split) for c in own}
-            rows.append((method, model, *_share(data_to_reach(curve, goal.scores(split)))))
-    return Table(
-        f"{task}: share of the data that reaches {baseline} on all of it",
-        ("method", "model", "share", "95 %", "not reached in"),
-        tuple(rows),
-        "Where the mean curve, linear between the sizes that were run, crosses the target; the "
-        "interval and the last column are over resampled seeds.",
-    )
 
 
 def _share(found: Reached) -> tuple[str, str, str]:

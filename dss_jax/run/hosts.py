@@ -7,19 +7,21 @@ import logging
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from dss_jax.core import config, processes
 from dss_jax.core.digest import code_digest
 from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import GB
 from dss_jax.data.store import TokenStore
 
 log = logging.getLogger(__name__)
 
-OWN_PLACES = (
-    "Task.data_dir", "Task.record_files", "Vocabulary.path", "Data.store_dir", "Data.store",
-)  # fmt: skip
+OWN_PLACES = r"(Task\.(data_dir|record_files)|Vocabulary\.path|Data\.(store_dir|store))"
 """Settings that may differ between hosts: where a file lies. What is in it must not."""
 
 SHARED_SECONDS = 60.0
@@ -33,41 +35,30 @@ def store_digest(store: TokenStore) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_settings(run: config.Run) -> None:
-    """Checks that all processes have the same code, JAX and configuration.
-
-    Raises:
-      UsageError: which process has what.
+def same_store(run: config.Run, open_store: Callable[[], TokenStore]) -> TokenStore:
+    """Opens the store on all processes. Raises UsageError where they have not the same code, JAX,
+    configuration and data: which process has what.
     """
     if processes.count() == 1:
-        return
-    import jax
-
-    own = "|".join(map(re.escape, OWN_PLACES))
-    text = re.sub(rf"^({own}) = .*\n", "", config.to_gin(run), flags=re.MULTILINE)
+        return open_store()
+    text = re.sub(rf"^{OWN_PLACES} = .*\n", "", config.to_gin(run), flags=re.MULTILINE)
     processes.check_same(
         {"code of dss-jax": code_digest(), "version of JAX": jax.__version__, "configuration": text}
     )
+    store = processes.all_or_raise(open_store)
+    check_store(store)
+    return store
 
 
 def check_store(store: TokenStore) -> None:
-    """Checks that all processes have the same data.
-
-    Raises:
-      UsageError: which process has what.
-    """
-    if processes.count() > 1:
-        processes.check_same({"token store": store_digest(store)})
+    """Raises UsageError, with which process has what, where they do not have the same data."""
+    processes.check_same({"token store": store_digest(store)})
 
 
 def check_shared(file: Path) -> None:
-    """Checks that all processes see a file that process 0 has written.
+    """Raises UsageError where a process does not see a file that process 0 has written."""
 
-    Raises:
-      UsageError: which do not.
-    """
-
-    def look() -> bool:
+    def look() -> None:
         until = time.monotonic() + SHARED_SECONDS
         while not file.exists():
             if time.monotonic() > until:
@@ -76,25 +67,14 @@ def check_shared(file: Path) -> None:
                     "be on storage that all hosts share: gs://, s3:// or a network file system."
                 )
             time.sleep(0.5)
-        return True
 
-    if processes.count() > 1:
-        processes.all_or_raise(look)
+    processes.all_or_raise(look)
 
 
 def describe_hosts(run: config.Run, mesh: Any, longest: tuple[int, int]) -> None:
-    """Prints the processes with their devices, and what a step takes on each device.
-
-    Args:
-      run: T5Config.vocab_size must be set.
-      mesh: of all devices.
-      longest: the longest input and target, in tokens.
+    """Prints the processes with their devices, and what a step takes on each device of the mesh;
+    `longest` are the longest input and target, in tokens.
     """
-    if processes.count() == 1:
-        return
-    import jax
-
-    from dss_jax.core.flops import GB
     from dss_jax.train.memory import estimate
     from dss_jax.train.step import boxed_state
 

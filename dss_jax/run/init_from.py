@@ -27,19 +27,16 @@ log = logging.getLogger(__name__)
 
 
 def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
-    """Completes a configuration by what the checkpoint in `Train.init_from` decides.
+    """Completes a configuration by what the checkpoint in `Train.init_from` decides: the model, and
+    the vocabulary where none was given.
 
     Args:
       run: the configuration.
       given: the settings that the user gave ("T5Config.emb_dim"); the others are defaults, which
         the checkpoint replaces.
 
-    Returns:
-      The run with the checkpoint's model, and its vocabulary where none was given.
-
     Raises:
-      UsageError: a setting that was given differs from the checkpoint's, or there is no such
-        checkpoint.
+      UsageError: a setting that was given differs from the checkpoint's, or there is none.
     """
     path, output_dir = run.train.init_from, run.train.output_dir
     assert path is not None
@@ -50,29 +47,26 @@ def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
         weights = read_weights(path)
         files = ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
         origin = weights.origin
-    return dataclasses.replace(
-        run,
-        model=_model(run.model, files.config, given, origin),
-        vocabulary=_vocabulary(run, files, given, origin),
-    )
+    model = _model(run.model, files.config, given, origin)
+    vocabulary = _vocabulary(run, files, given, origin)
+    return dataclasses.replace(run, model=model, vocabulary=vocabulary)
 
 
 def _model(own: T5Config, checkpoint: T5Config, given: Collection[str], origin: str) -> T5Config:
     """The run's model with the checkpoint's shape."""
-    lines = [
-        f"  T5Config.{name} is {getattr(own, name)!r}, in the checkpoint "
-        f"{getattr(checkpoint, name)!r}"
-        for name in SHAPE_FIELDS
+    shape = {name: getattr(checkpoint, name) for name in SHAPE_FIELDS}
+    lines = ""
+    for name, there in shape.items():
+        mine = getattr(own, name)
         # None stands for the vocabulary's size, which the checkpoint's rows take the place of.
-        if f"T5Config.{name}" in given
-        and getattr(own, name) not in (None, getattr(checkpoint, name))
-    ]
+        if f"T5Config.{name}" in given and mine not in (None, there):
+            lines += f"  T5Config.{name} is {mine!r}, in the checkpoint {there!r}\n"
     if lines:
         raise UsageError(
-            f"the model that was given is not that of {origin}:\n" + "\n".join(lines) + "\n"
+            f"the model that was given is not that of {origin}:\n{lines}"
             "Leave --model and these settings out: the checkpoint gives the model's shape."
         )
-    return dataclasses.replace(own, **{name: getattr(checkpoint, name) for name in SHAPE_FIELDS})
+    return dataclasses.replace(own, **shape)
 
 
 def _vocabulary(
@@ -131,7 +125,6 @@ def start_from(run: config.Run, program: Program, store: TokenStore) -> TrainSta
     places = flat(jax.tree.map(lambda x: x.sharding, program.abstract_state.params))
     there: dict[str, jax.Array] = {}
     for path, leaf in weights.leaves.items():
-        value = leaf.read()
-        read = value.__getitem__
+        read = leaf.read().__getitem__
         there[path] = jax.make_array_from_callback(leaf.shape, places[path], read)
     return program.complete(run.train.seed, there)

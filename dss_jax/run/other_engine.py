@@ -17,45 +17,24 @@ log = logging.getLogger(__name__)
 MODULE = "dss_jax.run.t5x_engine"
 
 
-def as_json(run: config.Run) -> dict[str, Any]:
-    """A configuration as plain JSON."""
-    return dataclasses.asdict(run)
-
-
 def run_from(values: Mapping[str, Mapping[str, Any]]) -> config.Run:
-    """The configuration that `as_json` gave, which checks itself again."""
-
-    def tuples(value: Any) -> Any:
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-    kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(config.Run)}
-    return config.Run(
-        **{
-            name: kinds[name](**{k: tuples(v) for k, v in section.items()})
-            for name, section in values.items()
-        }
-    )
+    """The configuration that `train` has sent, which checks itself again."""
+    kinds: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(config.Run)}
+    return config.Run(**{name: kinds[name](**section) for name, section in values.items()})
 
 
 def train(
     run: config.Run, store: TokenStore, task_dirs: Sequence[str], environment: Mapping[str, str]
 ) -> dict:
-    """As `single.train`, in T5X's process. Ctrl-C and SIGTERM are handed on to it.
-
-    Args:
-      run: the configuration, with an output folder.
-      store: of the task.
-      task_dirs: folders with task files of the user's.
-      environment: of the child; it takes the accelerator, so this process must not.
+    """As `single.train`, in T5X's process; Ctrl-C and SIGTERM are handed on to it. Its environment
+    has the accelerator, so this process must not.
 
     Raises:
       UsageError, prepare_child.PrepareError: see `prepare_child.run`.
       Interrupted: it was asked to stop; T5X has saved its state.
     """
-    request = {
-        "run": as_json(run), "store": str(store.path),
-        "task_dirs": [str(Path(d).resolve()) for d in task_dirs],
-    }  # fmt: skip
+    dirs = [str(Path(d).resolve()) for d in task_dirs]
+    request = {"run": dataclasses.asdict(run), "store": str(store.path), "task_dirs": dirs}
     quiet = {**environment, **prepare_child.QUIET}
     said = prepare_child.run(request, MODULE, environment=quiet, hand_on_signals=True)
     if "taken" in said:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ import numpy as np
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
-from dss_jax.run.session import Session
-from dss_jax.run.start import train_batches
+from dss_jax.run.session import Session, train_batches
 from dss_jax.train.bad_steps import STATES, bad_leaves
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.sharding import put_batch
@@ -40,11 +40,7 @@ class Replayed:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What a run has kept of its bad step.
-
-    Raises:
-      UsageError: it is no such file.
-    """
+    """What a run has kept of its bad step; raises UsageError where the file is something else."""
     if not storage.exists(file):
         raise UsageError(f"there is no {file}. A run that diverges writes it into its folder.")
     try:
@@ -57,18 +53,10 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def replay(session: Session, kept: dict[str, Any]) -> Replayed:
-    """Repeats the step.
-
-    Args:
-      session: of the run, perhaps with other settings (another dtype, say).
-      kept: of `read`.
-    """
+    """Repeats the step that `read` has given, perhaps with other settings (another dtype, say)."""
     step, program = kept["step"], session.program
-    states = Checkpoints(session.folder / STATES)
-    try:
+    with closing(Checkpoints(session.folder / STATES)) as states:
         saved = states.restore(kept["state"], program.abstract_state)
-    finally:
-        states.close()
     state = program.seeded(saved, session.run.train.seed)
     at = jax.device_put(np.array(step, np.int32), program.abstract_state.step.sharding)
     bad = bad_leaves(state.params)

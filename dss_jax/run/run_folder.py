@@ -20,7 +20,8 @@ import difflib
 import functools
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,13 +37,8 @@ METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
 STARTUP, TENSORBOARD = "startup.jsonl", "tensorboard"
 STORE_LINE = "# token store: "
 LOCK = "run.lock"
-BEFORE = ("train.log", LOCK, "sweep.lock")
+BEFORE = {"train.log", LOCK, "sweep.lock"}
 """What may be in a run's folder before the run is; the last is a lock of older versions."""
-
-TAKEN = (
-    "{folder} is in use: {owner} trains or scores there. Let it finish, stop it, or give another "
-    "--output_dir."
-)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,10 +51,13 @@ def locked(folder: str | Path) -> Iterator[None]:
     Raises:
       locks.Taken: another process has it.
     """
+    taken = (
+        f"{folder} is in use: {{owner}} trains or scores there. Let it finish, stop it, or give "
+        "another --output_dir."
+    )
     with ExitStack() as stack:
 
         def take() -> None:
-            taken = TAKEN.replace("{folder}", str(folder))
             stack.enter_context(locks.held(storage.place(folder) / LOCK, taken))
 
         processes.broadcast_from_first(take)
@@ -70,33 +69,22 @@ def alone(train: F) -> F:
 
     @functools.wraps(train)
     def train_alone(run: config.Run, *args: Any, **kwargs: Any) -> Any:
-        if run.train.output_dir is None:
-            return train(run, *args, **kwargs)
-        with locked(run.train.output_dir):
+        with locked(run.train.output_dir) if run.train.output_dir else nullcontext():
             return train(run, *args, **kwargs)
 
     return train_alone  # type: ignore[return-value]
 
 
-def _without_new(now: list[str], before: list[str]) -> list[str]:
-    """This run's bindings without the settings that the saved run's version did not have yet, as
-    long as they are at their defaults: these do what that version did.
-    """
-    known = {line.split(" = ")[0] for line in before}
-    defaults = {f"{name} = {field.default!r}" for name, field in config.SETTINGS.items()}
-    return [line for line in now if line.split(" = ")[0] in known or line not in defaults]
-
-
 def fixed_lines(text: str) -> list[str]:
     """The bindings that may not change while a run goes on, as this version writes them."""
-    may_change = {name for name, field in config.SETTINGS.items() if rule_of(field).free}
     lines = []
     for line in text.splitlines():
         if line.startswith(STORE_LINE):
             lines.append(line)
         elif line and line[0] != "#":
             name, value = config.binding(line)
-            lines += [] if name in may_change else [f"{name} = {value}"]
+            if name not in config.SETTINGS or not rule_of(config.SETTINGS[name]).free:
+                lines.append(f"{name} = {value}")
     return lines
 
 
@@ -107,7 +95,10 @@ def _difference(saved: str, text: str, folder: Path) -> str:
     before, now = fixed_lines(saved), fixed_lines(text)
     if not (STORE_LINE in saved and STORE_LINE in text):
         before, now = ([x for x in one if not x.startswith(STORE_LINE)] for one in (before, now))
-    now = _without_new(now, before)
+    # Settings that the saved run's version did not have yet do at their defaults what that did.
+    known = {line.split(" = ")[0] for line in before}
+    defaults = {f"{name} = {field.default!r}" for name, field in config.SETTINGS.items()}
+    now = [line for line in now if line.split(" = ")[0] in known or line not in defaults]
     lines = difflib.unified_diff(before, now, str(folder), "this run", n=0, lineterm="")
     return "\n".join(line for line in lines if not line.startswith("@@"))
 
@@ -131,73 +122,63 @@ def other_settings(run: config.Run, folder: Path) -> str:
     return _difference(saved, config.to_gin(run), folder) if STORE_LINE in saved else ""
 
 
+def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
+    """The run with another seed, in a folder of its own; it sees the training examples in the order
+    of its seed, or in the `same_order` as all.
+    """
+    data = run.data if same_order else replace(run.data, seed=seed)
+    return replace(run, data=data, train=replace(run.train, seed=seed, output_dir=output_dir))
+
+
 def hand_over(run: config.Run) -> None:
     """Writes the configuration of a run that another process shall start with the `config.gin` of
-    its folder as `--gin_file`.
-
-    Raises:
-      UsageError: as of `open_run_folder`, where a run has begun there.
+    its folder as `--gin_file`; one that is planned only may be written over. Where a run has begun
+    there, it raises as `open_run_folder`.
     """
-    folder, saved = _folder_of(run)
-    own = config.to_gin(run)
-    if STORE_LINE in saved:
-        _check_same(saved, own, folder)
-        own = "\n".join([x for x in saved.splitlines() if x.startswith(STORE_LINE)] + [own])
-    if own != saved:
-        with storage.explained(folder):
-            write_whole(folder / CONFIG, own)
+    _write_config(run, None)
 
 
 def open_run_folder(run: config.Run, store_digest: str) -> Path:
-    """Makes the output folder, or checks that the one that is there is of the same run.
-
-    Args:
-      run: the configuration.
-      store_digest: of the token store, so that a run does not go on with other data.
+    """Makes the output folder, or checks that the one that is there is of the same run, with the
+    same data.
 
     Raises:
       UsageError: no folder was given, or it holds a run with another configuration (the message
         shows the difference) or files of something else.
     """
-    folder, saved = _folder_of(run)
-    text = f"{STORE_LINE}{store_digest}\n{config.to_gin(run)}"
-    if saved:
-        _check_same(saved, text, folder)
-    with storage.explained(folder):
-        write_whole(folder / CONFIG, text)
-    return folder
+    return _write_config(run, f"{STORE_LINE}{store_digest}")
 
 
-def _folder_of(run: config.Run) -> tuple[Path, str]:
-    """The output folder, which is a run's or new, and the configuration in it."""
+def _write_config(run: config.Run, store: str | None) -> Path:
     if run.train.output_dir is None:
         raise UsageError("no output folder: give --output_dir DIR.")
     folder = check_output_dir(run.train.output_dir)
     saved = _saved(folder)
     with storage.explained(folder):
-        new = saved or not folder.exists() or {file.name for file in folder.iterdir()} <= {*BEFORE}
+        new = saved or not folder.exists() or {file.name for file in folder.iterdir()} <= BEFORE
     if not new:
         raise UsageError(
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
             "Give another --output_dir."
         )
-    return folder, saved
-
-
-def _check_same(saved: str, text: str, folder: Path) -> None:
-    if diff := _difference(saved, text, folder):
+    own = config.to_gin(run)
+    text = own if store is None else f"{store}\n{own}"
+    if (store or STORE_LINE in saved) and saved and (diff := _difference(saved, text, folder)):
         raise UsageError(
             f"{folder} holds a run with another configuration:\n{diff}\n"
             "Give another --output_dir, or the same settings to go on with that run."
         )
+    if store is None:
+        text = "\n".join([x for x in saved.splitlines() if x.startswith(STORE_LINE)] + [own])
+    if text != saved:
+        with storage.explained(folder):
+            write_whole(folder / CONFIG, text)
+    return folder
 
 
 def check_output_dir(path: str) -> Path:
-    """The place of an output folder.
-
-    Raises:
-      UsageError: it is on a storage that Orbax cannot write checkpoints to, or whose extra is not
-        installed.
+    """The place of an output folder; raises UsageError where Orbax cannot write checkpoints there,
+    or an extra is missing.
     """
     if storage.scheme_of(path) == "s3":
         raise UsageError(
@@ -209,10 +190,8 @@ def check_output_dir(path: str) -> Path:
 
 
 def saved_config(folder: Path) -> Path:
-    """The configuration of the run in a folder; a copy where that is remote.
-
-    Raises:
-      UsageError: the folder holds no run.
+    """The configuration of the run in a folder, a copy where that is remote; raises UsageError
+    where the folder holds none.
     """
     file = folder / CONFIG
     if not storage.exists(file):
@@ -221,7 +200,6 @@ def saved_config(folder: Path) -> Path:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run in the folder has saved its state."""
     checkpoints = folder / CHECKPOINTS
     with storage.explained(folder):
         return checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())

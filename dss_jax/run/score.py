@@ -4,12 +4,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
+
+import jax
 
 from dss_jax.core import config, processes
 from dss_jax.evaluate.evaluator import write_predictions
+from dss_jax.layouts.batches import subset_rows
 from dss_jax.run import run_folder
-from dss_jax.run.facts import about, teacher_accuracy
 from dss_jax.run.session import Session
 from dss_jax.train.checkpoint import Checkpoints
 
@@ -17,6 +20,20 @@ log = logging.getLogger(__name__)
 
 Write = Callable[[int, str, dict], None]
 """(step, group, numbers), as `MetricLog`."""
+
+
+def _teacher_accuracy(session: Session, split_name: str, limit: int | None) -> float | None:
+    """The teacher's own label accuracy on a split, per cent, on the first `limit` rows that have a
+    gold label; None where there is no teacher.
+    """
+    split, scorer = session.store.split(split_name), session.evaluator.scorer
+    if not session.store.has("teacher_label_targets"):
+        return None
+    texts = zip(split.text("label")[:], split.text("teacher_label")[:], strict=True)
+    pairs = [pair for pair in texts if pair[0]][:limit]
+    if not any(teacher for _, teacher in pairs):
+        return None
+    return scorer([g for g, _ in pairs], [t for _, t in pairs])[scorer.name]
 
 
 def _own_metrics(session: Session, split_name: str, predictions: list[dict]) -> dict[str, float]:
@@ -46,8 +63,7 @@ def _score_split(
     numbers = dict(result.numbers) | {"examples": result.examples}
     if not result.predictions:
         return numbers
-    teacher = teacher_accuracy(session.store, name, session.evaluator.scorer, limit)
-    if teacher is not None:
+    if (teacher := _teacher_accuracy(session, name, limit)) is not None:
         numbers["teacher"] = teacher
     if not processes.is_first():
         return numbers
@@ -56,18 +72,15 @@ def _score_split(
 
 
 def validate(session: Session, write: Write, params: Any, step: int) -> float | None:
-    """Scores the validation split, writes the numbers and the predictions, and says them.
-
-    Returns:
-      The score that the best checkpoint has most of; None without such a split, and where a number
-      is not finite.
+    """Scores the validation split, writes the numbers and the predictions, and says them. Gives the
+    score that the best checkpoint has most of; None without such a split, and where a number is not
+    finite.
     """
     run = session.run
     if "validation" not in session.store.splits:
         return None
     began = time.monotonic()
-    limit = run.evaluate.validation_examples
-    result = session.evaluator(params, "validation", limit=limit)
+    result = session.evaluator(params, "validation", limit=run.evaluate.validation_examples)
     write(step, "validation", result.numbers)
     if processes.is_first() and result.predictions:
         file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
@@ -84,27 +97,28 @@ def validate(session: Session, write: Write, params: Any, step: int) -> float | 
 
 
 def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str, Any]:
-    """Scores validation and, once, test with the best checkpoint.
-
-    Returns:
-      What `results.json` holds.
-    """
-    run, evaluator, store = session.run, session.evaluator, session.store
+    """What `results.json` holds: scores validation and, once, test with the best checkpoint."""
+    run, store, program = session.run, session.store, session.program
     best = checkpoints.best_step()
     assert best is not None
-    params = checkpoints.restore_params(best, session.program.abstract_state.params)
+    params = checkpoints.restore_params(best, program.abstract_state.params)
+    rows = len(store.split("train"))
     results: dict[str, Any] = {
-        "metric": evaluator.metric,
+        "metric": session.evaluator.metric,
         "best_step": best,
         "steps": run.train.steps,
         "method": run.method.name,
-        **about(run, store, session.program),
+        "task": run.task.shown_name,
+        "seed": run.train.seed,
+        "train_examples": len(subset_rows(rows, run.task)),
+        "train_total": rows,
+        "extra_examples": sum(len(extra.split("train")) for extra in store.extras),
+        "parameters": sum(x.size for x in jax.tree.leaves(program.abstract_params)),
     }
     for name in ("validation", "test"):
         if name in store.splits:
-            file = f"{name}-best.jsonl"
-            write_rationales = run.evaluate.generate_rationales
-            results[name] = _score_split(session, params, name, file, write_rationales)
+            file, rationales = f"{name}-best.jsonl", run.evaluate.generate_rationales
+            results[name] = _score_split(session, params, name, file, rationales)
     if "test" in results:
         write(run.train.steps, "test", results["test"])
     else:
@@ -116,7 +130,7 @@ def close_folder(session: Session, results: dict[str, Any]) -> None:
     """Draws the curves of a run that is done, and writes `results.json`."""
     if not processes.is_first():
         return
-    from dss_jax.run.curves import plot_curves
+    from dss_jax.run.pictures import plot_curves
 
     run, folder = session.run, session.folder
     plot_curves(
@@ -137,27 +151,13 @@ def score(
     rationales: bool = False,
     limit: int | None = None,
 ) -> tuple[int, dict[str, Any]]:
-    """Scores splits with a checkpoint of a run, and writes the predictions.
-
-    Args:
-      session: of the run.
-      splits: names.
-      checkpoint: "best", "latest" or a step.
-      rationales: generate rationales too.
-      limit: score the first rows only.
-
-    Returns:
-      The step, and split -> numbers.
-
-    Raises:
-      UsageError: there is no such checkpoint or split.
+    """Scores splits, or their first rows, with a checkpoint of a run ("best", "latest" or a step),
+    and writes the predictions, with generated `rationales` where that is set. Gives the step, and
+    split -> numbers; raises UsageError where there is no such checkpoint or split.
     """
-    checkpoints = session.checkpoints()
-    try:
+    with closing(session.checkpoints()) as checkpoints:
         step = checkpoints.find(checkpoint)
         params = checkpoints.restore_params(step, session.program.abstract_state.params)
-    finally:
-        checkpoints.close()
     scores = {}
     for name in splits:
         file = predictions_name(session.run, name, step, limit)

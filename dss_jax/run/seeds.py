@@ -8,7 +8,7 @@ OUTPUT_DIR/curves.png
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from dss_jax.core import config, processes, storage, strict_json
@@ -19,25 +19,18 @@ from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
 from dss_jax.evaluate.statistics import mean
 from dss_jax.run import run_folder, single
-from dss_jax.run.curves import plot_curves
+from dss_jax.run.pictures import plot_curves
 from dss_jax.run.session import sharing
 
 log = logging.getLogger(__name__)
 
 SUMMARY = "seeds.json"
-SPLITS = ("validation", "test")
 
 
 def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -> list[config.Run]:
-    """The configurations of single runs, one a seed.
-
-    Args:
-      run: what they have in common, with the output folder of all.
-      seeds: values of `Train.seed`, and of `Data.seed` unless `same_order`.
-      same_order: all see the training examples in the order of the run's own `Data.seed`.
-
-    Raises:
-      UsageError: no output folder, or a folder that holds a single run.
+    """The configurations of single runs, one a seed: of `Train.seed`, and of `Data.seed` unless all
+    shall see the training examples in the `same_order`. Raises UsageError where there is no output
+    folder, or it holds a single run.
     """
     if run.train.output_dir is None:
         raise UsageError("no output folder: give --output_dir DIR.")
@@ -47,59 +40,40 @@ def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -
             f"{folder} holds a single run. Give another --output_dir for several seeds: each gets "
             "a folder in it."
         )
-    return [
-        replace(
-            run,
-            data=run.data if same_order else replace(run.data, seed=seed),
-            train=replace(run.train, seed=seed, output_dir=str(folder / f"seed_{seed}")),
-        )
-        for seed in seeds
-    ]
+    folders = {seed: str(folder / f"seed_{seed}") for seed in seeds}
+    return [run_folder.with_seed(run, seed, own, same_order) for seed, own in folders.items()]
 
 
 def train(
     runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, clock: StartClock | None = None
 ) -> dict[str, Any]:
-    """Trains each seed's run, or goes on with it, as `single.train` does.
-
-    Args:
-      runs: of `seed_runs`.
-      store: of the task.
-      scorer: judges labels.
-      clock: of this start; None: it begins now.
-
-    Returns:
-      What `seeds.json` holds: see `summary`.
-
-    Raises:
-      What `single.train` raises; the seeds before are finished then.
+    """Trains the runs of `seed_runs`, or goes on with them, as `single.train` does, and gives their
+    `summary`. Where one raises, the seeds before are finished.
     """
     results: dict[int, dict] = {}
+    curves: list[tuple[str, Path]] = []
     opened = sharing()
     for i, run in enumerate(runs):
-        log.info("seed %d, %d of %d", run.train.seed, i + 1, len(runs))
-        start = clock if i == 0 else None
-        results[run.train.seed] = single.train(run, store, scorer, start, opened=opened)
+        seed = run.train.seed
+        log.info("seed %d, %d of %d", seed, i + 1, len(runs))
+        results[seed] = single.train(run, store, scorer, None if i else clock, opened=opened)
+        curves.append((f"seed {seed}", storage.place(str(run.train.output_dir))))
     numbers = summary(results)
     if processes.is_first():
-        folders = [storage.place(str(run.train.output_dir)) for run in runs]
-        together, first = folders[0].parent, results[runs[0].train.seed]
+        together = curves[0][1].parent
         write_whole(together / SUMMARY, strict_json.dumps(numbers, indent=2) + "\n")
         plot_curves(
-            [(f"seed {run.train.seed}", folder) for run, folder in zip(runs, folders, strict=True)],
+            curves,
             numbers["metric"],
             together / run_folder.CURVES,
             title=f"{runs[0].task.shown_name}, {runs[0].method.name}, {len(runs)} seeds",
-            teacher=first.get("validation", {}).get("teacher"),
+            teacher=results[runs[0].train.seed].get("validation", {}).get("teacher"),
         )
     return numbers
 
 
 def summary(results: dict[int, dict]) -> dict[str, Any]:
-    """Scores of all seeds.
-
-    Args:
-      results: seed -> what its `results.json` holds.
+    """Scores of all seeds, from what the `results.json` of each holds.
 
     Returns:
       `metric`, `method`, `steps`, `seeds` (seed -> its results), and for each split number -> its
@@ -109,10 +83,9 @@ def summary(results: dict[int, dict]) -> dict[str, Any]:
     first = next(iter(results.values()))
     whole: dict[str, Any] = {name: first[name] for name in ("metric", "method", "steps")}
     whole["seeds"] = {str(seed): one for seed, one in results.items()}
-    for split in SPLITS:
-        if split in first:
-            found = {n: mean([r[split][n] for r in results.values()]) for n in first[split]}
-            whole[split] = {
-                n: {"mean": m.value, "standard_error": m.error} for n, m in found.items()
-            }
+    for split in ("validation", "test"):
+        means = {n: mean([r[split][n] for r in results.values()]) for n in first.get(split, ())}
+        if means:
+            shown = {n: {"mean": m.value, "standard_error": m.error} for n, m in means.items()}
+            whole[split] = shown
     return whole

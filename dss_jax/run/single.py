@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,23 @@ from typing import Any
 import jax
 
 from dss_jax.core import config, processes, storage
+from dss_jax.core.digest import file_digest
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run import run_folder
-from dss_jax.run.facts import data_key
-from dss_jax.run.hosts import check_shared, describe_hosts
 from dss_jax.run.score import Write, close_folder, finish, validate
-from dss_jax.run.session import Open, Session, open_session
-from dss_jax.run.start import compile_threads, describe, first_state, report_start, train_batches
+from dss_jax.run.session import (
+    Open,
+    Session,
+    describe,
+    first_state,
+    open_session,
+    report_start,
+    train_batches,
+)
 from dss_jax.train import hooks
 from dss_jax.train.bad_steps import BadSteps
 from dss_jax.train.checkpoint import Checkpoints
@@ -32,6 +39,9 @@ from dss_jax.train.prefetch import Prefetch
 from dss_jax.train.sharding import put_batch
 
 log = logging.getLogger(__name__)
+
+MAX_THREADS = 4
+"""That compile: at most three shapes of a training step, and one of the evaluation's."""
 
 
 @run_folder.alone
@@ -44,7 +54,7 @@ def train(
     plan_subsets: Sequence[config.Task] = (),
     opened: Open = open_session,
 ) -> dict[str, Any]:
-    """Trains, or goes on training, and scores the best checkpoint.
+    """Trains, or goes on training, and scores the best checkpoint: what `results.json` holds.
 
     Args:
       run: the configuration, with an output folder.
@@ -54,9 +64,6 @@ def train(
       profile: the steps that are traced, (first, last + 1); None: none.
       plan_subsets: the data of other runs that shall use the same compiled code.
       opened: opens the run's session.
-
-    Returns:
-      What `results.json` holds.
 
     Raises:
       UsageError: see `open_run_folder` and `step.build`.
@@ -74,15 +81,21 @@ def train(
         write_model_files(folder, files)
     batches = train_batches(session, plan_subsets)
     describe(session, batches)
-    describe_hosts(session.run, session.program.mesh, batches.longest)
+    if processes.count() > 1:
+        from dss_jax.run.hosts import describe_hosts
+
+        describe_hosts(session.run, session.program.mesh, batches.longest)
     clock.lap("model")
-    checkpoints = session.checkpoints()
-    try:
+    with closing(session.checkpoints()) as checkpoints:
         results = _train_and_score(session, batches, checkpoints, clock, profile)
-    finally:
-        checkpoints.close()
     close_folder(session, results)
     return results
+
+
+def data_key(run: config.Run, store: TokenStore) -> str:
+    """Digest of all that is trained on: of the store, and of text files for pre-training."""
+    texts = run.pretrain.text_files if run.method.form == "spans" else ()
+    return "+".join([store.key, *(file_digest(storage.local_file(name)) for name in texts)])
 
 
 def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]:
@@ -96,7 +109,10 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
 
     name, finished = processes.broadcast_from_first(look)
     folder = storage.place(name)
-    check_shared(folder / run_folder.CONFIG)
+    if processes.count() > 1:
+        from dss_jax.run.hosts import check_shared
+
+        check_shared(folder / run_folder.CONFIG)
     return folder, finished
 
 
@@ -107,64 +123,60 @@ def _train_and_score(
     clock: StartClock,
     profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    run, folder, program = session.run, session.folder, session.program
+    run, program = session.run, session.program
     step = Compiled.kept("train step", run, program.train_step)
     with ExitStack() as stack:
-        pool = stack.enter_context(compile_threads())
+        pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="compile")
+        stack.callback(pool.shutdown, cancel_futures=True)
         step.ahead(batches.shapes, pool)
         # The evaluation's may still be at work when the first step runs.
-        limit = run.evaluate.validation_examples
-        session.evaluator.compile_ahead("validation", limit, pool)
+        session.evaluator.compile_ahead("validation", run.evaluate.validation_examples, pool)
         state = jax.block_until_ready(first_state(session, checkpoints))
         clock.lap("state")
         step.wait()
         clock.lap("compile")
         first = int(state.step)
-        write, log_hook = _outputs(stack, session, batches, first)
+        write, own = _outputs(stack, session, batches, profile, first)
         stop = stack.enter_context(stop_on_signals())
-        tracing = (
-            hooks.Profile(folder / run_folder.TENSORBOARD, *profile, first) if profile else None
-        )
-        if tracing is not None:
-            stack.callback(tracing.close)
         every, steps = run.evaluate.every, run.train.steps
-        score = partial(validate, session, write)
-        evaluate = hooks.Evaluate(every, steps, score)
+        evaluate = hooks.Evaluate(every, steps, partial(validate, session, write))
         # DO NOT CHANGE THE ORDER: what is evaluated is saved, what is saved may be stopped after,
         # and the log's clock starts anew when all of them are done. A batch that was skipped is
         # logged before it may end the run.
-        own: list[Hook | None] = [
+        in_order = [
             hooks.FirstStep(first, partial(report_start, session, clock, first)),
             evaluate,
             hooks.Save(run.train.checkpoint_every or every, checkpoints, evaluate, stop),
             hooks.Stop(steps, stop, checkpoints.wait),
-            tracing,
-            log_hook,
-            BadSteps(folder, run.train.max_bad_steps, batches.ids_at),
+            *own,
+            BadSteps(session.folder, run.train.max_bad_steps, batches.ids_at),
         ]
         prefetch = Prefetch(lambda k: put_batch(batches(k), program.mesh), first, steps)
-        fit(
-            state,
-            steps=steps,
-            train_step=step,
-            next_batch=stack.enter_context(prefetch),
-            hooks=[hook for hook in own if hook is not None],
-        )
+        next_batch = stack.enter_context(prefetch)
+        fit(state, steps=steps, train_step=step, next_batch=next_batch, hooks=in_order)
         checkpoints.wait()
         return finish(session, checkpoints, write)
 
 
 def _outputs(
-    stack: ExitStack, session: Session, batches: TrainBatches, step: int
-) -> tuple[Write, hooks.Log | None]:
-    """Where numbers go from `step` on, and the hook that logs the steps'; for process 0."""
+    stack: ExitStack,
+    session: Session,
+    batches: TrainBatches,
+    profile: tuple[int, int] | None,
+    step: int,
+) -> tuple[Write, list[Hook]]:
+    """Where numbers go from `step` on, and the hooks that trace steps and log them."""
+    run, own = session.run, list[Hook]()
+    if profile is not None:
+        tracing = hooks.Profile(session.folder / run_folder.TENSORBOARD, *profile, step)
+        stack.callback(tracing.close)
+        own.append(tracing)
     if not processes.is_first():
-        return lambda step, group, numbers: None, None
-    run = session.run
+        return lambda step, group, numbers: None, own
     write, progress = MetricLog(session.folder, step), Progress(run.train.steps, step)
     stack.callback(write.close)
     stack.callback(progress.close)
-    return write, hooks.Log(
+    log_hook = hooks.Log(
         run.train.log_every,
         run.train.steps,
         write,
@@ -174,3 +186,4 @@ def _outputs(
         hooks.peak_of(list(session.program.mesh.devices.flat)),
         progress,
     )
+    return write, [*own, log_hook]

@@ -14,6 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,14 @@ from dss_jax.data.store import TokenStore, open_store
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.interop.t5x import parameters, read_t5x
-from dss_jax.interop.weights import Weights, from_tree, nested
+from dss_jax.interop.weights import Weights, flat, from_tree, nested
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch
 from dss_jax.model.t5 import T5
 from dss_jax.run import other_engine, run_folder, score
 from dss_jax.run.session import open_session, with_vocab_size
 from dss_jax.train import loop
+from dss_jax.train.loss import task_weights
 from dss_jax.train.metric_log import MetricLog
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from dss_jax.train.t5x_model import DistillationModel, DistillationTrainer
@@ -54,7 +56,7 @@ log = logging.getLogger(__name__)
 MODEL_DIR = "t5x"
 
 
-def rows_of(batch: Batch, weights: tuple[float, float]) -> dict[str, np.ndarray]:
+def rows_of(batch: Batch, weights: tuple[Any, Any]) -> dict[str, np.ndarray]:
     """One batch as T5X takes it: R = N * roles rows, each example's roles one after the other.
 
     Args:
@@ -73,14 +75,10 @@ def rows_of(batch: Batch, weights: tuple[float, float]) -> dict[str, np.ndarray]
         padded = [np.pad(b, ((0, 0), (0, width - b.shape[1]))) for b in blocks]
         return np.stack(padded, axis=1).reshape(-1, width)
 
-    roles = together("decoder_roles")
-    return {
-        "encoder_input_tokens": together("encoder_input_tokens"),
-        "decoder_input_tokens": together("decoder_input_tokens"),
-        "decoder_target_tokens": together("decoder_target_tokens"),
-        "decoder_roles": roles,
-        "decoder_loss_weights": np.asarray((0.0, *weights), np.float32)[roles],
-    }
+    names = "encoder_input_tokens decoder_input_tokens decoder_target_tokens decoder_roles"
+    rows = {name: together(name) for name in names.split()}
+    loss_weights = np.asarray((0.0, *weights), np.float32)[rows["decoder_roles"]]
+    return {**rows, "decoder_loss_weights": loss_weights}
 
 
 class StoreIterator(clu_data.DatasetIterator):
@@ -94,23 +92,17 @@ class StoreIterator(clu_data.DatasetIterator):
         return self._batch_at(self._next - 1)
 
     def reset(self) -> None:
-        """Back to the first batch."""
         self._next = 0
 
     @property
     def element_spec(self) -> Mapping[str, clu_data.ArraySpec]:
-        """Shape and dtype of each array."""
-        return {
-            name: clu_data.ArraySpec(dtype=array.dtype, shape=array.shape)
-            for name, array in self._batch_at(0).items()
-        }
+        first = self._batch_at(0)
+        return {name: clu_data.ArraySpec(dtype=a.dtype, shape=a.shape) for name, a in first.items()}
 
     def save(self, filename: Any) -> None:
-        """Writes the state."""
         Path(filename).write_text(json.dumps({"next": self._next}))
 
     def restore(self, filename: Any) -> None:
-        """Goes to where `save` was."""
         self._next = json.loads(Path(filename).read_text())["next"]
 
 
@@ -122,10 +114,9 @@ class Initializer(utils.TrainStateInitializer):
         self._weights = weights
 
     def from_scratch(self, init_rng: Any) -> Any:
-        """T5X's train state of step 0."""
         state = super().from_scratch(init_rng)
         frozen = state.params
-        params = {f"target/{k}": v for k, v in _flat(frozen).items()}
+        params = {f"target/{k}": v for k, v in flat(frozen).items()}
         for parameter in parameters(self._weights.config, scanned=False):
             arrays = parameter.to_theirs(self._weights.leaves[parameter.path].read())
             for name, array in arrays.items():
@@ -135,16 +126,10 @@ class Initializer(utils.TrainStateInitializer):
         return state.replace_params(type(frozen)(nested(params)["target"]))
 
 
-def _flat(tree: Any) -> dict[str, Any]:
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in found}
-
-
 class Trainer(DistillationTrainer):
     """Writes each reading of T5X's metrics to the run's own log, and stops when it is asked to."""
 
     def __init__(self, report: Callable[[int, dict], bool], **options: Any) -> None:
-        """Arguments: `report` (step, numbers) -> whether to stop, and those of T5X's class."""
         super().__init__(**options)
         self._report = report
 
@@ -172,26 +157,24 @@ def make_model(run: config.Run) -> DistillationModel:
     shape = {k: v for k, v in asdict(run.model).items() if k in names}
     assert run.model.vocab_size is not None
     vocabulary = seqio.PassThroughVocabulary(run.model.vocab_size, eos_id=1)
+    cfg = run.optimizer
+    if cfg.name == "adamw":
+        # optax's optimisers do not read T5X's learning rate: they have the schedule in them.
+        optimizer = optimizers.OptaxWrapper(make_optimizer(cfg, run.train.steps))
+    else:
+        optimizer = adafactor.Adafactor(
+            decay_rate=cfg.decay_rate,
+            step_offset=0,
+            global_norm_clip_threshold=cfg.clip_norm or None,
+            logical_factor_rules=adafactor.standard_logical_factor_rules(),
+        )
     return DistillationModel(
         module=network.Transformer(network.T5Config(**shape)),
         input_vocabulary=vocabulary,
         output_vocabulary=vocabulary,
-        optimizer_def=_optimizer(run),
+        optimizer_def=optimizer,
         z_loss=run.loss.z_loss,
         label_smoothing=run.loss.label_smoothing,
-    )
-
-
-def _optimizer(run: config.Run) -> Any:
-    cfg = run.optimizer
-    if cfg.name == "adamw":
-        # optax's optimisers do not read T5X's learning rate: they have the schedule in them.
-        return optimizers.OptaxWrapper(make_optimizer(cfg, run.train.steps))
-    return adafactor.Adafactor(
-        decay_rate=cfg.decay_rate,
-        step_offset=0,
-        global_norm_clip_threshold=cfg.clip_norm or None,
-        logical_factor_rules=adafactor.standard_logical_factor_rules(),
     )
 
 
@@ -210,37 +193,30 @@ def fit(
     model_dir: str,
     report: Callable[[int, dict], bool],
 ) -> int:
-    """Trains with T5X, or goes on from its latest checkpoint in `model_dir`.
+    """Trains with T5X, or goes on from its latest checkpoint in `model_dir`. Gives the step it
+    ended at.
 
     Args:
       run: the configuration, with T5Config.vocab_size.
       batch_at: step -> `rows_of` its batch.
       model_dir: where T5X writes.
       report: (step, numbers) -> whether to stop; every Train.log_every steps.
-
-    Returns:
-      The step it ended at.
     """
     rows = batch_at(0)["encoder_input_tokens"].shape[0]
+    name = run.task.shown_name
     period = min(run.train.checkpoint_every or run.evaluate.every, run.train.steps)
+    kept = run.train.keep_checkpoints
+    save = utils.SaveCheckpointConfig(period=period, keep=kept, save_dataset=True)
+    dimensions = 2 if run.mesh.fsdp > 1 else 1
+    rules = partitioning.standard_logical_axis_rules(parameter_partitioning_dims=dimensions)
     step, _ = t5x.train.train(
         model=make_model(run),
-        train_dataset_cfg=utils.DatasetConfig(
-            mixture_or_task_name=run.task.shown_name, task_feature_lengths={}, split="train",
-            batch_size=rows, shuffle=False, seed=None,
-        ),
+        train_dataset_cfg=utils.DatasetConfig(name, {}, "train", rows, shuffle=False, seed=None),
         train_eval_dataset_cfg=None,
         infer_eval_dataset_cfg=None,
-        checkpoint_cfg=utils.CheckpointConfig(
-            save=utils.SaveCheckpointConfig(
-                period=period, keep=run.train.keep_checkpoints, save_dataset=True
-            )
-        ),
+        checkpoint_cfg=utils.CheckpointConfig(save=save),
         partitioner=partitioning.PjitPartitioner(
-            num_partitions=run.mesh.model,
-            logical_axis_rules=partitioning.standard_logical_axis_rules(
-                parameter_partitioning_dims=2 if run.mesh.fsdp > 1 else 1
-            ),
+            num_partitions=run.mesh.model, logical_axis_rules=rules
         ),
         trainer_cls=functools.partial(
             Trainer,
@@ -258,18 +234,15 @@ def fit(
         get_dataset_fn=lambda *_: StoreIterator(batch_at),
         train_state_initializer_cls=functools.partial(Initializer, start_weights(run)),
         verify_matching_vocabs_fn=None,
-    )  # fmt: skip
+    )
     return int(step)
 
 
 def checkpoints_of(model_dir: Path) -> dict[int, Path]:
     """Step -> folder of the checkpoints that T5X kept, without that of step 0."""
-    found = {}
-    for path in model_dir.glob("checkpoint_*"):
-        match = re.fullmatch(r"checkpoint_(\d+)", path.name)
-        if match and int(match[1]):
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+    paths = model_dir.glob("checkpoint_*")
+    matches = ((re.fullmatch(r"checkpoint_(\d+)", path.name), path) for path in paths)
+    return dict(sorted((int(m[1]), path) for m, path in matches if m and int(m[1])))
 
 
 @run_folder.alone
@@ -286,30 +259,25 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
         return finished
     run = with_vocab_size(run, store)
     write_model_files(folder, ModelFiles(run.model, store.vocabulary_path, store.extra_ids))
-    padded = replace(run.data, layout="padded")
-    batches = TrainBatches(
-        store.split("train"), run.task, padded, run.method, steps=run.train.steps
-    )
-    weights = (run.loss.alpha, 1 - run.loss.alpha) if run.method.rationale else (1.0, 0.0)
+    padded, steps = replace(run.data, layout="padded"), run.train.steps
+    batches = TrainBatches(store.split("train"), run.task, padded, run.method, steps=steps)
+    weights = task_weights(run.loss, run.method)
     model_dir = (folder / MODEL_DIR).absolute()
-    there = checkpoints_of(model_dir)
-    log.info("T5X's loop, from step %d; it compiles first", max(there, default=0))
-    write = MetricLog(folder, max(there, default=0))
-    try:
+    first = max(checkpoints_of(model_dir), default=0)
+    log.info("T5X's loop, from step %d; it compiles first", first)
+    with closing(MetricLog(folder, first)) as write:
         with loop.stop_on_signals() as stop:
 
             def report(step: int, numbers: dict) -> bool:
                 write(step, "train", numbers)
-                if step % run.evaluate.every == 0 or step == run.train.steps:
-                    log.info(f"step {step}/{run.train.steps}  loss {numbers['loss']:.4f}")
-                return stop.asked and step < run.train.steps
+                if step % run.evaluate.every == 0 or step == steps:
+                    log.info(f"step {step}/{steps}  loss {numbers['loss']:.4f}")
+                return stop.asked and step < steps
 
             done = fit(run, lambda step: rows_of(batches(step), weights), str(model_dir), report)
-        if done < run.train.steps:
+        if done < steps:
             raise loop.Interrupted(done)
         return _score(run, folder, store, scorer, write)
-    finally:
-        write.close()
 
 
 def _score(
@@ -317,16 +285,13 @@ def _score(
 ) -> dict:
     """T5X's checkpoints become ours, each with its score; then as after any run."""
     session = open_session(run, folder, store, scorer)
-    checkpoints = session.checkpoints()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, session.program.abstract_state.params)
-    try:
+    with closing(session.checkpoints()) as checkpoints:
         for step, path in checkpoints_of(folder / MODEL_DIR).items():
             params = jax.tree.map(jax.device_put, read_t5x(str(path)).tree(), shardings)
             checkpoints.save_params(params, step, score.validate(session, write, params, step))
         checkpoints.wait()
         results = score.finish(session, checkpoints, write)
-    finally:
-        checkpoints.close()
     score.close_folder(session, results)
     return results
 

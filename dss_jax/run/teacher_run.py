@@ -35,23 +35,23 @@ def _predictions(split: StoreSplit, scorer: Scorer) -> list[dict[str, Any]]:
 
 @run_folder.alone
 def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
-    """Scores the teacher on validation and test.
-
-    Returns:
-      What `results.json` holds, the same fields as of a student.
-
-    Raises:
-      UsageError: there is no teacher text; see also `open_run_folder`.
+    """Scores the teacher on validation and test: what `results.json` holds, as of a student. Raises
+    UsageError where there is no teacher text; see also `open_run_folder`.
     """
     if not store.has("teacher_label_targets"):
         raise UsageError(f"{run.task.shown_name} has no teacher text, so there is none to score.")
     folder = run_folder.open_run_folder(run, store.key)
     results: dict[str, Any] = {
-        "metric": scorer.name, "best_step": 0, "steps": 0, "method": run.method.name,
-        "task": run.task.shown_name, "seed": run.train.seed, "train_examples": 0,
+        "metric": scorer.name,
+        "best_step": 0,
+        "steps": 0,
+        "method": run.method.name,
+        "task": run.task.shown_name,
+        "seed": run.train.seed,
+        "train_examples": 0,
         "train_total": len(store.split("train")) if "train" in store.splits else 0,
         "parameters": 0,
-    }  # fmt: skip
+    }
     for name in SPLITS:
         if name not in store.splits:
             continue

@@ -24,22 +24,14 @@ SBATCH, SKY = Path("launch/slurm.sbatch"), Path("launch/sky.yaml")
 MOST_IN_ARRAY = 1000
 """Slurm's MaxArraySize is 1001 unless a site says otherwise, and our arrays begin at 1."""
 
-Command = list[str]
-
 
 def slurm(
     folder: Path, jobs: Sequence[Job], flags: Sequence[str], at_once: int | None
-) -> list[Command]:
-    """What submits the jobs as an array; writes the file that it reads: a line of flags a job.
-
-    Args:
-      folder: of the sweep, on a file system that the nodes share.
-      jobs: what is left.
-      flags: of sbatch, from the user: partition, account, time ...
-      at_once: jobs of the array that may run at the same time; None: Slurm decides.
-
-    Returns:
-      sbatch commands: more than one where the array would be too long.
+) -> list[list[str]]:
+    """The sbatch commands for the jobs that are left, as arrays; writes the files that they read,
+    with a line of flags a job. The sweep's folder is on a file system that the nodes share; `flags`
+    are of sbatch: partition, account, time ...; `at_once` jobs of an array run at the same time
+    (None: Slurm decides).
     """
     _need(SBATCH)
     limit = "" if at_once is None else f"%{at_once}"
@@ -57,13 +49,12 @@ def slurm(
 
 def sky(
     jobs: Sequence[Job], flags: Sequence[str], stores: Mapping[str, Path], store_dir: str | None
-) -> list[Command]:
-    """What submits each job as a managed job of SkyPilot.
+) -> list[list[str]]:
+    """What submits each job that is left as a managed job of SkyPilot.
 
     Args:
-      jobs: what is left, in a folder of a bucket, for machines come and go. Their configurations
-        name only what the machines have: buckets, and files in the project's folder, which is
-        copied.
+      jobs: their configurations name only what the machines have, for these come and go: buckets,
+        and files in the project's folder, which is copied.
       flags: of `sky jobs launch`, from the user: GPUs, cloud ...
       stores: task -> its token store on this machine.
       store_dir: as given: where it is a bucket, the jobs read the stores from it.
@@ -83,9 +74,7 @@ def sky(
 
 
 def _shared(store: Path, store_dir: str | None) -> str:
-    """A store as a machine of SkyPilot finds it: in the bucket, or in the project's folder that is
-    copied.
-    """
+    """A store as a machine of SkyPilot finds it: in the bucket, or in the copied folder."""
     if store_dir is not None and storage.is_remote(store_dir):
         return f"{store_dir.rstrip('/')}/{store.name}"
     try:
@@ -104,11 +93,9 @@ def _need(file: Path) -> None:
         )
 
 
-def submit(commands: Sequence[Command]) -> None:
-    """Runs the commands, one after the other; they say what they have submitted.
-
-    Raises:
-      UsageError: the program is not installed, or refuses; what was submitted before stays so.
+def submit(commands: Sequence[list[str]]) -> None:
+    """Runs the commands, one after the other; they say what they have submitted. Raises UsageError
+    where one cannot; what was submitted before stays so.
     """
     for i, command in enumerate(commands):
         try:

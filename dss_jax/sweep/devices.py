@@ -35,18 +35,15 @@ def slots(
     environ: Mapping[str, str] = os.environ,
     found: Callable[[Mapping[str, str]], list[str]] = gpus,
 ) -> list[Environment]:
-    """What the environment of each run that is at work at the same time has beside the sweep's own.
+    """What the environment of each run that is at work at the same time has beside the sweep's own:
+    at least one. Without GPUs, `jobs` empty ones: a run takes the whole machine, all chips of a TPU
+    included.
 
     Args:
-      devices: "0,1", GPUs as in CUDA_VISIBLE_DEVICES; None: all.
+      devices: "0,1", GPUs as in CUDA_VISIBLE_DEVICES; None: all that are `found`.
       each: how many of them a run gets.
       jobs: how many runs share a device, or, where there is no GPU, how many run at once.
       environ: of the sweep.
-      found: gives the GPUs.
-
-    Returns:
-      At least one; without GPUs, `jobs` empty ones: a run takes the whole machine, all chips of a
-      TPU included.
 
     Raises:
       UsageError: a number is wrong, or there are fewer GPUs than a run shall get.

@@ -8,6 +8,7 @@ DIR/sweep_times.jsonl                         a line a run of this machine that 
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +25,8 @@ from dss_jax.run import run_folder
 GRID, TIMES = "sweep.json", "sweep_times.jsonl"
 FORMAT = 1
 
-LABEL_ROW, RATIONALE_ROW = (96, 8), (96, 32)
-"""Usual lengths of input and target, tokens; only the proportion of two runs' work matters."""
+LABEL_ROW, RATIONALE_ROW = work_of_shape(1, 96, 8), work_of_shape(1, 96, 32)
+"""Of usual lengths of input and target; only the proportion of two runs' work matters."""
 
 TEACHER_WORK = 1e9
 """FLOPs that scoring the teacher's labels counts as: nearly nothing."""
@@ -33,12 +34,8 @@ TEACHER_WORK = 1e9
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, and the run that it is.
-
-    Attributes:
-      cell: where it is in the grid.
-      run: the checked configuration.
-      vocabulary: the path that was given for it: that of a checkpoint is found by whoever trains.
+    """A cell, the run that it is, and the path that was given for its vocabulary: that of a
+    checkpoint is found by whoever trains.
     """
 
     cell: Cell
@@ -55,16 +52,14 @@ class Planned:
         """FLOPs of the training, roughly: to weigh one run against another."""
         if self.cell.method == TEACHER:
             return TEACHER_WORK
-        work = work_of_shape(1, *LABEL_ROW)
-        if self.run.method.uses_rationales:
-            # A row of its own, or as much more text in the one row.
-            work = work.plus(work_of_shape(1, *RATIONALE_ROW))
+        # Rationales are a row of their own, or as much more text in the one row.
+        work = LABEL_ROW.plus(RATIONALE_ROW) if self.run.method.uses_rationales else LABEL_ROW
         return float(self._flops(work) * self.run.train.steps * self.run.data.batch_size)
 
     @property
     def model_size(self) -> int:
         """FLOPs of an example, which order models by their size."""
-        return self._flops(work_of_shape(1, *LABEL_ROW))
+        return self._flops(LABEL_ROW)
 
     def _flops(self, work: Work) -> int:
         model = self.run.model
@@ -72,11 +67,8 @@ class Planned:
 
 
 class State(NamedTuple):
-    """What is there of a run.
-
-    Attributes:
-      done: whether it is finished.
-      step: the last saved or logged step; 0 where it has not begun.
+    """What is there of a run: whether it is finished, and if not, the last saved or logged step; 0
+    where it has not begun.
     """
 
     done: bool
@@ -84,10 +76,8 @@ class State(NamedTuple):
 
 
 def state_of(folder: Path) -> State:
-    """What is there of the run in a folder."""
-    if storage.exists(folder / run_folder.RESULTS):
-        return State(True, 0)
-    return State(False, logged_step(folder))
+    done = storage.exists(folder / run_folder.RESULTS)
+    return State(done, 0 if done else logged_step(folder))
 
 
 def logged_step(folder: Path) -> int:
@@ -100,24 +90,18 @@ def logged_step(folder: Path) -> int:
     except (OSError, ValueError):
         return 0
     for line in reversed(lines):
-        try:
+        with suppress(ValueError, KeyError, TypeError):  # Cut off at its start, or half written.
             return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # Cut off at its start, or half written.
     return 0
 
 
-def read_grid(folder: Path) -> dict[str, Any] | None:
-    """What `sweep.json` of a folder holds; None where there is none.
-
-    Raises:
-      UsageError: it is of another format.
-    """
+def read_grid(folder: Path) -> dict[str, Any]:
+    """What `sweep.json` of a folder holds; no cells where there is none."""
     file = folder / GRID
     if not storage.exists(file):
-        return None
+        return {"cells": []}
     with storage.explained(file):
-        grid = json.loads(file.read_text())
+        grid: dict[str, Any] = json.loads(file.read_text())
     if grid.get("format") != FORMAT:
         raise UsageError(
             f"{file} has format {grid.get('format')!r}, but this version reads {FORMAT}. Give "
@@ -127,35 +111,27 @@ def read_grid(folder: Path) -> dict[str, Any] | None:
 
 
 def cells_in(folder: Path) -> list[Cell]:
-    """The cells of a folder's grid."""
-    return [Cell.from_json(cell) for cell in (read_grid(folder) or {"cells": []})["cells"]]
+    return [Cell.from_json(cell) for cell in read_grid(folder)["cells"]]
 
 
 def begun_before(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
     """Cells of the folder's grid that are not among `cells`, and whose run has begun."""
-    others = [cell for cell in cells_in(folder) if cell not in cells]
+    others = (cell for cell in cells_in(folder) if cell not in cells)
     return [cell for cell in others if run_folder.begun(folder / cell.folder)]
 
 
 def write_grid(
     folder: Path, cells: Iterable[Cell], gin_files: Sequence[str], bindings: Sequence[str]
 ) -> None:
-    """Writes `sweep.json`."""
-    grid = {
-        "format": FORMAT,
-        "cells": [cell.as_json() for cell in cells],
-        "gin_files": [str(file) for file in gin_files],
-        "bindings": list(bindings),
-    }
+    grid = {"format": FORMAT, "cells": [cell.as_json() for cell in cells]}
+    grid |= {"gin_files": list(map(str, gin_files)), "bindings": list(bindings)}
     write_whole(folder / GRID, strict_json.dumps(grid, indent=1) + "\n")
 
 
 def check_settings(folder: Path, planned: Sequence[Planned]) -> None:
     """Raises UsageError where runs of the folder were begun with other settings, and shows them."""
-    found = [
-        diff for one in planned if (diff := run_folder.other_settings(one.run, _at(folder, one)))
-    ]
-    if found:
+    differences = (run_folder.other_settings(p.run, folder / p.cell.folder) for p in planned)
+    if found := [diff for diff in differences if diff]:
         more = f"\n... and {len(found) - 1} more runs" if len(found) > 1 else ""
         raise UsageError(
             f"{folder} holds a sweep with other settings:\n{found[0]}{more}\n"
@@ -164,18 +140,10 @@ def check_settings(folder: Path, planned: Sequence[Planned]) -> None:
         )
 
 
-def _at(folder: Path, planned: Planned) -> Path:
-    return folder / planned.cell.folder
-
-
 @dataclass(frozen=True)
 class Job:
-    """One process: a run, or the seeds of a cell at once.
-
-    Attributes:
-      planned: what it trains.
-      folder: that has its log, relative to the sweep's.
-      flags: of `dss train`.
+    """One process: the runs that it trains, the folder of its log, relative to the sweep's, and the
+    flags of `dss train`.
     """
 
     planned: tuple[Planned, ...]
@@ -191,17 +159,12 @@ class Job:
 def jobs_of(
     folder: Path, planned: Sequence[Planned], at_once: bool, task_dirs: Sequence[str] = ()
 ) -> list[Job]:
-    """The processes that do what is left.
-
-    Args:
-      folder: the sweep's.
-      planned: runs; those that are done are passed over.
-      at_once: whether the seeds of a group share a process.
-      task_dirs: folders with task files of the user's.
+    """The processes that do what is left of the runs in a sweep's folder; with `at_once`, the seeds
+    of a group share one.
     """
     groups: dict[str, list[Planned]] = {}
     for one in planned:
-        if not state_of(_at(folder, one)).done:
+        if not state_of(folder / one.cell.folder).done:
             key = one.cell.group if at_once else one.cell.folder
             groups.setdefault(key, []).append(one)
     return [_job(folder, members, task_dirs) for members in groups.values()]
@@ -210,7 +173,7 @@ def jobs_of(
 def _job(folder: Path, members: Sequence[Planned], task_dirs: Sequence[str]) -> Job:
     first = members[0]
     place = first.cell.folder
-    flags = ["--gin_file", str(_at(folder, first) / run_folder.CONFIG)]
+    flags = ["--gin_file", str(folder / place / run_folder.CONFIG)]
     if len(members) > 1:
         place = first.cell.group
         seeds = ",".join(str(one.cell.seed) for one in members)
@@ -232,19 +195,16 @@ class Times:
     def __init__(self, folder: Path) -> None:
         self._file = folder / TIMES
         self.seconds = self.work = 0.0
-        if self._file.exists():
-            for line in self._file.read_text().splitlines():
-                try:
-                    saved = json.loads(line)
-                    self._count(saved["seconds"], saved["work"])
-                except (ValueError, KeyError):
-                    continue
+        lines = self._file.read_text().splitlines() if self._file.exists() else ()
+        for line in lines:
+            with suppress(ValueError, KeyError):
+                saved = json.loads(line)
+                self._count(saved["seconds"], saved["work"])
 
     def _count(self, seconds: float, work: float) -> None:
-        if work <= TEACHER_WORK:
-            return  # Scoring the teacher says nothing of how long training takes.
-        self.seconds += seconds
-        self.work += work
+        if work > TEACHER_WORK:  # Scoring the teacher says nothing of how long training takes.
+            self.seconds += seconds
+            self.work += work
 
     def add(self, job: Job, state: str, seconds: float, work: float) -> None:
         """A process has ended after so many seconds, and has done so much."""
@@ -253,21 +213,16 @@ class Times:
         with self._file.open("a") as file:
             file.write(strict_json.dumps(line) + "\n")
 
+    def to_the_end(
+        self, running: Sequence[tuple[float, float]], left: float, slots: int
+    ) -> float | None:
+        """Seconds to the end, from the speed so far; None while nothing is known.
 
-def seconds_left(
-    times: Times, running: Sequence[tuple[float, float]], left: float, slots: int
-) -> float | None:
-    """The time to the end, from the speed so far.
-
-    Args:
-      times: of what has ended.
-      running: (seconds, work done) of each process at work.
-      left: work that is still to be done, the rest of the running ones included.
-      slots: how many run at once.
-
-    Returns:
-      Seconds; None while nothing is known.
-    """
-    seconds = times.seconds + sum(s for s, _ in running)
-    work = times.work + sum(w for _, w in running)
-    return None if work <= 0 or seconds <= 0 else left * seconds / work / max(slots, 1)
+        Args:
+          running: (seconds, work done) of each process at work.
+          left: work that is still to be done, the rest of the running ones included.
+          slots: how many run at once.
+        """
+        seconds = self.seconds + sum(s for s, _ in running)
+        work = self.work + sum(w for _, w in running)
+        return None if work <= 0 or seconds <= 0 else left * seconds / work / slots

@@ -21,7 +21,7 @@ from types import FrameType
 
 from dss_jax.core import locks
 from dss_jax.run import run_folder
-from dss_jax.sweep.plan import Job, Planned, Times, seconds_left, state_of
+from dss_jax.sweep.plan import Job, Planned, Times, state_of
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,12 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class _Child:
-    """A process at work."""
+    """A process at work.
+
+    Attributes:
+      before: work that was done when it began: FLOPs.
+      told: how often it was asked to stop.
+    """
 
     job: Job
     process: "subprocess.Popen[bytes]"
@@ -58,19 +63,14 @@ class _Child:
     log: Path
     log_start: int
     before: float
-    """Work that was done when it began: FLOPs."""
     began: float = field(default_factory=time.monotonic)
     told: int = 0
-    """How often it was asked to stop."""
 
 
 @dataclass
 class Outcome:
-    """How a sweep has ended.
-
-    Attributes:
-      failed: (job, status, log, its last lines) of each process that failed.
-      stopped: whether the sweep was asked to stop.
+    """How a sweep has ended: (job, status, log, its last lines) of each process that failed, and
+    whether the sweep was asked to stop.
     """
 
     failed: list[tuple[Job, int, Path, list[str]]] = field(default_factory=list)
@@ -78,10 +78,9 @@ class Outcome:
 
 
 class Runner:
-    """Runs jobs.
+    """Runs jobs of a sweep's folder.
 
     Args:
-      folder: the sweep's.
       slots: what the environment of each run that is at work at the same time has of its own.
       show: is told how far it is, a few times a second.
     """
@@ -89,18 +88,15 @@ class Runner:
     def __init__(
         self, folder: Path, slots: Sequence[Mapping[str, str]], show: Callable[[str], None]
     ) -> None:
-        self._folder, self._slots, self._show = folder, list(slots), show
+        self._folder, self._slots, self._show = folder, slots, show
         self._times, self._outcome = Times(folder), Outcome()
         self._children: list[_Child] = []
         self._elsewhere: list[tuple[Job, locks.Owner]] = []
         self._asked = 0
 
     def run(self, jobs: Sequence[Job], done: int = 0) -> Outcome:
-        """Runs the jobs, and returns when none is left or at work.
-
-        Args:
-          jobs: in the order in which they start.
-          done: runs of the sweep that are finished already, for the status.
+        """Runs the jobs in order, and returns when none is left or at work; `done` runs of the
+        sweep are finished already.
         """
         self._jobs, self._done = list(jobs), done
         # Read once: what waits does not change.
@@ -131,13 +127,15 @@ class Runner:
             else:
                 if now - looked > LOCKED_SECONDS:
                     looked = now
-                    self._look_elsewhere()
+                    # Runs that another process trained: finished, or free to go on with here.
+                    seen = [(job, self._owner(job)) for job, _ in self._elsewhere]
+                    self._jobs[:0] = [job for job, owner in seen if owner is None]
+                    self._elsewhere = [(job, owner) for job, owner in seen if owner is not None]
                 self._start()
             if now - shown > SHOW_SECONDS:
                 shown = now
                 self._show(self._status())
-            if self._jobs or self._children or self._elsewhere:
-                time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         self._show(self._status())
 
     def _free_slot(self) -> int | None:
@@ -145,15 +143,12 @@ class Runner:
         for _, owner in self._elsewhere:
             # What a sweep that was killed has left at work on this machine keeps its device.
             if owner.get("host") == socket.gethostname():
-                devices = ({**os.environ, **slot}.get(locks.DEVICES) for slot in self._slots)
-                own = [
-                    i for i, d in enumerate(devices) if d == owner.get("devices") and i not in taken
-                ]
-                taken |= set(own[:1])
+                devices = [{**os.environ, **slot}.get(locks.DEVICES) for slot in self._slots]
+                own = (i for i, d in enumerate(devices) if d == owner.get("devices"))
+                taken.add(next((i for i in own if i not in taken), -1))
         return next((i for i in range(len(self._slots)) if i not in taken), None)
 
     def _start(self) -> None:
-        """Starts processes while a slot is free."""
         while self._jobs and (slot := self._free_slot()) is not None:
             job = self._jobs.pop(0)
             if len(self._finished(job)) == len(job.planned):
@@ -190,12 +185,6 @@ class Runner:
         log.info("%s: %s trains it; waiting for that", job.folder, locks.shown(owner))
         self._elsewhere.append((job, owner))
 
-    def _look_elsewhere(self) -> None:
-        """Runs that another process trained: finished, or free to go on with here."""
-        looked, self._elsewhere = [(job, self._owner(job)) for job, _ in self._elsewhere], []
-        self._jobs[:0] = [job for job, owner in looked if owner is None]
-        self._elsewhere = [(job, owner) for job, owner in looked if owner is not None]
-
     def _ended(self, child: _Child) -> None:
         job, status = child.job, int(child.process.returncode)
         if status == locks.Taken.status:
@@ -221,7 +210,6 @@ class Runner:
             log.info("\n  | ".join([said, *lines]))
 
     def _scores(self, job: Job) -> str:
-        """What the runs of a job have reached, for people."""
         found = []
         for one in job.planned:
             results = run_folder.read_results(self._folder / one.cell.folder) or {}
@@ -235,11 +223,11 @@ class Runner:
 
     def _work_done(self, job: Job) -> float:
         """FLOPs done of a job, from the steps that its runs have logged."""
-        states = ((one, state_of(self._folder / one.cell.folder)) for one in job.planned)
-        return sum(
-            one.work * (1.0 if state.done else min(1.0, state.step / one.run.train.steps))
-            for one, state in states
-        )
+        work = 0.0
+        for one in job.planned:
+            state = state_of(self._folder / one.cell.folder)
+            work += one.work * (state.done or min(1.0, state.step / one.run.train.steps))
+        return work
 
     def _status(self) -> str:
         """How far the sweep is, in runs: "3 done, 1 running, 0 failed, 5 left; about ..."."""
@@ -259,7 +247,7 @@ class Runner:
         counts = {name: sum(len(job.planned) for job in jobs) for name, jobs in groups.items()}
         counts = {"done": self._done, **counts}
         shown = (f"{n} {name}" for name, n in counts.items() if n or name != "running elsewhere")
-        seconds = seconds_left(self._times, running, left, len(self._slots))
+        seconds = self._times.to_the_end(running, left, len(self._slots))
         when = "" if seconds is None else f"; about {duration(seconds)} to the end"
         return ", ".join(shown) + when
 

@@ -1,0 +1,260 @@
+"""What `dss extract` does with its flags: estimate, ask, write, and what it shows of that."""
+
+import argparse
+import contextlib
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from tqdm import tqdm
+
+from dss_jax.cli.tables import number, print_table
+from dss_jax.core.errors import UsageError
+from dss_jax.core.types import DistillationTask, Example
+from dss_jax.data import rows
+from dss_jax.records.files import write_records
+from dss_jax.records.records import Header
+from dss_jax.teacher import asking, client, prices, prompting
+from dss_jax.teacher import extraction as recipes
+from dss_jax.teacher.extraction import Extraction
+from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.prices import Prices
+
+FIXED = ("model", "messages", "prompt", "n", "stream", "response_format")
+"""Fields that --extra_body may not hold: what is asked, and how answers are read."""
+
+SHOW_EVERY, LOG_EVERY = 0.5, 30.0
+"""Seconds between states of the bar: on a terminal; in a file, where each is a line."""
+
+SHOWN_REASONS = 5
+"""At most so many different reasons of failures."""
+
+
+def main(args: argparse.Namespace, task: DistillationTask) -> int:
+    """Shows prompts, or asks. Returns the exit status."""
+    whole = rows.examples(task, args.split, args.data_dir)
+    examples = recipes.shard_of(whole[: args.limit], args.shard)
+    if not examples:
+        raise UsageError("no row is left to ask about. See --limit and --shard.")
+    extraction = _extraction(args, task)
+    if args.show_prompt is None:
+        return _ask(args, extraction, examples)
+    for example in examples[: args.show_prompt]:
+        first = next(extraction.requests([example]))
+        print(f"--- {example.id}, sample {first.sample}\n{prompting.shown(first.body)}\n")
+    return 0
+
+
+def from_release(args: argparse.Namespace, task: DistillationTask) -> None:
+    completions = rows.examples_with_completions(task, args.split, args.from_release)
+    header, records = recipes.from_release(task, args.split, completions)
+    write_records(args.out, header, records)
+    print_table(f"{args.out}", ("rows", ""), [*header.totals["statuses"].items()])
+
+
+def _fields(text: str | None) -> dict[str, Any]:
+    """The object of --extra_body; empty where it is not given. Raises UsageError for one that it
+    may not hold.
+    """
+    try:
+        fields = json.loads("{}" if text is None else text)
+    except ValueError as error:
+        raise UsageError(f"--extra_body must be JSON, not {text!r}: {error}.") from error
+    if not isinstance(fields, dict):
+        raise UsageError(f"--extra_body must be a JSON object, not {text!r}.")
+    if wrong := [name for name in fields if name in FIXED]:
+        raise UsageError(
+            f"--extra_body may not hold {wrong[0]!r}: --model, --samples, --structured and the "
+            "task's prompt say that."
+        )
+    return fields
+
+
+def _extraction(args: argparse.Namespace, task: DistillationTask) -> Extraction:
+    temperature = args.temperature
+    if temperature is None:
+        temperature = 0.0 if args.samples == 1 else 0.7
+    if args.samples > 1 and temperature == 0:
+        raise UsageError(f"--samples {args.samples} at --temperature 0 are all the same.")
+    sampling = {"temperature": temperature, args.max_tokens_field: args.max_tokens}
+    given = {name: getattr(args, name) for name in ("top_p", "top_k", "seed")}
+    sampling |= {name: value for name, value in given.items() if value is not None}
+    # --omit max_tokens means the limit, whatever its name.
+    omit = {args.max_tokens_field if name == "max_tokens" else name for name in args.omit}
+    layout = _named(args, prompting.PromptOptions) | {"order_seed": args.exemplar_seed}
+    if args.local:
+        layout["form"] = "completion"
+    what = _named(args, Extraction) | {"task": task, "omit": tuple(sorted(omit))}
+    sampling |= _fields(args.extra_body)
+    return Extraction(**what, options=prompting.PromptOptions(**layout), sampling=sampling)
+
+
+def _named(args: argparse.Namespace, options: type) -> dict[str, Any]:
+    names = [field.name for field in fields(options)]
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def _ask(args: argparse.Namespace, extraction: Extraction, examples: Sequence[Example]) -> int:
+    server = prices.HOSTED if args.base_url is None else args.base_url
+    given = (args.price_in, args.price_out, args.price_table)
+    price = prices.find_prices(args.model, *given, base_url=server, batch=args.batch)
+    if args.budget is not None and price(1, 1) is None:
+        raise UsageError(
+            "--budget needs prices: --price_in and --price_out, or --price_table. They are on the "
+            "provider's page."
+        )
+    requests = extraction.requests(examples)
+    if args.out is None:  # A dry run before anything was asked.
+        _print_estimate(args, _estimate(args, extraction, requests, price), price)
+        return 0
+    with Journal(args.journal or args.out.with_name(args.out.name + ".journal")) as journal:
+        chunks = asking.ExtractionRun(journal, only_failed=args.only_failed).missing(requests)
+        expected = _estimate(args, extraction, itertools.chain.from_iterable(chunks), price)
+        if args.dry_run:
+            _print_estimate(args, expected, price)
+            return 0
+        limit = None if _confirm(args, expected) else _spending_limit(args, price)
+        teacher = _teacher(args, server)
+        bar = ExtractionBar(extraction, len(examples), expected.requests, price)
+        run = asking.ExtractionRun(
+            journal, only_failed=args.only_failed, extraction=extraction.sha256
+        )
+        run.on_progress, run.may_go_on = bar, limit
+        with contextlib.closing(bar):
+            progress = teacher.ask(extraction.requests(examples), run)
+        if progress.stopped:
+            print(
+                f"stopped: {progress.stopped}. {progress.done:,} of {bar.total:,} requests are "
+                f"done and kept in {journal.path}. The same command goes on from there."
+            )
+            return 130 if progress.stopped == "interrupted" else 1
+        endpoint = "" if args.local else client.host_of(server)
+        about = {"prices": price.note, "terms": args.terms, "endpoint": endpoint}
+        header = recipes.write(extraction, examples, journal, args.out, price=price, **about)
+    _print_report(str(args.out), header, progress)
+    return 1 if progress.failed and not (progress.answered or progress.reused) else 0
+
+
+def _teacher(args: argparse.Namespace, server: str) -> asking.Teacher:
+    """Who is asked. Fails here if it could not work at all."""
+    if args.local:
+        from dss_jax.teacher.jax_teacher import JaxTeacher
+
+        names = ("batch_size", "input_length", "dtype", "fsdp", "vocabulary")
+        return JaxTeacher(args.model, **{name: getattr(args, name) for name in names})
+    if args.batch:
+        from dss_jax.teacher.batch import BatchTeacher
+
+        return BatchTeacher(server, args.api_key_env)
+    sender = client.Client(server, args.api_key_env, args.timeout, args.concurrency)
+    return asking.ServerTeacher(sender, asking.SendOptions(**_named(args, asking.SendOptions)))
+
+
+def _estimate(
+    args: argparse.Namespace, extraction: Extraction, requests: Iterable[Any], price: Prices
+) -> prices.Estimate:
+    answers = [len(e.rationale) + len(e.output) for e in extraction.prompt.exemplars]
+    # The answer's own words ("So the answer is") are some tens of characters.
+    length = (sum(answers) / len(answers) + 30 if answers else 200) / prices.CHARACTERS_PER_TOKEN
+    bodies = (request.body for request in requests)
+    limits = {"rpm": args.rpm, "tpm": args.tpm}
+    return prices.estimate(bodies, length, price, concurrency=args.concurrency, **limits)
+
+
+def _confirm(args: argparse.Namespace, expected: prices.Estimate) -> bool:
+    """Whether the user agreed to spend more than the budget; raises UsageError where not."""
+    if args.budget is None or expected.cost <= args.budget:
+        return False
+    text = f"this will cost about {expected.cost:,.2f} USD, more than --budget {args.budget:g}"
+    if args.yes:
+        print(text)
+        return True
+    if sys.stdin.isatty() and input(f"{text}. Go on? [y/N] ").strip().lower() in ("y", "yes"):
+        return True
+    raise UsageError(f"{text}. Nothing was sent. Raise --budget, ask for fewer rows, or add --yes.")
+
+
+def _spending_limit(
+    args: argparse.Namespace, price: Prices
+) -> Callable[[asking.ExtractionProgress], str | None] | None:
+    """A check of what this run has spent; None without a budget, or where none can be stopped."""
+    if args.budget is None or args.batch or args.local:
+        return None
+
+    def may_go_on(progress: asking.ExtractionProgress) -> str | None:
+        spent = price(progress.prompt_tokens, progress.completion_tokens)
+        return f"the budget of {args.budget:g} USD is spent" if spent >= args.budget else None
+
+    return may_go_on
+
+
+def _print_estimate(args: argparse.Namespace, expected: prices.Estimate, price: Prices) -> None:
+    rows = {
+        "requests to send": expected.requests,
+        "prompt tokens, about": expected.prompt_tokens,
+        "completion tokens, about": expected.completion_tokens,
+        "cost, about": "not known" if expected.cost is None else f"{expected.cost:,.2f} USD",
+        "prices": price.note or price.source,
+        "time, about": "up to a day" if args.batch else f"{expected.seconds / 60:,.0f} minutes",
+    }
+    each = f"{prices.CHARACTERS_PER_TOKEN} characters a token; answers as long as the exemplars'"
+    note = f"{each}; {prices.SECONDS_PER_REQUEST:g} seconds a request."
+    print_table(f"{args.task}, {args.split}, {args.model}", ("", ""), [*rows.items()], note=note)
+
+
+class ExtractionBar:
+    """A bar of requests with tokens, cost so far and in the end, and errors. Rate and time left are
+    those of the requests `to_send`, that the journal has no reply to.
+    """
+
+    def __init__(self, extraction: Extraction, rows: int, to_send: int, price: Prices) -> None:
+        self.total, self._price = rows * extraction.samples, price
+        self._there = self.total - to_send
+        self._bar = tqdm(
+            total=self.total,
+            initial=self._there,
+            unit="request",
+            desc=extraction.split,
+            smoothing=0,
+            mininterval=SHOW_EVERY if sys.stderr.isatty() else LOG_EVERY,
+        )
+
+    def __call__(self, progress: asking.ExtractionProgress) -> None:
+        sent = progress.answered + progress.failed
+        self._bar.update(sent + max(self._there, progress.reused) - self._bar.n)
+        self._bar.set_postfix(self.state(progress), refresh=False)
+
+    def state(self, progress: asking.ExtractionProgress) -> dict[str, Any]:
+        """What stands behind the bar; the cost in the end is that of as many tokens a request."""
+        tokens = progress.prompt_tokens, progress.completion_tokens
+        shown: dict[str, Any] = {"tokens": f"{sum(tokens):,}"}
+        spent = self._price(*tokens)
+        if spent is not None and progress.answered:
+            left = self.total - self._bar.n
+            in_the_end = spent * (progress.answered + left) / progress.answered
+            shown["USD"] = f"{spent:.2f} of about {in_the_end:.2f}"
+        return shown | {"retries": progress.retries, "failed": progress.failed}
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _print_report(out: str, header: Header, progress: asking.ExtractionProgress) -> None:
+    totals = dict(header.totals)
+    statuses = totals.pop("statuses")
+    rows: dict[str, Any] = {
+        name.replace("_", " "): number(value, 4 if name == "cost_usd" else 1)
+        for name, value in totals.items()
+    }
+    rows |= {"prices": header.prices} if header.prices else {}
+    rows |= {f"rows: {status}": count for status, count in statuses.items()}
+    rows |= {"sent now": progress.answered, "taken from the journal": progress.reused}
+    rows["retries now"] = progress.retries
+    print_table(out, ("", ""), [*rows.items()])
+    for reason, count in progress.reasons.most_common(SHOWN_REASONS):
+        print(f"failed, {count:,}: {reason}")
+    if progress.failed:
+        print("The same command asks again for the failed ones; --only_failed for them alone.")
