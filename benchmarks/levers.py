@@ -37,8 +37,8 @@ from dss_jax.model.sampling import first_argmax
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss
 from dss_jax.train.compile import step_options
+from dss_jax.train.loop import prefetch
 from dss_jax.train.optimizer import make_optimizer, settings
-from dss_jax.train.prefetch import Prefetch
 from dss_jax.train.sharding import make_mesh, put_batch
 from dss_jax.train.step import Program, build
 
@@ -279,7 +279,7 @@ def _thread() -> Calls:
         return before
 
     def with_thread() -> Any:
-        with Prefetch(make, 0, LOOP_STEPS) as made:
+        with prefetch(make, 0, LOOP_STEPS) as made:
             return loop(made)
 
     return {"without": lambda: loop(make), "with": with_thread}

@@ -20,8 +20,7 @@ from dss_jax.core.startup import StartClock, process_start
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Block
 from dss_jax.train import compile as compiling
-from dss_jax.train.compile import first_together, keep_compiled_code
-from dss_jax.train.compiled import Compiled, shapes_of
+from dss_jax.train.compile import Compiled, first_together, keep_compiled_code, shapes_of
 
 
 def _batch(rows: int, length: int, value: int = 1) -> tuple[Block, ...]:

@@ -16,18 +16,17 @@ from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run import run_folder, seeds, single
 from dss_jax.run.session import with_vocab_size
-from dss_jax.train import compiled as compiling
+from dss_jax.train import compile as compiling
 from dss_jax.train import loss
 from dss_jax.train import step as steps
-from dss_jax.train.compile import cache_counts
-from dss_jax.train.compiled import Compiled, fingerprint
+from dss_jax.train.compile import Compiled, Step, cache_counts, fingerprint
 from dss_jax.train.metric_log import read_metrics
 from dss_jax.train.sharding import make_mesh, put_batch
 
 KEY = "what a step is made from"
 
 
-class _Never(steps.Step):
+class _Never(Step):
     """A step of which only the mesh may be asked."""
 
     def lower(self, batch: object) -> jax.stages.Lowered:
@@ -155,9 +154,9 @@ def test_the_oldest_are_removed(
     assert [one._load(shapes) is not None for one in saved] == [True, False, True]
 
 
-def _step(devices: int = 1, **mesh: int) -> steps.Step:
+def _step(devices: int = 1, **mesh: int) -> Step:
     placed = make_mesh(config.Mesh(**mesh), jax.devices()[:devices])
-    return steps.Step(None, (), placed, None)
+    return Step(None, (), placed, None)
 
 
 def _key(run: config.Run, devices: int = 1, **mesh: int) -> str:

@@ -21,7 +21,7 @@ from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.model.decoding import Search, decode
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
-from dss_jax.train.compiled import Compiled
+from dss_jax.train.compile import Compiled
 from dss_jax.train.step import TrainState
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"

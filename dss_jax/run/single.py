@@ -23,12 +23,10 @@ from dss_jax.run.score import Write, close_folder, finish, validate
 from dss_jax.run.session import Open, Session, open_session
 from dss_jax.run.start import compile_threads, describe, first_state, report_start, train_batches
 from dss_jax.train import hooks
-from dss_jax.train.bad_steps import BadSteps
 from dss_jax.train.checkpoint import Checkpoints
-from dss_jax.train.compiled import Compiled
-from dss_jax.train.loop import Hook, fit, stop_on_signals
+from dss_jax.train.compile import Compiled
+from dss_jax.train.loop import Hook, fit, prefetch, stop_on_signals
 from dss_jax.train.metric_log import MetricLog, Progress
-from dss_jax.train.prefetch import Prefetch
 from dss_jax.train.sharding import put_batch
 
 log = logging.getLogger(__name__)
@@ -140,14 +138,14 @@ def _train_and_score(
             hooks.Stop(steps, stop, checkpoints.wait),
             tracing,
             log_hook,
-            BadSteps(folder, run.train.max_bad_steps, batches.ids_at),
+            hooks.BadSteps(folder, run.train.max_bad_steps, batches.ids_at),
         ]
-        prefetch = Prefetch(lambda k: put_batch(batches(k), program.mesh), first, steps)
+        made = prefetch(lambda k: put_batch(batches(k), program.mesh), first, steps)
         fit(
             state,
             steps=steps,
             train_step=step,
-            next_batch=stack.enter_context(prefetch),
+            next_batch=stack.enter_context(made),
             hooks=[hook for hook in own if hook is not None],
         )
         checkpoints.wait()

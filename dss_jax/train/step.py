@@ -20,7 +20,7 @@ from dss_jax.model import lora
 from dss_jax.model.t5 import T5
 from dss_jax.train import agreement, sharding
 from dss_jax.train import loss as losses
-from dss_jax.train.compile import first_together, step_options
+from dss_jax.train.compile import Step, first_together, step_options
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer, settings
 
 Metrics = dict[str, jax.Array]
@@ -45,33 +45,6 @@ class TrainState:
     opt_state: Any
     seed: Any
     bad_steps: Any
-
-
-@dataclass(frozen=True)
-class Step:
-    """A jitted function of (something, batch on the mesh).
-
-    Attributes:
-      jitted: the function.
-      first: shapes, dtypes and shardings of its first argument.
-      mesh, rules: logical axes in the model mean axes of this mesh while it is traced; None: the
-        model sees neither.
-    """
-
-    jitted: Any
-    first: Any
-    mesh: Mesh
-    rules: config.AxisRules | None
-
-    def __call__(self, first: Any, batch: Batch) -> Any:
-        """Calls it; it is compiled where it was not yet."""
-        with sharding.on_mesh(self.mesh, self.rules):
-            return self.jitted(first, batch)
-
-    def lower(self, batch: Batch) -> jax.stages.Lowered:
-        """The function lowered for shapes of a batch, to be compiled; takes no memory."""
-        with sharding.on_mesh(self.mesh, self.rules):
-            return self.jitted.lower(self.first, batch)
 
 
 @dataclass(frozen=True)
