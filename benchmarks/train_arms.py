@@ -231,7 +231,7 @@ class Torch:
 
     def _collate(self, rows: np.ndarray) -> list[dict[str, np.ndarray]]:
         """What the released collator makes: each role padded to its longest row."""
-        from dss_jax.layouts.padded import pad_rows
+        from dss_jax.layouts.layout import pad_rows
 
         made = []
         for columns in role_columns(self._run.method):

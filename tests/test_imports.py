@@ -10,9 +10,11 @@ SELDOM = (
     "interop.hf",
     "interop.orbax_folder",
     "interop.t5x",
-    "layouts.packed",
+    "layouts.rows",
     "model.beam",
     "model.scoring",
+    "train.agreement",
+    "train.mirror",
 )
 """Other formats of checkpoints, searches and layouts than a run's own: imported where used."""
 

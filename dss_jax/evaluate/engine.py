@@ -17,8 +17,7 @@ from dss_jax.core import config
 from dss_jax.core.decode_config import GREEDY
 from dss_jax.data.store import Slices
 from dss_jax.layouts.batches import eval_batches
-from dss_jax.layouts.padded import pad_rows
-from dss_jax.layouts.shapes import round_up
+from dss_jax.layouts.layout import pad_rows, round_up
 from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.sampling import SampleSearch

@@ -15,8 +15,7 @@ from dss_jax.data.store import Slices, StoreSplit
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import rows_at_once
 from dss_jax.layouts.batches import eval_batches
-from dss_jax.layouts.padded import pad_rows
-from dss_jax.layouts.shapes import round_up
+from dss_jax.layouts.layout import pad_rows, round_up
 from dss_jax.model.scoring import candidate_log_probs
 from dss_jax.train.compile import first_together
 from dss_jax.train.sharding import batch_sharding, on_mesh, put_whole

@@ -12,8 +12,7 @@ from dss_jax.data.store import StoreSplit
 from dss_jax.evaluate.engine import rows_at_once
 from dss_jax.layouts.batches import eval_batches, make_examples, make_layout
 from dss_jax.layouts.blocks import Batch
-from dss_jax.layouts.layout import Layout
-from dss_jax.layouts.shapes import LayoutPlan, cost_of
+from dss_jax.layouts.layout import Layout, LayoutPlan, cost_of
 from dss_jax.train.compile import Compiled
 from dss_jax.train.sharding import data_parallelism, put_whole
 from dss_jax.train.step import Program

@@ -17,9 +17,7 @@ from dss_jax.data.columns import Examples, examples_of, permutation
 from dss_jax.data.store import StoreSplit
 from dss_jax.layouts.blocks import Batch, BlockShape, map_arrays
 from dss_jax.layouts.flat import FlatStreams
-from dss_jax.layouts.layout import Layout
-from dss_jax.layouts.padded import PaddedBlocks
-from dss_jax.layouts.shapes import Cost, LayoutPlan, base_cost
+from dss_jax.layouts.layout import Cost, Layout, LayoutPlan, base_cost
 
 if TYPE_CHECKING:
     from dss_jax.data.spans import Pieces
@@ -63,15 +61,15 @@ def make_layout(
     data: config.Data, rows: np.ndarray, examples: Examples, plan: LayoutPlan
 ) -> Layout:
     """The layout that `data.layout` names; `rows`, int [m], are all that will be asked for."""
-    if data.layout == "padded":
-        return PaddedBlocks(examples, rows, data, plan)
-    if data.layout == "packed":
-        # Here, because only TPUs take it by themselves.
-        from dss_jax.layouts.packed import PackedRows
+    if data.layout == "flat":
+        return FlatStreams(examples, data, plan)
+    # Here, because only TPUs take one of them by themselves.
+    from dss_jax.layouts.rows import PackedRows, PaddedRows
 
+    if data.layout == "packed":
         return PackedRows(examples, data, plan)
-    assert data.layout == "flat", "auto is resolved before: see with_layout"
-    return FlatStreams(examples, data, plan)
+    assert data.layout == "padded", "auto is resolved before: see with_layout"
+    return PaddedRows(examples, rows, data, plan)
 
 
 def _usable_rows(
@@ -98,6 +96,7 @@ class TrainBatches:
       rows: the training examples that are used.
       left_out: how many lack the label that the method trains on.
       layout: builds the batches.
+      longest: the longest input and target of the split, in tokens.
     """
 
     def __init__(
@@ -122,8 +121,6 @@ class TrainBatches:
         Args:
           split: the training split of a token store, or pieces of text.
           task: which subset of it.
-          data: batch size, lengths, layout, seed.
-          method: which columns.
           right: bool [n], rows where the teacher's label is not known to be wrong; None: all.
           steps: of the run; the shapes have room for all their batches.
           shares: data-parallel devices times microbatches; None: one a process.
@@ -139,6 +136,7 @@ class TrainBatches:
             shared out evenly.
         """
         self._split, self._examples = split, make_examples(split, data, method, right)
+        self.longest = self._examples.longest()
         self.rows, self.left_out = _usable_rows(self._examples, split.own, task, method)
         if data.batch_size % process_count:
             raise UsageError(
@@ -233,11 +231,6 @@ class TrainBatches:
         inputs, targets = (x.ravel().astype(float) for x in self._examples.lengths(items))
         useful = BlockShape((inputs > 0).astype(float), inputs, inputs, targets, targets)
         return executed / float(np.sum(self._cost(useful)))
-
-    @property
-    def longest(self) -> tuple[int, int]:
-        """The longest input and target of the split, in tokens."""
-        return self._examples.longest()
 
     def work_at(self, step: int) -> Work:
         """The useful work of the whole batch at a step, whatever the layout."""

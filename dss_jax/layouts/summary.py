@@ -15,7 +15,7 @@ from dss_jax.data.rationales import join_records
 from dss_jax.data.store import TOKEN_COLUMNS, TokenStore, count_overlong
 from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
 from dss_jax.layouts.batches import TrainBatches
-from dss_jax.layouts.shapes import cost_of
+from dss_jax.layouts.layout import cost_of
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.layouts.batches import TrainBatches
-from dss_jax.layouts.shapes import cost_of
+from dss_jax.layouts.layout import cost_of
 from dss_jax.model import lora
 from dss_jax.run import run_folder
 from dss_jax.run.session import Session

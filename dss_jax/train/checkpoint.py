@@ -20,6 +20,10 @@ BEST_METRIC = "score"
 """Metric under which a checkpoint's validation score is kept; the highest is the best."""
 
 
+def _metrics(score: float | None) -> dict[str, float] | None:
+    return None if score is None or not math.isfinite(score) else {BEST_METRIC: score}
+
+
 def _score(metrics: dict[str, float]) -> float:
     """The score for Orbax, whose sort NaN breaks, so that it deletes the best: a folder of an older
     version may hold one.
@@ -68,9 +72,7 @@ class Checkpoints:
     def _save(self, step: int, score: float | None, **items: Any) -> None:
         if step not in self._manager.all_steps():
             args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-            known = score is not None and math.isfinite(score)
-            metrics = {BEST_METRIC: score} if known else None
-            self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics)
+            self._manager.save(step, args=ocp.args.Composite(**args), metrics=_metrics(score))
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there."""

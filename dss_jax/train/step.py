@@ -18,8 +18,8 @@ from dss_jax.core import config
 from dss_jax.layouts.blocks import Batch
 from dss_jax.model import lora
 from dss_jax.model.t5 import T5
-from dss_jax.train import agreement, sharding
 from dss_jax.train import loss as losses
+from dss_jax.train import sharding
 from dss_jax.train.compile import Step, first_together, step_options
 from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer, settings
 
@@ -107,7 +107,11 @@ def _gradients(
     """Gradient of the weighted loss over the whole batch, for `trained`, and the sums behind it."""
     tokens_K, size = losses.count_tokens(batch), run.data.batch_size
     beta = run.loss.mutual_information
-    pairs = agreement.count_pairs(batch, size) if beta else None
+    pairs = None
+    if beta:
+        from dss_jax.train import agreement
+
+        pairs = agreement.count_pairs(batch, size)
 
     def part(trained: dict, blocks: Batch, key: jax.Array | None) -> tuple[jax.Array, Any]:
         params = lora.join(trained, frozen)
