@@ -41,17 +41,13 @@ def rows_at_once(n: int, batch_size: int, mesh: Mesh) -> int:
 def input_lengths(
     lengths: np.ndarray, batch_size: int, limit: int, multiple: int, shapes: int
 ) -> tuple[int, ...]:
-    """The padded lengths S that waste least when sorted inputs are cut into batches.
+    """The padded lengths S that waste least when sorted inputs are cut into batches: ascending; the
+    last takes the longest input.
 
     Args:
       lengths: int [N], of the inputs in tokens.
-      batch_size: B.
       limit: longer inputs are cut.
-      multiple: S is a multiple of it.
       shapes: how many different S at most, and no more than half the batches; each is compiled.
-
-    Returns:
-      Ascending; the last takes the longest input.
     """
     longest_of_batches = np.sort(lengths)[::-1][::batch_size]
     needed = [int(round_up(min(max(int(n), 1), limit), multiple)) for n in longest_of_batches]
@@ -91,23 +87,20 @@ class Engine:
 
         Args:
           model, mesh, rules: of the parameters that will be given.
-          search: chooses the tokens.
           max_decode_length: T, EOS included.
           batch_size: inputs decoded at once, over all devices.
           input_length: longer inputs are cut.
           length_multiple: padded input lengths are multiples of it.
           shapes: how many padded input lengths, and how many smaller batches, at most.
         """
-        self.mesh, self.batch_size = mesh, batch_size
-        self._rules, self._search, self._shapes = rules, search, shapes
+        self.mesh, self.batch_size, self.max_decode_length = mesh, batch_size, max_decode_length
+        self._model, self._rules, self._search, self._shapes = model, rules, search, shapes
         self._limit, self._multiple = input_length, length_multiple
-        self.max_decode_length = max_decode_length
         rows = batch_sharding(mesh)
         # Small results are on every device, so that every process can read them.
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         start = partial(decoding.start, model, search=search, max_decode_length=max_decode_length)
         self._start: Callable = first_together(jax.jit(start, in_shardings=(None, rows, rows)))
-        self._model = model
         self._jitted: tuple[Callable, Callable] | None = None
         self._finish: Callable = first_together(
             jax.jit(lambda state: search.finish(state.rows.search), out_shardings=self._everywhere)
