@@ -248,9 +248,8 @@ def texts_of(
         texts = whole if read is None else [read(text) for text in whole]
         at, counts = 0, Counter(texts)
         if vote:
-            votes = [
-                (counts[t], p, -texts.index(t)) for t, p in zip(texts, log_probs_K, strict=True)
-            ]
+            pairs = zip(texts, log_probs_K, strict=True)
+            votes = [(counts[text], p, -texts.index(text)) for text, p in pairs]
             at = max(range(len(texts)), key=votes.__getitem__)
         prediction: Prediction = {"prediction": texts[at], "log_prob": float(log_probs_K[at])}
         if vote:

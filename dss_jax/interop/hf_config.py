@@ -54,11 +54,7 @@ TOKEN_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-      UsageError: no such file, or not a JSON object.
-    """
+    """A JSON object; raises UsageError where there is none."""
     try:
         value = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -69,9 +65,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
-    """Our configuration from the contents of `config.json`.
-
-    `logits_via_embedding` is set by whether the decoder's output is scaled; see `is_scaled`.
+    """Our configuration from the contents of `config.json`, scaled logits by `is_scaled`.
 
     Raises:
       UsageError: another architecture, a missing field, an activation or a token id that our
@@ -91,11 +85,10 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
         given = fields.get(name)
         if given is not None and given not in (needed, [needed]):
             raise UsageError(f"{origin}: {name} is {given}; this T5 needs {needed}.")
-    decoder_layers = fields.get("num_decoder_layers")
     return T5Config(
         **{ours: fields[theirs] for ours, theirs in SHAPE.items()},
         **{name: fields.get(name, default) for name, default in OPTIONAL.items()},
-        num_decoder_layers=fields["num_layers"] if decoder_layers is None else decoder_layers,
+        num_decoder_layers=fields.get("num_decoder_layers") or fields["num_layers"],
         mlp_activations=_activations(fields, origin),
         logits_via_embedding=is_scaled(fields),
     )
@@ -111,9 +104,8 @@ def is_scaled(fields: Mapping[str, Any]) -> bool:
 
 
 def is_tied_without_head(fields: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint without a head means one that equals the embedding and is not scaled.
-
-    `transformers` 5 makes such models from a v1.1 or mT5 configuration.
+    """Whether a checkpoint without a head means one that equals the embedding and is not scaled, as
+    `transformers` 5 makes from a v1.1 or mT5 configuration.
     """
     return not is_scaled(fields) and _written_by_transformers_5(fields)
 

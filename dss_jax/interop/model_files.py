@@ -25,12 +25,8 @@ CHECKPOINTS = "checkpoints"
 
 
 class ModelFiles(NamedTuple):
-    """What the files say.
-
-    Attributes:
-      config: its shape fields; the others are the defaults.
-      vocabulary: the SentencePiece file; None where there is none.
-      extra_ids: sentinel ids above the vocabulary's pieces.
+    """What the files say: of `config` its shape fields, the others are the defaults; where the
+    SentencePiece file is, if there is one; how many sentinel ids are above its pieces.
     """
 
     config: T5Config

@@ -31,12 +31,7 @@ nested = partial(traverse_util.unflatten_dict, sep="/")
 
 @dataclass(frozen=True)
 class Leaf:
-    """A parameter that is read when it is asked for.
-
-    Attributes:
-      shape: of our array (stacked over layers on axis 0 below `layers`).
-      read: () -> float32 array of that shape.
-    """
+    """A parameter that is read when it is asked for, as a float32 array of its shape."""
 
     shape: Shape
     read: Callable[[], np.ndarray]
@@ -48,7 +43,8 @@ class Weights:
 
     Attributes:
       config: shape of the model.
-      leaves: path in our tree ("encoder/layers/mlp/wo/kernel") -> leaf; all of the model's.
+      leaves: path in our tree ("encoder/layers/mlp/wo/kernel") -> leaf; all of the model's, stacked
+        over layers on axis 0 below `layers`.
       vocabulary: the SentencePiece file that lies beside the checkpoint, if there is one.
       extra_ids: sentinel ids above the SentencePiece model's pieces.
       origin: format and place, for messages.
@@ -149,12 +145,11 @@ def check_names(expected: Mapping[str, Shape], found: Mapping[str, Shape], origi
     Raises:
       UsageError: with every missing, unexpected and misshapen tensor by name, with both shapes.
     """
-    needed = {n: f"needed as {list(shape)}" for n, shape in expected.items()}
-    has = {n: list(shape) for n, shape in found.items()}
-    misshapen = [n for n in expected.keys() & has if list(expected[n]) != has[n]]
-    lines = [f"  missing: {n}, {needed[n]}" for n in expected.keys() - has]
-    lines += [f"  unexpected: {n} {has[n]}" for n in has.keys() - expected]
-    lines += [f"  misshapen: {n} is {has[n]}, {needed[n]}" for n in misshapen]
+    needed, has = ({n: list(shape) for n, shape in side.items()} for side in (expected, found))
+    lines = [f"  missing: {n}, needed as {needed[n]}" for n in needed.keys() - has]
+    lines += [f"  unexpected: {n} {has[n]}" for n in has.keys() - needed]
+    both = [n for n in needed.keys() & has if needed[n] != has[n]]
+    lines += [f"  misshapen: {n} is {has[n]}, needed as {needed[n]}" for n in both]
     if lines:
         raise UsageError(
             f"{origin} does not hold the parameters of this T5:\n"

@@ -16,6 +16,8 @@ from dss_jax.train.step import TrainState
 PARAMS, OPTIMIZER = "params", "optimizer"
 """Folders of a checkpoint's two items."""
 
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates what it does.
+
 BEST_METRIC = "score"
 """Metric under which a checkpoint's validation score is kept; the highest is the best."""
 
@@ -41,7 +43,6 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
         """Opens the folder, which need not exist; `keep`: how many of the latest are kept."""
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save.
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             storage.absolute(folder),
