@@ -40,7 +40,7 @@ from dss_jax.train.compile import step_options
 from dss_jax.train.loop import prefetch
 from dss_jax.train.optimizer import make_optimizer, settings
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import Program, build
+from dss_jax.train.step import Program
 
 N, E, J, F, ROWS, LENGTH, HEADS = 6656, 512, 384, 1024, 128, 88, 6
 TARGETS, VOCABULARY = 2048, 32128
@@ -218,7 +218,7 @@ def _demo(layout: str) -> tuple[config.Run, Program, TrainBatches]:
     mesh = make_mesh(run.mesh, jax.devices()[:1])
     run = with_vocab_size(run, store)
     batches = train_batches(run, store.split("train"), run.train.steps, layout)
-    return run, build(run, mesh), batches
+    return run, Program(run, mesh), batches
 
 
 def _one_step() -> Calls:

@@ -43,7 +43,7 @@ def program(request, toy_store) -> tuple[steps.Program, TrainBatches]:
     """There are four devices, of which the mesh has one or two."""
     run = with_vocab_size(toy.make_run(mesh=config.Mesh(data=request.param)), toy_store)
     batches = TrainBatches(toy_store.split("train"), run.task, run.data, run.method, steps=6)
-    return steps.build(run, make_mesh(run.mesh, jax.devices()[: request.param])), batches
+    return steps.Program(run, make_mesh(run.mesh, jax.devices()[: request.param])), batches
 
 
 @pytest.fixture(scope="module")

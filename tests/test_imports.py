@@ -12,7 +12,6 @@ SELDOM = (
     "interop.t5x",
     "layouts.rows",
     "model.beam",
-    "model.scoring",
     "train.agreement",
     "train.mirror",
 )

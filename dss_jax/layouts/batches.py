@@ -119,8 +119,7 @@ class TrainBatches:
         """Chooses the examples, and the shapes that the batches of the run need.
 
         Args:
-          split: the training split of a token store, or pieces of text.
-          task: which subset of it.
+          task: which subset of the split.
           right: bool [n], rows where the teacher's label is not known to be wrong; None: all.
           steps: of the run; the shapes have room for all their batches.
           shares: data-parallel devices times microbatches; None: one a process.
@@ -150,7 +149,7 @@ class TrainBatches:
         self._subsets = [self.rows, *planned]
         self._order = lru_cache(maxsize=2)(self._epoch)
         batches = self._all_items(steps, sorted({*plan_seeds, data.seed}))
-        share = (shares or process_count, process_index, process_count)
+        share = shares or process_count, process_index, process_count
         plan = LayoutPlan(batches, *share, cost=cost, numbered=numbered)
         rows = np.unique(np.concatenate(self._subsets))
         self.layout: Layout = make_layout(data, rows, self._examples, plan)
@@ -193,10 +192,9 @@ class TrainBatches:
     def ids_at(self, step: int) -> list[str]:
         """Ids of the rows of the whole batch at a step."""
         rows = map(int, self.rows_at(step))
-        if not isinstance(self._split, StoreSplit):
-            return [f"piece {row}" for row in rows]
-        ids = self._split.text("id")
-        return [ids[row] for row in rows]
+        if isinstance(self._split, StoreSplit):
+            return [self._split.text("id")[row] for row in rows]
+        return [f"piece {row}" for row in rows]
 
     def alone(self, step: int, place: int) -> Batch:
         """The batch of a step in the shape that it has, of which one example is left."""
@@ -246,10 +244,8 @@ class TrainBatches:
             # Takes no memory: each stride is 0.
             return np.broadcast_to(np.zeros((), x.dtype), (self._parts * len(x), *x.shape[1:]))
 
-        return tuple(
-            tuple(map_arrays(whole, block) for block in self.empty(shape))
-            for shape in range(self.layout.shapes)
-        )
+        empty = map(self.empty, range(self.layout.shapes))
+        return tuple(tuple(map_arrays(whole, block) for block in batch) for batch in empty)
 
     def empty(self, shape: int) -> Batch:
         """This process's part of a batch without examples, in a shape: all zeros."""

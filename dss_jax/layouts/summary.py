@@ -1,5 +1,6 @@
 """What a task's rows and tokens look like: counts, lengths, and examples as the model sees them."""
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,25 +45,24 @@ class LabelCounts:
     rationale_words: tuple[float, float]
 
 
-def _invalid(example: Example) -> bool:
-    if not example.allowed_labels:
-        return not example.teacher_label
-    return example.teacher_label not in example.allowed_labels
-
-
 def _count(name: str, examples: list[Example], task: DistillationTask) -> LabelCounts:
-    judged = [e for e in examples if e.label]
+    def invalid(example: Example) -> bool:
+        if not example.allowed_labels:
+            return not example.teacher_label
+        return example.teacher_label not in example.allowed_labels
+
+    judged = [(e.label, e.teacher_label) for e in examples if e.label]
     taught = any(e.teacher_label for e in examples)
     accuracy = None
     if taught and judged:
-        scores = task.scorer([e.label for e in judged], [e.teacher_label for e in judged])
-        accuracy = scores[task.scorer.name]
+        gold, given = map(list, zip(*judged, strict=True))
+        accuracy = task.scorer(gold, given)[task.scorer.name]
     words = [len(e.rationale.split()) for e in examples if e.rationale] or [0]
     return LabelCounts(
         split=name,
         rows=len(examples),
         teacher_accuracy=accuracy,
-        invalid_labels=sum(map(_invalid, examples)) if taught else 0,
+        invalid_labels=sum(map(invalid, examples)) if taught else 0,
         empty_labels=sum(not e.teacher_label for e in examples) if taught else 0,
         empty_rationales=sum(not e.rationale for e in examples),
         # The row at that place, not a value between two rows: so the published figures were made.
@@ -104,29 +104,22 @@ def length_limit(column: str, data: config.Data) -> int:
     return data.input_length if column.endswith("_inputs") else data.target_length
 
 
-def token_lengths(store: TokenStore, data: config.Data) -> list[TokenLengths]:
+def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths]:
     """Lengths of every column of every split of a store."""
-    found = []
-    for name in store.splits:
-        split = store.split(name)
-        for column in TOKEN_COLUMNS:
-            if not split.has(column):
-                continue
-            lengths = split.tokens(column).lengths()
-            real = lengths[lengths > 0]
-            if len(real):
-                found.append(
-                    TokenLengths(
-                        split=name,
-                        column=column,
-                        mean=float(real.mean()),
-                        median=float(np.median(real)),
-                        p99=float(np.percentile(real, 99)),
-                        longest=int(real.max()),
-                        cut=count_overlong(split, column, length_limit(column, data)),
-                    )
-                )
-    return found
+    splits = [store.split(name) for name in store.splits]
+    for split, column in itertools.product(splits, TOKEN_COLUMNS):
+        lengths = split.tokens(column).lengths() if split.has(column) else np.zeros(0)
+        real = lengths[lengths > 0]
+        if len(real):
+            yield TokenLengths(
+                split=split.name,
+                column=column,
+                mean=float(real.mean()),
+                median=float(np.median(real)),
+                p99=float(np.percentile(real, 99)),
+                longest=int(real.max()),
+                cut=count_overlong(split, column, length_limit(column, data)),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +140,7 @@ class Padding:
 
 
 def padding(store: TokenStore, run: config.Run) -> list[Padding]:
-    """What each layout executes, on one device, in the first thousand batches of a run.
-
-    Args:
-      store: with a train split.
-      run: its method, batch size and lengths; `model` gives the FLOPs.
-    """
+    """What each layout executes, on one device, in the first thousand batches of a run."""
     has = store.has("rationale_targets") and run.task.mixture_or_task_name is None
     method = run.method if has else replace(run.method, rationale=False)
     found = []
@@ -165,18 +153,12 @@ def padding(store: TokenStore, run: config.Run) -> list[Padding]:
             steps=min(run.train.steps, 1000),
             cost=cost_of(run.model if run.model.vocab_size else config.T5Config()),
         )
-        shapes = batches.layout.block_shapes(batches.layout.shapes - 1)
-        found.append(
-            Padding(
-                layout=layout,
-                shapes=batches.layout.shapes,
-                length=(
-                    max(int(shape.encoder_length) for shape in shapes),
-                    max(int(shape.decoder_length) for shape in shapes),
-                ),
-                waste=batches.padding_overhead(1000),
-            )
-        )
+        count = batches.layout.shapes
+        shapes = batches.layout.block_shapes(count - 1)
+        s = max(int(shape.encoder_length) for shape in shapes)
+        t = max(int(shape.decoder_length) for shape in shapes)
+        waste = batches.padding_overhead(1000)
+        found.append(Padding(layout=layout, shapes=count, length=(s, t), waste=waste))
     return found
 
 

@@ -18,7 +18,7 @@ from dss_jax.run import run_folder
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.compile import cache_counts, keep_compiled_code
 from dss_jax.train.sharding import make_mesh
-from dss_jax.train.step import Program, build
+from dss_jax.train.step import Program
 
 
 def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
@@ -75,7 +75,7 @@ def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Score
     cache = keep_compiled_code()
     run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
     run = for_mesh(run, mesh)
-    program, counts = build(run, mesh), cache_counts()
+    program, counts = Program(run, mesh), cache_counts()
     evaluator = Evaluator(run, program, store, scorer)
     return Session(run, folder, store, program, evaluator, cache, (counts.found, counts.missing))
 

@@ -57,7 +57,7 @@ def train(
       What `results.json` holds.
 
     Raises:
-      UsageError: see `open_run_folder` and `step.build`.
+      UsageError: see `open_run_folder` and `step.Program`.
       Interrupted: the run was asked to stop; its state is saved.
       Diverged: see `BadSteps`.
     """
