@@ -4,7 +4,7 @@ Shape letters: N inputs, B inputs of a batch, S input length, K sequences an inp
 output.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -86,7 +86,6 @@ class Engine:
         """Nothing is compiled yet.
 
         Args:
-          model, mesh, rules: of the parameters that will be given.
           max_decode_length: T, EOS included.
           batch_size: inputs decoded at once, over all devices.
           input_length: longer inputs are cut.
@@ -139,9 +138,9 @@ class Engine:
         return min(first, size)
 
     def _decode_batch(
-        self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray, emit: Callable
-    ) -> None:
-        """Decodes a batch; `emit` is called with places in it and their results."""
+        self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Decoded]]:
+        """Decodes a batch: places in it and their results, the last ones of a place count."""
         tokens, ids = put_whole((tokens_BxS, ids_B), self.mesh)
         prepared, state = self._start(params, tokens, ids)
         advance, take_rows = self._compiled(prepared, state)
@@ -153,13 +152,13 @@ class Engine:
             if not len(left) or until >= self.max_decode_length:
                 break
             if size < len(places):
-                emit(places, self._finish(state))
+                yield places, self._finish(state)
                 # Filled up with a row that is done, and so takes no part.
                 filled = np.full(size, np.flatnonzero(np.asarray(done))[0])
                 filled[: len(left)] = left
                 prepared, state = take_rows(prepared, state, filled)
                 places = places[filled]
-        emit(places, self._finish(state))
+        yield places, self._finish(state)
 
     def __call__(
         self,
@@ -173,8 +172,6 @@ class Engine:
         """Decodes rows, int [N], of a token column.
 
         Args:
-          params: on the mesh.
-          inputs, rows: the column, and row numbers.
           lengths: padded input lengths, ascending; None: chosen from the rows.
           ids: int [N], numbers of the inputs, on which samples depend; None: the row numbers.
 
@@ -196,13 +193,10 @@ class Engine:
                 length = next((s for s in lengths if s >= longest), lengths[-1])
                 tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
                 ids_B = np.where(at < 0, 0, numbers[at]).astype(np.int32)
-
-                def emit(places: np.ndarray, decoded: Decoded, at: np.ndarray = at) -> None:
+                for places, decoded in self._decode_batch(params, tokens, ids_B):
                     there = at[places] >= 0
                     for whole, part in zip(out, decoded, strict=True):
                         whole[at[places][there]] = np.asarray(part)[there]
-
-                self._decode_batch(params, tokens, ids_B, emit)
         return out
 
 

@@ -44,13 +44,12 @@ class LabelRanker:
 
     def _labels(self, split: StoreSplit, rows: np.ndarray) -> list[list[str]]:
         labels = [json.loads(split.text("allowed_labels")[int(row)]) for row in rows]
-        for row, allowed in zip(rows, labels, strict=True):
-            if not allowed:
-                raise UsageError(
-                    f"row {row} of the split has no list of allowed labels, so there is nothing "
-                    "to rank. Give another --decode (greedy, beam or sample), or set "
-                    "Example.allowed_labels in the task file."
-                )
+        if [] in labels:
+            raise UsageError(
+                f"row {rows[labels.index([])]} of the split has no list of allowed labels, so "
+                "there is nothing to rank. Give another --decode (greedy, beam or sample), or set "
+                "Example.allowed_labels in the task file."
+            )
         return labels
 
     def _tokens(self, labels: Sequence[Sequence[str]]) -> np.ndarray:

@@ -169,8 +169,8 @@ def data_to_reach(
 
 
 class Beats(NamedTuple):
-    """Whether a mean is above another, and by more than one standard error of the difference (False
-    where none is known).
+    """Whether a mean is above another, and by more than one standard error of the difference, where
+    one is known.
     """
 
     above: bool

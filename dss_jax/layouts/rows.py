@@ -46,8 +46,6 @@ def packed_rows(sizes: np.ndarray, capacities: Sequence[int] | np.ndarray) -> np
     """As `balanced`, which does the work, for any number of pairs in groups of about equal size."""
     _, n, pairs = sizes.shape
     groups = max(1, int(round_up(pairs, TOGETHER)) // TOGETHER)
-    if groups == 1:
-        return balanced(sizes, capacities)
     capacities = np.broadcast_to(np.array(capacities).reshape(2, -1), (2, n))
     # Dealt out by turns, so that each group has pairs of every role.
     dealt = np.pad(sizes, ((0, 0), (0, 0), (0, -pairs % groups)))
@@ -125,12 +123,7 @@ def _spread(shares: np.ndarray, counts: np.ndarray, room: np.ndarray) -> np.ndar
 
 
 class Part(NamedTuple):
-    """Roles whose pairs share rows: one block of the batch.
-
-    Attributes:
-      roles: which of the method's roles, one after another.
-      lengths: S and T of a row.
-    """
+    """Roles of the method whose pairs share rows, of lengths S and T: one block of the batch."""
 
     roles: slice
     lengths: tuple[int, int]
@@ -226,13 +219,11 @@ class PackedRows(Rows):
             return float(costs[at]), Part(roles, (s, t))
 
         roles = len(self._examples.roles)
-        together = best(slice(0, roles))
-        if roles == 1:
-            return (together[1],)
-        apart = [best(slice(k, k + 1)) for k in range(roles)]
-        if sum(c for c, _ in apart) < (1 - WORTH_A_BLOCK * (roles - 1)) * together[0]:
+        together, part = best(slice(0, roles))
+        apart = [best(slice(k, k + 1)) for k in range(roles)] if roles > 1 else []
+        if apart and sum(c for c, _ in apart) < (1 - WORTH_A_BLOCK * (roles - 1)) * together:
             return tuple(part for _, part in apart)
-        return (together[1],)
+        return (part,)
 
     def _sizes(self, rows: np.ndarray) -> np.ndarray:
         """Lengths of inputs and targets: int [n, N] -> [2, n, K, N]."""
@@ -277,11 +268,8 @@ def _row_lengths(
 
 
 def _before_in_row(amounts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """How much stands before each of some things in its row.
-
-    Args:
-      amounts: int [M].
-      rows: int [M], the row of each; those in one row stand in the order given.
+    """How much stands before each of some things in its row: amounts, int [M], and the row of each,
+    int [M] -> int [M]. Those in one row stand in the order given.
     """
     order = np.argsort(rows, kind="stable")
     sums = np.cumsum(amounts[order]) - amounts[order]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.decode_config import Beam
+from dss_jax.core.ids import EOS_ID
 from dss_jax.model.decoding import Chosen, Decoded, Search, gather, where_rows
 from dss_jax.model.sampling import without_eos
 
@@ -33,11 +34,8 @@ class Hypotheses(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """Beams that go on, and those that have ended.
-
-    Attributes:
-      live: their score is the log-probability.
-      ended: their score is normalised by length.
+    """Beams that go on, whose score is the log-probability, and those that have ended, whose score
+    is normalised by length.
     """
 
     live: Hypotheses
@@ -101,16 +99,14 @@ class BeamSearch(Search):
     def choose(self, state: BeamState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
         beams, longest = self.width, state.live.tokens.shape[-1]
         log_probs_BxKxV = jax.nn.log_softmax(logits_BxKxV, axis=-1)
-        log_probs_BxKxV = without_eos(
-            log_probs_BxKxV, self.eos_id, position, self.settings.min_decode_length
-        )
+        log_probs_BxKxV = without_eos(log_probs_BxKxV, position, self.settings.min_decode_length)
         totals_BxKxV = state.live.log_probs[..., None] + log_probs_BxKxV
         # 2 K, so that K go on even where the K best all end.
         totals_BxC, parents_BxC, tokens_BxC = _top_k(totals_BxKxV, 2 * beams)
         sequences_BxCxT = jax.lax.dynamic_update_slice(
             gather(state.live.tokens, parents_BxC), tokens_BxC[..., None], (0, 0, position)
         )
-        ends_BxC = tokens_BxC == self.eos_id
+        ends_BxC = tokens_BxC == EOS_ID
         closes_BxC = ends_BxC
         if self.settings.rule == "hf":
             last = position + 1 == longest
@@ -125,12 +121,9 @@ class BeamSearch(Search):
         sequences_BxKxT = gather(sequences_BxCxT, at_BxK)
         all_BxK = jnp.ones_like(log_probs_BxK, dtype=bool)
         live = Hypotheses(sequences_BxKxT, log_probs_BxK, log_probs_BxK, all_BxK)
-        return Chosen(
-            state=BeamState(live, ended),
-            tokens_BxK=gather(tokens_BxC, at_BxK),
-            parents_BxK=gather(parents_BxC, at_BxK),
-            done_B=self._hopeless(live, ended, position),
-        )
+        tokens_BxK, parents_BxK = (gather(x, at_BxK) for x in (tokens_BxC, parents_BxC))
+        hopeless_B = self._hopeless(live, ended, position)
+        return Chosen(BeamState(live, ended), tokens_BxK, parents_BxK, hopeless_B)
 
     def finish(self, state: BeamState) -> Decoded:
         none_B = ~jnp.any(state.ended.real, axis=1)

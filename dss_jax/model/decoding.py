@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import EOS_ID, PAD_ID
+from dss_jax.core.ids import PAD_ID
 from dss_jax.model.attention import KeyValue, padding_mask
 from dss_jax.model.t5 import T5, DecoderLayer
 
@@ -38,13 +38,8 @@ class Decoded(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What a search says after a position.
-
-    Attributes:
-      state: its own, of any shape with inputs on axis 0.
-      tokens_BxK: int32, the next tokens.
-      parents_BxK: int32, which sequence each one goes on from; None: each from itself.
-      done_B: bool, whether nothing can change any more.
+    """What a search says after a position: its state, with inputs on axis 0, the next tokens, which
+    sequence each goes on from (None: each from itself), and whether nothing can change any more.
     """
 
     state: Any
@@ -58,7 +53,6 @@ class Search(abc.ABC):
     """How tokens are chosen. Hashable, because it is a static argument of compiled functions."""
 
     settings: Any
-    eos_id: int = EOS_ID
 
     @property
     @abc.abstractmethod
@@ -161,10 +155,8 @@ def start(
     """
     batch_size = encoder_input_tokens.shape[0]
     encoded_BxSxE = model.bind({"params": params}).encode(encoder_input_tokens)
-    prepared = Prepared(
-        cross=_cross_attention(model, params, encoded_BxSxE),
-        cross_mask_Bx1x1xS=padding_mask(encoder_input_tokens),
-    )
+    cross = _cross_attention(model, params, encoded_BxSxE)
+    prepared = Prepared(cross, padding_mask(encoder_input_tokens))
     rows = Rows(
         tokens_BxK=jnp.zeros((batch_size, search.width), jnp.int32),
         done_B=jnp.all(encoder_input_tokens == PAD_ID, axis=1),

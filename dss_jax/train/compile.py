@@ -15,7 +15,6 @@ import hashlib
 import os
 import pickle
 import platform
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +29,7 @@ from jax.sharding import Mesh
 from dss_jax.core import config, processes
 from dss_jax.core.digest import code_digest
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import cache_folder
+from dss_jax.core.paths import cache_folder, write_whole
 from dss_jax.layouts.blocks import Batch
 from dss_jax.model.matmul import on_cpu
 from dss_jax.train.sharding import on_mesh
@@ -89,10 +88,8 @@ def keep_compiled_code() -> str | None:
     The folder is DSS_COMPILE_CACHE ("off" for none), else `compiled` in the package's cache
     folder, with a folder for each kind of processor in it. JAX's own JAX_COMPILATION_CACHE_DIR
     goes before both. A folder in a bucket (gs://) is used as it is, and never made smaller. To be
-    called before anything is compiled.
-
-    Returns the folder; None where nothing is kept, also where the package's cache folder cannot be
-    written.
+    called before anything is compiled. Gives the folder; None where nothing is kept, also where
+    the package's cache folder cannot be written.
 
     Raises:
       UsageError: the folder that DSS_COMPILE_CACHE names cannot be made.
@@ -329,11 +326,8 @@ class Compiled:
             return
         try:
             content = pickle.dumps(serialize_executable.serialize(compiled))
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Several processes may write the same one.
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            Path(file.name).replace(self.folder / self._name(batch))
+            content = hashlib.sha256(content).digest() + content
+            write_whole(self.folder / self._name(batch), content)
             _remove_old(self.folder)
         except Exception:
             # Not each executable can be kept, and no run shall fail because one was not.

@@ -7,6 +7,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dss_jax.core import config, processes, storage, strict_json
+from dss_jax.core import config, processes, strict_json
 from dss_jax.core.devices import peak_flops
 from dss_jax.core.errors import Diverged
 from dss_jax.core.flops import Work, training_flops
@@ -52,10 +53,8 @@ class FirstStep(Hook):
 
 @dataclass
 class Evaluate(Hook):
-    """Scores the parameters every `every` steps and at the last.
-
-    Attributes:
-      score: (params, step) -> validation score, the higher the better; None: no such split.
+    """Scores the parameters every `every` steps and at the last; `score`: (params, step) ->
+    validation score, the higher the better; None: no such split.
     """
 
     every: int
@@ -96,10 +95,8 @@ class Save(Hook):
 
 @dataclass
 class Stop(Hook):
-    """Ends the training where a stop was asked for. Comes after all that saves.
-
-    Attributes:
-      wait: returns when what was saved is on the disk.
+    """Ends the training where a stop was asked for. Comes after all that saves; `wait` returns when
+    it is on the disk.
     """
 
     steps: int
@@ -255,26 +252,17 @@ class BadSteps(Hook):
         if processes.is_first():
             line = strict_json.dumps({"step": step, "numbers": numbers, "ids": ids}) + "\n"
             file = self.folder / LOG
-            if storage.is_remote(self.folder):
-                # Objects of a bucket do not grow.
-                write_whole(file, (file.read_text() if file.exists() else "") + line)
-            else:
-                with file.open("a", encoding="utf-8") as out:
-                    out.write(line)
+            # Whole, because objects of a bucket do not grow.
+            write_whole(file, (file.read_text() if file.exists() else "") + line)
 
     def _diverged(self, first: int, numbers: dict[str, float], state: TrainState) -> Diverged:
         """Keeps what `dss replay` needs; `first` is the number of the first bad batch."""
-        kept = Checkpoints(self.folder / STATES)
-        try:
+        with closing(Checkpoints(self.folder / STATES)) as kept:
             kept.save(state, int(state.step), None)
-            kept.wait()
-        finally:
-            kept.close()
         file = self.folder / REPLAY
-        content = {
-            "step": first, "in_a_row": self.most, "state": int(state.step), "numbers": numbers,
-            "ids": [self.ids_at(first + i) for i in range(self.most)],
-        }  # fmt: skip
+        ids = [self.ids_at(first + i) for i in range(self.most)]
+        content = {"step": first, "in_a_row": self.most, "state": int(state.step)}
+        content |= {"numbers": numbers, "ids": ids}
         if processes.is_first():
             write_whole(file, strict_json.dumps(content, indent=1) + "\n")
         return Diverged(
@@ -289,23 +277,19 @@ class BadSteps(Hook):
 
 def not_finite(numbers: dict[str, float]) -> str:
     """ "the loss is nan (label/loss nan)" or, where that is finite, what the gradient is."""
-    parts = [
-        f"{name} {value}"
-        for name, value in numbers.items()
-        if name.endswith("/loss") and not math.isfinite(value)
-    ]
-    if not math.isfinite(numbers["loss"]):
+    bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+    parts = [f"{name} {value}" for name, value in bad.items() if name.endswith("/loss")]
+    if "loss" in bad:
         return f"the loss is {numbers['loss']}" + (f" ({', '.join(parts)})" if parts else "")
-    if not math.isfinite(numbers["grad_norm"]):
+    if "grad_norm" in bad:
         return f"the gradient's norm is {numbers['grad_norm']}"
     return "batches before it were not finite"
 
 
 def bad_leaves(tree: Any) -> list[str]:
     """Names of arrays that hold a number that is not finite."""
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    return [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in found
-        if np.issubdtype(leaf.dtype, np.floating) and not bool(np.isfinite(np.asarray(leaf)).all())
-    ]
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(np.asarray(leaf)).all():
+            found.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+    return found

@@ -76,7 +76,6 @@ class _TensorBoard:
                 self._writer.add_scalar(f"{group}/{name}", float(value), step)
 
     def close(self) -> None:
-        """Waits until all is written."""
         self._thread.shutdown()
         if self._writer is not None:
             self._writer.close()

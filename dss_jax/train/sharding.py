@@ -65,12 +65,8 @@ def check_batch(size: int, mesh: Mesh | AbstractMesh, microbatches: int, name: s
 
 
 def param_shardings(boxed_params: dict, mesh: Mesh | AbstractMesh, rules: config.AxisRules) -> dict:
-    """Shardings of parameters from their logical axes.
-
-    Args:
-      boxed_params: abstract parameters still in their `nn.LogicallyPartitioned` boxes.
-      mesh: the mesh.
-      rules: logical axis -> mesh axis.
+    """Shardings of abstract parameters from their `nn.LogicallyPartitioned` boxes, by rules logical
+    axis -> mesh axis.
 
     Raises:
       UsageError: a dimension is not a multiple of the devices that share it.
@@ -106,12 +102,9 @@ def optimizer_shardings(
     device.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
-    by_path = {
-        jax.tree_util.keystr(path): (leaf.shape, sharding)
-        for (path, leaf), sharding in zip(
-            jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
-        )
-    }
+    pairs = jax.tree.map(lambda leaf, sharding: (leaf.shape, sharding), params, shardings)
+    of_params = jax.tree_util.tree_leaves_with_path(pairs, is_leaf=lambda x: isinstance(x, tuple))
+    by_path = {jax.tree_util.keystr(path): pair for path, pair in of_params}
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         for start in range(len(path)):

@@ -42,17 +42,13 @@ def with_task_tokens(batch: Batch) -> dict[str, jax.Array]:
 
 
 class DistillationModel(models.EncoderDecoderModel):
-    """`t5x.models.EncoderDecoderModel` whose loss is a weighted sum of each task's token mean:
+    """`t5x.models.EncoderDecoderModel` with the loss of `dss_jax.train.loss`.
 
-        alpha * mean(label tokens) + (1 - alpha) * mean(rationale tokens)
-
-    Hsieh et al. 2023 (arXiv 2305.02301), section 3.2. Each mean is over the global batch. The
-    weights are those of `decoder_loss_weights`, the tasks those of `decoder_roles`; both come from
+    The weights are those of `decoder_loss_weights`, the tasks those of `decoder_roles`, both of
     `dss_jax.data.seqio_pairs.PairedFeatureConverter`. `loss_normalizing_factor` must stay None.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Arguments as of T5X's class."""
         super().__init__(*args, **options)
         if self._loss_normalizing_factor is not None:
             raise ValueError(
