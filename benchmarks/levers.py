@@ -38,9 +38,8 @@ from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss
 from dss_jax.train.compile import step_options
 from dss_jax.train.loop import prefetch
-from dss_jax.train.optimizer import make_optimizer, settings
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import Program
+from dss_jax.train.step import Program, make_optimizer, settings
 
 N, E, J, F, ROWS, LENGTH, HEADS = 6656, 512, 384, 1024, 128, 88, 6
 TARGETS, VOCABULARY = 2048, 32128

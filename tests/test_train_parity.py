@@ -21,9 +21,8 @@ from dss_jax.core import config
 from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch, Block
-from dss_jax.train.optimizer import make_optimizer
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import Program, TrainState
+from dss_jax.train.step import Program, TrainState, make_optimizer
 
 pytestmark = pytest.mark.slow
 

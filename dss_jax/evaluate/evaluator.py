@@ -21,7 +21,6 @@ from dss_jax.layouts.batches import eval_batches, make_examples, make_layout
 from dss_jax.layouts.blocks import Batch
 from dss_jax.layouts.layout import LayoutPlan, cost_of
 from dss_jax.model.decoding import Decoded
-from dss_jax.train.compile import Compiled
 from dss_jax.train.sharding import data_parallelism, put_whole
 from dss_jax.train.step import Program
 
@@ -183,7 +182,6 @@ class TokenLosses:
     def __init__(self, run: config.Run, program: Program, method: config.Method) -> None:
         """`method`: whose inputs and targets."""
         self._run, self._program, self._method = run, program, method
-        self._step = Compiled.kept("losses", run, program.eval_step)
         self._laid_out: dict[tuple[str, int], list[Callable[[], Batch]]] = {}
 
     def _batches(self, split: "StoreSplit | Pieces", rows: np.ndarray) -> list[Callable[[], Batch]]:
@@ -205,7 +203,7 @@ class TokenLosses:
     ) -> None:
         """Begins to compile what these rows need, in the pool."""
         if len(rows):
-            self._step.ahead([self._batches(split, rows)[0]()], pool)
+            self._program.eval_step.ahead([self._batches(split, rows)[0]()], pool)
 
     def __call__(
         self, params: Any, split: "StoreSplit | Pieces", rows: np.ndarray
@@ -217,7 +215,7 @@ class TokenLosses:
         if not len(rows):
             return {}
         totals = [
-            self._step(params, put_whole(build(), self._program.mesh))
+            self._program.eval_step(params, put_whole(build(), self._program.mesh))
             for build in self._batches(split, rows)
         ]
         loss, correct, tokens = (np.sum([np.asarray(t[i]) for t in totals], 0) for i in range(3))

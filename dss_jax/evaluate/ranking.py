@@ -66,10 +66,8 @@ class LabelRanker:
     def __call__(
         self, params: Any, split: StoreSplit, inputs: Slices, rows: np.ndarray, input_length: int
     ) -> list[dict[str, Any]]:
-        """The predictions of rows, in their order, with the log-probability of each label.
-
-        Raises:
-          UsageError: a row has no allowed labels.
+        """The predictions of rows, in their order, with the log-probability of each label. Raises
+        UsageError: a row has no allowed labels.
         """
         labels = self._labels(split, rows)
         if not labels:

@@ -19,10 +19,8 @@ LOOKED_FOR = (
 
 
 def detect(path: str) -> str:
-    """The format of a checkpoint, from what its folder holds.
-
-    Raises:
-      UsageError: no such folder, or nothing in it that tells.
+    """The format of a checkpoint, from what its folder holds. Raises UsageError: no such folder, or
+    nothing in it that tells.
     """
     from dss_jax.interop import hf, orbax_folder, t5x
 

@@ -40,7 +40,6 @@ WEIGHTS = (SAFETENSORS, f"{SAFETENSORS}.index.json", PYTORCH, f"{PYTORCH}.index.
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
-
 EMBEDDING, HEAD = "shared.weight", "lm_head.weight"
 EMBEDDING_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 ONE_TENSOR = "In T5 they are one tensor, so this is another model, or a damaged file."
@@ -70,7 +69,7 @@ _SUBLAYERS = {
 """Stack -> of each part of a layer, in order: our norm, our name, Hugging Face's."""
 
 _ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
-_MLP = {"wi": "wi", "wi_0": "wi_0", "wi_1": "wi_1", "wo": "wo"}
+_MLP = {name: name for name in ("wi", "wi_0", "wi_1", "wo")}
 
 
 def _names() -> dict[str, str]:
@@ -113,11 +112,9 @@ def is_hf(path: Path) -> bool:
 
 
 def read_hf(path: Path) -> Weights:
-    """Opens a folder of T5 v1.0 or v1.1, mT5, ByT5, and those trained from them.
-
-    Raises:
-      UsageError: another architecture; missing, unexpected or misshapen tensors; an alias that
-        differs from what it stands for; configuration and tensors that disagree on the head.
+    """Opens a folder of T5 v1.0 or v1.1, mT5, ByT5, and those trained from them. Raises UsageError:
+    another architecture; missing, unexpected or misshapen tensors; an alias that differs from what
+    it stands for; configuration and tensors that disagree on the head.
     """
     origin = f"the Hugging Face folder {path}"
     fields = hf_config.read_json(path / hf_config.CONFIG)
@@ -178,20 +175,18 @@ def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
 
 def write_hf(weights: Weights, path: str | Path, dtype: str = "float32") -> None:
     """Writes a folder that `transformers` loads, with tensors of one of `DTYPES`; it appears whole
-    or not at all.
-
-    Raises:
-      UsageError: `path` is there and not empty, or `transformers` has no such model.
+    or not at all. Raises UsageError: `path` is there and not empty, or `transformers` has no such
+    model.
     """
     config = hf_config.config_json(weights.config, dtype)
+    files = {hf_config.CONFIG: config, "generation_config.json": hf_config.TOKEN_IDS}
     with storage.whole_place(path, hf_config.CONFIG) as folder:
         _write_tensors(weights, folder, np.dtype(DTYPES[dtype]))
-        _write_json(folder / hf_config.CONFIG, config)
-        _write_json(folder / "generation_config.json", hf_config.TOKEN_IDS)
         if weights.vocabulary is not None:
             shutil.copyfile(weights.vocabulary, folder / VOCABULARY)
-            tokenizer = hf_config.tokenizer_config_json(weights.extra_ids)
-            _write_json(folder / "tokenizer_config.json", tokenizer)
+            files["tokenizer_config.json"] = hf_config.tokenizer_config_json(weights.extra_ids)
+        for name, content in files.items():
+            _write_json(folder / name, content)
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
@@ -246,11 +241,9 @@ def weights_file(folder: Path) -> Path | None:
 
 
 def open_tensors(folder: Path) -> dict[str, Leaf]:
-    """Name -> tensor, read from the disk when it is asked for, in its own floating type.
-
-    Raises:
-      UsageError: no such file, a damaged one, one that lacks a tensor that the index promises, a
-        tensor that holds no floating-point numbers, or PyTorch's files without torch.
+    """Name -> tensor, read from the disk when it is asked for, in its own floating type. Raises
+    UsageError: no such file, a damaged one, one that lacks a tensor that the index promises, a
+    tensor that holds no floating-point numbers, or PyTorch's files without torch.
     """
     main = weights_file(folder)
     if main is None:

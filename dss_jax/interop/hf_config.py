@@ -65,11 +65,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
-    """Our configuration from the contents of `config.json`, scaled logits by `is_scaled`.
-
-    Raises:
-      UsageError: another architecture, a missing field, an activation or a token id that our
-        model does not have.
+    """Our configuration from the contents of `config.json`, scaled logits by `is_scaled`. Raises
+    UsageError: another architecture, a missing field, an activation or a token id that our model
+    does not have.
     """
     model_type = fields.get("model_type")
     if model_type not in ("t5", "mt5"):
@@ -131,10 +129,8 @@ def _activations(fields: Mapping[str, Any], origin: str) -> tuple[str, ...]:
 
 
 def config_json(config: T5Config, dtype: str) -> dict[str, Any]:
-    """The contents of `config.json` for a model whose tensors are of a dtype.
-
-    Raises:
-      UsageError: `transformers` has no such feed-forward layer.
+    """The contents of `config.json` for a model whose tensors are of a dtype. Raises UsageError:
+    `transformers` has no such feed-forward layer.
     """
     if config.mlp_activations not in FEED_FORWARD:
         raise UsageError(

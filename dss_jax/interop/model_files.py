@@ -35,10 +35,8 @@ class ModelFiles(NamedTuple):
 
 
 def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:
-    """Ids of a checkpoint's vocabulary, extra ids included.
-
-    Raises:
-      UsageError: the embedding has fewer rows.
+    """Ids of a checkpoint's vocabulary, extra ids included. Raises UsageError: the embedding has
+    fewer rows.
     """
     ids = SentencePiece(vocabulary, extra_ids).vocab_size
     assert config.vocab_size is not None
@@ -63,11 +61,7 @@ def write_model_files(folder: Path, files: ModelFiles) -> None:
 
 
 def read_model_files(folder: Path) -> ModelFiles:
-    """Reads them.
-
-    Raises:
-      UsageError: `t5_config.json` is missing or is not of this form.
-    """
+    """Reads them. Raises UsageError: `t5_config.json` is missing or is not of this form."""
     file = folder / T5_CONFIG
     try:
         fields = json.loads(file.read_text())

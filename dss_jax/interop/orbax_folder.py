@@ -35,10 +35,8 @@ def is_orbax(path: Path) -> bool:
 
 def read_orbax(path: Path, step: int | str | None = None) -> Weights:
     """Opens a model folder, a run folder (at `step`: "best" on validation, also None; "latest", or
-    a step), or `RUN/checkpoints/STEP`.
-
-    Raises:
-      UsageError: not such a folder, no such step, or parameters of another model.
+    a step), or `RUN/checkpoints/STEP`. Raises UsageError: not such a folder, no such step, or
+    parameters of another model.
     """
     root, params = _places(path, step)
     files = model_files.read_model_files(root)
@@ -52,10 +50,8 @@ def read_orbax(path: Path, step: int | str | None = None) -> Weights:
 
 
 def write_orbax(weights: Weights, path: str | Path) -> None:
-    """Writes a model folder, which appears whole or not at all.
-
-    Raises:
-      UsageError: `path` is there and not empty.
+    """Writes a model folder, which appears whole or not at all. Raises UsageError: `path` is there
+    and not empty.
     """
     with storage.whole_place(path, model_files.T5_CONFIG) as folder:
         files = model_files.ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)

@@ -115,13 +115,11 @@ def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
 
     def shape(name: str, rank: int) -> Shape:
         found = shapes.get(f"target/{name}")
-        needs = f"{origin} does not hold the parameters of a T5:"
-        if found is None:
-            raise UsageError(f"{needs} missing: target/{name}.")
-        if len(found) != rank:
-            raise UsageError(
-                f"{needs} misshapen: target/{name} is {list(found)}, needed with {rank} axes."
-            )
+        if found is None or len(found) != rank:
+            what = f"missing: target/{name}"
+            if found is not None:
+                what = f"misshapen: target/{name} is {list(found)}, needed with {rank} axes"
+            raise UsageError(f"{origin} does not hold the parameters of a T5: {what}.")
         return found
 
     layer = {s: f"{s}/{s}" if scanned else f"{s}/layers_0" for s in _STACKS}
@@ -156,10 +154,8 @@ def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
 
 
 def is_t5x(path: str) -> bool:
-    """Whether a folder (local or gs://) is one step's checkpoint of T5X, of either form.
-
-    Raises:
-      UsageError: a bucket does not answer.
+    """Whether a folder (local or gs://) is one step's checkpoint of T5X, of either form. Raises
+    UsageError: a bucket does not answer.
     """
     return _index(path) is not None
 
@@ -176,11 +172,9 @@ def _index(path: str) -> tuple[str, bytes] | None:
 
 def read_t5x(path: str) -> Weights:
     """A T5X checkpoint's parameters, whose arrays are read when they are asked for; `path` is the
-    folder of one step, for example "gs://bucket/t5_1_1_small/checkpoint_1000000".
-
-    Raises:
-      UsageError: it is no T5X checkpoint, a parameter is missing, unexpected or misshapen, or
-        the layers of `scalable_t5` have position biases that differ.
+    folder of one step, for example "gs://bucket/t5_1_1_small/checkpoint_1000000". Raises
+    UsageError: it is no T5X checkpoint, a parameter is missing, unexpected or misshapen, or the
+    layers of `scalable_t5` have position biases that differ.
     """
     path = path.rstrip("/")
     index = _index(path)

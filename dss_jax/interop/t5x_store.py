@@ -84,10 +84,8 @@ def read_file(folder: str, name: str) -> bytes | None:
 def legacy_arrays(folder: str, index: bytes) -> dict[str, Array]:
     """The parameters that a legacy checkpoint's msgpack file `index` names, by T5X's names
     ("target/encoder/layers_0/mlp/wo/kernel"). Arrays are taken to be beside that file, whatever
-    bucket or folder they were first written to.
-
-    Raises:
-      UsageError: the file is broken, or from before version 2, which T5X refuses as well.
+    bucket or folder they were first written to. Raises UsageError: the file is broken, or from
+    before version 2, which T5X refuses as well.
     """
     try:
         content = serialization.msgpack_restore(index)

@@ -42,13 +42,11 @@ class Weights:
     """A checkpoint's parameters under our names.
 
     Attributes:
-      config: shape of the model.
       leaves: path in our tree ("encoder/layers/mlp/wo/kernel") -> leaf; all of the model's, stacked
         over layers on axis 0 below `layers`.
-      vocabulary: the SentencePiece file that lies beside the checkpoint, if there is one.
-      extra_ids: sentinel ids above the SentencePiece model's pieces.
-      origin: format and place, for messages.
-      notes: what the reader decided or left out, for people.
+      vocabulary: the SentencePiece file beside the checkpoint, if there is one.
+      extra_ids: sentinel ids above its pieces.
+      origin, notes: for people: format and place, what the reader decided or left out.
     """
 
     config: T5Config
@@ -106,10 +104,8 @@ def checked_leaves(
     origin: str,
 ) -> dict[str, Leaf]:
     """The leaves of a model whose parameters are `needed`, in a checkpoint that has `found`, by its
-    own names; `read` gives arrays of some names, in their order.
-
-    Raises:
-      UsageError: see `check_names`.
+    own names; `read` gives arrays of some names, in their order. Raises UsageError: see
+    `check_names`.
     """
 
     def leaf(parameter: StoredParameter) -> Leaf:
@@ -127,10 +123,8 @@ def expected_shapes(config: T5Config) -> dict[str, Shape]:
 
 
 def from_tree(config: T5Config, params: Mapping[str, Any], *, origin: str, **files: Any) -> Weights:
-    """Parameters in memory, as `Weights`; `files`: `vocabulary` and `extra_ids` of it.
-
-    Raises:
-      UsageError: see `check_names`.
+    """Parameters in memory, as `Weights`; `files`: `vocabulary` and `extra_ids` of it. Raises
+    UsageError: see `check_names`.
     """
     arrays = flat(params)
     check_names(expected_shapes(config), {p: a.shape for p, a in arrays.items()}, origin)
@@ -140,10 +134,8 @@ def from_tree(config: T5Config, params: Mapping[str, Any], *, origin: str, **fil
 
 
 def check_names(expected: Mapping[str, Shape], found: Mapping[str, Shape], origin: str) -> None:
-    """Compares what a model needs with what a checkpoint has, by the checkpoint's own names.
-
-    Raises:
-      UsageError: with every missing, unexpected and misshapen tensor by name, with both shapes.
+    """Compares what a model needs with what a checkpoint has, by the checkpoint's own names. Raises
+    UsageError: with every missing, unexpected and misshapen tensor by name, with both shapes.
     """
     needed, has = ({n: list(shape) for n, shape in side.items()} for side in (expected, found))
     lines = [f"  missing: {n}, needed as {needed[n]}" for n in needed.keys() - has]

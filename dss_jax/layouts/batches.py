@@ -29,10 +29,7 @@ CHUNK = 256
 def subset_rows(n: int, task: config.Task) -> np.ndarray:
     """The rows of the training split that are used, ascending: int64 [m], m = task.train_count, or
     the rounded share of n, at least 1. Subsets of one seed are nested: those of 12.5 % are among
-    those of 25 %.
-
-    Raises:
-      UsageError: more rows are asked for than there are.
+    those of 25 %. Raises UsageError: more rows are asked for than there are.
     """
     wanted = task.train_count or max(1, round(n * task.train_fraction))
     if wanted > n:

@@ -77,10 +77,7 @@ def map_arrays(function: Callable[..., np.ndarray], *blocks: Block) -> Block:
 class BlockShape(NamedTuple):
     """The static shape of a block: all that decides what it costs. Numbers, or arrays of them.
 
-    Attributes:
-      rows: rows of attention.
-      encoder_tokens, decoder_tokens: padding included.
-      encoder_length, decoder_length: of a row of attention, in tokens.
+    Tokens are with padding; rows and their lengths, in tokens, are attention's.
     """
 
     rows: Any

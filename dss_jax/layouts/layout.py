@@ -50,9 +50,6 @@ class LayoutPlan:
     Attributes:
       batches: row numbers of all batches that will be asked for, in arrays int [n, N].
       shares: of a batch: data-parallel devices times microbatches, over all processes.
-      process_index, process_count: this process, and how many there are.
-      cost: FLOPs of a block.
-      max_shapes: how many shapes at most.
       numbered: whether blocks have `decoder_examples`.
     """
 
@@ -156,8 +153,6 @@ def choose_block_shapes(
 
     Args:
       needed: of each block of a batch, int arrays [n], already rounded up, one element a batch.
-      cost: FLOPs of a block.
-      max_shapes: how many at most.
       worth: another shape has to save this share of the cost.
 
     Returns:

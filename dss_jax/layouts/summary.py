@@ -27,7 +27,6 @@ class LabelCounts:
 
     Attributes:
       split: name; "train + validation" is the training file as released, before the hold-out.
-      rows: examples.
       teacher_accuracy: per cent by the task's scorer, of rows with a gold label; None where the
         teacher labelled nothing.
       invalid_labels: teacher labels that are none of the row's allowed ones (where any text is
@@ -74,7 +73,7 @@ def label_counts(
     task: DistillationTask,
     data_dir: str | None,
     split_names: Sequence[str],
-    rationales: Sequence[str] = (),
+    rationales: Sequence[str],
 ) -> list[LabelCounts]:
     """Counts of each of the splits; with a hold-out also of train and validation together."""
     read = {s: rows.examples(task, s, data_dir) for s in split_names}
@@ -124,13 +123,8 @@ def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths
 
 @dataclass(frozen=True, kw_only=True)
 class Padding:
-    """What a layout executes of a task's training batches.
-
-    Attributes:
-      layout: its name.
-      shapes: how many are compiled.
-      length: the longest row of attention, inputs and targets, in tokens.
-      waste: executed over useful FLOPs.
+    """What a layout executes of a task's training batches: how many shapes are compiled, how long
+    a row of attention is at most (input and target, in tokens), and executed over useful FLOPs.
     """
 
     layout: str

@@ -24,7 +24,6 @@ from dss_jax.run.session import Open, Session, open_session
 from dss_jax.run.start import compile_threads, describe, first_state, report_start, train_batches
 from dss_jax.train import hooks
 from dss_jax.train.checkpoint import Checkpoints
-from dss_jax.train.compile import Compiled
 from dss_jax.train.loop import Hook, fit, prefetch, stop_on_signals
 from dss_jax.train.metric_log import MetricLog, Progress
 from dss_jax.train.sharding import put_batch
@@ -106,16 +105,15 @@ def _train_and_score(
     profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
     run, folder, program = session.run, session.folder, session.program
-    step = Compiled.kept("train step", run, program.train_step)
     with ExitStack() as stack:
         pool = stack.enter_context(compile_threads())
-        step.ahead(batches.shapes, pool)
+        program.train_step.ahead(batches.shapes, pool)
         # The evaluation's may still be at work when the first step runs.
         limit = run.evaluate.validation_examples
         session.evaluator.compile_ahead("validation", limit, pool)
         state = jax.block_until_ready(first_state(session, checkpoints))
         clock.lap("state")
-        step.wait()
+        program.train_step.wait()
         clock.lap("compile")
         first = int(state.step)
         write, log_hook = _outputs(stack, session, batches, first)
@@ -144,7 +142,7 @@ def _train_and_score(
         fit(
             state,
             steps=steps,
-            train_step=step,
+            train_step=program.train_step,
             next_batch=stack.enter_context(made),
             hooks=[hook for hook in own if hook is not None],
         )

@@ -89,10 +89,8 @@ class Checkpoints:
         return self.latest_step() if best is None else best
 
     def find(self, name: int | str) -> int:
-        """The step that "best", "latest", or a step itself means.
-
-        Raises:
-          UsageError: there is no such checkpoint, or none at all.
+        """The step that "best", "latest", or a step itself means. Raises UsageError: there is no
+        such checkpoint, or none at all.
         """
         if not self.steps():
             raise UsageError(f"{self._manager.directory} has no checkpoint yet.")

@@ -18,7 +18,6 @@ import platform
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -171,29 +170,6 @@ def first_together(function: Callable) -> Callable:
     return call
 
 
-@dataclass(frozen=True)
-class Step:
-    """A jitted function of (something, batch on the mesh).
-
-    `first`: shapes, dtypes and shardings of its first argument. Logical axes in the model mean axes
-    of `mesh` while it is traced; `rules` None: the model sees neither.
-    """
-
-    jitted: Any
-    first: Any
-    mesh: Mesh
-    rules: config.AxisRules | None
-
-    def __call__(self, first: Any, batch: Batch) -> Any:
-        with on_mesh(self.mesh, self.rules):
-            return self.jitted(first, batch)
-
-    def lower(self, batch: Batch) -> jax.stages.Lowered:
-        """The function lowered for shapes of a batch, to be compiled; takes no memory."""
-        with on_mesh(self.mesh, self.rules):
-            return self.jitted.lower(self.first, batch)
-
-
 MAX_BYTES = 2 * 2**30
 """The steps that were not used for longest are removed beyond this."""
 
@@ -205,7 +181,7 @@ the order in which they were begun, XLA has the first early, and no step waits f
 """
 
 
-def fingerprint(run: config.Run, step: Step) -> str:
+def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
     """All that a step is made from, but for its name and the shapes of a batch.
 
     Of the configuration only what is compiled in counts. Seeds, data and places are none of it, nor
@@ -215,7 +191,7 @@ def fingerprint(run: config.Run, step: Step) -> str:
         (run.method, run.model, run.lora, run.loss, run.optimizer, run.mesh),
         (run.data.batch_size, run.train.steps, run.train.microbatches, run.train.max_bad_steps),
     )
-    mesh, first = step.mesh, jax.tree.map(repr, step.first)
+    first = jax.tree.map(repr, first)
     devices = [(d.id, d.process_index, d.device_kind, d.platform) for d in mesh.devices.flat]
     settings = {k: v for k, v in jax.config.values.items() if "cache" not in k}
     environment = [os.environ.get(name) for name in _ENVIRONMENT]
@@ -231,23 +207,37 @@ def shapes_of(batch: Batch) -> tuple:
 
 
 class Compiled:
-    """A step, compiled for each shape of batch that was announced; another is compiled when it is
-    met.
+    """A function of (something, batch on the mesh), compiled for each shape of batch that was
+    announced; another is compiled when it is met.
+
+    Attributes:
+      lower: shapes of a batch -> the function, lowered for them; takes no memory.
+      folder: where compiled code is kept; None: it is not.
     """
 
-    def __init__(self, step: Step, folder: Path | None = None, key: str = "") -> None:
-        """`folder`: where compiled steps are kept; None: they are not. `key`: all that the step is
-        made from, but for the shapes of a batch.
-        """
-        self._step, self.folder, self._key = step, folder, key
+    def __init__(
+        self, lower: Callable[[Batch], Any], mesh: Mesh, folder: Path | None = None, key: str = ""
+    ) -> None:
+        """`key`: all that the function is made from, but for the shapes of a batch."""
+        self.lower, self._mesh, self.folder, self._key = lower, mesh, folder, key
         self._compiled: dict[tuple, Future[Callable]] = {}
         self._met: set[tuple] = set()
 
     @classmethod
-    def kept(cls, name: str, run: config.Run, step: Step) -> Self:
-        """A step of a run, kept where compiled code is; `name` tells it from others of the run."""
+    def kept(cls, name: str, run: config.Run, mesh: Mesh, jitted: Any, first: Any) -> Self:
+        """A jitted step of a run, kept where compiled code is; `name` tells it from its others.
+
+        `first`: shapes, dtypes and shardings of its first argument. Logical axes in the model mean
+        axes of the mesh while it is traced.
+        """
+
+        def lower(batch: Batch) -> jax.stages.Lowered:
+            with on_mesh(mesh, run.mesh.logical_axis_rules):
+                return jitted.lower(first, batch)
+
         folder = _folder()
-        return cls(step, folder, "" if folder is None else f"{name} {fingerprint(run, step)}")
+        key = "" if folder is None else f"{name} {fingerprint(run, mesh, first)}"
+        return cls(lower, mesh, folder, key)
 
     def ahead(self, shapes: Iterable[Batch], pool: ThreadPoolExecutor) -> None:
         """Begins to compile in the pool, for global batches of anything that has `shape` and
@@ -285,7 +275,7 @@ class Compiled:
             return found
         with _TRACING:
             shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-            lowered = self._step.lower(shapes)
+            lowered = self.lower(shapes)
         before = counts.missing_here
         compiled = lowered.compile()
         # Only what XLA has compiled just now. Code that JAX has read from the disk loses functions
@@ -301,7 +291,7 @@ class Compiled:
         """The code for this shape; None where it is not there or cannot be read."""
         if self.folder is None:
             return None
-        file, devices = self.folder / self._name(batch), list(self._step.mesh.devices.flat)
+        file, devices = self.folder / self._name(batch), list(self._mesh.devices.flat)
         try:
             content = file.read_bytes()
         except OSError:

@@ -261,7 +261,7 @@ class BadSteps(Hook):
             kept.save(state, int(state.step), None)
         file = self.folder / REPLAY
         ids = [self.ids_at(first + i) for i in range(self.most)]
-        content = {"step": first, "in_a_row": self.most, "state": int(state.step)}
+        content: dict[str, Any] = {"step": first, "in_a_row": self.most, "state": int(state.step)}
         content |= {"numbers": numbers, "ids": ids}
         if processes.is_first():
             write_whole(file, strict_json.dumps(content, indent=1) + "\n")

@@ -53,8 +53,6 @@ def fit(
 
     Args:
       state: where to start: fresh, or restored. It is given up.
-      steps: of the whole run.
-      train_step: (state, batch) -> (state, metrics).
       next_batch: number of a step, from 0 -> its batch, on the devices.
       hooks: called in their order. One may end the training by raising.
     """
@@ -122,12 +120,11 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
 
 class StopRequest:
-    """Whether the run was asked to stop; `asked`: by a signal for this process."""
+    """Whether the run was asked to stop; `asked`: by a signal for this process. `agreed`, where
+    there are several: (step) -> whether all stop after it; each must ask once after each step.
+    """
 
     def __init__(self, agreed: Callable[[int], bool] | None = None) -> None:
-        """`agreed`: of several processes: (step) -> whether all of them stop after it; each must be
-        asked once after each step.
-        """
         self.asked = False
         self._agreed, self._last = agreed, (0, False)
 

@@ -39,7 +39,7 @@ class Memory:
     """Bytes on each device.
 
     Attributes:
-      parameters, optimizer: the state, which is there all the time.
+      parameters, optimizer: are there all the time.
       gradients: float32, of what is trained; twice with microbatches (the sum and the new).
       activations: what the backward pass finds kept of the forward pass, logits and dropout
         masks included.
@@ -116,9 +116,8 @@ def _layer_kept(run: config.Run, layer: type[nn.Module], rows: int) -> int:
         )
         for n in (s, t)
     ]
-    if layer is EncoderLayer:
-        inputs = [hidden[0], patterns[0]]
-    else:
+    inputs = [hidden[0], patterns[0]]
+    if layer is DecoderLayer:
         inputs = [hidden[1], hidden[0], patterns[1], patterns[0]._replace(bias=None)]
     module = layer(model)
 

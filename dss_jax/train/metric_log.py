@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,10 +40,8 @@ def read_metrics(file: Path) -> list[dict]:
         return []
     lines = []
     for line in file.read_text().splitlines():
-        try:
+        with suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return lines
 
 

@@ -17,10 +17,8 @@ from dss_jax.core.errors import UsageError
 
 def make_mesh(cfg: config.Mesh, devices: list[Any] | None = None) -> Mesh:
     """A mesh with axes `data`, `fsdp`, `model` over the devices (default: all there are, of all
-    processes, those of one process side by side).
-
-    Raises:
-      UsageError: the sizes do not multiply to the number of devices.
+    processes, those of one process side by side). Raises UsageError: the sizes do not multiply to
+    the number of devices.
     """
     if devices is None:
         # A TPU pod counts its chips row by row, and a host has a square of them.
@@ -66,10 +64,8 @@ def check_batch(size: int, mesh: Mesh | AbstractMesh, microbatches: int, name: s
 
 def param_shardings(boxed_params: dict, mesh: Mesh | AbstractMesh, rules: config.AxisRules) -> dict:
     """Shardings of abstract parameters from their `nn.LogicallyPartitioned` boxes, by rules logical
-    axis -> mesh axis.
-
-    Raises:
-      UsageError: a dimension is not a multiple of the devices that share it.
+    axis -> mesh axis. Raises UsageError: a dimension is not a multiple of the devices that share
+    it.
     """
     specs = nn.get_partition_spec(boxed_params)
     # Flax's annotation has Mesh only; it makes NamedShardings, which take both.
@@ -123,12 +119,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def data_slice(mesh: Mesh) -> tuple[int, int]:
-    """Which part of a batch this process makes, and how many parts there are.
-
-    Processes that share the `model` axis make the same part.
-
-    Raises:
-      UsageError: a process would need rows of several parts that do not lie side by side.
+    """Which part of a batch this process makes, and how many parts there are. Processes that share
+    the `model` axis make the same part. Raises UsageError: a process would need rows of several
+    parts that do not lie side by side.
     """
     parts_of: dict[int, list[int]] = {}
     for part, devices in enumerate(mesh.devices.reshape(data_parallelism(mesh), -1)):
