@@ -31,7 +31,7 @@ from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import StreamRows
 from dss_jax.layouts.flat import stream_rows
 from dss_jax.model.attention import to_rows
-from dss_jax.model.dropout import keep_mask
+from dss_jax.model.layers import keep_mask
 from dss_jax.model.matmul import matmul
 from dss_jax.model.sampling import first_argmax
 from dss_jax.run.session import with_vocab_size

@@ -89,7 +89,6 @@ class Engine:
           max_decode_length: T, EOS included.
           batch_size: inputs decoded at once, over all devices.
           input_length: longer inputs are cut.
-          length_multiple: padded input lengths are multiples of it.
           shapes: how many padded input lengths, and how many smaller batches, at most.
         """
         self.mesh, self.batch_size, self.max_decode_length = mesh, batch_size, max_decode_length

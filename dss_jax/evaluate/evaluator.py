@@ -173,7 +173,9 @@ class Evaluator:
         """Begins to compile the step that gives a split's losses, in the pool."""
         if split_name in self._store.splits:
             split = self._split(split_name)
-            self._losses.compile_ahead(split, self._rows(split, limit), pool)
+            rows = self._rows(split, limit)
+            if len(rows):
+                self._program.eval_step.ahead([self._losses.batches(split, rows)[0]()], pool)
 
 
 class TokenLosses:
@@ -184,7 +186,7 @@ class TokenLosses:
         self._run, self._program, self._method = run, program, method
         self._laid_out: dict[tuple[str, int], list[Callable[[], Batch]]] = {}
 
-    def _batches(self, split: "StoreSplit | Pieces", rows: np.ndarray) -> list[Callable[[], Batch]]:
+    def batches(self, split: "StoreSplit | Pieces", rows: np.ndarray) -> list[Callable[[], Batch]]:
         """What builds each batch of these rows; all are of one shape, because each is compiled."""
         key = split.name, len(rows)
         if key not in self._laid_out:
@@ -198,13 +200,6 @@ class TokenLosses:
             self._laid_out[key] = [partial(layout.build, x, 0) for x in layout.assign(parts)[0]]
         return self._laid_out[key]
 
-    def compile_ahead(
-        self, split: "StoreSplit | Pieces", rows: np.ndarray, pool: ThreadPoolExecutor
-    ) -> None:
-        """Begins to compile what these rows need, in the pool."""
-        if len(rows):
-            self._program.eval_step.ahead([self._batches(split, rows)[0]()], pool)
-
     def __call__(
         self, params: Any, split: "StoreSplit | Pieces", rows: np.ndarray
     ) -> dict[str, float]:
@@ -216,7 +211,7 @@ class TokenLosses:
             return {}
         totals = [
             self._program.eval_step(params, put_whole(build(), self._program.mesh))
-            for build in self._batches(split, rows)
+            for build in self.batches(split, rows)
         ]
         loss, correct, tokens = (np.sum([np.asarray(t[i]) for t in totals], 0) for i in range(3))
         numbers = {}

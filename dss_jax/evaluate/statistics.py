@@ -40,8 +40,8 @@ class Difference(NamedTuple):
     """One method against another on the same test items.
 
     Attributes:
-      value: difference of the accuracies, percentage points.
-      low, high, p: 95 % interval (percentage points) and two-sided p of the bootstrap.
+      value, low, high, p: difference of the accuracies and its 95 % interval, percentage points,
+        and two-sided p, of the bootstrap.
       mcnemar: exact two-sided p of McNemar's test, the discordant answers of all pairs of seeds
         put together; that takes the seeds' answers to one item for independent, which they are
         not, so it is too small where there are several seeds.

@@ -23,6 +23,7 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import check_name, write_whole
 from dss_jax.interop import hf_config
+from dss_jax.interop.hf_config import written_by_transformers_5
 from dss_jax.interop.model_files import VOCABULARY
 from dss_jax.interop.weights import (
     Leaf,
@@ -131,7 +132,7 @@ def read_hf(path: Path) -> Weights:
             f"{hf_config.CONFIG}; if not, remove {HEAD}."
         )
         _drop_alias(tensors, HEAD, origin, f"{said} (tie_word_embeddings), but ", fix)
-    elif HEAD not in tensors and EMBEDDING in tensors and hf_config.is_tied_without_head(fields):
+    elif HEAD not in tensors and EMBEDDING in tensors and written_by_transformers_5(fields):
         tensors[HEAD] = tensors[EMBEDDING]
         notes.append(
             f"{HEAD} is {EMBEDDING} in this checkpoint, unscaled: it becomes a tensor of its own, "

@@ -96,19 +96,13 @@ def is_scaled(fields: Mapping[str, Any]) -> bool:
     """Whether the decoder's output is scaled by d_model^-0.5 before the logits, as in v1.0."""
     if "scale_decoder_outputs" in fields:
         return bool(fields["scale_decoder_outputs"])
-    if fields.get("model_type") == "mt5" and _written_by_transformers_5(fields):
+    if fields.get("model_type") == "mt5" and written_by_transformers_5(fields):
         return False  # Its mT5 never scales, and ties where there is no head, whatever is set.
     return fields.get("tie_word_embeddings") is not False
 
 
-def is_tied_without_head(fields: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint without a head means one that equals the embedding and is not scaled, as
-    `transformers` 5 makes from a v1.1 or mT5 configuration.
-    """
-    return not is_scaled(fields) and _written_by_transformers_5(fields)
-
-
-def _written_by_transformers_5(fields: Mapping[str, Any]) -> bool:
+def written_by_transformers_5(fields: Mapping[str, Any]) -> bool:
+    """It makes models of a v1.1 or mT5 configuration whose head is the embedding, not scaled."""
     major = str(fields.get("transformers_version", "")).partition(".")[0]
     return major.isdigit() and int(major) >= 5
 

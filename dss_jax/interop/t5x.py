@@ -198,22 +198,17 @@ def read_t5x(path: str) -> Weights:
 
     leaves = checked_leaves(needed, shapes, read, path)
     t5x_store.check_readable(arrays, path)
-    for parameter in needed:
-        if parameter.view is of_first_layer:
-            [bias] = read(parameter.names)
-            _check_shared(parameter.names[0], bias, path)
+    for name in (p.names[0] for p in needed if p.view is of_first_layer):
+        [bias_HxLxN] = read([name])
+        differ = (bias_HxLxN != bias_HxLxN[:, :1]).any(axis=(0, 2)).nonzero()[0]
+        if differ.size:
+            raise UsageError(
+                f"{path}: {name} {list(bias_HxLxN.shape)} has one position bias per layer (axis "
+                f"1), and those of layers {', '.join(map(str, differ))} differ from layer 0's. T5 "
+                "here has one bias that all layers of a stack share, so this model of "
+                "`scalable_t5` cannot be read. It can be where all layers' biases are equal."
+            )
     return Weights(config=config, leaves=leaves, origin=f"T5X {path}")
-
-
-def _check_shared(name: str, bias_HxLxN: np.ndarray, origin: str) -> None:
-    differ = (bias_HxLxN != bias_HxLxN[:, :1]).any(axis=(0, 2)).nonzero()[0]
-    if differ.size:
-        raise UsageError(
-            f"{origin}: {name} {list(bias_HxLxN.shape)} has one position bias per layer (axis 1), "
-            f"and those of layers {', '.join(map(str, differ))} differ from layer 0's. T5 here has "
-            "one bias that all layers of a stack share, so this model of `scalable_t5` cannot be "
-            "read. It can be where all layers' biases are equal."
-        )
 
 
 def write_t5x(weights: Weights, path: str) -> None:
@@ -234,7 +229,12 @@ def write_t5x(weights: Weights, path: str) -> None:
             f"T5X finds a checkpoint by its name, checkpoint_<step>: write to "
             f"{path}/checkpoint_0, not to {path}."
         )
-    _check_t5x_has(weights.config)
+    for name, value in CONSTANTS.items():
+        if (own := getattr(weights.config, name)) != value:
+            raise UsageError(
+                f"T5X has {name} = {value} in its code, and this model {own}: T5X would compute "
+                "something else with it."
+            )
     target, states = dict[str, Any](), dict[str, Any]()
     with _fresh(path) as folder:
         for parameter in parameters(weights.config, scanned=False):
@@ -245,15 +245,6 @@ def write_t5x(weights: Weights, path: str) -> None:
         state = {"step": np.asarray(int(match[1]), np.int32), "param_states": nested(states)}
         optimizer = {"state": state, **nested(target)}
         t5x_store.write_index(folder, {"version": 3, "optimizer": optimizer})
-
-
-def _check_t5x_has(config: T5Config) -> None:
-    for name, value in CONSTANTS.items():
-        if getattr(config, name) != value:
-            raise UsageError(
-                f"T5X has {name} = {value} in its code, and this model {getattr(config, name)}: "
-                "T5X would compute something else with it."
-            )
 
 
 @contextmanager

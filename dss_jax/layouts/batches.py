@@ -121,7 +121,6 @@ class TrainBatches:
           steps: of the run; the shapes have room for all their batches.
           shares: data-parallel devices times microbatches; None: one a process.
           process_index, process_count: this host and how many there are; each builds its part.
-          cost: FLOPs of a block, by which shapes are chosen.
           plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
             with the same ones, batches of different orders have the same shapes.
           plan_subsets: subsets for whose batches there is room, too; in the same way.

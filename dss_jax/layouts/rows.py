@@ -64,13 +64,9 @@ def balanced(sizes: np.ndarray, capacities: Sequence[int] | np.ndarray) -> np.nd
     fill up alike; a batch that has a pair left over is tried again with more rows. First fit, which
     fills row after row, leaves rows full of inputs with room for targets, and the other way round.
 
-    Args:
-      sizes: int [2, n, M]: of inputs and of targets, for n batches at once; pairs of length 0 are
-        left out.
-      capacities: S and T of a row, or int [2, n], those of each batch; no pair is larger.
-
-    Returns:
-      int [n, M], the row of each pair; -1 where it is left out.
+    Of sizes of inputs and of targets, for n batches at once, and S and T of a row, perhaps those of
+    each batch: int [2, n, M], int [2] or [2, n] -> int [n, M], the row of each pair; -1 where it
+    has length 0. No pair is larger than a row.
     """
     # Shares of a row over one denominator: whole numbers, so that all processes find the same.
     capacities = np.broadcast_to(np.array(capacities, np.int64).reshape(2, -1), sizes.shape[:2])

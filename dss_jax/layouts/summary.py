@@ -14,7 +14,7 @@ from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import TOKEN_COLUMNS, TokenStore, count_overlong
-from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
+from dss_jax.data.vocabulary import SEPARATOR
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.layout import cost_of
 
@@ -31,7 +31,6 @@ class LabelCounts:
         teacher labelled nothing.
       invalid_labels: teacher labels that are none of the row's allowed ones (where any text is
         allowed: that are empty).
-      empty_labels, empty_rationales: rows for which the teacher gave none.
       rationale_words: mean and 99th percentile over rows that have a rationale.
     """
 
@@ -167,18 +166,11 @@ def report_cuts(store: TokenStore, data: config.Data) -> None:
             )
 
 
-def _decoded(ids: np.ndarray, vocabulary: SentencePiece) -> str:
-    """Text with every end-of-sequence shown; decoding stops at the first, and NLI has two."""
-    parts = np.split(ids, np.flatnonzero(ids == EOS_ID) + 1)
-    return SEPARATOR.join(map(vocabulary.decode, parts))
-
-
 def describe_examples(
     store: TokenStore, split_name: str, n: int, data: config.Data
 ) -> Iterator[str]:
     """The first n examples of a split: text, tokens, and the tokens decoded back."""
     split = store.split(split_name)
-    vocabulary = store.vocabulary
     for row in range(min(n, len(split))):
         lines = [f"--- {split_name} {row}  id {split.text('id')[row]}"]
         for column in TOKEN_COLUMNS:
@@ -190,5 +182,7 @@ def describe_examples(
                 continue
             cut = ", cut" if len(ids) > length_limit(column, data) else ""
             lines.append(f"{column} ({len(ids)} tokens{cut}): {ids.tolist()}")
-            lines.append(f"    {_decoded(ids, vocabulary)}")
+            # Decoding stops at an end of sequence, and NLI has two.
+            parts = np.split(ids, np.flatnonzero(ids == EOS_ID) + 1)
+            lines.append(f"    {SEPARATOR.join(map(store.vocabulary.decode, parts))}")
         yield "\n".join(lines)

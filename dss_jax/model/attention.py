@@ -16,8 +16,7 @@ import numpy as np
 from dss_jax.core.config import T5Config
 from dss_jax.core.ids import PAD_ID
 from dss_jax.layouts.blocks import Block, StreamRows
-from dss_jax.model.dropout import Dropout
-from dss_jax.model.layers import FAN_IN_NORMAL, Dense, parameter
+from dss_jax.model.layers import FAN_IN_NORMAL, Dense, Dropout, parameter
 
 MASKED = -1e10  # finite, so that a row with no key at all gives a flat softmax instead of NaN.
 

@@ -27,11 +27,6 @@ class Hypotheses(NamedTuple):
     scores: jax.Array
     real: jax.Array
 
-    def best(self, n: int) -> "Hypotheses":
-        """The n with the highest score, best first."""
-        _, at_BxN = jax.lax.top_k(self.scores, n)
-        return Hypotheses(*(gather(x, at_BxN) for x in self))
-
 
 class BeamState(NamedTuple):
     """Beams that go on, whose score is the log-probability, and those that have ended, whose score
@@ -113,8 +108,9 @@ class BeamSearch(Search):
             closes_BxC = (ends_BxC | last) & (jnp.arange(2 * beams) < beams)
         scores_BxC = jnp.where(closes_BxC, totals_BxC / self._norm(position + 1), DEAD)
         new = Hypotheses(sequences_BxCxT, totals_BxC, scores_BxC, closes_BxC)
-        both = (jnp.concatenate(pair, axis=1) for pair in zip(state.ended, new, strict=True))
-        ended = Hypotheses(*both).best(beams)
+        both = jax.tree.map(lambda *pair: jnp.concatenate(pair, axis=1), state.ended, new)
+        _, best_BxK = jax.lax.top_k(both.scores, beams)
+        ended = Hypotheses(*(gather(x, best_BxK) for x in both))
         live_scores_BxC = jnp.where(ends_BxC, DEAD, totals_BxC)
         _, at_BxK = jax.lax.top_k(live_scores_BxC, beams)
         log_probs_BxK = gather(live_scores_BxC, at_BxK)

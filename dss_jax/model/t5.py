@@ -37,8 +37,7 @@ from dss_jax.model.attention import (
     decoder_length,
     padding_mask,
 )
-from dss_jax.model.dropout import Dropout
-from dss_jax.model.layers import Dense, Embed, Mlp, RMSNorm
+from dss_jax.model.layers import Dense, Dropout, Embed, Mlp, RMSNorm
 
 _HIDDEN = ("batch", "length", "activation_embed")
 

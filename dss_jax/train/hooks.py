@@ -54,24 +54,20 @@ class FirstStep(Hook):
 @dataclass
 class Evaluate(Hook):
     """Scores the parameters every `every` steps and at the last; `score`: (params, step) ->
-    validation score, the higher the better; None: no such split.
+    validation score, the higher the better; None: no such split. `newest`: that of the last step.
     """
 
     every: int
     steps: int
     score: Callable[[Any, int], float | None]
-    found: tuple[int, float | None] = (0, None)
+    newest: dict[int, float | None] = field(default_factory=dict)
 
     def due(self, step: int) -> bool:
         return step % self.every == 0 or step == self.steps
 
     def at(self, step: int, state: TrainState) -> None:
         if self.due(step):
-            self.found = step, self.score(state.params, step)
-
-    def score_at(self, step: int) -> float | None:
-        """The score of a step that was just evaluated; None of others."""
-        return self.found[1] if self.found[0] == step else None
+            self.newest = {step: self.score(state.params, step)}
 
 
 @dataclass
@@ -90,7 +86,7 @@ class Save(Hook):
 
     def at(self, step: int, state: TrainState) -> None:
         if self.due(step):
-            self.checkpoints.save(state, step, self.evaluate.score_at(step))
+            self.checkpoints.save(state, step, self.evaluate.newest.get(step))
 
 
 @dataclass
@@ -224,7 +220,6 @@ class BadSteps(Hook):
     (`step.make_train_step`), so nothing here is in a hurry.
 
     Attributes:
-      folder: of the run.
       most: `Train.max_bad_steps`. After as many in a row the parameters of the newest state are
         still those before the first of them; it is kept for `dss replay`, and `Diverged` raised.
       ids_at: batch number -> ids of its rows.

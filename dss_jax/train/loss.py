@@ -26,9 +26,8 @@ MIN_COUNT = 1.0
 
 
 class TaskSums(NamedTuple):
-    """Sums over the real tokens of each task, float32 [K].
-
-    `disagreement` is that of `dss_jax.train.agreement`, a float32 scalar; None where it is off.
+    """Sums over the real tokens of each task, float32 [K]; `disagreement` is that of
+    `dss_jax.train.agreement`, a float32 scalar, None where it is off.
     """
 
     loss: jax.Array
@@ -38,16 +37,11 @@ class TaskSums(NamedTuple):
 
 
 def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array, cfg: config.Loss) -> jax.Array:
-    """Cross entropy of each token, with label smoothing and z-loss as T5X has them.
+    """Cross entropy of each token, with label smoothing and z-loss as T5X has them: float32
+    [B, T, V], int32 -> float32. Padding gives a number too, which the caller masks.
 
-    Args:
-      logits_BxTxV: float32.
-      targets_BxT: int32; padding gives a number too, which the caller masks.
-
-    Returns:
-      float32 [B, T]. Label smoothing gives the off-target tokens `s / (V - 1)` each and takes
-      the entropy of that target distribution off, so that the least loss is 0
-      (t5x.losses.compute_weighted_cross_entropy).
+    Label smoothing gives the off-target tokens `s / (V - 1)` each and takes the entropy of that
+    distribution off, so that the least loss is 0 (t5x.losses.compute_weighted_cross_entropy).
     """
     vocab_size = logits_BxTxV.shape[-1]
     log_z_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)

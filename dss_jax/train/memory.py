@@ -61,9 +61,8 @@ class Memory:
 
 def tree_bytes(tree: Any) -> int:
     """Bytes on each device of abstract arrays with shardings."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
+    shards = [(x.sharding.shard_shape(x.shape), x.dtype) for x in jax.tree.leaves(tree)]
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shards)
 
 
 def abstract_batch(run: config.Run, rows: int) -> Batch:

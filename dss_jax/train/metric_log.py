@@ -45,48 +45,14 @@ def read_metrics(file: Path) -> list[dict]:
     return lines
 
 
-class _TensorBoard:
-    """TensorBoard's files, written by a thread of their own.
-
-    It imports tensorboardX when there is something to write: that takes seconds, for it imports
-    boto3, Google's clients and PyTorch where they are installed, and no step shall wait for it.
-    Numbers of `purge_step` and later that are in the folder already are not shown.
-    """
-
-    def __init__(self, folder: Path, purge_step: int) -> None:
-        self._folder, self._purge_step = folder, purge_step
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
-        self._begun: deque[Future] = deque()
-        self._writer: Any = None
-
-    def __call__(self, step: int, group: str, numbers: Numbers) -> None:
-        """Begins to write; raises what writing numbers before has raised."""
-        while self._begun and self._begun[0].done():
-            self._begun.popleft().result()
-        self._begun.append(self._thread.submit(self._write, step, group, dict(numbers)))
-
-    def _write(self, step: int, group: str, numbers: Numbers) -> None:
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
-        for name, value in numbers.items():
-            if math.isfinite(value):  # Of others the library warns each time.
-                self._writer.add_scalar(f"{group}/{name}", float(value), step)
-
-    def close(self) -> None:
-        self._thread.shutdown()
-        if self._writer is not None:
-            self._writer.close()
-        for written in self._begun:
-            written.result()
-
-
 class MetricLog:
     """Writes numbers of a step to `metrics.jsonl` and `tensorboard/` in the output folder.
 
     Lines of steps after `step`, from which the run goes on, are taken out: an interrupted run wrote
     them after its last checkpoint, and they will come again.
+
+    A thread imports tensorboardX when there is something to write: that takes seconds, for it
+    imports boto3, Google's clients and PyTorch where they are installed, and no step shall wait.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -101,29 +67,48 @@ class MetricLog:
         file = folder / "metrics.jsonl"
         write_whole(file, "".join(strict_json.dumps(line) + "\n" for line in kept))
         self._file = file.open("a", buffering=1)
-        self._board = _TensorBoard(folder / "tensorboard", purge_step=step + 1)
+        self._tensorboard, self._first = folder / "tensorboard", step + 1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
+        self._begun: deque[Future] = deque()
+        self._writer: Any = None
 
     def __call__(self, step: int, group: str, numbers: Numbers) -> None:
-        """Writes numbers after `step` updates; the group is "train", "validation" or "test"."""
+        """Writes numbers after `step` updates; the group is "train", "validation" or "test". Raises
+        what writing those before has raised.
+        """
         line = {"step": step, "group": group, **{k: float(v) for k, v in numbers.items()}}
         self._file.write(strict_json.dumps(line) + "\n")
-        self._board(step, group, numbers)
+        while self._begun and self._begun[0].done():
+            self._begun.popleft().result()
+        self._begun.append(self._thread.submit(self._show, step, group, dict(numbers)))
         if self._mirror is not None:
             # A checkpoint follows a validation, and a run goes on from it with the lines up to it.
             (self._mirror.later if group == "train" else self._mirror.soon)()
 
+    def _show(self, step: int, group: str, numbers: Numbers) -> None:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            # What is there of later steps is not shown.
+            self._writer = SummaryWriter(str(self._tensorboard), purge_step=self._first)
+        for name, value in numbers.items():
+            if math.isfinite(value):  # Of others the library warns each time.
+                self._writer.add_scalar(f"{group}/{name}", float(value), step)
+
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        self._thread.shutdown()
+        if self._writer is not None:
+            self._writer.close()
+        for written in self._begun:
+            written.result()
         if self._mirror is not None:
             self._mirror.close()
             self._temporary.cleanup()
 
 
 class Progress:
-    """A bar on a terminal; elsewhere (a log file, CI) a line every few seconds. Begins at `start`
-    of `total` updates.
-    """
+    """A bar on a terminal; elsewhere (a log file, CI) a line every few seconds."""
 
     def __init__(self, total: int, start: int) -> None:
         self._stream: TextIO = sys.stderr

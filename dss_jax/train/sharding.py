@@ -38,11 +38,8 @@ def make_mesh(cfg: config.Mesh, devices: list[Any] | None = None) -> Mesh:
 
 
 @contextmanager
-def on_mesh(mesh: Mesh, rules: config.AxisRules | None) -> Iterator[None]:
-    """Within it, logical axis names in the model mean axes of this mesh; None: nothing."""
-    if rules is None:
-        yield
-        return
+def on_mesh(mesh: Mesh, rules: config.AxisRules) -> Iterator[None]:
+    """Within it, logical axis names in the model mean axes of this mesh."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(list(rules)):
         yield
 

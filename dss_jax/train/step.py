@@ -125,10 +125,7 @@ def split_microbatches(batch: Batch, parts: int) -> Batch:
     nothing moves between devices.
     """
 
-    def split(x: jax.Array) -> jax.Array:
-        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-
-    return jax.tree.map(split, batch)
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def _gradients(

@@ -111,10 +111,8 @@ class DistillationModel(models.EncoderDecoderModel):
 
 
 class DistillationTrainer(trainer.Trainer):
-    """`t5x.trainer.Trainer` whose microbatches share the token counts of the whole batch.
-
-    Each microbatch divides by them, so that the summed gradients are those of the batch. Without
-    microbatches it does what T5X's own does.
+    """`t5x.trainer.Trainer` whose microbatches divide by the token counts of the whole batch, so
+    that the summed gradients are the batch's. Without microbatches it does what T5X's own does.
     """
 
     @cached_property
@@ -145,8 +143,7 @@ def without_optimizer_state(
 ) -> Mapping[str, Any]:
     """T5X's `RestoreStateTransformationFn` for a checkpoint of another optimiser.
 
-    Takes the parameters and the step of the checkpoint; with `fallback_to_scratch` T5X fills in a
-    fresh optimiser state. A run that goes on keeps its own.
+    With `fallback_to_scratch` T5X fills in a fresh optimiser state; a run that goes on keeps its.
     """
     del state
     if is_resuming:
