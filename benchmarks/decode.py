@@ -39,7 +39,7 @@ from dss_jax.data.store import Ragged
 from dss_jax.evaluate.engine import Engine
 from dss_jax.interop.hf import read_hf
 from dss_jax.interop.hf_config import config_json
-from dss_jax.layouts.padded import pad_rows
+from dss_jax.layouts.layout import pad_rows
 from dss_jax.model.decoding import Chosen
 from dss_jax.model.sampling import SampleSearch, SampleState
 from dss_jax.model.t5 import T5

@@ -31,16 +31,15 @@ from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import StreamRows
 from dss_jax.layouts.flat import stream_rows
 from dss_jax.model.attention import to_rows
-from dss_jax.model.dropout import keep_mask
+from dss_jax.model.layers import keep_mask
 from dss_jax.model.matmul import matmul
 from dss_jax.model.sampling import first_argmax
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss
 from dss_jax.train.compile import step_options
-from dss_jax.train.optimizer import make_optimizer, settings
-from dss_jax.train.prefetch import Prefetch
+from dss_jax.train.loop import prefetch
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import Program, build
+from dss_jax.train.step import Program, make_optimizer, settings
 
 N, E, J, F, ROWS, LENGTH, HEADS = 6656, 512, 384, 1024, 128, 88, 6
 TARGETS, VOCABULARY = 2048, 32128
@@ -218,7 +217,7 @@ def _demo(layout: str) -> tuple[config.Run, Program, TrainBatches]:
     mesh = make_mesh(run.mesh, jax.devices()[:1])
     run = with_vocab_size(run, store)
     batches = train_batches(run, store.split("train"), run.train.steps, layout)
-    return run, build(run, mesh), batches
+    return run, Program(run, mesh), batches
 
 
 def _one_step() -> Calls:
@@ -279,7 +278,7 @@ def _thread() -> Calls:
         return before
 
     def with_thread() -> Any:
-        with Prefetch(make, 0, LOOP_STEPS) as made:
+        with prefetch(make, 0, LOOP_STEPS) as made:
             return loop(made)
 
     return {"without": lambda: loop(make), "with": with_thread}

@@ -30,14 +30,14 @@ from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train.loss import task_weights
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import build
+from dss_jax.train.step import Program
 
 STEPS = 20
 
 
 def ours(run: config.Run, batches: TrainBatches) -> tuple[list[float], dict[str, np.ndarray]]:
     """Losses of our engine, and its parameters at the end."""
-    program = build(run, make_mesh(run.mesh))
+    program = Program(run, make_mesh(run.mesh))
     state, losses = program.init(), []
     for step in range(run.train.steps):
         state, metrics = program.train_step(state, put_batch(batches(step), program.mesh))

@@ -120,7 +120,7 @@ class Ours:
         mesh = make_mesh(run.mesh)
         shares = data_parallelism(mesh) * run.train.microbatches
         self._batches = train_batches(run, split, steps, layout, shares)
-        self._program = step.build(run, mesh)
+        self._program = step.Program(run, mesh)
         began = time.perf_counter()
         state = self._program.init()
         for shape in range(self._batches.layout.shapes):
@@ -171,9 +171,9 @@ def write_weights(run: config.Run, folder: Path) -> None:
     from dss_jax.interop.hf import write_hf
     from dss_jax.interop.weights import from_tree
     from dss_jax.train.sharding import make_mesh
-    from dss_jax.train.step import build
+    from dss_jax.train.step import Program
 
-    params = build(run, make_mesh(run.mesh)).init().params
+    params = Program(run, make_mesh(run.mesh)).init().params
     write_hf(from_tree(run.model, params, origin="the benchmark"), folder)
 
 
@@ -231,7 +231,7 @@ class Torch:
 
     def _collate(self, rows: np.ndarray) -> list[dict[str, np.ndarray]]:
         """What the released collator makes: each role padded to its longest row."""
-        from dss_jax.layouts.padded import pad_rows
+        from dss_jax.layouts.layout import pad_rows
 
         made = []
         for columns in role_columns(self._run.method):

@@ -121,18 +121,18 @@ def test_cudnn_gives_the_outputs_and_gradients_of_the_xla_path(causal: bool) -> 
 def test_lengths_for_cudnn_are_those_of_the_rows() -> None:
     tokens = np.array([[5, 6, 7, 0], [5, 0, 0, 0], [0, 0, 0, 0]])
     block = Block(tokens, tokens[:, :2], None, None)
-    padded = block_patterns(block, with_lengths=True)
-    assert padded.encoder.key_lengths.tolist() == [3, 1, 1]
-    assert padded.decoder.key_lengths.tolist() == [2, 2, 2]
-    assert padded.cross.query_lengths.tolist() == [2, 2, 2]
+    encoder, decoder, cross = block_patterns(block, with_lengths=True)
+    assert encoder.key_lengths.tolist() == [3, 1, 1]
+    assert decoder.key_lengths.tolist() == [2, 2, 2]
+    assert cross.query_lengths.tolist() == [2, 2, 2]
     flat = Block(
         np.zeros((2, 16)), np.zeros((2, 16)), None, None, encoder_rows=_rows(), decoder_rows=_rows()
     )
-    patterns = block_patterns(flat, with_lengths=True)
+    _, _, cross = block_patterns(flat, with_lengths=True)
     expected = np.maximum(LENGTHS.reshape(-1), 1).tolist()
-    assert patterns.cross.key_lengths.tolist() == expected
-    assert patterns.cross.query_lengths.tolist() == expected
-    assert block_patterns(flat).encoder.key_lengths is None
+    assert cross.key_lengths.tolist() == expected
+    assert cross.query_lengths.tolist() == expected
+    assert block_patterns(flat)[0].key_lengths is None
 
 
 def test_cudnn_needs_bfloat16_and_no_segments() -> None:

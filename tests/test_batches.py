@@ -106,7 +106,7 @@ def test_lengths_come_from_the_data_and_are_rounded_up(toy_store) -> None:
     split = toy_store.split("train")
     longest = int(split.tokens("rationale_inputs").lengths().max())
     make = _batches(toy_store, data=dataclasses.replace(DATA, length_multiple=4))
-    (inputs, _), (also_inputs, targets) = make.layout.lengths
+    (inputs, _), (also_inputs, targets) = (part.lengths for part in make.layout.parts)
     assert inputs == also_inputs == -(-longest // 4) * 4
     assert targets == -(-int(split.tokens("rationale_targets").lengths().max()) // 4) * 4
 
@@ -142,7 +142,8 @@ def test_subsets_are_nested_seeded_and_counted() -> None:
 
 def test_an_empty_row_of_an_evaluation_batch_weighs_nothing(toy_store) -> None:
     make = _batches(toy_store)
-    label, rationale = make.layout.build(np.array([3, -1]), 0)
+    ((assigned,), _) = make.layout.assign(np.array([[3, -1]]))
+    label, rationale = make.layout.build(assigned, 0)
     assert not label.decoder_roles[1].any()
     assert not rationale.encoder_input_tokens[1].any()
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,9 @@ from dss_jax.core.startup import StartClock, process_start
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Block
 from dss_jax.train import compile as compiling
-from dss_jax.train.compile import first_together, keep_compiled_code
-from dss_jax.train.compiled import Compiled, shapes_of
+from dss_jax.train.compile import Compiled, first_together, keep_compiled_code, shapes_of
+
+MESH = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
 
 
 def _batch(rows: int, length: int, value: int = 1) -> tuple[Block, ...]:
@@ -38,7 +38,7 @@ class TestCompiled:
             total = jax.jit(lambda first, blocks: first + jnp.sum(blocks[0].decoder_roles))
             return total.lower(jnp.float32(0), batch)
 
-        call = Compiled(SimpleNamespace(lower=lower))
+        call = Compiled(lower, MESH)
         with ThreadPoolExecutor(2) as pool:
             call.ahead([_batch(2, 3), _batch(2, 4)], pool)
             call.ahead([_batch(2, 4)], pool)
@@ -52,7 +52,7 @@ class TestCompiled:
         def lower(_: object) -> jax.stages.Lowered:
             raise MemoryError("too large")
 
-        call = Compiled(SimpleNamespace(lower=lower))
+        call = Compiled(lower, MESH)
         with ThreadPoolExecutor(1) as pool:
             call.ahead([_batch(1, 1)], pool)
         with pytest.raises(MemoryError, match="too large"):
@@ -69,7 +69,7 @@ class TestCompiled:
                 done.append("compiled")
                 return lambda *_: done.append("ran")
 
-        call = Compiled(SimpleNamespace(lower=lambda _: Lowered()))
+        call = Compiled(lambda _: Lowered(), MESH)
         for rows in (2, 2, 3, 2):
             call(None, _batch(rows, 1))
         first = ["compiled", "met", "ran"]

@@ -16,11 +16,10 @@ from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run import run_folder, seeds, single
 from dss_jax.run.session import with_vocab_size
-from dss_jax.train import compiled as compiling
+from dss_jax.train import compile as compiling
 from dss_jax.train import loss
 from dss_jax.train import step as steps
-from dss_jax.train.compile import cache_counts
-from dss_jax.train.compiled import Compiled, fingerprint
+from dss_jax.train.compile import Compiled, cache_counts, fingerprint
 from dss_jax.train.metric_log import read_metrics
 from dss_jax.train.sharding import make_mesh, put_batch
 
@@ -29,16 +28,16 @@ pytestmark = pytest.mark.usefixtures("linear_programs")
 KEY = "what a step is made from"
 
 
-class _Never(steps.Step):
-    """A step of which only the mesh may be asked."""
-
-    def lower(self, batch: object) -> jax.stages.Lowered:
-        raise AssertionError("it was traced")
+def _never(batch: object) -> jax.stages.Lowered:
+    raise AssertionError("it was traced")
 
 
-def _untraced(program: steps.Program) -> _Never:
-    step = program.train_step
-    return _Never(step.jitted, step.first, step.mesh, step.rules)
+def _step(program: steps.Program, folder: Path, key: str = KEY) -> Compiled:
+    return Compiled(program.train_step.lower, program.mesh, folder, key)
+
+
+def _untraced(program: steps.Program, folder: Path) -> Compiled:
+    return Compiled(_never, program.mesh, folder, KEY)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids="{} devices".format)
@@ -46,7 +45,7 @@ def program(request, toy_store) -> tuple[steps.Program, TrainBatches]:
     """There are four devices, of which the mesh has one or two."""
     run = with_vocab_size(toy.make_run(mesh=config.Mesh(data=request.param)), toy_store)
     batches = TrainBatches(toy_store.split("train"), run.task, run.data, run.method, steps=6)
-    return steps.build(run, make_mesh(run.mesh, jax.devices()[: request.param])), batches
+    return steps.Program(run, make_mesh(run.mesh, jax.devices()[: request.param])), batches
 
 
 @pytest.fixture(scope="module")
@@ -78,27 +77,27 @@ def test_a_saved_step_gives_the_same_and_is_not_traced(program, tmp_path: Path) 
     program, batches = program
     jax.clear_caches()  # Or nothing is compiled.
     folder = tmp_path / "steps"
-    expected = _train(program, batches, Compiled(program.train_step, folder, KEY))
+    expected = _train(program, batches, _step(program, folder))
     assert len(list(folder.iterdir())) == 1
     before = cache_counts().found
-    got = _train(program, batches, Compiled(_untraced(program), folder, KEY))
+    got = _train(program, batches, _untraced(program, folder))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     assert cache_counts().found == before + 1
     # The old state's memory is given up, as it is by the step that was compiled here.
     state = program.init()
-    Compiled(_untraced(program), folder, KEY)(state, put_batch(batches(0), program.mesh))
+    _untraced(program, folder)(state, put_batch(batches(0), program.mesh))
     assert jax.tree.leaves(state.params)[0].is_deleted()
 
 
 def test_another_shape_or_another_function_is_not_found(program, compiled, tmp_path: Path) -> None:
     program, batches = program
-    saved = Compiled(program.train_step, tmp_path, KEY)
+    saved = _step(program, tmp_path)
     shapes = batches.shapes[0]
     saved._keep(shapes, compiled)
     assert saved._load(shapes) is not None
     longer = jax.tree.map(lambda x: np.broadcast_to(x[..., :1], (*x.shape[:-1], 99)), shapes)
     assert saved._load(longer) is None
-    assert Compiled(program.train_step, tmp_path, "another")._load(shapes) is None
+    assert _step(program, tmp_path, "another")._load(shapes) is None
 
 
 def test_code_that_jax_has_read_from_the_disk_is_not_written_again(
@@ -107,13 +106,13 @@ def test_code_that_jax_has_read_from_the_disk_is_not_written_again(
     program, batches = program
     folder = tmp_path / "steps"
     jax.clear_caches()  # Or nothing is compiled.
-    expected = _train(program, batches, Compiled(program.train_step, folder, KEY))
+    expected = _train(program, batches, _step(program, folder))
     assert any(jax_cache.iterdir())
     (file,) = folder.iterdir()
     file.unlink()
     jax.clear_caches()
     for _ in range(2):
-        got = _train(program, batches, Compiled(program.train_step, folder, KEY))
+        got = _train(program, batches, _step(program, folder))
         jax.tree.map(np.testing.assert_array_equal, got, expected)
     assert not any(folder.iterdir())
 
@@ -123,7 +122,7 @@ def test_a_damaged_file_is_replaced(
     program, compiled, tmp_path: Path, damage: bytes | None
 ) -> None:
     program, batches = program
-    saved, shapes = Compiled(program.train_step, tmp_path, KEY), batches.shapes[0]
+    saved, shapes = _step(program, tmp_path), batches.shapes[0]
     saved._keep(shapes, compiled)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
@@ -137,7 +136,7 @@ def test_what_cannot_be_kept_does_no_harm(program, compiled, tmp_path: Path) -> 
     program, batches = program
     (tmp_path / "file").write_text("")
     folder, shapes = tmp_path / "file" / "steps", batches.shapes[0]
-    saved = Compiled(program.train_step, folder, "x")
+    saved = _step(program, folder, "x")
     saved._keep(shapes, compiled)
     assert saved._load(shapes) is None
 
@@ -147,7 +146,7 @@ def test_the_oldest_are_removed(
 ) -> None:
     program, batches = program
     shapes = batches.shapes[0]
-    saved = [Compiled(program.train_step, tmp_path, str(i)) for i in range(3)]
+    saved = [_step(program, tmp_path, str(i)) for i in range(3)]
     for one in saved[:2]:
         one._keep(shapes, compiled)
     size = max(file.stat().st_size for file in tmp_path.iterdir())
@@ -157,13 +156,12 @@ def test_the_oldest_are_removed(
     assert [one._load(shapes) is not None for one in saved] == [True, False, True]
 
 
-def _step(devices: int = 1, **mesh: int) -> steps.Step:
-    placed = make_mesh(config.Mesh(**mesh), jax.devices()[:devices])
-    return steps.Step(None, (), placed, None)
+def _mesh(devices: int = 1, **mesh: int) -> jax.sharding.Mesh:
+    return make_mesh(config.Mesh(**mesh), jax.devices()[:devices])
 
 
 def _key(run: config.Run, devices: int = 1, **mesh: int) -> str:
-    return fingerprint(run, _step(devices, **mesh))
+    return fingerprint(run, _mesh(devices, **mesh), ())
 
 
 @pytest.mark.parametrize(
@@ -215,7 +213,7 @@ def test_nothing_is_kept_where_compiled_code_is_not(
     jax_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def folder() -> Path | None:
-        return Compiled.kept("a", toy.make_run(), _step()).folder
+        return Compiled.kept("a", toy.make_run(), _mesh(), None, ()).folder
 
     assert folder() == jax_cache / "steps"
     with monkeypatch.context() as several:

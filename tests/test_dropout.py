@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.extend.random import threefry2x32_p
 
-from dss_jax.model.dropout import Dropout, keep_mask, threefry_2x32
+from dss_jax.model.layers import Dropout, keep_mask, threefry_2x32
 
 KEY = jax.random.key(3)
 

@@ -21,7 +21,7 @@ from dss_jax.core.flops import (
 from dss_jax.model.t5 import T5
 from dss_jax.train.memory import abstract_batch
 from dss_jax.train.sharding import make_mesh
-from dss_jax.train.step import build
+from dss_jax.train.step import Program
 
 ROWS, INPUT, TARGET = 4, 96, 64
 
@@ -62,7 +62,7 @@ def test_the_forward_pass_is_what_xla_counts(model: config.T5Config) -> None:
 def test_the_training_step_is_what_xla_counts() -> None:
     data = config.Data(batch_size=ROWS, input_length=INPUT, target_length=TARGET)
     run = toy.make_run(model=GATED, data=data)
-    program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
+    program = Program(run, make_mesh(run.mesh, jax.devices()[:1]))
     counted = _counted(program.train_step.lower(abstract_batch(run, ROWS)).compile())
     work = work_of_shape(ROWS, INPUT, TARGET)
     ours = training_flops(GATED, work.plus(work))  # a block for each role

@@ -13,13 +13,12 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.data.prepare import ensure_store
 from dss_jax.data.store import TokenStore
-from dss_jax.layouts import packed
+from dss_jax.layouts import rows as layout_rows
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch, BlockShape
 from dss_jax.layouts.flat import deal, stream_rows
-from dss_jax.layouts.layout import with_layout
-from dss_jax.layouts.packed import packed_rows
-from dss_jax.layouts.shapes import base_cost, choose_block_shapes, first_that_fits
+from dss_jax.layouts.layout import base_cost, choose_block_shapes, first_that_fits, with_layout
+from dss_jax.layouts.rows import packed_rows
 from dss_jax.model.t5 import T5
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train import loss as losses
@@ -134,7 +133,7 @@ def test_roles_may_have_packed_rows_of_their_own(
     toy_store, model_and_params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, model, params = model_and_params
-    monkeypatch.setattr(packed, "WORTH_A_BLOCK", -9.0)
+    monkeypatch.setattr(layout_rows, "WORTH_A_BLOCK", -9.0)
     reference = _batches(toy_store, "padded")
     expected = _loss_and_gradients(run, model, params, reference(3))
     for devices in (1, 4):

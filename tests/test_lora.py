@@ -22,7 +22,7 @@ from dss_jax.run import single
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import Program, TrainState, build
+from dss_jax.train.step import Program, TrainState
 
 LORA = config.Lora(rank=2, targets=("query", "value", "wo"), learning_rate=0.03)
 SMALL = config.T5Config(
@@ -41,7 +41,7 @@ TARGETS = jnp.array([[0, 9, 10], [0, 11, 12]], jnp.int32)
 
 def _program(store: Any, devices: int = 1, **sections: object) -> tuple[Program, TrainBatches]:
     run = with_vocab_size(toy.make_run(**({"lora": LORA} | sections)), store)
-    program = build(run, make_mesh(run.mesh, jax.devices()[:devices]))
+    program = Program(run, make_mesh(run.mesh, jax.devices()[:devices]))
     return program, TrainBatches(store.split("train"), run.task, run.data, run.method)
 
 

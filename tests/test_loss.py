@@ -9,7 +9,6 @@ import pytest
 from dss_jax.core import config
 from dss_jax.core.ids import LABEL, RATIONALE
 from dss_jax.layouts.blocks import Block
-from dss_jax.layouts.padded import shift_right
 from dss_jax.model.t5 import T5
 from dss_jax.train import agreement
 from dss_jax.train import loss as losses
@@ -27,7 +26,8 @@ def _block(rng: np.random.Generator, role: int, lengths: list[int], width: int) 
     for row, length in zip(targets, lengths, strict=True):
         row[:length] = rng.integers(2, 32, length)
     inputs = rng.integers(2, 32, (len(lengths), 6)).astype(np.int32)
-    return Block(inputs, shift_right(targets), targets, np.where(targets > 0, role, 0))
+    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+    return Block(inputs, shifted, targets, np.where(targets > 0, role, 0))
 
 
 @pytest.fixture(scope="module")

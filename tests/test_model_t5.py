@@ -14,7 +14,7 @@ import pytest
 
 from dss_jax.core.config import LOGICAL_AXES, T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.model.dropout import Dropout
+from dss_jax.model.layers import Dropout
 from dss_jax.model.t5 import T5, count_parameters
 
 pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dss_jax.core import config
-from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from dss_jax.train.step import learning_rate_schedule, make_optimizer
 
 
 def test_linear_decay_without_warm_up_starts_at_the_peak_and_ends_at_zero() -> None:

@@ -21,7 +21,7 @@ from dss_jax.model.decoding import Decoded
 from dss_jax.run import score
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train.sharding import make_mesh
-from dss_jax.train.step import build
+from dss_jax.train.step import Program
 
 MODEL = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
 ALLOWED = [
@@ -45,7 +45,7 @@ def ranked(store: Any, vocabulary: SentencePiece, devices: int) -> tuple[Any, An
     """Model, parameters and what the ranker says of the rows of validation, last row first."""
     evaluate = config.Evaluate(decode="rank", batch_size=16)
     run = with_vocab_size(toy.make_run(model=MODEL, evaluate=evaluate), store)
-    program = build(run, make_mesh(run.mesh, jax.devices()[:devices]))
+    program = Program(run, make_mesh(run.mesh, jax.devices()[:devices]))
     # Larger than they are drawn, so that the inputs matter to the choice.
     params = jax.tree.map(lambda x: 2 * x, program.init().params)
     split = store.split("validation")
@@ -124,7 +124,7 @@ def results(toy_store) -> dict[str, list[dict]]:
     """Way to decode -> predictions of test, by the same parameters."""
     run = toy.make_run(model=MODEL, beam=Beam(num_beams=3), sample=Sample(num_samples=3))
     run = with_vocab_size(run, toy_store)
-    program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
+    program = Program(run, make_mesh(run.mesh, jax.devices()[:1]))
     params, found = program.init().params, {}
     for decode in ("greedy", "beam", "sample", "rank"):
         evaluate = config.Evaluate(decode=decode, batch_size=8, max_decode_length=5)
@@ -159,7 +159,7 @@ def test_a_row_without_allowed_labels_cannot_be_ranked(
     toy_store, vocabulary: SentencePiece
 ) -> None:
     run = with_vocab_size(toy.make_run(model=MODEL), toy_store)
-    program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
+    program = Program(run, make_mesh(run.mesh, jax.devices()[:1]))
     split: Any = SimpleNamespace(text=lambda _: ['["yes"]', "[]"])
     inputs = toy_store.split("test").tokens("label_inputs")
     ranker = LabelRanker(run, program, vocabulary)

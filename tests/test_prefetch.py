@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from dss_jax.train.prefetch import Prefetch
+from dss_jax.train.loop import prefetch
 
 
 def _threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name == "prefetch"]
+    return [t.name for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 
 def test_items_come_in_order_and_only_so_many_ahead() -> None:
@@ -19,7 +19,7 @@ def test_items_come_in_order_and_only_so_many_ahead() -> None:
         made.append(number)
         return 10 * number
 
-    with Prefetch(make, 3, 9, ahead=2) as items:
+    with prefetch(make, 3, 9, ahead=2) as items:
         deadline = time.monotonic() + 10
         while len(made) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -33,7 +33,7 @@ def test_items_come_in_order_and_only_so_many_ahead() -> None:
 
 
 def test_an_item_out_of_order_is_refused() -> None:
-    with Prefetch(lambda n: n, 0, 5) as items:
+    with prefetch(lambda n: n, 0, 5) as items:
         assert items(0) == 0
         with pytest.raises(AssertionError, match="asked for 2, next is 1"):
             items(2)
@@ -45,7 +45,7 @@ def test_an_error_is_raised_where_its_item_is_asked_for() -> None:
             raise OSError("the disk is gone")
         return number
 
-    with Prefetch(make, 0, 9) as items:
+    with prefetch(make, 0, 9) as items:
         assert [items(0), items(1)] == [0, 1]
         with pytest.raises(OSError, match="the disk is gone"):
             items(2)
@@ -54,14 +54,12 @@ def test_an_error_is_raised_where_its_item_is_asked_for() -> None:
 
 @pytest.mark.parametrize("asked", [0, 1, 4])
 def test_leaving_early_ends_the_thread(asked: int) -> None:
-    def stopped(items: Prefetch[int]) -> None:
-        with items:
+    def stopped() -> None:
+        with prefetch(lambda n: n, 0, 1000) as items:
             assert [items(n) for n in range(asked)] == list(range(asked))
-            assert _threads() == ["prefetch"]
+            assert _threads() == ["prefetch_0"]
             raise KeyboardInterrupt
 
-    items = Prefetch(lambda n: n, 0, 1000)
     with pytest.raises(KeyboardInterrupt):
-        stopped(items)
+        stopped()
     assert not _threads()
-    items.close()

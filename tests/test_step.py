@@ -13,14 +13,14 @@ from dss_jax.core.errors import UsageError
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import Program, TrainState, build
+from dss_jax.train.step import Program, TrainState
 
 NO_DROPOUT = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
 
 
 def _steps(run: config.Run, store, devices: int, n: int = 3) -> tuple[list[dict], TrainState]:
     run = with_vocab_size(run, store)
-    program: Program = build(run, make_mesh(run.mesh, jax.devices()[:devices]))
+    program = Program(run, make_mesh(run.mesh, jax.devices()[:devices]))
     numbered = bool(run.loss.mutual_information)
     batches = TrainBatches(
         store.split("train"), run.task, run.data, run.method,

@@ -26,7 +26,7 @@ from dss_jax.run.session import open_session, with_vocab_size
 from dss_jax.train import loop
 from dss_jax.train.loss import task_weights
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import build
+from dss_jax.train.step import Program
 
 pytest.importorskip("t5x.checkpoints", reason="T5X is not installed: make t5x")
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def batches_of(run: config.Run, store: Any) -> TrainBatches:
 
 
 def ours(run: config.Run, store: Any) -> tuple[list[dict[str, float]], Any]:
-    program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
+    program = Program(run, make_mesh(run.mesh, jax.devices()[:1]))
     batches, state, found = batches_of(run, store), program.init(), []
     for step in range(STEPS):
         state, metrics = program.train_step(state, put_batch(batches(step), program.mesh))

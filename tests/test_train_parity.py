@@ -21,9 +21,8 @@ from dss_jax.core import config
 from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch, Block
-from dss_jax.train.optimizer import make_optimizer
 from dss_jax.train.sharding import make_mesh, put_batch
-from dss_jax.train.step import TrainState, build
+from dss_jax.train.step import Program, TrainState, make_optimizer
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +81,7 @@ def _run(version: str, microbatches: int) -> config.Run:
 
 
 def _train_ours(run: config.Run, params: dict[str, np.ndarray], batches: list[Batch]) -> Trace:
-    program = build(run, make_mesh(run.mesh, jax.devices()[:1]))
+    program = Program(run, make_mesh(run.mesh, jax.devices()[:1]))
     start = jax.tree.map(jnp.asarray, from_hf(params, run.model))
     optimizer = make_optimizer(run.optimizer, STEPS)
     none = jnp.zeros((), jnp.int32)

@@ -28,7 +28,7 @@ from dss_jax.model.decoding import Decoded, Search, decode
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
 from dss_jax.train import step as steps
-from dss_jax.train.compiled import Compiled
+from dss_jax.train.compile import Compiled
 from dss_jax.train.step import TrainState
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"

@@ -84,7 +84,7 @@ def _flags(run: config.Run) -> str:
 
 
 def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
-    from dss_jax.train.plan import enough_devices, plan
+    from dss_jax.train.memory import enough_devices, plan
 
     best = plan(run, wanted, count)
     parts = ("parameters", "gradients", "optimizer", "activations", "working", "total")
@@ -113,7 +113,7 @@ def _shown(run: config.Run) -> str:
 
 
 def _all_devices(title: str, run: config.Run, count: int) -> None:
-    from dss_jax.train.plan import plan
+    from dss_jax.train.memory import plan
     from dss_jax.train.step import boxed_state
 
     boxed, rows = boxed_state(run), []

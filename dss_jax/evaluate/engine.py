@@ -4,7 +4,7 @@ Shape letters: N inputs, B inputs of a batch, S input length, K sequences an inp
 output.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -17,8 +17,7 @@ from dss_jax.core import config
 from dss_jax.core.t5_config import GREEDY
 from dss_jax.data.store import Slices
 from dss_jax.layouts.batches import eval_batches
-from dss_jax.layouts.padded import pad_rows
-from dss_jax.layouts.shapes import round_up
+from dss_jax.layouts.layout import pad_rows, round_up
 from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.sampling import SampleSearch
@@ -42,17 +41,13 @@ def rows_at_once(n: int, batch_size: int, mesh: Mesh) -> int:
 def input_lengths(
     lengths: np.ndarray, batch_size: int, limit: int, multiple: int, shapes: int
 ) -> tuple[int, ...]:
-    """The padded lengths S that waste least when sorted inputs are cut into batches.
+    """The padded lengths S that waste least when sorted inputs are cut into batches: ascending; the
+    last takes the longest input.
 
     Args:
       lengths: int [N], of the inputs in tokens.
-      batch_size: B.
       limit: longer inputs are cut.
-      multiple: S is a multiple of it.
       shapes: how many different S at most, and no more than half the batches; each is compiled.
-
-    Returns:
-      Ascending; the last takes the longest input.
     """
     longest_of_batches = np.sort(lengths)[::-1][::batch_size]
     needed = [int(round_up(min(max(int(n), 1), limit), multiple)) for n in longest_of_batches]
@@ -91,24 +86,19 @@ class Engine:
         """Nothing is compiled yet.
 
         Args:
-          model, mesh, rules: of the parameters that will be given.
-          search: chooses the tokens.
           max_decode_length: T, EOS included.
           batch_size: inputs decoded at once, over all devices.
           input_length: longer inputs are cut.
-          length_multiple: padded input lengths are multiples of it.
           shapes: how many padded input lengths, and how many smaller batches, at most.
         """
-        self.mesh, self.batch_size = mesh, batch_size
-        self._rules, self._search, self._shapes = rules, search, shapes
+        self.mesh, self.batch_size, self.max_decode_length = mesh, batch_size, max_decode_length
+        self._model, self._rules, self._search, self._shapes = model, rules, search, shapes
         self._limit, self._multiple = input_length, length_multiple
-        self.max_decode_length = max_decode_length
         rows = batch_sharding(mesh)
         # Small results are on every device, so that every process can read them.
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         start = partial(decoding.start, model, search=search, max_decode_length=max_decode_length)
         self._start: Callable = first_together(jax.jit(start, in_shardings=(None, rows, rows)))
-        self._model = model
         self._jitted: tuple[Callable, Callable] | None = None
         self._finish: Callable = first_together(
             jax.jit(lambda state: search.finish(state.rows.search), out_shardings=self._everywhere)
@@ -147,9 +137,9 @@ class Engine:
         return min(first, size)
 
     def _decode_batch(
-        self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray, emit: Callable
-    ) -> None:
-        """Decodes a batch; `emit` is called with places in it and their results."""
+        self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Decoded]]:
+        """Decodes a batch: places in it and their results, the last ones of a place count."""
         tokens, ids = put_whole((tokens_BxS, ids_B), self.mesh)
         prepared, state = self._start(params, tokens, ids)
         advance, take_rows = self._compiled(prepared, state)
@@ -161,13 +151,13 @@ class Engine:
             if not len(left) or until >= self.max_decode_length:
                 break
             if size < len(places):
-                emit(places, self._finish(state))
+                yield places, self._finish(state)
                 # Filled up with a row that is done, and so takes no part.
                 filled = np.full(size, np.flatnonzero(np.asarray(done))[0])
                 filled[: len(left)] = left
                 prepared, state = take_rows(prepared, state, filled)
                 places = places[filled]
-        emit(places, self._finish(state))
+        yield places, self._finish(state)
 
     def __call__(
         self,
@@ -181,8 +171,6 @@ class Engine:
         """Decodes rows, int [N], of a token column.
 
         Args:
-          params: on the mesh.
-          inputs, rows: the column, and row numbers.
           lengths: padded input lengths, ascending; None: chosen from the rows.
           ids: int [N], numbers of the inputs, on which samples depend; None: the row numbers.
 
@@ -204,13 +192,10 @@ class Engine:
                 length = next((s for s in lengths if s >= longest), lengths[-1])
                 tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
                 ids_B = np.where(at < 0, 0, numbers[at]).astype(np.int32)
-
-                def emit(places: np.ndarray, decoded: Decoded, at: np.ndarray = at) -> None:
+                for places, decoded in self._decode_batch(params, tokens, ids_B):
                     there = at[places] >= 0
                     for whole, part in zip(out, decoded, strict=True):
                         whole[at[places][there]] = np.asarray(part)[there]
-
-                self._decode_batch(params, tokens, ids_B, emit)
         return out
 
 

@@ -16,9 +16,12 @@ from dss_jax.core.types import Scorer
 from dss_jax.data.columns import as_scored, label_in, label_inputs, rationale_in
 from dss_jax.data.store import Slices, StoreSplit, TokenStore
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.evaluate.engine import Engine, make_engine
-from dss_jax.evaluate.token_losses import TokenLosses
+from dss_jax.evaluate.engine import Engine, make_engine, rows_at_once
+from dss_jax.layouts.batches import eval_batches, make_examples, make_layout
+from dss_jax.layouts.blocks import Batch
+from dss_jax.layouts.layout import LayoutPlan, cost_of
 from dss_jax.model.decoding import Decoded
+from dss_jax.train.sharding import data_parallelism, put_whole
 from dss_jax.train.step import Program
 
 if TYPE_CHECKING:
@@ -35,9 +38,8 @@ class Result:
     """Scores and predictions of a split.
 
     Attributes:
-      numbers: metric -> value: `<scorer>` (per cent), and for each task `<task>/loss` and
-        `<task>/token_accuracy` (per cent), by teacher forcing against the gold label and the
-        teacher's rationale.
+      numbers: metric -> value: `<scorer>` (per cent), and those of `TokenLosses` against the gold
+        label and the teacher's rationale.
       predictions: one dictionary a row: id, input, target, prediction, correct, and rationale
         where asked for; none where nothing is decoded.
       examples: rows scored.
@@ -94,7 +96,6 @@ class Evaluator:
 
         Args:
           params: of the state, on the mesh; LoRA is merged first.
-          split_name: "train", "validation" or "test".
           limit: score the first rows only.
           rationales: generate a rationale for each row too, which takes several times as long.
         """
@@ -105,18 +106,13 @@ class Evaluator:
         predictions: list[dict[str, Any]] = []
         if isinstance(split, StoreSplit):
             labels = self._predict_labels(params, split, rows)
-            targets = [split.text("label")[int(r)] for r in rows]
+            for row, label in zip(map(int, rows), labels, strict=True):
+                shown = {"id": "id", "input": "input", "target": "label"}
+                texts = {name: split.text(column)[row] for name, column in shown.items()}
+                correct = self.scorer.correct(texts["target"], label["prediction"])
+                predictions.append({**texts, **label, "correct": correct})
+            targets = [prediction["target"] for prediction in predictions]
             numbers = self.scorer(targets, [label["prediction"] for label in labels])
-            predictions = [
-                {
-                    "id": split.text("id")[int(r)],
-                    "input": split.text("input")[int(r)],
-                    "target": target,
-                    **label,
-                    "correct": self.scorer.correct(target, label["prediction"]),
-                }
-                for r, target, label in zip(rows, targets, labels, strict=True)
-            ]
             if rationales and self._form == "tasks" and self._store.has("rationale_inputs"):
                 longest = self._run.evaluate.max_rationale_length
                 decoded = self._decode(params, "rationale_inputs", split_name, rows, longest)
@@ -177,7 +173,53 @@ class Evaluator:
         """Begins to compile the step that gives a split's losses, in the pool."""
         if split_name in self._store.splits:
             split = self._split(split_name)
-            self._losses.compile_ahead(split, self._rows(split, limit), pool)
+            rows = self._rows(split, limit)
+            if len(rows):
+                self._program.eval_step.ahead([self._losses.batches(split, rows)[0]()], pool)
+
+
+class TokenLosses:
+    """Losses and token accuracies of a method's tasks, by teacher forcing, without dropout."""
+
+    def __init__(self, run: config.Run, program: Program, method: config.Method) -> None:
+        """`method`: whose inputs and targets."""
+        self._run, self._program, self._method = run, program, method
+        self._laid_out: dict[tuple[str, int], list[Callable[[], Batch]]] = {}
+
+    def batches(self, split: "StoreSplit | Pieces", rows: np.ndarray) -> list[Callable[[], Batch]]:
+        """What builds each batch of these rows; all are of one shape, because each is compiled."""
+        key = split.name, len(rows)
+        if key not in self._laid_out:
+            mesh = self._program.mesh
+            size = rows_at_once(len(rows), self._run.evaluate.batch_size, mesh)
+            data = replace(self._run.data, batch_size=size)
+            parts = np.stack(eval_batches(rows, size))
+            cost = cost_of(self._run.model)
+            plan = LayoutPlan([parts], data_parallelism(mesh), cost=cost, max_shapes=1)
+            layout = make_layout(data, rows, make_examples(split, data, self._method), plan)
+            self._laid_out[key] = [partial(layout.build, x, 0) for x in layout.assign(parts)[0]]
+        return self._laid_out[key]
+
+    def __call__(
+        self, params: Any, split: "StoreSplit | Pieces", rows: np.ndarray
+    ) -> dict[str, float]:
+        """`<task>/loss` and `<task>/token_accuracy` (per cent) of rows: int [N].
+
+        A task without a token in them is left out.
+        """
+        if not len(rows):
+            return {}
+        totals = [
+            self._program.eval_step(params, put_whole(build(), self._program.mesh))
+            for build in self.batches(split, rows)
+        ]
+        loss, correct, tokens = (np.sum([np.asarray(t[i]) for t in totals], 0) for i in range(3))
+        numbers = {}
+        for k, name in enumerate(self._method.tasks):
+            if tokens[k]:
+                numbers[f"{name}/loss"] = float(loss[k] / tokens[k])
+                numbers[f"{name}/token_accuracy"] = float(100.0 * correct[k] / tokens[k])
+        return numbers
 
 
 def texts_of(
@@ -189,8 +231,6 @@ def texts_of(
     """One prediction an input.
 
     Args:
-      decoded: of N inputs.
-      vocabulary: of the tokens.
       vote: give all sequences, and the most frequent text; among equals the one whose best
         sequence is the most probable. Otherwise the first sequence.
       read: takes the prediction out of a generated text, which is then kept as `generated`.
@@ -199,16 +239,12 @@ def texts_of(
     for tokens_KxT, log_probs_K in zip(decoded.tokens, decoded.log_probs, strict=True):
         whole = [vocabulary.decode(tokens_T) for tokens_T in tokens_KxT]
         texts = whole if read is None else [read(text) for text in whole]
-        best: dict[str, int] = {}
-        for k, text in enumerate(texts):
-            if text not in best or log_probs_K[k] > log_probs_K[best[text]]:
-                best[text] = k
-        counts = Counter(texts)
-        winner = texts[0]
+        at, counts = 0, Counter(texts)
         if vote:
-            winner = max(counts, key=lambda text: (counts[text], log_probs_K[best[text]]))
-        at = best[winner] if vote else 0
-        prediction: Prediction = {"prediction": winner, "log_prob": float(log_probs_K[at])}
+            pairs = zip(texts, log_probs_K, strict=True)
+            votes = [(counts[text], p, -texts.index(text)) for text, p in pairs]
+            at = max(range(len(texts)), key=votes.__getitem__)
+        prediction: Prediction = {"prediction": texts[at], "log_prob": float(log_probs_K[at])}
         if vote:
             prediction["samples"] = texts
         if read is not None:

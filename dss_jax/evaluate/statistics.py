@@ -22,13 +22,7 @@ def _interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 
 class Mean(NamedTuple):
-    """A mean over seeds.
-
-    Attributes:
-      value: of the mean.
-      error: standard error, s / sqrt(n) with n - 1 in s; None for a single value.
-      n: how many seeds.
-    """
+    """A mean over n seeds, and its standard error s / sqrt(n), with n - 1 in s; None for one."""
 
     value: float
     error: float | None
@@ -46,9 +40,8 @@ class Difference(NamedTuple):
     """One method against another on the same test items.
 
     Attributes:
-      value: difference of the accuracies, percentage points.
-      low, high: 95 % interval of the bootstrap, percentage points.
-      p: two-sided, of the bootstrap.
+      value, low, high, p: difference of the accuracies and its 95 % interval, percentage points,
+        and two-sided p, of the bootstrap.
       mcnemar: exact two-sided p of McNemar's test, the discordant answers of all pairs of seeds
         put together; that takes the seeds' answers to one item for independent, which they are
         not, so it is too small where there are several seeds.
@@ -72,10 +65,7 @@ def difference(right_a: np.ndarray, right_b: np.ndarray, paired: bool, seed: int
     seeds with replacement - the same for both methods where `paired`, for then the seeds share
     their order of the data - and then items, the same for both.
 
-    Args:
-      right_a, right_b: bool [seeds, items]; with `paired` row i of both is the same seed.
-      paired: whether the seeds are the same.
-      seed: of the resamples.
+    `right_a`, `right_b`: bool [seeds, items]; with `paired` row i of both is the same seed.
     """
     rng = np.random.default_rng(seed)
     a, b = right_a.astype(float), right_b.astype(float)
@@ -155,12 +145,11 @@ def crossing(shares: Sequence[float], values: Sequence[float], target: float) ->
 def data_to_reach(
     curve: Mapping[float, Sequence[float]], target: Sequence[float], seed: int = 0
 ) -> Reached:
-    """How much data a method needs for another's accuracy.
+    """How much data a method needs for another's accuracy; resamples draw the seeds of each point.
 
     Args:
       curve: share of the data -> accuracy of each seed.
       target: accuracy of each seed of what is to be reached; one value: a number without error.
-      seed: of the resamples, which draw the seeds of each point with replacement.
     """
     shares = sorted(curve)
     points = [np.asarray(curve[share], float) for share in shares]
@@ -180,8 +169,8 @@ def data_to_reach(
 
 
 class Beats(NamedTuple):
-    """Whether a mean is above another, and by more than one standard error of the difference (False
-    where none is known).
+    """Whether a mean is above another, and by more than one standard error of the difference, where
+    one is known.
     """
 
     above: bool

@@ -19,19 +19,14 @@ LOOKED_FOR = (
 
 
 def detect(path: str) -> str:
-    """The format of a checkpoint, from what its folder holds.
-
-    Raises:
-      UsageError: no such folder, or nothing in it that tells.
+    """The format of a checkpoint, from what its folder holds. Raises UsageError: no such folder, or
+    nothing in it that tells.
     """
     from dss_jax.interop import hf, orbax_folder, t5x
 
-    if storage.is_remote(path):
-        # Of the three only this one is read without an extra.
-        if t5x.is_t5x(path) or not storage.has_extra(path):
-            return "t5x"
-    elif not Path(path).is_dir():
-        raise UsageError(f"there is no folder {path}.")
+    # Of the three only T5X's are read from buckets without an extra.
+    if storage.is_remote(path) and (t5x.is_t5x(path) or not storage.has_extra(path)):
+        return "t5x"
     folder = storage.place(path)
     with storage.explained(path):
         tests = {"hf": hf.is_hf(folder), "orbax": orbax_folder.is_orbax(folder)}
@@ -57,15 +52,16 @@ def read_weights(
     """
     from dss_jax.interop import hf, orbax_folder, t5x
 
-    path = path if storage.is_remote(path) else str(Path(path).expanduser())
+    remote = storage.is_remote(path)
+    path = path if remote else str(Path(path).expanduser())
+    if format != "t5x" and not remote and not Path(path).is_dir():
+        raise UsageError(f"there is no folder {path}.")
     format = format or detect(path)
     among("format of a checkpoint", format, CHECKPOINT_FORMATS)
     if checkpoint is not None and format != "orbax":
         raise UsageError(f"only the folder of a run has several checkpoints, not {format} {path}.")
     if format == "t5x":
         return t5x.read_t5x(path)
-    if not storage.is_remote(path) and not Path(path).is_dir():
-        raise UsageError(f"there is no folder {path}.")
     if format == "hf":
         # Tensors are mapped into memory, so they must be in a local file.
         return hf.read_hf(storage.local_folder(path, skip=hf.OTHER_FRAMEWORKS))

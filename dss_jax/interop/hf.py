@@ -1,4 +1,5 @@
-"""Hugging Face folders of T5: `config.json`, tensors, and the SentencePiece file.
+"""Hugging Face folders of T5: `config.json`, the SentencePiece file, and tensors: safetensors or
+PyTorch's files, whole or in shards.
 
 Parameters are compared under Hugging Face's names. Nothing is left out silently or made up: what
 a reader had to decide is in `Weights.notes`.
@@ -7,20 +8,22 @@ a reader had to decide is in `Weights.notes`.
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dss_jax.core import storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import write_whole
+from dss_jax.core.paths import check_name, write_whole
 from dss_jax.interop import hf_config
-from dss_jax.interop.hf_files import SAFETENSORS, open_tensors, weights_file
+from dss_jax.interop.hf_config import written_by_transformers_5
 from dss_jax.interop.model_files import VOCABULARY
 from dss_jax.interop.weights import (
     Leaf,
@@ -31,6 +34,12 @@ from dss_jax.interop.weights import (
     expected_shapes,
     their_shapes,
 )
+
+SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
+WEIGHTS = (SAFETENSORS, f"{SAFETENSORS}.index.json", PYTORCH, f"{PYTORCH}.index.json")
+"""What a folder may hold its tensors in; the first that is there is read."""
+
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 EMBEDDING, HEAD = "shared.weight", "lm_head.weight"
 EMBEDDING_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -61,7 +70,7 @@ _SUBLAYERS = {
 """Stack -> of each part of a layer, in order: our norm, our name, Hugging Face's."""
 
 _ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
-_MLP = {"wi": "wi", "wi_0": "wi_0", "wi_1": "wi_1", "wo": "wo"}
+_MLP = {name: name for name in ("wi", "wi_0", "wi_1", "wo")}
 
 
 def _names() -> dict[str, str]:
@@ -80,10 +89,6 @@ def _names() -> dict[str, str]:
     return names | {"decoder/logits_dense/kernel": "lm_head.weight"}
 
 
-def _transposed(array: np.ndarray) -> np.ndarray:
-    return array.swapaxes(-1, -2)
-
-
 def parameters(config: T5Config) -> list[StoredParameter]:
     """All of the model, in the order in which files have them; aliases (embed_tokens) left out."""
     shapes, found = expected_shapes(config), []
@@ -95,7 +100,7 @@ def parameters(config: T5Config) -> list[StoredParameter]:
         theirs = shape[1:] if by_layer else shape
         # `nn.Linear` keeps [out, in].
         if path.endswith(("/kernel", "/rel_embedding")):
-            found.append(StoredParameter(path, shape, names, theirs[::-1], _transposed))
+            found.append(StoredParameter(path, shape, names, theirs[::-1], np.transpose))
         else:
             found.append(StoredParameter(path, shape, names, theirs))
     assert len(found) == len(shapes)
@@ -108,11 +113,9 @@ def is_hf(path: Path) -> bool:
 
 
 def read_hf(path: Path) -> Weights:
-    """Opens a folder of T5 v1.0 or v1.1, mT5, ByT5, and those trained from them.
-
-    Raises:
-      UsageError: another architecture; missing, unexpected or misshapen tensors; an alias that
-        differs from what it stands for; configuration and tensors that disagree on the head.
+    """Opens a folder of T5 v1.0 or v1.1, mT5, ByT5, and those trained from them. Raises UsageError:
+    another architecture; missing, unexpected or misshapen tensors; an alias that differs from what
+    it stands for; configuration and tensors that disagree on the head.
     """
     origin = f"the Hugging Face folder {path}"
     fields = hf_config.read_json(path / hf_config.CONFIG)
@@ -123,16 +126,13 @@ def read_hf(path: Path) -> Weights:
     for alias in EMBEDDING_ALIASES:
         _drop_alias(tensors, alias, origin)
     if config.logits_via_embedding:
-        _drop_alias(
-            tensors,
-            HEAD,
-            origin,
-            f"{hf_config.CONFIG} says that the logits come from the embedding "
-            "(tie_word_embeddings), but ",
-            "If the head is its own, as in T5 v1.1, set "
-            f'"tie_word_embeddings": false in {hf_config.CONFIG}; if not, remove {HEAD}.',
+        said = f"{hf_config.CONFIG} says that the logits come from the embedding"
+        fix = (
+            'If the head is its own, as in T5 v1.1, set "tie_word_embeddings": false in '
+            f"{hf_config.CONFIG}; if not, remove {HEAD}."
         )
-    elif HEAD not in tensors and EMBEDDING in tensors and hf_config.is_tied_without_head(fields):
+        _drop_alias(tensors, HEAD, origin, f"{said} (tie_word_embeddings), but ", fix)
+    elif HEAD not in tensors and EMBEDDING in tensors and written_by_transformers_5(fields):
         tensors[HEAD] = tensors[EMBEDDING]
         notes.append(
             f"{HEAD} is {EMBEDDING} in this checkpoint, unscaled: it becomes a tensor of its own, "
@@ -176,20 +176,18 @@ def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
 
 def write_hf(weights: Weights, path: str | Path, dtype: str = "float32") -> None:
     """Writes a folder that `transformers` loads, with tensors of one of `DTYPES`; it appears whole
-    or not at all.
-
-    Raises:
-      UsageError: `path` is there and not empty, or `transformers` has no such model.
+    or not at all. Raises UsageError: `path` is there and not empty, or `transformers` has no such
+    model.
     """
     config = hf_config.config_json(weights.config, dtype)
+    files = {hf_config.CONFIG: config, "generation_config.json": hf_config.TOKEN_IDS}
     with storage.whole_place(path, hf_config.CONFIG) as folder:
         _write_tensors(weights, folder, np.dtype(DTYPES[dtype]))
-        _write_json(folder / hf_config.CONFIG, config)
-        _write_json(folder / "generation_config.json", hf_config.TOKEN_IDS)
         if weights.vocabulary is not None:
             shutil.copyfile(weights.vocabulary, folder / VOCABULARY)
-            tokenizer = hf_config.tokenizer_config_json(weights.extra_ids)
-            _write_json(folder / "tokenizer_config.json", tokenizer)
+            files["tokenizer_config.json"] = hf_config.tokenizer_config_json(weights.extra_ids)
+        for name, content in files.items():
+            _write_json(folder / name, content)
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
@@ -197,15 +195,14 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def _shards(shapes: Mapping[str, Shape], itemsize: int) -> list[list[str]]:
-    """Names of tensors, in their order, cut into files of at most `SHARD_BYTES`.
-
-    A tensor that is larger is a file of its own.
+    """Names of tensors, in their order, cut into files of at most `SHARD_BYTES`; a larger tensor is
+    a file of its own.
     """
-    shards: list[list[str]] = [[]]
-    filled = 0
+    shards: list[list[str]] = []
+    filled = SHARD_BYTES
     for name, shape in shapes.items():
         size = math.prod(shape) * itemsize
-        if shards[-1] and filled + size > SHARD_BYTES:
+        if filled + size > SHARD_BYTES:
             shards.append([])
             filled = 0
         shards[-1].append(name)
@@ -237,3 +234,84 @@ def _write_tensors(weights: Weights, folder: Path, dtype: np.dtype) -> None:
         total = {"total_size": sum(map(math.prod, shapes.values())) * dtype.itemsize}
         index = {"metadata": total, "weight_map": weight_map}
         _write_json(folder / f"{SAFETENSORS}.index.json", index)
+
+
+def weights_file(folder: Path) -> Path | None:
+    """The file, or the index of the shards, that a folder's tensors are read from."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def open_tensors(folder: Path) -> dict[str, Leaf]:
+    """Name -> tensor, read from the disk when it is asked for, in its own floating type. Raises
+    UsageError: no such file, a damaged one, one that lacks a tensor that the index promises, a
+    tensor that holds no floating-point numbers, or PyTorch's files without torch.
+    """
+    main = weights_file(folder)
+    if main is None:
+        raise UsageError(f"{folder} has no weights. Looked for: {', '.join(WEIGHTS)}.")
+    if main.suffix != ".json":
+        return _open_file(main)
+    index = hf_config.read_json(main).get("weight_map")
+    if not isinstance(index, dict):
+        raise UsageError(f"{main} has no weight_map, so it is no index of shards.")
+    tensors: dict[str, Leaf] = {}
+    for shard in sorted(set(map(str, index.values()))):
+        check_name(shard, main)  # By its name alone: in the hub's cache each file is a link.
+        found = _open_file(folder / shard)
+        promised = {name for name, file in index.items() if file == shard}
+        if found.keys() != promised:
+            raise UsageError(
+                f"{folder / shard} does not hold what {main.name} says. Only in the one or the "
+                f"other: {', '.join(sorted(found.keys() ^ promised))}."
+            )
+        tensors |= found
+    return tensors
+
+
+def _open_file(file: Path) -> dict[str, Leaf]:
+    if not file.is_file():
+        raise UsageError(f"{file} is missing, and its folder's index needs it.")
+    tensors = {}
+    opened = _safetensors_in if file.suffix == ".safetensors" else _pytorch_in
+    for name, dtype, is_float, tensor in opened(file):
+        if not is_float:
+            raise UsageError(
+                f"{file}: {name} is of type {dtype}. Only float32, float64, float16 and bfloat16 "
+                "are read; a quantised checkpoint must be dequantised first."
+            )
+        tensors[name] = tensor
+    return tensors
+
+
+def _safetensors_in(file: Path) -> Iterator[tuple[str, str, bool, Leaf]]:
+    """(name, dtype, whether it is floating-point, tensor) of each."""
+    try:
+        handle: Any = safe_open(file, framework="np")
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{file} cannot be read as safetensors: {error}.") from error
+    for name in handle.keys():  # noqa: SIM118 - it is no mapping
+        view = handle.get_slice(name)
+        dtype, shape = view.get_dtype(), tuple(view.get_shape())
+        yield name, dtype, dtype in FLOATS, Leaf(shape, partial(handle.get_tensor, name))
+
+
+def _pytorch_in(file: Path) -> Iterator[tuple[str, str, bool, Leaf]]:
+    """As `_safetensors_in`."""
+    try:
+        import torch
+    except ImportError:
+        raise UsageError(
+            f"{file} is in PyTorch's own format, which needs torch: pip install torch. Or convert "
+            "the folder to safetensors where torch is installed."
+        ) from None
+    try:
+        # Without weights_only, opening a file could run any code that is in it.
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # The format before torch 1.6 cannot be mapped.
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(f"{file} cannot be read as PyTorch weights only: {error}") from error
+    for name, x in state.items():
+        read = partial(lambda tensor: tensor.detach().float().numpy(), x)
+        yield name, str(x.dtype), x.is_floating_point(), Leaf(tuple(x.shape), read)

@@ -54,11 +54,7 @@ TOKEN_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-      UsageError: no such file, or not a JSON object.
-    """
+    """A JSON object; raises UsageError where there is none."""
     try:
         value = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -69,13 +65,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
-    """Our configuration from the contents of `config.json`.
-
-    `logits_via_embedding` is set by whether the decoder's output is scaled; see `is_scaled`.
-
-    Raises:
-      UsageError: another architecture, a missing field, an activation or a token id that our
-        model does not have.
+    """Our configuration from the contents of `config.json`, scaled logits by `is_scaled`. Raises
+    UsageError: another architecture, a missing field, an activation or a token id that our model
+    does not have.
     """
     model_type = fields.get("model_type")
     if model_type not in ("t5", "mt5"):
@@ -91,11 +83,10 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
         given = fields.get(name)
         if given is not None and given not in (needed, [needed]):
             raise UsageError(f"{origin}: {name} is {given}; this T5 needs {needed}.")
-    decoder_layers = fields.get("num_decoder_layers")
     return T5Config(
         **{ours: fields[theirs] for ours, theirs in SHAPE.items()},
         **{name: fields.get(name, default) for name, default in OPTIONAL.items()},
-        num_decoder_layers=fields["num_layers"] if decoder_layers is None else decoder_layers,
+        num_decoder_layers=fields.get("num_decoder_layers") or fields["num_layers"],
         mlp_activations=_activations(fields, origin),
         logits_via_embedding=is_scaled(fields),
     )
@@ -105,20 +96,13 @@ def is_scaled(fields: Mapping[str, Any]) -> bool:
     """Whether the decoder's output is scaled by d_model^-0.5 before the logits, as in v1.0."""
     if "scale_decoder_outputs" in fields:
         return bool(fields["scale_decoder_outputs"])
-    if fields.get("model_type") == "mt5" and _written_by_transformers_5(fields):
+    if fields.get("model_type") == "mt5" and written_by_transformers_5(fields):
         return False  # Its mT5 never scales, and ties where there is no head, whatever is set.
     return fields.get("tie_word_embeddings") is not False
 
 
-def is_tied_without_head(fields: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint without a head means one that equals the embedding and is not scaled.
-
-    `transformers` 5 makes such models from a v1.1 or mT5 configuration.
-    """
-    return not is_scaled(fields) and _written_by_transformers_5(fields)
-
-
-def _written_by_transformers_5(fields: Mapping[str, Any]) -> bool:
+def written_by_transformers_5(fields: Mapping[str, Any]) -> bool:
+    """It makes models of a v1.1 or mT5 configuration whose head is the embedding, not scaled."""
     major = str(fields.get("transformers_version", "")).partition(".")[0]
     return major.isdigit() and int(major) >= 5
 
@@ -139,10 +123,8 @@ def _activations(fields: Mapping[str, Any], origin: str) -> tuple[str, ...]:
 
 
 def config_json(config: T5Config, dtype: str) -> dict[str, Any]:
-    """The contents of `config.json` for a model whose tensors are of a dtype.
-
-    Raises:
-      UsageError: `transformers` has no such feed-forward layer.
+    """The contents of `config.json` for a model whose tensors are of a dtype. Raises UsageError:
+    `transformers` has no such feed-forward layer.
     """
     if config.mlp_activations not in FEED_FORWARD:
         raise UsageError(

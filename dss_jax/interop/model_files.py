@@ -25,12 +25,8 @@ CHECKPOINTS = "checkpoints"
 
 
 class ModelFiles(NamedTuple):
-    """What the files say.
-
-    Attributes:
-      config: its shape fields; the others are the defaults.
-      vocabulary: the SentencePiece file; None where there is none.
-      extra_ids: sentinel ids above the vocabulary's pieces.
+    """What the files say: of `config` its shape fields, the others are the defaults; where the
+    SentencePiece file is, if there is one; how many sentinel ids are above its pieces.
     """
 
     config: T5Config
@@ -39,10 +35,8 @@ class ModelFiles(NamedTuple):
 
 
 def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:
-    """Ids of a checkpoint's vocabulary, extra ids included.
-
-    Raises:
-      UsageError: the embedding has fewer rows.
+    """Ids of a checkpoint's vocabulary, extra ids included. Raises UsageError: the embedding has
+    fewer rows.
     """
     ids = SentencePiece(vocabulary, extra_ids).vocab_size
     assert config.vocab_size is not None
@@ -67,11 +61,7 @@ def write_model_files(folder: Path, files: ModelFiles) -> None:
 
 
 def read_model_files(folder: Path) -> ModelFiles:
-    """Reads them.
-
-    Raises:
-      UsageError: `t5_config.json` is missing or is not of this form.
-    """
+    """Reads them. Raises UsageError: `t5_config.json` is missing or is not of this form."""
     file = folder / T5_CONFIG
     try:
         fields = json.loads(file.read_text())

@@ -6,7 +6,6 @@ t5_config.json, spiece.model   see `dss_jax.interop.model_files`
 params/                        Orbax, float32
 """
 
-import logging
 from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
@@ -35,12 +34,9 @@ def is_orbax(path: Path) -> bool:
 
 
 def read_orbax(path: Path, step: int | str | None = None) -> Weights:
-    """Opens a model folder, a run folder, or `RUN/checkpoints/STEP`.
-
-    `step`: for a run folder: "best" (on validation; also None), "latest" or a step.
-
-    Raises:
-      UsageError: not such a folder, no such step, or parameters of another model.
+    """Opens a model folder, a run folder (at `step`: "best" on validation, also None; "latest", or
+    a step), or `RUN/checkpoints/STEP`. Raises UsageError: not such a folder, no such step, or
+    parameters of another model.
     """
     root, params = _places(path, step)
     files = model_files.read_model_files(root)
@@ -54,12 +50,9 @@ def read_orbax(path: Path, step: int | str | None = None) -> Weights:
 
 
 def write_orbax(weights: Weights, path: str | Path) -> None:
-    """Writes a model folder, which appears whole or not at all.
-
-    Raises:
-      UsageError: `path` is there and not empty.
+    """Writes a model folder, which appears whole or not at all. Raises UsageError: `path` is there
+    and not empty.
     """
-    _quiet()
     with storage.whole_place(path, model_files.T5_CONFIG) as folder:
         files = model_files.ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
         model_files.write_model_files(folder, files)
@@ -78,10 +71,10 @@ def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
     """The folder with the model's files, and the one with the parameters."""
     root, chosen = _root(path), path
     if not is_orbax(path):
+        config = model_files.T5_CONFIG
         raise UsageError(
-            f"{path} is no Orbax checkpoint of dss-jax: a model folder holds "
-            f"{model_files.T5_CONFIG} and {PARAMS}/, a run folder {model_files.T5_CONFIG} and "
-            f"{CHECKPOINTS}/."
+            f"{path} is no Orbax checkpoint of dss-jax: a model folder holds {config} and "
+            f"{PARAMS}/, a run folder {config} and {CHECKPOINTS}/."
         )
     if root == path and (root / CHECKPOINTS).is_dir():
         with closing(Checkpoints(root / CHECKPOINTS)) as checkpoints:
@@ -98,7 +91,6 @@ def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
 
 def _leaves(params: Path, config: T5Config) -> Mapping[str, Leaf]:
     """The checked parameters, each read from the disk when it is asked for; LoRA is merged."""
-    _quiet()
     with ocp.PyTreeCheckpointer() as checkpointer:
         found = flat(checkpointer.metadata(storage.absolute(params)).item_metadata.tree)
     shapes = {path: tuple(leaf.shape) for path, leaf in found.items()}
@@ -118,7 +110,3 @@ def _read(params: Path, paths: list[str]) -> np.ndarray:
         args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
         tree = checkpointer.restore(storage.absolute(params), args=args)
     return np.asarray(flat(lora.merge(tree))[paths[0]], np.float32)
-
-
-def _quiet() -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates what it does.

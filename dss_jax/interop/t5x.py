@@ -1,8 +1,8 @@
 """T5X checkpoints in and out, without importing t5x or TensorFlow.
 
-Read are both forms that T5X writes, legacy and Orbax, of T5 (unscanned) and
-`scalable_t5` (scanned), local or under gs://, whatever optimizer state lies beside the parameters.
-Written is the legacy form, unscanned, which T5X restores as it does its own.
+Read are both forms that T5X writes, legacy and Orbax, of T5 (unscanned) and `scalable_t5`
+(scanned), whatever optimizer state lies beside the parameters. Written is the legacy form,
+unscanned, which T5X restores as it does its own.
 
 Unscanned (`t5x.examples.t5`) keeps one array a layer: encoder/layers_0/attention/query/kernel
 [E, J], J = heads * head_dim. Scanned (`t5x.examples.scalable_t5`) keeps all layers in one array,
@@ -103,15 +103,10 @@ def _scanned(path: str, shape: Shape, config: T5Config) -> StoredParameter:
 
 
 def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
-    """The model's configuration, which a T5X checkpoint does not hold, from its shapes.
+    """The model's configuration, which a T5X checkpoint does not hold, from T5X's name -> shape.
 
     A gated feed-forward layer is taken as gelu-linear and a plain one as relu, which all public
-    T5X checkpoints of T5, mT5, ByT5, LM-adapted T5 and Flan-T5 have. Buckets of the position bias
-    reach to distance 128, and the norms' epsilon is 1e-6, as in T5X's code.
-
-    Args:
-      shapes: T5X's name -> shape.
-      origin: of the checkpoint, for messages.
+    T5X checkpoints of T5, mT5, ByT5, LM-adapted T5 and Flan-T5 have.
 
     Raises:
       UsageError: a parameter that shows the sizes is missing or has another rank.
@@ -120,13 +115,11 @@ def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
 
     def shape(name: str, rank: int) -> Shape:
         found = shapes.get(f"target/{name}")
-        needs = f"{origin} does not hold the parameters of a T5:"
-        if found is None:
-            raise UsageError(f"{needs} missing: target/{name}.")
-        if len(found) != rank:
-            raise UsageError(
-                f"{needs} misshapen: target/{name} is {list(found)}, needed with {rank} axes."
-            )
+        if found is None or len(found) != rank:
+            what = f"missing: target/{name}"
+            if found is not None:
+                what = f"misshapen: target/{name} is {list(found)}, needed with {rank} axes"
+            raise UsageError(f"{origin} does not hold the parameters of a T5: {what}.")
         return found
 
     layer = {s: f"{s}/{s}" if scanned else f"{s}/layers_0" for s in _STACKS}
@@ -139,7 +132,12 @@ def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
         stack: shape(f"{layer[stack]}/{attention}/query/kernel", 4 if scanned else 2)
         for stack, attention in _STACKS.items()
     }
-    layers = {s: query[s][1] if scanned else _count_layers(shapes, s) for s in _STACKS}
+    if scanned:
+        layers = {stack: query[stack][1] for stack in _STACKS}
+    else:
+        numbered = (re.match(r"target/(\w+)/layers_(\d+)/", name) for name in shapes)
+        found = [(match[1], int(match[2])) for match in numbered if match]
+        layers = {s: 1 + max(i for stack, i in found if stack == s) for s in _STACKS}
     constants = CONSTANTS | {"relative_attention_num_buckets": buckets}
     return T5Config(
         vocab_size=vocab_size,
@@ -155,16 +153,9 @@ def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
     )
 
 
-def _count_layers(shapes: Mapping[str, Shape], stack: str) -> int:
-    found = (re.match(rf"target/{stack}/layers_(\d+)/", name) for name in shapes)
-    return 1 + max(int(match[1]) for match in found if match)
-
-
 def is_t5x(path: str) -> bool:
-    """Whether a folder (local or gs://) is one step's checkpoint of T5X, of either form.
-
-    Raises:
-      UsageError: a bucket does not answer.
+    """Whether a folder (local or gs://) is one step's checkpoint of T5X, of either form. Raises
+    UsageError: a bucket does not answer.
     """
     return _index(path) is not None
 
@@ -180,14 +171,10 @@ def _index(path: str) -> tuple[str, bytes] | None:
 
 
 def read_t5x(path: str) -> Weights:
-    """A T5X checkpoint's parameters, whose arrays are read when they are asked for.
-
-    Args:
-      path: folder of one step, for example "gs://bucket/t5_1_1_small/checkpoint_1000000".
-
-    Raises:
-      UsageError: it is no T5X checkpoint, a parameter is missing, unexpected or misshapen, or
-        the layers of `scalable_t5` have position biases that differ.
+    """A T5X checkpoint's parameters, whose arrays are read when they are asked for; `path` is the
+    folder of one step, for example "gs://bucket/t5_1_1_small/checkpoint_1000000". Raises
+    UsageError: it is no T5X checkpoint, a parameter is missing, unexpected or misshapen, or the
+    layers of `scalable_t5` have position biases that differ.
     """
     path = path.rstrip("/")
     index = _index(path)
@@ -211,34 +198,26 @@ def read_t5x(path: str) -> Weights:
 
     leaves = checked_leaves(needed, shapes, read, path)
     t5x_store.check_readable(arrays, path)
-    for parameter in needed:
-        if parameter.view is of_first_layer:
-            [bias] = read(parameter.names)
-            _check_shared(parameter.names[0], bias, path)
+    for name in (p.names[0] for p in needed if p.view is of_first_layer):
+        [bias_HxLxN] = read([name])
+        differ = (bias_HxLxN != bias_HxLxN[:, :1]).any(axis=(0, 2)).nonzero()[0]
+        if differ.size:
+            raise UsageError(
+                f"{path}: {name} {list(bias_HxLxN.shape)} has one position bias per layer (axis "
+                f"1), and those of layers {', '.join(map(str, differ))} differ from layer 0's. T5 "
+                "here has one bias that all layers of a stack share, so this model of "
+                "`scalable_t5` cannot be read. It can be where all layers' biases are equal."
+            )
     return Weights(config=config, leaves=leaves, origin=f"T5X {path}")
 
 
-def _check_shared(name: str, bias_HxLxN: np.ndarray, origin: str) -> None:
-    differ = (bias_HxLxN != bias_HxLxN[:, :1]).any(axis=(0, 2)).nonzero()[0]
-    if differ.size:
-        raise UsageError(
-            f"{origin}: {name} {list(bias_HxLxN.shape)} has one position bias per layer (axis 1), "
-            f"and those of layers {', '.join(map(str, differ))} differ from layer 0's. T5 here has "
-            "one bias that all layers of a stack share, so this model of `scalable_t5` cannot be "
-            "read. It can be where all layers' biases are equal."
-        )
-
-
 def write_t5x(weights: Weights, path: str) -> None:
-    """Writes what `t5x.train`, `t5x.eval` and `t5x.infer` restore.
+    """Writes what `t5x.train`, `t5x.eval` and `t5x.infer` restore; T5X takes the step from the
+    folder's name, "DIR/checkpoint_<step>".
 
     The legacy form, unscanned, in float32, with T5X's initial Adafactor state (zeros): the state
     of the run that trained the parameters is not taken along. A local checkpoint is written under
     another name and renamed when it is whole; under gs:// its file `checkpoint` comes last.
-
-    Args:
-      weights: with T5X's position bias and norm (see `infer_config`).
-      path: the checkpoint's own folder, "DIR/checkpoint_<step>"; T5X takes the step from it.
 
     Raises:
       UsageError: another name, it is there already, or T5X has no such model.
@@ -250,9 +229,13 @@ def write_t5x(weights: Weights, path: str) -> None:
             f"T5X finds a checkpoint by its name, checkpoint_<step>: write to "
             f"{path}/checkpoint_0, not to {path}."
         )
-    _check_t5x_has(weights.config)
-    target: dict[str, Any] = {}
-    states: dict[str, Any] = {}
+    for name, value in CONSTANTS.items():
+        if (own := getattr(weights.config, name)) != value:
+            raise UsageError(
+                f"T5X has {name} = {value} in its code, and this model {own}: T5X would compute "
+                "something else with it."
+            )
+    target, states = dict[str, Any](), dict[str, Any]()
     with _fresh(path) as folder:
         for parameter in parameters(weights.config, scanned=False):
             theirs = parameter.to_theirs(weights.leaves[parameter.path].read())
@@ -262,15 +245,6 @@ def write_t5x(weights: Weights, path: str) -> None:
         state = {"step": np.asarray(int(match[1]), np.int32), "param_states": nested(states)}
         optimizer = {"state": state, **nested(target)}
         t5x_store.write_index(folder, {"version": 3, "optimizer": optimizer})
-
-
-def _check_t5x_has(config: T5Config) -> None:
-    for name, value in CONSTANTS.items():
-        if getattr(config, name) != value:
-            raise UsageError(
-                f"T5X has {name} = {value} in its code, and this model {getattr(config, name)}: "
-                "T5X would compute something else with it."
-            )
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Files and arrays of a T5X checkpoint, local, under gs:// or s3://, through tensorstore.
 
-T5X stores each large array as a zarr array of its own. What holds their names is, in the legacy
-form, a msgpack file `checkpoint` (`t5x.checkpoints.Checkpointer`), which also holds the small
-arrays; in the Orbax form it is `state/_METADATA`.
+T5X stores each large array as a zarr array of its own. Their names are, in the legacy form, in a
+msgpack file `checkpoint` (`t5x.checkpoints.Checkpointer`), which also holds the small arrays; in
+the Orbax form, in `state/_METADATA`.
 """
 
 import json
@@ -35,11 +35,8 @@ _CONTEXT = ts.Context({"gcs_request_retries": {"max_retries": 4}})
 
 @dataclass(frozen=True)
 class Array:
-    """An array of a checkpoint, not read yet.
-
-    Attributes:
-      shape, dtype: as stored.
-      source: tensorstore's JSON spec, or the array itself where it lies in the msgpack file.
+    """An array of a checkpoint as stored, not read yet. `source`: tensorstore's JSON spec, or the
+    array itself where it lies in the msgpack file.
     """
 
     shape: Shape
@@ -68,10 +65,8 @@ def kvstore(folder: str) -> dict[str, Any]:
 
 
 def read_file(folder: str, name: str) -> bytes | None:
-    """A file's content; None: there is none.
-
-    Raises:
-      UsageError: the bucket does not answer, or the permission is missing.
+    """A file's content; None: there is none. Raises UsageError where the bucket does not answer, or
+    the permission is missing.
     """
     if not storage.is_remote(folder):
         file = Path(folder).expanduser() / name
@@ -89,10 +84,8 @@ def read_file(folder: str, name: str) -> bytes | None:
 def legacy_arrays(folder: str, index: bytes) -> dict[str, Array]:
     """The parameters that a legacy checkpoint's msgpack file `index` names, by T5X's names
     ("target/encoder/layers_0/mlp/wo/kernel"). Arrays are taken to be beside that file, whatever
-    bucket or folder they were first written to.
-
-    Raises:
-      UsageError: the file is broken, or from before version 2, which T5X refuses as well.
+    bucket or folder they were first written to. Raises UsageError: the file is broken, or from
+    before version 2, which T5X refuses as well.
     """
     try:
         content = serialization.msgpack_restore(index)
@@ -108,25 +101,21 @@ def legacy_arrays(folder: str, index: bytes) -> dict[str, Array]:
     leaves = traverse_util.flatten_dict(
         {"target": target}, is_leaf=lambda _, x: "driver" in x, sep="/"
     )
-    return {name: _legacy_array(folder, value) for name, value in leaves.items()}
-
-
-def _legacy_array(folder: str, value: Any) -> Array:
-    if not isinstance(value, Mapping):
-        return Array(value.shape, value.dtype.name, value)
-    # tensorstore before 0.1.14 kept the path outside "kvstore".
-    path = value["kvstore"].get("path") or value["path"]
-    name = path.rstrip("/").rsplit("/", 1)[-1]
-    spec = {"driver": value["driver"], "kvstore": _below(kvstore(folder), name)}
-    return Array(tuple(value["metadata"]["shape"]), value["dtype"], spec)
+    arrays = {}
+    for name, value in leaves.items():
+        if not isinstance(value, Mapping):
+            arrays[name] = Array(value.shape, value.dtype.name, value)
+            continue
+        # tensorstore before 0.1.14 kept the path outside "kvstore".
+        path = value["kvstore"].get("path") or value["path"]
+        store = _below(kvstore(folder), path.rstrip("/").rsplit("/", 1)[-1])
+        spec = {"driver": value["driver"], "kvstore": store}
+        arrays[name] = Array(tuple(value["metadata"]["shape"]), value["dtype"], spec)
+    return arrays
 
 
 def orbax_arrays(folder: str, index: bytes) -> dict[str, Array]:
-    """The same of a checkpoint that T5X wrote with Orbax, whose `state/_METADATA` is `index`.
-
-    Raises:
-      UsageError: an array cannot be opened.
-    """
+    """The same of a checkpoint that T5X wrote with Orbax, whose `state/_METADATA` is `index`."""
     metadata = json.loads(index)
     driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
     base, specs = kvstore(f"{folder}/state"), {}
@@ -179,10 +168,8 @@ def check_readable(arrays: Mapping[str, Array], origin: str) -> None:
 
 
 def read_arrays(arrays: Mapping[str, Array]) -> list[np.ndarray]:
-    """Reads arrays side by side, in their order, as float32.
-
-    Raises:
-      UsageError: one is missing, broken, or not of the shape that the index says.
+    """Reads arrays side by side, in their order, as float32. Raises UsageError where one is not
+    there, broken, or not of the shape that the index says.
     """
     opened = _open({n: a.source for n, a in arrays.items() if isinstance(a.source, dict)})
     for name, store in opened.items():
@@ -199,11 +186,8 @@ def read_arrays(arrays: Mapping[str, Array]) -> list[np.ndarray]:
 
 
 def write_arrays(folder: str, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Writes float32 arrays, given by T5X's names, as its legacy form does, side by side.
-
-    Returns:
-      Name -> what the msgpack file keeps for it, in the order of `arrays`. The paths are
-      relative, so that the folder can be moved.
+    """Writes float32 arrays, given by T5X's names, as its legacy form does, side by side: name ->
+    what the msgpack file keeps for it. The paths are relative, so that the folder can be moved.
     """
     specs, futures = {}, {}
     for name, array in arrays.items():

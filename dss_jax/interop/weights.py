@@ -31,12 +31,7 @@ nested = partial(traverse_util.unflatten_dict, sep="/")
 
 @dataclass(frozen=True)
 class Leaf:
-    """A parameter that is read when it is asked for.
-
-    Attributes:
-      shape: of our array (stacked over layers on axis 0 below `layers`).
-      read: () -> float32 array of that shape.
-    """
+    """A parameter that is read when it is asked for, as a float32 array of its shape."""
 
     shape: Shape
     read: Callable[[], np.ndarray]
@@ -47,12 +42,11 @@ class Weights:
     """A checkpoint's parameters under our names.
 
     Attributes:
-      config: shape of the model.
-      leaves: path in our tree ("encoder/layers/mlp/wo/kernel") -> leaf; all of the model's.
-      vocabulary: the SentencePiece file that lies beside the checkpoint, if there is one.
-      extra_ids: sentinel ids above the SentencePiece model's pieces.
-      origin: format and place, for messages.
-      notes: what the reader decided or left out, for people.
+      leaves: path in our tree ("encoder/layers/mlp/wo/kernel") -> leaf; all of the model's, stacked
+        over layers on axis 0 below `layers`.
+      vocabulary: the SentencePiece file beside the checkpoint, if there is one.
+      extra_ids: sentinel ids above its pieces.
+      origin, notes: for people: format and place, what the reader decided or left out.
     """
 
     config: T5Config
@@ -110,10 +104,8 @@ def checked_leaves(
     origin: str,
 ) -> dict[str, Leaf]:
     """The leaves of a model whose parameters are `needed`, in a checkpoint that has `found`, by its
-    own names; `read` gives arrays of some names, in their order.
-
-    Raises:
-      UsageError: see `check_names`.
+    own names; `read` gives arrays of some names, in their order. Raises UsageError: see
+    `check_names`.
     """
 
     def leaf(parameter: StoredParameter) -> Leaf:
@@ -131,10 +123,8 @@ def expected_shapes(config: T5Config) -> dict[str, Shape]:
 
 
 def from_tree(config: T5Config, params: Mapping[str, Any], *, origin: str, **files: Any) -> Weights:
-    """Parameters in memory, as `Weights`; `files`: `vocabulary` and `extra_ids` of it.
-
-    Raises:
-      UsageError: see `check_names`.
+    """Parameters in memory, as `Weights`; `files`: `vocabulary` and `extra_ids` of it. Raises
+    UsageError: see `check_names`.
     """
     arrays = flat(params)
     check_names(expected_shapes(config), {p: a.shape for p, a in arrays.items()}, origin)
@@ -144,17 +134,14 @@ def from_tree(config: T5Config, params: Mapping[str, Any], *, origin: str, **fil
 
 
 def check_names(expected: Mapping[str, Shape], found: Mapping[str, Shape], origin: str) -> None:
-    """Compares what a model needs with what a checkpoint has, by the checkpoint's own names.
-
-    Raises:
-      UsageError: with every missing, unexpected and misshapen tensor by name, with both shapes.
+    """Compares what a model needs with what a checkpoint has, by the checkpoint's own names. Raises
+    UsageError: with every missing, unexpected and misshapen tensor by name, with both shapes.
     """
-    needed = {n: f"needed as {list(shape)}" for n, shape in expected.items()}
-    has = {n: list(shape) for n, shape in found.items()}
-    misshapen = [n for n in expected.keys() & has if list(expected[n]) != has[n]]
-    lines = [f"  missing: {n}, {needed[n]}" for n in expected.keys() - has]
-    lines += [f"  unexpected: {n} {has[n]}" for n in has.keys() - expected]
-    lines += [f"  misshapen: {n} is {has[n]}, {needed[n]}" for n in misshapen]
+    needed, has = ({n: list(shape) for n, shape in side.items()} for side in (expected, found))
+    lines = [f"  missing: {n}, needed as {needed[n]}" for n in needed.keys() - has]
+    lines += [f"  unexpected: {n} {has[n]}" for n in has.keys() - needed]
+    both = [n for n in needed.keys() & has if needed[n] != has[n]]
+    lines += [f"  misshapen: {n} is {has[n]}, needed as {needed[n]}" for n in both]
     if lines:
         raise UsageError(
             f"{origin} does not hold the parameters of this T5:\n"

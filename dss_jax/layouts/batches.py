@@ -17,9 +17,7 @@ from dss_jax.data.columns import Examples, examples_of, permutation
 from dss_jax.data.store import StoreSplit
 from dss_jax.layouts.blocks import Batch, BlockShape, map_arrays
 from dss_jax.layouts.flat import FlatStreams
-from dss_jax.layouts.layout import Layout
-from dss_jax.layouts.padded import PaddedBlocks
-from dss_jax.layouts.shapes import Cost, LayoutPlan, base_cost
+from dss_jax.layouts.layout import Cost, Layout, LayoutPlan, base_cost
 
 if TYPE_CHECKING:
     from dss_jax.data.spans import Pieces
@@ -31,10 +29,7 @@ CHUNK = 256
 def subset_rows(n: int, task: config.Task) -> np.ndarray:
     """The rows of the training split that are used, ascending: int64 [m], m = task.train_count, or
     the rounded share of n, at least 1. Subsets of one seed are nested: those of 12.5 % are among
-    those of 25 %.
-
-    Raises:
-      UsageError: more rows are asked for than there are.
+    those of 25 %. Raises UsageError: more rows are asked for than there are.
     """
     wanted = task.train_count or max(1, round(n * task.train_fraction))
     if wanted > n:
@@ -63,15 +58,15 @@ def make_layout(
     data: config.Data, rows: np.ndarray, examples: Examples, plan: LayoutPlan
 ) -> Layout:
     """The layout that `data.layout` names; `rows`, int [m], are all that will be asked for."""
-    if data.layout == "padded":
-        return PaddedBlocks(examples, rows, data, plan)
-    if data.layout == "packed":
-        # Here, because only TPUs take it by themselves.
-        from dss_jax.layouts.packed import PackedRows
+    if data.layout == "flat":
+        return FlatStreams(examples, data, plan)
+    # Here, because only TPUs take one of them by themselves.
+    from dss_jax.layouts.rows import PackedRows, PaddedRows
 
+    if data.layout == "packed":
         return PackedRows(examples, data, plan)
-    assert data.layout == "flat", "auto is resolved before: see with_layout"
-    return FlatStreams(examples, data, plan)
+    assert data.layout == "padded", "auto is resolved before: see with_layout"
+    return PaddedRows(examples, rows, data, plan)
 
 
 def _usable_rows(
@@ -98,6 +93,7 @@ class TrainBatches:
       rows: the training examples that are used.
       left_out: how many lack the label that the method trains on.
       layout: builds the batches.
+      longest: the longest input and target of the split, in tokens.
     """
 
     def __init__(
@@ -120,15 +116,11 @@ class TrainBatches:
         """Chooses the examples, and the shapes that the batches of the run need.
 
         Args:
-          split: the training split of a token store, or pieces of text.
-          task: which subset of it.
-          data: batch size, lengths, layout, seed.
-          method: which columns.
+          task: which subset of the split.
           right: bool [n], rows where the teacher's label is not known to be wrong; None: all.
           steps: of the run; the shapes have room for all their batches.
           shares: data-parallel devices times microbatches; None: one a process.
           process_index, process_count: this host and how many there are; each builds its part.
-          cost: FLOPs of a block, by which shapes are chosen.
           plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
             with the same ones, batches of different orders have the same shapes.
           plan_subsets: subsets for whose batches there is room, too; in the same way.
@@ -139,6 +131,7 @@ class TrainBatches:
             shared out evenly.
         """
         self._split, self._examples = split, make_examples(split, data, method, right)
+        self.longest = self._examples.longest()
         self.rows, self.left_out = _usable_rows(self._examples, split.own, task, method)
         if data.batch_size % process_count:
             raise UsageError(
@@ -152,7 +145,7 @@ class TrainBatches:
         self._subsets = [self.rows, *planned]
         self._order = lru_cache(maxsize=2)(self._epoch)
         batches = self._all_items(steps, sorted({*plan_seeds, data.seed}))
-        share = (shares or process_count, process_index, process_count)
+        share = shares or process_count, process_index, process_count
         plan = LayoutPlan(batches, *share, cost=cost, numbered=numbered)
         rows = np.unique(np.concatenate(self._subsets))
         self.layout: Layout = make_layout(data, rows, self._examples, plan)
@@ -195,10 +188,9 @@ class TrainBatches:
     def ids_at(self, step: int) -> list[str]:
         """Ids of the rows of the whole batch at a step."""
         rows = map(int, self.rows_at(step))
-        if not isinstance(self._split, StoreSplit):
-            return [f"piece {row}" for row in rows]
-        ids = self._split.text("id")
-        return [ids[row] for row in rows]
+        if isinstance(self._split, StoreSplit):
+            return [self._split.text("id")[row] for row in rows]
+        return [f"piece {row}" for row in rows]
 
     def alone(self, step: int, place: int) -> Batch:
         """The batch of a step in the shape that it has, of which one example is left."""
@@ -234,11 +226,6 @@ class TrainBatches:
         useful = BlockShape((inputs > 0).astype(float), inputs, inputs, targets, targets)
         return executed / float(np.sum(self._cost(useful)))
 
-    @property
-    def longest(self) -> tuple[int, int]:
-        """The longest input and target of the split, in tokens."""
-        return self._examples.longest()
-
     def work_at(self, step: int) -> Work:
         """The useful work of the whole batch at a step, whatever the layout."""
         return self._examples.work(self._items_at(step))
@@ -253,10 +240,8 @@ class TrainBatches:
             # Takes no memory: each stride is 0.
             return np.broadcast_to(np.zeros((), x.dtype), (self._parts * len(x), *x.shape[1:]))
 
-        return tuple(
-            tuple(map_arrays(whole, block) for block in self.empty(shape))
-            for shape in range(self.layout.shapes)
-        )
+        empty = map(self.empty, range(self.layout.shapes))
+        return tuple(tuple(map_arrays(whole, block) for block in batch) for batch in empty)
 
     def empty(self, shape: int) -> Batch:
         """This process's part of a batch without examples, in a shape: all zeros."""

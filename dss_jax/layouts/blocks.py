@@ -31,9 +31,8 @@ class StreamRows(NamedTuple):
 class Block(NamedTuple):
     """Rows, or streams of tokens, that are run through the model together.
 
-    A layout turns a step's examples into a tuple of blocks. The loss only looks at the role of
-    each target token, so it is the same for every layout. In layout `flat`, R is D and S and T are
-    the lengths of the streams.
+    The loss only looks at the role of each target token, so it is the same for every layout. In
+    layout `flat`, R is D and S and T are the lengths of the streams.
 
     Attributes:
       encoder_input_tokens: int32 [R, S], padded with 0.
@@ -78,10 +77,7 @@ def map_arrays(function: Callable[..., np.ndarray], *blocks: Block) -> Block:
 class BlockShape(NamedTuple):
     """The static shape of a block: all that decides what it costs. Numbers, or arrays of them.
 
-    Attributes:
-      rows: rows of attention.
-      encoder_tokens, decoder_tokens: padding included.
-      encoder_length, decoder_length: of a row of attention, in tokens.
+    Tokens are with padding; rows and their lengths, in tokens, are attention's.
     """
 
     rows: Any
@@ -93,11 +89,7 @@ class BlockShape(NamedTuple):
     @property
     def sides(self) -> dict[str, tuple[Any, Any]]:
         """(tokens, length of a row) of encoder and decoder."""
-        _, encoder_tokens, encoder_length, decoder_tokens, decoder_length = self
-        return {
-            "encoder": (encoder_tokens, encoder_length),
-            "decoder": (decoder_tokens, decoder_length),
-        }
+        return {"encoder": self[1:3], "decoder": self[3:5]}
 
     @property
     def work(self) -> Work:

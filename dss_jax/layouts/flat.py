@@ -13,8 +13,7 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.data.columns import Examples
 from dss_jax.layouts.blocks import Batch, Block, BlockShape, StreamRows, map_arrays
-from dss_jax.layouts.layout import Layout, filled, token_places
-from dss_jax.layouts.shapes import LayoutPlan, round_up
+from dss_jax.layouts.layout import Layout, LayoutPlan, filled, round_up, token_places
 
 TOKEN_MULTIPLE = 32
 """Streams are multiples of it, so that matrix products have whole tiles."""
@@ -34,16 +33,14 @@ def deal(weights: np.ndarray, streams: int) -> np.ndarray:
 
 
 class FlatStreams(Layout):
-    """Builds flat batches."""
+    """Builds flat batches: a stream for each share of the plan."""
 
     def __init__(self, examples: Examples, data: config.Data, plan: LayoutPlan) -> None:
-        """Chooses the shapes. There is a stream for each share of the plan."""
         super().__init__(examples, plan)
         self._multiple = data.length_multiple
-        self._choose_shapes(plan)
+        self._choose_shapes(plan.batches)
 
     def block_shapes(self, shape: int) -> tuple[BlockShape, ...]:
-        """What is executed of a whole batch, block by block."""
         rows, encoder_tokens, s, decoder_tokens, t = self._shapes[shape][0]
         d = self._plan.shares
         return (BlockShape(d * rows, d * encoder_tokens, s, d * decoder_tokens, t),)
@@ -63,7 +60,6 @@ class FlatStreams(Layout):
         return (BlockShape(rows, tokens[0], longest[0], tokens[1], longest[1]),)
 
     def build(self, dealt: np.ndarray, shape: int) -> Batch:
-        """One batch of this process: dealt rows [D, N / D] -> a block of its streams."""
         own = range(self._plan.shares)[self._plan.own(self._plan.shares)]
         streams = [self._stream(dealt[d], d, self._shapes[shape][0]) for d in own]
         return (map_arrays(lambda *arrays: np.stack(arrays), *streams),)

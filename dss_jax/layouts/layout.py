@@ -1,17 +1,77 @@
-"""What the layouts `padded`, `flat` and `packed` have in common. One loss serves all of them.
+"""What the layouts have in common: a few static shapes, chosen from what a run's batches need, and
+tokens put at their places. NumPy only.
 
 Shape letters are those of `dss_jax.layouts.blocks`; K roles, N examples of a batch, M = K * N pairs
 of an input and a target, those of the first role first.
 """
 
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.data.columns import Examples, shift_joined
+from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import forward_flops
+from dss_jax.core.t5_config import T5Config
+from dss_jax.data.columns import Examples, join_rows, shift_joined
+from dss_jax.data.store import Slices
 from dss_jax.layouts.blocks import Batch, BlockShape
-from dss_jax.layouts.shapes import WORTH, LayoutPlan, first_that_fits
+
+Blocks = tuple[BlockShape, ...]
+"""The shape of each block of a batch."""
+
+Cost = Callable[[BlockShape], np.ndarray]
+"""FLOPs of a block of some shape; element by element for arrays."""
+
+MAX_SHAPES = 3
+"""Each is compiled before the first step."""
+
+WORTH = 0.02
+"""Another shape has to save this share of the FLOPs."""
+
+QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+
+
+def cost_of(model: T5Config) -> Cost:
+    """FLOPs of a forward pass of a model, padding included."""
+    return lambda block_shape: np.asarray(forward_flops(model, block_shape.work))
+
+
+base_cost = cost_of(T5Config())
+"""That of T5 v1.1 base, for callers that have no model at hand."""
+
+
+@dataclass(frozen=True)
+class LayoutPlan:
+    """What a layout is made for.
+
+    Attributes:
+      batches: row numbers of all batches that will be asked for, in arrays int [n, N].
+      shares: of a batch: data-parallel devices times microbatches, over all processes.
+      numbered: whether blocks have `decoder_examples`.
+    """
+
+    batches: Iterable[np.ndarray]
+    shares: int = 1
+    process_index: int = 0
+    process_count: int = 1
+    cost: Cost = base_cost
+    max_shapes: int = MAX_SHAPES
+    numbered: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shares % self.process_count:
+            raise UsageError(
+                f"{self.shares} data-parallel devices x microbatches cannot be shared out evenly "
+                f"over {self.process_count} processes. Give a larger Mesh.data or Mesh.fsdp."
+            )
+
+    def own(self, size: int) -> slice:
+        """This process's part of `size` things that are shared out evenly."""
+        each = size // self.process_count
+        return slice(self.process_index * each, (self.process_index + 1) * each)
 
 
 class Layout:
@@ -19,19 +79,28 @@ class Layout:
 
     A subclass says where examples go (`_placed`), which shape that needs (`_needed`), and what the
     blocks then hold (`build`).
-
-    Attributes:
-      shapes: how many shapes are compiled.
     """
+
+    _shapes: tuple[Blocks, ...]
 
     def __init__(self, examples: Examples, plan: LayoutPlan) -> None:
         self._examples, self._plan = examples, plan
 
-    def _choose_shapes(self, plan: LayoutPlan, worth: float = WORTH) -> None:
-        self._shapes = plan.block_shapes(lambda rows: self._needed(self._placed(rows)), worth)
-        self.shapes = len(self._shapes)
+    def _choose_shapes(self, batches: Iterable[np.ndarray], worth: float = WORTH) -> None:
+        parts = [self._needed(self._placed(rows)) for rows in batches]
+        needed = tuple(
+            BlockShape(*(np.concatenate(x) for x in zip(*blocks, strict=True)))
+            for blocks in zip(*parts, strict=True)
+        )
+        plan = self._plan
+        self._shapes = choose_block_shapes(needed, plan.cost, plan.max_shapes, worth)
 
-    def block_shapes(self, shape: int) -> tuple[BlockShape, ...]:
+    @property
+    def shapes(self) -> int:
+        """How many shapes are compiled."""
+        return len(self._shapes)
+
+    def block_shapes(self, shape: int) -> Blocks:
         """What is executed of a whole batch, block by block."""
         return self._shapes[shape]
 
@@ -45,14 +114,14 @@ class Layout:
     def _placed(self, rows: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    def _needed(self, placed: np.ndarray) -> tuple[BlockShape, ...]:
+    def _needed(self, placed: np.ndarray) -> Blocks:
         raise NotImplementedError
 
     def build(self, assigned: np.ndarray, shape: int) -> Batch:
-        """One batch: this process's part of it."""
+        """One batch: this process's part of it. An item of -1 is an empty example."""
         raise NotImplementedError
 
-    def _tokens(self, items: np.ndarray, first: int) -> dict[str, dict[str, np.ndarray]]:
+    def _tokens(self, items: np.ndarray, first: int = 0) -> dict[str, dict[str, np.ndarray]]:
         """What the blocks of items, int [N], have of each token, pair after pair: "encoder" and
         "decoder" -> field -> int [sum of lengths]. `first` is the number of the first item in the
         whole batch.
@@ -72,6 +141,63 @@ class Layout:
         return {"encoder": {"encoder_input_tokens": inputs}, "decoder": decoder}
 
 
+def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:
+    """The next multiple."""
+    return -(-numbers // multiple) * multiple
+
+
+def choose_block_shapes(
+    needed: Blocks, cost: Cost, max_shapes: int = MAX_SHAPES, worth: float = WORTH
+) -> tuple[Blocks, ...]:
+    """Few shapes of which each batch takes the first that has room for it, at the least cost.
+
+    Args:
+      needed: of each block of a batch, int arrays [n], already rounded up, one element a batch.
+      worth: another shape has to save this share of the cost.
+
+    Returns:
+      Ascending; the last has room for every batch.
+    """
+
+    def quantile(q: float) -> Blocks:
+        return tuple(
+            BlockShape(*(int(np.quantile(x, q, method="higher")) for x in block))
+            for block in needed
+        )
+
+    def of_shape(blocks: Blocks) -> float:
+        return sum(float(cost(block)) for block in blocks)
+
+    def total(chosen: tuple[Blocks, ...]) -> float:
+        counts = np.bincount(first_that_fits(chosen, needed), minlength=len(chosen))
+        return sum(n * of_shape(s) for n, s in zip(counts, chosen, strict=True))
+
+    largest = quantile(1.0)
+    # A quantile of each number by itself, so a batch that needs little of one and much of
+    # another may not fit; the count above says how many do.
+    candidates = sorted({quantile(q) for q in QUANTILES} - {largest}, key=of_shape)
+    best: tuple[Blocks, ...] = (largest,)
+    least = total(best)
+    for count in range(1, max_shapes):
+        options = [(*c, largest) for c in combinations(candidates, count)]
+        if not options:
+            break
+        found = min(options, key=total)
+        if total(found) < (1 - worth) * least:
+            best, least = found, total(found)
+    return best
+
+
+def first_that_fits(shapes: tuple[Blocks, ...], needed: Blocks) -> np.ndarray:
+    """The number of the first shape that has room: int [n]; len(shapes) where none has."""
+
+    def has_room(blocks: Blocks) -> np.ndarray:
+        return np.logical_and.reduce([b.fits(n) for b, n in zip(blocks, needed, strict=True)])
+
+    fits = np.stack([has_room(blocks) for blocks in shapes])
+    return np.where(fits.any(axis=0), fits.argmax(axis=0), len(shapes))
+
+
 def token_places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The place of each token of pieces that begin at int [M] and have int [M] tokens: int [sum of
     lengths], piece after piece.
@@ -85,6 +211,16 @@ def filled(tokens: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
     line = np.zeros(size, np.int32)
     line[places] = tokens
     return line
+
+
+def pad_rows(tokens: Slices, rows: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
+    """Rows of a column, int [R], as a rectangle: int32 [R, `length`], padded with 0. A row of -1 is
+    empty, one longer than `limit` (None: than `length`) is cut and ends in EOS.
+    """
+    limit = length if limit is None else min(limit, length)
+    lengths = np.where(rows < 0, 0, np.minimum(tokens.ends[rows] - tokens.starts[rows], limit))
+    places = token_places(np.arange(len(rows)) * length, lengths)
+    return filled(join_rows(tokens, rows, lengths), places, len(rows) * length).reshape(-1, length)
 
 
 def with_layout(data: config.Data, platform: str) -> config.Data:

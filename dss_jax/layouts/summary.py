@@ -1,5 +1,6 @@
 """What a task's rows and tokens look like: counts, lengths, and examples as the model sees them."""
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,9 @@ from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import TOKEN_COLUMNS, TokenStore, count_overlong
-from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
+from dss_jax.data.vocabulary import SEPARATOR
 from dss_jax.layouts.batches import TrainBatches
-from dss_jax.layouts.shapes import cost_of
+from dss_jax.layouts.layout import cost_of
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,10 @@ class LabelCounts:
 
     Attributes:
       split: name; "train + validation" is the training file as released, before the hold-out.
-      rows: examples.
       teacher_accuracy: per cent by the task's scorer, of rows with a gold label; None where the
         teacher labelled nothing.
       invalid_labels: teacher labels that are none of the row's allowed ones (where any text is
         allowed: that are empty).
-      empty_labels, empty_rationales: rows for which the teacher gave none.
       rationale_words: mean and 99th percentile over rows that have a rationale.
     """
 
@@ -44,25 +43,24 @@ class LabelCounts:
     rationale_words: tuple[float, float]
 
 
-def _invalid(example: Example) -> bool:
-    if not example.allowed_labels:
-        return not example.teacher_label
-    return example.teacher_label not in example.allowed_labels
-
-
 def _count(name: str, examples: list[Example], task: DistillationTask) -> LabelCounts:
-    judged = [e for e in examples if e.label]
+    def invalid(example: Example) -> bool:
+        if not example.allowed_labels:
+            return not example.teacher_label
+        return example.teacher_label not in example.allowed_labels
+
+    judged = [(e.label, e.teacher_label) for e in examples if e.label]
     taught = any(e.teacher_label for e in examples)
     accuracy = None
     if taught and judged:
-        scores = task.scorer([e.label for e in judged], [e.teacher_label for e in judged])
-        accuracy = scores[task.scorer.name]
+        gold, given = map(list, zip(*judged, strict=True))
+        accuracy = task.scorer(gold, given)[task.scorer.name]
     words = [len(e.rationale.split()) for e in examples if e.rationale] or [0]
     return LabelCounts(
         split=name,
         rows=len(examples),
         teacher_accuracy=accuracy,
-        invalid_labels=sum(map(_invalid, examples)) if taught else 0,
+        invalid_labels=sum(map(invalid, examples)) if taught else 0,
         empty_labels=sum(not e.teacher_label for e in examples) if taught else 0,
         empty_rationales=sum(not e.rationale for e in examples),
         # The row at that place, not a value between two rows: so the published figures were made.
@@ -74,7 +72,7 @@ def label_counts(
     task: DistillationTask,
     data_dir: str | None,
     split_names: Sequence[str],
-    rationales: Sequence[str] = (),
+    rationales: Sequence[str],
 ) -> list[LabelCounts]:
     """Counts of each of the splits; with a hold-out also of train and validation together."""
     read = {s: rows.examples(task, s, data_dir) for s in split_names}
@@ -104,40 +102,28 @@ def length_limit(column: str, data: config.Data) -> int:
     return data.input_length if column.endswith("_inputs") else data.target_length
 
 
-def token_lengths(store: TokenStore, data: config.Data) -> list[TokenLengths]:
+def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths]:
     """Lengths of every column of every split of a store."""
-    found = []
-    for name in store.splits:
-        split = store.split(name)
-        for column in TOKEN_COLUMNS:
-            if not split.has(column):
-                continue
-            lengths = split.tokens(column).lengths()
-            real = lengths[lengths > 0]
-            if len(real):
-                found.append(
-                    TokenLengths(
-                        split=name,
-                        column=column,
-                        mean=float(real.mean()),
-                        median=float(np.median(real)),
-                        p99=float(np.percentile(real, 99)),
-                        longest=int(real.max()),
-                        cut=count_overlong(split, column, length_limit(column, data)),
-                    )
-                )
-    return found
+    splits = [store.split(name) for name in store.splits]
+    for split, column in itertools.product(splits, TOKEN_COLUMNS):
+        lengths = split.tokens(column).lengths() if split.has(column) else np.zeros(0)
+        real = lengths[lengths > 0]
+        if len(real):
+            yield TokenLengths(
+                split=split.name,
+                column=column,
+                mean=float(real.mean()),
+                median=float(np.median(real)),
+                p99=float(np.percentile(real, 99)),
+                longest=int(real.max()),
+                cut=count_overlong(split, column, length_limit(column, data)),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Padding:
-    """What a layout executes of a task's training batches.
-
-    Attributes:
-      layout: its name.
-      shapes: how many are compiled.
-      length: the longest row of attention, inputs and targets, in tokens.
-      waste: executed over useful FLOPs.
+    """What a layout executes of a task's training batches: how many shapes are compiled, how long
+    a row of attention is at most (input and target, in tokens), and executed over useful FLOPs.
     """
 
     layout: str
@@ -147,12 +133,7 @@ class Padding:
 
 
 def padding(store: TokenStore, run: config.Run) -> list[Padding]:
-    """What each layout executes, on one device, in the first thousand batches of a run.
-
-    Args:
-      store: with a train split.
-      run: its method, batch size and lengths; `model` gives the FLOPs.
-    """
+    """What each layout executes, on one device, in the first thousand batches of a run."""
     has = store.has("rationale_targets") and run.task.mixture_or_task_name is None
     method = run.method if has else replace(run.method, rationale=False)
     found = []
@@ -165,18 +146,12 @@ def padding(store: TokenStore, run: config.Run) -> list[Padding]:
             steps=min(run.train.steps, 1000),
             cost=cost_of(run.model if run.model.vocab_size else config.T5Config()),
         )
-        shapes = batches.layout.block_shapes(batches.layout.shapes - 1)
-        found.append(
-            Padding(
-                layout=layout,
-                shapes=batches.layout.shapes,
-                length=(
-                    max(int(shape.encoder_length) for shape in shapes),
-                    max(int(shape.decoder_length) for shape in shapes),
-                ),
-                waste=batches.padding_overhead(1000),
-            )
-        )
+        count = batches.layout.shapes
+        shapes = batches.layout.block_shapes(count - 1)
+        s = max(int(shape.encoder_length) for shape in shapes)
+        t = max(int(shape.decoder_length) for shape in shapes)
+        waste = batches.padding_overhead(1000)
+        found.append(Padding(layout=layout, shapes=count, length=(s, t), waste=waste))
     return found
 
 
@@ -191,18 +166,11 @@ def report_cuts(store: TokenStore, data: config.Data) -> None:
             )
 
 
-def _decoded(ids: np.ndarray, vocabulary: SentencePiece) -> str:
-    """Text with every end-of-sequence shown; decoding stops at the first, and NLI has two."""
-    parts = np.split(ids, np.flatnonzero(ids == EOS_ID) + 1)
-    return SEPARATOR.join(map(vocabulary.decode, parts))
-
-
 def describe_examples(
     store: TokenStore, split_name: str, n: int, data: config.Data
 ) -> Iterator[str]:
     """The first n examples of a split: text, tokens, and the tokens decoded back."""
     split = store.split(split_name)
-    vocabulary = store.vocabulary
     for row in range(min(n, len(split))):
         lines = [f"--- {split_name} {row}  id {split.text('id')[row]}"]
         for column in TOKEN_COLUMNS:
@@ -214,5 +182,7 @@ def describe_examples(
                 continue
             cut = ", cut" if len(ids) > length_limit(column, data) else ""
             lines.append(f"{column} ({len(ids)} tokens{cut}): {ids.tolist()}")
-            lines.append(f"    {_decoded(ids, vocabulary)}")
+            # Decoding stops at an end of sequence, and NLI has two.
+            parts = np.split(ids, np.flatnonzero(ids == EOS_ID) + 1)
+            lines.append(f"    {SEPARATOR.join(map(store.vocabulary.decode, parts))}")
         yield "\n".join(lines)

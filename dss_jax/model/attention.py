@@ -16,8 +16,7 @@ import numpy as np
 from dss_jax.core.config import T5Config
 from dss_jax.core.ids import PAD_ID
 from dss_jax.layouts.blocks import Block, StreamRows
-from dss_jax.model.dropout import Dropout
-from dss_jax.model.layers import FAN_IN_NORMAL, Dense, parameter
+from dss_jax.model.layers import FAN_IN_NORMAL, Dense, Dropout, parameter
 
 MASKED = -1e10  # finite, so that a row with no key at all gives a flat softmax instead of NaN.
 
@@ -42,14 +41,12 @@ def causal_mask(length: int, sequences: int = 1) -> jax.Array:
 def relative_position_buckets(
     relative_positions: np.ndarray, *, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> np.ndarray:
-    """The bucket of each relative position, key minus query, as in T5X and Hugging Face.
+    """The bucket of each relative position, key minus query, as in T5X and Hugging Face: integers
+    of any shape -> int32 in [0, num_buckets).
 
-    Args:
-      relative_positions: integers of any shape; so are the buckets, int32 in [0, num_buckets).
-      bidirectional: whether keys after the query have buckets of their own (the upper half);
-        otherwise they share bucket 0.
-      num_buckets: half of them are for exact distances, half grow logarithmically.
-      max_distance: from here on all distances share the last bucket.
+    Half of the buckets are for exact distances, half grow logarithmically, and from `max_distance`
+    on all share the last. Keys after the query share bucket 0, or if `bidirectional` have buckets
+    of their own, the upper half.
     """
     distances = -np.asarray(relative_positions)
     offset = np.zeros_like(distances)
@@ -171,14 +168,6 @@ from_rows.defvjp(
 )
 
 
-class Patterns(NamedTuple):
-    """Of a block: encoder and decoder self-attention, cross-attention. Without position bias."""
-
-    encoder: Pattern
-    decoder: Pattern
-    cross: Pattern
-
-
 def decoder_length(block: Block) -> int:
     """T: length of the decoder's rows of attention."""
     if block.decoder_rows is not None:
@@ -186,14 +175,15 @@ def decoder_length(block: Block) -> int:
     return block.decoder_input_tokens.shape[1]
 
 
-def block_patterns(block: Block, *, with_lengths: bool = False) -> Patterns:
-    """The patterns of a block: of layout `flat` if it has rows, of `packed` if it has segment ids,
-    else `padded`; `with_lengths` of the rows for cuDNN's attention, but in `packed`.
+def block_patterns(block: Block, *, with_lengths: bool = False) -> tuple[Pattern, Pattern, Pattern]:
+    """The patterns of a block's encoder and decoder self-attention and of cross-attention, without
+    position bias: of layout `flat` if it has rows, of `packed` if it has segment ids, else
+    `padded`; `with_lengths` of the rows for cuDNN's attention, but in `packed`.
     """
     causal = causal_mask(decoder_length(block))
     if block.encoder_segment_ids is not None:
         encoder, decoder = map(jnp.asarray, (block.encoder_segment_ids, block.decoder_segment_ids))
-        return Patterns(
+        return (
             Pattern(segment_mask(encoder, encoder)),
             Pattern(segment_mask(decoder, decoder) & causal),
             Pattern(segment_mask(decoder, encoder)),
@@ -206,7 +196,7 @@ def block_patterns(block: Block, *, with_lengths: bool = False) -> Patterns:
         lengths = _lengths(mask)
         full = jnp.full_like(lengths, decoder_length(block))
         decoder_lengths = full if queries is None else _lengths(row_mask(queries))
-    return Patterns(
+    return (
         Pattern(mask, None, keys, keys, lengths, lengths),
         # Padding comes after all real tokens, which do not see it.
         Pattern(causal, None, queries, queries, decoder_lengths, decoder_lengths),
@@ -232,8 +222,7 @@ def fused_attention(
 
     cuDNN's flash attention wants bfloat16 and even T and S, and takes the lengths of the rows:
     a mask would be merged with the bias into an array [B, H, T, S]. Of the pattern its bias
-    [1, H, T, S] and its lengths are read. `causal`: a query sees no key after it; `implementation`
-    is that of `jax.nn.dot_product_attention`.
+    [1, H, T, S] and its lengths are read. `causal`: a query sees no key after it.
     """
     bias = pattern.bias
     return jax.nn.dot_product_attention(

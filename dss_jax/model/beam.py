@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dss_jax.core.ids import EOS_ID
 from dss_jax.core.t5_config import Beam
 from dss_jax.model.decoding import Chosen, Decoded, Search, gather, where_rows
 from dss_jax.model.sampling import without_eos
@@ -26,18 +27,10 @@ class Hypotheses(NamedTuple):
     scores: jax.Array
     real: jax.Array
 
-    def best(self, n: int) -> "Hypotheses":
-        """The n with the highest score, best first."""
-        _, at_BxN = jax.lax.top_k(self.scores, n)
-        return Hypotheses(*(gather(x, at_BxN) for x in self))
-
 
 class BeamState(NamedTuple):
-    """Beams that go on, and those that have ended.
-
-    Attributes:
-      live: their score is the log-probability.
-      ended: their score is normalised by length.
+    """Beams that go on, whose score is the log-probability, and those that have ended, whose score
+    is normalised by length.
     """
 
     live: Hypotheses
@@ -101,36 +94,32 @@ class BeamSearch(Search):
     def choose(self, state: BeamState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
         beams, longest = self.width, state.live.tokens.shape[-1]
         log_probs_BxKxV = jax.nn.log_softmax(logits_BxKxV, axis=-1)
-        log_probs_BxKxV = without_eos(
-            log_probs_BxKxV, self.eos_id, position, self.settings.min_decode_length
-        )
+        log_probs_BxKxV = without_eos(log_probs_BxKxV, position, self.settings.min_decode_length)
         totals_BxKxV = state.live.log_probs[..., None] + log_probs_BxKxV
         # 2 K, so that K go on even where the K best all end.
         totals_BxC, parents_BxC, tokens_BxC = _top_k(totals_BxKxV, 2 * beams)
         sequences_BxCxT = jax.lax.dynamic_update_slice(
             gather(state.live.tokens, parents_BxC), tokens_BxC[..., None], (0, 0, position)
         )
-        ends_BxC = tokens_BxC == self.eos_id
+        ends_BxC = tokens_BxC == EOS_ID
         closes_BxC = ends_BxC
         if self.settings.rule == "hf":
             last = position + 1 == longest
             closes_BxC = (ends_BxC | last) & (jnp.arange(2 * beams) < beams)[None, :]
         scores_BxC = jnp.where(closes_BxC, totals_BxC / self._norm(position + 1), DEAD)
         new = Hypotheses(sequences_BxCxT, totals_BxC, scores_BxC, closes_BxC)
-        both = (jnp.concatenate(pair, axis=1) for pair in zip(state.ended, new, strict=True))
-        ended = Hypotheses(*both).best(beams)
+        both = jax.tree.map(lambda *pair: jnp.concatenate(pair, axis=1), state.ended, new)
+        _, best_BxK = jax.lax.top_k(both.scores, beams)
+        ended = Hypotheses(*(gather(x, best_BxK) for x in both))
         live_scores_BxC = jnp.where(ends_BxC, DEAD, totals_BxC)
         _, at_BxK = jax.lax.top_k(live_scores_BxC, beams)
         log_probs_BxK = gather(live_scores_BxC, at_BxK)
         sequences_BxKxT = gather(sequences_BxCxT, at_BxK)
         all_BxK = jnp.ones_like(log_probs_BxK, dtype=bool)
         live = Hypotheses(sequences_BxKxT, log_probs_BxK, log_probs_BxK, all_BxK)
-        return Chosen(
-            state=BeamState(live, ended),
-            tokens_BxK=gather(tokens_BxC, at_BxK),
-            parents_BxK=gather(parents_BxC, at_BxK),
-            done_B=self._hopeless(live, ended, position),
-        )
+        tokens_BxK, parents_BxK = (gather(x, at_BxK) for x in (tokens_BxC, parents_BxC))
+        hopeless_B = self._hopeless(live, ended, position)
+        return Chosen(BeamState(live, ended), tokens_BxK, parents_BxK, hopeless_B)
 
     def finish(self, state: BeamState) -> Decoded:
         none_B = ~jnp.any(state.ended.real, axis=1)

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import EOS_ID, PAD_ID
+from dss_jax.core.ids import PAD_ID
 from dss_jax.model.attention import KeyValue, padding_mask
 from dss_jax.model.t5 import T5, DecoderLayer
 
@@ -28,7 +28,7 @@ class Decoded(NamedTuple):
 
     Attributes:
       tokens: int32 [B, K, T]; EOS is kept, 0 after it.
-      log_probs: float32 [B, K]: the model's log-probability of the sequence, EOS included.
+      log_probs: float32 [B, K]: the model's, of the sequence, EOS included.
       scores: float32 [B, K]: by which they are ranked.
     """
 
@@ -38,13 +38,8 @@ class Decoded(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What a search says after a position.
-
-    Attributes:
-      state: its own, of any shape with inputs on axis 0.
-      tokens_BxK: int32, the next tokens.
-      parents_BxK: int32, which sequence each one goes on from; None: each from itself.
-      done_B: bool, whether nothing can change any more.
+    """What a search says after a position: its state, with inputs on axis 0, the next tokens, which
+    sequence each goes on from (None: each from itself), and whether nothing can change any more.
     """
 
     state: Any
@@ -58,7 +53,6 @@ class Search(abc.ABC):
     """How tokens are chosen. Hashable, because it is a static argument of compiled functions."""
 
     settings: Any
-    eos_id: int = EOS_ID
 
     @property
     @abc.abstractmethod
@@ -122,18 +116,15 @@ def _decoder_layers(model: T5, params: Any) -> Any:
 
 def _cross_attention(model: T5, params: Any, encoded_BxSxE: jax.Array) -> tuple[KeyValue, ...]:
     """Keys and values of the encoder: one product for all layers."""
-    config = model.config
+    heads = model.config.num_heads, model.config.head_dim
     kernels = _decoder_layers(model, params)["encoder_decoder_attention"]
-
-    def of_all_layers(name: str) -> jax.Array:
-        kernel = kernels[name]["kernel"]
-        kernel_LxExHxD = kernel.reshape(*kernel.shape[:2], config.num_heads, config.head_dim)
+    axes, both = ("layers", "batch", "heads", "length", "kv"), []
+    for name in ("key", "value"):
+        kernel_LxExJ = kernels[name]["kernel"]
+        kernel_LxExHxD = kernel_LxExJ.reshape(*kernel_LxExJ.shape[:2], *heads)
         x_LxBxHxSxD = jnp.einsum("bse,lehd->lbhsd", encoded_BxSxE, kernel_LxExHxD)
-        axes = ("layers", "batch", "heads", "length", "kv")
-        return nn.with_logical_constraint(x_LxBxHxSxD, axes)
-
-    pairs = zip(of_all_layers("key"), of_all_layers("value"), strict=True)
-    return tuple(KeyValue(*pair) for pair in pairs)
+        both.append(nn.with_logical_constraint(x_LxBxHxSxD, axes))
+    return tuple(map(KeyValue, *both))
 
 
 def empty_cache(
@@ -144,7 +135,7 @@ def empty_cache(
     shape = (batch_size, width, config.num_heads, max_decode_length, config.head_dim)
     axes = ("batch", None, "heads", "length", "kv")
 
-    def zeros() -> jax.Array:
+    def zeros() -> jax.Array:  # Each is one of its own: what is donated must not be there twice.
         return nn.with_logical_constraint(jnp.zeros(shape, config.dtype), axes)
 
     return tuple(KeyValue(zeros(), zeros()) for _ in range(config.num_decoder_layers))
@@ -164,10 +155,8 @@ def start(
     """
     batch_size = encoder_input_tokens.shape[0]
     encoded_BxSxE = model.bind({"params": params}).encode(encoder_input_tokens)
-    prepared = Prepared(
-        cross=_cross_attention(model, params, encoded_BxSxE),
-        cross_mask_Bx1x1xS=padding_mask(encoder_input_tokens),
-    )
+    cross = _cross_attention(model, params, encoded_BxSxE)
+    prepared = Prepared(cross, padding_mask(encoder_input_tokens))
     rows = Rows(
         tokens_BxK=jnp.zeros((batch_size, search.width), jnp.int32),
         done_B=jnp.all(encoder_input_tokens == PAD_ID, axis=1),
@@ -209,11 +198,8 @@ def advance(
     """Decodes until position `until`, or until every row is done."""
     length = state.rows.cache[0].key.shape[3]
     # Sliced here, outside of the loop: a scan over layers would copy every weight at each position.
-    stacked = _decoder_layers(model, params)
-    layers = [
-        jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
-        for i in range(model.config.num_decoder_layers)
-    ]
+    stacked, count = _decoder_layers(model, params), model.config.num_decoder_layers
+    layers = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
     bias_1xHxTxT = model.bind({"params": params}).decoder.relpos_bias(jnp.arange(length))
 
     # The loop's cache has inputs and sequences in one axis. With a reshape between its update and
@@ -228,25 +214,14 @@ def advance(
         return (state.position < until) & ~jnp.all(state.rows.done_B)
 
     def one_position(state: DecodeState) -> DecodeState:
-        rows = state.rows
-        logits_BxKxV, cache = _step(
-            model, params, layers, prepared, bias_1xHxTxT, rows, state.position
-        )
-        chosen = search.choose(rows.search, logits_BxKxV, state.position)
-        parents_BxK = chosen.parents_BxK
-        if parents_BxK is not None:
+        position, rows = state
+        logits_BxKxV, cache = _step(model, params, layers, prepared, bias_1xHxTxT, rows, position)
+        chosen = search.choose(rows.search, logits_BxKxV, position)
+        if (parents_BxK := chosen.parents_BxK) is not None:
             cache = jax.tree.map(lambda x: joined(gather(parted(x), parents_BxK)), cache)
-
-        keep = partial(where_rows, rows.done_B)
-        return DecodeState(
-            position=state.position + 1,
-            rows=Rows(
-                tokens_BxK=chosen.tokens_BxK,
-                done_B=rows.done_B | chosen.done_B,
-                cache=cache,
-                search=jax.tree.map(keep, rows.search, chosen.state),
-            ),
-        )
+        found = jax.tree.map(partial(where_rows, rows.done_B), rows.search, chosen.state)
+        rows = Rows(chosen.tokens_BxK, rows.done_B | chosen.done_B, cache, found)
+        return DecodeState(position + 1, rows)
 
     def with_cache(state: DecodeState, change: Callable) -> DecodeState:
         cache = jax.tree.map(change, state.rows.cache)
@@ -273,15 +248,12 @@ def decode(
     max_decode_length: int,
     ids_B: jax.Array | None = None,
 ) -> Decoded:
-    """Decodes a batch in one go.
-
-    Can be jitted with `model`, `search` and `max_decode_length` static; runs without dropout.
+    """Decodes a batch in one go, without dropout. Can be jitted with `model`, `search` and
+    `max_decode_length` static.
 
     Args:
-      model: the model.
-      params: its parameters, boxed with logical axes or not.
+      params: of the model, boxed with logical axes or not.
       encoder_input_tokens: int32 [B, S], 0 is padding. A row of padding only gives zeros.
-      search: chooses the tokens.
       max_decode_length: longest output in tokens, EOS included.
       ids_B: int32 [B], numbers of the inputs, on which a sampled sequence depends; None: 0, 1, ...
     """

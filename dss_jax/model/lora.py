@@ -20,16 +20,11 @@ A, B = "lora_a", "lora_b"
 
 
 def add(boxed_params: dict, lora: Lora, key: jax.Array) -> dict:
-    """Adds `lora_a` and `lora_b` to the kernels that `lora.targets` names.
+    """Adds `lora_a` and `lora_b`, float32, to the kernels that `lora.targets` names in the plain
+    model's boxed parameters; their logical axes are the kernel's and "lora".
 
-    Args:
-      boxed_params: of the plain model, in their `nn.LogicallyPartitioned` boxes.
-      lora: rank 0 adds nothing.
-      key: A is drawn from it, normal with variance 1 / in as the kernels are; B is 0, so the
-        model is what it was.
-
-    Returns:
-      The tree with more leaves, float32; their logical axes are the kernel's and "lora".
+    A is drawn from the key, normal with variance 1 / in as the kernels are; B is 0, so the model is
+    what it was. Rank 0 adds nothing.
 
     Raises:
       UsageError: the model has no linear map of a target's name.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import PAD_ID
+from dss_jax.core.ids import EOS_ID, PAD_ID
 from dss_jax.core.t5_config import GREEDY, Sample
 from dss_jax.model import matmul
 from dss_jax.model.decoding import Chosen, Decoded, Search
@@ -47,13 +47,11 @@ class SampleState(NamedTuple):
     ended_BxK: jax.Array
 
 
-def without_eos(
-    logits: jax.Array, eos_id: int, position: jax.Array, min_decode_length: int
-) -> jax.Array:
+def without_eos(logits: jax.Array, position: jax.Array, min_decode_length: int) -> jax.Array:
     """Logits [..., V] with -inf for EOS as long as the output is too short."""
     if not min_decode_length:
         return logits
-    banned_V = (jnp.arange(logits.shape[-1]) == eos_id) & (position < min_decode_length)
+    banned_V = (jnp.arange(logits.shape[-1]) == EOS_ID) & (position < min_decode_length)
     return jnp.where(banned_V, -jnp.inf, logits)
 
 
@@ -105,21 +103,18 @@ class SampleSearch(Search):
         return of_inputs(processed(logits_BxKxV, self.settings), ids_B, jnp.arange(self.width))
 
     def choose(self, state: SampleState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
-        allowed_BxKxV = without_eos(
-            logits_BxKxV, self.eos_id, position, self.settings.min_decode_length
-        )
+        allowed_BxKxV = without_eos(logits_BxKxV, position, self.settings.min_decode_length)
         if self.settings.temperature == 0:
             tokens_BxK = first_argmax(allowed_BxKxV)
         else:
             tokens_BxK = self._draw(allowed_BxKxV, state.ids_B, position)
         log_probs_BxK = log_probs_of(tokens_BxK, logits_BxKxV)
         tokens_BxK = jnp.where(state.ended_BxK, PAD_ID, tokens_BxK).astype(jnp.int32)
-        ended_BxK = state.ended_BxK | (tokens_BxK == self.eos_id)
+        ended_BxK = state.ended_BxK | (tokens_BxK == EOS_ID)
+        update, place = jax.lax.dynamic_update_slice, (0, 0, position)
         state = SampleState(
             ids_B=state.ids_B,
-            tokens_BxKxT=jax.lax.dynamic_update_slice(
-                state.tokens_BxKxT, tokens_BxK[..., None], (0, 0, position)
-            ),
+            tokens_BxKxT=update(state.tokens_BxKxT, tokens_BxK[..., None], place),
             log_probs_BxK=state.log_probs_BxK + jnp.where(state.ended_BxK, 0.0, log_probs_BxK),
             ended_BxK=ended_BxK,
         )

@@ -37,8 +37,7 @@ from dss_jax.model.attention import (
     decoder_length,
     padding_mask,
 )
-from dss_jax.model.dropout import Dropout
-from dss_jax.model.layers import Dense, Embed, Mlp, RMSNorm
+from dss_jax.model.layers import Dense, Dropout, Embed, Mlp, RMSNorm
 
 _HIDDEN = ("batch", "length", "activation_embed")
 
@@ -145,12 +144,11 @@ class DecoderLayer(_Layer):
         cross_key_value: KeyValue,
         cross_mask: jax.Array,
     ) -> tuple[jax.Array, KeyValue]:
-        """One position of K sequences an input, with the keys and values of those before it.
+        """One position, int32 scalar, of K sequences an input, with the keys and values of those
+        before it.
 
         Args:
-          x_BxKxE: the position's input.
           cache: this layer's, each [R, H, T, D] with R = B * K; written at `position`.
-          position: int32 scalar.
           self_bias_1xHx1xT: the position's row of the bias.
           cross_key_value: this layer's keys and values of the encoder, [B, H, S, D].
           cross_mask: bool [B, 1, 1, S].
@@ -167,10 +165,9 @@ class DecoderLayer(_Layer):
         mask_T = jnp.arange(cache.key.shape[2]) <= position
         pattern = Pattern(mask=mask_T, bias=self_bias_1xHx1xT)
         h_BxKxE = self.self_attention(h_Rx1xE, cache, pattern, True).reshape(x_BxKxE.shape)
+        x_BxKxE, cross = x_BxKxE + h_BxKxE, Pattern(mask=cross_mask)
         # The K sequences of an input are K queries of the same keys: nothing is repeated.
-        cross_pattern = Pattern(mask=cross_mask)
-        x_BxKxE = x_BxKxE + h_BxKxE
-        return self._after_self_attention(x_BxKxE, cross_key_value, cross_pattern, True), cache
+        return self._after_self_attention(x_BxKxE, cross_key_value, cross, True), cache
 
     def _after_self_attention(
         self, x_BxTxE: jax.Array, cross_key_value: KeyValue, pattern: Pattern, deterministic: bool
@@ -240,9 +237,6 @@ class T5(nn.Module):
 
     Token 0 is padding: as a key it is hidden in the encoder and in cross-attention. The decoder
     is causal only, so the logits after a target's end must be ignored by the loss.
-
-    Attributes:
-      config: `vocab_size` must be a number; `UsageError` (a `ValueError`) if it is None.
     """
 
     config: T5Config
@@ -274,17 +268,12 @@ class T5(nn.Module):
 
     def block_logits(self, block: Block, *, deterministic: bool = True) -> jax.Array:
         """Logits of a block's targets, in any layout: [R, T, V] in float32."""
-        patterns = block_patterns(block, with_lengths=self.config.attention == "cudnn")
+        own, decoder, cross = block_patterns(block, with_lengths=self.config.attention == "cudnn")
         x_BxSxE = self.token_embedder(block.encoder_input_tokens)
-        encoded_BxSxE = self.encoder(x_BxSxE, patterns.encoder, deterministic)
-        x_BxTxE = self.decoder(
-            self.token_embedder(block.decoder_input_tokens),
-            encoded_BxSxE,
-            jnp.arange(decoder_length(block)),
-            patterns.decoder,
-            patterns.cross,
-            deterministic,
-        )
+        encoded_BxSxE = self.encoder(x_BxSxE, own, deterministic)
+        positions_T = jnp.arange(decoder_length(block))
+        x_BxTxE = self.token_embedder(block.decoder_input_tokens)
+        x_BxTxE = self.decoder(x_BxTxE, encoded_BxSxE, positions_T, decoder, cross, deterministic)
         return self.logits(x_BxTxE, deterministic=deterministic)
 
     def encode(self, encoder_input_tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -297,14 +286,12 @@ class T5(nn.Module):
         encoded_BxSxE: jax.Array,
         encoder_input_tokens: jax.Array,
         decoder_input_tokens: jax.Array,
-        *,
-        candidates: int = 1,
-        deterministic: bool = True,
+        candidates: int,
     ) -> jax.Array:
         """Output of `encode`, int32 [B, S], int32 [B, T] -> logits [B, T, V] in float32.
 
-        Where there are several candidates, T holds them one after another, all of one length;
-        each sees itself only, and starts at position 0.
+        T holds the candidates one after another, all of one length; each sees itself only, and
+        starts at position 0.
         """
         length = decoder_input_tokens.shape[1] // candidates
         x_BxTxE = self.decoder(
@@ -313,9 +300,9 @@ class T5(nn.Module):
             jnp.tile(jnp.arange(length), candidates),
             Pattern(mask=causal_mask(length, candidates)),
             Pattern(mask=padding_mask(encoder_input_tokens)),
-            deterministic,
+            True,
         )
-        return self.logits(x_BxTxE, deterministic=deterministic)
+        return self.logits(x_BxTxE)
 
     def logits(self, x_BxTxE: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Output of the decoder's last layer [B, T, E] -> logits [B, T, V] in float32."""

@@ -20,13 +20,12 @@ from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator
 from dss_jax.layouts.batches import TrainBatches
-from dss_jax.layouts.layout import with_layout
-from dss_jax.layouts.shapes import cost_of
+from dss_jax.layouts.layout import cost_of, with_layout
 from dss_jax.run import run_folder
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.compile import COMPILE_CACHE, cache_counts, keep_compiled_code
 from dss_jax.train.sharding import data_parallelism, data_slice, make_mesh
-from dss_jax.train.step import Program, TrainState, build
+from dss_jax.train.step import Program, TrainState
 
 if TYPE_CHECKING:
     from dss_jax.data.spans import Pieces
@@ -84,7 +83,7 @@ def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Score
     cache = keep_compiled_code()
     run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
     run = replace(run, data=with_layout(run.data, mesh.devices.flat[0].platform))
-    program, counted = build(run, mesh), _counted()
+    program, counted = Program(run, mesh), _counted()
     evaluator = Evaluator(run, program, store, scorer)
     return Session(run, folder, store, program, evaluator, cache, counted)
 

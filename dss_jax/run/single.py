@@ -30,12 +30,9 @@ from dss_jax.run.session import (
     train_batches,
 )
 from dss_jax.train import hooks
-from dss_jax.train.bad_steps import BadSteps
 from dss_jax.train.checkpoint import Checkpoints
-from dss_jax.train.compiled import Compiled
-from dss_jax.train.loop import Hook, fit, stop_on_signals
+from dss_jax.train.loop import Hook, fit, prefetch, stop_on_signals
 from dss_jax.train.metric_log import MetricLog, Progress
-from dss_jax.train.prefetch import Prefetch
 from dss_jax.train.sharding import put_batch
 
 log = logging.getLogger(__name__)
@@ -66,7 +63,7 @@ def train(
       opened: opens the run's session.
 
     Raises:
-      UsageError: see `open_run_folder` and `step.build`.
+      UsageError: see `open_run_folder` and `step.Program`.
       Interrupted: the run was asked to stop; its state is saved.
       Diverged: see `BadSteps`.
     """
@@ -124,16 +121,15 @@ def _train_and_score(
     profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
     run, program = session.run, session.program
-    step = Compiled.kept("train step", run, program.train_step)
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="compile")
         stack.callback(pool.shutdown, cancel_futures=True)
-        step.ahead(batches.shapes, pool)
+        program.train_step.ahead(batches.shapes, pool)
         # The evaluation's may still be at work when the first step runs.
         session.evaluator.compile_ahead("validation", run.evaluate.validation_examples, pool)
         state = jax.block_until_ready(first_state(session, checkpoints))
         clock.lap("state")
-        step.wait()
+        program.train_step.wait()
         clock.lap("compile")
         first = int(state.step)
         write, own = _outputs(stack, session, batches, profile, first)
@@ -149,11 +145,12 @@ def _train_and_score(
             hooks.Save(run.train.checkpoint_every or every, checkpoints, evaluate, stop),
             hooks.Stop(steps, stop, checkpoints.wait),
             *own,
-            BadSteps(session.folder, run.train.max_bad_steps, batches.ids_at),
+            hooks.BadSteps(session.folder, run.train.max_bad_steps, batches.ids_at),
         ]
-        prefetch = Prefetch(lambda k: put_batch(batches(k), program.mesh), first, steps)
-        next_batch = stack.enter_context(prefetch)
-        fit(state, steps=steps, train_step=step, next_batch=next_batch, hooks=in_order)
+        made = prefetch(lambda k: put_batch(batches(k), program.mesh), first, steps)
+        next_batch = stack.enter_context(made)
+        train_step = program.train_step
+        fit(state, steps=steps, train_step=train_step, next_batch=next_batch, hooks=in_order)
         checkpoints.wait()
         return finish(session, checkpoints, write)
 

@@ -48,7 +48,7 @@ from dss_jax.run.session import open_session, with_vocab_size
 from dss_jax.train import loop
 from dss_jax.train.loss import task_weights
 from dss_jax.train.metric_log import MetricLog
-from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from dss_jax.train.step import learning_rate_schedule, make_optimizer
 from dss_jax.train.t5x_model import DistillationModel, DistillationTrainer
 
 log = logging.getLogger(__name__)

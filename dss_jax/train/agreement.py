@@ -16,15 +16,8 @@ from dss_jax.layouts.blocks import Batch, Block
 
 
 def pooled(logits_BxTxV: jax.Array, block: Block, examples: int) -> jax.Array:
-    """The largest probability of each piece in each example's label and rationale.
-
-    Args:
-      logits_BxTxV: float32.
-      block: with `decoder_examples`.
-      examples: N.
-
-    Returns:
-      float32 [2, N, V], 0 where the block has no token of an example.
+    """The largest probability of each piece in each example's label and rationale, of a block with
+    `decoder_examples`: float32 [B, T, V] -> [2, N, V], 0 where it has no token of an example.
     """
     probs_MxV = jax.nn.softmax(logits_BxTxV, axis=-1).reshape(-1, logits_BxTxV.shape[-1])
     role_M = jnp.asarray(block.decoder_roles).reshape(-1)
@@ -40,12 +33,9 @@ def count_pairs(batch: Batch, examples: int) -> jax.Array:
     """How many examples have both tasks, float32 scalar."""
     has = jnp.zeros((2, examples), bool)
     for block in batch:
-        role, example = jnp.asarray(block.decoder_roles), jnp.asarray(block.decoder_examples)
-        own = [
-            jnp.zeros(examples, bool).at[example.reshape(-1)].max((role == r).reshape(-1))
-            for r in (LABEL, RATIONALE)
-        ]
-        has |= jnp.stack(own)
+        roles, numbers = jnp.asarray(block.decoder_roles), jnp.asarray(block.decoder_examples)
+        for k, role in enumerate((LABEL, RATIONALE)):
+            has = has.at[k, numbers].max(roles == role)
     return jnp.sum(has[0] & has[1]).astype(jnp.float32)
 
 

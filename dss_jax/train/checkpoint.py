@@ -16,6 +16,8 @@ from dss_jax.train.step import TrainState
 PARAMS, OPTIMIZER = "params", "optimizer"
 """Folders of a checkpoint's two items."""
 
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates what it does.
+
 BEST_METRIC = "score"
 """Metric under which a checkpoint's validation score is kept; the highest is the best."""
 
@@ -40,13 +42,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
-        """Opens the folder, which need not exist.
-
-        Args:
-          folder: of all checkpoints of the run.
-          keep: how many of the latest are kept.
-        """
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save.
+        """Opens the folder, which need not exist; `keep`: how many of the latest are kept."""
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             storage.absolute(folder),
@@ -59,38 +55,25 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, step: int, score: float | None) -> None:
-        """Starts writing a checkpoint; training may go on at once.
+        """Starts writing a checkpoint after `step` updates; training may go on at once.
 
-        Args:
-          state: of the run. Its arrays are copied before this returns, so they may be donated.
-          step: updates done.
-          score: validation score, the higher the better; None where it was not evaluated. One
-            that is not finite counts as none.
+        Its arrays are copied before this returns, so they may be donated. `score`: on validation,
+        the higher the better; None where it was not evaluated. One that is not finite counts as
+        none.
         """
-        if step in self._manager.all_steps():
-            return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-            ),
-            metrics=_metrics(score),
-        )
+        optimizer = {"step": state.step, "opt_state": state.opt_state}
+        self._save(step, score, params=state.params, optimizer=optimizer)
 
     def save_params(self, params: Any, step: int, score: float | None) -> None:
-        """Starts writing a checkpoint that can be scored and exported, but not trained on from.
-
-        Args:
-          params: of the plain model.
-          step, score: as of `save`.
+        """The same of the plain model's parameters alone: they can be scored and exported, but not
+        trained on from.
         """
+        self._save(step, score, params=params)
+
+    def _save(self, step: int, score: float | None, **items: Any) -> None:
         if step not in self._manager.all_steps():
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
-                metrics=_metrics(score),
-            )
+            args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+            self._manager.save(step, args=ocp.args.Composite(**args), metrics=_metrics(score))
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there."""
@@ -106,20 +89,17 @@ class Checkpoints:
         return self.latest_step() if best is None else best
 
     def find(self, name: int | str) -> int:
-        """The step that "best", "latest", or a step itself means.
-
-        Raises:
-          UsageError: there is no such checkpoint, or none at all.
+        """The step that "best", "latest", or a step itself means. Raises UsageError: there is no
+        such checkpoint, or none at all.
         """
         if not self.steps():
             raise UsageError(f"{self._manager.directory} has no checkpoint yet.")
-        found = {"best": self.best_step, "latest": self.latest_step}.get(str(name), lambda: None)()
-        if found is None:
-            if not str(name).isdigit():
-                raise UsageError(f"the checkpoint must be best, latest or a step, not {name!r}.")
-            found = int(name)
-        self._check(found)
-        return found
+        known = {"best": self.best_step(), "latest": self.latest_step()}
+        found = str(known.get(str(name), name))
+        if not found.isdigit():
+            raise UsageError(f"the checkpoint must be best, latest or a step, not {name!r}.")
+        self._check(int(found))
+        return int(found)
 
     def _check(self, step: int) -> None:
         if step not in self.steps():
@@ -130,36 +110,18 @@ class Checkpoints:
         """Reads a state onto the shardings that `abstract` gives; what is not saved stays abstract:
         see `Program.seeded`.
         """
-        self._check(step)
         optimizer = {"step": abstract.step, "opt_state": abstract.opt_state}
-        read = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
-                optimizer=ocp.args.StandardRestore(optimizer),
-            ),
-        )
+        read = self._restore(step, params=abstract.params, optimizer=optimizer)
         return replace(abstract, params=read.params, **read.optimizer)
 
     def restore_params(self, step: int, abstract_params: Any) -> Any:
         """Reads the parameters only."""
+        return self._restore(step, params=abstract_params).params
+
+    def _restore(self, step: int, **items: Any) -> Any:
         self._check(step)
-        read = self._manager.restore(
-            step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
-        )
-        return read.params
-
-    def drop_after(self, step: int) -> None:
-        """Deletes the checkpoints of later steps."""
-        for later in [s for s in self.steps() if s > step]:
-            self._manager.delete(later)
-
-    def keep_only(self, keep: int) -> None:
-        """Deletes all but the best and the latest `keep`."""
-        self.wait()
-        for step in self.steps()[:-keep]:
-            if step != self.best_step():
-                self._manager.delete(step)
+        args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        return self._manager.restore(step, args=ocp.args.Composite(**args))
 
     def wait(self) -> None:
         """Returns when every checkpoint that was started is on disk."""

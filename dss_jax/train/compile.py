@@ -1,20 +1,37 @@
-"""The folder in which compiled code is kept between runs, and what XLA is told."""
+"""Compiled code: the folder in which it is kept between runs, what XLA is told, and steps that are
+compiled ahead of time.
+
+JAX keeps what XLA has compiled (`keep_compiled_code`), but finds it by the lowered function, and to
+trace and lower T5's steps takes Python longer than to read the checkpoint. So a step is kept whole
+too (`Compiled`), and found by all that it is made from: this package's files, the libraries, JAX's
+settings, what of the configuration is compiled in, the devices, and the shapes. If any of it
+differs, the step is made anew.
+
+The files hold machine code, as JAX's own do, and pickles: who can write there can run code here.
+"""
 
 import functools
 import hashlib
 import os
+import pickle
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
+from jax.experimental import serialize_executable
+from jax.sharding import Mesh
 
-from dss_jax.core import processes
+from dss_jax.core import config, processes
+from dss_jax.core.digest import code_digest
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import cache_folder
+from dss_jax.core.paths import cache_folder, write_whole
+from dss_jax.layouts.blocks import Batch
 from dss_jax.model.matmul import on_cpu
+from dss_jax.train.sharding import on_mesh
 
 COMPILE_CACHE = "DSS_COMPILE_CACHE"
 """Environment variable: the folder of compiled code, or "off"."""
@@ -29,11 +46,10 @@ _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache
 
 @functools.cache
 def step_options() -> dict[str, str]:
-    """What XLA is told when it compiles training steps; empty but on CPU.
-
-    There XLA gives sums over all tokens (gradients of norms and of the position bias) to YNNPACK
-    together with what is summed. In a step that is slower than XLA's own code, by 7 to 10 % of the
-    step (benchmarks/README.md, "Levers"), so YNNPACK is left the products of matrices only.
+    """What XLA is told when it compiles training steps; empty but on CPU, where XLA gives  over all
+    tokens (gradients of norms and of the position bias) to YNNPACK together with what is summed. In
+    a step that is slower than XLA's own code, by 7 to 10 % of the step (benchmarks/README.md,
+    "Levers"), so YNNPACK is left the products of matrices only.
     """
     if not on_cpu():
         return {}
@@ -71,11 +87,8 @@ def keep_compiled_code() -> str | None:
     The folder is DSS_COMPILE_CACHE ("off" for none), else `compiled` in the package's cache
     folder, with a folder for each kind of processor in it. JAX's own JAX_COMPILATION_CACHE_DIR
     goes before both. A folder in a bucket (gs://) is used as it is, and never made smaller. To be
-    called before anything is compiled.
-
-    Returns:
-      The folder; None where nothing is kept, also where the package's cache folder cannot be
-      written.
+    called before anything is compiled. Gives the folder; None where nothing is kept, also where
+    the package's cache folder cannot be written.
 
     Raises:
       UsageError: the folder that DSS_COMPILE_CACHE names cannot be made.
@@ -155,3 +168,175 @@ def first_together(function: Callable) -> Callable:
         return function(*args)
 
     return call
+
+
+MAX_BYTES = 2 * 2**30
+"""The steps that were not used for longest are removed beyond this."""
+
+_ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+_TRACING = threading.Lock()
+"""Held while a function is lowered. That is Python, so two at once are no faster; one by one, in
+the order in which they were begun, XLA has the first early, and no step waits for a later one.
+"""
+
+
+def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
+    """All that a step is made from, but for its name and the shapes of a batch.
+
+    Of the configuration only what is compiled in counts. Seeds, data and places are none of it, nor
+    is how often something is logged or saved.
+    """
+    compiled_in = (
+        (run.method, run.model, run.lora, run.loss, run.optimizer, run.mesh),
+        (run.data.batch_size, run.train.steps, run.train.microbatches, run.train.max_bad_steps),
+    )
+    first = jax.tree.map(repr, first)
+    devices = [(d.id, d.process_index, d.device_kind, d.platform) for d in mesh.devices.flat]
+    settings = {k: v for k, v in jax.config.values.items() if "cache" not in k}
+    environment = [os.environ.get(name) for name in _ENVIRONMENT]
+    version = mesh.devices.flat[0].client.platform_version
+    parts = (code_digest(), compiled_in, dict(mesh.shape), devices, version, first, environment)
+    return repr((*parts, sorted(settings.items(), key=str)))
+
+
+def shapes_of(batch: Batch) -> tuple:
+    """What tells batches of different shapes apart; can be hashed."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+class Compiled:
+    """A function of (something, batch on the mesh), compiled for each shape of batch that was
+    announced; another is compiled when it is met.
+
+    Attributes:
+      lower: shapes of a batch -> the function, lowered for them; takes no memory.
+      folder: where compiled code is kept; None: it is not.
+    """
+
+    def __init__(
+        self, lower: Callable[[Batch], Any], mesh: Mesh, folder: Path | None = None, key: str = ""
+    ) -> None:
+        """`key`: all that the function is made from, but for the shapes of a batch."""
+        self.lower, self._mesh, self.folder, self._key = lower, mesh, folder, key
+        self._compiled: dict[tuple, Future[Callable]] = {}
+        self._met: set[tuple] = set()
+
+    @classmethod
+    def kept(cls, name: str, run: config.Run, mesh: Mesh, jitted: Any, first: Any) -> Self:
+        """A jitted step of a run, kept where compiled code is; `name` tells it from its others.
+
+        `first`: shapes, dtypes and shardings of its first argument. Logical axes in the model mean
+        axes of the mesh while it is traced.
+        """
+
+        def lower(batch: Batch) -> jax.stages.Lowered:
+            with on_mesh(mesh, run.mesh.logical_axis_rules):
+                return jitted.lower(first, batch)
+
+        folder = _folder()
+        key = "" if folder is None else f"{name} {fingerprint(run, mesh, first)}"
+        return cls(lower, mesh, folder, key)
+
+    def ahead(self, shapes: Iterable[Batch], pool: ThreadPoolExecutor) -> None:
+        """Begins to compile in the pool, for global batches of anything that has `shape` and
+        `dtype`; XLA works on several at once.
+        """
+        for batch in shapes:
+            key = shapes_of(batch)
+            if key not in self._compiled:
+                self._compiled[key] = pool.submit(self._compile, batch)
+
+    def wait(self) -> None:
+        """Waits for all that was begun; raises what the compiler raised."""
+        for future in self._compiled.values():
+            future.result()
+
+    def __call__(self, first: Any, batch: Batch) -> Any:
+        """Calls the code that was compiled for the batch's shapes; with several processes, all must
+        call it, and begin the first call of each shape together.
+        """
+        key = shapes_of(batch)
+        if key not in self._compiled:
+            made: Future[Callable] = Future()
+            made.set_result(self._compile(batch))
+            self._compiled[key] = made
+        function = self._compiled[key].result()
+        if key not in self._met:
+            processes.barrier()
+            self._met.add(key)
+        return function(first, batch)
+
+    def _compile(self, batch: Batch) -> Callable:
+        counts = cache_counts()
+        if (found := self._load(batch)) is not None:
+            counts.found += 1
+            return found
+        with _TRACING:
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+            lowered = self.lower(shapes)
+        before = counts.missing_here
+        compiled = lowered.compile()
+        # Only what XLA has compiled just now. Code that JAX has read from the disk loses functions
+        # when it is written again, on CPUs; it shows when it runs ("NOT_FOUND: Function ...").
+        if counts.missing_here > before:
+            self._keep(batch, compiled)
+        return compiled
+
+    def _name(self, batch: Batch) -> str:
+        return hashlib.sha256(f"{self._key} {shapes_of(batch)}".encode()).hexdigest()
+
+    def _load(self, batch: Batch) -> Callable | None:
+        """The code for this shape; None where it is not there or cannot be read."""
+        if self.folder is None:
+            return None
+        file, devices = self.folder / self._name(batch), list(self._mesh.devices.flat)
+        try:
+            content = file.read_bytes()
+        except OSError:
+            return None
+        try:
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                raise ValueError("cut short")
+            code, inputs, outputs = pickle.loads(content[32:])
+            compiled: Callable = serialize_executable.deserialize_and_load(
+                code, inputs, outputs, devices[0].client, devices
+            )
+            file.touch()  # It was used now.
+        except Exception:
+            # Whatever is wrong with it (a disk that was full, another JAX), a new one is made.
+            file.unlink(missing_ok=True)
+            return None
+        return compiled
+
+    def _keep(self, batch: Batch, compiled: jax.stages.Compiled) -> None:
+        """Keeps it, where JAX and the disk can."""
+        if self.folder is None:
+            return
+        try:
+            content = pickle.dumps(serialize_executable.serialize(compiled))
+            content = hashlib.sha256(content).digest() + content
+            write_whole(self.folder / self._name(batch), content)
+            _remove_old(self.folder)
+        except Exception:
+            # Not each executable can be kept, and no run shall fail because one was not.
+            return
+
+
+def _remove_old(folder: Path) -> None:
+    total = 0
+    for file in sorted(folder.iterdir(), key=lambda file: -file.stat().st_mtime):
+        total += file.stat().st_size
+        if total > MAX_BYTES:
+            file.unlink(missing_ok=True)
+
+
+def _folder() -> Path | None:
+    """Where steps are kept; None where compiled code is not kept on a local disk, or where several
+    processes run one function.
+    """
+    settings = jax.config.values
+    folder = settings["jax_compilation_cache_dir"]
+    kept = folder and settings["jax_enable_compilation_cache"] and "://" not in folder
+    return Path(folder) / "steps" if kept and jax.process_count() == 1 else None

@@ -1,23 +1,38 @@
-"""What is done beside the training steps: scoring, saving, stopping, logging, tracing."""
+"""What is done beside the training steps: scoring, saving, stopping, logging, tracing, and the end
+of a run that has diverged.
+"""
 
 import logging
+import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
+import numpy as np
 
-from dss_jax.core import config
+from dss_jax.core import config, processes, strict_json
+from dss_jax.core.errors import Diverged
 from dss_jax.core.flops import Work, peak_flops, training_flops
+from dss_jax.core.paths import write_whole
+from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.loop import Hook, Interrupted, StopRequest
 from dss_jax.train.step import Metrics, TrainState
 
 log = logging.getLogger(__name__)
 
 Numbers = dict[str, float]
+
+LOG, REPLAY, STATES = "bad_steps.jsonl", "diverged.json", "diverged"
+"""In the run's folder: a line a skipped batch; what `dss replay` reads; the state for it."""
+
+SHOWN = 5
+"""Ids of a batch that are said; all are written."""
 
 
 @dataclass
@@ -37,34 +52,21 @@ class FirstStep(Hook):
 
 @dataclass
 class Evaluate(Hook):
-    """Scores the parameters every `every` steps and at the last.
-
-    Attributes:
-      score: (params, step) -> validation score, the higher the better; None: no such split.
+    """Scores the parameters every `every` steps and at the last; `score`: (params, step) ->
+    validation score, the higher the better; None: no such split. `newest`: that of the last step.
     """
 
     every: int
     steps: int
     score: Callable[[Any, int], float | None]
-    found: tuple[int, float | None] = (0, None)
+    newest: dict[int, float | None] = field(default_factory=dict)
 
     def due(self, step: int) -> bool:
         return step % self.every == 0 or step == self.steps
 
     def at(self, step: int, state: TrainState) -> None:
         if self.due(step):
-            self.found = step, self.score(state.params, step)
-
-    def score_at(self, step: int) -> float | None:
-        """The score of a step that was just evaluated; None of others."""
-        return self.found[1] if self.found[0] == step else None
-
-
-class SavesStates(Protocol):
-    """Keeps states; `dss_jax.train.checkpoint.Checkpoints` is one."""
-
-    def save(self, state: TrainState, step: int, score: float | None) -> None: ...
-    def wait(self) -> None: ...
+            self.newest = {step: self.score(state.params, step)}
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Save(Hook):
     """
 
     every: int
-    checkpoints: SavesStates
+    checkpoints: Checkpoints
     evaluate: Evaluate
     stop: StopRequest
 
@@ -83,15 +85,13 @@ class Save(Hook):
 
     def at(self, step: int, state: TrainState) -> None:
         if self.due(step):
-            self.checkpoints.save(state, step, self.evaluate.score_at(step))
+            self.checkpoints.save(state, step, self.evaluate.newest.get(step))
 
 
 @dataclass
 class Stop(Hook):
-    """Ends the training where a stop was asked for. Comes after all that saves.
-
-    Attributes:
-      wait: returns when what was saved is on the disk.
+    """Ends the training where a stop was asked for. Comes after all that saves; `wait` returns when
+    it is on the disk.
     """
 
     steps: int
@@ -107,26 +107,16 @@ class Stop(Hook):
             raise Interrupted(step)
 
 
-class ShowsProgress(Protocol):
-    """Shows that so many updates are done; `dss_jax.train.metric_log.Progress` is one."""
-
-    def __call__(self, step: int, numbers: Numbers | None = None) -> None: ...
-
-
 @dataclass
 class Log(Hook):
     """Writes a step's metrics, and the rates since the last reading, every `every` steps.
 
-    Comes after all that takes time: that is none of the rates'. The clock is read when a step's
-    metrics have arrived.
+    Comes after all that takes time: that is none of the rates'.
 
     Attributes:
-      write: (step, "train", numbers).
-      show: told of every step, where there is something to tell.
-      work: number of a batch -> its useful work, of all processes.
-      examples: of a batch.
-      model: for the work's FLOPs.
+      work: number of a batch -> its useful work, of all processes, with `examples` rows.
       peak: operations a second of all devices together; None where it is not known.
+      show: told of every step, and of the numbers where there are new ones.
     """
 
     every: int
@@ -136,7 +126,7 @@ class Log(Hook):
     examples: int
     model: config.T5Config
     peak: float | None = None
-    show: ShowsProgress | None = None
+    show: Callable[[int, Numbers | None], None] | None = None
     _read: int | None = None
     _since: float = field(default_factory=time.monotonic)
 
@@ -198,12 +188,12 @@ class Profile(Hook):
     def __post_init__(self) -> None:
         if self.first >= self.stop:
             log.info("nothing is traced: step %d is done already", self.stop)
-        self.at(self.first, None)
+        self.at(self.first)
 
     def due(self, step: int) -> bool:
         return step in (self.start, self.stop)
 
-    def at(self, step: int, state: TrainState | None) -> None:
+    def at(self, step: int, state: TrainState | None = None) -> None:
         if self.start <= step < self.stop and not self._running:
             # A trace holds a million events. Python's frames fill that with one compilation, and
             # the steps after it would be missing.
@@ -220,3 +210,80 @@ class Profile(Hook):
             self._running = False
             jax.profiler.stop_trace()
             log.info("trace of steps %d to %d: %s", self.start, self.stop - 1, self.folder)
+
+
+@dataclass
+class BadSteps(Hook):
+    """Says and keeps which updates were skipped because loss or gradient was not finite, and ends
+    a run that makes no others. The step itself leaves parameters and optimiser as they are
+    (`step.make_train_step`), so nothing here is in a hurry.
+
+    Attributes:
+      most: `Train.max_bad_steps`. After as many in a row the parameters of the newest state are
+        still those before the first of them; it is kept for `dss replay`, and `Diverged` raised.
+      ids_at: batch number -> ids of its rows.
+    """
+
+    folder: Path
+    most: int
+    ids_at: Callable[[int], list[str]]
+
+    def done(self, step: int, metrics: Metrics, newest: TrainState) -> None:
+        in_a_row = int(metrics["bad_steps"])
+        if not in_a_row:
+            return
+        numbers = {name: float(value) for name, value in metrics.items()}
+        ids = self.ids_at(step - 1)
+        log.warning(
+            f"step {step}: {not_finite(numbers)}, so the update is skipped ({in_a_row} in a row). "
+            f"Rows: {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''} (all: {LOG})"
+        )
+        self._write(step, numbers, ids)
+        if in_a_row >= self.most:
+            raise self._diverged(step - in_a_row, numbers, newest)
+
+    def _write(self, step: int, numbers: dict[str, float], ids: list[str]) -> None:
+        if processes.is_first():
+            line = strict_json.dumps({"step": step, "numbers": numbers, "ids": ids}) + "\n"
+            file = self.folder / LOG
+            # Whole, because objects of a bucket do not grow.
+            write_whole(file, (file.read_text() if file.exists() else "") + line)
+
+    def _diverged(self, first: int, numbers: dict[str, float], state: TrainState) -> Diverged:
+        """Keeps what `dss replay` needs; `first` is the number of the first bad batch."""
+        with closing(Checkpoints(self.folder / STATES)) as kept:
+            kept.save(state, int(state.step), None)
+        file = self.folder / REPLAY
+        ids = [self.ids_at(first + i) for i in range(self.most)]
+        content: dict[str, Any] = {"step": first, "in_a_row": self.most, "state": int(state.step)}
+        content |= {"numbers": numbers, "ids": ids}
+        if processes.is_first():
+            write_whole(file, strict_json.dumps(content, indent=1) + "\n")
+        return Diverged(
+            f"the run has diverged: {self.most} updates in a row were skipped from step "
+            f"{first + 1} on, the last because {not_finite(numbers)} (Train.max_bad_steps = "
+            f"{self.most}). What is saved is the state before them. To repeat the step:\n"
+            f"  dss replay {shlex.quote(str(file))}\n"
+            "Usual causes: a learning rate that is too high (Optimizer.learning_rate, "
+            "Optimizer.warmup_steps), a checkpoint to start from that is damaged."
+        )
+
+
+def not_finite(numbers: dict[str, float]) -> str:
+    """ "the loss is nan (label/loss nan)" or, where that is finite, what the gradient is."""
+    bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+    parts = [f"{name} {value}" for name, value in bad.items() if name.endswith("/loss")]
+    if "loss" in bad:
+        return f"the loss is {numbers['loss']}" + (f" ({', '.join(parts)})" if parts else "")
+    if "grad_norm" in bad:
+        return f"the gradient's norm is {numbers['grad_norm']}"
+    return "batches before it were not finite"
+
+
+def bad_leaves(tree: Any) -> list[str]:
+    """Names of arrays that hold a number that is not finite."""
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(np.asarray(leaf)).all():
+            found.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+    return found

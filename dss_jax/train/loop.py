@@ -5,9 +5,10 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -15,6 +16,8 @@ from dss_jax.core import processes
 from dss_jax.train.step import Metrics, TrainState
 
 log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 AHEAD = 2
 """Steps that may be sent off and not done. The device has its next one, and no stop, reading or
@@ -50,13 +53,8 @@ def fit(
 
     Args:
       state: where to start: fresh, or restored. It is given up.
-      steps: of the whole run.
-      train_step: (state, batch) -> (state, metrics).
       next_batch: number of a step, from 0 -> its batch, on the devices.
       hooks: called in their order. One may end the training by raising.
-
-    Returns:
-      The state at the last step.
     """
     sent: deque[tuple[int, Metrics]] = deque()
 
@@ -84,6 +82,35 @@ def fit(
     return state
 
 
+@contextmanager
+def prefetch(
+    make: Callable[[int], Item], first: int, end: int, *, ahead: int = 2
+) -> Iterator[Callable[[int], Item]]:
+    """Items number `first`, `first` + 1, ... up to `end` - 1, made in a thread while others are
+    used: at most `ahead` are made and not asked for.
+
+    Gives number -> item. Each is asked for once, in order; an error of `make` is raised where its
+    item is asked for. What was made and not asked for is dropped at the end: as `make` is a pure
+    function, the next run makes it again.
+    """
+    thread, upcoming = ThreadPoolExecutor(1, "prefetch"), first
+    made = deque(thread.submit(make, n) for n in range(first, min(first + ahead, end)))
+
+    def item(number: int) -> Item:
+        nonlocal upcoming
+        assert number == upcoming < end, f"asked for {number}, next is {upcoming}"
+        found = made.popleft().result()
+        upcoming += 1
+        if number + ahead < end:
+            made.append(thread.submit(make, number + ahead))
+        return found
+
+    try:
+        yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The run was asked to stop, and saved its state at `step`."""
 
@@ -93,16 +120,11 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
 
 class StopRequest:
-    """Whether the run was asked to stop.
-
-    Attributes:
-      asked: by a signal for this process.
+    """Whether the run was asked to stop; `asked`: by a signal for this process. `agreed`, where
+    there are several: (step) -> whether all stop after it; each must ask once after each step.
     """
 
     def __init__(self, agreed: Callable[[int], bool] | None = None) -> None:
-        """`agreed`: of several processes: (step) -> whether all of them stop after it; each must be
-        asked once after each step.
-        """
         self.asked = False
         self._agreed, self._last = agreed, (0, False)
 

@@ -7,6 +7,7 @@ something else: a rationale has 3 to 10 times the tokens of a label, so the labe
 Shape letters: B rows, T target length, V vocabulary, K = 2 tasks (label, rationale).
 """
 
+from collections.abc import Iterable
 from functools import reduce
 from typing import NamedTuple
 
@@ -19,16 +20,14 @@ from dss_jax.core.ids import LABEL, RATIONALE
 from dss_jax.layouts.blocks import Batch, Block
 from dss_jax.model.sampling import first_argmax
 from dss_jax.model.t5 import T5
-from dss_jax.train import agreement
 
 MIN_COUNT = 1.0
 """A task without a token in the batch has loss 0, not 0 / 0."""
 
 
 class TaskSums(NamedTuple):
-    """Sums over the real tokens of each task, float32 [K].
-
-    `disagreement` is that of `dss_jax.train.agreement`, a float32 scalar; None where it is off.
+    """Sums over the real tokens of each task, float32 [K]; `disagreement` is that of
+    `dss_jax.train.agreement`, a float32 scalar, None where it is off.
     """
 
     loss: jax.Array
@@ -38,17 +37,11 @@ class TaskSums(NamedTuple):
 
 
 def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array, cfg: config.Loss) -> jax.Array:
-    """Cross entropy of each token, with label smoothing and z-loss as T5X has them.
+    """Cross entropy of each token, with label smoothing and z-loss as T5X has them: float32
+    [B, T, V], int32 -> float32. Padding gives a number too, which the caller masks.
 
-    Args:
-      logits_BxTxV: float32.
-      targets_BxT: int32; padding gives a number too, which the caller masks.
-      cfg: the coefficients.
-
-    Returns:
-      float32 [B, T]. Label smoothing gives the off-target tokens `s / (V - 1)` each and takes
-      the entropy of that target distribution off, so that the least loss is 0
-      (t5x.losses.compute_weighted_cross_entropy).
+    Label smoothing gives the off-target tokens `s / (V - 1)` each and takes the entropy of that
+    distribution off, so that the least loss is 0 (t5x.losses.compute_weighted_cross_entropy).
     """
     vocab_size = logits_BxTxV.shape[-1]
     log_z_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
@@ -68,10 +61,13 @@ def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array, cfg: config.Lo
 def count_tokens(batch: Batch) -> jax.Array:
     """Real target tokens of each task in the batch: float32 [K]."""
     per_block = [
-        jnp.stack([jnp.sum(block.decoder_roles == role) for role in (LABEL, RATIONALE)])
-        for block in batch
+        _sums(block.decoder_roles == role for role in (LABEL, RATIONALE)) for block in batch
     ]
     return sum(per_block[1:], per_block[0]).astype(jnp.float32)
+
+
+def _sums(of_tasks: Iterable[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.sum(x) for x in of_tasks])
 
 
 def _block_sums(
@@ -96,12 +92,14 @@ def _block_sums(
     hits_BxT = first_argmax(logits_BxTxV) == targets_BxT
     masks = [block.decoder_roles == role for role in (LABEL, RATIONALE)]
     sums = TaskSums(
-        loss=jnp.stack([jnp.sum(jnp.where(m, losses_BxT, 0.0)) for m in masks]),
-        correct=jnp.stack([jnp.sum(m & hits_BxT) for m in masks]).astype(jnp.float32),
-        tokens=jnp.stack([jnp.sum(m) for m in masks]).astype(jnp.float32),
+        loss=_sums(jnp.where(m, losses_BxT, 0.0) for m in masks),
+        correct=_sums(m & hits_BxT for m in masks).astype(jnp.float32),
+        tokens=_sums(masks).astype(jnp.float32),
     )
     if block.decoder_examples is None:
         return sums, None
+    from dss_jax.train import agreement
+
     return sums, agreement.pooled(logits_BxTxV, block, examples)
 
 
@@ -117,31 +115,23 @@ def task_sums(
 
     `examples`: of the whole batch, where its blocks have `decoder_examples`.
     """
-    keys = [
-        None if dropout_key is None else jax.random.fold_in(dropout_key, i)
-        for i in range(len(batch))
-    ]
-    parts, pooled = zip(
-        *(
-            _block_sums(model, params, block, cfg, key, examples)
-            for block, key in zip(batch, keys, strict=True)
-        ),
-        strict=True,
-    )
+    found = []
+    for i, block in enumerate(batch):
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
+        found.append(_block_sums(model, params, block, cfg, key, examples))
+    parts, pooled = zip(*found, strict=True)
     total = jax.tree.map(lambda *xs: sum(xs[1:], xs[0]), *parts)
     if pooled[0] is None:
         return total
+    from dss_jax.train import agreement
+
     largest = reduce(jnp.maximum, pooled)
     return total._replace(disagreement=agreement.disagreement(largest))
 
 
 def alpha_at(cfg: config.Loss, step: jax.Array, steps: int) -> jax.Array:
-    """Weight of the label task at a step, float32 scalar: see `config.Loss`.
-
-    Args:
-      cfg: the schedule.
-      step: int32 scalar, updates done.
-      steps: of the run.
+    """Weight of the label task after `step` updates, int32 scalar, of the run's `steps`: float32
+    scalar; see `config.Loss`.
     """
     if cfg.alpha_schedule == "constant":
         return jnp.float32(cfg.alpha)
@@ -171,11 +161,7 @@ def task_weights(
 def weighted_loss(
     loss_sums_K: jax.Array, tokens_K: jax.Array, weights: tuple[float | jax.Array, ...]
 ) -> jax.Array:
-    """alpha * mean + (1 - alpha) * mean, float32 scalar.
-
-    Args:
-      loss_sums_K: summed losses of each task, perhaps of a part of the batch.
-      tokens_K: real tokens of each task in the whole batch.
-      weights: of the tasks.
+    """alpha * mean + (1 - alpha) * mean, float32 scalar: of the summed losses of each task, perhaps
+    of a part of the batch, over its real tokens in the whole batch.
     """
     return jnp.sum(jnp.asarray(weights) * loss_sums_K / jnp.maximum(tokens_K, MIN_COUNT))

@@ -1,4 +1,5 @@
-"""How much memory a training step takes on each device, without a device and without compiling.
+"""How much memory a training step takes on each device, without a device and without compiling; and
+which mesh, remat policy and microbatches let it fit, and cost the least time.
 
 Parameters and optimiser state are exact: their shapes under the shardings of the mesh. What the
 backward pass finds kept of the forward pass is not guessed by a formula: JAX is asked, by tracing
@@ -8,8 +9,8 @@ XLA's own memory analysis (tests/test_memory.py): see `WORKING` and `_working`.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import Device
+from dss_jax.core.t5_config import REMAT_POLICIES
 from dss_jax.layouts.blocks import Batch, Block
 from dss_jax.model import lora
 from dss_jax.model.attention import Pattern
@@ -35,7 +39,7 @@ class Memory:
     """Bytes on each device.
 
     Attributes:
-      parameters, optimizer: the state, which is there all the time.
+      parameters, optimizer: are there all the time.
       gradients: float32, of what is trained; twice with microbatches (the sum and the new).
       activations: what the backward pass finds kept of the forward pass, logits and dropout
         masks included.
@@ -52,19 +56,13 @@ class Memory:
     @property
     def total(self) -> int:
         """At the moment when it is most."""
-        return self.parameters + self.optimizer + self.gradients + self.activations + self.working
-
-
-def abstract_mesh(sizes: config.Mesh) -> AbstractMesh:
-    """A mesh without devices."""
-    return AbstractMesh(tuple(getattr(sizes, axis) for axis in config.MESH_AXES), config.MESH_AXES)
+        return sum(astuple(self))
 
 
 def tree_bytes(tree: Any) -> int:
     """Bytes on each device of abstract arrays with shardings."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
+    shards = [(x.sharding.shard_shape(x.shape), x.dtype) for x in jax.tree.leaves(tree)]
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shards)
 
 
 def abstract_batch(run: config.Run, rows: int) -> Batch:
@@ -87,12 +85,8 @@ def _kept(gradient_of: Callable, *args: Any) -> int:
     )(*args).jaxpr
     inputs = set(jaxpr.invars)
     kept = {v for v in jaxpr.outvars if not hasattr(v, "val") and v not in inputs}
-    sizes = [(v.aval.size, v.aval.dtype) for v in kept]
-    return sum(
-        size * dtype.itemsize
-        for size, dtype in sizes
-        if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
-    )
+    arrays = [v.aval for v in kept if not jax.dtypes.issubdtype(v.aval.dtype, jax.dtypes.extended)]
+    return sum(x.size * x.dtype.itemsize for x in arrays)
 
 
 def _step_kept(run: config.Run, rows: int) -> int:
@@ -100,10 +94,8 @@ def _step_kept(run: config.Run, rows: int) -> int:
     model = T5(run.model)
 
     def part(trained: dict, frozen: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-        params = lora.join(trained, frozen)
-        sums = losses.task_sums(
-            model, params, batch, run.loss, key if run.model.dropout_rate else None
-        )
+        params, dropout_key = lora.join(trained, frozen), key if run.model.dropout_rate else None
+        sums = losses.task_sums(model, params, batch, run.loss, dropout_key)
         weights = losses.task_weights(run.loss, run.method)
         return losses.weighted_loss(sums.loss, losses.count_tokens(batch), weights), sums
 
@@ -123,9 +115,8 @@ def _layer_kept(run: config.Run, layer: type[nn.Module], rows: int) -> int:
         )
         for n in (s, t)
     ]
-    if layer is EncoderLayer:
-        inputs = [hidden[0], patterns[0]]
-    else:
+    inputs = [hidden[0], patterns[0]]
+    if layer is DecoderLayer:
         inputs = [hidden[1], hidden[0], patterns[1], patterns[0]._replace(bias=None)]
     module = layer(model)
 
@@ -145,12 +136,9 @@ _KEY = jax.eval_shape(lambda: jax.random.key(0))
 @cache
 def _per_row(run: config.Run) -> dict[str, tuple[int, int]]:
     """What is kept, as (constant, for each example), for all of a step and for single layers."""
-    measured: dict[str, Callable[[int], int]] = {
-        "step": lambda rows: _step_kept(run, rows),
-        "encoder": lambda rows: _layer_kept(run, EncoderLayer, rows),
-        "decoder": lambda rows: _layer_kept(run, DecoderLayer, rows),
-    }
-    found = {name: (of(1), of(2)) for name, of in measured.items()}
+    found = {"step": [_step_kept(run, rows) for rows in (1, 2)]}
+    for name, layer in (("encoder", EncoderLayer), ("decoder", DecoderLayer)):
+        found[name] = [_layer_kept(run, layer, rows) for rows in (1, 2)]
     return {name: (2 * one - two, two - one) for name, (one, two) in found.items()}
 
 
@@ -158,14 +146,8 @@ def _one_device(run: config.Run, model_axis: int) -> config.Run:
     """The part of the model that a device of the mesh's model axis computes; no more than that,
     so that runs with the same activations are traced once.
     """
-    m, vocab_size = run.model, run.model.vocab_size
-    assert vocab_size is not None
-    local = replace(
-        m,
-        num_heads=m.num_heads // model_axis,
-        mlp_dim=m.mlp_dim // model_axis,
-        vocab_size=vocab_size // model_axis,
-    )
+    m, sharded = run.model, ("num_heads", "mlp_dim", "vocab_size")
+    local = replace(m, **{name: getattr(m, name) // model_axis for name in sharded})
     data = config.Data(input_length=run.data.input_length, target_length=run.data.target_length)
     return config.Run(data=data, method=run.method, model=local, loss=run.loss, lora=run.lora)
 
@@ -182,7 +164,7 @@ def estimate(run: config.Run, boxed: TrainState) -> Memory:
       UsageError: parameters or batch cannot be shared out over the mesh.
     """
     sizes, parts = run.mesh, run.train.microbatches
-    mesh = abstract_mesh(sizes)
+    mesh = AbstractMesh(tuple(getattr(sizes, a) for a in config.MESH_AXES), config.MESH_AXES)
     sharding.check_batch(run.data.batch_size, mesh, parts, "Data.batch_size")
     state = abstract_state(run, mesh, boxed)
     trained = tree_bytes(lora.split(state.params)[0])
@@ -216,8 +198,7 @@ def _gathered(state: TrainState, sizes: config.Mesh) -> int:
     """
     if sizes.fsdp == 1:
         return 0
-    layers = {"encoder": 0, "decoder": 0}
-    single = 0
+    layers, single = {"encoder": 0, "decoder": 0}, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         size = math.prod(leaf.sharding.shard_shape(leaf.shape)) * FLOAT32 * sizes.fsdp
         if any(key.key == "layers" for key in path):
@@ -225,3 +206,95 @@ def _gathered(state: TrainState, sizes: config.Mesh) -> int:
         else:
             single = max(single, size)
     return max(2 * max(layers.values()), single)
+
+
+MAX_COUNT = 512
+"""Most devices that `enough_devices` tries."""
+
+REMAT_COST = {"none": 1.0, "minimal": 1.1, "full": 1.3}
+MICROBATCH_COST, FSDP_COST, MODEL_COST = 1.03, 1.05, 1.15
+"""Rules of thumb for the time of a step: full remat is a second forward pass; each doubling of
+the microbatches makes products smaller; FSDP gathers parameters, once; each doubling of the model
+axis adds sums inside every layer. They only decide the order in which plans are tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run on a mesh, and what it takes on each device."""
+
+    run: config.Run
+    memory: Memory
+
+    def fits(self, device: Device) -> bool:
+        return self.memory.total <= device.usable
+
+
+def _cost(run: config.Run) -> float:
+    remat, parts = REMAT_COST[run.model.remat_policy], run.train.microbatches
+    of_batch = remat * MICROBATCH_COST ** math.log2(parts)
+    of_fsdp = FSDP_COST if run.mesh.fsdp > 1 else 1.0
+    return of_batch * of_fsdp * MODEL_COST ** math.log2(run.mesh.model)
+
+
+def candidates(run: config.Run, count: int) -> list[config.Run]:
+    """The run on every mesh of `count` devices that can share it, with each remat policy and 1, 2,
+    4 ... microbatches; the quickest first.
+    """
+    m, batch = run.model, run.data.batch_size
+    shared_by_model = math.gcd(m.num_heads, m.mlp_dim, m.vocab_size or 1)
+
+    def divisors(n: int) -> list[int]:
+        return [d for d in range(1, n + 1) if n % d == 0]
+
+    def all_of() -> Iterator[config.Run]:
+        for model in divisors(count):
+            for fsdp in divisors(count // model):
+                data = count // model // fsdp
+                mesh = replace(run.mesh, data=data, fsdp=fsdp, model=model)
+                rows = batch // (data * fsdp)
+                if shared_by_model % model or m.emb_dim % fsdp or batch % (data * fsdp):
+                    continue
+                for parts in (2**i for i in range(rows.bit_length()) if rows % 2**i == 0):
+                    train = replace(run.train, microbatches=parts)
+                    for policy in REMAT_POLICIES:
+                        own = replace(m, remat_policy=policy)
+                        yield replace(run, mesh=mesh, train=train, model=own)
+
+    return sorted(all_of(), key=_cost)
+
+
+def plan(run: config.Run, device: Device, count: int, boxed: TrainState | None = None) -> Plan:
+    """The quickest plan that fits `count` devices; where none does, the one that takes the least.
+
+    Args:
+      run: T5Config.vocab_size must be set; its mesh, remat policy and microbatches are not read.
+      boxed: of `step.boxed_state(run)`, where it is at hand.
+
+    Raises:
+      UsageError: the batch cannot be shared out over the devices.
+    """
+    boxed = boxed_state(run) if boxed is None else boxed
+    plans = []
+    for candidate in candidates(run, count):
+        plans.append(Plan(run=candidate, memory=estimate(candidate, boxed)))
+        if plans[-1].fits(device):
+            return plans[-1]
+    if not plans:
+        raise UsageError(
+            f"a batch of {run.data.batch_size} examples and this model cannot be shared out evenly "
+            f"over {count} devices. Give another --count or --batch, for example powers of 2."
+        )
+    return min(plans, key=lambda p: p.memory.total)
+
+
+def enough_devices(run: config.Run, device: Device, count: int) -> Plan | None:
+    """The plan on the fewest devices, doubling `count`, on which the run fits; None: too many."""
+    boxed = boxed_state(run)
+    while (count := 2 * count) <= MAX_COUNT:
+        try:
+            found = plan(run, device, count, boxed)
+        except UsageError:
+            return None
+        if found.fits(device):
+            return found
+    return None

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,9 +16,20 @@ from tqdm import tqdm
 
 from dss_jax.core import storage, strict_json
 from dss_jax.core.paths import write_whole
-from dss_jax.train.mirror import Mirror
 
 Numbers = Mapping[str, float]
+
+LINE_SECONDS = 10.0
+"""Between lines where there is no terminal for a bar."""
+
+_SHOWN = {
+    "label": "label/loss",
+    "rationale": "rationale/loss",
+    "ex/s": "examples_per_second",
+    "tok/s": "tokens_per_second",
+    "MFU %": "mfu",
+}
+"""What bar and lines show -> metric."""
 
 
 def read_metrics(file: Path) -> list[dict]:
@@ -28,90 +40,68 @@ def read_metrics(file: Path) -> list[dict]:
         return []
     lines = []
     for line in file.read_text().splitlines():
-        try:
+        with suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return lines
 
 
-class _TensorBoard:
-    """TensorBoard's files, written by a thread of their own.
+class MetricLog:
+    """Writes numbers of a step to `metrics.jsonl` and `tensorboard/` in the output folder.
 
-    It imports tensorboardX when there is something to write: that takes seconds, for it imports
-    boto3, Google's clients and PyTorch where they are installed, and no step shall wait for it.
+    Lines of steps after `step`, from which the run goes on, are taken out: an interrupted run wrote
+    them after its last checkpoint, and they will come again.
+
+    A thread imports tensorboardX when there is something to write: that takes seconds, for it
+    imports boto3, Google's clients and PyTorch where they are installed, and no step shall wait.
     """
 
-    def __init__(self, folder: Path, purge_step: int) -> None:
-        """Numbers of `purge_step` and later that are in the folder already are not shown."""
-        self._folder, self._purge_step = folder, purge_step
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
-        self._begun: deque[Future] = deque()
-        self._writer: Any = None
-
-    def __call__(self, step: int, group: str, numbers: Numbers) -> None:
-        """Begins to write; raises what writing numbers before has raised."""
-        while self._begun and self._begun[0].done():
-            self._begun.popleft().result()
-        self._begun.append(self._thread.submit(self._write, step, group, dict(numbers)))
-
-    def _write(self, step: int, group: str, numbers: Numbers) -> None:
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
-        for name, value in numbers.items():
-            if math.isfinite(value):  # Of others the library warns each time.
-                self._writer.add_scalar(f"{group}/{name}", float(value), step)
-
-    def close(self) -> None:
-        """Waits until all is written."""
-        self._thread.shutdown()
-        if self._writer is not None:
-            self._writer.close()
-        for written in self._begun:
-            written.result()
-
-
-class MetricLog:
-    """Writes numbers of a step to `metrics.jsonl` and `tensorboard/` in the output folder."""
-
     def __init__(self, folder: Path, step: int) -> None:
-        """Opens the logs for a run that goes on from `step`.
-
-        Lines of later steps, which an interrupted run wrote after its last checkpoint, are
-        taken out: they will come again.
-        """
         kept = [line for line in read_metrics(folder / "metrics.jsonl") if line["step"] <= step]
-        self._mirror: Mirror | None = None
+        self._mirror: Any = None
         if storage.is_remote(folder):
+            from dss_jax.train.mirror import Mirror
+
             self._temporary = tempfile.TemporaryDirectory(prefix="dss-logs-")
             self._mirror = Mirror(Path(self._temporary.name), folder)
             folder = Path(self._temporary.name)
         file = folder / "metrics.jsonl"
         write_whole(file, "".join(strict_json.dumps(line) + "\n" for line in kept))
         self._file = file.open("a", buffering=1)
-        self._board = _TensorBoard(folder / "tensorboard", purge_step=step + 1)
+        self._tensorboard, self._first = folder / "tensorboard", step + 1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
+        self._begun: deque[Future] = deque()
+        self._writer: Any = None
 
     def __call__(self, step: int, group: str, numbers: Numbers) -> None:
-        """Writes numbers of one step.
-
-        Args:
-          step: updates done.
-          group: "train", "validation" or "test".
-          numbers: name -> value.
+        """Writes numbers after `step` updates; the group is "train", "validation" or "test". Raises
+        what writing those before has raised.
         """
         line = {"step": step, "group": group, **{k: float(v) for k, v in numbers.items()}}
         self._file.write(strict_json.dumps(line) + "\n")
-        self._board(step, group, numbers)
+        while self._begun and self._begun[0].done():
+            self._begun.popleft().result()
+        self._begun.append(self._thread.submit(self._show, step, group, dict(numbers)))
         if self._mirror is not None:
             # A checkpoint follows a validation, and a run goes on from it with the lines up to it.
             (self._mirror.later if group == "train" else self._mirror.soon)()
 
+    def _show(self, step: int, group: str, numbers: Numbers) -> None:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            # What is there of later steps is not shown.
+            self._writer = SummaryWriter(str(self._tensorboard), purge_step=self._first)
+        for name, value in numbers.items():
+            if math.isfinite(value):  # Of others the library warns each time.
+                self._writer.add_scalar(f"{group}/{name}", float(value), step)
+
     def close(self) -> None:
-        """Flushes and closes both."""
         self._file.close()
-        self._board.close()
+        self._thread.shutdown()
+        if self._writer is not None:
+            self._writer.close()
+        for written in self._begun:
+            written.result()
         if self._mirror is not None:
             self._mirror.close()
             self._temporary.cleanup()
@@ -120,14 +110,11 @@ class MetricLog:
 class Progress:
     """A bar on a terminal; elsewhere (a log file, CI) a line every few seconds."""
 
-    def __init__(
-        self, total: int, start: int, stream: TextIO | None = None, seconds: float = 10.0
-    ) -> None:
-        """Starts at `start` of `total` updates; `seconds` apart where lines are printed."""
-        self._stream = stream or sys.stderr
-        self._total, self._start, self._seconds = total, start, seconds
+    def __init__(self, total: int, start: int) -> None:
+        self._stream: TextIO = sys.stderr
+        self._total, self._start = total, start
         self._began = self._last_line = time.monotonic()
-        self._step, self._text = start, ""
+        self._text = ""
         self._bar = (
             tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, file=self._stream)
             if self._stream.isatty()
@@ -137,28 +124,19 @@ class Progress:
     def __call__(self, step: int, numbers: Numbers | None = None) -> None:
         """Shows that `step` updates are done, with the latest numbers where there are new ones."""
         if numbers is not None:
-            shown = {
-                "label": "label/loss", "rationale": "rationale/loss",
-                "ex/s": "examples_per_second", "tok/s": "tokens_per_second", "MFU %": "mfu",
-            }  # fmt: skip
             self._text = "  ".join(
-                f"{name} {numbers[key]:.4g}" for name, key in shown.items() if key in numbers
+                f"{name} {numbers[key]:.4g}" for name, key in _SHOWN.items() if key in numbers
             )
         if self._bar is not None:
             self._bar.set_postfix_str(self._text, refresh=False)
-            self._bar.update(step - self._step)
-        self._step = step
+            self._bar.update(step - self._bar.n)
+            return
         now = time.monotonic()
-        due = now - self._last_line >= self._seconds or step == self._total
-        if self._bar is None and due and numbers is not None:
+        if numbers is not None and (now - self._last_line >= LINE_SECONDS or step == self._total):
             self._last_line = now
-            self._stream.write(f"step {step}/{self._total}  {self._text}  {self._eta(now)}\n")
-            self._stream.flush()
-
-    def _eta(self, now: float) -> str:
-        done = self._step - self._start
-        left = (now - self._began) / max(1, done) * (self._total - self._step)
-        return f"ETA {int(left) // 60}:{int(left) % 60:02d}"
+            left = int((now - self._began) / max(1, step - self._start) * (self._total - step))
+            eta = f"ETA {left // 60}:{left % 60:02d}"
+            print(f"step {step}/{self._total}  {self._text}  {eta}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Ends the bar."""

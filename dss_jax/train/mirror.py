@@ -16,9 +16,8 @@ SECONDS = 30.0
 class Mirror:
     """Copies the files of a local folder that have changed to a remote one."""
 
-    def __init__(self, local: Path, remote: Path, seconds: float = SECONDS) -> None:
-        """Uploads nothing yet."""
-        self._local, self._remote, self._seconds = local, remote, seconds
+    def __init__(self, local: Path, remote: Path) -> None:
+        self._local, self._remote = local, remote
         self._last = time.monotonic()
         self._sent: dict[str, tuple[int, int]] = {}
         self._thread = ThreadPoolExecutor(1, "mirror")
@@ -27,26 +26,18 @@ class Mirror:
     def later(self) -> None:
         """Uploads in the background if the last time is long ago."""
         busy = self._running is not None and not self._running.done()
-        if not busy and time.monotonic() - self._last >= self._seconds:
+        if not busy and time.monotonic() - self._last >= SECONDS:
             self.soon()
 
     def soon(self) -> None:
-        """Uploads in the background.
-
-        Raises:
-          UsageError: the last upload failed.
-        """
+        """Uploads in the background. Raises UsageError where the last upload failed."""
         if self._running is not None and self._running.done():
             self._running.result()
         self._last = time.monotonic()
         self._running = self._thread.submit(self._upload)
 
     def close(self) -> None:
-        """Uploads what is left, and waits for it.
-
-        Raises:
-          UsageError: an upload failed.
-        """
+        """Uploads what is left, and waits for it. Raises UsageError where an upload failed."""
         self.soon()
         self._thread.shutdown()
         assert self._running is not None
@@ -55,7 +46,8 @@ class Mirror:
     def _upload(self) -> None:
         for file in sorted(f for f in self._local.rglob("*") if f.is_file()):
             name, stat = file.relative_to(self._local).as_posix(), file.stat()
-            if self._sent.get(name) != (stat.st_size, stat.st_mtime_ns):
+            now = stat.st_size, stat.st_mtime_ns
+            if self._sent.get(name) != now:
                 with storage.explained(self._remote):
                     (self._remote / name).write_bytes(file.read_bytes())
-                self._sent[name] = (stat.st_size, stat.st_mtime_ns)
+                self._sent[name] = now

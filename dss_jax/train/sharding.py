@@ -17,10 +17,8 @@ from dss_jax.core.errors import UsageError
 
 def make_mesh(cfg: config.Mesh, devices: list[Any] | None = None) -> Mesh:
     """A mesh with axes `data`, `fsdp`, `model` over the devices (default: all there are, of all
-    processes, those of one process side by side).
-
-    Raises:
-      UsageError: the sizes do not multiply to the number of devices.
+    processes, those of one process side by side). Raises UsageError: the sizes do not multiply to
+    the number of devices.
     """
     if devices is None:
         # A TPU pod counts its chips row by row, and a host has a square of them.
@@ -40,11 +38,8 @@ def make_mesh(cfg: config.Mesh, devices: list[Any] | None = None) -> Mesh:
 
 
 @contextmanager
-def on_mesh(mesh: Mesh, rules: config.AxisRules | None) -> Iterator[None]:
-    """Within it, logical axis names in the model mean axes of this mesh; None: nothing."""
-    if rules is None:
-        yield
-        return
+def on_mesh(mesh: Mesh, rules: config.AxisRules) -> Iterator[None]:
+    """Within it, logical axis names in the model mean axes of this mesh."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(list(rules)):
         yield
 
@@ -65,15 +60,9 @@ def check_batch(size: int, mesh: Mesh | AbstractMesh, microbatches: int, name: s
 
 
 def param_shardings(boxed_params: dict, mesh: Mesh | AbstractMesh, rules: config.AxisRules) -> dict:
-    """Shardings of parameters from their logical axes.
-
-    Args:
-      boxed_params: abstract parameters still in their `nn.LogicallyPartitioned` boxes.
-      mesh: the mesh.
-      rules: logical axis -> mesh axis.
-
-    Raises:
-      UsageError: a dimension is not a multiple of the devices that share it.
+    """Shardings of abstract parameters from their `nn.LogicallyPartitioned` boxes, by rules logical
+    axis -> mesh axis. Raises UsageError: a dimension is not a multiple of the devices that share
+    it.
     """
     specs = nn.get_partition_spec(boxed_params)
     # Flax's annotation has Mesh only; it makes NamedShardings, which take both.
@@ -106,12 +95,9 @@ def optimizer_shardings(
     device.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
-    by_path = {
-        jax.tree_util.keystr(path): (leaf.shape, sharding)
-        for (path, leaf), sharding in zip(
-            jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
-        )
-    }
+    pairs = jax.tree.map(lambda leaf, sharding: (leaf.shape, sharding), params, shardings)
+    of_params = jax.tree_util.tree_leaves_with_path(pairs, is_leaf=lambda x: isinstance(x, tuple))
+    by_path = {jax.tree_util.keystr(path): pair for path, pair in of_params}
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         for start in range(len(path)):
@@ -130,12 +116,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def data_slice(mesh: Mesh) -> tuple[int, int]:
-    """Which part of a batch this process makes, and how many parts there are.
-
-    Processes that share the `model` axis make the same part.
-
-    Raises:
-      UsageError: a process would need rows of several parts that do not lie side by side.
+    """Which part of a batch this process makes, and how many parts there are. Processes that share
+    the `model` axis make the same part. Raises UsageError: a process would need rows of several
+    parts that do not lie side by side.
     """
     parts_of: dict[int, list[int]] = {}
     for part, devices in enumerate(mesh.devices.reshape(data_parallelism(mesh), -1)):

@@ -1,8 +1,10 @@
-"""The training step: one pure function, and the one place where it is jitted."""
+"""The training step: one pure function, and the one place where it is jitted; and its optimisers:
+AdamW as the authors' code uses it, Adafactor as T5X uses it.
+"""
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -18,13 +20,84 @@ from dss_jax.core import config
 from dss_jax.layouts.blocks import Batch
 from dss_jax.model import lora
 from dss_jax.model.t5 import T5
-from dss_jax.train import agreement, sharding
 from dss_jax.train import loss as losses
-from dss_jax.train.compile import first_together, step_options
-from dss_jax.train.optimizer import learning_rate_schedule, make_optimizer, settings
+from dss_jax.train import sharding
+from dss_jax.train.compile import Compiled, first_together, step_options
 
 Metrics = dict[str, jax.Array]
 TaskWeights = tuple[float | jax.Array, float | jax.Array]
+
+
+STACKED = "layers"
+"""Path element below which parameters are stacked over layers on axis 0."""
+
+
+def settings(run: config.Run) -> config.Optimizer:
+    """The run's optimiser; with LoRA at LoRA's learning rate."""
+    if not run.lora.rank:
+        return run.optimizer
+    return replace(run.optimizer, learning_rate=run.lora.learning_rate)
+
+
+def learning_rate_schedule(cfg: config.Optimizer, steps: int) -> Callable[[jax.Array], jax.Array]:
+    """Update number (0 is the first) -> learning rate. "linear", up over the warm-up and down to 0
+    at `steps`, is `transformers.get_linear_schedule_with_warmup`.
+    """
+
+    def schedule(count: jax.Array) -> jax.Array:
+        step = jnp.asarray(count, jnp.float32)
+        warm = jnp.minimum(1.0, step / cfg.warmup_steps) if cfg.warmup_steps else 1.0
+        if cfg.schedule == "constant":
+            return jnp.asarray(cfg.learning_rate * warm)
+        left = jnp.clip((steps - step) / max(1, steps - cfg.warmup_steps), 0.0, 1.0)
+        return cfg.learning_rate * jnp.where(step < cfg.warmup_steps, warm, left)
+
+    return schedule
+
+
+def _per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Applies a transformation to each layer of parameters stacked on axis 0."""
+    return optax.GradientTransformation(
+        init=jax.vmap(inner.init),
+        update=lambda updates, state, params=None: jax.vmap(inner.update)(updates, state, params),
+    )
+
+
+def _labels(params: dict) -> dict:
+    """Stack of each parameter: encoder and decoder may differ in depth; "single": in no stack."""
+
+    def label(path: tuple, _: jax.Array) -> str:
+        names = [getattr(p, "key", None) for p in path]
+        return str(names[0]) if STACKED in names else "single"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _adafactor(cfg: config.Optimizer, schedule: Callable) -> optax.GradientTransformation:
+    # Shazeer & Stern 2018 (arXiv 1804.04235) with T5X's settings. The clipping of updates and
+    # the scale by the parameters' RMS are per parameter, so stacked layers are taken one by one.
+    inner = optax.adafactor(
+        learning_rate=schedule,
+        min_dim_size_to_factor=128,
+        decay_rate=cfg.decay_rate,
+        multiply_by_parameter_scale=True,
+        clipping_threshold=1.0,
+        momentum=None,
+        weight_decay_rate=cfg.weight_decay or None,
+    )
+    stacked = _per_layer(inner)
+    return optax.partition({"encoder": stacked, "decoder": stacked, "single": inner}, _labels)
+
+
+def make_optimizer(cfg: config.Optimizer, steps: int) -> optax.GradientTransformation:
+    """The optimiser of a run of `steps` updates: clip by global norm, then update."""
+    schedule = learning_rate_schedule(cfg, steps)
+    if cfg.name == "adamw":
+        update = optax.adamw(schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay)
+    else:
+        update = _adafactor(cfg, schedule)
+    clip = optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity()
+    return optax.chain(clip, update)
 
 
 @flax.struct.dataclass
@@ -47,79 +120,12 @@ class TrainState:
     bad_steps: Any
 
 
-@dataclass(frozen=True)
-class Step:
-    """A jitted function of (something, batch on the mesh).
-
-    Attributes:
-      jitted: the function.
-      first: shapes, dtypes and shardings of its first argument.
-      mesh, rules: logical axes in the model mean axes of this mesh while it is traced; None: the
-        model sees neither.
-    """
-
-    jitted: Any
-    first: Any
-    mesh: Mesh
-    rules: config.AxisRules | None
-
-    def __call__(self, first: Any, batch: Batch) -> Any:
-        """Calls it; it is compiled where it was not yet."""
-        with sharding.on_mesh(self.mesh, self.rules):
-            return self.jitted(first, batch)
-
-    def lower(self, batch: Batch) -> jax.stages.Lowered:
-        """The function lowered for shapes of a batch, to be compiled; takes no memory."""
-        with sharding.on_mesh(self.mesh, self.rules):
-            return self.jitted.lower(self.first, batch)
-
-
-@dataclass(frozen=True)
-class Program:
-    """A run's functions and where their arrays live.
-
-    Attributes:
-      model, mesh: of the run.
-      abstract_state: shapes, dtypes and shardings of the state.
-      abstract_params: of the plain model's parameters, as evaluation takes them.
-      train_step: (state, batch) -> (state, metrics); the old state is given up.
-      eval_step: (plain params, batch) -> `TaskSums`, without dropout.
-      complete: (seed, parameters that are there: path -> array on the mesh) -> the state at step 0;
-        what is not there is drawn.
-      merge: parameters of the state -> of the plain model; without LoRA the same.
-      seed: of the run, data and not compiled in.
-    """
-
-    model: T5
-    mesh: Mesh
-    abstract_state: TrainState
-    abstract_params: Any
-    train_step: Step
-    eval_step: Step
-    complete: Callable[[int, dict[str, jax.Array]], TrainState]
-    merge: Callable[[Any], Any]
-    seed: int
-
-    def init(self, seed: int | None = None) -> TrainState:
-        """The state at step 0, drawn from a seed, on the mesh; None: the run's."""
-        return self.complete(self.seed if seed is None else seed, {})
-
-    def seeded(self, state: TrainState, seed: int | None = None) -> TrainState:
-        """A state that was restored, with its seed, as `init`; no update was skipped."""
-        fresh = (as_seed(self.seed if seed is None else seed), np.zeros((), np.int32))
-        placed = jax.device_put(fresh, self.abstract_state.step.sharding)
-        return replace(state, seed=placed[0], bad_steps=placed[1])
-
-
 def split_microbatches(batch: Batch, parts: int) -> Batch:
     """[R, ...] -> [parts, R / parts, ...]. Each part takes rows from every device's share, so
     nothing moves between devices.
     """
 
-    def split(x: jax.Array) -> jax.Array:
-        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-
-    return jax.tree.map(split, batch)
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def _gradients(
@@ -134,7 +140,11 @@ def _gradients(
     """Gradient of the weighted loss over the whole batch, for `trained`, and the sums behind it."""
     tokens_K, size = losses.count_tokens(batch), run.data.batch_size
     beta = run.loss.mutual_information
-    pairs = agreement.count_pairs(batch, size) if beta else None
+    pairs = None
+    if beta:
+        from dss_jax.train import agreement
+
+        pairs = agreement.count_pairs(batch, size)
 
     def part(trained: dict, blocks: Batch, key: jax.Array | None) -> tuple[jax.Array, Any]:
         params = lora.join(trained, frozen)
@@ -222,11 +232,6 @@ def make_train_step(
     return train_step
 
 
-def as_seed(seed: int) -> np.ndarray:
-    """A seed as a step takes it: its lower 32 bits, which are what `jax.random.key` uses too."""
-    return np.array(seed & 0xFFFFFFFF, np.uint32)
-
-
 def draw_params(run: config.Run, seed: jax.Array | np.ndarray) -> dict:
     """Parameters, with LoRA's, in their logical-axis boxes."""
     tokens, key = jnp.ones((1, 2), jnp.int32), jax.random.key(seed)
@@ -243,14 +248,12 @@ def boxed_state(run: config.Run) -> TrainState:
         opt_state = optimizer.init(lora.split(nn.meta.unbox(params))[0])
         return TrainState(none, params, opt_state, seed, none)
 
-    return jax.eval_shape(state, as_seed(run.train.seed))
+    return jax.eval_shape(state, np.uint32(0))
 
 
 def abstract_state(run: config.Run, mesh: Mesh | AbstractMesh, boxed: TrainState) -> TrainState:
-    """Shapes, dtypes and shardings of the state; takes no memory and needs no device.
-
-    Raises:
-      UsageError: the parameters cannot be shared out over the mesh.
+    """Shapes, dtypes and shardings of the state; takes no memory and needs no device. Raises
+    UsageError: the parameters cannot be shared out over the mesh.
     """
     optimizer = make_optimizer(settings(run), run.train.steps)
     params = nn.meta.unbox(boxed.params)
@@ -266,76 +269,88 @@ def abstract_state(run: config.Run, mesh: Mesh | AbstractMesh, boxed: TrainState
     )
 
 
-def build(run: config.Run, mesh: Mesh) -> Program:
-    """Builds model, optimiser and jitted functions of a run on a mesh. Takes no memory.
+class Program:
+    """A run's functions and where their arrays live.
 
-    Raises:
-      UsageError: batch or parameters cannot be shared out over the mesh.
+    Attributes:
+      model, mesh: of the run.
+      abstract_state: shapes, dtypes and shardings of the state.
+      abstract_params: of the plain model's parameters, as evaluation takes them.
+      train_step: (state, batch) -> (state, metrics); the old state is given up.
+      eval_step: (plain params, batch) -> `TaskSums`, without dropout.
     """
-    sharding.check_batch(run.data.batch_size, mesh, run.train.microbatches, "Data.batch_size")
-    model = T5(run.model)
-    optimizer = make_optimizer(settings(run), run.train.steps)
-    abstract = abstract_state(run, mesh, boxed_state(run))
-    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    plain, rows = lora.base(placed.params), sharding.batch_sharding(mesh)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    # One jit call site; the old state's memory is given to the new one.
-    train_step = jax.jit(
-        make_train_step(model, run, optimizer),
-        in_shardings=(placed, rows),
-        out_shardings=(placed, replicated),
-        donate_argnums=0,
-        compiler_options=step_options(),
-    )
-    eval_step = jax.jit(
-        lambda params, batch: losses.task_sums(model, params, batch, run.loss, None),
-        in_shardings=(plain, rows),
-        out_shardings=replicated,
-    )
-    rules, plain_params = run.mesh.logical_axis_rules, lora.base(abstract.params)
 
-    def merge(params: dict) -> dict:
+    def __init__(self, run: config.Run, mesh: Mesh) -> None:
+        """Takes no memory. Raises UsageError: batch or parameters cannot be shared out over the
+        mesh.
+        """
+        sharding.check_batch(run.data.batch_size, mesh, run.train.microbatches, "Data.batch_size")
+        self.model, self.mesh, self._run = T5(run.model), mesh, run
+        self._optimizer = make_optimizer(settings(run), run.train.steps)
+        self.abstract_state = abstract_state(run, mesh, boxed_state(run))
+        self.abstract_params = lora.base(self.abstract_state.params)
+        self._placed, self._plain = jax.tree.map(
+            lambda leaf: leaf.sharding, (self.abstract_state, self.abstract_params)
+        )
+        rows, replicated = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+        # One jit call site; the old state's memory is given to the new one.
+        train_step = jax.jit(
+            make_train_step(self.model, run, self._optimizer),
+            in_shardings=(self._placed, rows),
+            out_shardings=(self._placed, replicated),
+            donate_argnums=0,
+            compiler_options=step_options(),
+        )
+        eval_step = jax.jit(
+            lambda params, batch: losses.task_sums(self.model, params, batch, run.loss, None),
+            in_shardings=(self._plain, rows),
+            out_shardings=replicated,
+        )
+        first, plain = self.abstract_state, self.abstract_params
+        self.train_step = Compiled.kept("train step", run, mesh, train_step, first)
+        self.eval_step = Compiled.kept("losses", run, mesh, eval_step, plain)
+        self._drawing: dict[frozenset[str], Callable] = {}
+
+    def merge(self, params: dict) -> dict:
+        """Parameters of the state -> of the plain model; without LoRA the same."""
         # Not jitted: jit would copy the kernels that stay as they are.
-        return jax.device_put(lora.merge(params), plain)
+        return jax.device_put(lora.merge(params), self._plain)
 
-    return Program(
-        model=model,
-        mesh=mesh,
-        abstract_state=abstract,
-        abstract_params=plain_params,
-        train_step=Step(train_step, abstract, mesh, rules),
-        eval_step=Step(eval_step, plain_params, mesh, rules),
-        complete=_completer(run, optimizer, mesh, placed),
-        merge=merge,
-        seed=run.train.seed,
-    )
+    def init(self, seed: int | None = None) -> TrainState:
+        """The state at step 0, drawn from a seed, on the mesh; None: the run's."""
+        return self.complete(seed, {})
 
+    def seeded(self, state: TrainState, seed: int | None = None) -> TrainState:
+        """A state that was restored, with its seed, as `init`; no update was skipped."""
+        _, seed_array, none = self._scalars(seed)
+        return replace(state, seed=seed_array, bad_steps=none)
 
-def _completer(
-    run: config.Run, optimizer: optax.GradientTransformation, mesh: Mesh, placed: TrainState
-) -> Callable[[int, dict[str, jax.Array]], TrainState]:
-    """`Program.complete`."""
-    places = traverse_util.flatten_dict(placed.params, sep="/")
+    def _scalars(self, seed: int | None) -> list[jax.Array]:
+        """Step 0, the seed as a step takes it, and no step skipped."""
+        # The lower 32 bits are what `jax.random.key` uses too.
+        lower = (self._run.train.seed if seed is None else seed) & 0xFFFFFFFF
+        fresh = [np.zeros((), np.int32), np.array(lower, np.uint32), np.zeros((), np.int32)]
+        return jax.device_put(fresh, self._placed.step)
 
-    @functools.cache
-    def rest(missing: frozenset[str]) -> Callable[..., tuple[dict[str, jax.Array], Any]]:
+    def complete(self, seed: int | None, there: dict[str, jax.Array]) -> TrainState:
+        """The state at step 0 with the parameters that are there, path -> array on the mesh; what
+        is not there is drawn from the seed.
+        """
+        flat = functools.partial(traverse_util.flatten_dict, sep="/")
+        nested = functools.partial(traverse_util.unflatten_dict, sep="/")
+        places = flat(self._placed.params)
+        missing = frozenset(places.keys() - there.keys())
+
         def draw(seed: jax.Array, there: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], Any]:
-            drawn: dict[str, jax.Array] = {}
-            if missing:
-                drawn = traverse_util.flatten_dict(nn.meta.unbox(draw_params(run, seed)), sep="/")
-            params = traverse_util.unflatten_dict(drawn | there, sep="/")
+            drawn = flat(nn.meta.unbox(draw_params(self._run, seed))) if missing else {}
             # What is drawn and not given back, XLA leaves out.
-            return {n: drawn[n] for n in missing}, optimizer.init(lora.split(params)[0])
+            opt_state = self._optimizer.init(lora.split(nested(drawn | there))[0])
+            return {n: drawn[n] for n in missing}, opt_state
 
-        places_of = {name: places[name] for name in missing}
-        return first_together(jax.jit(draw, out_shardings=(places_of, placed.opt_state)))
-
-    def complete(seed: int, there: dict[str, jax.Array]) -> TrainState:
-        fresh = (np.zeros((), np.int32), as_seed(seed), np.zeros((), np.int32))
-        step, seed_array, none = jax.device_put(fresh, placed.step)
-        with sharding.on_mesh(mesh, run.mesh.logical_axis_rules):
-            drawn, opt_state = rest(frozenset(places.keys() - there.keys()))(seed_array, there)
-        params = traverse_util.unflatten_dict(there | drawn, sep="/")
-        return TrainState(step, params, opt_state, seed_array, none)
-
-    return complete
+        if missing not in self._drawing:
+            out = {name: places[name] for name in missing}, self._placed.opt_state
+            self._drawing[missing] = first_together(jax.jit(draw, out_shardings=out))
+        step, seed_array, none = self._scalars(seed)
+        with sharding.on_mesh(self.mesh, self._run.mesh.logical_axis_rules):
+            drawn, opt_state = self._drawing[missing](seed_array, there)
+        return TrainState(step, nested(there | drawn), opt_state, seed_array, none)

@@ -42,17 +42,13 @@ def with_task_tokens(batch: Batch) -> dict[str, jax.Array]:
 
 
 class DistillationModel(models.EncoderDecoderModel):
-    """`t5x.models.EncoderDecoderModel` whose loss is a weighted sum of each task's token mean:
+    """`t5x.models.EncoderDecoderModel` with the loss of `dss_jax.train.loss`.
 
-        alpha * mean(label tokens) + (1 - alpha) * mean(rationale tokens)
-
-    Hsieh et al. 2023 (arXiv 2305.02301), section 3.2. Each mean is over the global batch. The
-    weights are those of `decoder_loss_weights`, the tasks those of `decoder_roles`; both come from
+    The weights are those of `decoder_loss_weights`, the tasks those of `decoder_roles`, both of
     `dss_jax.data.seqio_pairs.PairedFeatureConverter`. `loss_normalizing_factor` must stay None.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Arguments as of T5X's class."""
         super().__init__(*args, **options)
         if self._loss_normalizing_factor is not None:
             raise ValueError(
@@ -115,10 +111,8 @@ class DistillationModel(models.EncoderDecoderModel):
 
 
 class DistillationTrainer(trainer.Trainer):
-    """`t5x.trainer.Trainer` whose microbatches share the token counts of the whole batch.
-
-    Each microbatch divides by them, so that the summed gradients are those of the batch. Without
-    microbatches it does what T5X's own does.
+    """`t5x.trainer.Trainer` whose microbatches divide by the token counts of the whole batch, so
+    that the summed gradients are the batch's. Without microbatches it does what T5X's own does.
     """
 
     @cached_property
@@ -149,8 +143,7 @@ def without_optimizer_state(
 ) -> Mapping[str, Any]:
     """T5X's `RestoreStateTransformationFn` for a checkpoint of another optimiser.
 
-    Takes the parameters and the step of the checkpoint; with `fallback_to_scratch` T5X fills in a
-    fresh optimiser state. A run that goes on keeps its own.
+    With `fallback_to_scratch` T5X fills in a fresh optimiser state; a run that goes on keeps its.
     """
     del state
     if is_resuming:

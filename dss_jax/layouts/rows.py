@@ -1,16 +1,16 @@
-"""Layout `packed`: several examples in each row, told apart by segment ids, as in T5X.
+"""Layouts of rows: `padded`, the reference, has an example in each; `packed` has several, told
+apart by segment ids, as in T5X.
 
-All of a batch's examples are in its rows, so a batch has as many rows as they need; SeqIO's
-packing has a number of rows instead, and a varying number of examples. A row has room for inputs
-and for targets, and one of both is full first: that is most of what is executed in vain. Where
-targets of one role are much longer than those of another, each role has rows of its own.
+In `packed` all of a batch's examples are in its rows, so a batch has as many rows as they need;
+SeqIO's packing has a number of rows instead, and a varying number of examples. A row has room for
+inputs and for targets, and one of both is full first: that is most of what is executed in vain.
+Where targets of one role are much longer than those of another, each role has rows of its own.
 
 Shape letters are those of `dss_jax.layouts.blocks`; K roles, N examples of a batch, M = K * N pairs
 of an input and a target.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -19,8 +19,7 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.data.columns import Examples
 from dss_jax.layouts.blocks import Batch, Block, BlockShape
-from dss_jax.layouts.layout import Layout, filled, token_places
-from dss_jax.layouts.shapes import Cost, LayoutPlan, round_up
+from dss_jax.layouts.layout import Cost, Layout, LayoutPlan, filled, round_up, token_places
 
 SAMPLE = 2048
 """Examples on whose batches row lengths are compared."""
@@ -47,8 +46,6 @@ def packed_rows(sizes: np.ndarray, capacities: Sequence[int] | np.ndarray) -> np
     """As `balanced`, which does the work, for any number of pairs in groups of about equal size."""
     _, n, pairs = sizes.shape
     groups = max(1, int(round_up(pairs, TOGETHER)) // TOGETHER)
-    if groups == 1:
-        return balanced(sizes, capacities)
     capacities = np.broadcast_to(np.array(capacities).reshape(2, -1), (2, n))
     # Dealt out by turns, so that each group has pairs of every role.
     dealt = np.pad(sizes, ((0, 0), (0, 0), (0, -pairs % groups)))
@@ -67,13 +64,9 @@ def balanced(sizes: np.ndarray, capacities: Sequence[int] | np.ndarray) -> np.nd
     fill up alike; a batch that has a pair left over is tried again with more rows. First fit, which
     fills row after row, leaves rows full of inputs with room for targets, and the other way round.
 
-    Args:
-      sizes: int [2, n, M]: of inputs and of targets, for n batches at once; pairs of length 0 are
-        left out.
-      capacities: S and T of a row, or int [2, n], those of each batch; no pair is larger.
-
-    Returns:
-      int [n, M], the row of each pair; -1 where it is left out.
+    Of sizes of inputs and of targets, for n batches at once, and S and T of a row, perhaps those of
+    each batch: int [2, n, M], int [2] or [2, n] -> int [n, M], the row of each pair; -1 where it
+    has length 0. No pair is larger than a row.
     """
     # Shares of a row over one denominator: whole numbers, so that all processes find the same.
     capacities = np.broadcast_to(np.array(capacities, np.int64).reshape(2, -1), sizes.shape[:2])
@@ -126,32 +119,86 @@ def _spread(shares: np.ndarray, counts: np.ndarray, room: np.ndarray) -> np.ndar
 
 
 class Part(NamedTuple):
-    """Roles whose pairs share rows: one block of the batch.
-
-    Attributes:
-      roles: which of the method's roles, one after another.
-      lengths: S and T of a row.
-    """
+    """Roles of the method whose pairs share rows, of lengths S and T: one block of the batch."""
 
     roles: slice
     lengths: tuple[int, int]
 
 
-class PackedRows(Layout):
-    """Builds packed batches, whose shapes differ in rows only.
-
-    Attributes:
-      parts: the blocks: all roles in one, or one for each role, whichever executes less.
+class Rows(Layout):
+    """Builds a block for each of its parts. A batch is assigned its items, and the row of each pair
+    in its block: int [N + M].
     """
 
+    parts: tuple[Part, ...]
+    segmented: bool
+
+    def build(self, assigned: np.ndarray, shape: int) -> Batch:
+        items, *placed = assigned.reshape(1 + len(self._examples.roles), -1)
+        lengths = dict(zip(("encoder", "decoder"), self._examples.lengths(items), strict=True))
+        fields = self._tokens(items)
+        blocks = []
+        for part, block_shape in zip(self.parts, self._shapes[shape], strict=True):
+            own, pairs = self._plan.own(block_shape.rows), np.concatenate(placed[part.roles])
+            segments = _before_in_row(np.ones(len(pairs), np.int64), pairs) + 1
+            laid: dict[str, Any] = {}
+            for side, (tokens, length) in block_shape.sides.items():
+                mine = lengths[side][part.roles].ravel()
+                before = lengths[side][: part.roles.start].sum()
+                places = token_places(pairs * length + _before_in_row(mine, pairs), mine)
+                values = {k: v[before : before + len(places)] for k, v in fields[side].items()}
+                if self.segmented:
+                    values[f"{side}_segment_ids"] = np.repeat(segments, mine)
+                for name, value in values.items():
+                    laid[name] = filled(value, places, tokens).reshape(-1, length)[own]
+            blocks.append(Block(**laid))
+        return tuple(blocks)
+
+
+class PaddedRows(Rows):
+    """Layout `padded`: a block for each role, as long as the longest of the rows of the split that
+    will be asked for.
+    """
+
+    segmented = False
+
+    def __init__(
+        self, examples: Examples, rows: np.ndarray, data: config.Data, plan: LayoutPlan
+    ) -> None:
+        super().__init__(examples, plan)
+        n, multiple = data.batch_size, data.length_multiple
+        inputs, targets = examples.longest_of(rows)
+        s, *of_roles = (int(round_up(max(int(x), 1), multiple)) for x in (inputs.max(), *targets))
+        self.parts = tuple(Part(slice(k, k + 1), (s, t)) for k, t in enumerate(of_roles))
+        self._shapes = (tuple(BlockShape(n, n * s, s, n * t, t) for t in of_roles),)
+
+    def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        places = np.tile(np.arange(rows.shape[1]), (len(rows), len(self.parts)))
+        return np.concatenate([rows, places], axis=1), np.zeros(len(rows), np.int64)
+
+    def build(self, assigned: np.ndarray, shape: int) -> Batch:
+        def shifted(block: Block) -> Block:
+            # Rows are shifted whole, as in the reference: EOS follows where a target has ended.
+            inputs = np.pad(block.decoder_target_tokens, ((0, 0), (1, 0)))[:, :-1]
+            return block._replace(decoder_input_tokens=inputs)
+
+        return tuple(map(shifted, super().build(assigned, shape)))
+
+
+class PackedRows(Rows):
+    """Layout `packed`, whose shapes differ in rows only, a multiple of the plan's shares. All roles
+    are in one part, or each has one, whichever executes less.
+    """
+
+    segmented = True
+
     def __init__(self, examples: Examples, data: config.Data, plan: LayoutPlan) -> None:
-        """Chooses the lengths of the rows, and how many there are: a multiple of the shares."""
         super().__init__(examples, plan)
         batches = iter(plan.batches)
         first = next(batches)
         sample = first[: max(1, SAMPLE // data.batch_size)]
         self.parts = self._cheapest(self._sizes(sample), plan.cost, data.length_multiple)
-        self._choose_shapes(replace(plan, batches=chain((first,), batches)), WORTH_A_SHAPE)
+        self._choose_shapes(chain((first,), batches), WORTH_A_SHAPE)
 
     def _cheapest(self, sizes: np.ndarray, cost: Cost, multiple: int) -> tuple[Part, ...]:
         """Which roles share rows, and the lengths of these, by a sample's sizes [2, n, K, N]."""
@@ -168,13 +215,11 @@ class PackedRows(Layout):
             return float(costs[at]), Part(roles, (s, t))
 
         roles = len(self._examples.roles)
-        together = best(slice(0, roles))
-        if roles == 1:
-            return (together[1],)
-        apart = [best(slice(k, k + 1)) for k in range(roles)]
-        if sum(c for c, _ in apart) < (1 - WORTH_A_BLOCK * (roles - 1)) * together[0]:
+        together, part = best(slice(0, roles))
+        apart = [best(slice(k, k + 1)) for k in range(roles)] if roles > 1 else []
+        if apart and sum(c for c, _ in apart) < (1 - WORTH_A_BLOCK * (roles - 1)) * together:
             return tuple(part for _, part in apart)
-        return (together[1],)
+        return (part,)
 
     def _sizes(self, rows: np.ndarray) -> np.ndarray:
         """Lengths of inputs and targets: int [n, N] -> [2, n, K, N]."""
@@ -199,27 +244,6 @@ class PackedRows(Layout):
         s, t = (np.broadcast_to(x, count.shape) for x in lengths)
         return BlockShape(count, count * s, s, count * t, t)
 
-    def build(self, assigned: np.ndarray, shape: int) -> Batch:
-        """One batch of this process: rows and places [N + M] -> a block for each part."""
-        items, *placed = assigned.reshape(1 + len(self._examples.roles), -1)
-        lengths = dict(zip(("encoder", "decoder"), self._examples.lengths(items), strict=True))
-        fields = self._tokens(items, 0)
-        blocks = []
-        for part, block_shape in zip(self.parts, self._shapes[shape], strict=True):
-            own, pairs = self._plan.own(block_shape.rows), np.concatenate(placed[part.roles])
-            segments = _before_in_row(np.ones(len(pairs), np.int64), pairs) + 1
-            laid: dict[str, Any] = {}
-            for side, (tokens, length) in block_shape.sides.items():
-                mine = lengths[side][part.roles].ravel()
-                before = lengths[side][: part.roles.start].sum()
-                places = token_places(pairs * length + _before_in_row(mine, pairs), mine)
-                values = {k: v[before : before + len(places)] for k, v in fields[side].items()}
-                values[f"{side}_segment_ids"] = np.repeat(segments, mine)
-                for name, value in values.items():
-                    laid[name] = filled(value, places, tokens).reshape(-1, length)[own]
-            blocks.append(Block(**laid))
-        return tuple(blocks)
-
 
 def _joined(sizes: np.ndarray, roles: slice) -> np.ndarray:
     """The pairs of some roles: [2, n, K, N] -> [2, n, M]."""
@@ -240,11 +264,8 @@ def _row_lengths(
 
 
 def _before_in_row(amounts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """How much stands before each of some things in its row.
-
-    Args:
-      amounts: int [M].
-      rows: int [M], the row of each; those in one row stand in the order given.
+    """How much stands before each of some things in its row: amounts, int [M], and the row of each,
+    int [M] -> int [M]. Those in one row stand in the order given.
     """
     order = np.argsort(rows, kind="stable")
     sums = np.cumsum(amounts[order]) - amounts[order]
