@@ -10,10 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import EOS_ID
 from dss_jax.core.t5_config import Beam
 from dss_jax.model.decoding import Chosen, Decoded, Search, gather, where_rows
-from dss_jax.model.sampling import without_eos
 
 DEAD = -1e9
 """Log-probability of a beam that is not there; finite, as in both references."""
@@ -94,14 +92,14 @@ class BeamSearch(Search):
     def choose(self, state: BeamState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
         beams, longest = self.width, state.live.tokens.shape[-1]
         log_probs_BxKxV = jax.nn.log_softmax(logits_BxKxV, axis=-1)
-        log_probs_BxKxV = without_eos(log_probs_BxKxV, position, self.settings.min_decode_length)
+        log_probs_BxKxV = self.without_eos(log_probs_BxKxV, position)
         totals_BxKxV = state.live.log_probs[..., None] + log_probs_BxKxV
         # 2 K, so that K go on even where the K best all end.
         totals_BxC, parents_BxC, tokens_BxC = _top_k(totals_BxKxV, 2 * beams)
         sequences_BxCxT = jax.lax.dynamic_update_slice(
             gather(state.live.tokens, parents_BxC), tokens_BxC[..., None], (0, 0, position)
         )
-        ends_BxC = tokens_BxC == EOS_ID
+        ends_BxC = tokens_BxC == self.eos_id
         closes_BxC = ends_BxC
         if self.settings.rule == "hf":
             last = position + 1 == longest

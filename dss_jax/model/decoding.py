@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import PAD_ID
+from dss_jax.core.ids import EOS_ID, PAD_ID
 from dss_jax.model.attention import KeyValue, padding_mask
 from dss_jax.model.t5 import T5, DecoderLayer
 
@@ -53,6 +53,7 @@ class Search(abc.ABC):
     """How tokens are chosen. Hashable, because it is a static argument of compiled functions."""
 
     settings: Any
+    eos_id: int = EOS_ID
 
     @property
     @abc.abstractmethod
@@ -70,6 +71,14 @@ class Search(abc.ABC):
     @abc.abstractmethod
     def finish(self, state: Any) -> Decoded:
         """The result."""
+
+    def without_eos(self, logits: jax.Array, position: jax.Array) -> jax.Array:
+        """Logits [..., V] with -inf for EOS as long as the output is too short."""
+        if not self.settings.min_decode_length:
+            return logits
+        is_eos_V = jnp.arange(logits.shape[-1]) == self.eos_id
+        banned_V = is_eos_V & (position < self.settings.min_decode_length)
+        return jnp.where(jnp.broadcast_to(banned_V, logits.shape), -jnp.inf, logits)
 
 
 class Prepared(NamedTuple):

@@ -125,7 +125,9 @@ class RMSNorm(nn.Module):
         wide = x_BxTxE.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
-        return (normed * jnp.broadcast_to(scale_E, wide.shape)).astype(x_BxTxE.dtype)
+        # Not broadcast_to: autodiff would keep the broadcast array for the backward pass.
+        scale = jnp.expand_dims(scale_E, range(wide.ndim - 1))
+        return (normed * scale).astype(x_BxTxE.dtype)
 
 
 def threefry_2x32(

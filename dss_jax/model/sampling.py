@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import EOS_ID, PAD_ID
+from dss_jax.core.ids import PAD_ID
 from dss_jax.core.t5_config import GREEDY, Sample
 from dss_jax.model import matmul
 from dss_jax.model.decoding import Chosen, Decoded, Search
@@ -45,14 +45,6 @@ class SampleState(NamedTuple):
     tokens_BxKxT: jax.Array
     log_probs_BxK: jax.Array
     ended_BxK: jax.Array
-
-
-def without_eos(logits: jax.Array, position: jax.Array, min_decode_length: int) -> jax.Array:
-    """Logits [..., V] with -inf for EOS as long as the output is too short."""
-    if not min_decode_length:
-        return logits
-    banned_V = (jnp.arange(logits.shape[-1]) == EOS_ID) & (position < min_decode_length)
-    return jnp.where(banned_V, -jnp.inf, logits)
 
 
 def processed(logits: jax.Array, settings: Sample) -> jax.Array:
@@ -103,14 +95,14 @@ class SampleSearch(Search):
         return of_inputs(processed(logits_BxKxV, self.settings), ids_B, jnp.arange(self.width))
 
     def choose(self, state: SampleState, logits_BxKxV: jax.Array, position: jax.Array) -> Chosen:
-        allowed_BxKxV = without_eos(logits_BxKxV, position, self.settings.min_decode_length)
+        allowed_BxKxV = self.without_eos(logits_BxKxV, position)
         if self.settings.temperature == 0:
             tokens_BxK = first_argmax(allowed_BxKxV)
         else:
             tokens_BxK = self._draw(allowed_BxKxV, state.ids_B, position)
         log_probs_BxK = log_probs_of(tokens_BxK, logits_BxKxV)
         tokens_BxK = jnp.where(state.ended_BxK, PAD_ID, tokens_BxK).astype(jnp.int32)
-        ended_BxK = state.ended_BxK | (tokens_BxK == EOS_ID)
+        ended_BxK = state.ended_BxK | (tokens_BxK == self.eos_id)
         update, place = jax.lax.dynamic_update_slice, (0, 0, position)
         state = SampleState(
             ids_B=state.ids_B,
