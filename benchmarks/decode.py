@@ -67,9 +67,11 @@ class Timed(SampleSearch):
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, config.Run, tuple[str, ...]]:
     """Command line -> flags, the run whose model and data are used, the user's task folders."""
     parser = argparse.ArgumentParser(
-        prog="decode.py", description=__doc__, allow_abbrev=False,
+        prog="decode.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     options.add_run_flags(parser)
     parser.add_argument(
         "--batch_size", type=int, action="append", help="of both sides (default 1, 16, 64, 256)"

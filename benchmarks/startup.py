@@ -36,8 +36,9 @@ def start(flags: list[str], folder: Path, cache: Path) -> dict[str, Any]:
     environment["DSS_COMPILE_CACHE"] = str(cache)
     process = subprocess.Popen(
         [*DSS, "train", *flags, "--output_dir", str(folder)],
-        env=environment, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
     while process.poll() is None:
         found = file.read_text().splitlines() if file.exists() else []
         if len(found) > lines:

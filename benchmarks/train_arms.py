@@ -158,9 +158,12 @@ class Ours:
         times.append(time.perf_counter())
         block_shapes = self._batches.layout.block_shapes(self._batches.shape_at(number))
         return timed_step(
-            self._run, times, self._batches.work_at(number), [e.work for e in block_shapes],
+            self._run,
+            times,
+            self._batches.work_at(number),
+            [e.work for e in block_shapes],
             float(metrics["loss"]),
-        )  # fmt: skip
+        )
 
     def release(self) -> None:
         """JAX keeps what it has; `train_step.py --fresh` ends the process instead."""
@@ -207,9 +210,13 @@ class Torch:
         o = run.optimizer
         # The fused update is the quickest that PyTorch has.
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=o.learning_rate, betas=(o.b1, o.b2), eps=o.eps,
-            weight_decay=o.weight_decay, fused=True,
-        )  # fmt: skip
+            model.parameters(),
+            lr=o.learning_rate,
+            betas=(o.b1, o.b2),
+            eps=o.eps,
+            weight_decay=o.weight_decay,
+            fused=True,
+        )
         self._schedule = transformers.get_linear_schedule_with_warmup(
             self._optimizer, o.warmup_steps, run.train.steps
         )
@@ -415,9 +422,13 @@ class T5X:
         lengths = list(_segments(batch))
         roles = len(role_columns(self._run.method))
         return timed_step(
-            self._run, times, work_of_rows(lengths), [work], float(metrics["loss"].compute()),
+            self._run,
+            times,
+            work_of_rows(lengths),
+            [work],
+            float(metrics["loss"].compute()),
             examples=len(lengths) / roles,
-        )  # fmt: skip
+        )
 
     def release(self) -> None:
         """As `Ours`."""

@@ -48,9 +48,14 @@ LAYOUTS = ("padded", "flat", "packed")
 BF16, UNROLLED = "bf16", "unrolled"
 ARMS = (
     *(f"dss-{layout}" for layout in LAYOUTS),
-    f"dss-flat-{BF16}", f"dss-flat-{BF16}-{UNROLLED}",
-    REFERENCE, "torch-eager-bf16", "torch-compile-bf16", "t5x-packed", "t5x-fixed",
-)  # fmt: skip
+    f"dss-flat-{BF16}",
+    f"dss-flat-{BF16}-{UNROLLED}",
+    REFERENCE,
+    "torch-eager-bf16",
+    "torch-compile-bf16",
+    "t5x-packed",
+    "t5x-fixed",
+)
 COLOURS = {"dss": "#0072B2", "torch": "#999999", "t5x": "#E69F00"}
 LARGEST_CHECKED = 1_000_000_000
 """Models with more parameters start from each framework's own random ones."""
@@ -59,28 +64,38 @@ LARGEST_CHECKED = 1_000_000_000
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, config.Run, tuple[str, ...]]:
     """Command line -> flags, the run that is timed, the user's task folders."""
     parser = argparse.ArgumentParser(
-        prog="train_step.py", description=__doc__, allow_abbrev=False,
+        prog="train_step.py",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     options.add_run_flags(parser)
     parser.add_argument("--arms", default=",".join(ARMS), help="which, separated by commas")
     parser.add_argument("--batch_size", type=int, default=64, help="examples a step (default 64)")
     parser.add_argument("--split", default="train", help="whose rows (default: train)")
     parser.add_argument(
-        "--full", type=int, nargs=2, metavar=("S", "T"),
+        "--full",
+        type=int,
+        nargs=2,
+        metavar=("S", "T"),
         help="random tokens instead of the task's: every input S long, every target T",
-    )  # fmt: skip
+    )
     parser.add_argument("--steps", type=int, default=20, help="timed steps an arm (default 20)")
     parser.add_argument("--rounds", type=int, default=4, help="turns of each arm (default 4)")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them (default 3)")
     parser.add_argument(
-        "--fresh", action="store_true",
+        "--fresh",
+        action="store_true",
         help="a new process for each turn: where two arms do not fit into the memory",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--t5x_lengths", type=int, nargs=2, default=(512, 128), metavar=("S", "T"),
+        "--t5x_lengths",
+        type=int,
+        nargs=2,
+        default=(512, 128),
+        metavar=("S", "T"),
         help="T5X's task_feature_lengths (default 512 128)",
-    )  # fmt: skip
+    )
     parser.add_argument("--name", default="", help="added to the names of the files")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder (default: results/)")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
@@ -107,9 +122,12 @@ class Child:
         self._log = (work / f"{arm}.log").open("a")
         self._process = subprocess.Popen(
             [sys.executable, str(script), *arguments, "--arm", arm, "--work", str(work)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
             env=environment,
-        )  # fmt: skip
+        )
         self.started = self._answer()
 
     def _answer(self) -> dict[str, Any]:

@@ -192,8 +192,11 @@ class _Handler(BaseHTTPRequestHandler):
                 folders.add(prefix + head + found)
             else:
                 names.append(key)
-        return {"kind": "storage#objects", "items": [self._about(k) for k in names],
-                "prefixes": sorted(folders)}  # fmt: skip
+        return {
+            "kind": "storage#objects",
+            "items": [self._about(k) for k in names],
+            "prefixes": sorted(folders),
+        }
 
     def _generation(self, key: str) -> int:
         return self.gcs.generations.get(key, 1) if key in self.gcs.objects else 0
@@ -203,11 +206,18 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.gcs.objects[key]
         now = "2024-01-01T00:00:00.000Z"
         return {
-            "kind": "storage#object", "bucket": bucket, "name": name, "size": str(len(content)),
-            "generation": str(self._generation(key)), "timeCreated": now, "updated": now,
-            "md5Hash": b64encode(md5(content).digest()).decode(), "etag": md5(content).hexdigest(),
-            "storageClass": "STANDARD", "contentType": "application/octet-stream",
-        }  # fmt: skip
+            "kind": "storage#object",
+            "bucket": bucket,
+            "name": name,
+            "size": str(len(content)),
+            "generation": str(self._generation(key)),
+            "timeCreated": now,
+            "updated": now,
+            "md5Hash": b64encode(md5(content).digest()).decode(),
+            "etag": md5(content).hexdigest(),
+            "storageClass": "STANDARD",
+            "contentType": "application/octet-stream",
+        }
 
     def _refused(self, method: str, bucket: str, name: str | None) -> bool:
         """Notes a request, and answers it where the bucket is closed or not there."""

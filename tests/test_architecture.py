@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,20 @@ from dss_jax.core.paths import shipped
 
 PACKAGE = Path(dss_jax.__file__).parent
 ROOMS = (
-    "core", "records", "data", "layouts", "model", "train", "evaluate", "interop", "teacher", "run",
-    "sweep", "report", "cli",
-)  # fmt: skip
+    "core",
+    "records",
+    "data",
+    "layouts",
+    "model",
+    "train",
+    "evaluate",
+    "interop",
+    "teacher",
+    "run",
+    "sweep",
+    "report",
+    "cli",
+)
 """In order: a room imports from itself and from those before it."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -117,11 +129,34 @@ def test_files_and_functions_stay_small(file: Path) -> None:
             assert length <= limit, f"{node.name} has {length} lines"
 
 
+def test_a_class_has_its_name_alone() -> None:
+    classes = [
+        node.name
+        for file in FILES
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert not [name for name, times in Counter(classes).items() if times > 1]
+
+
 def test_commands_are_these() -> None:
     assert list(COMMANDS) == [
-        "train", "eval", "prepare", "extract", "tasks", "config", "sweep", "frontier",
-        "report", "replay", "fit", "convert", "records", "doctor", "demo",
-    ]  # fmt: skip
+        "train",
+        "eval",
+        "prepare",
+        "extract",
+        "tasks",
+        "config",
+        "sweep",
+        "frontier",
+        "report",
+        "replay",
+        "fit",
+        "convert",
+        "records",
+        "doctor",
+        "demo",
+    ]
     for name in COMMANDS:
         assert (PACKAGE / "cli" / f"{name}.py").exists()
 

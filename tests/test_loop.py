@@ -240,7 +240,7 @@ def test_hooks_see_all_steps_before_the_state_and_each_has_its_own_every_n() -> 
 def test_a_stop_that_comes_while_hooks_are_asked_is_saved_first() -> None:
     """The signal may arrive between two of them: all must have the same answer."""
     stop, saves = loop.StopRequest(), MagicMock()
-    evaluate = hooks.Evaluate(100, 100, MagicMock(return_value=None))
+    evaluate = hooks.Validate(100, 100, MagicMock(return_value=None))
     save = hooks.Save(100, saves, evaluate, stop)
 
     class Signal(loop.Hook):
@@ -258,12 +258,17 @@ def test_a_stop_that_comes_while_hooks_are_asked_is_saved_first() -> None:
 
 def test_each_evaluated_state_is_saved_with_its_score() -> None:
     saves = MagicMock()
-    evaluate = hooks.Evaluate(4, 10, lambda params, step: float(step))
+    evaluate = hooks.Validate(4, 10, lambda params, step: float(step))
     save = hooks.Save(3, saves, evaluate, loop.StopRequest())
     loop.fit(_State(), steps=10, train_step=_add, next_batch=lambda k: k, hooks=[evaluate, save])
     assert [c.args[1:] for c in saves.save.call_args_list] == [
-        (3, None), (4, 4.0), (6, None), (8, 8.0), (9, None), (10, 10.0)
-    ]  # fmt: skip
+        (3, None),
+        (4, 4.0),
+        (6, None),
+        (8, 8.0),
+        (9, None),
+        (10, 10.0),
+    ]
     assert [c.args[0].params for c in saves.save.call_args_list] == [
         sum(range(s)) for s in (3, 4, 6, 8, 9, 10)
     ]

@@ -16,9 +16,15 @@ from dss_jax.train import loss as losses
 pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
 
 MODEL = config.T5Config(
-    vocab_size=32, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32,
-    num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0,
-)  # fmt: skip
+    vocab_size=32,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout_rate=0.0,
+)
 
 
 def _block(rng: np.random.Generator, role: int, lengths: list[int], width: int) -> Block:

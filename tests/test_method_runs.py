@@ -44,8 +44,12 @@ def test_a_run_is_trained_and_scored(tmp_path: Path, toy_store: TokenStore, form
     assert "rationale/loss" not in results["test"]
     about = {k: results[k] for k in ("method", "task", "seed", "train_examples", "train_total")}
     assert about == {
-        "method": form, "task": "toy", "seed": 0, "train_examples": 37, "train_total": 37,
-    }  # fmt: skip
+        "method": form,
+        "task": "toy",
+        "seed": 0,
+        "train_examples": 37,
+        "train_total": 37,
+    }
     assert results["parameters"] > 1000
     for line in _lines(tmp_path / run_folder.PREDICTIONS / "test-best.jsonl"):
         assert ("generated" in line) == (form == "rationale_label")
@@ -114,8 +118,10 @@ class TestTeacher:
 
     def test_without_teacher_text_there_is_nothing_to_score(self, tmp_path: Path) -> None:
         builder = SplitBuilder(("label_inputs", "label_targets"), ("id", "input", "label"))
-        builder.append({"label_inputs": [5, 1], "label_targets": [6, 1]},
-                       {"id": "0", "input": "a", "label": "b"})  # fmt: skip
+        builder.append(
+            {"label_inputs": [5, 1], "label_targets": [6, 1]},
+            {"id": "0", "input": "a", "label": "b"},
+        )
         description = {"name": "own", "kind": "seqio", "key": "own", "prefixes": None}
         store = write_store(tmp_path / "s", {"test": builder}, toy.VOCABULARY, 0, description)
         with pytest.raises(UsageError, match="toy has no teacher text"):

@@ -65,12 +65,16 @@ class TestForms:
             ("rationale_label", "So 3 + 4. Answer: ( 3 + 4 )", "( 3 + 4 )", "So 3 + 4."),
             ("rationale_label", "Answer: no. Answer: yes", "yes", "Answer: no."),
             ("rationale_label", "( 3 + 4 )", "( 3 + 4 )", ""),
-            ("label_rationale", "yes Rationale: it is. Rationale: so", "yes",
-             "it is. Rationale: so"),
+            (
+                "label_rationale",
+                "yes Rationale: it is. Rationale: so",
+                "yes",
+                "it is. Rationale: so",
+            ),
             ("label_rationale", "yes", "yes", ""),
             ("label_rationale", "", "", ""),
         ],
-    )  # fmt: skip
+    )
     def test_the_label_is_read_from_the_text(
         self, form: str, text: str, label: str, rationale: str
     ) -> None:
@@ -126,9 +130,12 @@ class TestOnlyCorrect:
         unlabeled = config.Method(name="dss_unlabeled", label="teacher", only_correct=True)
         with pytest.raises(UsageError, match="has a teacher label that is right"):
             TrainBatches(
-                toy_store.split("train"), config.Task(name="toy"), DATA, unlabeled,
+                toy_store.split("train"),
+                config.Task(name="toy"),
+                DATA,
+                unlabeled,
                 right=np.zeros(37, bool),
-            )  # fmt: skip
+            )
 
 
 @pytest.fixture(scope="module")
@@ -263,18 +270,30 @@ class TestChecks:
             (lambda: config.Method(form="span"), "Method.form 'span'.*Did you mean 'spans'"),
             (lambda: config.Loss(alpha_schedule="phased"), "Loss.alpha_phases goes with"),
             (lambda: config.Loss(alpha_phases=((1.0, 0.5),)), "Loss.alpha_phases goes with"),
-            (lambda: config.Loss(alpha_schedule="phased", alpha_phases=((0.5, 1), (0.4, 0))),
-             r"must add up to 1, not 0.9"),
-            (lambda: toy.make_run(method=method("rationale_input"),
-                                  loss=config.Loss(mutual_information=0.1)),
-             "has one task. Take dss"),
-            (lambda: toy.make_run(method=method("rationale_label"),
-                                  evaluate=config.Evaluate(decode="rank")),
-             "predicts label and rationale in one text"),
-            (lambda: config.Task(mixture_or_task_name="a", mixture_or_task_module="b",
-                                 extra_tasks="asdiv"), "are task files beside a task file"),
+            (
+                lambda: config.Loss(alpha_schedule="phased", alpha_phases=((0.5, 1), (0.4, 0))),
+                r"must add up to 1, not 0.9",
+            ),
+            (
+                lambda: toy.make_run(
+                    method=method("rationale_input"), loss=config.Loss(mutual_information=0.1)
+                ),
+                "has one task. Take dss",
+            ),
+            (
+                lambda: toy.make_run(
+                    method=method("rationale_label"), evaluate=config.Evaluate(decode="rank")
+                ),
+                "predicts label and rationale in one text",
+            ),
+            (
+                lambda: config.Task(
+                    mixture_or_task_name="a", mixture_or_task_module="b", extra_tasks="asdiv"
+                ),
+                "are task files beside a task file",
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_what_cannot_be_is_said(self, make, message: str) -> None:
         with pytest.raises(UsageError, match=message):
             make()

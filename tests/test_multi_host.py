@@ -34,12 +34,21 @@ TASK = DistillationTask(
 
 SETTINGS = {
     "Data.layout": "padded",  # Its dropout masks do not depend on the mesh.
-    "T5Config.emb_dim": 16, "T5Config.num_heads": 4, "T5Config.head_dim": 4,
-    "T5Config.mlp_dim": 32, "T5Config.num_encoder_layers": 1, "T5Config.num_decoder_layers": 1,
-    "Vocabulary.extra_ids": 0, "Data.batch_size": 8, "Optimizer.learning_rate": 1e-2,
-    "Evaluate.every": 30, "Evaluate.batch_size": 4, "Evaluate.max_decode_length": 5,
-    "Train.steps": 60, "Train.log_every": 1,
-}  # fmt: skip
+    "T5Config.emb_dim": 16,
+    "T5Config.num_heads": 4,
+    "T5Config.head_dim": 4,
+    "T5Config.mlp_dim": 32,
+    "T5Config.num_encoder_layers": 1,
+    "T5Config.num_decoder_layers": 1,
+    "Vocabulary.extra_ids": 0,
+    "Data.batch_size": 8,
+    "Optimizer.learning_rate": 1e-2,
+    "Evaluate.every": 30,
+    "Evaluate.batch_size": 4,
+    "Evaluate.max_decode_length": 5,
+    "Train.steps": 60,
+    "Train.log_every": 1,
+}
 
 SLOW = """
 import sys, time
@@ -74,10 +83,16 @@ class Place:
         bindings = (SETTINGS | bindings) if command == "train" else bindings
         given = [] if command == "eval" else ["--task", "toy", "--model", "t5_1_1_tiny"]
         return [
-            command, *given, "--task_dir", str(self.folder / "tasks"), "--store", str(self.store),
-            "--output_dir", str(self.folder / name),
+            command,
+            *given,
+            "--task_dir",
+            str(self.folder / "tasks"),
+            "--store",
+            str(self.store),
+            "--output_dir",
+            str(self.folder / name),
             *(f"--gin.{k}={v!r}" for k, v in bindings.items()),
-        ]  # fmt: skip
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +116,23 @@ def _start(
     started = []
     for index, own in enumerate(arguments):
         among = [
-            "--coordinator_address", f"localhost:{port}", "--process_count", str(count),
-            "--process_index", str(index),
-        ]  # fmt: skip
+            "--coordinator_address",
+            f"localhost:{port}",
+            "--process_count",
+            str(count),
+            "--process_index",
+            str(index),
+        ]
         command = [sys.executable, "-c", program, *own]
         started.append(
             subprocess.Popen(
                 command + (among if count > 1 else []),
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=env,
             )
-        )  # fmt: skip
+        )
     return started
 
 
@@ -137,11 +159,14 @@ def _params(run: Path, step: int) -> list[np.ndarray]:
             args=ocp.args.PyTreeRestore(
                 restore_args=jax.tree.map(
                     lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-                    dict(reader.metadata(run / "checkpoints" / str(step) / "params")
-                         .item_metadata.tree),
+                    dict(
+                        reader.metadata(
+                            run / "checkpoints" / str(step) / "params"
+                        ).item_metadata.tree
+                    ),
                 )
             ),
-        )  # fmt: skip
+        )
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 

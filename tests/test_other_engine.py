@@ -21,9 +21,16 @@ from dss_jax.run import other_engine
 from dss_jax.train.loop import Interrupted
 
 TRAIN = [
-    "train", "--task", "word_problems", "--model", "t5_1_1_tiny", "--engine", "t5x",
-    "--output_dir", "runs/t5x",
-]  # fmt: skip
+    "train",
+    "--task",
+    "word_problems",
+    "--model",
+    "t5_1_1_tiny",
+    "--engine",
+    "t5x",
+    "--output_dir",
+    "runs/t5x",
+]
 
 
 def test_a_configuration_survives_the_way_to_the_child() -> None:

@@ -23,9 +23,13 @@ def _steps(run: config.Run, store, devices: int, n: int = 3) -> tuple[list[dict]
     program = Program(run, make_mesh(run.mesh, jax.devices()[:devices]))
     numbered = bool(run.loss.mutual_information)
     batches = TrainBatches(
-        store.split("train"), run.task, run.data, run.method,
-        shares=devices * run.train.microbatches, numbered=numbered,
-    )  # fmt: skip
+        store.split("train"),
+        run.task,
+        run.data,
+        run.method,
+        shares=devices * run.train.microbatches,
+        numbered=numbered,
+    )
     state, metrics = program.init(), []
     for k in range(n):
         state, step_metrics = program.train_step(state, put_batch(batches(k), program.mesh))

@@ -36,9 +36,15 @@ SIZES = {"train": 37, "validation": 9, "test": 7}
 """Rows."""
 
 MODEL = config.T5Config(
-    vocab_size=None, emb_dim=16, num_heads=4, head_dim=4, mlp_dim=32,
-    num_encoder_layers=2, num_decoder_layers=1, dropout_rate=0.1,
-)  # fmt: skip
+    vocab_size=None,
+    emb_dim=16,
+    num_heads=4,
+    head_dim=4,
+    mlp_dim=32,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+    dropout_rate=0.1,
+)
 
 
 def input_ids(vocabulary: SentencePiece, text: str) -> list[int]:

@@ -69,10 +69,19 @@ def train_vocabulary(file: Path, sentences: Iterator[str]) -> None:
     """Ids are T5's: padding 0, end 1, unknown 2; each label is one piece."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences, model_writer=model, model_type="unigram", vocab_size=PIECES,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, character_coverage=1.0, num_threads=1,
-        user_defined_symbols=[f"\u2581{label}" for label in LABELS], minloglevel=1,
-    )  # fmt: skip
+        sentence_iterator=sentences,
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=PIECES,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        character_coverage=1.0,
+        num_threads=1,
+        user_defined_symbols=[f"\u2581{label}" for label in LABELS],
+        minloglevel=1,
+    )
     file.write_bytes(model.getvalue())
 
 

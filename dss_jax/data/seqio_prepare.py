@@ -19,7 +19,7 @@ from dss_jax.core.types import SPLITS, Example, SeqioSource, SplitUnavailable
 from dss_jax.data import prepare, rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
-from dss_jax.data.store_writer import Columns, Joined, Part, text_column, write_store
+from dss_jax.data.store_writer import ColumnPart, Columns, Joined, text_column, write_store
 from dss_jax.data.vocabulary import SentencePiece
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ Parts = Mapping[str, Sequence[Any]]
 """Split -> its parts."""
 
 
-class Plan(NamedTuple):
+class StorePlan(NamedTuple):
     """What a store is made of: `tokenise` makes `columns` of each of `parts`; `description` are
     further fields of the manifest.
     """
@@ -72,7 +72,7 @@ class TaskRows:
         }
 
 
-def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
+def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     task = load_task_file(Path(request["task_file"]))
     read: dict[str, list[Example]] = {}
     unavailable: dict[str, str] = {}
@@ -97,7 +97,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
             from dss_jax.data.seqio_user import file_stamps
 
             files |= file_stamps(source.make(), source.splits)
-    return Plan(
+    return StorePlan(
         tokenise=TaskRows(vocabulary.path.read_bytes(), vocabulary.extra_ids, request["prefixes"]),
         parts={
             split: [found[start : start + size] for start in range(0, len(found), size)]
@@ -115,7 +115,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> Plan:
     )
 
 
-def _plan_seqio(request: Mapping[str, Any], size: int | None) -> Plan:
+def _plan_seqio(request: Mapping[str, Any], size: int | None) -> StorePlan:
     """Each row of each task once, whatever its rate."""
     from dss_jax.data import seqio_user
 
@@ -129,7 +129,7 @@ def _plan_seqio(request: Mapping[str, Any], size: int | None) -> Plan:
         files |= seqio_user.file_stamps(task.source, task.splits, cache)
         for split in parts.keys() & task.splits:
             parts[split] += seqio_user.parts_of(task, split, size)
-    return Plan(
+    return StorePlan(
         tokenise=seqio_user.SeqioRows(request["module"], request["name"], cached),
         parts=parts,
         columns=seqio_user.COLUMNS,
@@ -153,7 +153,7 @@ def here(tokenise: Tokenise, parts: Parts) -> dict[str, list[Columns]]:
 
 def make(
     request: Mapping[str, Any],
-    run: Callable[[Tokenise, Parts], Mapping[str, Sequence[Part]]] = here,
+    run: Callable[[Tokenise, Parts], Mapping[str, Sequence[ColumnPart]]] = here,
     size: int | None = None,
 ) -> None:
     """Makes the store that a request of `dss_jax.data.prepare` describes.

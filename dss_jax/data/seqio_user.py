@@ -119,7 +119,7 @@ def ints_and_texts(dataset: Any) -> Iterator[dict[str, Any]]:
         yield {k: v.decode("utf-8") if isinstance(v, bytes) else v for k, v in row.items()}
 
 
-class Part(NamedTuple):
+class SourcePart(NamedTuple):
     """Rows of the source of one SeqIO task: `first` to `last` (without it; None: to the end)."""
 
     split: str
@@ -128,15 +128,15 @@ class Part(NamedTuple):
     last: int | None = None
 
 
-def parts_of(task: Any, split: str, size: int | None) -> list[Part]:
+def parts_of(task: Any, split: str, size: int | None) -> list[SourcePart]:
     """A split of a task in parts of `size` rows; None: as one, whose rows need not be counted."""
     if size is None:
-        return [Part(split, task.name)]
+        return [SourcePart(split, task.name)]
     count = task.source.num_input_examples(split)
     if count is None:
         rows = task.source.get_dataset(split, shuffle=False)
         count = int(rows.reduce(np.int64(0), lambda n, _: n + 1))
-    return [Part(split, task.name, a, min(a + size, count)) for a in range(0, count, size)]
+    return [SourcePart(split, task.name, a, min(a + size, count)) for a in range(0, count, size)]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class SeqioRows:
     name: str
     use_cached: bool
 
-    def __call__(self, part: Part) -> Columns:
+    def __call__(self, part: SourcePart) -> Columns:
         """The rows that the preprocessors make of a part; `id` is the task's name: `numbered`."""
         provider = find_provider(self.module, self.name)
         vocabulary = vocabulary_of(provider)

@@ -30,7 +30,7 @@ Columns = Mapping[str, Ragged]
 """A split's columns by name, in the order of the manifest."""
 
 
-class Part(Protocol):
+class ColumnPart(Protocol):
     """Columns of a part of a split, perhaps read when they are asked for."""
 
     def __getitem__(self, column: str, /) -> Ragged: ...
@@ -81,7 +81,7 @@ class SplitBuilder(_Columns):
 class Joined(_Columns):
     """Columns of parts of a split, one after another; put together when they are asked for."""
 
-    def __init__(self, names: Sequence[str], parts: Sequence[Part]) -> None:
+    def __init__(self, names: Sequence[str], parts: Sequence[ColumnPart]) -> None:
         """`names`: the columns, which all parts have; there may be no part."""
         super().__init__(names)
         self._parts = parts

@@ -118,19 +118,19 @@ def _spread(shares: np.ndarray, counts: np.ndarray, room: np.ndarray) -> np.ndar
     return rows
 
 
-class Part(NamedTuple):
+class SharedRows(NamedTuple):
     """Roles of the method whose pairs share rows, of lengths S and T: one block of the batch."""
 
     roles: slice
     lengths: tuple[int, int]
 
 
-class Rows(Layout):
+class RowLayout(Layout):
     """Builds a block for each of its parts. A batch is assigned its items, and the row of each pair
     in its block: int [N + M].
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[SharedRows, ...]
     segmented: bool
 
     def build(self, assigned: np.ndarray, shape: int) -> Batch:
@@ -155,7 +155,7 @@ class Rows(Layout):
         return tuple(blocks)
 
 
-class PaddedRows(Rows):
+class PaddedRows(RowLayout):
     """Layout `padded`: a block for each role, as long as the longest of the rows of the split that
     will be asked for.
     """
@@ -169,7 +169,7 @@ class PaddedRows(Rows):
         n, multiple = data.batch_size, data.length_multiple
         inputs, targets = examples.longest_of(rows)
         s, *of_roles = (int(round_up(max(int(x), 1), multiple)) for x in (inputs.max(), *targets))
-        self.parts = tuple(Part(slice(k, k + 1), (s, t)) for k, t in enumerate(of_roles))
+        self.parts = tuple(SharedRows(slice(k, k + 1), (s, t)) for k, t in enumerate(of_roles))
         self._shapes = (tuple(BlockShape(n, n * s, s, n * t, t) for t in of_roles),)
 
     def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +185,7 @@ class PaddedRows(Rows):
         return tuple(map(shifted, super().build(assigned, shape)))
 
 
-class PackedRows(Rows):
+class PackedRows(RowLayout):
     """Layout `packed`, whose shapes differ in rows only, a multiple of the plan's shares. All roles
     are in one part, or each has one, whichever executes less.
     """
@@ -200,10 +200,10 @@ class PackedRows(Rows):
         self.parts = self._cheapest(self._sizes(sample), plan.cost, data.length_multiple)
         self._choose_shapes(chain((first,), batches), WORTH_A_SHAPE)
 
-    def _cheapest(self, sizes: np.ndarray, cost: Cost, multiple: int) -> tuple[Part, ...]:
+    def _cheapest(self, sizes: np.ndarray, cost: Cost, multiple: int) -> tuple[SharedRows, ...]:
         """Which roles share rows, and the lengths of these, by a sample's sizes [2, n, K, N]."""
 
-        def best(roles: slice) -> tuple[float, Part]:
+        def best(roles: slice) -> tuple[float, SharedRows]:
             pairs = _joined(sizes, roles)
             n = pairs.shape[1]
             tried = np.array([*_row_lengths(pairs, self._examples.longest(roles), multiple)])
@@ -212,7 +212,7 @@ class PackedRows(Rows):
             costs = np.sum(cost(self._block_shape(placed, of_each)).reshape(-1, n), axis=1)
             at = int(np.argmin(costs))
             s, t = map(int, tried[at])
-            return float(costs[at]), Part(roles, (s, t))
+            return float(costs[at]), SharedRows(roles, (s, t))
 
         roles = len(self._examples.roles)
         together, part = best(slice(0, roles))

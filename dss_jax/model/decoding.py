@@ -88,7 +88,7 @@ class Prepared(NamedTuple):
     cross_mask_Bx1x1xS: jax.Array
 
 
-class Rows(NamedTuple):
+class DecodeRows(NamedTuple):
     """What changes, input by input. The cache has a pair [B, K, H, T, D] for each layer."""
 
     tokens_BxK: jax.Array
@@ -101,7 +101,7 @@ class DecodeState(NamedTuple):
     """What the loop carries."""
 
     position: jax.Array
-    rows: Rows
+    rows: DecodeRows
 
 
 def gather(x_BxKx: jax.Array, index_BxN: jax.Array) -> jax.Array:
@@ -166,7 +166,7 @@ def start(
     encoded_BxSxE = model.bind({"params": params}).encode(encoder_input_tokens)
     cross = _cross_attention(model, params, encoded_BxSxE)
     prepared = Prepared(cross, padding_mask(encoder_input_tokens))
-    rows = Rows(
+    rows = DecodeRows(
         tokens_BxK=jnp.zeros((batch_size, search.width), jnp.int32),
         done_B=jnp.all(encoder_input_tokens == PAD_ID, axis=1),
         cache=empty_cache(model, batch_size, search.width, max_decode_length),
@@ -181,7 +181,7 @@ def _step(
     layers: list[Any],
     prepared: Prepared,
     bias_1xHxTxT: jax.Array,
-    rows: Rows,
+    rows: DecodeRows,
     position: jax.Array,
 ) -> tuple[jax.Array, tuple[KeyValue, ...]]:
     """Logits [B, K, V] after `rows.tokens_BxK`, which stand at `position`, and the cache."""
@@ -229,7 +229,7 @@ def advance(
         if (parents_BxK := chosen.parents_BxK) is not None:
             cache = jax.tree.map(lambda x: joined(gather(parted(x), parents_BxK)), cache)
         found = jax.tree.map(partial(where_rows, rows.done_B), rows.search, chosen.state)
-        rows = Rows(chosen.tokens_BxK, rows.done_B | chosen.done_B, cache, found)
+        rows = DecodeRows(chosen.tokens_BxK, rows.done_B | chosen.done_B, cache, found)
         return DecodeState(position + 1, rows)
 
     def with_cache(state: DecodeState, change: Callable) -> DecodeState:

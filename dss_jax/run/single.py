@@ -135,7 +135,7 @@ def _train_and_score(
         write, own = _outputs(stack, session, batches, profile, first)
         stop = stack.enter_context(stop_on_signals())
         every, steps = run.evaluate.every, run.train.steps
-        evaluate = hooks.Evaluate(every, steps, partial(validate, session, write))
+        evaluate = hooks.Validate(every, steps, partial(validate, session, write))
         # DO NOT CHANGE THE ORDER: what is evaluated is saved, what is saved may be stopped after,
         # and the log's clock starts anew when all of them are done. A batch that was skipped is
         # logged before it may end the run.

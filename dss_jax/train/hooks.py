@@ -51,7 +51,7 @@ class FirstStep(Hook):
 
 
 @dataclass
-class Evaluate(Hook):
+class Validate(Hook):
     """Scores the parameters every `every` steps and at the last; `score`: (params, step) ->
     validation score, the higher the better; None: no such split. `newest`: that of the last step.
     """
@@ -77,7 +77,7 @@ class Save(Hook):
 
     every: int
     checkpoints: Checkpoints
-    evaluate: Evaluate
+    evaluate: Validate
     stop: StopRequest
 
     def due(self, step: int) -> bool:
