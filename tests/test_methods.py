@@ -13,8 +13,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import LABEL, RATIONALE
 from dss_jax.data import columns
 from dss_jax.data.columns import examples_of, label_in, rationale_in
-from dss_jax.data.extras import JoinedSplit
-from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS, TokenStore
+from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS, JoinedSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.layouts.batches import TrainBatches
 

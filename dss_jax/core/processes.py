@@ -11,11 +11,12 @@ import ctypes
 import difflib
 import itertools
 import json
+import os
 import signal
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -181,6 +182,28 @@ def _difference(having: Mapping[str, str]) -> Iterator[str]:
 def process_names() -> list[str]:
     """What the processes are called in messages."""
     return [f"process {i} ({host})" for i, host in enumerate(gather(socket.gethostname()))]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # Another user's.
+    return True
+
+
+@contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Signals of these numbers go to a handler, of Python's; then to those of before again."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager

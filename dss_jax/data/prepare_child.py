@@ -14,10 +14,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from dss_jax.core import processes
 from dss_jax.core.errors import UsageError
 from dss_jax.core.log import shown
 from dss_jax.core.paths import PACKAGE
@@ -82,7 +83,9 @@ def run(
             start_new_session=hand_on_signals,
         )
         try:
-            with _handing_on(child) if hand_on_signals else nullcontext():
+            # What asks this process to stop goes to the child instead.
+            asked = (signal.SIGINT, signal.SIGTERM) if hand_on_signals else ()
+            with processes.handled(asked, lambda *_: child.send_signal(signal.SIGTERM)):
                 said = _talk(child, request)
         except BaseException:
             _stop(child)
@@ -113,21 +116,6 @@ def _talk(child: "subprocess.Popen[str]", request: Mapping[str, Any]) -> dict[st
                 kept |= said
     child.wait()
     return kept
-
-
-@contextmanager
-def _handing_on(child: "subprocess.Popen[str]") -> Iterator[None]:
-    """Signals that ask this process to stop go to the child instead."""
-
-    def hand_on(*_: Any) -> None:
-        child.send_signal(signal.SIGTERM)
-
-    before = {s: signal.signal(s, hand_on) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _stop(child: "subprocess.Popen[str]") -> None:

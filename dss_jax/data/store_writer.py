@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dss_jax.core import processes
 from dss_jax.core.digest import file_digest
 from dss_jax.data.store import (
     FORMAT,
@@ -129,20 +130,12 @@ def remove_leftovers(path: Path) -> None:
     """Deletes what interrupted writers of this store left on this machine."""
     for folder in path.parent.glob(f"{_partial_prefix(path)}*"):
         pid = folder.name.removeprefix(_partial_prefix(path)).partition("-")[0]
-        if not (pid.isdigit() and _alive(int(pid))):
+        if not (pid.isdigit() and processes.is_alive(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _partial_prefix(path: Path) -> str:
     return f".partial-{path.name}-{socket.gethostname()}-"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)
-    return True
 
 
 def _write_split(folder: Path, columns: Columns) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dss_jax.core import config, processes, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
-from dss_jax.data.store import StoreSplit, TokenStore
+from dss_jax.data.store import JoinedSplit, StoreSplit, TokenStore
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator
 from dss_jax.layouts.batches import TrainBatches
@@ -125,8 +125,6 @@ def _training_rows(session: Session) -> tuple["StoreSplit | Pieces", np.ndarray 
         return pieces_of(store, "train", run), None
     split = store.split("train")
     if store.extras:
-        from dss_jax.data.extras import JoinedSplit
-
         split = JoinedSplit(split, [extra.split("train") for extra in store.extras])
     if not run.method.only_correct:
         return split, None

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from dss_jax.core import locks
+from dss_jax.core import locks, processes
 from dss_jax.run import run_folder
 from dss_jax.sweep.plan import Job, Planned, Times, state_of
 
@@ -266,12 +266,8 @@ class Runner:
         taken = [signal.SIGINT, signal.SIGTERM]
         # nohup has it ignored.
         taken += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
-        before = {s: signal.signal(s, handle) for s in taken}
-        try:
+        with processes.handled(taken, handle):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _tail(log: Path, start: int) -> list[str]:

@@ -156,9 +156,5 @@ def stop_on_signals() -> Iterator[StopRequest]:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         taken = (signal.SIGINT, signal.SIGTERM) if agreed is None else (signal.SIGINT,)
-        before = {s: signal.signal(s, handle) for s in taken}
-        try:
+        with processes.handled(taken, handle):
             yield request
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
