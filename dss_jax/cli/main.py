@@ -30,13 +30,6 @@ COMMANDS = {
 may give an exit status."""
 
 
-def _help() -> str:
-    lines = ["usage: dss COMMAND [flags]   (dss COMMAND --help shows its flags)", ""]
-    lines += [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
-    lines += ["", "  --version", "", "First steps: make demo. Documentation: docs/."]
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -46,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
-        print(_help())
+        print("usage: dss COMMAND [flags]   (dss COMMAND --help shows its flags)\n")
+        print(*(f"  {name:<9} {text}" for name, text in COMMANDS.items()), sep="\n")
+        print("\n  --version\n\nFirst steps: make demo. Documentation: docs/.")
         return 0
     if given[0] == "--version":
         print(f"dss-jax {__version__}")

@@ -9,6 +9,7 @@ command runs on each: docs/multi_host.md.
 """
 
 import argparse
+import logging
 import os
 import shlex
 import sys
@@ -21,6 +22,8 @@ from dss_jax.core.startup import StartClock
 
 if TYPE_CHECKING:
     from dss_jax.data.store import TokenStore
+
+log = logging.getLogger(__name__)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +124,7 @@ def main(args: argparse.Namespace) -> int:
     run = resolved.run
     _check(args, run)
     profile = None if args.profile is None else _profile(args.profile, run.train.steps)
-    processes.say(config.to_gin(run))
+    log.info(config.to_gin(run))
     clock.lap("imports")
 
     store = _open_store(args, run)
@@ -151,7 +154,7 @@ def main(args: argparse.Namespace) -> int:
             results = single.train(run, store, scorer, clock, profile)
     except Interrupted as stop:
         again = f"dss {shlex.join(sys.argv[1:])}"
-        processes.say(f"\n{stop}. To go on, give the same command again:\n  {again}")
+        log.info(f"\n{stop}. To go on, give the same command again:\n  {again}")
         return 130
     if processes.is_first():
         _report(run, results)

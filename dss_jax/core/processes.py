@@ -37,9 +37,8 @@ _sigterm_of_jax: int | None = None
 
 
 def start(found: "Processes | None", timeout: int = START_SECONDS) -> None:
-    """Connects this process with the others that `find` found; None: nothing is done. Comes before
-    anything that touches a device. UsageError: they do not find each other within `timeout`, in
-    seconds.
+    """Connects this process with the others, before anything touches a device; None: it is alone.
+    UsageError: they do not find each other within `timeout` seconds.
     """
     if found is None:
         return
@@ -50,7 +49,7 @@ def start(found: "Processes | None", timeout: int = START_SECONDS) -> None:
             found.coordinator_address,
             found.process_count,
             found.process_index,
-            None if found.local_device_ids is None else list(found.local_device_ids),
+            found.local_device_ids and list(found.local_device_ids),
             initialization_timeout=timeout,
         )
     except (RuntimeError, ValueError) as error:
@@ -81,12 +80,6 @@ def index() -> int:
 def is_first() -> bool:
     """Whether this process writes files and prints: process 0."""
     return index() == 0
-
-
-def say(text: str) -> None:
-    """Prints a line, once and not once a process."""
-    if is_first():
-        print(text, flush=True)
 
 
 def gather(text: str) -> list[str]:

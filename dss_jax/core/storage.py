@@ -9,6 +9,8 @@ Libraries are imported only for a remote path.
 import contextlib
 import hashlib
 import importlib.util
+import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from typing import Any
 
 from dss_jax.core import paths
 from dss_jax.core.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 # epath would take TensorFlow where it is installed, which costs 4 s and 800 MB. It asks once in a
 # process, perhaps for Orbax before anybody comes here with a remote path.
@@ -30,7 +34,12 @@ CREDENTIALS = {
     "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
+INDEX = ".copied.json"
+"""In a local copy: file -> size and tag of the version that it was copied from."""
+
 AnyPath = str | os.PathLike[str]
+
+_TAGS = ("etag", "ETag", "generation", "md5Hash", "mtime", "LastModified")
 
 _LIBRARIES = ("google", "gcsfs", "botocore", "aiobotocore", "aiohttp", "s3fs", "requests")
 
@@ -95,8 +104,6 @@ def explained(path: AnyPath) -> Iterator[None]:
 
 
 def _message(path: str, error: Exception) -> str:
-    scheme = scheme_of(path)
-    assert scheme is not None
     text = (str(error) or repr(error)).strip().splitlines()[0]
     code = getattr(error, "code", None)
     lower = f"{type(error).__name__} {text}".lower()
@@ -105,8 +112,8 @@ def _message(path: str, error: Exception) -> str:
     denied = ("credential", "forbidden", "unauthorized", "denied", "access", "anonymous", "token")
     if isinstance(error, PermissionError) or code in (401, 403) or any(w in lower for w in denied):
         return (
-            f"no permission for {path} ({text}). Log in with {CREDENTIALS[scheme]}, and check that "
-            "the account may list, read and write objects of the bucket."
+            f"no permission for {path} ({text}). Log in with {CREDENTIALS[str(scheme_of(path))]}, "
+            "and check that the account may list, read and write objects of the bucket."
         )
     return f"cannot reach {path}: {text}"
 
@@ -144,11 +151,9 @@ def local_folder(path: AnyPath, skip: tuple[str, ...] = ()) -> Path:
     """
     if not is_remote(path):
         return Path(path).expanduser()
-    from dss_jax.core.remote_copies import update_copy
-
     name = os.fspath(path).rstrip("/")
     with explained(path):
-        return update_copy(*_file_system(name), name, _copy(name.encode()), skip)
+        return _update_copy(*_file_system(name), name, _copy(name.encode()), skip)
 
 
 def _file_system(name: str) -> tuple[Any, str]:
@@ -186,3 +191,55 @@ def whole_place(path: AnyPath, last: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="dss-") as temporary:
         yield Path(temporary)
         upload_folder(Path(temporary), path, last)
+
+
+def _update_copy(files: Any, root: str, name: str, folder: Path, skip: tuple[str, ...]) -> Path:
+    """Fetches what has changed in a bucket, and removes what is no longer there.
+
+    Args:
+      files, root: fsspec's file system, and the remote folder in it.
+      name: of the remote folder, for messages.
+      folder: the copy.
+      skip: endings of files that are not wanted.
+
+    Raises:
+      FileNotFoundError: there is nothing below it.
+      UsageError: an object's name would lead out of the copy.
+    """
+    files.invalidate_cache()
+    found = {}
+    for entry, info in files.find(root, detail=True).items():
+        if info["type"] == "file" and not entry.endswith(("/", *skip)):
+            tag = next((str(info[t]) for t in _TAGS if info.get(t)), "")
+            found[entry.removeprefix(f"{root}/")] = [str(info["size"]), tag]
+    # A copy that was put back into the bucket brings its own.
+    found.pop(INDEX, None)
+    if not found:
+        raise FileNotFoundError("it is empty")
+    for object_name in found:
+        paths.check_name(object_name, name)
+        paths.below(folder, object_name)
+    try:
+        have: dict[str, list[str]] = json.loads((folder / INDEX).read_text())
+    except (OSError, ValueError):
+        have = {}
+    changed = [n for n, v in found.items() if have.get(n) != v or not (folder / n).is_file()]
+    if changed:
+        size = sum(int(found[n][0]) for n in changed)
+        log.info(f"fetching {len(changed)} files, {size / 1e6:,.1f} MB, from {name}")
+        _fetch(files, root, folder, changed)
+    for gone in have.keys() - found.keys():
+        paths.below(folder, gone).unlink(missing_ok=True)
+    (folder / INDEX).write_text(json.dumps(found))
+    return folder
+
+
+def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        fetched = [str(Path(partial, str(i))) for i in range(len(names))]
+        # Many at once; a file appears in its place when it is whole.
+        files.get([f"{root}/{n}" for n in names], fetched)
+        for name, file in zip(names, fetched, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, folder / name)

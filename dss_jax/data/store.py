@@ -158,9 +158,7 @@ _OF_EXTRA = {"label_targets": "teacher_label_targets", "label": None}
 
 
 class JoinedSplit(StoreSplit):
-    """A task's training rows, then unlabelled ones of others (Hsieh et al. 2023: ASDiv beside SVAMP),
-    which have the teacher's label for gold.
-    """
+    """A task's rows, then others', their teacher's label for gold (as Hsieh et al. with ASDiv)."""
 
     def __init__(self, main: StoreSplit, extras: Sequence[StoreSplit]) -> None:
         """All have the same vocabulary."""

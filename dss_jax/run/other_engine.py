@@ -1,7 +1,6 @@
 """Runs a training run in a child process of another engine. Imports neither T5X nor TensorFlow."""
 
 import dataclasses
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from dss_jax.core.locks import Taken
 from dss_jax.data import prepare_child
 from dss_jax.data.store import TokenStore
 from dss_jax.train.loop import Interrupted
-
-log = logging.getLogger(__name__)
 
 MODULE = "dss_jax.run.t5x_engine"
 

@@ -318,18 +318,14 @@ class Compiled:
             content = pickle.dumps(serialize_executable.serialize(compiled))
             content = hashlib.sha256(content).digest() + content
             write_whole(self.folder / self._name(batch), content)
-            _remove_old(self.folder)
+            total = 0
+            for file in sorted(self.folder.iterdir(), key=lambda file: -file.stat().st_mtime):
+                total += file.stat().st_size
+                if total > MAX_BYTES:
+                    file.unlink(missing_ok=True)
         except Exception:
             # Not each executable can be kept, and no run shall fail because one was not.
             return
-
-
-def _remove_old(folder: Path) -> None:
-    total = 0
-    for file in sorted(folder.iterdir(), key=lambda file: -file.stat().st_mtime):
-        total += file.stat().st_size
-        if total > MAX_BYTES:
-            file.unlink(missing_ok=True)
 
 
 def _folder() -> Path | None:

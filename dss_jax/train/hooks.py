@@ -238,16 +238,13 @@ class BadSteps(Hook):
             f"step {step}: {not_finite(numbers)}, so the update is skipped ({in_a_row} in a row). "
             f"Rows: {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''} (all: {LOG})"
         )
-        self._write(step, numbers, ids)
-        if in_a_row >= self.most:
-            raise self._diverged(step - in_a_row, numbers, newest)
-
-    def _write(self, step: int, numbers: dict[str, float], ids: list[str]) -> None:
         if processes.is_first():
             line = strict_json.dumps({"step": step, "numbers": numbers, "ids": ids}) + "\n"
             file = self.folder / LOG
             # Whole, because objects of a bucket do not grow.
             write_whole(file, (file.read_text() if file.exists() else "") + line)
+        if in_a_row >= self.most:
+            raise self._diverged(step - in_a_row, numbers, newest)
 
     def _diverged(self, first: int, numbers: dict[str, float], state: TrainState) -> Diverged:
         """Keeps what `dss replay` needs; `first` is the number of the first bad batch."""
