@@ -17,8 +17,9 @@ STATUSES = (
     "ok",  # a rationale, and a label that is allowed
     "no_answer",  # no answer where the pattern wants one
     "invalid_label",  # an answer that is none of the allowed labels
+    "ambiguous",  # several answers that differ, or one that is taken back
     "no_rationale",  # an answer, but nothing before it
-    "truncated",  # cut by the length limit before the answer
+    "truncated",  # cut by the length limit
     "refused",  # the model or the server declined
     "error",  # no answer came, after all attempts
 )
@@ -34,11 +35,15 @@ class Reply:
 
     Attributes:
       text: the completion; "" where none came.
-      finish_reason: the server's: "stop", "length", "content_filter"; "" where not given;
+      finish_reason: as its server has it: "stop", "length", "MAX_TOKENS"; "" where not given;
         `GIVEN_UP`.
       refusal: the model's refusal, or the server's reason for the error; "" for neither.
-      prompt_tokens, completion_tokens: as the server counted; 0 where it did not say.
+      prompt_tokens, completion_tokens: as the server counted, those of attempts included that were
+        paid for and could not be used; with a model's thoughts.
       model: the model's name as the server gave it.
+      thoughts: that came apart from the text.
+      note: what is odd about it, for people.
+      estimated: whether the tokens are our estimate, because the server did not say.
     """
 
     text: str
@@ -47,6 +52,9 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     model: str = ""
+    thoughts: str = ""
+    note: str = ""
+    estimated: bool = False
 
     @classmethod
     def failure(cls, reason: str) -> "Reply":
@@ -71,7 +79,9 @@ class RecordSample:
         rule, by which METHOD's figures are counted.
       rationale: "" where there is none.
       text: the raw completion.
-      reason: why, for "refused" and "error".
+      reason: why, for "refused" and "error", and for some that have "no_answer".
+      thoughts: what the model said to itself: no part of the rationale.
+      flag: "label_first" where the label's words stand in the rationale's first sentence.
     """
 
     status: str
@@ -80,6 +90,8 @@ class RecordSample:
     rationale: str
     text: str
     reason: str = ""
+    thoughts: str = ""
+    flag: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

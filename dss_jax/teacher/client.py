@@ -7,7 +7,6 @@ that repeat it are blotted out.
 import asyncio
 import email.utils
 import functools
-import json
 import os
 import re
 import time
@@ -19,8 +18,9 @@ import httpx2
 import openai
 
 from dss_jax.core.errors import UsageError
-from dss_jax.records.records import GIVEN_UP, Reply
+from dss_jax.records.records import Reply
 from dss_jax.teacher.prices import HOSTED
+from dss_jax.teacher.replies import Retryable, error_of, reply_of
 
 OWN_SERVER_KEY = "none"
 """Sent to a server of the user's own where no key is set: the client wants one."""
@@ -44,22 +44,6 @@ _NOT_SUPPORTED = re.compile(
     r"support|unrecogni[sz]ed|unknown|unexpected|not (allowed|permitted)|no longer|deprecated", re.I
 )
 _TOO_LARGE = re.compile(r"too (large|long|many)|at most|maximum", re.I)
-
-
-class Retryable(Exception):  # noqa: N818
-    """The request may work later.
-
-    Attributes:
-      retry_after: seconds that the server asks to wait; None where it does not say.
-      overload: whether the server has too much to do (429 or 503), so that all should slow down.
-    """
-
-    def __init__(
-        self, reason: str, retry_after: float | None = None, *, overload: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
-        self.overload = overload
 
 
 class Rejected(Exception):  # noqa: N818
@@ -132,7 +116,7 @@ class Client:
         return reply_of(response.content, chat, self._clean)
 
     def _failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
-        status, response, said = error.status_code, error.response, _error_of(error.body)
+        status, response, said = error.status_code, error.response, error_of(error.body)
         message = str(said.get("message") or response.text or response.reason_phrase)
         reason = self._clean(f"{status}: {message}")
         # Gemini's answer to a wrong key is a 400.
@@ -184,47 +168,6 @@ def clean(text: str, key: str) -> str:
     return text[:REASON_LENGTH]
 
 
-def reply_of(content: bytes, chat: bool, cleaned: Callable[[str], str]) -> Reply:
-    """The reply in a server's answer. All that comes from servers gets its types here.
-
-    Raises:
-      Retryable: it is not JSON, or holds no completion.
-    """
-    try:
-        answer = json.loads(content)
-        choice = answer["choices"][0]
-        usage = answer.get("usage") or {}
-        message = choice.get("message") or {}
-        text = _joined(message.get("content")) if chat else choice["text"]
-        refusal = message.get("refusal") or ""
-        reason = choice.get("finish_reason") or ""
-        if text is None and not refusal and reason not in ("content_filter", "length"):
-            raise KeyError("content")
-        if reason == GIVEN_UP:  # Of some routers, where the model behind them broke down.
-            raise ValueError(reason)
-        if not all(isinstance(part, str) for part in (text or "", refusal, reason)):
-            raise TypeError("text")
-        return Reply(
-            text=text or "",
-            finish_reason=reason,
-            refusal=cleaned(refusal),
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-            model=str(answer.get("model") or ""),
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        start = cleaned(content.decode(errors="replace"))[:80]
-        kind = type(error).__name__
-        raise Retryable(f"the answer is no completion ({kind}): {start!r}") from None
-
-
-def _joined(content: Any) -> str | None:
-    """The text of a message; some servers send it in parts, of which those of thought have none."""
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content)
-    return content
-
-
 def host_of(base_url: str) -> str:
     """Host and port of a server, without path, user or password."""
     parts = urlsplit(base_url)
@@ -271,10 +214,3 @@ def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | No
         return str(param)
     # In quotes or after a colon: a message about one row may have "stop" among its words.
     return next((f for f in fields if re.search(rf"['\"`]{f}['\"`]|: {f}\b", message)), None)
-
-
-def _error_of(body: object) -> Mapping[str, Any]:
-    """The error in the answer; Gemini's is in a list."""
-    if isinstance(body, list) and body and isinstance(body[0], dict):
-        body = body[0].get("error", body[0])
-    return body if isinstance(body, dict) else {}

@@ -37,6 +37,7 @@ class PromptOptions:
       form: "chat" (messages) or "completion" (one text).
       hint: show the gold label and ask for the rationale that leads to it.
       structured: ask for JSON under a schema; chat form only, and the server must have it.
+      thoughts_as_rationale: when replies are read, take a model's thoughts for its rationale.
     """
 
     exemplars: int | None = None
@@ -44,6 +45,7 @@ class PromptOptions:
     form: str = "chat"
     hint: bool = False
     structured: bool = False
+    thoughts_as_rationale: bool = False
 
     def __post_init__(self) -> None:
         if self.exemplars is not None:
