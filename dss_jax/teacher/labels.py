@@ -4,6 +4,7 @@ An answer is read whole. Only what a sentence's end, or a word such as "because"
 not of the answer, and that may not name another label.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 
@@ -11,7 +12,7 @@ from dss_jax.core.prompt import Prompt
 from dss_jax.core.scoring import same_value
 from dss_jax.core.types import Example
 from dss_jax.records.near import folded_text
-from dss_jax.teacher.prompting import outputs
+from dss_jax.teacher.prompting import outputs, written
 
 LONGEST = 500
 """Characters of an answer that are looked at."""
@@ -79,16 +80,24 @@ class Labels:
 
     def __init__(self, example: Example, prompt: Prompt) -> None:
         self.prompt, self.allowed = prompt, example.allowed_labels
-        self._plain = {label: plain(label) for label in self.allowed}
-        self._letters = {
-            label: (match.group(1), plain(match.group(2)))
-            for label, output in outputs(prompt, example).items()
-            if (match := _LETTERED.fullmatch(output.casefold()))
-        }
+        self._example = example
         if self.allowed:
             self._breaks = _BREAKS
         else:
             self._breaks = _TEXT_BREAKS if prompt.valid is bool else _VALUE_BREAKS
+
+    @functools.cached_property
+    def _plain(self) -> dict[str, str]:
+        return {label: plain(label) for label in self.allowed}
+
+    @functools.cached_property
+    def _letters(self) -> dict[str, tuple[str, str]]:
+        """Label -> its letter and its words, as they are compared; of choices that have letters."""
+        return {
+            label: (match.group(1), plain(match.group(2)))
+            for label, output in outputs(self.prompt, self._example).items()
+            if (match := _LETTERED.fullmatch(output.casefold()))
+        }
 
     def label_in(self, line: str) -> tuple[str, str]:
         """The label that an answer names, and what stands in its line after it.
@@ -115,8 +124,12 @@ class Labels:
         if not self.allowed:
             return self._free(text)
         exact = text.strip()
-        if exact in self._plain:
+        # Most answers are one of these as they stand.
+        if exact in self.allowed:
             return exact
+        for label in self.allowed:
+            if label in exact and written(self.prompt, self._example, label) == exact.rstrip("."):
+                return label
         answer = plain(text)
         named = {label for label, known in self._plain.items() if known == answer}
         if self._letters and (match := _LETTER_ANSWER.fullmatch(answer)):
@@ -134,6 +147,8 @@ class Labels:
 
     def names_another(self, text: str, label: str) -> bool:
         """Whether a text names an allowed label besides: by its letter, else by its words."""
+        if not text:
+            return False
         if self._letters:
             letters = set(_OTHER_LETTER.findall(text.casefold()))
             return any(known in letters for one, (known, _) in self._letters.items() if one != label)
@@ -142,21 +157,24 @@ class Labels:
 
     def _heads(self, line: str) -> Iterator[tuple[str, str]]:
         """What may be the answer in a line, the longest first, each with what is left of it."""
-        places = [match.start() for match in self._breaks.finditer(line)]
         if self._breaks is _TEXT_BREAKS:  # Any text is one, so that the longest is always taken.
-            places = places[:1] or [len(line)]
+            first = self._breaks.search(line)
+            places = [first.start() if first else len(line)]
         else:
-            places = [len(line), *reversed(places)]
+            yield line, ""
+            places = [match.start() for match in self._breaks.finditer(line)][::-1]
         for place in places:
             yield line[:place], line[place:].lstrip(" .,;:!")
 
     def _begins_another(self, text: str, label: str) -> bool:
         """As in "b. forest", where (b) is another."""
+        if not text:
+            return False
         words = plain(text)
         begun = [
             one
             for one, known in self._plain.items()
-            if known and re.match(rf"{re.escape(known)}(?!\w)", words)
+            if known and words.startswith(known) and not words[len(known) :][:1].isalnum()
         ]
         return bool(begun) and max(begun, key=len) != label
 
@@ -185,7 +203,13 @@ def same_label(a: str, b: str) -> bool:
 
 def word_in(word: str, text: str) -> bool:
     """Whether `word` stands in `text`, not as a part of other words."""
-    return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+    at = text.find(word)
+    while word and at >= 0:
+        around = text[:at][-1:], text[at + len(word) :][:1]
+        if not any(character.isalnum() or character == "_" for character in around):
+            return True
+        at = text.find(word, at + 1)
+    return False
 
 
 def plain(text: str) -> str:

@@ -125,9 +125,12 @@ def shown(body: Mapping[str, Any]) -> str:
 
 def outputs(prompt: Prompt, example: Example) -> dict[str, str]:
     """Allowed label -> how a teacher writes it, as in "sea" -> "(c) sea"."""
-    return {
-        label: prompt.output_of(replace(example, label=label)) for label in example.allowed_labels
-    }
+    return {label: written(prompt, example, label) for label in example.allowed_labels}
+
+
+def written(prompt: Prompt, example: Example, label: str) -> str:
+    """How a teacher writes a label of a row."""
+    return prompt.output_of(replace(example, label=label))
 
 
 def _turns(prompt: Prompt, options: PromptOptions) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """What servers answer, as types: all that comes from them gets its types here, and nowhere else."""
 
+import functools
 import json
 import math
 import re
@@ -50,6 +51,7 @@ class Retryable(Exception):  # noqa: N818
         self.paid, self.attempts = paid, attempts
 
 
+@functools.lru_cache
 def how_it_ended(finish_reason: str) -> str:
     """"cut" by a limit, "refused" by a filter, "lost" by the server; "" for anything else."""
     words = set(re.findall(r"[a-z_]+", finish_reason.lower().replace("-", "_")))

@@ -38,6 +38,11 @@ _SPECIAL = re.compile(
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
 
+_HINTS = ("<", "[", "◁", "assistantfinal")
+_FIRST = re.compile(r"\s*(?:assistant|analysis|commentary|here is my)", re.IGNORECASE)
+"""Without any of these there is nothing to take off."""
+
+
 class Turn(NamedTuple):
     """A reply without what is none of its text.
 
@@ -54,6 +59,8 @@ class Turn(NamedTuple):
 
 def split_thoughts(reply: str) -> Turn:
     """Takes the thoughts out of a reply, wherever they stand, and the marks off."""
+    if not (any(hint in reply for hint in _HINTS) or _FIRST.match(reply)):
+        return Turn(visible(reply), "", False)
     said: list[str] = []
     thought: list[str] = []
     at, inside = 0, False
@@ -76,4 +83,5 @@ def split_thoughts(reply: str) -> Turn:
 
 def visible(text: str) -> str:
     """A text without special tokens and characters that nobody sees."""
-    return _INVISIBLE.sub("", _SPECIAL.sub("", text)).strip()
+    text = _SPECIAL.sub("", text) if "<" in text or "[" in text else text
+    return (text if text.isascii() else _INVISIBLE.sub("", text)).strip()
