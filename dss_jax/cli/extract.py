@@ -15,7 +15,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--form", choices=("chat", "completion"), default="chat")
     add("--hint", action="store_true", help="show the teacher the gold label")
     add("--structured", action="store_true", help="ask for JSON by a schema")
+    thoughts = "take a reasoning model's thoughts for its rationale"
+    add("--thoughts_as_rationale", action="store_true", help=thoughts)
     add = parser.add_argument_group("sampling").add_argument
     add("--samples", type=int, default=1, help="completions a row (default 1)")
     add("--temperature", type=float, help="default: 0 for one sample, else 0.7")
@@ -116,10 +118,11 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     from dss_jax.data import rows
     from dss_jax.teacher.extraction import shard_of
 
-    examples = shard_of(rows.examples(task, args.split, args.data_dir)[: args.limit], args.shard)
+    whole = rows.examples(task, args.split, args.data_dir)
+    examples = shard_of(whole[: args.limit], args.shard)
     if not examples:
         raise UsageError("no row is left to ask about. See --limit and --shard.")
-    extraction = _extraction(args, task)
+    extraction = replace(_extraction(args, task), labels=_labels(args, task, whole))
     if args.show_prompt is not None:
         from dss_jax.teacher.prompting import shown
 
@@ -128,6 +131,22 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
             print(f"--- {example.id}, sample {first.sample}\n{shown(first.body)}\n")
         return 0
     return _ask(args, extraction, examples)
+
+
+def _labels(
+    args: argparse.Namespace, task: DistillationTask, examples: Sequence[Example]
+) -> tuple[str, ...]:
+    """What a teacher may answer where neither task nor rows say, from the gold labels of train."""
+    from dss_jax.data import rows
+    from dss_jax.teacher.extraction import learned_labels
+
+    if args.split != "train" and not any(e.allowed_labels for e in examples):
+        with contextlib.suppress(UsageError):  # No such split here: those of this one, then.
+            examples = rows.examples(task, "train", args.data_dir)
+    labels = learned_labels(task, examples)
+    if labels:
+        print(f"labels that a teacher may answer, from the gold ones: {', '.join(labels)}")
+    return labels
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -234,6 +234,13 @@ def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
         ]
         title = "agreement, of rows with a vote"
         print_table(title, ("agreement", "rows", "right", "of", "%"), cells)
+    facts = {
+        "labels": len(stats.labels),
+        "labels that one row alone has": stats.labels_once,
+        "samples that name the label in their first sentence": stats.label_first,
+        "samples with thoughts": stats.with_thoughts,
+    }
+    print_table("labels and rationales", ("", ""), [[n, number(v)] for n, v in facts.items()])
     lengths = {"input": stats.input_words, "rationale": stats.rationale_words}
     cells = [
         [name, number(words.mean, 1), *(number(words.percentile(p)) for p in (0.5, 0.99))]

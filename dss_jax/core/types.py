@@ -147,6 +147,8 @@ class DistillationTask:
       sources: tried in order, split by split; the first that has the split serves it.
       to_example: (row, raw completion or None) -> `Example`.
       scorer: judges predicted labels.
+      labels: what a teacher may answer about rows that have no `allowed_labels` of their own; ():
+        `dss extract` takes the gold labels of train where they are few, else any text.
       prompt: how `dss extract` asks a teacher; None: this task cannot be extracted.
       validation_fraction: share of train that becomes validation where the source has no
         validation split (rounded up, as `datasets.train_test_split` does).
@@ -164,6 +166,7 @@ class DistillationTask:
     sources: tuple[Source, ...]
     to_example: Callable[[Row, str | None], Example]
     scorer: Scorer
+    labels: tuple[str, ...] = ()
     prompt: Prompt | None = None
     validation_fraction: float = 0.0
     validation_seed: int = 0

@@ -29,6 +29,10 @@ GIVEN_UP = "error"
 """`Reply.finish_reason` of a request that was given up; a later run asks again."""
 
 
+LABEL_FIRST = "label_first"
+"""`RecordSample.flag`: the rationale names the label at once, so that it may explain nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
     """What came back for one request, as it came.
@@ -81,7 +85,7 @@ class RecordSample:
       text: the raw completion.
       reason: why, for "refused" and "error", and for some that have "no_answer".
       thoughts: what the model said to itself: no part of the rationale.
-      flag: "label_first" where the label's words stand in the rationale's first sentence.
+      flag: `LABEL_FIRST` where the label's words stand in the rationale's first sentence.
     """
 
     status: str

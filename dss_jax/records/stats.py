@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dss_jax.records.filters import Correct
-from dss_jax.records.records import Record
+from dss_jax.records.records import LABEL_FIRST, Record
 
 
 @dataclass
@@ -62,6 +62,8 @@ class RecordStats:
       vote: rows whose `teacher_label` is right, of those with a gold label.
       voted: the same, of those with a gold label and a vote.
       input_words, rationale_words: lengths of inputs, and of the rationales of all samples.
+      labels: label -> rows that have it.
+      with_thoughts, label_first: samples with thoughts; with the label at the rationale's start.
     """
 
     rows: int = 0
@@ -76,6 +78,14 @@ class RecordStats:
     voted: Accuracy = field(default_factory=Accuracy)
     input_words: Lengths = field(default_factory=Lengths)
     rationale_words: Lengths = field(default_factory=Lengths)
+    labels: Counter[str] = field(default_factory=Counter)
+    with_thoughts: int = 0
+    label_first: int = 0
+
+    @property
+    def labels_once(self) -> int:
+        """Labels that one row alone has: where labels are few, these are seldom right."""
+        return sum(count == 1 for count in self.labels.values())
 
 
 def record_stats(records: Iterable[Record], correct: Correct) -> RecordStats:
@@ -94,11 +104,14 @@ def record_stats(records: Iterable[Record], correct: Correct) -> RecordStats:
         for sample in record.samples:
             stats.sample_statuses[sample.status] += 1
             stats.rationale_words.add(sample.rationale)
+            stats.with_thoughts += bool(sample.thoughts)
+            stats.label_first += sample.flag == LABEL_FIRST
             if record.gold:
                 stats.as_written.add(correct(record.gold, sample.raw_label))
                 stats.normalised.add(correct(record.gold, sample.label))
         tenths = int(10 * record.agreement + 0.5)
         if record.teacher_label:
+            stats.labels[record.teacher_label] += 1
             stats.agreement[tenths] += 1
         if not record.gold:
             continue

@@ -13,15 +13,16 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher.client import Client, Fatal, Rejected, Retryable
+from dss_jax.teacher.client import Client, Exhausted, Fatal, Rejected
 from dss_jax.teacher.journal import GROUP_SECONDS, Asked, Journal, Request
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, Limiter, backoff
 from dss_jax.teacher.prices import tokens_of
+from dss_jax.teacher.replies import Retryable
 
 CHUNK = 512
 """Requests that are looked up in the journal at once; what bounds the memory."""
@@ -67,6 +68,8 @@ class ExtractionProgress:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    estimated: int = 0
+    """Replies whose tokens are our estimate, for want of the server's count."""
     stopped: str = ""
     """Why it ended early: "" where it did not."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -120,17 +123,31 @@ class ExtractionRun:
             self.progress.reused += len(chunk) - len(missing)
             yield missing
 
-    def keep(self, request: Request | Asked, reply: Reply) -> None:
-        """Puts a reply into the journal, counts it and tells of it."""
+    def keep(self, request: Request | Asked, reply: Reply, lost: tuple[int, int] = (0, 0)) -> None:
+        """Puts a reply into the journal, counts it and tells of it.
+
+        Args:
+          request: what was asked.
+          reply: to it.
+          lost: (prompt, completion) tokens of earlier answers to it, which `pay` has counted.
+        """
         progress = self.progress
+        progress.estimated += reply.estimated
         progress.answered += not reply.failed
         progress.failed += reply.failed
         if reply.failed:
             progress.reasons[reply.refusal] += 1
-        progress.prompt_tokens += reply.prompt_tokens
-        progress.completion_tokens += reply.completion_tokens
-        self.journal.put(request, reply)
+        prompt, completion = reply.prompt_tokens, reply.completion_tokens
+        self.pay((prompt, completion))
+        prompt, completion = prompt + lost[0], completion + lost[1]
+        whole = replace(reply, prompt_tokens=prompt, completion_tokens=completion)
+        self.journal.put(request, whole)
         self.report()
+
+    def pay(self, tokens: tuple[int, int]) -> None:
+        """Counts (prompt, completion) tokens that were paid for."""
+        self.progress.prompt_tokens += tokens[0]
+        self.progress.completion_tokens += tokens[1]
 
     def report(self) -> None:
         """Tells how far it is, and asks whether to go on."""
@@ -257,6 +274,7 @@ class ServerTeacher:
         """Sends one request until there is a reply to keep."""
         is_first = self.begun < HOPELESS
         self.begun += 1
+        lost = (0, 0)
         for attempt in itertools.count(1):
             try:
                 reply = await self.once(request)
@@ -266,15 +284,24 @@ class ServerTeacher:
             except Retryable as error:
                 if error.overload:
                     self.limiter.overloaded(error.retry_after)
-                if attempt == self.options.max_attempts:
+                lost = (lost[0] + error.paid[0], lost[1] + error.paid[1])
+                if error.paid != (0, 0):
+                    self.run.pay(error.paid)
+                    self.run.report()
+                if attempt >= min(self.options.max_attempts, error.attempts or attempt + 1):
                     reason = f"given up after {attempt} attempts: {error}"
-                    return self.give_up(request, reason, is_first)
+                    return self.give_up(request, reason, is_first, lost)
                 wait = backoff(attempt, self.options.first_wait, self.dice)
-                await self.pause(max(min(error.retry_after or 0.0, LONGEST_RETRY_AFTER), wait))
+                try:
+                    await self.pause(max(min(error.retry_after or 0.0, LONGEST_RETRY_AFTER), wait))
+                except _Halted:
+                    if lost != (0, 0):  # What was paid for is in the header's totals.
+                        self.run.keep(request, Reply.failure(f"stopped after: {error}"), lost)
+                    raise
                 self.progress.retries += 1
             else:
                 self.limiter.answered()
-                return self.run.keep(request, reply)
+                return self.run.keep(request, reply, lost)
 
     async def once(self, request: Request) -> Reply:
         spent = self.progress.prompt_tokens + self.progress.completion_tokens
@@ -288,8 +315,10 @@ class ServerTeacher:
         finally:
             self.limiter.release()
 
-    def give_up(self, request: Request, reason: str, is_first: bool) -> None:
-        self.run.keep(request, Reply.failure(reason))
+    def give_up(
+        self, request: Request, reason: str, is_first: bool, lost: tuple[int, int] = (0, 0)
+    ) -> None:
+        self.run.keep(request, Reply.failure(reason), lost)
         # Of the first, not any: a refusal comes at once, an answer takes seconds.
         self.first_lost += is_first
         if self.first_lost == HOPELESS and not self.progress.answered:
@@ -316,6 +345,8 @@ class ServerTeacher:
                 await self.one(request)
             except _Halted:
                 return
+            except Exhausted as error:
+                self.progress.stopped = self.progress.stopped or str(error)
             except Exception as error:
                 self.stop(error)
 

@@ -5,11 +5,10 @@ that repeat it are blotted out.
 """
 
 import asyncio
-import email.utils
+import datetime
 import functools
 import os
 import re
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,8 +18,10 @@ import openai
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher.prices import HOSTED
-from dss_jax.teacher.replies import Retryable, error_of, reply_of
+from dss_jax.teacher.journal import as_json
+from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, retry_after
+from dss_jax.teacher.prices import HOSTED, tokens_of
+from dss_jax.teacher.replies import Retryable, error_of, reply_of, said_in
 
 OWN_SERVER_KEY = "none"
 """Sent to a server of the user's own where no key is set: the client wants one."""
@@ -44,6 +45,24 @@ _NOT_SUPPORTED = re.compile(
     r"support|unrecogni[sz]ed|unknown|unexpected|not (allowed|permitted)|no longer|deprecated", re.I
 )
 _TOO_LARGE = re.compile(r"too (large|long|many)|at most|maximum", re.I)
+
+
+_DAILY = re.compile(r"per[ _-]?day|\bdaily\b|\b[RT]PD\b", re.I)
+"""Of a limit that is not for minutes."""
+
+_MODERATED = re.compile(
+    r"content[ _]?(filter|policy|management|exists risk)|moderation|\bflagged (for|as|by)\b|safety"
+    r"|data_inspection_failed|inappropriate content|usage (policy|policies|guidelines)"
+    r"|responsible ?ai|prohibited[ _]content",
+    re.I,
+)
+"""Of a row whose text a server's filter has taken exception to."""
+
+_OF_THE_ACCOUNT = re.compile(r"\b(account|organi[sz]ation|api key|project)\b", re.I)
+
+
+class Exhausted(Exception):  # noqa: N818
+    """A quota is used up for hours: nothing can be asked before it is filled again."""
 
 
 class Rejected(Exception):  # noqa: N818
@@ -96,6 +115,7 @@ class Client:
         Raises:
           Retryable: 408, 409, 429, 5xx, no answer in time, a broken connection, an answer that is
             not JSON or holds no completion.
+          Exhausted: 429 for a day's quota.
           Rejected: 400, 413, 422: this request only.
           Fatal: 401, 402, 403, 404, no money left, or a 400 for what is the same in all requests.
         """
@@ -105,19 +125,22 @@ class Client:
             async with asyncio.timeout(self._timeout):
                 # Not `chat.completions.create`: it takes known fields only, and building its
                 # typed answer costs more than the rest of the client.
-                response = await self.openai.post(path, cast_to=httpx2.Response, body=dict(body))
+                sent = as_json(dict(body))
+                response = await self.openai.post(path, cast_to=httpx2.Response, content=sent)
         except TimeoutError:
             raise Retryable(f"no answer within {self._timeout:g} seconds") from None
         except openai.APIStatusError as error:
+            if reply := refused(error.status_code, error.body, self._clean):
+                return reply
             raise self._failure(error, body) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             cause = error.__cause__ or error
             raise Retryable(self._clean(f"{type(cause).__name__}: {cause}")) from None
-        return reply_of(response.content, chat, self._clean)
+        return reply_of(response.content, chat, self._clean, tokens_of(body))
 
     def _failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
         status, response, said = error.status_code, error.response, error_of(error.body)
-        message = str(said.get("message") or response.text or response.reason_phrase)
+        message = said_in(error.body, response.text or response.reason_phrase)
         reason = self._clean(f"{status}: {message}")
         # Gemini's answer to a wrong key is a 400.
         wrong_key = status in (400, 422) and "api key" in message.lower()
@@ -128,7 +151,11 @@ class Client:
             instead = INSTEAD.get(field, f"Take {field!r} out of --extra_body.")
             return Fatal(f"{reason.rstrip('.')}. {instead}")
         if status in (408, 409, 429) or status >= 500:
-            wait = retry_after(response.headers)
+            wait = retry_after(response.headers, body=response.text)
+            if status == 429 and (
+                _DAILY.search(response.text) or (wait or 0) > LONGEST_RETRY_AFTER
+            ):
+                return Exhausted(f"{reason.rstrip('.')}. {when_to_go_on(wait or 0)}")
             return Retryable(reason, wait, overload=status in (429, 503))
         return Rejected(reason)
 
@@ -168,6 +195,31 @@ def clean(text: str, key: str) -> str:
     return text[:REASON_LENGTH]
 
 
+def refused(status: int, body: object, cleaned: Callable[[str], str]) -> Reply | None:
+    """The reply of a server whose filter refused the text of one row; None for another error."""
+    said = error_of(body)
+    message = said_in(body, str(body or ""))
+    kinds = (said.get(name) for name in ("code", "type", "status", "innererror", "metadata"))
+    words = f"{message} {' '.join(str(kind) for kind in kinds if kind)}"
+    if status not in (400, 403, 422, 451) or not _MODERATED.search(words):
+        return None
+    if status == 403 and _OF_THE_ACCOUNT.search(message):
+        return None
+    reason = cleaned(f"{status}: {message}")
+    return Reply(text="", finish_reason="content_filter", refusal=reason)
+
+
+def when_to_go_on(wait: float) -> str:
+    """When a quota is filled again, for people. A wait of minutes is that of a shorter limit."""
+    now = datetime.datetime.now(datetime.UTC)
+    if wait > LONGEST_RETRY_AFTER:
+        then = now + datetime.timedelta(seconds=wait)
+        return f"Go on after {then:%Y-%m-%d %H:%M} UTC"
+    then = now + datetime.timedelta(days=1)
+    midnight = "the server names no time, and its day may be that of another place"
+    return f"Go on after {then:%Y-%m-%d} 00:00 UTC ({midnight})"
+
+
 def host_of(base_url: str) -> str:
     """Host and port of a server, without path, user or password."""
     parts = urlsplit(base_url)
@@ -178,25 +230,6 @@ def is_own_server(base_url: str) -> bool:
     """Whether a server may be asked without a key: it has a port of its own or is this machine."""
     parts = urlsplit(base_url)
     return parts.port is not None or parts.hostname in ("localhost", "127.0.0.1", "::1")
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` as seconds or a date.
-
-    Never negative; None where there is none, or it cannot be read.
-    """
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after")
-        if value is None:
-            return None
-        if re.fullmatch(r"\s*\d+(\.\d*)?\s*", value):
-            return float(value)
-        date = email.utils.parsedate_to_datetime(value)
-        return max(0.0, date.timestamp() - (time.time() if now is None else now))
-    except ValueError:
-        return None
 
 
 def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
@@ -50,10 +50,13 @@ create table if not exists runs (
 
 _PUT = """
 insert into replies values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do update set
-  failed = excluded.failed, prompt_tokens = excluded.prompt_tokens,
-  completion_tokens = excluded.completion_tokens, time = excluded.time, reply = excluded.reply
+  failed = excluded.failed, prompt_tokens = replies.prompt_tokens + excluded.prompt_tokens,
+  completion_tokens = replies.completion_tokens + excluded.completion_tokens,
+  time = excluded.time, reply = excluded.reply
 where replies.failed
-"""  # A given-up request never replaces an answer that another process got.
+"""  # A given-up request never replaces an answer that another process got. What it took is added.
+
+_REPLY = "select prompt_tokens, completion_tokens, reply from replies where key = ?"
 
 _CLAIM = """
 insert into claims values (?1, ?2, ?3)
@@ -83,8 +86,7 @@ class Request:
     @property
     def key(self) -> str:
         """Under which its reply is kept: SHA-256, in hex, of body and sample index."""
-        content = json.dumps([self.body, self.sample], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return hashlib.sha256(as_json([self.body, self.sample], sort_keys=True)).hexdigest()
 
 
 class Asked(NamedTuple):
@@ -93,6 +95,9 @@ class Asked(NamedTuple):
     key: str
     id: str
     sample: int
+
+
+_Asking = TypeVar("_Asking", Request, Asked)
 
 
 class Journal:
@@ -144,7 +149,7 @@ class Journal:
                     raise
             time.sleep(0.01)
 
-    def missing(self, requests: Sequence[Request], *, only_failed: bool = False) -> list[Request]:
+    def missing(self, requests: Sequence[_Asking], *, only_failed: bool = False) -> list[_Asking]:
         """The requests without a reply, in order; those that were given up count as missing.
 
         Args:
@@ -181,8 +186,9 @@ class Journal:
     def put(self, request: Request | Asked, reply: Reply) -> None:
         """Keeps a reply; it is on the disk after the next `flush`."""
         key, tokens = request.key, (reply.prompt_tokens, reply.completion_tokens)
-        text = json.dumps(asdict(reply), ensure_ascii=False)
-        row = (key, request.id, request.sample, int(reply.failed), *tokens, self._clock(), text)
+        text = as_json(asdict(reply)).decode()
+        row_id = request.id.encode(errors="backslashreplace").decode()
+        row = (key, row_id, request.sample, int(reply.failed), *tokens, self._clock(), text)
         self._waiting[key] = row
         if self._clock() - self._last_commit > GROUP_SECONDS:
             self.flush()
@@ -228,11 +234,14 @@ class Journal:
 
     def reply(self, key: str) -> Reply | None:
         """The reply to a request; None where there is none yet."""
-        kept = self._waiting.get(key)
+        if key in self._waiting:
+            self.flush()
+        kept = self._db.execute(_REPLY, (key,)).fetchone()
         if kept is None:
-            found = self._db.execute("select reply from replies where key = ?", (key,))
-            kept = found.fetchone()
-        return Reply(**json.loads(kept[-1])) if kept else None
+            return None
+        # The columns have the tokens of all attempts, the text those of the last.
+        tokens = {"prompt_tokens": kept[0], "completion_tokens": kept[1]}
+        return Reply(**json.loads(kept[2]) | tokens)
 
     def release_claims(self) -> None:
         """Lets others take what this process has claimed and not answered."""
@@ -293,3 +302,9 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:  # Another user's.
         return True
     return True
+
+
+def as_json(content: Any, **options: Any) -> bytes:
+    """JSON in UTF-8 of any text: half a character is written as JSON's escape of it."""
+    text = json.dumps(content, ensure_ascii=False, **options)
+    return text.encode(errors="backslashreplace")

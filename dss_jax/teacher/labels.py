@@ -30,8 +30,7 @@ _SPELLINGS = str.maketrans(
     | {"\u00bc": " 1/4", "\u00bd": " 1/2", "\u00be": " 3/4"}
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
 )
-"""Of quotes and dashes, in labels and answers alike; and what Unicode's folding makes another number
-of."""
+"""In labels and answers alike: quotes, dashes, and what Unicode's folding makes other numbers of."""
 
 _LETTERED = re.compile(r"(?s)\(([a-z])\)\s*(.*)")
 """An allowed label as a teacher writes it, where its letter is an answer too: "(c) sea"."""
@@ -47,20 +46,28 @@ _OTHER_LETTER = re.compile(r"\(([a-z])\)")
 _REASON = r"\s+(?=(?:because|since|as|due to|given|which)\b)|\s+(?=\((?:[a-z]{2}|\d+\s*[-+*/=]))"
 _BREAKS = re.compile(rf"[.,;:!](?=\s)|{_REASON}|\s+(?=[-\u2013\u2014]\s)", re.IGNORECASE)
 _VALUE_BREAKS = re.compile(rf"[.!](?=\s)|[,;](?=\s[^.\d]*(?:\.\s|\.?$))|{_REASON}", re.IGNORECASE)
-"""Where something else than the answer may begin; after a value no comma that more numbers follow."""
+"""Where something else than the answer may begin; after a value no comma before more numbers."""
 
 _TEXT_BREAKS = re.compile(r"(?<=[a-z0-9)])[.!](?=\s+[A-Z])|,?\s+(?=(?:because|since|due to)\b)")
 
-_MATH_NAMES = {r"\times": "*", r"\cdot": "*", r"\ast": "*", r"\div": "/", r"\left": "", r"\right": ""}
+_MATH_NAMES = {
+    r"\times": "*",
+    r"\cdot": "*",
+    r"\ast": "*",
+    r"\div": "/",
+    r"\left": "",
+    r"\right": "",
+}
 _MATH_SIGNS = {"\u00d7": "*", "\u2217": "*", "\u22c5": "*", "\u00f7": "/", "\u2215": "/"}
-_MATH_SIGNS |= {"\u2044": "/", "\u2212": "-"} | dict.fromkeys("$\u20ac\u00a3\u00a5\u20b9")
+_MATH_SIGNS |= {"\u2044": "/", "\u2212": "-"} | dict.fromkeys("$\u20ac\u00a3\u00a5\u20b9", "")
 _SIGNS = str.maketrans(_MATH_SIGNS)
 _BRACED = re.compile(r"\\(?:boxed|fbox|text(?:bf|it|rm)?|math(?:rm|bf)|mbox)\s*\{([^{}]*)\}")
 _BOXED = re.compile(rf"\$*\s*{_BRACED.pattern}\s*\$*")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _UNIT = re.compile(
-    r"(?s)(.*[\d)])\s*(?:%|[a-z]{2}[a-z'\u2019-]*|\([a-z ]{2,}\))(?:[ /.]+[a-z'\u2019-]{2,})*\.?", re.I
+    r"(?s)(.*[\d)])\s*(?:%|[a-z]{2}[a-z'\u2019-]*|\([a-z ]{2,}\))(?:[ /.]+[a-z'\u2019-]{2,})*\.?",
+    re.I,
 )
 _NO_UNIT = re.compile(
     r"\b(?:or|and|not|plus|minus|times|over|by|divided|less|than|half|quarters?|thirds?|dozens?"
@@ -151,7 +158,9 @@ class Labels:
             return False
         if self._letters:
             letters = set(_OTHER_LETTER.findall(text.casefold()))
-            return any(known in letters for one, (known, _) in self._letters.items() if one != label)
+            return any(
+                known in letters for one, (known, _) in self._letters.items() if one != label
+            )
         words = plain(text)
         return any(word_in(known, words) for one, known in self._plain.items() if one != label)
 
@@ -227,7 +236,7 @@ def unwrapped(text: str) -> str:
 
 
 def _as_value(text: str, valid: Callable[[str], bool]) -> str:
-    """"$1,200", "45 shells", "8 × 2 = 16", LaTeX's "\\boxed{45}": as an equation has it.
+    """As an equation has it: "$1,200", "45 shells", "8 * 2 = 16", LaTeX's "\\boxed{45}".
 
     "" where sides of an equation have different values. No Unicode folding: it makes 52 of 5².
     """

@@ -3,20 +3,19 @@
 An instruction-tuned teacher seldom keeps to the letter of its exemplars: it writes Markdown, other
 capitals, only the letter of a choice, "The answer is" for "So the answer is". Such an answer
 counts as long as it names one label and no other (`labels.Labels`), and nothing after it takes it
-back. `RecordSample.raw_label` is always what the strict rule of `dss_jax.core.completions` gives, so
-figures of the paper's teacher stay comparable.
+back. `RecordSample.raw_label` is always what the strict rule of `dss_jax.core.completions` gives,
+so figures of the paper's teacher stay comparable.
 """
 
 import functools
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dss_jax.core.completions import AnswerForm, parse_completion
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import Example
-from dss_jax.records.records import RecordSample, Reply
+from dss_jax.records.records import LABEL_FIRST, RecordSample, Reply
 from dss_jax.teacher.labels import LONGEST, WRAPPING, Labels, same_label, word_in
 from dss_jax.teacher.prompting import PromptOptions
 from dss_jax.teacher.replies import how_it_ended
@@ -24,9 +23,6 @@ from dss_jax.teacher.thoughts import split_thoughts
 
 ONLY_THOUGHTS = "nothing but thoughts"
 """`RecordSample.reason`."""
-
-LABEL_FIRST = "label_first"
-"""`RecordSample.flag`: the rationale names the label at once, so that it may explain nothing."""
 
 ANNOUNCED = 40
 """Characters that an answer has besides its label, at most."""
@@ -38,19 +34,20 @@ OBJECTS = 20
 """Places in a reply at which a JSON object is looked for."""
 
 _MARKER = (
-    r"answer(?:[\s*_]*(?:is\b|would\s+be\b|:)|(?:(?<=[#*_].{6})|(?<=[#*_]\s.{6})|(?<=final\s.{6}))[ \t*_]*$)"
+    r"answer(?:[\s*_]*(?:is\b|would\s+be\b|:)"
+    r"|(?:(?<=[#*_].{6})|(?<=[#*_]\s.{6})|(?<=final\s.{6}))[ \t*_]*$)"
     r"|(?:choice|option)(?:(?<=correct\s.{6})|(?<=right\s.{6})|(?<=best\s.{6}))[\s*_]*(?:is\b|:)"
     r"|\\boxed\s*\{(?P<box>(?:[^{}]|\{[^{}]*\})*)\}"
 )
-"""Words before an answer besides the task's own, in small letters; what leads to them is `_TAIL`."""
+"""Words before an answer besides the task's own, in small letters; what leads there is `_TAIL`."""
 
 _SMALL = {capital: capital + 32 for capital in range(ord("A"), ord("Z") + 1)}
 """A pattern of small letters alone is searched for five times faster than one that ignores case."""
 
 _TAIL = re.compile(
-    r"(?:(?:^|(?<=[\s,:(*_]))(?:so|thus|hence|therefore|consequently|overall|finally|then|and|we|i|you"
-    r"|can|conclude|believe|think|that|in (?:conclusion|summary|short)|to (?:conclude|summari[sz]e)"
-    r"|based on (?:this|that|the above)|as a result|because of this|for (?:this|that|these) reasons?"
+    r"(?:(?:^|(?<=[\s,:(*_]))(?:so|thus|hence|therefore|consequently|overall|finally|then|and|we|i"
+    r"|you|can|conclude|believe|think|that|in (?:conclusion|summary|short)|to (?:conclude|summari[sz]e)"
+    r"|based on (?:this|that|the above)|as a result|because of this|for th(?:is|at|ese) reasons?"
     r"|this means|the|my|our|final|correct|right|best|most|likely)[\s,:*_]*)+$",
     re.IGNORECASE,
 )

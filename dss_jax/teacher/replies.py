@@ -15,8 +15,8 @@ _ENDS = {
     " error_limit token_limit",
     "refused": "content_filter content_filtered safety recitation blocklist prohibited_content spii"
     " image_safety refusal sensitive guardrail_intervened error_toxic",
-    "lost": f"{GIVEN_UP} abort aborted cancelled canceled insufficient_system_resource network_error"
-    " server_error timeout engine_overloaded",
+    "lost": f"{GIVEN_UP} abort aborted cancelled canceled insufficient_system_resource"
+    " network_error server_error timeout engine_overloaded",
 }
 """What became of a reply -> what servers call it, without case."""
 
@@ -53,7 +53,7 @@ class Retryable(Exception):  # noqa: N818
 
 @functools.lru_cache
 def how_it_ended(finish_reason: str) -> str:
-    """"cut" by a limit, "refused" by a filter, "lost" by the server; "" for anything else."""
+    """ "cut" by a limit, "refused" by a filter, "lost" by the server; "" for anything else."""
     words = set(re.findall(r"[a-z_]+", finish_reason.lower().replace("-", "_")))
     return next((end for end, names in _ENDS.items() if words & set(names.split())), "")
 
@@ -133,7 +133,7 @@ def error_of(body: object) -> Mapping[str, Any]:
 
 
 def whole(text: str) -> str:
-    """A text that can be UTF-8: halves of a character that came apart are joined, lone ones replaced.
+    """A text that can be UTF-8: halves of a character are joined, a lone one is replaced.
 
     Replies are cut in the middle of a character, and some servers send its halves one by one.
     """

@@ -10,35 +10,35 @@ from typing import NamedTuple
 
 _NAME = r"(?:[a-z]+:|ant)?(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
 _OPENING = (
-    rf"<\s*\|?\s*(?:begin_of_|start_)?{_NAME}\s*\|?\s*>|\[think\]|◁think▷|<unused94>\s*thought",
+    rf"<\s*\|?\s*(?:begin_of_|start_)?{_NAME}\s*\|?\s*>|\[think\]|\u25c1think\u25b7|<unused94>\s*thought",
     r"<\|channel\|>\s*(?:analysis|commentary)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
     r"<\|channel>\s*thought|\A\s*here is my thought process:",
     r"\A\s*(?-i:(?:assistant)?(?:analysis|commentary)(?=[A-Z\"'(*]))",
 )
 _CLOSING = (
-    rf"<\s*\|?\s*(?:/|end_of_|end_)\s*{_NAME}\s*\|?\s*>|\[/think\]|◁/think▷|<unused95>",
+    rf"<\s*\|?\s*(?:/|end_of_|end_)\s*{_NAME}\s*\|?\s*>|\[/think\]|\u25c1/think\u25b7|<unused95>",
     r"<\|channel\|>\s*final[^<]*<\|message\|>|<channel\|>",
     r"(?-i:assistantfinal)|\bhere is my response:",
 )
 _MARK = re.compile(f"(?P<opening>{'|'.join(_OPENING)})|{'|'.join(_CLOSING)}", re.IGNORECASE)
 
 _END = re.compile(
-    r"<[|｜](?:im_end|end|eot_id|eom_id|endoftext|end_of_text|end_of_turn|eos|return|user"
-    r"|end▁of▁sentence|END_OF_TURN_TOKEN|END_RESPONSE)[|｜]>|<\|im_start\|>\s*(?:user|system)\b"
+    r"<[|\uff5c](?:im_end|end|eot_id|eom_id|endoftext|end_of_text|end_of_turn|eos|return|user"
+    r"|end\u2581of\u2581sentence|END_OF_TURN_TOKEN|END_RESPONSE)[|\uff5c]>|<\|im_start\|>\s*(?:user|system)\b"
     r"|</s>|<eos>|<end_of_turn>|<turn\|>|\[INST\]",
     re.IGNORECASE,
 )
 """With these a turn ends, or the next begins: what follows is made up."""
 
 _SPECIAL = re.compile(
-    r"<\|(?:im_)?start\|>\s*assistant\b|<[|｜][^<>|｜\n]{1,40}[|｜]>|<(?:s|pad|bos|start_of_turn)>"
+    r"<\|(?:im_)?start\|>\s*assistant\b|<[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>|<(?:s|pad|bos|start_of_turn)>"
     r"|\[/INST\]",
     re.IGNORECASE,
 )
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
 
-_HINTS = ("<", "[", "◁", "assistantfinal")
+_HINTS = ("<", "[", "\u25c1", "assistantfinal")
 _FIRST = re.compile(r"\s*(?:assistant|analysis|commentary|here is my)", re.IGNORECASE)
 """Without any of these there is nothing to take off."""
 
