@@ -304,9 +304,10 @@ class ServerTeacher:
                 return self.run.keep(request, reply, lost)
 
     async def once(self, request: Request) -> Reply:
-        spent = self.progress.prompt_tokens + self.progress.completion_tokens
+        done = self.progress
+        spent = done.prompt_tokens + done.completion_tokens
         # What one takes, from those answered so far; before, from its own length.
-        tokens = spent / self.progress.answered if spent else tokens_of(request.body)
+        tokens = spent / done.answered if spent and done.answered else tokens_of(request.body)
         await self.limiter.acquire(tokens)
         try:
             if self.progress.stopped:

@@ -30,7 +30,7 @@ _SPELLINGS = str.maketrans(
     | {"\u00bc": " 1/4", "\u00bd": " 1/2", "\u00be": " 3/4"}
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
 )
-"""In labels and answers alike: quotes, dashes, and what Unicode's folding makes other numbers of."""
+"""In labels and answers alike: quotes, dashes, and what Unicode's folding would make a number."""
 
 _LETTERED = re.compile(r"(?s)\(([a-z])\)\s*(.*)")
 """An allowed label as a teacher writes it, where its letter is an answer too: "(c) sea"."""
@@ -247,7 +247,7 @@ def _as_value(text: str, valid: Callable[[str], bool]) -> str:
     for name, sign in _MATH_NAMES.items():
         text = text.replace(name, sign)
     text = re.sub(r"\\[()\[\],;!$% ]", " ", text).translate(_SIGNS)
-    text = re.sub(r"\*\*(\d[\d.,]*)\*\*", r"\1", text)
+    text = re.sub(r"\*\*(?!\s*[-\d(.])", "", re.sub(r"\*\*(\d[\d.,]*)\*\*", r"\1", text))
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
     text = re.sub(r"(?<=[\d)])\s*x\s*(?=[\d(])", " * ", text, flags=re.IGNORECASE)
     text = re.sub(r"(?<=\d) [\u2013\u2014] (?=\d)", " - ", text)

@@ -46,8 +46,9 @@ _SMALL = {capital: capital + 32 for capital in range(ord("A"), ord("Z") + 1)}
 
 _TAIL = re.compile(
     r"(?:(?:^|(?<=[\s,:(*_]))(?:so|thus|hence|therefore|consequently|overall|finally|then|and|we|i"
-    r"|you|can|conclude|believe|think|that|in (?:conclusion|summary|short)|to (?:conclude|summari[sz]e)"
-    r"|based on (?:this|that|the above)|as a result|because of this|for th(?:is|at|ese) reasons?"
+    r"|you|can|conclude|believe|think|that|in (?:conclusion|summary|short)|to conclude"
+    r"|to summari[sz]e|based on (?:this|that|the above)|as a result|because of this"
+    r"|for th(?:is|at|ese) reasons?"
     r"|this means|the|my|our|final|correct|right|best|most|likely)[\s,:*_]*)+$",
     re.IGNORECASE,
 )
@@ -115,7 +116,7 @@ def read_reply(
     elif reply.refusal or how == "refused":
         status, reason = "refused", reply.refusal or reply.finish_reason
     else:
-        given = _objects(text) if options.structured or '"answer"' in text.casefold() else []
+        given = _objects(text) if "{" in text else []
         if given or options.structured:
             answers = [_from_json(one, text[:at], text[end:], labels) for one, at, end in given]
             ended = ended or bool(given)
@@ -171,6 +172,7 @@ def _from_text(text: str, labels: Labels) -> list[_Answer]:
     for place, end in zip(places, starts[1:], strict=True):
         start = place.start() if start is None else start
         after = text[place.end() : end].lstrip(WRAPPING)
+        after = _without_tail(after) if end < len(text) else after
         box = text[slice(*place.span("box"))] if place["box"] is not None else None
         if not re.search(r"\w", after if box is None else box):
             continue  # "**Answer:** The answer is $\boxed{45}$": one announcement of one answer.
@@ -267,6 +269,10 @@ def _cleaned_rationale(text: str, prompt: Prompt) -> str:
     text = _HEADING.sub("", text, count=1)
     # What is left of Markdown and LaTeX around the marker: "**So the answer is** $".
     text = text.rstrip(" \t\r\n*_#>$")
+    return _without_tail(text)
+
+
+def _without_tail(text: str) -> str:
     if text.endswith((".", "!", "?")):
         return text
     tail = _TAIL.search(text, max(0, len(text) - LONGEST))
