@@ -2,6 +2,7 @@
 
 import json
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,16 @@ from hypothesis import strategies as st
 from dss_jax.core.completions import UP_TO_FINAL_STOP, AnswerForm
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.registry import load_task
-from dss_jax.core.types import Example
-from dss_jax.records.records import STATUSES, RecordSample, Reply
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.types import DistillationTask, Example, Jsonl, plain_example
+from dss_jax.records.files import read_records, write_records
+from dss_jax.records.records import STATUSES, Header, RecordSample, Reply
+from dss_jax.records.stats import record_stats
 from dss_jax.teacher import client
+from dss_jax.teacher.extraction import Extraction, learned_labels, write
+from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.parsing import read_reply
+from dss_jax.teacher.prices import Prices
 from dss_jax.teacher.prompting import PromptOptions
 
 CHOICES = ("tree", "GOLD", "driver's seat", "sea lion", "sleeping bag")
@@ -373,6 +380,83 @@ def test_any_text_has_its_bounds(text: str, label: str) -> None:
     reply = Reply(text=f"Dense. So the answer is {text}")
     sample = read_reply(reply, FREE, free_prompt("sink"), PromptOptions())
     assert (sample.status, sample.label) == ("ok" if label else "invalid_label", label)
+
+
+def own_task(**more: Any) -> DistillationTask:
+    """As docs/add_a_task.md has one, with a prompt."""
+    return DistillationTask(
+        name="own",
+        description="",
+        licence="",
+        sources=(Jsonl(files={"train": "x.jsonl"}),),
+        to_example=plain_example,
+        scorer=TEXT_ACCURACY,
+        prompt=free_prompt("sink", "float"),
+        **more,
+    )
+
+
+def labelled(*labels: str) -> list[Example]:
+    return [Example(id=str(i), input=f"row {i}", label=one) for i, one in enumerate(labels)]
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_labels_of_the_task_or_of_its_rows(learned: bool) -> None:
+    rows = labelled("sink", "float", "sink", "float")
+    task = own_task() if learned else own_task(labels=("float", "sink"))
+    labels = learned_labels(task, rows)
+    assert labels == (("float", "sink") if learned else ())
+    what = Extraction(task=task, split="train", model="m", labels=labels)
+    for answer, label in (
+        ("sink because it is dense.", "sink"),
+        ("not float.", ""),
+        ("Float</s>", "float"),
+        ("sin", ""),
+        ("sink.\n\nLet me know if you have other questions!", "sink"),
+    ):
+        record = what.record(rows[0], [Reply(text=f"Dense. So the answer is {answer}")])
+        assert record.teacher_label == label
+        assert record.status == ("ok" if label else "invalid_label")
+    plain = Extraction(task=own_task(), split="train", model="m")
+    keys = [[request.key for request in e.requests(rows)] for e in (plain, what)]
+    assert keys[0] == keys[1], "learned or not, the requests are the same"
+
+
+def test_labels_that_are_not_few_are_not_learned() -> None:
+    assert learned_labels(own_task(), labelled("a", "b", "c", "d", "e")) == ()
+    assert learned_labels(own_task(), labelled(*[f"{i}" for i in range(30)] * 3)) == ()
+    assert learned_labels(load_task("svamp"), labelled("1", "2", "1", "2")) == ()
+
+
+def test_estimates_are_marked_in_the_totals(tmp_path: Path) -> None:
+    rows = labelled("sink", "float")
+    what = Extraction(task=own_task(), split="train", model="m")
+    with Journal(tmp_path / "journal") as journal:
+        for i, request in enumerate(what.requests(rows)):
+            reply = Reply(text="x", prompt_tokens=100, completion_tokens=1, estimated=i == 0)
+            journal.put(request, reply)
+        header = write(
+            what, rows, journal, tmp_path / "out.jsonl", price=Prices(prompt=1, completion=1)
+        )
+    assert header.totals["requests_estimated"] == 1
+    assert header.totals["cost_usd"] == pytest.approx(202e-6)
+
+
+def test_thoughts_and_flags_are_in_the_file_and_counted(tmp_path: Path) -> None:
+    rows = labelled("sink", "float", "sink")
+    what = Extraction(task=own_task(labels=("sink", "float")), split="train", model="m")
+    texts = ("<think>Hm.</think>It will sink. So it is.", "It is light.", "It is dense.")
+    labels = ("sink", "float", "sink")
+    replies = [Reply(text=f"{t} So the answer is {a}.") for t, a in zip(texts, labels, strict=True)]
+    records = [what.record(row, [reply]) for row, reply in zip(rows, replies, strict=True)]
+    file = tmp_path / "r.jsonl"
+    write_records(file, Header(task="own", split="train", teacher="m"), records)
+    lines = file.read_text().splitlines()
+    assert '"thoughts": "Hm."' in lines[1]
+    assert "thoughts" not in lines[2], "as before where there are none"
+    assert list(read_records(file)[1]) == records
+    stats = record_stats(records, lambda gold, label: gold == label)
+    assert (stats.with_thoughts, stats.label_first, stats.labels_once) == (1, 1, 1)
 
 
 def chat(content: Any, usage: Any = None, **more: Any) -> bytes:
