@@ -41,6 +41,7 @@ _LETTER_ANSWER = re.compile(
 )
 """Of a text without case: "(c) sea", "(c)", "c) sea", "c. sea", "c: sea", "option c", "c"."""
 
+_OR = re.compile(r"\W*or\b", re.IGNORECASE)
 _OTHER_LETTER = re.compile(r"\(([a-z])\)")
 
 _REASON = r"\s+(?=(?:because|since|as|due to|given|which)\b)|\s+(?=\((?:[a-z]{2}|\d+\s*[-+*/=]))"
@@ -118,7 +119,8 @@ class Labels:
         line = line[:LONGEST].strip()
         for head, rest in self._heads(line):
             if label := self.normalised(head):
-                return ("", "") if self._begins_another(rest, label) else (label, rest)
+                doubt = self._begins_another(rest, label) or _OR.match(rest)
+                return ("", "") if doubt else (label, rest)
         return "", ""
 
     def normalised(self, text: str) -> str:
@@ -152,16 +154,22 @@ class Labels:
         # Two labels that differ only in what is forgiven cannot be told apart.
         return named.pop() if len(named) == 1 else ""
 
-    def names_another(self, text: str, label: str) -> bool:
-        """Whether a text names an allowed label besides: by its letter, else by its words."""
+    def names_another(self, text: str, label: str, *, by_words: bool = False) -> bool:
+        """Whether a text names an allowed label besides.
+
+        Args:
+          text: what stands after an answer.
+          label: the answer.
+          by_words: also of a choice that has a letter, whose words may stand in a reason.
+        """
         if not text:
             return False
-        if self._letters:
+        if self._letters and not by_words:
             letters = set(_OTHER_LETTER.findall(text.casefold()))
             return any(
                 known in letters for one, (known, _) in self._letters.items() if one != label
             )
-        words = plain(text)
+        words = plain(text).replace(self._plain.get(label, label), "")
         return any(word_in(known, words) for one, known in self._plain.items() if one != label)
 
     def _heads(self, line: str) -> Iterator[tuple[str, str]]:
@@ -194,6 +202,8 @@ class Labels:
             shown = (len(exemplar.output.split()) for exemplar in self.prompt.exemplars)
             most = max(FREE_WORDS, 2 * max(shown, default=0))
             return (inner or bare) if len(bare.split()) <= most else ""
+        if text.rstrip(" .").endswith(" *"):  # An equation without its end; else Markdown's.
+            return ""
         for label in (bare, inner, _as_value(bare, self.prompt.valid)):
             if label and self.prompt.valid(label):
                 return label

@@ -34,9 +34,10 @@ OBJECTS = 20
 """Places in a reply at which a JSON object is looked for."""
 
 _MARKER = (
-    r"answer(?:[\s*_]*(?:is\b|would\s+be\b|:)"
+    r"answer(?:[\s*_]*(?:is\b|would\s+be\b|:|[-=\u2013\u2014]\s)"
     r"|(?:(?<=[#*_].{6})|(?<=[#*_]\s.{6})|(?<=final\s.{6}))[ \t*_]*$)"
     r"|(?:choice|option)(?:(?<=correct\s.{6})|(?<=right\s.{6})|(?<=best\s.{6}))[\s*_]*(?:is\b|:)"
+    r"|<answer>|\#{4}(?=\s*[-$(\d])"  # Of models trained by their rewards, and of GSM8K.
     r"|\\boxed\s*\{(?P<box>(?:[^{}]|\{[^{}]*\})*)\}"
 )
 """Words before an answer besides the task's own, in small letters; what leads there is `_TAIL`."""
@@ -67,6 +68,9 @@ _TAKEN_BACK = re.compile(
     r"|\b(?:that|this|it|answer|which)(?: is|'s| was) (?:not (?:right|correct)|wrong|incorrect)\b"
     r"|\bshould (?:have been|be(?! noted))\b",
     re.IGNORECASE,
+)
+_CONTRAST = re.compile(
+    r"\b(?:however|but|instead|rather|better|i think|in fact|no)\b", re.IGNORECASE
 )
 _SENTENCE = re.compile(r"[.!?](?:\s+|$)|\n+")
 _SAID = re.compile(r".*(?::| is| be)\s+", re.IGNORECASE | re.DOTALL)
@@ -209,6 +213,8 @@ def _taken_back(text: str, label: str, labels: Labels) -> bool:
     # Numbers after an equation check it.
     said = _SENTENCE.split(text[: 10 * LONGEST]) if labels.allowed else ()
     for sentence in filter(None, said):
+        if _CONTRAST.search(sentence) and labels.names_another(sentence, label, by_words=True):
+            return True
         for part in (sentence, _SAID.sub("", sentence[:LONGEST], count=1)):
             if labels.normalised(part) not in ("", label):
                 return True

@@ -31,7 +31,7 @@ _END = re.compile(
 """With these a turn ends, or the next begins: what follows is made up."""
 
 _SPECIAL = re.compile(
-    r"<\|(?:im_)?start\|>\s*(?:assistant)?|<[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>|<(?:s|pad|bos|start_of_turn)>"
+    r"<\|(?:im_)?start\|>\s*(?:assistant)?|<[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>|<(?:s|pad|bos|start_of_turn|/answer)>"
     r"|\[/INST\]",
     re.IGNORECASE,
 )
