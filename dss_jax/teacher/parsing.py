@@ -27,9 +27,6 @@ ONLY_THOUGHTS = "nothing but thoughts"
 ANNOUNCED = 40
 """Characters that an answer has besides its label, at most."""
 
-LETTER = 8
-"""Characters of an answer that is but a letter, at most: " **(b)**"."""
-
 OBJECTS = 20
 """Places in a reply at which a JSON object is looked for."""
 
@@ -72,6 +69,9 @@ _TAKEN_BACK = re.compile(
 _CONTRAST = re.compile(
     r"\b(?:however|but|instead|rather|better|i think|in fact|no)\b", re.IGNORECASE
 )
+_LETTER = re.compile(r"\b[A-Za-z]\W*$|\d")
+"""Of a sentence that may be an answer without its words: a letter, or a value."""
+
 _SENTENCE = re.compile(r"[.!?](?:\s+|$)|\n+")
 _SAID = re.compile(r".*(?::| is| be)\s+", re.IGNORECASE | re.DOTALL)
 
@@ -199,8 +199,10 @@ def _marker(own: str) -> re.Pattern[str]:
 def _label(line: str, more: str, labels: Labels) -> tuple[str, bool]:
     """The label of an answer, "" for none or several, and whether what follows takes it back."""
     label, rest = labels.label_in(line)
-    if not label or _taken_back(f"{rest}\n{more}", label, labels):
-        return label, bool(label)
+    if not label or not (rest or more):
+        return label, False
+    if _taken_back(f"{rest}\n{more}", label, labels):
+        return label, True
     return ("" if labels.names_another(rest, label) else label), False
 
 
@@ -260,6 +262,8 @@ def _before_run_on(text: str, form: AnswerForm) -> tuple[str, bool]:
     Only at the start of a line, so that a rationale may hold the word. The text may have been cut
     in the middle of it.
     """
+    if "\n" not in text:
+        return text, False
     run_on = re.search(rf"\n\s*{re.escape(form.run_on)}", text)
     if run_on is not None:
         return text[: run_on.start()], True
@@ -293,10 +297,10 @@ def _without_answer(text: str, label: str, labels: Labels) -> str:
         # An equation that is worked out is reasoning.
         if "=" in sentence or len(sentence) > len(label) + ANNOUNCED:
             return text
+        if not (_LETTER.search(sentence) or label.casefold() in sentence.casefold()):
+            return text
         marker = _marker(labels.prompt.form.marker).search(sentence.translate(_SMALL))
         said = sentence[marker.end() :] if marker else sentence
-        if labels.allowed and label.casefold() not in said.casefold() and len(said) > LETTER:
-            return text
         if labels.normalised(said) != label:
             return text
         text = _HEADING.sub("", rest.lstrip(WRAPPING), count=1)
