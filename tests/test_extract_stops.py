@@ -8,12 +8,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
-import openai
 import pytest
+from protocol_server import answering
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
@@ -47,9 +45,16 @@ def number(body: dict) -> int:
 def asked(
     folder: Path, send: Send, which: Iterator[Request], options: SendOptions, **more
 ) -> ExtractionProgress:
+    async def work() -> ExtractionProgress:
+        try:
+            return await teacher.send_all(which, ExtractionRun(journal, **more))
+        finally:
+            if isinstance(send, Client):
+                await send.close()
+
     with Journal(folder / "journal") as journal:
         teacher = ServerTeacher(send, options)
-        return asyncio.run(teacher.send_all(which, ExtractionRun(journal, **more)))
+        return asyncio.run(work())
 
 
 async def filtered(body: dict) -> Reply:
@@ -216,23 +221,6 @@ FILTERED = [
 ]
 
 
-@contextmanager
-def answering(*answers: tuple[int, object, dict]) -> Iterator[Client]:
-    """A client whose server answers so, the last one again and again."""
-    left = list(answers)
-
-    async def answered(request: httpx2.Request) -> httpx2.Response:
-        status, body, headers = left.pop(0) if len(left) > 1 else left[0]
-        return httpx2.Response(status, content=json.dumps(body), headers=headers)
-
-    send = Client("http://127.0.0.1:1/v1", "NO_KEY")
-    http = openai.DefaultAsyncHttpx2Client(transport=httpx2.MockTransport(answered))
-    send.openai = openai.AsyncOpenAI(
-        api_key="none", base_url="http://127.0.0.1:1/v1", max_retries=0, http_client=http
-    )
-    yield send
-
-
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
 QUICK = SendOptions(concurrency=1, first_wait=0.001)
 
@@ -246,8 +234,8 @@ def completion(content: object, finish: str = "stop", usage: object = USAGE) -> 
 def test_a_row_that_a_filter_took_is_refused_and_the_rest_goes_on(
     tmp_path: Path, status: int, error: dict
 ) -> None:
-    with answering((status, {"error": error}, {}), (200, completion("yes"), {})) as send:
-        summary = asked(tmp_path, send, requests(3), QUICK)
+    with answering((status, {"error": error}, {}), (200, completion("yes"), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(3), QUICK)
         assert (summary.answered, summary.failed, summary.stopped) == (3, 0, "")
         with Journal(tmp_path / "journal") as journal:
             replies = [journal.reply(request.key) for request in requests(3)]
@@ -259,17 +247,17 @@ def test_a_row_that_a_filter_took_is_refused_and_the_rest_goes_on(
 @pytest.mark.parametrize("message", ["Forbidden", "Your account was flagged for abuse"])
 def test_other_403s_stop_the_run(tmp_path: Path, message: str) -> None:
     refused = pytest.raises(TeacherUnavailable, match="403")
-    with answering((403, {"error": {"message": message}}, {})) as send, refused:
-        asked(tmp_path, send, requests(3), QUICK)
+    with answering((403, {"error": {"message": message}}, {})) as url, refused:
+        asked(tmp_path, Client(url, "NO_KEY"), requests(3), QUICK)
 
 
 def test_what_cannot_be_used_is_asked_once_more_and_counted(tmp_path: Path) -> None:
-    with answering((200, completion(3), {})) as send:
-        summary = asked(tmp_path, send, requests(1), QUICK)
+    with answering((200, completion(3), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(1), QUICK)
     assert (summary.failed, summary.retries) == (1, 1)
     assert (summary.prompt_tokens, summary.completion_tokens) == (2000, 200)
-    with answering((200, completion("yes"), {})) as send:
-        asked(tmp_path, send, requests(1), QUICK)
+    with answering((200, completion("yes"), {})) as url:
+        asked(tmp_path, Client(url, "NO_KEY"), requests(1), QUICK)
     with Journal(tmp_path / "journal") as journal:
         reply = journal.reply(next(requests(1)).key)
     assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("yes", 3000, 300)
@@ -278,15 +266,15 @@ def test_what_cannot_be_used_is_asked_once_more_and_counted(tmp_path: Path) -> N
 @pytest.mark.parametrize("finish", ["abort", "insufficient_system_resource", "error"])
 def test_what_a_server_did_not_finish_is_asked_again(tmp_path: Path, finish: str) -> None:
     lost = (200, completion("The answer is 4", finish), {})
-    with answering(lost, lost, lost, (200, completion("yes"), {})) as send:
-        summary = asked(tmp_path, send, requests(1), QUICK)
+    with answering(lost, lost, lost, (200, completion("yes"), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(1), QUICK)
     assert (summary.answered, summary.retries) == (1, 3)
     assert summary.prompt_tokens == 4000, "all were paid for"
 
 
 def test_nothing_is_given_away_where_the_text_is_null(tmp_path: Path) -> None:
-    with answering((200, completion(None), {})) as send:
-        summary = asked(tmp_path, send, requests(2), QUICK)
+    with answering((200, completion(None), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(2), QUICK)
     assert (summary.answered, summary.retries, summary.prompt_tokens) == (2, 0, 2000)
 
 
@@ -294,8 +282,8 @@ def test_the_budget_holds_against_what_cannot_be_used(tmp_path: Path) -> None:
     def check(summary: ExtractionProgress) -> str | None:
         return "spent" if summary.prompt_tokens >= 1500 else None
 
-    with answering((200, completion("x", "abort"), {})) as send:
-        summary = asked(tmp_path, send, requests(9), QUICK, may_go_on=check)
+    with answering((200, completion("x", "abort"), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(9), QUICK, may_go_on=check)
     assert (summary.stopped, summary.prompt_tokens) == ("spent", 2000)
     with Journal(tmp_path / "journal") as journal:
         kept = [journal.reply(request.key) for request in requests(9)]
@@ -303,16 +291,16 @@ def test_the_budget_holds_against_what_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_tokens_without_usage_are_estimated(tmp_path: Path) -> None:
-    with answering((200, completion("x" * 350, usage=None), {})) as send:
-        summary = asked(tmp_path, send, requests(1, "word " * 700), QUICK)
+    with answering((200, completion("x" * 350, usage=None), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(1, "word " * 700), QUICK)
     assert (summary.estimated, summary.completion_tokens) == (1, 100)
     assert summary.prompt_tokens > 900
 
 
 def test_any_text_is_sent_and_kept(tmp_path: Path) -> None:
     odd = Request("\ud83d", 0, {"model": "m", "messages": [{"role": "u", "content": "\ud83d x"}]})
-    with answering((200, completion("y \ud83d"), {})) as send:
-        assert asked(tmp_path, send, iter([odd]), QUICK).answered == 1
+    with answering((200, completion("y \ud83d"), {})) as url:
+        assert asked(tmp_path, Client(url, "NO_KEY"), iter([odd]), QUICK).answered == 1
     with Journal(tmp_path / "journal") as journal:
         assert journal.reply(odd.key).text == "y \ufffd"
         journal.put(odd, Reply(text="z \ud83d"))
@@ -337,8 +325,8 @@ DAILY = [
 def test_a_quota_of_a_day_ends_the_run(
     tmp_path: Path, error: dict, headers: dict, said: str
 ) -> None:
-    with answering((200, completion("yes"), {}), (429, {"error": error}, headers)) as send:
-        summary = asked(tmp_path, send, requests(9), QUICK)
+    with answering((200, completion("yes"), {}), (429, {"error": error}, headers)) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(9), QUICK)
     assert (summary.answered, summary.failed) == (1, 0)
     assert said in summary.stopped
     with Journal(tmp_path / "journal") as journal:

@@ -12,7 +12,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -123,13 +123,13 @@ class ExtractionRun:
             self.progress.reused += len(chunk) - len(missing)
             yield missing
 
-    def keep(self, request: Request | Asked, reply: Reply, lost: tuple[int, int] = (0, 0)) -> None:
+    def keep(self, request: Request | Asked, reply: Reply, lost: Sequence[Retryable] = ()) -> None:
         """Puts a reply into the journal, counts it and tells of it.
 
         Args:
           request: what was asked.
           reply: to it.
-          lost: (prompt, completion) tokens of earlier answers to it, which `pay` has counted.
+          lost: earlier answers to it that could not be used; `pay` has counted them.
         """
         progress = self.progress
         progress.estimated += reply.estimated
@@ -139,7 +139,8 @@ class ExtractionRun:
             progress.reasons[reply.refusal] += 1
         prompt, completion = reply.prompt_tokens, reply.completion_tokens
         self.pay((prompt, completion))
-        prompt, completion = prompt + lost[0], completion + lost[1]
+        prompt += sum(error.paid[0] for error in lost)
+        completion += sum(error.paid[1] for error in lost)
         whole = replace(reply, prompt_tokens=prompt, completion_tokens=completion)
         self.journal.put(request, whole)
         self.report()
@@ -272,32 +273,36 @@ class ServerTeacher:
 
     async def one(self, request: Request) -> None:
         """Sends one request until there is a reply to keep."""
+        lost: list[Retryable] = []
+        try:
+            await self.attempts(request, lost)
+        except _Halted:
+            if lost:  # What was paid for is in the totals; the row is missing all the same.
+                self.run.keep(request, Reply.failure(f"stopped after: {lost[-1]}"), lost)
+            raise
+
+    async def attempts(self, request: Request, lost: list[Retryable]) -> None:
         is_first = self.begun < HOPELESS
         self.begun += 1
-        lost = (0, 0)
         for attempt in itertools.count(1):
             try:
                 reply = await self.once(request)
             except Rejected as error:
                 # Where others like it were answered in an earlier run, it is this row alone.
-                return self.give_up(request, str(error), is_first and not self.progress.reused)
+                first = is_first and not self.progress.reused
+                return self.give_up(request, str(error), first, lost)
             except Retryable as error:
                 if error.overload:
                     self.limiter.overloaded(error.retry_after)
-                lost = (lost[0] + error.paid[0], lost[1] + error.paid[1])
                 if error.paid != (0, 0):
+                    lost.append(error)
                     self.run.pay(error.paid)
                     self.run.report()
                 if attempt >= min(self.options.max_attempts, error.attempts or attempt + 1):
                     reason = f"given up after {attempt} attempts: {error}"
                     return self.give_up(request, reason, is_first, lost)
                 wait = backoff(attempt, self.options.first_wait, self.dice)
-                try:
-                    await self.pause(max(min(error.retry_after or 0.0, LONGEST_RETRY_AFTER), wait))
-                except _Halted:
-                    if lost != (0, 0):  # What was paid for is in the header's totals.
-                        self.run.keep(request, Reply.failure(f"stopped after: {error}"), lost)
-                    raise
+                await self.pause(max(min(error.retry_after or 0.0, LONGEST_RETRY_AFTER), wait))
                 self.progress.retries += 1
             else:
                 self.limiter.answered()
@@ -317,7 +322,7 @@ class ServerTeacher:
             self.limiter.release()
 
     def give_up(
-        self, request: Request, reason: str, is_first: bool, lost: tuple[int, int] = (0, 0)
+        self, request: Request, reason: str, is_first: bool, lost: Sequence[Retryable]
     ) -> None:
         self.run.keep(request, Reply.failure(reason), lost)
         # Of the first, not any: a refusal comes at once, an answer takes seconds.

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import openai
@@ -267,16 +267,17 @@ class BatchTeacher:
             response = answer.get("response")
             response = response if isinstance(response, dict) else {}
             body, status = response.get("body"), response.get("status_code")
-            reply, lost = self._reply(asked, status, body, answer.get("error")), (0, 0)
+            reply = self._reply(asked, status, body, answer.get("error"))
         except Retryable as error:
             # Paid for, and the batch will not hold another.
-            reply, lost = Reply.failure(str(error)), error.paid
-            self._run.pay(lost)
+            prompt, completion = error.paid
+            reply = Reply.failure(str(error))
+            reply = replace(reply, prompt_tokens=prompt, completion_tokens=completion)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
         if reply is not None:
             del wanted[asked.key]
-            self._run.keep(asked, reply, lost)
+            self._run.keep(asked, reply)
 
     def _reply(self, asked: Asked, status: Any, body: Any, error: Any) -> Reply | None:
         """What a line holds; None for nothing, so that the row is missing."""
