@@ -51,14 +51,7 @@ _VALUE_BREAKS = re.compile(rf"[.!](?=\s)|[,;](?=\s[^.\d]*(?:\.\s|\.?$))|{_REASON
 
 _TEXT_BREAKS = re.compile(r"(?<=[a-z0-9)])[.!](?=\s+[A-Z])|,?\s+(?=(?:because|since|due to)\b)")
 
-_MATH_NAMES = {
-    r"\times": "*",
-    r"\cdot": "*",
-    r"\ast": "*",
-    r"\div": "/",
-    r"\left": "",
-    r"\right": "",
-}
+_MATH_NAMES = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
 _MATH_SIGNS = {"\u00d7": "*", "\u2217": "*", "\u22c5": "*", "\u00f7": "/", "\u2215": "/"}
 _MATH_SIGNS |= {"\u2044": "/", "\u2212": "-"} | dict.fromkeys("$\u20ac\u00a3\u00a5\u20b9", "")
 _SIGNS = str.maketrans(_MATH_SIGNS)

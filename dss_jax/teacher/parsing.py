@@ -59,7 +59,7 @@ _HEADING = re.compile(
 )
 
 _TAKEN_BACK = re.compile(
-    r"(?:^|[.!?\n(]\s*|\A)(?:(?:oh|no|but|hmm+|well),?\s+)?(?:wait|hmm+|oops|correction|sorry|actually,"
+    r"(?:\A|[.!?\n(][ \t]*)(?:(?:oh|no|but|hmm+|well),?\s+)?(?:wait|hmm+|oops|correction|sorry|actually,"
     r"|on second thoughts?|scratch that|i(?: have|'ve)? made (?:a|an) (?:mistake|error)|my mistake"
     r"|i apologi[sz]e|i meant|let me (?:re-?think|reconsider|correct|revise))\b"
     r"|\b(?:that|this|it|answer|which)(?: is|'s| was) (?:not (?:right|correct)|wrong|incorrect)\b"
@@ -120,7 +120,7 @@ def read_reply(
     elif reply.refusal or how == "refused":
         status, reason = "refused", reply.refusal or reply.finish_reason
     else:
-        given = _objects(text) if "{" in text else []
+        given = _objects(text, labels) if "{" in text else []
         if given or options.structured:
             answers = [_from_json(one, text[:at], text[end:], labels) for one, at, end in given]
             ended = ended or bool(given)
@@ -134,6 +134,7 @@ def read_reply(
             reason = reply.note or (ONLY_THOUGHTS if thoughts and not text else "")
     if options.thoughts_as_rationale and label and thoughts:
         status, rationale = "ok", thoughts
+    first = _first_sentence(rationale)[0].casefold() if label and labels.allowed else ""
     return RecordSample(
         status=status,
         label=label,
@@ -142,7 +143,7 @@ def read_reply(
         text=reply.text,
         reason=reason,
         thoughts=thoughts,
-        flag=LABEL_FIRST if label and _named_at_once(label, rationale, labels) else "",
+        flag=LABEL_FIRST if first and word_in(label.casefold(), first) else "",
     )
 
 
@@ -178,7 +179,7 @@ def _from_text(text: str, labels: Labels) -> list[_Answer]:
         after = text[place.end() : end].lstrip(WRAPPING)
         after = _without_tail(after) if end < len(text) else after
         box = text[slice(*place.span("box"))] if place["box"] is not None else None
-        if not re.search(r"\w", after if box is None else box):
+        if not any(map(str.isalnum, after if box is None else box)):
             continue  # "**Answer:** The answer is $\boxed{45}$": one announcement of one answer.
         line, _, more = (after if box is None else f"{box}\n{after}").partition("\n")
         label, doubtful = _label(line, more, labels)
@@ -223,7 +224,7 @@ def _taken_back(text: str, label: str, labels: Labels) -> bool:
     return False
 
 
-def _objects(text: str) -> list[tuple[dict[str, Any], int, int]]:
+def _objects(text: str, labels: Labels) -> list[tuple[dict[str, Any], int, int]]:
     """The JSON objects with an answer in a text, each with its place."""
     found: list[tuple[dict[str, Any], int, int]] = []
     end = 0
@@ -236,6 +237,9 @@ def _objects(text: str) -> list[tuple[dict[str, Any], int, int]]:
             end = at + 1
             continue
         given = {name.casefold(): value for name, value in given.items()}
+        answer = given.get("answer")
+        if type(answer) in (int, float) and not labels.allowed:
+            given["answer"] = str(answer)
         if _answer_of(given):
             found.append((given, at, end))
     return found
@@ -264,7 +268,8 @@ def _before_run_on(text: str, form: AnswerForm) -> tuple[str, bool]:
     """
     if "\n" not in text:
         return text, False
-    run_on = re.search(rf"\n\s*{re.escape(form.run_on)}", text)
+    # Not "\\s*": of many empty lines each would be looked through to the last.
+    run_on = re.search(rf"\n[^\S\n]*{re.escape(form.run_on)}", text)
     if run_on is not None:
         return text[: run_on.start()], True
     head, _, last = text.rpartition("\n")
@@ -289,11 +294,16 @@ def _without_tail(text: str) -> str:
     return text[: tail.start()].rstrip(" \t\r\n*_#>$") if tail else text
 
 
+def _first_sentence(text: str) -> tuple[str, str]:
+    """The first sentence or line, and what is left."""
+    end = _SENTENCE.search(text)
+    return (text[: end.start()], text[end.end() :]) if end else (text, "")
+
+
 def _without_answer(text: str, label: str, labels: Labels) -> str:
     """A rationale without an answer that stands before it."""
     while text:
-        end = _SENTENCE.search(text)
-        sentence, rest = (text[: end.start()], text[end.end() :]) if end else (text, "")
+        sentence, rest = _first_sentence(text)
         # An equation that is worked out is reasoning.
         if "=" in sentence or len(sentence) > len(label) + ANNOUNCED:
             return text
@@ -305,11 +315,3 @@ def _without_answer(text: str, label: str, labels: Labels) -> str:
             return text
         text = _HEADING.sub("", rest.lstrip(WRAPPING), count=1)
     return text
-
-
-def _named_at_once(label: str, rationale: str, labels: Labels) -> bool:
-    if not labels.allowed:
-        return False
-    end = _SENTENCE.search(rationale)
-    first = rationale[: end.start()] if end else rationale
-    return word_in(label.casefold(), first.casefold())
