@@ -3,11 +3,12 @@
   pip install atheris
   python benchmarks/fuzz_replies.py -max_total_time=600
 
-Not a part of the tests. Any exception but those that the functions name, a text that cannot be written,
-or more than a second for one input is a crash, whose input atheris keeps. docs/extract.md has the
-result.
+Not a part of the tests. Any exception but those that the functions name, a text that cannot be
+written, or more than a second for one input is a crash, whose input atheris keeps. docs/extract.md
+has the result.
 """
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -29,41 +30,12 @@ with atheris.instrument_imports(include=["dss_jax"]):
 CHOICES = ("tree", "GOLD", "sea", "sea lion", "sleeping bag")
 NLI = ("entailment", "neutral", "contradiction")
 ROWS = {"cqa": CHOICES, "svamp": (), "esnli": NLI, "anli1": NLI}
-PIECES = [
-    "So the answer is",
-    "The answer is",
-    "Answer:",
-    "### Answer\n",
-    "\\boxed{",
-    "}",
-    "(a)",
-    "(b)",
-    "GOLD",
-    "neutral",
-    "45",
-    "(63 - 18)",
-    "=",
-    "\n",
-    ". ",
-    "<think>",
-    "</think>",
-    "[THINK]",
-    "assistantfinal",
-    "<",
-    "channel",
-    ">final<",
-    "message",
-    ">",
-    "Wait, ",
-    "because",
-    '{"answer": "(b)"}',
-    "Q:",
-    "Premise",
-    "**",
-    "</s>",
-    "</answer>",
-    "however, ",
-]
+PIECES = (
+    *("So the answer is", "The answer is", "Answer:", "### Answer\n", "\\boxed{", "}", "</answer>"),
+    *("(a)", "(b)", "GOLD", "neutral", "45", "(63 - 18)", " = ", "$", "\n", ". ", "**", " "),
+    *("<think>", "</think>", "[THINK]", "assistantfinal", "<|channel|>final<|message|>", "</s>"),
+    *("Wait, ", "because", "however, ", '{"answer": "(b)"}', "{", "Q:", "Premise"),
+)
 PROMPTS = {name: load_task(name).prompt for name in ROWS}
 FILE = Path(tempfile.mkdtemp()) / "records.jsonl"
 HEADER = b'{"dss_records": 1, "task": "cqa", "split": "train", "teacher": "m"}\n'
@@ -87,10 +59,8 @@ def one(raw: bytes) -> None:
     kind, text = data.ConsumeIntInRange(0, 3), text_of(data)
     if kind == 0:
         FILE.write_bytes(HEADER + data.ConsumeBytes(400))
-        try:
+        with contextlib.suppress(UsageError):
             list(read_records(FILE)[1])
-        except UsageError:
-            pass
         return
     message = {"content": text} if kind > 1 else data.ConsumeUnicode(200)
     choice = {"message": message, "finish_reason": data.PickValueInList(["stop", "length", "x"])}
