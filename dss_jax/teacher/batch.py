@@ -226,9 +226,7 @@ class BatchTeacher:
         try:
             return self._openai.batches.retrieve(batch.id)
         except openai.NotFoundError:
-            log.warning(
-                f"batch {batch.id} is gone at the provider; the next run asks its rows again"
-            )
+            log.warning(f"batch {batch.id} is gone; the next run asks its rows again")
             self._forget(batch)
             return None
 
@@ -247,7 +245,7 @@ class BatchTeacher:
             # All are there before the first is taken, so that a broken one is not counted twice.
             contents = [self._openai.files.content(file).content for file in files]
         except openai.NotFoundError:
-            log.warning(f"the answers of batch {batch.id} are gone at the provider")
+            log.warning(f"the answers of batch {batch.id} are gone")
             contents = []
         for line in itertools.chain.from_iterable(map(bytes.splitlines, contents)):
             self._take(line, wanted)
@@ -287,10 +285,8 @@ class BatchTeacher:
             return reply_of(json.dumps(body).encode(), chat, self._clean, prompt_tokens)
         said = body if error_of(body) or (isinstance(body, str) and body) else error
         if status not in REFUSED:
-            ended = str(error_of(said).get("code") or "").startswith(
-                "batch_"
-            )  # Expired, cancelled.
-            if status is not None or ended or not said:
+            kind = str(error_of(said).get("code"))  # "batch_expired", "batch_cancelled".
+            if status is not None or kind.startswith("batch_") or not said:
                 return None
         reason = self._clean(f"{status or 'error'}: {said_in(said, str(said or ''))}")
         return refused(status or 400, said, self._clean) or Reply.failure(reason)

@@ -50,12 +50,12 @@ _NOT_SUPPORTED = re.compile(
 )
 _TOO_LARGE = re.compile(r"too (large|long|many)|at most|maximum", re.I)
 
-
 _DAILY = re.compile(r"per[ _-]?day|\bdaily\b|\b[RT]PD\b", re.I)
 """Of a limit that is not for minutes."""
 
 _MODERATED = re.compile(
-    r"content[ _]?(filter|policy|management|exists risk)|moderation|\bflagged (for|as|by)\b|safety"
+    r"content[ _]?(filter|policy|management|exists risk)|moderation|\bflagged (for|as|by)\b"
+    r"|safety (system|filter|reason|check|polic)"
     r"|data_inspection_failed|inappropriate content|usage (policy|policies|guidelines)"
     r"|responsible ?ai|prohibited[ _]content",
     re.I,

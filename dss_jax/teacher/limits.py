@@ -26,7 +26,6 @@ DECREASE_AT_MOST_EVERY = 1.0
 LONGEST_RETRY_AFTER = 600.0
 """Seconds; a server's longer wish is cut to this, so that a wrong header cannot stop a run."""
 
-
 _SPAN = re.compile(
     r"(?=\d|\.\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d*\.?\d+)s)?(?:(\d*\.?\d+)ms)?"
 )

@@ -59,7 +59,8 @@ _HEADING = re.compile(
 )
 
 _TAKEN_BACK = re.compile(
-    r"(?:\A|[.!?\n(][ \t]*)(?:(?:oh|no|but|hmm+|well),?\s+)?(?:wait|hmm+|oops|correction|sorry|actually,"
+    r"(?:\A|[.!?\n(][ \t]*)(?:(?:oh|no|but|hmm+|well),?\s+)?(?:wait|hmm+|oops|correction|sorry"
+    r"|actually,"
     r"|on second thoughts?|scratch that|i(?: have|'ve)? made (?:a|an) (?:mistake|error)|my mistake"
     r"|i apologi[sz]e|i meant|let me (?:re-?think|reconsider|correct|revise))\b"
     r"|\b(?:that|this|it|answer|which)(?: is|'s| was) (?:not (?:right|correct)|wrong|incorrect)\b"
