@@ -14,11 +14,12 @@ from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import DistillationTask, Example, Jsonl, plain_example
+from dss_jax.data.rows import examples_with_completions
 from dss_jax.records.files import read_records, write_records
 from dss_jax.records.records import STATUSES, Header, RecordSample, Reply
 from dss_jax.records.stats import record_stats
 from dss_jax.teacher import client
-from dss_jax.teacher.extraction import Extraction, learned_labels, write
+from dss_jax.teacher.extraction import Extraction, from_release, learned_labels, write
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prices import Prices
@@ -605,3 +606,25 @@ def test_any_answer_becomes_a_reply_or_is_asked_again(body: Any, is_chat: bool) 
         part.encode()
     assert reply.prompt_tokens >= 0
     assert read_reply(reply, CQA, prompt_of("cqa"), PromptOptions()).status in STATUSES
+
+
+RELEASE = Path(__file__).resolve().parents[2] / "shared" / "data" / "release"
+
+
+@pytest.mark.skipif(not RELEASE.is_dir(), reason=f"the authors' release is not at {RELEASE}")
+@pytest.mark.parametrize(
+    ("name", "split", "as_written", "read"),
+    [
+        ("cqa", "test", 943, 954),
+        ("svamp", "test", 148, 155),
+        ("esnli", "validation", 7201, 7201),
+        ("anli1", "validation", 668, 675),
+    ],
+)
+def test_palms_text_is_read_as_well_or_better(
+    name: str, split: str, as_written: int, read: int
+) -> None:
+    task = load_task(name)
+    completions = examples_with_completions(task, split, RELEASE)
+    stats = record_stats(from_release(task, split, completions)[1], task.scorer.correct)
+    assert (stats.as_written.right, stats.normalised.right) == (as_written, read)
