@@ -41,6 +41,7 @@ _LETTER_ANSWER = re.compile(
 )
 """Of a text without case: "(c) sea", "(c)", "c) sea", "c. sea", "c: sea", "option c", "c"."""
 
+_ADVERB = re.compile(r"(?:therefore|thus|hence|then|clearly|simply|indeed|thereby),?\s+", re.I)
 _OR = re.compile(r"\W*or\b", re.IGNORECASE)
 _OTHER_LETTER = re.compile(r"\(([a-z])\)")
 
@@ -110,6 +111,8 @@ class Labels:
           Both "" where the line names none, or where letter and text contradict each other.
         """
         line = line[:LONGEST].strip()
+        if adverb := _ADVERB.match(line):
+            line = line[adverb.end() :]
         for head, rest in self._heads(line):
             if label := self.normalised(head):
                 doubt = self._begins_another(rest, label) or _OR.match(rest)

@@ -52,6 +52,9 @@ _TAIL = re.compile(
 )
 """What leads from a rationale to the answer, and is of neither."""
 
+_AROUND = " \t\r\n*_#>$-<"
+"""What is left of Markdown and LaTeX around a marker: "**So the answer is** $"."""
+
 _HEADING = re.compile(
     r"\A[\s*_#]*(?:step[- ]by[- ]step\s+)?(?:reasoning|rationale|explanation|analysis|solution"
     r"|thought process|(?:let'?s|let us) think step by step)[\s*_]*(?:[:.]|(?=\n))[\s*_]*",
@@ -283,16 +286,15 @@ def _cleaned_rationale(text: str, prompt: Prompt) -> str:
     if prompt.opening:
         text = text.removeprefix(prompt.opening).lstrip()
     text = _HEADING.sub("", text, count=1)
-    # What is left of Markdown and LaTeX around the marker: "**So the answer is** $".
-    text = text.rstrip(" \t\r\n*_#>$")
-    return _without_tail(text)
+    text = _without_tail(text.rstrip(_AROUND))
+    return text.removesuffix(prompt.opening).rstrip() if prompt.opening else text
 
 
 def _without_tail(text: str) -> str:
     if text.endswith((".", "!", "?")):
         return text
     tail = _TAIL.search(text, max(0, len(text) - LONGEST))
-    return text[: tail.start()].rstrip(" \t\r\n*_#>$") if tail else text
+    return text[: tail.start()].rstrip(_AROUND) if tail else text
 
 
 def _first_sentence(text: str) -> tuple[str, str]:
