@@ -39,9 +39,6 @@ _MARKER = (
 )
 """Words before an answer besides the task's own, in small letters; what leads there is `_TAIL`."""
 
-_SMALL = {capital: capital + 32 for capital in range(ord("A"), ord("Z") + 1)}
-"""A pattern of small letters alone is searched for five times faster than one that ignores case."""
-
 _TAIL = re.compile(
     r"(?:(?:^|(?<=[\s,:(*_]))(?:so|thus|hence|therefore|consequently|overall|finally|then|and|we|i"
     r"|you|can|conclude|believe|think|that|in (?:conclusion|summary|short)|to conclude"
@@ -174,7 +171,7 @@ def _verdict(answers: list[_Answer], text: str, prompt: Prompt) -> tuple[str, st
 
 def _from_text(text: str, labels: Labels) -> list[_Answer]:
     """The answers of a text: what follows a marker, up to the next one."""
-    places = list(_marker(labels.prompt.form.marker).finditer(text.translate(_SMALL)))
+    places = list(_marker(labels.prompt.form.marker).finditer(_small(text)))
     starts = [place.start() for place in places] + [len(text)]
     answers: list[_Answer] = []
     start = None
@@ -195,9 +192,16 @@ def _from_text(text: str, labels: Labels) -> list[_Answer]:
     return answers
 
 
+def _small(text: str) -> str:
+    """The text in small letters, of the same length: to ignore case takes a search five times as
+    long."""
+    small = text.lower()
+    return small if len(small) == len(text) else "".join(c if c > "z" else c.lower() for c in text)
+
+
 @functools.lru_cache(maxsize=16)
 def _marker(own: str) -> re.Pattern[str]:
-    own = re.escape(own.translate(_SMALL)).replace(r"\ ", r"\s+")
+    own = re.escape(_small(own)).replace(r"\ ", r"\s+")
     return re.compile(f"(?P<own>{own})|{_MARKER}", re.MULTILINE)
 
 
@@ -312,7 +316,7 @@ def _without_answer(text: str, label: str, labels: Labels) -> str:
             return text
         if not (_LETTER.search(sentence) or label.casefold() in sentence.casefold()):
             return text
-        marker = _marker(labels.prompt.form.marker).search(sentence.translate(_SMALL))
+        marker = _marker(labels.prompt.form.marker).search(_small(sentence))
         said = sentence[marker.end() :] if marker else sentence
         if labels.normalised(said) != label:
             return text
