@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,13 +116,16 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
         return _from_release(args, task)
 
     from dss_jax.data import rows
-    from dss_jax.teacher.extraction import shard_of
+    from dss_jax.teacher.extraction import learned_labels, shard_of
 
     whole = rows.examples(task, args.split, args.data_dir)
     examples = shard_of(whole[: args.limit], args.shard)
     if not examples:
         raise UsageError("no row is left to ask about. See --limit and --shard.")
-    extraction = replace(_extraction(args, task), labels=_labels(args, task, whole))
+    extraction = _extraction(args, task)
+    if labels := learned_labels(task, _rows_with_gold(args, task, whole)):
+        extraction = replace(extraction, labels=labels)
+        print(f"labels that a teacher may answer, from the gold ones: {', '.join(labels)}")
     if args.show_prompt is not None:
         from dss_jax.teacher.prompting import shown
 
@@ -133,20 +136,16 @@ def main(args: argparse.Namespace, rest: Sequence[str], parser: argparse.Argumen
     return _ask(args, extraction, examples)
 
 
-def _labels(
+def _rows_with_gold(
     args: argparse.Namespace, task: DistillationTask, examples: Sequence[Example]
-) -> tuple[str, ...]:
-    """What a teacher may answer where neither task nor rows say, from the gold labels of train."""
+) -> Iterator[Example]:
+    """The rows of train where they are here, else those that are asked about; read when needed."""
     from dss_jax.data import rows
-    from dss_jax.teacher.extraction import learned_labels
 
-    if args.split != "train" and not any(e.allowed_labels for e in examples):
-        with contextlib.suppress(UsageError):  # No such split here: those of this one, then.
+    if args.split != "train":
+        with contextlib.suppress(UsageError):
             examples = rows.examples(task, "train", args.data_dir)
-    labels = learned_labels(task, examples)
-    if labels:
-        print(f"labels that a teacher may answer, from the gold ones: {', '.join(labels)}")
-    return labels
+    yield from examples
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -229,13 +229,12 @@ def refused(status: int, body: object, cleaned: Callable[[str], str]) -> Reply |
 
 def when_to_go_on(wait: float) -> str:
     """When a quota is filled again, for people. A wait of minutes is that of a shorter limit."""
-    now = datetime.datetime.now(datetime.UTC)
-    if wait > LONGEST_RETRY_AFTER:
-        then = now + datetime.timedelta(seconds=wait)
+    known = wait > LONGEST_RETRY_AFTER
+    then = datetime.datetime.now(datetime.UTC)
+    then += datetime.timedelta(seconds=wait) if known else datetime.timedelta(days=1)
+    if known:
         return f"Go on after {then:%Y-%m-%d %H:%M} UTC"
-    then = now + datetime.timedelta(days=1)
-    midnight = "the server names no time, and its day may be that of another place"
-    return f"Go on after {then:%Y-%m-%d} 00:00 UTC ({midnight})"
+    return f"Go on after {then:%Y-%m-%d} 00:00 UTC, or when the day ends where the server is"
 
 
 def host_of(base_url: str) -> str:
