@@ -137,12 +137,11 @@ class ExtractionRun:
         progress.failed += reply.failed
         if reply.failed:
             progress.reasons[reply.refusal] += 1
-        prompt, completion = reply.prompt_tokens, reply.completion_tokens
-        self.pay((prompt, completion))
-        prompt += sum(error.paid[0] for error in lost)
-        completion += sum(error.paid[1] for error in lost)
-        whole = replace(reply, prompt_tokens=prompt, completion_tokens=completion)
-        self.journal.put(request, whole)
+        paid = (reply.prompt_tokens, reply.completion_tokens)
+        self.pay(paid)
+        prompt, completion = map(sum, zip(paid, *(error.paid for error in lost), strict=True))
+        kept = replace(reply, prompt_tokens=prompt, completion_tokens=completion)
+        self.journal.put(request, kept)
         self.report()
 
     def pay(self, tokens: tuple[int, int]) -> None:

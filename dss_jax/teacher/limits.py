@@ -29,6 +29,7 @@ LONGEST_RETRY_AFTER = 600.0
 _SPAN = re.compile(
     r"(?=\d|\.\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d*\.?\d+)s)?(?:(\d*\.?\d+)ms)?"
 )
+_RESET = r"ratelimit\b.*\breset\b"
 _HINT = re.compile(
     r"(?:try again in|retry in|retry after|retryDelay\W+|wait)\s*((?:\d+(?:\.\d+)?\s*[a-z]*)+)",
     re.I,
@@ -78,11 +79,8 @@ def retry_after(
         return seconds_in(given["retry-after"], now)
     if hint := _HINT.search(body):
         return seconds_in(hint.group(1), now)
-    waits: dict[str, float] = {}
-    for name, value in given.items():
-        if re.search(r"ratelimit\b.*\breset\b", name):
-            wait = seconds_in(value, now)
-            waits |= {} if wait is None else {name: wait}
+    resets = {n: seconds_in(v, now) for n, v in given.items() if re.search(_RESET, n)}
+    waits = {name: wait for name, wait in resets.items() if wait is not None}
     empty = [w for n, w in waits.items() if given.get(n.replace("reset", "remaining"), "0") == "0"]
     return max(empty) if empty else min(waits.values(), default=None)
 

@@ -70,8 +70,8 @@ _TAKEN_BACK = re.compile(
 _CONTRAST = re.compile(
     r"\b(?:however|but|instead|rather|better|i think|in fact|no)\b", re.IGNORECASE
 )
-_LETTER = re.compile(r"\b[A-Za-z]\W*$|\d")
-"""Of a sentence that may be an answer without its words: a letter, or a value."""
+_BARE = re.compile(r"\W*(?:[a-z]\b|\d)")
+"""A letter or a number, with which an answer without its words begins."""
 
 _SENTENCE = re.compile(r"[.!?](?:\s+|$)|\n+")
 _SAID = re.compile(r".*(?::| is| be)\s+", re.IGNORECASE | re.DOTALL)
@@ -310,11 +310,12 @@ def _first_sentence(text: str) -> tuple[str, str]:
 def _without_answer(text: str, label: str, labels: Labels) -> str:
     """A rationale without an answer that stands before it."""
     while text:
+        start = _small(text[: len(label) + ANNOUNCED])
+        if not (label.casefold() in start or "answer" in start or _BARE.match(start)):
+            return text
         sentence, rest = _first_sentence(text)
         # An equation that is worked out is reasoning.
-        if "=" in sentence or len(sentence) > len(label) + ANNOUNCED:
-            return text
-        if not (_LETTER.search(sentence) or label.casefold() in sentence.casefold()):
+        if "=" in sentence or len(sentence) > len(start):
             return text
         marker = _marker(labels.prompt.form.marker).search(_small(sentence))
         said = sentence[marker.end() :] if marker else sentence
