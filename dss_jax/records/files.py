@@ -30,11 +30,16 @@ _TYPES = {"samples": list, "agreement": float, "sampling": dict, "totals": dict,
 _KINDS = {str: "text", float: "a number", list: "a list", dict: "an object"}
 
 
-def _line(content: dict[str, Any]) -> bytes:
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+def as_json(content: Any, **options: Any) -> bytes:
+    """JSON in UTF-8 of any text."""
+    text = json.dumps(content, ensure_ascii=False, **options)
     # A lone surrogate, from a reply cut in the middle of a character, cannot be UTF-8. Python's
     # escape of it is JSON's too, so it is read back as it was.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return as_json(content, allow_nan=False) + b"\n"
 
 
 def header_line(header: Header) -> bytes:

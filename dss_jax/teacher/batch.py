@@ -21,10 +21,11 @@ import openai
 from dss_jax.core import locks
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
+from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
 from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun
 from dss_jax.teacher.client import OWN_SERVER_KEY, clean, key_from, refused
-from dss_jax.teacher.journal import Asked, Request, as_json
+from dss_jax.teacher.journal import Asked, Request
 from dss_jax.teacher.prices import HOSTED, tokens_of
 from dss_jax.teacher.replies import Retryable, error_of, reply_of, said_in
 

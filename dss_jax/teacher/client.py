@@ -18,8 +18,8 @@ import aiohttp
 
 from dss_jax import __version__
 from dss_jax.core.errors import UsageError
+from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
-from dss_jax.teacher.journal import as_json
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, retry_after
 from dss_jax.teacher.prices import HOSTED, tokens_of
 from dss_jax.teacher.replies import Retryable, error_of, reply_of, said_in

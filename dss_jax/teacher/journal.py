@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from dss_jax.core.errors import UsageError
+from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
 
 VERSION = 1
@@ -302,9 +303,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:  # Another user's.
         return True
     return True
-
-
-def as_json(content: Any, **options: Any) -> bytes:
-    """JSON in UTF-8 of any text: half a character is written as JSON's escape of it."""
-    text = json.dumps(content, ensure_ascii=False, **options)
-    return text.encode(errors="backslashreplace")
