@@ -364,3 +364,14 @@ def test_a_quota_of_a_day_ends_the_run(
 )
 def test_how_long_a_server_asks_to_wait(headers: dict, body: str, seconds: float | None) -> None:
     assert client.retry_after(headers, 1445412470.0, body) == pytest.approx(seconds)
+
+
+def test_a_proxy_of_the_environment_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering((200, completion("yes"), {})) as url:
+        monkeypatch.setenv("http_proxy", url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "localhost")
+        # No such host: only the proxy can answer.
+        send = Client("http://teacher.invalid:80/v1", "NO_KEY")
+        assert asked(tmp_path, send, requests(1), QUICK).answered == 1

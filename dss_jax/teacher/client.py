@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -111,11 +112,14 @@ class Client:
     def _opened(self) -> aiohttp.ClientSession:
         """The connections; opened late, in the event loop that they belong to."""
         if self._session is None:
+            host, scheme = self._url.hostname or "", self._url.scheme
+            # Not `trust_env`, which looks for a proxy in a thread, at each request.
+            proxy = None if proxy_bypass(host) else getproxies().get(scheme)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None),
-                trust_env=True,
+                proxy=proxy,
             )
         return self._session
 

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -57,6 +57,7 @@ insert into replies values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do update 
 where replies.failed
 """  # A given-up request never replaces an answer that another process got. What it took is added.
 
+_REPLY_FIELDS = tuple(field.name for field in fields(Reply))
 _REPLY = "select prompt_tokens, completion_tokens, reply from replies where key = ?"
 
 _CLAIM = """
@@ -187,7 +188,8 @@ class Journal:
     def put(self, request: Request | Asked, reply: Reply) -> None:
         """Keeps a reply; it is on the disk after the next `flush`."""
         key, tokens = request.key, (reply.prompt_tokens, reply.completion_tokens)
-        text = as_json(asdict(reply)).decode()
+        # Not `asdict`, which copies; this is done for each reply.
+        text = as_json({name: getattr(reply, name) for name in _REPLY_FIELDS}).decode()
         row_id = request.id.encode(errors="backslashreplace").decode()
         row = (key, row_id, request.sample, int(reply.failed), *tokens, self._clock(), text)
         self._waiting[key] = row
