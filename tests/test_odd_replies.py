@@ -259,7 +259,8 @@ def test_a_whole_object_is_not_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    "finish", ["length", "max_tokens", "model_length", "MAX_TOKENS", "FinishReason.MAX_TOKENS"]
+    "finish",
+    ["length", "max_tokens", "model_length", "MAX_TOKENS", "FinishReason.MAX_TOKENS", "abort"],
 )
 @pytest.mark.parametrize(
     ("name", "text"),

@@ -129,7 +129,7 @@ def read_reply(
         else:
             answers = _from_text(text, labels)
         status, label, rationale = _verdict(answers, text, prompt)
-        if how == "cut" and not ended:
+        if how in ("cut", "lost") and not ended:
             status, label = "truncated", ""
         if status == "no_answer":
             reason = reply.note or (ONLY_THOUGHTS if thoughts and not text else "")
