@@ -53,7 +53,7 @@ class Retryable(Exception):  # noqa: N818
 
 @functools.lru_cache
 def how_it_ended(finish_reason: str) -> str:
-    """Whether it was "cut" by a limit, "refused" by a filter, "lost" by its server; "": none of it."""
+    """Whether it was "cut" by a limit, "refused" by a filter, "lost" by its server; "": none."""
     words = set(re.findall(r"[a-z_]+", finish_reason.lower().replace("-", "_")))
     return next((end for end, names in _ENDS.items() if words & set(names.split())), "")
 
