@@ -2,8 +2,8 @@
 
   python benchmarks/extract.py
 
-Server and client share the machine, as two processes. The client is what `dss extract` runs: the
-`openai` client, limits, and the journal on disk. Writes a JSON file and a picture.
+Server and client share the machine, as two processes. The client is what `dss extract` runs:
+requests, limits, and the journal on disk. Writes a JSON file and a picture.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PROMPT_CHARACTERS = 3000
 """About the length of cqa's prompt with ten exemplars."""
 
 PARTS = {
-    "openai client": ("/openai/", "/httpx2/", "/httpcore2/", "/anyio/", "/h11/", "/pydantic/"),
+    "HTTP": ("/aiohttp/", "/yarl/", "/multidict/"),
     "journal": ("/teacher/journal.py", "sqlite3"),
     "limits and runner": ("/teacher/asking.py", "/teacher/limits.py"),
     "event loop": ("asyncio", "select", "ssl", "socket"),

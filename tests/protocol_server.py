@@ -11,7 +11,10 @@ import asyncio
 import json
 import random
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 FAULTS = ("429", "500", "503", "hang", "cut", "not_json", "no_choices")
@@ -169,6 +172,33 @@ class Server:
             if slowly:
                 await asyncio.sleep(self.drip_seconds)
         return True
+
+
+@contextmanager
+def answering(*answers: tuple[int, object, dict]) -> Iterator[str]:
+    """A server of these answers (status, body, headers), the last again and again: its URL."""
+    left = list(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            status, body, headers = left.pop(0) if len(left) > 1 else left[0]
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in ({"content-length": str(len(data))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
 
 
 async def _main() -> None:

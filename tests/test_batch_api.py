@@ -32,7 +32,9 @@ class Provider(ThreadingHTTPServer):
       answered: row texts, each as often as it was paid for.
       fail_create: the next batch is made, but its answer is lost.
       away: looks at batches that are answered with 503 before one is answered well.
-      spoilt: what stands in the place of the last line of an output file.
+      spoilt: what stands in the place of the last line of an output file; KEY becomes its id.
+      gone: batches that the provider has no more.
+      change: changes a line of the answers.
     """
 
     def __init__(self) -> None:
@@ -43,6 +45,8 @@ class Provider(ThreadingHTTPServer):
         self.status_of = lambda text: 200
         self.answered: list[str] = []
         self.away, self.spoilt = 0, b""
+        self.gone: set[str] = set()
+        self.change: Callable[[dict], object] = lambda line: None
 
     @property
     def url(self) -> str:
@@ -80,6 +84,7 @@ class Provider(ThreadingHTTPServer):
                 }
             response = {"status_code": status, "body": body}
             line = {"custom_id": request["custom_id"], "response": response, "error": None}
+            self.change(line)
             (good if status == 200 else bad).append(json.dumps(line))
         for name, part in (("output", good), ("error", bad)):
             if part:
@@ -121,6 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.away:
                 self.server.away -= 1
                 self.send_error(503)
+                return
+            if match.group(1) in self.server.gone:
+                self.send_error(404)
                 return
             batch = self.server.batches[match.group(1)]
             self.server.work(batch)
@@ -367,3 +375,77 @@ def test_killed_at_any_point_each_row_is_paid_for_once(
     assert code == 0
     assert when > 3, "no life was cut short: this test tells nothing"
     assert sorted(provider.answered) == texts
+
+
+ODD_LINES = {
+    "as vLLM writes it": (
+        {"response": {"status_code": 400, "body": None}, "error": "Must not stream"},
+        "error",
+        "400: Must not stream",
+    ),
+    "body is a text": (
+        {"response": {"status_code": 422, "body": "no such field"}},
+        "error",
+        "422: no such field",
+    ),
+    "no response": (
+        {"response": None, "error": {"code": "bad", "message": "Bad request"}},
+        "error",
+        "error: Bad request",
+    ),
+    "a filter": (
+        {"response": {"status_code": 400, "body": {"error": {"code": "content_filter"}}}},
+        "content_filter",
+        "400: ",
+    ),
+    "no completion": ({"response": {"status_code": 200, "body": 3}}, "error", "no completion"),
+    "a null": (
+        {"response": {"status_code": 200, "body": {"choices": [{"message": {"content": None}}]}}},
+        "",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(ODD_LINES))
+def test_an_odd_line_is_a_reply_with_a_reason(
+    provider: Provider, journal: Journal, name: str
+) -> None:
+    line, finish, reason = ODD_LINES[name]
+    first = requests(1)[0].key
+    provider.change = lambda sent: sent["custom_id"] == first and sent.update(line)
+    asked(provider, journal)
+    reply = journal.reply(first)
+    assert reply.finish_reason == finish
+    assert reason in reply.refusal
+    assert all(journal.reply(r.key).text for r in requests()[1:]), "the others are kept"
+
+
+def test_what_did_not_run_is_missing(provider: Provider, journal: Journal) -> None:
+    expired = {"response": None, "error": {"code": "batch_expired", "message": "not in time"}}
+    provider.change = lambda line: line.update(expired)
+    assert asked(provider, journal).done == 0
+    assert journal.reply(requests(1)[0].key) is None
+
+
+def test_a_batch_that_is_gone_is_asked_again(provider: Provider, journal: Journal) -> None:
+    provider.gone = {"batch-0"}
+    assert asked(provider, journal, requests(4), max_requests=2).answered == 2
+    assert asked(provider, journal, requests(4)).answered == 2
+    assert sorted(provider.answered) == [f"row {i}" for i in range(4)]
+
+
+def test_tokens_that_a_batch_does_not_tell_are_estimated(
+    provider: Provider, journal: Journal
+) -> None:
+    provider.change = lambda line: line["response"]["body"].update(usage=None)
+    summary = asked(provider, journal)
+    assert (summary.answered, summary.estimated) == (5, 5)
+    assert summary.prompt_tokens > 0 < summary.completion_tokens
+
+
+def test_any_text_is_sent_in_a_batch(provider: Provider, journal: Journal) -> None:
+    message = {"role": "user", "content": "half \ud83d of it"}
+    odd = Request("\ud83d", 0, {"model": "m", "messages": [message]})
+    assert asked(provider, journal, [odd]).answered == 1
+    assert provider.answered == ["half \ud83d of it"]

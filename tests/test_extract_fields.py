@@ -6,9 +6,8 @@ import json
 import time
 from pathlib import Path
 
-import httpx2
-import openai
 import pytest
+from protocol_server import answering
 
 from dss_jax.cli.extraction import ExtractionBar
 from dss_jax.cli.main import main
@@ -112,25 +111,15 @@ def test_a_field_that_is_not_supported_is_found(
     ],
 )
 def test_a_refusal_of_all_requests_is_told_from_one(answer: object, kind: type, said: str) -> None:
-    async def answered(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(400, json=answer)
-
-    async def work() -> None:
-        send = client.Client("http://127.0.0.1:1/v1", "NO_KEY")
-        transport = httpx2.MockTransport(answered)
-        send.openai = openai.AsyncOpenAI(
-            api_key="none",
-            base_url="http://127.0.0.1:1/v1",
-            max_retries=0,
-            http_client=openai.DefaultAsyncHttpx2Client(transport=transport),
-        )
+    async def work(url: str) -> None:
+        send = client.Client(url, "NO_KEY")
         try:
             await send(BODY)
         finally:
             await send.close()
 
-    with pytest.raises(kind) as raised:
-        asyncio.run(work())
+    with answering((400, answer, {})) as url, pytest.raises(kind) as raised:
+        asyncio.run(work(url))
     assert said in str(raised.value)
 
 

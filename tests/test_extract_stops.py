@@ -11,11 +11,18 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from protocol_server import answering
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
 from dss_jax.teacher import client
-from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun, SendOptions, ServerTeacher
+from dss_jax.teacher.asking import (
+    ExtractionProgress,
+    ExtractionRun,
+    SendOptions,
+    ServerTeacher,
+    TeacherUnavailable,
+)
 from dss_jax.teacher.client import Client, Fatal, Rejected, Retryable
 from dss_jax.teacher.journal import Journal, Request
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER
@@ -38,9 +45,16 @@ def number(body: dict) -> int:
 def asked(
     folder: Path, send: Send, which: Iterator[Request], options: SendOptions, **more
 ) -> ExtractionProgress:
+    async def work() -> ExtractionProgress:
+        try:
+            return await teacher.send_all(which, ExtractionRun(journal, **more))
+        finally:
+            if isinstance(send, Client):
+                await send.close()
+
     with Journal(folder / "journal") as journal:
         teacher = ServerTeacher(send, options)
-        return asyncio.run(teacher.send_all(which, ExtractionRun(journal, **more)))
+        return asyncio.run(work())
 
 
 async def filtered(body: dict) -> Reply:
@@ -195,3 +209,169 @@ def test_no_money_left_stops_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(Fatal, match="402"):
         asyncio.run(work())
+
+
+FILTERED = [
+    (403, {"code": 403, "message": 'Your input was flagged for "violence".'}),
+    (400, {"code": "content_filter", "message": "The response was filtered"}),
+    (400, {"code": "invalid_prompt", "message": "flagged as violating our usage policy"}),
+    (400, {"message": "Content Exists Risk", "type": "invalid_request_error"}),
+    (400, {"code": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}, "message": "no"}),
+    (403, {"message": "Content violates usage guidelines."}),
+]
+
+
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+QUICK = SendOptions(concurrency=1, first_wait=0.001)
+
+
+def completion(content: object, finish: str = "stop", usage: object = USAGE) -> dict:
+    message = {"role": "assistant", "content": content}
+    return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+
+
+@pytest.mark.parametrize(("status", "error"), FILTERED)
+def test_a_row_that_a_filter_took_is_refused_and_the_rest_goes_on(
+    tmp_path: Path, status: int, error: dict
+) -> None:
+    with answering((status, {"error": error}, {}), (200, completion("yes"), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(3), QUICK)
+        assert (summary.answered, summary.failed, summary.stopped) == (3, 0, "")
+        with Journal(tmp_path / "journal") as journal:
+            replies = [journal.reply(request.key) for request in requests(3)]
+        assert replies[0].finish_reason == "content_filter"
+        assert str(error.get("message")) in replies[0].refusal
+        assert [reply.text for reply in replies[1:]] == ["yes", "yes"]
+
+
+@pytest.mark.parametrize("message", ["Forbidden", "Your account was flagged for abuse"])
+def test_other_403s_stop_the_run(tmp_path: Path, message: str) -> None:
+    refused = pytest.raises(TeacherUnavailable, match="403")
+    with answering((403, {"error": {"message": message}}, {})) as url, refused:
+        asked(tmp_path, Client(url, "NO_KEY"), requests(3), QUICK)
+
+
+def test_what_cannot_be_used_is_asked_once_more_and_counted(tmp_path: Path) -> None:
+    with answering((200, completion(3), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(1), QUICK)
+    assert (summary.failed, summary.retries) == (1, 1)
+    assert (summary.prompt_tokens, summary.completion_tokens) == (2000, 200)
+    with answering((200, completion("yes"), {})) as url:
+        asked(tmp_path, Client(url, "NO_KEY"), requests(1), QUICK)
+    with Journal(tmp_path / "journal") as journal:
+        reply = journal.reply(next(requests(1)).key)
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("yes", 3000, 300)
+
+
+@pytest.mark.parametrize("finish", ["abort", "insufficient_system_resource", "error"])
+def test_what_a_server_did_not_finish_is_asked_again(tmp_path: Path, finish: str) -> None:
+    lost = (200, completion("The answer is 4", finish), {})
+    with answering(lost, lost, lost, (200, completion("yes"), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(1), QUICK)
+    assert (summary.answered, summary.retries) == (1, 3)
+    assert summary.prompt_tokens == 4000, "all were paid for"
+
+
+def test_nothing_is_given_away_where_the_text_is_null(tmp_path: Path) -> None:
+    with answering((200, completion(None), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(2), QUICK)
+    assert (summary.answered, summary.retries, summary.prompt_tokens) == (2, 0, 2000)
+
+
+def test_the_budget_holds_against_what_cannot_be_used(tmp_path: Path) -> None:
+    def check(summary: ExtractionProgress) -> str | None:
+        return "spent" if summary.prompt_tokens >= 1500 else None
+
+    with answering((200, completion("x", "abort"), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(9), QUICK, may_go_on=check)
+    assert (summary.stopped, summary.prompt_tokens) == ("spent", 2000)
+    with Journal(tmp_path / "journal") as journal:
+        kept = [journal.reply(request.key) for request in requests(9)]
+        assert sum(reply.prompt_tokens for reply in kept if reply) == 2000
+
+
+def test_tokens_without_usage_are_estimated(tmp_path: Path) -> None:
+    with answering((200, completion("x" * 350, usage=None), {})) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(1, "word " * 700), QUICK)
+    assert (summary.estimated, summary.completion_tokens) == (1, 100)
+    assert summary.prompt_tokens > 900
+
+
+def test_any_text_is_sent_and_kept(tmp_path: Path) -> None:
+    odd = Request("\ud83d", 0, {"model": "m", "messages": [{"role": "u", "content": "\ud83d x"}]})
+    with answering((200, completion("y \ud83d"), {})) as url:
+        assert asked(tmp_path, Client(url, "NO_KEY"), iter([odd]), QUICK).answered == 1
+    with Journal(tmp_path / "journal") as journal:
+        assert journal.reply(odd.key).text == "y \ufffd"
+        journal.put(odd, Reply(text="z \ud83d"))
+
+
+DAILY = [
+    (
+        {"message": "Rate limit reached on requests per day (RPD). Try again in 7h12m0s."},
+        {},
+        "Go on",
+    ),
+    ({"message": "slow down"}, {"retry-after": "7200"}, "Go on after"),
+    (
+        {"message": "quota", "details": [{"quotaId": "GenerateRequestsPerDayPerProject"}]},
+        {},
+        "00:00 UTC",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "headers", "said"), DAILY)
+def test_a_quota_of_a_day_ends_the_run(
+    tmp_path: Path, error: dict, headers: dict, said: str
+) -> None:
+    with answering((200, completion("yes"), {}), (429, {"error": error}, headers)) as url:
+        summary = asked(tmp_path, Client(url, "NO_KEY"), requests(9), QUICK)
+    assert (summary.answered, summary.failed) == (1, 0)
+    assert said in summary.stopped
+    with Journal(tmp_path / "journal") as journal:
+        assert len(journal.claim(list(requests(9)))) == 8, "no row is given up"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        ({"x-ratelimit-reset-requests": "120ms"}, "", 0.12),
+        ({"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "0"}, "", 360),
+        ({"x-ratelimit-reset-requests": "1m2.5s"}, "", 62.5),
+        ({"X-RateLimit-Reset": "1445412480000"}, "", 10),
+        ({"X-RateLimit-Reset": "1445412480"}, "", 10),
+        ({"x-ratelimit-reset": "59"}, "", 59),
+        ({"anthropic-ratelimit-requests-reset": "2015-10-21T07:28:00Z"}, "", 10),
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "8s",
+                "x-ratelimit-remaining-tokens": "900",
+                "x-ratelimit-reset-tokens": "90s",
+            },
+            "",
+            8,
+        ),
+        ({}, '{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}', 34),
+        ({}, "Please retry in 34.5s.", 34.5),
+        ({}, "Please try again in 1m30s. Visit", 90),
+        ({}, "Please retry after 6 seconds.", 6),
+        ({"retry-after": "3"}, "Please try again in 20s.", 3),
+        ({}, "slow down", None),
+        ({"x-ratelimit-reset-requests": "soon"}, "", None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers: dict, body: str, seconds: float | None) -> None:
+    assert client.retry_after(headers, 1445412470.0, body) == pytest.approx(seconds)
+
+
+def test_a_proxy_of_the_environment_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering((200, completion("yes"), {})) as url:
+        monkeypatch.setenv("http_proxy", url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "localhost")
+        # No such host: only the proxy can answer.
+        send = Client("http://teacher.invalid:80/v1", "NO_KEY")
+        assert asked(tmp_path, send, requests(1), QUICK).answered == 1

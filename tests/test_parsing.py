@@ -165,7 +165,7 @@ def test_ok(name: str, row: Example, text: str, rationale: str, label: str) -> N
         ("cqa", CQA, "x So the answer is forest or (b) sea.", "stop", "invalid_label"),
         ("cqa", CQA, "x So the answer is (a) sea.", "stop", "invalid_label"),
         ("cqa", CQA, "x So the answer is (b) sea. Or (a) forest.", "stop", "invalid_label"),
-        ("cqa", CQA, "x So the answer is (a). No: so the answer is (b).", "stop", "invalid_label"),
+        ("cqa", CQA, "x So the answer is (a). No: so the answer is (b).", "stop", "ambiguous"),
         ("esnli", NLI, "x\nAnswer: neutral. Or contradiction.", "stop", "invalid_label"),
         ("cqa", CQA, "So the answer is (b) sea.", "stop", "no_rationale"),
         ("cqa", CQA, "x So the answer is (b) sea.", "content_filter", "refused"),

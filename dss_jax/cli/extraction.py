@@ -5,8 +5,8 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -40,12 +40,25 @@ def main(args: argparse.Namespace, task: DistillationTask) -> int:
     if not examples:
         raise UsageError("no row is left to ask about. See --limit and --shard.")
     extraction = _extraction(args, task)
+    if labels := recipes.learned_labels(task, _rows_with_gold(args, task, whole)):
+        extraction = replace(extraction, labels=labels)
+        print(f"labels that a teacher may answer, from the gold ones: {', '.join(labels)}")
     if args.show_prompt is None:
         return _ask(args, extraction, examples)
     for example in examples[: args.show_prompt]:
         first = next(extraction.requests([example]))
         print(f"--- {example.id}, sample {first.sample}\n{prompting.shown(first.body)}\n")
     return 0
+
+
+def _rows_with_gold(
+    args: argparse.Namespace, task: DistillationTask, examples: Sequence[Example]
+) -> Iterator[Example]:
+    """The rows of train where they are here, else those that are asked about; read when needed."""
+    if args.split != "train":
+        with contextlib.suppress(UsageError):
+            examples = rows.examples(task, "train", args.data_dir)
+    yield from examples
 
 
 def from_release(args: argparse.Namespace, task: DistillationTask) -> None:

@@ -221,6 +221,13 @@ def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
             cells.append([f"{tenths / 10:.1f}", count, *_accuracy(right)])
         title = "agreement, of rows with a vote"
         print_table(title, ("agreement", "rows", "right", "of", "%"), cells)
+    facts = {
+        "labels": len(stats.labels),
+        "labels that one row alone has": stats.labels_once,
+        "samples that name the label in their first sentence": stats.label_first,
+        "samples with thoughts": stats.with_thoughts,
+    }
+    print_table("labels and rationales", ("", ""), [*facts.items()])
     cells = []
     for name, words in {"input": stats.input_words, "rationale": stats.rationale_words}.items():
         cells.append([name, number(words.mean, 1), *map(words.percentile, (0.5, 0.99))])

@@ -118,6 +118,9 @@ class DistillationTask:
     sources: tuple[Source, ...]
     to_example: Callable[[Row, str | None], Example]  # (row, raw completion or None) -> `Example`.
     scorer: Scorer  # Judges predicted labels.
+    # What a teacher may answer about rows without `allowed_labels` of their own; (): `dss extract`
+    # takes the gold labels of train where they are few, else any text.
+    labels: tuple[str, ...] = ()
     # How `dss extract` asks a teacher; None: this task cannot be extracted.
     prompt: Prompt | None = None
     # Share of train that becomes validation where the source has no validation split (rounded up,

@@ -22,6 +22,8 @@ _SAME = ("task", "split", "teacher", "prompt_sha256", "sampling")
 _HEADER = tuple(f.name for f in fields(Header))
 _RECORD = ("id", "input", "gold", "teacher_label", "rationale", "agreement", "status", "samples")
 _SAMPLE = tuple(f.name for f in fields(RecordSample))
+_LATER = ("thoughts", "flag")
+"""Fields of a sample that earlier files have not; left out where they are empty."""
 
 _TYPES = {"samples": list, "agreement": float, "sampling": dict, "totals": dict, "filters": list}
 """Field -> its type in JSON, of header, record and sample; the others are text."""
@@ -29,11 +31,16 @@ _TYPES = {"samples": list, "agreement": float, "sampling": dict, "totals": dict,
 _KINDS = {str: "text", float: "a number", list: "a list", dict: "an object"}
 
 
-def _line(content: dict[str, Any]) -> bytes:
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+def as_json(content: Any, **options: Any) -> bytes:
+    """JSON in UTF-8 of any text."""
+    text = json.dumps(content, ensure_ascii=False, **options)
     # A lone surrogate, from a reply cut in the middle of a character, cannot be UTF-8. Python's
     # escape of it is JSON's too, so it is read back as it was.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return as_json(content, allow_nan=False) + b"\n"
 
 
 def header_line(header: Header) -> bytes:
@@ -44,7 +51,12 @@ def header_line(header: Header) -> bytes:
 def record_line(record: Record) -> bytes:
     """The line of a record: one JSON object in UTF-8, with its newline."""
     content = {name: getattr(record, name) for name in _RECORD}
-    return _line(content | {"samples": [asdict(sample) for sample in record.samples]})
+    samples = [asdict(sample) for sample in record.samples]
+    for sample in samples:
+        for name in _LATER:
+            if not sample[name]:
+                del sample[name]
+    return _line(content | {"samples": samples})
 
 
 def write_records(path: Path, header: Header, records: Iterable[Record]) -> None:
@@ -119,7 +131,7 @@ def _record(line: bytes, where: str) -> Record:
         raise UsageError(f"{where}: not JSON in UTF-8: {error}.{cut}") from error
     _check(content, _RECORD, where)
     for number, sample in enumerate(content["samples"]):
-        _check(sample, _SAMPLE, f"{where}: samples[{number}]")
+        _check(sample, _SAMPLE, f"{where}: samples[{number}]", optional=set(_LATER))
     if not content["samples"]:
         raise UsageError(f"{where}: samples is empty; a record has at least one.")
     if not 0 <= content["agreement"] <= 1:

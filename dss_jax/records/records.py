@@ -18,8 +18,9 @@ STATUSES = (
     "ok",  # a rationale, and a label that is allowed
     "no_answer",  # no answer where the pattern wants one
     "invalid_label",  # an answer that is none of the allowed labels
+    "ambiguous",  # several answers that differ, or one that is taken back
     "no_rationale",  # an answer, but nothing before it
-    "truncated",  # cut by the length limit before the answer
+    "truncated",  # cut by the length limit
     "refused",  # the model or the server declined
     "error",  # no answer came, after all attempts
 )
@@ -28,18 +29,26 @@ GIVEN_UP = "error"
 """`Reply.finish_reason` of a request that was given up; a later run asks again."""
 
 
+LABEL_FIRST = "label_first"
+"""`RecordSample.flag`: the rationale names the label at once, so that it may explain nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
     """What came back for one request, as it came."""
 
     text: str  # The completion; "" where none came.
-    # The server's: "stop", "length", "content_filter"; "" where not given; `GIVEN_UP`.
+    # As its server has it: "stop", "length", "MAX_TOKENS"; "" where not given; `GIVEN_UP`.
     finish_reason: str = ""
     refusal: str = ""  # The model's refusal, or the server's reason for the error; "" for neither.
-    # As the server counted; 0 where it did not say.
+    # As the server counted, those of attempts included that were paid for and could not be used;
+    # with a model's thoughts.
     prompt_tokens: int = 0
     completion_tokens: int = 0
     model: str = ""  # As the server gave it.
+    thoughts: str = ""  # That came apart from the text.
+    note: str = ""  # What is odd about it, for people.
+    estimated: bool = False  # Whether the tokens are our estimate; the server did not say.
 
     @classmethod
     def failure(cls, reason: str) -> "Reply":
@@ -65,7 +74,9 @@ class RecordSample:
     raw_label: str
     rationale: str
     text: str  # The raw completion.
-    reason: str = ""  # Why, for "refused" and "error".
+    reason: str = ""  # Why, for "refused" and "error", and for some that have "no_answer".
+    thoughts: str = ""  # What the model said to itself: no part of the rationale.
+    flag: str = ""  # `LABEL_FIRST` where the label's words stand in the first sentence.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dss_jax.records.filters import Correct
-from dss_jax.records.records import Record
+from dss_jax.records.records import LABEL_FIRST, Record
 
 
 @dataclass
@@ -65,6 +65,14 @@ class RecordStats:
     # Lengths of inputs, and of the rationales of all samples.
     input_words: Lengths = field(default_factory=Lengths)
     rationale_words: Lengths = field(default_factory=Lengths)
+    labels: Counter[str] = field(default_factory=Counter)  # Label -> rows that have it.
+    with_thoughts: int = 0  # Samples.
+    label_first: int = 0  # Samples that name it at the rationale's start.
+
+    @property
+    def labels_once(self) -> int:
+        """Labels that one row alone has: where labels are few, these are seldom right."""
+        return sum(count == 1 for count in self.labels.values())
 
 
 def record_stats(records: Iterable[Record], correct: Correct) -> RecordStats:
@@ -78,11 +86,14 @@ def record_stats(records: Iterable[Record], correct: Correct) -> RecordStats:
         for sample in record.samples:
             stats.sample_statuses[sample.status] += 1
             stats.rationale_words.add(sample.rationale)
+            stats.with_thoughts += bool(sample.thoughts)
+            stats.label_first += sample.flag == LABEL_FIRST
             if record.gold:
                 stats.as_written.add(correct(record.gold, sample.raw_label))
                 stats.normalised.add(correct(record.gold, sample.label))
         tenths = int(10 * record.agreement + 0.5)
         if record.teacher_label:
+            stats.labels[record.teacher_label] += 1
             stats.agreement[tenths] += 1
         if not record.gold:
             continue

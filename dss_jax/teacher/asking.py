@@ -12,16 +12,17 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher.client import Client, Fatal, Rejected, Retryable
+from dss_jax.teacher.client import Client, Exhausted, Fatal, Rejected
 from dss_jax.teacher.journal import GROUP_SECONDS, Asked, Journal, Request
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, Limiter, backoff
 from dss_jax.teacher.prices import tokens_of
+from dss_jax.teacher.replies import Retryable
 
 CHUNK = 512
 """Requests that are looked up in the journal at once; what bounds the memory."""
@@ -67,6 +68,8 @@ class ExtractionProgress:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    estimated: int = 0
+    """Replies whose tokens are our estimate, for want of the server's count."""
     stopped: str = ""
     """Why it ended early: "" where it did not."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -120,17 +123,31 @@ class ExtractionRun:
             self.progress.reused += len(chunk) - len(missing)
             yield missing
 
-    def keep(self, request: Request | Asked, reply: Reply) -> None:
-        """Puts a reply into the journal, counts it and tells of it."""
+    def keep(self, request: Request | Asked, reply: Reply, lost: Sequence[Retryable] = ()) -> None:
+        """Puts a reply into the journal, counts it and tells of it.
+
+        Args:
+          request: what was asked.
+          reply: to it.
+          lost: earlier answers to it that could not be used; `pay` has counted them.
+        """
         progress = self.progress
+        progress.estimated += reply.estimated
         progress.answered += not reply.failed
         progress.failed += reply.failed
         if reply.failed:
             progress.reasons[reply.refusal] += 1
-        progress.prompt_tokens += reply.prompt_tokens
-        progress.completion_tokens += reply.completion_tokens
-        self.journal.put(request, reply)
+        paid = (reply.prompt_tokens, reply.completion_tokens)
+        self.pay(paid)
+        prompt, completion = map(sum, zip(paid, *(error.paid for error in lost), strict=True))
+        kept = replace(reply, prompt_tokens=prompt, completion_tokens=completion)
+        self.journal.put(request, kept)
         self.report()
+
+    def pay(self, tokens: tuple[int, int]) -> None:
+        """Counts (prompt, completion) tokens that were paid for."""
+        self.progress.prompt_tokens += tokens[0]
+        self.progress.completion_tokens += tokens[1]
 
     def report(self) -> None:
         """Tells how far it is, and asks whether to go on."""
@@ -255,6 +272,15 @@ class ServerTeacher:
 
     async def one(self, request: Request) -> None:
         """Sends one request until there is a reply to keep."""
+        lost: list[Retryable] = []
+        try:
+            await self.attempts(request, lost)
+        except _Halted:
+            if lost:  # What was paid for is in the totals; the row is missing all the same.
+                self.run.keep(request, Reply.failure(f"stopped after: {lost[-1]}"), lost)
+            raise
+
+    async def attempts(self, request: Request, lost: list[Retryable]) -> None:
         is_first = self.begun < HOPELESS
         self.begun += 1
         for attempt in itertools.count(1):
@@ -262,24 +288,30 @@ class ServerTeacher:
                 reply = await self.once(request)
             except Rejected as error:
                 # Where others like it were answered in an earlier run, it is this row alone.
-                return self.give_up(request, str(error), is_first and not self.progress.reused)
+                first = is_first and not self.progress.reused
+                return self.give_up(request, str(error), first, lost)
             except Retryable as error:
                 if error.overload:
                     self.limiter.overloaded(error.retry_after)
-                if attempt == self.options.max_attempts:
+                if error.paid != (0, 0):
+                    lost.append(error)
+                    self.run.pay(error.paid)
+                    self.run.report()
+                if attempt >= min(self.options.max_attempts, error.attempts or attempt + 1):
                     reason = f"given up after {attempt} attempts: {error}"
-                    return self.give_up(request, reason, is_first)
+                    return self.give_up(request, reason, is_first, lost)
                 wait = backoff(attempt, self.options.first_wait, self.dice)
                 await self.pause(max(min(error.retry_after or 0.0, LONGEST_RETRY_AFTER), wait))
                 self.progress.retries += 1
             else:
                 self.limiter.answered()
-                return self.run.keep(request, reply)
+                return self.run.keep(request, reply, lost)
 
     async def once(self, request: Request) -> Reply:
-        spent = self.progress.prompt_tokens + self.progress.completion_tokens
+        done = self.progress
+        spent = done.prompt_tokens + done.completion_tokens
         # What one takes, from those answered so far; before, from its own length.
-        tokens = spent / self.progress.answered if spent else tokens_of(request.body)
+        tokens = spent / done.answered if spent and done.answered else tokens_of(request.body)
         await self.limiter.acquire(tokens)
         try:
             if self.progress.stopped:
@@ -288,8 +320,10 @@ class ServerTeacher:
         finally:
             self.limiter.release()
 
-    def give_up(self, request: Request, reason: str, is_first: bool) -> None:
-        self.run.keep(request, Reply.failure(reason))
+    def give_up(
+        self, request: Request, reason: str, is_first: bool, lost: Sequence[Retryable]
+    ) -> None:
+        self.run.keep(request, Reply.failure(reason), lost)
         # Of the first, not any: a refusal comes at once, an answer takes seconds.
         self.first_lost += is_first
         if self.first_lost == HOPELESS and not self.progress.answered:
@@ -316,6 +350,8 @@ class ServerTeacher:
                 await self.one(request)
             except _Halted:
                 return
+            except Exhausted as error:
+                self.progress.stopped = self.progress.stopped or str(error)
             except Exception as error:
                 self.stop(error)
 

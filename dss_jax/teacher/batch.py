@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import openai
@@ -21,11 +21,13 @@ import openai
 from dss_jax.core import locks
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
+from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
 from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun
-from dss_jax.teacher.client import OWN_SERVER_KEY, Retryable, clean, key_from, reply_of
+from dss_jax.teacher.client import OWN_SERVER_KEY, clean, key_from, refused
 from dss_jax.teacher.journal import Asked, Request
-from dss_jax.teacher.prices import HOSTED
+from dss_jax.teacher.prices import HOSTED, tokens_of
+from dss_jax.teacher.replies import Retryable, error_of, reply_of, said_in
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ MAX_REQUESTS, MAX_BYTES = 50_000, 190_000_000
 ENDED = ("completed", "failed", "expired", "cancelled")
 """States after which a batch does not change."""
 
-REFUSED = (400, 413, 422)
+REFUSED = (400, 403, 413, 422)
 """Statuses of a request that will not be answered, whenever it is sent."""
 
 TAG = "dss_jax"
@@ -147,10 +149,12 @@ class BatchTeacher:
 
         Rows with one text share a request: a batch may not hold it twice.
         """
+        self._prompt_tokens: dict[str, int] = {}
         seen = {asked.key for batch in self._batches for asked in batch.requests}
         chunk: list[tuple[Request, bytes]] = []
         size = 0
         for request in itertools.chain.from_iterable(self._run.missing(requests)):
+            self._prompt_tokens[request.key] = tokens_of(request.body)
             if request.key in seen:
                 continue
             seen.add(request.key)
@@ -199,7 +203,9 @@ class BatchTeacher:
         while self._batches:
             try:
                 for batch in list(self._batches):
-                    state = self._openai.batches.retrieve(batch.id)
+                    state = self._look(batch)
+                    if state is None:
+                        continue
                     if state.status in ENDED:
                         self._fetch(batch, state)
                     elif (counts := state.request_counts) is not None:
@@ -216,17 +222,35 @@ class BatchTeacher:
                 self._sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
 
-    def _fetch(self, batch: _Batch, state: Any) -> None:
-        wanted = {asked.key: asked for asked in batch.requests}
-        files = [file for file in (state.output_file_id, state.error_file_id) if file]
-        # All are there before the first is taken, so that a broken one is not counted twice.
-        for content in [self._openai.files.content(file).content for file in files]:
-            for line in content.splitlines():
-                self._take(line, wanted)
+    def _look(self, batch: _Batch) -> Any | None:
+        """The state of a batch; None where the provider has it no more, and then nobody waits."""
+        try:
+            return self._openai.batches.retrieve(batch.id)
+        except openai.NotFoundError:
+            log.warning(f"batch {batch.id} is gone; the next run asks its rows again")
+            self._forget(batch)
+            return None
+
+    def _forget(self, batch: _Batch) -> None:
         # The journal first: a batch that is noted no more is not fetched again.
         self._run.journal.flush()
         self._batches.remove(batch)
         self._save()
+
+    def _fetch(self, batch: _Batch, state: Any) -> None:
+        # What an earlier life has taken was paid for once.
+        missing = self._run.journal.missing(batch.requests)
+        wanted = {asked.key: asked for asked in missing}
+        files = [file for file in (state.output_file_id, state.error_file_id) if file]
+        try:
+            # All are there before the first is taken, so that a broken one is not counted twice.
+            contents = [self._openai.files.content(file).content for file in files]
+        except openai.NotFoundError:
+            log.warning(f"the answers of batch {batch.id} are gone")
+            contents = []
+        for line in itertools.chain.from_iterable(map(bytes.splitlines, contents)):
+            self._take(line, wanted)
+        self._forget(batch)
         if state.status == "failed":
             reasons = [f"{e.message}" for e in (state.errors.data if state.errors else None) or ()]
             reason = self._clean("; ".join(reasons) or "no reason given")
@@ -239,20 +263,34 @@ class BatchTeacher:
         try:
             answer = json.loads(line)
             asked = wanted[answer["custom_id"]]
-            response = answer.get("response") or {}
-            body, status = response.get("body") or {}, response.get("status_code")
-            if status == 200:
-                chat = "message" in (body.get("choices") or [{}])[0]
-                reply = reply_of(json.dumps(body).encode(), chat, self._clean)
-            elif status in REFUSED:
-                error = body.get("error") or answer.get("error") or {}
-                reply = Reply.failure(self._clean(f"{status}: {error.get('message', '')}"))
-            else:
-                return
-        except (ValueError, KeyError, TypeError, AttributeError, Retryable):
+            response = answer.get("response")
+            response = response if isinstance(response, dict) else {}
+            body, status = response.get("body"), response.get("status_code")
+            reply = self._reply(asked, status, body, answer.get("error"))
+        except Retryable as error:
+            # Paid for, and the batch will not hold another.
+            prompt, completion = error.paid
+            reply = Reply.failure(str(error))
+            reply = replace(reply, prompt_tokens=prompt, completion_tokens=completion)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
-        del wanted[asked.key]
-        self._run.keep(asked, reply)
+        if reply is not None:
+            del wanted[asked.key]
+            self._run.keep(asked, reply)
+
+    def _reply(self, asked: Asked, status: Any, body: Any, error: Any) -> Reply | None:
+        """What a line holds; None for nothing, so that the row is missing."""
+        if status == 200:
+            chat = '"message"' in json.dumps(body)
+            prompt_tokens = self._prompt_tokens.get(asked.key, 0)
+            return reply_of(json.dumps(body).encode(), chat, self._clean, prompt_tokens)
+        said = body if error_of(body) or (isinstance(body, str) and body) else error
+        if status not in REFUSED:
+            kind = str(error_of(said).get("code"))  # "batch_expired", "batch_cancelled".
+            if status is not None or kind.startswith("batch_") or not said:
+                return None
+        reason = self._clean(f"{status or 'error'}: {said_in(said, str(said or ''))}")
+        return refused(status or 400, said, self._clean) or Reply.failure(reason)
 
 
 def _endpoint(request: Request) -> str:
@@ -261,4 +299,4 @@ def _endpoint(request: Request) -> str:
 
 def _line(request: Request) -> bytes:
     about = {"custom_id": request.key, "method": "POST", "url": _endpoint(request)}
-    return json.dumps({**about, "body": dict(request.body)}, ensure_ascii=False).encode() + b"\n"
+    return as_json({**about, "body": dict(request.body)}) + b"\n"

@@ -1,29 +1,35 @@
-"""One request over OpenAI's protocol, through the `openai` client, and what its failure means.
+"""One request over OpenAI's protocol, and what its failure means.
 
 The key is read from the environment here and in `batch.py` only. It is in no message: server texts
 that repeat it are blotted out.
 """
 
 import asyncio
-import email.utils
+import datetime
 import functools
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import httpx2
-import openai
+import aiohttp
 
+from dss_jax import __version__
 from dss_jax.core.errors import UsageError
-from dss_jax.records.records import GIVEN_UP, Reply
-from dss_jax.teacher.prices import HOSTED
+from dss_jax.records.files import as_json
+from dss_jax.records.records import Reply
+from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, retry_after
+from dss_jax.teacher.prices import HOSTED, tokens_of
+from dss_jax.teacher.replies import Retryable, error_of, reply_of, said_in
 
 OWN_SERVER_KEY = "none"
 """Sent to a server of the user's own where no key is set: the client wants one."""
+
+ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+"""Header -> the variable that it is taken from, where that is set."""
 
 REASON_LENGTH = 300
 """Characters of a server's message that are kept."""
@@ -45,21 +51,23 @@ _NOT_SUPPORTED = re.compile(
 )
 _TOO_LARGE = re.compile(r"too (large|long|many)|at most|maximum", re.I)
 
+_DAILY = re.compile(r"per[ _-]?day|\bdaily\b|\b[RT]PD\b", re.I)
+"""Of a limit that is not for minutes."""
 
-class Retryable(Exception):  # noqa: N818
-    """The request may work later.
+_MODERATED = re.compile(
+    r"content[ _]?(filter|policy|management|exists risk)|moderation|\bflagged (for|as|by)\b"
+    r"|safety (system|filter|reason|check|polic)"
+    r"|data_inspection_failed|inappropriate content|usage (policy|policies|guidelines)"
+    r"|responsible ?ai|prohibited[ _]content",
+    re.I,
+)
+"""Of a row whose text a server's filter has taken exception to."""
 
-    Attributes:
-      retry_after: seconds that the server asks to wait; None where it does not say.
-      overload: whether the server has too much to do (429 or 503), so that all should slow down.
-    """
+_OF_THE_ACCOUNT = re.compile(r"\b(account|organi[sz]ation|api key|project)\b", re.I)
 
-    def __init__(
-        self, reason: str, retry_after: float | None = None, *, overload: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
-        self.overload = overload
+
+class Exhausted(Exception):  # noqa: N818
+    """A quota is used up for hours: nothing can be asked before it is filled again."""
 
 
 class Rejected(Exception):  # noqa: N818
@@ -92,19 +100,33 @@ class Client:
     ) -> None:
         key = key_from(base_url, api_key_env)
         self._clean = functools.partial(clean, key=key)
-        self._timeout = timeout
-        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self.openai = openai.AsyncOpenAI(
-            api_key=key or OWN_SERVER_KEY,
-            base_url=base_url,
-            max_retries=0,
-            timeout=timeout,
-            http_client=openai.DefaultAsyncHttpx2Client(limits=limits, timeout=timeout),
-        )
+        self._url, self._timeout, self._connections = urlsplit(base_url), timeout, connections
+        self._headers = {"Content-Type": "application/json", "User-Agent": f"dss-jax/{__version__}"}
+        if self._url.username is None:  # Else these are sent.
+            self._headers["Authorization"] = f"Bearer {key or OWN_SERVER_KEY}"
+        for header, variable in ACCOUNT.items():
+            if value := os.environ.get(variable):
+                self._headers[header] = value
+        self._session: aiohttp.ClientSession | None = None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        """The connections; opened late, in the event loop that they belong to."""
+        if self._session is None:
+            host, scheme = self._url.hostname or "", self._url.scheme
+            # Not `trust_env`, which looks for a proxy in a thread, at each request.
+            proxy = None if proxy_bypass(host) else getproxies().get(scheme)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections),
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=None),
+                proxy=proxy,
+            )
+        return self._session
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self.openai.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def __call__(self, body: Mapping[str, Any]) -> Reply:
         """Sends a body.
@@ -112,28 +134,37 @@ class Client:
         Raises:
           Retryable: 408, 409, 429, 5xx, no answer in time, a broken connection, an answer that is
             not JSON or holds no completion.
+          Exhausted: 429 for a day's quota.
           Rejected: 400, 413, 422: this request only.
           Fatal: 401, 402, 403, 404, no money left, or a 400 for what is the same in all requests.
         """
         chat = "messages" in body
-        path = "/chat/completions" if chat else "/completions"
+        path = f"{self._url.path.rstrip('/')}/{'chat/' if chat else ''}completions"
+        url, sent = self._url._replace(path=path).geturl(), as_json(dict(body))
         try:
             async with asyncio.timeout(self._timeout):
-                # Not `chat.completions.create`: it takes known fields only, and building its
-                # typed answer costs more than the rest of the client.
-                response = await self.openai.post(path, cast_to=httpx2.Response, body=dict(body))
+                # Not through `openai`, which takes ten times the processor time for a request.
+                async with self._opened().post(url, data=sent) as response:
+                    content = await response.read()
         except TimeoutError:
             raise Retryable(f"no answer within {self._timeout:g} seconds") from None
-        except openai.APIStatusError as error:
-            raise self._failure(error, body) from None
-        except (openai.APIConnectionError, httpx2.HTTPError) as error:
-            cause = error.__cause__ or error
-            raise Retryable(self._clean(f"{type(cause).__name__}: {cause}")) from None
-        return reply_of(response.content, chat, self._clean)
+        except aiohttp.ClientError as error:
+            raise Retryable(self._clean(f"{type(error).__name__}: {error}")) from None
+        if response.status < 300:
+            return reply_of(content, chat, self._clean, tokens_of(body))
+        text = content.decode(errors="replace") or response.reason or ""
+        try:
+            answer = json.loads(text)
+        except (ValueError, RecursionError):
+            answer = text
+        if reply := refused(response.status, answer, self._clean):
+            return reply
+        raise self._failure(response, text, answer, body)
 
-    def _failure(self, error: openai.APIStatusError, body: Mapping[str, Any]) -> Exception:
-        status, response, said = error.status_code, error.response, _error_of(error.body)
-        message = str(said.get("message") or response.text or response.reason_phrase)
+    def _failure(
+        self, response: aiohttp.ClientResponse, text: str, answer: Any, body: Mapping[str, Any]
+    ) -> Exception:
+        status, said, message = response.status, error_of(answer), said_in(answer, text)
         reason = self._clean(f"{status}: {message}")
         # Gemini's answer to a wrong key is a 400.
         wrong_key = status in (400, 422) and "api key" in message.lower()
@@ -144,7 +175,9 @@ class Client:
             instead = INSTEAD.get(field, f"Take {field!r} out of --extra_body.")
             return Fatal(f"{reason.rstrip('.')}. {instead}")
         if status in (408, 409, 429) or status >= 500:
-            wait = retry_after(response.headers)
+            wait = retry_after(response.headers, body=text)
+            if status == 429 and (_DAILY.search(text) or (wait or 0) > LONGEST_RETRY_AFTER):
+                return Exhausted(f"{reason.rstrip('.')}. {when_to_go_on(wait or 0)}")
             return Retryable(reason, wait, overload=status in (429, 503))
         return Rejected(reason)
 
@@ -184,45 +217,28 @@ def clean(text: str, key: str) -> str:
     return text[:REASON_LENGTH]
 
 
-def reply_of(content: bytes, chat: bool, cleaned: Callable[[str], str]) -> Reply:
-    """The reply in a server's answer. All that comes from servers gets its types here.
-
-    Raises:
-      Retryable: it is not JSON, or holds no completion.
-    """
-    try:
-        answer = json.loads(content)
-        choice = answer["choices"][0]
-        usage = answer.get("usage") or {}
-        message = choice.get("message") or {}
-        text = _joined(message.get("content")) if chat else choice["text"]
-        refusal = message.get("refusal") or ""
-        reason = choice.get("finish_reason") or ""
-        if text is None and not refusal and reason not in ("content_filter", "length"):
-            raise KeyError("content")
-        if reason == GIVEN_UP:  # Of some routers, where the model behind them broke down.
-            raise ValueError(reason)
-        if not all(isinstance(part, str) for part in (text or "", refusal, reason)):
-            raise TypeError("text")
-        return Reply(
-            text=text or "",
-            finish_reason=reason,
-            refusal=cleaned(refusal),
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-            model=str(answer.get("model") or ""),
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        start = cleaned(content.decode(errors="replace"))[:80]
-        kind = type(error).__name__
-        raise Retryable(f"the answer is no completion ({kind}): {start!r}") from None
+def refused(status: int, body: object, cleaned: Callable[[str], str]) -> Reply | None:
+    """The reply of a server whose filter refused the text of one row; None for another error."""
+    said = error_of(body)
+    message = said_in(body, str(body or ""))
+    kinds = (said.get(name) for name in ("code", "type", "status", "innererror", "metadata"))
+    words = f"{message} {' '.join(str(kind) for kind in kinds if kind)}"
+    if status not in (400, 403, 422, 451) or not _MODERATED.search(words):
+        return None
+    if status == 403 and _OF_THE_ACCOUNT.search(message):
+        return None
+    reason = cleaned(f"{status}: {message}")
+    return Reply(text="", finish_reason="content_filter", refusal=reason)
 
 
-def _joined(content: Any) -> str | None:
-    """The text of a message; some servers send it in parts, of which those of thought have none."""
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content)
-    return content
+def when_to_go_on(wait: float) -> str:
+    """When a quota is filled again, for people. A wait of minutes is that of a shorter limit."""
+    known = wait > LONGEST_RETRY_AFTER
+    then = datetime.datetime.now(datetime.UTC)
+    then += datetime.timedelta(seconds=wait) if known else datetime.timedelta(days=1)
+    if known:
+        return f"Go on after {then:%Y-%m-%d %H:%M} UTC"
+    return f"Go on after {then:%Y-%m-%d} 00:00 UTC, or when the day ends where the server is"
 
 
 def host_of(base_url: str) -> str:
@@ -235,25 +251,6 @@ def is_own_server(base_url: str) -> bool:
     """Whether a server may be asked without a key: it has a port of its own or is this machine."""
     parts = urlsplit(base_url)
     return parts.port is not None or parts.hostname in ("localhost", "127.0.0.1", "::1")
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` as seconds or a date.
-
-    Never negative; None where there is none, or it cannot be read.
-    """
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after")
-        if value is None:
-            return None
-        if re.fullmatch(r"\s*\d+(\.\d*)?\s*", value):
-            return float(value)
-        date = email.utils.parsedate_to_datetime(value)
-        return max(0.0, date.timestamp() - (time.time() if now is None else now))
-    except ValueError:
-        return None
 
 
 def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | None:
@@ -271,10 +268,3 @@ def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | No
         return str(param)
     # In quotes or after a colon: a message about one row may have "stop" among its words.
     return next((f for f in fields if re.search(rf"['\"`]{f}['\"`]|: {f}\b", message)), None)
-
-
-def _error_of(body: object) -> Mapping[str, Any]:
-    """The error in the answer; Gemini's is in a list."""
-    if isinstance(body, list) and body and isinstance(body[0], dict):
-        body = body[0].get("error", body[0])
-    return body if isinstance(body, dict) else {}

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ RELEASED_TEACHER = "PaLM 540B (released completions)"
 
 NOT_ASKED = Reply.failure("not asked yet")
 NOT_RELEASED = Reply.failure("there is no completion for this row")
+
+FEW_LABELS = 20
+"""At most so many different gold labels are all that a teacher may answer."""
 
 Price = Callable[[int, int], float | None]
 """(prompt tokens, completion tokens) -> cost in USD; None where the price is not known."""
@@ -40,6 +43,8 @@ class Extraction:
       sampling: fields of the request besides the prompt: temperature, max_tokens, top_p, seed, and
         what else its server knows. With a seed, sample i is sent seed + i.
       omit: fields that are left out of the requests, for a model that does not have them.
+      labels: allowed in the answers about rows that have none of their own, where the task names
+        none either (`learned_labels`).
     """
 
     task: DistillationTask
@@ -49,6 +54,7 @@ class Extraction:
     samples: int = 1
     sampling: dict[str, Any] = field(default_factory=dict)
     omit: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> Prompt:
@@ -67,7 +73,8 @@ class Extraction:
     def requests(self, examples: Iterable[Example]) -> Iterator[Request]:
         """The requests of rows, in order, one a sample."""
         for example in examples:
-            asked = request_body(self.prompt, example, self.options)
+            # Not the learned ones: more rows would be other requests.
+            asked = request_body(self.prompt, _limited(example, self.task.labels), self.options)
             body = {"model": self.model, **asked, **self.sampling}
             for sample in range(self.samples):
                 if "seed" in self.sampling:
@@ -77,7 +84,8 @@ class Extraction:
 
     def record(self, example: Example, replies: Iterable[Reply]) -> Record:
         """The record of a row, from the replies to its requests."""
-        samples = [read_reply(r, example, self.prompt, self.options) for r in replies]
+        row = _limited(example, self.task.labels or self.labels)
+        samples = [read_reply(r, row, self.prompt, self.options) for r in replies]
         return record_of(example, samples, same=self.task.scorer.correct)
 
     @property
@@ -92,6 +100,23 @@ class Extraction:
         prompt = prompt_sha256(self.prompt, self.options)
         what = [self.task.name, self.split, self.model, self.settings, prompt]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _limited(example: Example, labels: tuple[str, ...]) -> Example:
+    """The row with these allowed labels, unless it has its own."""
+    return example if example.allowed_labels else replace(example, allowed_labels=labels)
+
+
+def learned_labels(task: DistillationTask, examples: Iterable[Example]) -> tuple[str, ...]:
+    """The gold labels of rows, where they are few enough to be all; else ().
+
+    Without them "not float" is as good a label as "float".
+    """
+    if task.labels or task.prompt is None or task.prompt.valid is not bool:
+        return ()
+    counts = Counter(e.label for e in examples if e.label and not e.allowed_labels)
+    few = 1 < len(counts) <= FEW_LABELS and counts.total() >= 2 * len(counts)
+    return tuple(sorted(counts)) if few else ()
 
 
 def shard_of(examples: Sequence[Example], shard: str | None) -> Sequence[Example]:
@@ -124,6 +149,7 @@ def _totals(answers: Iterable[tuple[Record, dict[str, Reply]]], price: Price) ->
     Rows with one text share a request, which was paid for once.
     """
     counts = Counter(rows=0, requests=0, prompt_tokens=0, completion_tokens=0)
+    estimated = 0
     statuses: Counter[str] = Counter()
     seen: set[bytes] = set()
     for record, replies in answers:
@@ -134,9 +160,12 @@ def _totals(answers: Iterable[tuple[Record, dict[str, Reply]]], price: Price) ->
             counts["requests"] += 1
             counts["prompt_tokens"] += new[key].prompt_tokens
             counts["completion_tokens"] += new[key].completion_tokens
+            estimated += new[key].estimated
         seen |= new.keys()
     cost = price(counts["prompt_tokens"], counts["completion_tokens"])
-    costs = {} if cost is None else {"cost_usd": round(cost, 6)}
+    costs: dict[str, Any] = {} if cost is None else {"cost_usd": round(cost, 6)}
+    if estimated:
+        costs["requests_estimated"] = estimated
     return {**counts, "statuses": dict(sorted(statuses.items())), **costs}
 
 

@@ -20,11 +20,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from dss_jax.core import processes
 from dss_jax.core.errors import UsageError
+from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
 
 VERSION = 1
@@ -50,10 +52,14 @@ create table if not exists runs (
 
 _PUT = """
 insert into replies values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (key) do update set
-  failed = excluded.failed, prompt_tokens = excluded.prompt_tokens,
-  completion_tokens = excluded.completion_tokens, time = excluded.time, reply = excluded.reply
+  failed = excluded.failed, prompt_tokens = replies.prompt_tokens + excluded.prompt_tokens,
+  completion_tokens = replies.completion_tokens + excluded.completion_tokens,
+  time = excluded.time, reply = excluded.reply
 where replies.failed
-"""  # A given-up request never replaces an answer that another process got.
+"""  # A given-up request never replaces an answer that another process got. What it took is added.
+
+_REPLY_FIELDS = tuple(field.name for field in fields(Reply))
+_REPLY = "select prompt_tokens, completion_tokens, reply from replies where key = ?"
 
 _CLAIM = """
 insert into claims values (?1, ?2, ?3)
@@ -83,8 +89,7 @@ class Request:
     @property
     def key(self) -> str:
         """Under which its reply is kept: SHA-256, in hex, of body and sample index."""
-        content = json.dumps([self.body, self.sample], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return hashlib.sha256(as_json([self.body, self.sample], sort_keys=True)).hexdigest()
 
 
 class Asked(NamedTuple):
@@ -93,6 +98,9 @@ class Asked(NamedTuple):
     key: str
     id: str
     sample: int
+
+
+_Asking = TypeVar("_Asking", Request, Asked)
 
 
 class Journal:
@@ -144,7 +152,7 @@ class Journal:
                     raise
             time.sleep(0.01)
 
-    def missing(self, requests: Sequence[Request], *, only_failed: bool = False) -> list[Request]:
+    def missing(self, requests: Sequence[_Asking], *, only_failed: bool = False) -> list[_Asking]:
         """The requests without a reply, in order; those that were given up count as missing.
 
         Args:
@@ -175,14 +183,16 @@ class Journal:
         """Frees what processes of this machine had claimed that are no more."""
         for (owner,) in self._db.execute("select distinct owner from claims").fetchall():
             host, pid, _ = owner.rsplit(":", 2)
-            if host == socket.gethostname() and not _is_alive(int(pid)):
+            if host == socket.gethostname() and not processes.is_alive(int(pid)):
                 self._db.execute("delete from claims where owner = ?", (owner,))
 
     def put(self, request: Request | Asked, reply: Reply) -> None:
         """Keeps a reply; it is on the disk after the next `flush`."""
         key, tokens = request.key, (reply.prompt_tokens, reply.completion_tokens)
-        text = json.dumps(asdict(reply), ensure_ascii=False)
-        row = (key, request.id, request.sample, int(reply.failed), *tokens, self._clock(), text)
+        # Not `asdict`, which copies; this is done for each reply.
+        text = as_json({name: getattr(reply, name) for name in _REPLY_FIELDS}).decode()
+        row_id = request.id.encode(errors="backslashreplace").decode()
+        row = (key, row_id, request.sample, int(reply.failed), *tokens, self._clock(), text)
         self._waiting[key] = row
         if self._clock() - self._last_commit > GROUP_SECONDS:
             self.flush()
@@ -228,11 +238,14 @@ class Journal:
 
     def reply(self, key: str) -> Reply | None:
         """The reply to a request; None where there is none yet."""
-        kept = self._waiting.get(key)
+        if key in self._waiting:
+            self.flush()
+        kept = self._db.execute(_REPLY, (key,)).fetchone()
         if kept is None:
-            found = self._db.execute("select reply from replies where key = ?", (key,))
-            kept = found.fetchone()
-        return Reply(**json.loads(kept[-1])) if kept else None
+            return None
+        # The columns have the tokens of all attempts, the text those of the last.
+        tokens = {"prompt_tokens": kept[0], "completion_tokens": kept[1]}
+        return Reply(**json.loads(kept[2]) | tokens)
 
     def release_claims(self) -> None:
         """Lets others take what this process has claimed and not answered."""
@@ -283,13 +296,3 @@ class Journal:
             f"the journal {self.path} cannot be used: {error}. What it holds is kept. Make room on "
             "the disk or give another --journal, and run the same command again."
         )
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # Another user's.
-        return True
-    return True

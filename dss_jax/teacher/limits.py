@@ -6,9 +6,12 @@ back.
 """
 
 import asyncio
+import datetime
+import email.utils
 import random
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 LONGEST_WAIT = 60.0
@@ -22,6 +25,64 @@ DECREASE_AT_MOST_EVERY = 1.0
 
 LONGEST_RETRY_AFTER = 600.0
 """Seconds; a server's longer wish is cut to this, so that a wrong header cannot stop a run."""
+
+_SPAN = re.compile(
+    r"(?=\d|\.\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d*\.?\d+)s)?(?:(\d*\.?\d+)ms)?"
+)
+_RESET = r"ratelimit\b.*\breset\b"
+_HINT = re.compile(
+    r"(?:try again in|retry in|retry after|retryDelay\W+|wait)\s*((?:\d+(?:\.\d+)?\s*[a-z]*)+)",
+    re.I,
+)
+"""In the body of a 429: OpenAI's words, and Google's RetryInfo."""
+
+
+def seconds_in(text: str, now: float) -> float | None:
+    """Seconds from now on that a server means: "7", "6m0s", "120ms", or a time.
+
+    Times are those of HTTP ("Wed, 21 Oct 2015 07:28:00 GMT"), ISO 8601, or seconds or milliseconds
+    since 1970. Never negative; None where it is none of these.
+    """
+    text = re.sub(r"\s*(day|hour|min|sec)[a-z]*\s*", lambda m: m.group(1)[0], text.strip())
+    if re.fullmatch(r"\d+(\.\d*)?", text):
+        value = float(text)
+        if value < 1e9:  # Else a time: nobody waits for 30 years.
+            return value
+        return max(0.0, (value / 1000 if value > 1e11 else value) - now)
+    if match := _SPAN.fullmatch(text):
+        parts = zip(match.groups(default="0"), (86400, 3600, 60, 1, 0.001), strict=True)
+        return sum(float(part) * unit for part, unit in parts)
+    for read in (email.utils.parsedate_to_datetime, datetime.datetime.fromisoformat):
+        try:
+            return max(0.0, read(text).timestamp() - now)
+        except (ValueError, OverflowError):
+            continue
+    return None
+
+
+def retry_after(
+    headers: Mapping[str, str], now: float | None = None, body: str = ""
+) -> float | None:
+    """Seconds that a server asks to wait; None where there is none, or it cannot be read.
+
+    Args:
+      headers: `retry-after-ms`, `Retry-After`; without these `x-ratelimit-reset-*`, the longest of
+        the limits that have nothing left, else the shortest of all.
+      now: seconds since 1970.
+      body: of the answer; may hold a hint.
+    """
+    now = time.time() if now is None else now
+    given = {name.lower(): value for name, value in headers.items()}
+    if "retry-after-ms" in given:
+        given["retry-after"] = f"{given['retry-after-ms']}ms"
+    if "retry-after" in given:
+        return seconds_in(given["retry-after"], now)
+    if hint := _HINT.search(body):
+        return seconds_in(hint.group(1), now)
+    resets = {n: seconds_in(v, now) for n, v in given.items() if re.search(_RESET, n)}
+    waits = {name: wait for name, wait in resets.items() if wait is not None}
+    empty = [w for n, w in waits.items() if given.get(n.replace("reset", "remaining"), "0") == "0"]
+    return max(empty) if empty else min(waits.values(), default=None)
 
 
 def backoff(repetition: int, first_wait: float, dice: random.Random) -> float:

@@ -2,66 +2,95 @@
 
 An instruction-tuned teacher seldom keeps to the letter of its exemplars: it writes Markdown, other
 capitals, only the letter of a choice, "The answer is" for "So the answer is". Such an answer
-counts as long as it names one allowed label and no other. `RecordSample.raw_label` is always what
-the strict rule of `dss_jax.core.completions` gives, so figures of the paper's teacher stay
-comparable.
+counts as long as it names one label and no other (`labels.Labels`), and nothing after it takes it
+back. `RecordSample.raw_label` is always what the strict rule of `dss_jax.core.completions` gives,
+so figures of the paper's teacher stay comparable.
 """
 
+import functools
 import json
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dss_jax.core.completions import AnswerForm, parse_completion
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import Example
-from dss_jax.records.near import folded_text
-from dss_jax.records.records import RecordSample, Reply
-from dss_jax.teacher.prompting import PromptOptions, outputs
+from dss_jax.records.records import LABEL_FIRST, RecordSample, Reply
+from dss_jax.teacher.labels import LONGEST, WRAPPING, Labels, same_label, word_in
+from dss_jax.teacher.prompting import PromptOptions
+from dss_jax.teacher.replies import how_it_ended
+from dss_jax.teacher.thoughts import split_thoughts
 
-_THOUGHT = re.compile(r"(?s)^\s*<think>.*?(?:</think>|$)")
-"""Reasoning models behind vLLM and Ollama put their draft in front of the completion."""
+ONLY_THOUGHTS = "nothing but thoughts"
+"""`RecordSample.reason`."""
 
-_FENCED = re.compile(r"(?s)```(?:json)?\s*(.*?)\s*(?:```|$)")
-_LETTERED = re.compile(r"(?s)\(([a-z])\)\s*(.*)")
-"""An allowed label as a teacher writes it, where its letter is an answer too: "(c) sea"."""
+ANNOUNCED = 40
+"""Characters that an answer has besides its label, at most."""
 
-_LETTER_ANSWER = re.compile(r"(?s)(?:\(([a-z])\)?|([a-z])(?:\)|[.:](?=\s)))\s*(.*)|([a-z])")
-"""Of a text without case: "(c) sea", "(c)", "c) sea", "c. sea", "c: sea", "c"."""
+OBJECTS = 20
+"""Places in a reply at which a JSON object is looked for."""
 
-_OTHER_LETTER = re.compile(r"\(([a-z])\)")
-_WRAPPING = " \t\r\n\"'\u201c\u201d\u2018\u2019*_`:"
-"""What may stand around an answer: quotes, curly ones too, and Markdown."""
+_MARKER = (
+    r"answer(?:[\s*_]*(?:is\b|would\s+be\b|:|[-=\u2013\u2014]\s)"
+    r"|(?:(?<=[#*_].{6})|(?<=[#*_]\s.{6})|(?<=final\s.{6}))[ \t*_]*$)"
+    r"|(?:choice|option)(?:(?<=correct\s.{6})|(?<=right\s.{6})|(?<=best\s.{6}))[\s*_]*(?:is\b|:)"
+    r"|<answer>|\#{4}(?=\s*[-$(\d])"  # Of models trained by their rewards, and of GSM8K.
+    r"|\\boxed\s*\{(?P<box>(?:[^{}]|\{[^{}]*\})*)\}"
+)
+"""Words before an answer besides the task's own, in small letters; what leads there is `_TAIL`."""
 
-_LOOSE_MARKER = (
-    r"(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\bthe\s+)?\b(?:final\s+)?answer(?:\s+is\b|\s*:)"
+_TAIL = re.compile(
+    r"(?:(?:^|(?<=[\s,:(*_]))(?:so|thus|hence|therefore|consequently|overall|finally|then|and|we|i"
+    r"|you|can|conclude|believe|think|that|in (?:conclusion|summary|short)|to conclude"
+    r"|to summari[sz]e|based on (?:this|that|the above)|as a result|because of this"
+    r"|for th(?:is|at|ese) reasons?"
+    r"|this means|the|my|our|final|correct|right|best|most|likely)[\s,:*_]*)+$",
+    re.IGNORECASE,
+)
+"""What leads from a rationale to the answer, and is of neither."""
+
+_AROUND = " \t\r\n*_#>$-<"
+"""What is left of Markdown and LaTeX around a marker: "**So the answer is** $"."""
+
+_HEADING = re.compile(
+    r"\A[\s*_#]*(?:step[- ]by[- ]step\s+)?(?:reasoning|rationale|explanation|analysis|solution"
+    r"|thought process|(?:let'?s|let us) think step by step)[\s*_]*(?:[:.]|(?=\n))[\s*_]*",
+    re.IGNORECASE,
 )
 
+_TAKEN_BACK = re.compile(
+    r"(?:\A|[.!?\n(][ \t]*)(?:(?:oh|no|but|hmm+|well),?\s+)?(?:wait|hmm+|oops|correction|sorry"
+    r"|actually,"
+    r"|on second thoughts?|scratch that|i(?: have|'ve)? made (?:a|an) (?:mistake|error)|my mistake"
+    r"|i apologi[sz]e|i meant|let me (?:re-?think|reconsider|correct|revise))\b"
+    r"|\b(?:that|this|it|answer|which)(?: is|'s| was) (?:not (?:right|correct)|wrong|incorrect)\b"
+    r"|\bshould (?:have been|be(?! noted))\b",
+    re.IGNORECASE,
+)
+_CONTRAST = re.compile(
+    r"\b(?:however|but|instead|rather|better|i think|in fact|no)\b", re.IGNORECASE
+)
+_BARE = re.compile(r"\W*(?:[a-z]\b|\d)")
+"""A letter or a number, with which an answer without its words begins."""
 
-class _Found(NamedTuple):
-    """An answer, or that there is none.
+_SENTENCE = re.compile(r"[.!?](?:\s+|$)|\n+")
+_SAID = re.compile(r".*(?::| is| be)\s+", re.IGNORECASE | re.DOTALL)
+
+
+class _Answer(NamedTuple):
+    """One answer of a reply.
 
     Attributes:
       label: "" where it names none that is allowed, or several.
       rationale: the text before it.
-      at_end: whether nothing follows it, so that a length limit may have cut it.
-      announced: whether there is an answer, of whatever kind.
+      by_task: whether the task's own marker announces it.
+      doubtful: whether what follows takes it back or names another.
     """
 
     label: str
     rationale: str
-    at_end: bool = False
-    announced: bool = True
-
-    def status(self, *, cut: bool) -> str:
-        """One of STATUSES, of a reply that came; `cut`: by the length limit."""
-        if self.label:
-            return "ok" if self.rationale else "no_rationale"
-        if cut and self.at_end:
-            return "truncated"
-        return "invalid_label" if self.announced else "no_answer"
-
-
-_NOTHING = _Found("", "", at_end=True, announced=False)
+    by_task: bool = True
+    doubtful: bool = False
 
 
 def read_reply(
@@ -73,151 +102,224 @@ def read_reply(
       reply: as it came.
       example: the row that was asked; its allowed labels decide what an answer is.
       prompt: the task's.
-      options: `structured` says whether the reply is to be JSON; the rest is not used.
+      options: `structured` says whether the reply is to be JSON, `thoughts_as_rationale` what the
+        rationale is; the rest is not used.
 
     Returns:
-      The sample. Where several answers in it differ, none counts: "invalid_label". "truncated" is
-      only a reply that was cut before its answer; a finished answer before the cut stays "ok".
+      The sample. Where several answers in it differ, none counts: "ambiguous". A reply that was cut
+      is "truncated" unless its text had ended before, with a question that the teacher made up.
     """
-    found, raw_label = _NOTHING, parse_completion(reply.text, prompt.form).label
-    text = _THOUGHT.sub("", reply.text)
-    status = reason = ""
+    raw_label = parse_completion(reply.text, prompt.form).label
+    turn = split_thoughts(reply.text)
+    thoughts = "\n".join(filter(None, (reply.thoughts, turn.thoughts)))
+    text, ran_on = _before_run_on(turn.text, prompt.form)
+    ended, labels = turn.ended or ran_on, Labels(example, prompt)
+    how = how_it_ended(reply.finish_reason)
+    status = reason = label = rationale = ""
     if reply.failed:
         status, reason = "error", reply.refusal
-    elif reply.refusal or reply.finish_reason == "content_filter":
+    elif reply.refusal or how == "refused":
         status, reason = "refused", reply.refusal or reply.finish_reason
-    elif options.structured:
-        found, raw_label = _read_json(text, example, prompt)
     else:
-        found = _read_text(text, example, prompt)
+        given = _objects(text, labels) if "{" in text else []
+        if given or options.structured:
+            answers = [_from_json(one, text[:at], text[end:], labels) for one, at, end in given]
+            ended = ended or bool(given)
+            raw_label = _answer_of(given[0][0]) if given else ""
+        else:
+            answers = _from_text(text, labels)
+        status, label, rationale = _verdict(answers, text, prompt)
+        if how in ("cut", "lost") and not ended:
+            status, label = "truncated", ""
+        if status == "no_answer":
+            reason = reply.note or (ONLY_THOUGHTS if thoughts and not text else "")
+    if options.thoughts_as_rationale and label and thoughts:
+        status, rationale = "ok", thoughts
+    first = _first_sentence(rationale)[0].casefold() if label and labels.allowed else ""
     return RecordSample(
-        status=status or found.status(cut=reply.finish_reason == "length"),
-        label=found.label,
+        status=status,
+        label=label,
         raw_label=raw_label,
-        rationale=found.rationale,
+        rationale=rationale,
         text=reply.text,
         reason=reason,
+        thoughts=thoughts,
+        flag=LABEL_FIRST if first and word_in(label.casefold(), first) else "",
     )
 
 
 def normalised(text: str, example: Example, prompt: Prompt) -> str:
-    """The one allowed label that an answer names; "" for none, for two, or for a contradiction.
-
-    Args:
-      text: what a teacher wrote as answer, with case, quotes, Markdown or a full stop as it likes.
-      example: its allowed labels; where it has none, any text that the prompt finds valid stays as
-        it is, without what wraps it.
-      prompt: how a label is written, and which are valid.
-    """
-    if not example.allowed_labels:
-        plain = _unwrapped(text)
-        return plain if prompt.valid(plain) else ""
-    exact = text.strip()
-    if exact in example.allowed_labels:
-        return exact
-    labels = {label: _plain(label) for label in example.allowed_labels}
-    letters = {
-        label: (match.group(1), _plain(match.group(2)))
-        for label, output in outputs(prompt, example).items()
-        if (match := _LETTERED.fullmatch(output.casefold()))
-    }
-    answer = _plain(text)
-    named = {label for label, plain in labels.items() if plain == answer}
-    if letters and (match := _LETTER_ANSWER.fullmatch(answer)):
-        letter = match.group(1) or match.group(2) or match.group(4)
-        words = _plain(match.group(3) or "")
-        by_letter = {label for label, (known, _) in letters.items() if known == letter}
-        by_words = {label for label, (_, plain) in letters.items() if plain == words}
-        # A row may have one text twice. Its second letter is then no label's, and contradicts none.
-        named |= by_letter & by_words if words and by_letter else by_letter | by_words
-    # Two labels that differ only in what is forgiven cannot be told apart.
-    return named.pop() if len(named) == 1 else ""
+    """As `Labels.normalised`, of one row."""
+    return Labels(example, prompt).normalised(text)
 
 
-def _unwrapped(text: str) -> str:
-    # No full stop on the left: ".5 * 3" is an equation.
-    return text.lstrip(_WRAPPING).rstrip(_WRAPPING + ".")
+def _verdict(answers: list[_Answer], text: str, prompt: Prompt) -> tuple[str, str, str]:
+    """(status, label, rationale) of all answers in a reply that was not cut."""
+    if not answers:
+        kept = prompt.form.keep_unanswered
+        return "no_answer", "", _cleaned_rationale(text, prompt) if kept else ""
+    named = [answer for answer in answers if answer.label]
+    if not named:
+        return "invalid_label", "", answers[0].rationale
+    if any(a.doubtful or not same_label(named[0].label, a.label) for a in named):
+        return "ambiguous", "", answers[0].rationale
+    # The task's own marker first: "the answer is" may stand in a rationale.
+    own = [answer for answer in named if answer.by_task] or named
+    chosen = next((answer for answer in own if answer.rationale), own[0])
+    return "ok" if chosen.rationale else "no_rationale", chosen.label, chosen.rationale
 
 
-def _plain(text: str) -> str:
-    return _unwrapped(folded_text(text))
+def _from_text(text: str, labels: Labels) -> list[_Answer]:
+    """The answers of a text: what follows a marker, up to the next one."""
+    places = list(_marker(labels.prompt.form.marker).finditer(_small(text)))
+    starts = [place.start() for place in places] + [len(text)]
+    answers: list[_Answer] = []
+    start = None
+    for place, end in zip(places, starts[1:], strict=True):
+        start = place.start() if start is None else start
+        after = text[place.end() : end].lstrip(WRAPPING)
+        after = _without_tail(after) if end < len(text) else after
+        box = text[slice(*place.span("box"))] if place["box"] is not None else None
+        if not any(map(str.isalnum, after if box is None else box)):
+            continue  # "**Answer:** The answer is $\boxed{45}$": one announcement of one answer.
+        line, _, more = (after if box is None else f"{box}\n{after}").partition("\n")
+        label, doubtful = _label(line, more, labels)
+        rationale = _cleaned_rationale(text[:start], labels.prompt)
+        if label:
+            rationale = _without_answer(rationale, label, labels)
+        answers.append(_Answer(label, rationale, bool(place["own"]), doubtful))
+        start = None
+    return answers
 
 
-def _read_json(text: str, example: Example, prompt: Prompt) -> tuple[_Found, str]:
-    """The answer of a structured reply, and the answer as given."""
-    fenced = _FENCED.search(text)
-    try:
-        given = json.loads(fenced.group(1) if fenced else text)
-    except (json.JSONDecodeError, RecursionError):
-        return _NOTHING, ""
-    answer = given.get("answer") if isinstance(given, dict) else None
-    if not isinstance(answer, str) or not (answer := answer.strip()):
-        return _NOTHING, ""
-    rationale = given.get("rationale")
-    rationale = rationale.strip() if isinstance(rationale, str) else ""
-    return _Found(normalised(answer, example, prompt), rationale), answer
+def _small(text: str) -> str:
+    """The text in small letters, of the same length: to ignore case takes a search five times as
+    long."""
+    small = text.lower()
+    return small if len(small) == len(text) else "".join(c if c > "z" else c.lower() for c in text)
 
 
-def _read_text(whole: str, example: Example, prompt: Prompt) -> _Found:
-    """The answer of a text."""
-    text = _before_run_on(whole, prompt.form)
-    strict = re.escape(prompt.form.marker).replace(r"\ ", r"\s+")
-    found: list[_Found] = []
-    for marker in (strict, _LOOSE_MARKER):
-        places = list(re.finditer(marker, text, re.IGNORECASE))
-        ends = [place.start() for place in places] + [len(text)]
-        for place, end in zip(places, ends[1:], strict=True):
-            if answer := text[place.end() : end].lstrip(_WRAPPING):
-                rationale = _cleaned_rationale(text[: place.start()], prompt)
-                at_end = end == len(whole) and "\n" not in answer
-                found.append(_Found(_label(answer, example, prompt), rationale, at_end))
-        if found:
+@functools.lru_cache(maxsize=16)
+def _marker(own: str) -> re.Pattern[str]:
+    own = re.escape(_small(own)).replace(r"\ ", r"\s+")
+    return re.compile(f"(?P<own>{own})|{_MARKER}", re.MULTILINE)
+
+
+def _label(line: str, more: str, labels: Labels) -> tuple[str, bool]:
+    """The label of an answer, "" for none or several, and whether what follows takes it back."""
+    label, rest = labels.label_in(line)
+    if not label or not (rest or more):
+        return label, False
+    if _taken_back(f"{rest}\n{more}", label, labels):
+        return label, True
+    return ("" if labels.names_another(rest, label) else label), False
+
+
+def _taken_back(text: str, label: str, labels: Labels) -> bool:
+    """Whether what follows an answer says that it is another."""
+    if not (text := text.strip()):
+        return False
+    if _TAKEN_BACK.search(text):
+        return True
+    # Numbers after an equation check it.
+    said = _SENTENCE.split(text[: 10 * LONGEST]) if labels.allowed else ()
+    for sentence in filter(None, said):
+        if _CONTRAST.search(sentence) and labels.names_another(sentence, label, by_words=True):
+            return True
+        for part in (sentence, _SAID.sub("", sentence[:LONGEST], count=1)):
+            if labels.normalised(part) not in ("", label):
+                return True
+    return False
+
+
+def _objects(text: str, labels: Labels) -> list[tuple[dict[str, Any], int, int]]:
+    """The JSON objects with an answer in a text, each with its place."""
+    found: list[tuple[dict[str, Any], int, int]] = []
+    end = 0
+    for _ in range(OBJECTS):
+        if (at := text.find("{", end)) < 0:
             break
-    else:
-        kept = _cleaned_rationale(text, prompt) if prompt.form.keep_unanswered else ""
-        return _NOTHING._replace(rationale=kept)
-    named = [answer for answer in found if answer.label]
-    if len({answer.label for answer in named}) != 1:
-        return found[-1]._replace(label="", rationale=found[0].rationale)
-    return named[0]
+        try:
+            given, end = json.JSONDecoder(strict=False).raw_decode(text, at)
+        except (json.JSONDecodeError, RecursionError):
+            end = at + 1
+            continue
+        given = {name.casefold(): value for name, value in given.items()}
+        answer = given.get("answer")
+        if type(answer) in (int, float) and not labels.allowed:
+            given["answer"] = str(answer)
+        if _answer_of(given):
+            found.append((given, at, end))
+    return found
 
 
-def _label(answer: str, example: Example, prompt: Prompt) -> str:
-    """The label of what follows the marker."""
-    line = answer.partition("\n")[0]
-    match = re.search(prompt.form.label, answer.strip())
-    pattern = match.group(1) if match else ""
-    if not example.allowed_labels:
-        return normalised(pattern or line, example, prompt)
-    if label := normalised(line, example, prompt):
-        return label
-    lettered = any(_LETTERED.match(o.casefold()) for o in outputs(prompt, example).values())
-    if not lettered and (label := normalised(pattern, example, prompt)):
-        return label
-    # "(c) sea. It is wet.": the first sentence, unless what follows names another choice.
-    sentence, _, more = line.partition(". ")
-    label = normalised(sentence, example, prompt)
-    return "" if label and _names_another(more, label, example, lettered) else label
+def _answer_of(given: dict[str, Any]) -> str:
+    answer = given.get("answer")
+    return answer.strip() if isinstance(answer, str) else ""
 
 
-def _names_another(text: str, label: str, example: Example, lettered: bool) -> bool:
-    if lettered:
-        return _OTHER_LETTER.search(text.casefold()) is not None
-    words = _plain(text)
-    others = [_plain(other) for other in example.allowed_labels if other != label]
-    return any(re.search(rf"(?<!\w){re.escape(other)}(?!\w)", words) for other in others)
+def _from_json(given: dict[str, Any], before: str, after: str, labels: Labels) -> _Answer:
+    line, _, more = _answer_of(given).partition("\n")
+    after = after.partition("{")[0].strip("` \n")
+    label, doubtful = _label(line, f"{more}\n{after}", labels)
+    rationale = given.get("rationale")
+    rationale = rationale if isinstance(rationale, str) and rationale.strip() else before
+    rationale = re.sub(r"```(?:json)?\s*\Z", "", rationale)
+    return _Answer(label, _cleaned_rationale(rationale, labels.prompt), doubtful=doubtful)
 
 
-def _before_run_on(text: str, form: AnswerForm) -> str:
-    """Up to a question that the teacher made up; only at the start of a line, so that a rationale
-    may hold the word."""
-    run_on = re.search(rf"\n\s*{re.escape(form.run_on)}", text)
-    return text[: run_on.start()] if run_on else text
+def _before_run_on(text: str, form: AnswerForm) -> tuple[str, bool]:
+    """Up to a question that the teacher made up, and whether there is one.
+
+    Only at the start of a line, so that a rationale may hold the word. The text may have been cut
+    in the middle of it.
+    """
+    if "\n" not in text:
+        return text, False
+    # Not "\\s*": of many empty lines each would be looked through to the last.
+    run_on = re.search(rf"\n[^\S\n]*{re.escape(form.run_on)}", text)
+    if run_on is not None:
+        return text[: run_on.start()], True
+    head, _, last = text.rpartition("\n")
+    begun = bool(head.strip() and last) and form.run_on.startswith(last.strip())
+    return (head, True) if begun else (text, False)
 
 
 def _cleaned_rationale(text: str, prompt: Prompt) -> str:
     text = text.strip()
     if prompt.opening:
         text = text.removeprefix(prompt.opening).lstrip()
-    # What is left of Markdown around the marker: "**So the answer is**".
-    return text.rstrip(" \t\r\n*_#>")
+    text = _HEADING.sub("", text, count=1)
+    text = _without_tail(text.rstrip(_AROUND))
+    return text.removesuffix(prompt.opening).rstrip() if prompt.opening else text
+
+
+def _without_tail(text: str) -> str:
+    if text.endswith((".", "!", "?")):
+        return text
+    tail = _TAIL.search(text, max(0, len(text) - LONGEST))
+    return text[: tail.start()].rstrip(_AROUND) if tail else text
+
+
+def _first_sentence(text: str) -> tuple[str, str]:
+    """The first sentence or line, and what is left."""
+    end = _SENTENCE.search(text)
+    return (text[: end.start()], text[end.end() :]) if end else (text, "")
+
+
+def _without_answer(text: str, label: str, labels: Labels) -> str:
+    """A rationale without an answer that stands before it."""
+    while text:
+        start = _small(text[: len(label) + ANNOUNCED])
+        if not (label.casefold() in start or "answer" in start or _BARE.match(start)):
+            return text
+        sentence, rest = _first_sentence(text)
+        # An equation that is worked out is reasoning.
+        if "=" in sentence or len(sentence) > len(start):
+            return text
+        marker = _marker(labels.prompt.form.marker).search(_small(sentence))
+        said = sentence[marker.end() :] if marker else sentence
+        if labels.normalised(said) != label:
+            return text
+        text = _HEADING.sub("", rest.lstrip(WRAPPING), count=1)
+    return text

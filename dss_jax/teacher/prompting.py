@@ -37,6 +37,7 @@ class PromptOptions:
       form: "chat" (messages) or "completion" (one text).
       hint: show the gold label and ask for the rationale that leads to it.
       structured: ask for JSON under a schema; chat form only, and the server must have it.
+      thoughts_as_rationale: when replies are read, take a model's thoughts for its rationale.
     """
 
     exemplars: int | None = None
@@ -44,6 +45,7 @@ class PromptOptions:
     form: str = "chat"
     hint: bool = False
     structured: bool = False
+    thoughts_as_rationale: bool = False
 
     def __post_init__(self) -> None:
         if self.exemplars is not None:
@@ -123,9 +125,12 @@ def shown(body: Mapping[str, Any]) -> str:
 
 def outputs(prompt: Prompt, example: Example) -> dict[str, str]:
     """Allowed label -> how a teacher writes it, as in "sea" -> "(c) sea"."""
-    return {
-        label: prompt.output_of(replace(example, label=label)) for label in example.allowed_labels
-    }
+    return {label: written(prompt, example, label) for label in example.allowed_labels}
+
+
+def written(prompt: Prompt, example: Example, label: str) -> str:
+    """How a teacher writes a label of a row."""
+    return prompt.output_of(replace(example, label=label))
 
 
 def _turns(prompt: Prompt, options: PromptOptions) -> list[tuple[str, str]]:
