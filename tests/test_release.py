@@ -43,7 +43,7 @@ FIGURES = ("name", "split", "rows", "ok", "raw", "tolerant")
 
 @pytest.mark.parametrize(
     FIGURES,
-    [("cqa", "test", 1221, 1189, "77.23", "78.13"), ("svamp", "test", 200, 194, "74.00", "74.00")],
+    [("cqa", "test", 1221, 1189, "77.23", "78.13"), ("svamp", "test", 200, 194, "74.00", "77.50")],
 )
 def test_accuracies_are_methods(
     name: str, split: str, rows: int, ok: int, raw: str, tolerant: str, shipped_tests: Path
@@ -56,7 +56,7 @@ def test_accuracies_are_methods(
     FIGURES,
     [
         ("cqa", "train", 9741, 9422, "74.26", "75.29"),
-        ("svamp", "train", 800, 770, "73.50", "73.50"),
+        ("svamp", "train", 800, 771, "73.50", "74.50"),
         ("esnli", "validation", 9842, 9838, "73.17", "73.17"),
         ("anli1", "validation", 1000, 999, "66.80", "67.50"),
     ],
