@@ -44,9 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--form", choices=("chat", "completion"), default="chat")
     add("--hint", action="store_true", help="show the teacher the gold label")
     add("--structured", action="store_true", help="ask for JSON by a schema")
-    add(
-        "--thoughts_as_rationale", action="store_true", help="train on a reasoning model's thoughts"
-    )
+    add("--thoughts_as_rationale", action="store_true", help="train on a model's thoughts")
     add = parser.add_argument_group("sampling").add_argument
     add("--samples", type=int, default=1, help="completions a row (default 1)")
     add("--temperature", type=float, help="default: 0 for one sample, else 0.7")
