@@ -34,10 +34,10 @@ demo: $(VENV)/.installed-$(EXTRAS)
 	@$(BIN)/dss demo --output_dir runs/demo
 
 test: $(VENV)/.installed-$(EXTRAS)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(PYTEST_FLAGS)
 
 test-all: $(VENV)/.installed-$(EXTRAS) $(VENV)/.installed-torch
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
 # By pip: it finds builds of PyTorch without CUDA that its configuration names.
 $(VENV)/.installed-torch: requirements-parity.txt | $(VENV)/.installed-$(EXTRAS)
