@@ -84,8 +84,8 @@ def _train_ours(run: config.Run, params: dict[str, np.ndarray], batches: list[Ba
     program = Program(run, make_mesh(run.mesh, jax.devices()[:1]))
     start = jax.tree.map(jnp.asarray, from_hf(params, run.model))
     optimizer = make_optimizer(run.optimizer, STEPS)
-    none = jnp.zeros((), jnp.int32)
-    state = TrainState(none, start, optimizer.init(start), jnp.uint32(0), none)
+    step, seed, bad_steps = jnp.int32(0), jnp.uint32(0), jnp.int32(0)
+    state = TrainState(step, start, optimizer.init(start), seed, bad_steps)
     numbers = []
     for batch in batches:
         state, metrics = program.train_step(state, put_batch(batch, program.mesh))
