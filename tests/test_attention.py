@@ -143,6 +143,7 @@ def test_cudnn_needs_bfloat16_and_no_segments() -> None:
         config.Run(model=model, data=config.Data(layout="packed"))
 
 
+@pytest.mark.slow
 def test_the_setting_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of the whole model through the fused call, here in XLA's implementation."""
     import dss_jax.model.attention as attention

@@ -45,7 +45,9 @@ def load(name: str) -> tuple[T5, Any, dict[str, np.ndarray], dict[str, Any]]:
     return T5(config), jax.tree.map(jnp.asarray, from_hf(state, config)), recorded, meta
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(m, marks=[pytest.mark.slow] * (m == "v1_1")) for m in MODELS]
+)
 def test_decodes_equal_generate(name: str) -> None:
     model, params, recorded, meta = load(name)
     inputs, eos_id = jnp.asarray(recorded["encoder_input_tokens"]), meta["eos_id"]

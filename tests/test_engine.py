@@ -68,7 +68,9 @@ def searches() -> list[Search]:
     ]
 
 
-@pytest.mark.parametrize("number", range(3), ids=["greedy", "sample", "beam"])
+@pytest.mark.parametrize(
+    "number", [0, 1, pytest.param(2, marks=pytest.mark.slow)], ids=["greedy", "sample", "beam"]
+)
 def test_batches_that_shrink_and_meshes_give_the_same_in_input_order(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +142,7 @@ def test_top_k_and_top_p_keep_what_they_say() -> None:
     assert kept(top_k=4, top_p=0.89) == [1, 3, 4]
 
 
+@pytest.mark.slow
 def test_log_probabilities_are_those_of_the_whole_model() -> None:
     model, params, inputs = make(V1_0)
     eos_id = 5

@@ -59,6 +59,7 @@ def test_the_forward_pass_is_what_xla_counts(model: config.T5Config) -> None:
     assert ours < counted < 1.02 * ours
 
 
+@pytest.mark.slow
 def test_the_training_step_is_what_xla_counts() -> None:
     data = config.Data(batch_size=ROWS, input_length=INPUT, target_length=TARGET)
     run = toy.make_run(model=GATED, data=data)

@@ -112,7 +112,9 @@ def _loss_and_gradients(run: config.Run, model: T5, params, batch: Batch, device
         return jax.jit(jax.value_and_grad(loss))(params, put_batch(batch, mesh))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=[pytest.mark.slow] * (m == "standard")) for m in METHODS]
+)
 def test_losses_and_gradients_are_those_of_the_padded_layout(
     toy_store, model_and_params, method: str
 ) -> None:
@@ -129,6 +131,7 @@ def test_losses_and_gradients_are_those_of_the_padded_layout(
                 )
 
 
+@pytest.mark.slow
 def test_roles_may_have_packed_rows_of_their_own(
     toy_store, model_and_params, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,7 @@ def test_a_restored_state_goes_on_bit_for_bit(trained, toy_store, tmp_path: Path
     jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
+@pytest.mark.slow
 def test_a_mesh_and_parts_of_a_batch_give_the_same(toy_store) -> None:
     model = dataclasses.replace(toy.MODEL, dropout_rate=0.0)
     optimizer = config.Optimizer(eps=1e-3)

@@ -39,9 +39,9 @@ STEP = 12
 
 TINY = _shape(16, 64, 32)
 CASES = {
-    "none": ("t5_1_1_tiny", TINY),
+    "slow: none": ("t5_1_1_tiny", TINY),
     "full": ("t5_1_1_tiny", TINY | {"T5Config__remat_policy": "full"}),
-    "fsdp": ("t5_1_1_tiny", TINY | {"T5Config__remat_policy": "minimal", "Mesh__fsdp": 4}),
+    "slow: fsdp": ("t5_1_1_tiny", TINY | {"T5Config__remat_policy": "minimal", "Mesh__fsdp": 4}),
     "slow: model": ("t5_1_1_tiny", TINY | {"Mesh__fsdp": 2, "Mesh__model": 2}),
     "slow: microbatches": ("t5_1_1_tiny", TINY | {"Train__microbatches": 4}),
     "slow: adafactor": ("t5_tiny", TINY | {"Optimizer__name": "adafactor"}),
@@ -105,10 +105,21 @@ def test_plans_go_from_quick_to_small(monkeypatch: pytest.MonkeyPatch) -> None:
         plan(run, roomy, 3)
 
 
+SHORT = ["--method", "standard", "--dtype", "bfloat16"]
+SHORT += ["--input_length", "64", "--target_length", "32"]
+
+
 def test_command_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
-    short = ["--method", "standard", "--dtype", "bfloat16"]
-    short += ["--input_length", "64", "--target_length", "32"]
-    assert main.main(["fit", "--model", "t5_1_1_xxl", "--device", "h200", *short]) == 1
+    assert main.main(["fit", "--model", "t5_1_1_base", *SHORT]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in DEVICES)
+    assert main.main(["fit", "--model", "t5_1_1_base", "--device", "h2000"]) == 2
+    assert "h200" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_command_says_how_many_devices_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["fit", "--model", "t5_1_1_xxl", "--device", "h200", *SHORT]) == 1
     said = capsys.readouterr().out
     assert "It does not fit" in said
     assert " of them would do, with mesh" in said
@@ -117,11 +128,6 @@ def test_command_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "It fits" in said
     assert "--gin.Mesh.fsdp=" in said
-    assert main.main(["fit", "--model", "t5_1_1_base", *short]) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in DEVICES)
-    assert main.main(["fit", "--model", "t5_1_1_base", "--device", "h2000"]) == 2
-    assert "h200" in capsys.readouterr().err
 
 
 XXL = """

@@ -48,7 +48,13 @@ def plain() -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    ("policy", "unroll"), [("none", 2), ("minimal", 1), ("full", 1), ("full", 3)]
+    ("policy", "unroll"),
+    [
+        ("minimal", 1),
+        ("full", 1),
+        pytest.param("none", 2, marks=pytest.mark.slow),
+        pytest.param("full", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_loss_and_gradients_are_the_same_with_less_memory(
     policy: str, unroll: int, plain: tuple[Any, Any]

@@ -80,7 +80,7 @@ def test_a_mesh_of_four_gives_the_losses_of_one_device(name: str, one_device, to
         assert all(x.addressable_shards[0].data.size < x.size for x in moments)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_parts_of_a_batch_add_up_to_the_whole(devices: int, toy_store) -> None:
     run = toy.make_run(model=NO_DROPOUT, optimizer=config.Optimizer(learning_rate=1e-2, eps=1e-3))
     mesh = config.Mesh(data=2, fsdp=2) if devices == 4 else config.Mesh()
@@ -90,6 +90,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(devices: int, toy_store) -> None:
     _assert_same(parts, _steps(run, toy_store, devices))
 
 
+@pytest.mark.slow
 def test_adafactor_trains_on_a_mesh_as_on_one_device(toy_store) -> None:
     optimizer = config.Optimizer(
         name="adafactor", learning_rate=1e-2, schedule="constant", clip_norm=0.0
@@ -102,6 +103,7 @@ def test_adafactor_trains_on_a_mesh_as_on_one_device(toy_store) -> None:
         np.testing.assert_allclose(x["loss"], y["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_and_losses_in_float32(toy_store) -> None:
     model = dataclasses.replace(NO_DROPOUT, dtype="bfloat16")
     half, state = _steps(toy.make_run(model=model), toy_store, 1)
@@ -144,6 +146,7 @@ def _with_term(layout: str = "padded", microbatches: int = 1) -> config.Run:
     )
 
 
+@pytest.mark.slow
 def test_the_mutual_information_term_does_not_depend_on_layout_devices_or_parts(toy_store) -> None:
     expected = _steps(_with_term(), toy_store, 1)
     metrics = expected[0]
