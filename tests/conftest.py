@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Compiling takes most of the suite's time on a CPU. The first flags make it 3 to 8 times quicker,
-# and the code slower: never for a real run. The last simulates devices for tests of meshes.
+# Compiling takes much of the suite's time on a CPU. The first two flags make it 2 to 5 times
+# quicker, the third the toy's step another 1.6 times, and the code slower: never for a real run.
+# The last simulates devices for tests of meshes.
 FAST_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_use_fusion_emitters=false --xla_force_host_platform_device_count=4"

@@ -39,6 +39,16 @@ COMPILE_CACHE = "DSS_COMPILE_CACHE"
 MAX_CACHE_BYTES = 10 * 2**30
 """The code that was not used for longest is removed beyond this."""
 
+MAX_BYTES = 2 * 2**30
+"""The steps that were not used for longest are removed beyond this."""
+
+_ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+_TRACING = threading.Lock()
+"""Held while a function is lowered. That is Python, so two at once are no faster; one by one, in
+the order in which they were begun, XLA has the first early, and no step waits for a later one.
+"""
+
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
@@ -46,10 +56,10 @@ _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache
 
 @functools.cache
 def step_options() -> dict[str, str]:
-    """What XLA is told when it compiles training steps; empty but on CPU, where XLA gives  over all
-    tokens (gradients of norms and of the position bias) to YNNPACK together with what is summed. In
-    a step that is slower than XLA's own code, by 7 to 10 % of the step (benchmarks/README.md,
-    "Levers"), so YNNPACK is left the products of matrices only.
+    """What XLA is told when it compiles training steps; empty but on CPU, where XLA gives sums over
+    all tokens (gradients of norms and of the position bias) to YNNPACK together with what is
+    summed. In a step that is slower than XLA's own code, by 7 to 10 % of the step
+    (benchmarks/README.md, "Levers"), so YNNPACK is left the products of matrices only.
     """
     if not on_cpu():
         return {}
@@ -168,17 +178,6 @@ def first_together(function: Callable) -> Callable:
         return function(*args)
 
     return call
-
-
-MAX_BYTES = 2 * 2**30
-"""The steps that were not used for longest are removed beyond this."""
-
-_ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-
-_TRACING = threading.Lock()
-"""Held while a function is lowered. That is Python, so two at once are no faster; one by one, in
-the order in which they were begun, XLA has the first early, and no step waits for a later one.
-"""
 
 
 def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
