@@ -281,9 +281,9 @@ class BatchTeacher:
     def _reply(self, asked: Asked, status: Any, body: Any, error: Any) -> Reply | None:
         """What a line holds; None for nothing, so that the row is missing."""
         if status == 200:
-            chat = '"message"' in json.dumps(body)
+            content = json.dumps(body).encode()
             prompt_tokens = self._prompt_tokens.get(asked.key, 0)
-            return reply_of(json.dumps(body).encode(), chat, self._clean, prompt_tokens)
+            return reply_of(content, b'"message"' in content, self._clean, prompt_tokens)
         said = body if error_of(body) or (isinstance(body, str) and body) else error
         if status not in REFUSED:
             kind = str(error_of(said).get("code"))  # "batch_expired", "batch_cancelled".
