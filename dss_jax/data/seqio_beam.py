@@ -77,14 +77,15 @@ class _Tokenise(beam.DoFn):
 
 
 class _Written:
-    """A part's columns in their file, which is read for each of them."""
+    """A part's columns in their file, of which only what is asked for is read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __getitem__(self, column: str) -> Ragged:
-        arrays = np.load(io.BytesIO(_read(f"{self.name}.npz")))
-        return Ragged(arrays[f"{column}.values"], arrays[f"{column}.offsets"])
+        with FileSystems.open(f"{self.name}.npz", compression_type=_PLAIN) as file:
+            arrays = np.load(file)
+            return Ragged(arrays[f"{column}.values"], arrays[f"{column}.offsets"])
 
 
 def _read(name: str) -> bytes:
