@@ -41,9 +41,8 @@ def reopen(
     """The run's data and program; with several processes, all must call it. Raises UsageError where
     they do not have the same, or there is no such task, data or split.
     """
-    task = registry.load_task(run.task.name, task_dirs) if run.task.name else None
+    scorer = registry.scorer_of(run.task.name, task_dirs)
 
-    from dss_jax.core.scoring import TEXT_ACCURACY
     from dss_jax.data.prepare import ensure_store
     from dss_jax.data.store import TokenStore
     from dss_jax.run.hosts import same_store
@@ -56,4 +55,4 @@ def reopen(
         return store
 
     store = same_store(run, open_store)
-    return open_session(run, folder, store, task.scorer if task else TEXT_ACCURACY)
+    return open_session(run, folder, store, scorer)

@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from dss_jax.cli import options
-from dss_jax.core import config, processes
+from dss_jax.core import config, processes, registry
 from dss_jax.core.errors import UsageError
 from dss_jax.core.startup import StartClock
 
@@ -120,8 +120,7 @@ def main(args: argparse.Namespace) -> int:
         # T5X's process takes the accelerator; one process at a time can have it.
         os.environ["JAX_PLATFORMS"] = "cpu"
     options.start_processes(args)
-    resolved = processes.all_or_raise(lambda: options.resolve(args))
-    run = resolved.run
+    run = processes.all_or_raise(lambda: options.resolve(args)).run
     _check(args, run)
     profile = None if args.profile is None else _profile(args.profile, run.train.steps)
     log.info(config.to_gin(run))
@@ -130,12 +129,11 @@ def main(args: argparse.Namespace) -> int:
     store = _open_store(args, run)
     clock.lap("store")
 
-    from dss_jax.core.scoring import TEXT_ACCURACY
     from dss_jax.run import single
     from dss_jax.train.loop import Interrupted
 
     clock.lap("imports")
-    scorer = resolved.task.scorer if resolved.task else TEXT_ACCURACY
+    scorer = registry.scorer_of(run.task.name, args.task_dir)
     try:
         if not run.method.trains:
             from dss_jax.run import teacher_run

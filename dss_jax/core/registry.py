@@ -19,7 +19,7 @@ from types import ModuleType
 from dss_jax.core.digest import file_digest, imported_files, installed
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import shipped
-from dss_jax.core.types import DistillationTask
+from dss_jax.core.types import DistillationTask, Scorer
 
 TaskDirs = Iterable[str | os.PathLike[str]]
 
@@ -57,6 +57,15 @@ def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
     if name not in known:
         raise unknown_name("task", name, known)
     return load_task_file(known[name])
+
+
+def scorer_of(name: str | None, dirs: TaskDirs = ()) -> Scorer:
+    """The scorer of the task of that name; of a SeqIO task of the user's (None), that of texts."""
+    if name:
+        return load_task(name, dirs).scorer
+    from dss_jax.core.scoring import TEXT_ACCURACY
+
+    return TEXT_ACCURACY
 
 
 def load_task_file(file: Path) -> DistillationTask:

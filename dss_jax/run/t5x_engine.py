@@ -32,8 +32,7 @@ from t5x.examples.t5 import network
 
 from dss_jax.core import config
 from dss_jax.core.locks import Taken
-from dss_jax.core.registry import load_task
-from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.registry import scorer_of
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore, open_store
 from dss_jax.interop.formats import read_weights
@@ -302,10 +301,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     tf.config.set_visible_devices([], "GPU")
     logging.getLogger("absl").setLevel(logging.ERROR)
     run = other_engine.run_from(request["run"])
-    task = load_task(run.task.name, request["task_dirs"]) if run.task.name else None
-    store = open_store(request["store"])
+    store, scorer = open_store(request["store"]), scorer_of(run.task.name, request["task_dirs"])
     try:
-        return {"results": train(run, store, task.scorer if task else TEXT_ACCURACY)}
+        return {"results": train(run, store, scorer)}
     except loop.Interrupted as stop:
         return {"interrupted": stop.step}
     except Taken as error:
