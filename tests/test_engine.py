@@ -69,7 +69,9 @@ def searches() -> list[Search]:
 
 
 @pytest.mark.parametrize(
-    "number", [0, 1, pytest.param(2, marks=pytest.mark.slow)], ids=["greedy", "sample", "beam"]
+    "number",
+    [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))],
+    ids=["greedy", "sample", "beam"],
 )
 def test_batches_that_shrink_and_meshes_give_the_same_in_input_order(
     number: int, monkeypatch: pytest.MonkeyPatch

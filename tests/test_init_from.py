@@ -145,6 +145,7 @@ def test_it_starts_from_exactly_those_parameters(
         np.testing.assert_array_equal(leaf, weights.leaves[path].read())
 
 
+@pytest.mark.slow
 def test_only_what_the_checkpoint_lacks_is_drawn(
     source: Path, weights: Weights, tmp_path: Path, toy_store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +170,7 @@ def test_only_what_the_checkpoint_lacks_is_drawn(
         np.testing.assert_array_equal(leaf, expected)
 
 
+@pytest.mark.slow
 def test_it_goes_on_when_the_checkpoint_is_gone(
     source: Path, tmp_path: Path, toy_store, said: list[str]
 ) -> None:

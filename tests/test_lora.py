@@ -158,6 +158,7 @@ def trained(toy_store):
     return program, batches, before, state, metrics
 
 
+@pytest.mark.slow
 def test_only_lora_is_trained_and_the_loss_falls(trained) -> None:
     program, batches, before, state, metrics = trained
     was, frozen_was = lora.split(before)
@@ -178,6 +179,7 @@ def test_only_lora_is_trained_and_the_loss_falls(trained) -> None:
     assert metrics[0]["learning_rate"] == pytest.approx(0.03)
 
 
+@pytest.mark.slow
 def test_evaluation_takes_merged_weights_and_copies_no_other(trained) -> None:
     program, *_, state, _ = trained
     merged = program.merge(state.params)
@@ -192,6 +194,7 @@ def test_evaluation_takes_merged_weights_and_copies_no_other(trained) -> None:
     assert same["token_embedder"]["embedding"]
 
 
+@pytest.mark.slow
 def test_a_restored_state_goes_on_bit_for_bit(trained, toy_store, tmp_path: Path) -> None:
     program, batches, _, state, _ = trained
     half, _ = _train(program, batches, program.init(), range(2))

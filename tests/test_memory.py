@@ -39,23 +39,22 @@ STEP = 12
 
 TINY = _shape(16, 64, 32)
 CASES = {
-    "slow: none": ("t5_1_1_tiny", TINY),
+    "none": ("t5_1_1_tiny", TINY),
     "full": ("t5_1_1_tiny", TINY | {"T5Config__remat_policy": "full"}),
-    "slow: fsdp": ("t5_1_1_tiny", TINY | {"T5Config__remat_policy": "minimal", "Mesh__fsdp": 4}),
-    "slow: model": ("t5_1_1_tiny", TINY | {"Mesh__fsdp": 2, "Mesh__model": 2}),
-    "slow: microbatches": ("t5_1_1_tiny", TINY | {"Train__microbatches": 4}),
-    "slow: adafactor": ("t5_tiny", TINY | {"Optimizer__name": "adafactor"}),
-    "slow: lora": ("t5_tiny", TINY | {"Lora__rank": 4}),
-    "slow: standard": ("t5_1_1_tiny", TINY | {"Method__rationale": False}),
-    "slow: small": ("t5_small", _shape(16, 128, 64)),
-    "slow: small, minimal": ("t5_small", _shape(16, 64, 64, T5Config__remat_policy="minimal")),
-    "slow: small 1.1, full": ("t5_1_1_small", _shape(8, 256, 64, T5Config__remat_policy="full")),
+    "fsdp": ("t5_1_1_tiny", TINY | {"T5Config__remat_policy": "minimal", "Mesh__fsdp": 4}),
+    "model": ("t5_1_1_tiny", TINY | {"Mesh__fsdp": 2, "Mesh__model": 2}),
+    "microbatches": ("t5_1_1_tiny", TINY | {"Train__microbatches": 4}),
+    "adafactor": ("t5_tiny", TINY | {"Optimizer__name": "adafactor"}),
+    "lora": ("t5_tiny", TINY | {"Lora__rank": 4}),
+    "standard": ("t5_1_1_tiny", TINY | {"Method__rationale": False}),
+    "small": ("t5_small", _shape(16, 128, 64)),
+    "small, minimal": ("t5_small", _shape(16, 64, 64, T5Config__remat_policy="minimal")),
+    "small 1.1, full": ("t5_1_1_small", _shape(8, 256, 64, T5Config__remat_policy="full")),
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] if "slow" in c else []) for c in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_the_estimate_is_near_what_xla_says(case: str) -> None:
     run = _run(CASES[case][0], **CASES[case][1])
     boxed = boxed_state(run)

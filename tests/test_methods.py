@@ -230,6 +230,7 @@ class TestExtras:
         np.testing.assert_array_equal(make.rows[5:] - 37, np.flatnonzero(labelled))
         assert make.left_out == 9 - labelled.sum()
 
+    @pytest.mark.slow
     def test_svamp_with_asdiv_from_the_command_line(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     ) -> None:

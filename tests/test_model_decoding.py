@@ -81,7 +81,9 @@ def uncached(
     return tokens, leads
 
 
-@pytest.mark.parametrize("config", [V1_0, V1_1], ids=["v1_0", "v1_1"])
+@pytest.mark.parametrize(
+    "config", [pytest.param(V1_0, marks=pytest.mark.slow), V1_1], ids=["v1_0", "v1_1"]
+)
 def test_cached_equals_uncached(config: T5Config) -> None:
     model, params, inputs = make(config)
     frequent, _ = uncached(model, params, inputs, eos_id=-1)

@@ -64,8 +64,8 @@ MESHES = {
 
 @pytest.mark.parametrize(
     "name",
-    # Each mesh compiles for many seconds; the mixed one covers the ways of the slow two.
-    [pytest.param(m, marks=[pytest.mark.slow] if m in ("fsdp", "model") else []) for m in MESHES],
+    # Each mesh compiles for many seconds; the mixed one covers the ways of the others.
+    [pytest.param(m, marks=[pytest.mark.slow] if " and " not in m else []) for m in MESHES],
 )
 def test_a_mesh_of_four_gives_the_losses_of_one_device(name: str, one_device, toy_store) -> None:
     run, expected = one_device
@@ -80,7 +80,8 @@ def test_a_mesh_of_four_gives_the_losses_of_one_device(name: str, one_device, to
         assert all(x.addressable_shards[0].data.size < x.size for x in moments)
 
 
-@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 4])
 def test_parts_of_a_batch_add_up_to_the_whole(devices: int, toy_store) -> None:
     run = toy.make_run(model=NO_DROPOUT, optimizer=config.Optimizer(learning_rate=1e-2, eps=1e-3))
     mesh = config.Mesh(data=2, fsdp=2) if devices == 4 else config.Mesh()

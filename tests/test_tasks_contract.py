@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ DATA = WHOLE_RELEASE if WHOLE_RELEASE.is_dir() else RELEASE
 NAMES = sorted(f.stem for f in shipped("tasks").glob("*.py") if not f.name.startswith("_"))
 
 
-def some_rows(task: DistillationTask) -> list[Example]:
+@cache
+def some_rows(name: str) -> list[Example]:
+    task = load_task(name)
     return [e for s in local_splits(task) for e in examples(task, s, RELEASE)[:50]]
 
 
@@ -41,7 +44,7 @@ def prompt_of(task: DistillationTask) -> Prompt:
 
 def as_row(exemplar: Exemplar, task: DistillationTask) -> Example:
     """An exemplar as a row: with the choices that it shows, or those that all rows have."""
-    row = some_rows(task)[0]
+    row = some_rows(task.name)[0]
     shown = re.findall(r"^\(\w\) (.*)$", exemplar.input, re.M)
     return Example(id="", input=exemplar.input, allowed_labels=tuple(shown) or row.allowed_labels)
 
@@ -61,7 +64,7 @@ class TestContract:
         assert task.file == str(shipped("tasks") / f"{name}.py")
 
     def test_rows_become_examples(self, name: str) -> None:
-        found = some_rows(load_task(name))
+        found = some_rows(name)
         assert len(found) > 5
         for example in found:
             assert example.input.strip() == example.input
@@ -73,7 +76,7 @@ class TestContract:
 
     def test_scorer_is_right_on_its_own_label(self, name: str) -> None:
         task = load_task(name)
-        labels = [e.label for e in some_rows(task) if e.label]
+        labels = [e.label for e in some_rows(task.name) if e.label]
         assert task.scorer(labels, labels) == {task.scorer.name: 100.0}
         assert task.scorer(labels, ["no such answer"] * len(labels)) == {task.scorer.name: 0.0}
 
@@ -105,7 +108,7 @@ class TestContract:
         elif any(re.match(r"\(\w\)", e.output) for e in exemplars):
             assert {e.output[:3] for e in exemplars} == {f"({letter})" for letter in "abcde"}
         else:
-            assert {e.output for e in exemplars} == set(some_rows(task)[0].allowed_labels)
+            assert {e.output for e in exemplars} == set(some_rows(task.name)[0].allowed_labels)
 
     def test_exemplars_are_no_rows(self, name: str) -> None:
         task = load_task(name)
@@ -120,7 +123,7 @@ class TestContract:
     def test_rows_are_asked(self, name: str) -> None:
         task = load_task(name)
         prompt = prompt_of(task)
-        for row in some_rows(task):
+        for row in some_rows(task.name):
             for form in FORMS:
                 for hint in {False, bool(row.label)}:
                     request_body(prompt, row, PromptOptions(form=form, hint=hint))

@@ -105,6 +105,7 @@ def test_seqio_reads_what_the_records_say_in_their_order(exported: Path) -> None
         assert {k: v.decode() for k, v in row.items()} == texts
 
 
+@pytest.mark.slow
 def test_a_seqio_task_over_it_is_trained_by_its_name(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
