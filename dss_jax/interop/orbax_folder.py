@@ -15,14 +15,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dss_jax.core import storage
+from dss_jax.core import storage, sums
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.interop import model_files
 from dss_jax.interop.model_files import CHECKPOINTS
 from dss_jax.interop.weights import Leaf, Weights, check_names, expected_shapes, flat, nested
 from dss_jax.model import lora
-from dss_jax.train.checkpoint import PARAMS, Checkpoints
+from dss_jax.train.checkpoint import PARAMS, Checkpoints, damage_of
 
 
 def is_orbax(path: Path) -> bool:
@@ -59,6 +59,7 @@ def write_orbax(weights: Weights, path: str | Path) -> None:
         tree = ocp.args.StandardSave(weights.tree())
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             checkpointer.save(folder.absolute() / PARAMS, args=tree)
+        sums.write_sums(folder / PARAMS)
 
 
 def _root(path: Path) -> Path:
@@ -84,8 +85,10 @@ def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
             f"{path} holds one checkpoint, so there is no {step!r} to choose. Give the folder of "
             "a run, or leave --checkpoint out."
         )
-    if not (chosen / PARAMS).is_dir():
-        raise UsageError(f"there is no checkpoint {chosen}: it has no {PARAMS}/.")
+    if wrong := damage_of(chosen):
+        raise UsageError(
+            f"there is no checkpoint {chosen} that is whole: {wrong}. Copy or convert it again."
+        )
     return root, chosen / PARAMS
 
 

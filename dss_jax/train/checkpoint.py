@@ -1,7 +1,10 @@
 """Checkpoints of a run, written by Orbax while training goes on."""
 
+import asyncio
 import logging
 import math
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,25 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dss_jax.core import storage
+from dss_jax.core import storage, sums
 from dss_jax.core.errors import UsageError
 from dss_jax.train.step import TrainState
+
+log = logging.getLogger(__name__)
 
 PARAMS, OPTIMIZER = "params", "optimizer"
 """Folders of a checkpoint's two items."""
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates what it does.
+
+LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
+"""Files of a checkpoint that Orbax writes last, after the sums; nothing that is restored."""
+
+MEMORY = (MemoryError, RuntimeError)
+"""What is raised where an array does not fit; files that Orbax cannot read raise anything else."""
+
+BROKEN = "broken"
+"""Folder beside the checkpoints for those that were set aside."""
 
 BEST_METRIC = "score"
 """Metric under which a checkpoint's validation score is kept; the highest is the best."""
@@ -34,6 +48,41 @@ def _score(metrics: dict[str, float]) -> float:
     return score if math.isfinite(score) else -math.inf
 
 
+class _Summed(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """Sums are written when all processes have written, before the checkpoint gets its name."""
+
+    async def finalize(self) -> None:
+        if self.get_final().name.isdigit():  # Not one of its items.
+            await asyncio.to_thread(sums.write_sums, Path(self.get()), LATER)
+        await super().finalize()
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """What is wrong with the folder of one checkpoint; None: nothing that can be seen. Those of
+    older versions and those in buckets, which have sums of their own, are looked at less closely.
+    """
+    if not (checkpoint / PARAMS).is_dir():
+        return f"it has no {PARAMS}/"
+    if storage.is_remote(checkpoint):
+        return None
+    return sums.damage(checkpoint) or sums.damage(checkpoint / PARAMS)
+
+
+def set_broken_aside(folder: Path) -> None:
+    """Moves checkpoints that are damaged out of the way of a run that goes on, with a line each."""
+    with storage.explained(folder):
+        found = sorted(folder.iterdir(), key=os.fspath) if folder.is_dir() else []
+    for checkpoint in found:
+        if not checkpoint.name.isdigit() or (wrong := damage_of(checkpoint)) is None:
+            continue
+        aside = folder.parent / BROKEN / f"{checkpoint.name}-{time.time_ns()}"
+        aside.parent.mkdir(exist_ok=True)
+        checkpoint.rename(aside)
+        log.warning(
+            "checkpoint %s is damaged (%s): it is set aside, as %s", checkpoint, wrong, aside
+        )
+
+
 class Checkpoints:
     """`<folder>/<step>/` with two items: `params`, and `optimizer` (step and state).
 
@@ -44,12 +93,15 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 1) -> None:
         """Opens the folder, which need not exist; `keep`: how many of the latest are kept."""
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+        self._folder, self._damage = folder, dict[int, str | None]()
         self._manager = ocp.CheckpointManager(
             storage.absolute(folder),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
                 best_fn=_score,
                 best_mode="max",
+                # On buckets Orbax has another way to finish, and the bucket sums.
+                temporary_path_class=None if storage.is_remote(folder) else _Summed,
             ),
             item_names=(PARAMS, OPTIMIZER),
         )
@@ -105,6 +157,19 @@ class Checkpoints:
         if step not in self.steps():
             there = ", ".join(map(str, self.steps())) or "none"
             raise UsageError(f"there is no checkpoint of step {step}. There: {there}.")
+        if step not in self._damage:
+            self._damage[step] = damage_of(self._folder / str(step))
+        if self._damage[step] is not None:
+            raise self._damaged(step, str(self._damage[step]))
+
+    def _damaged(self, step: int, wrong: str) -> UsageError:
+        others = [s for s in self.steps() if s != step and damage_of(self._folder / str(s)) is None]
+        whole = f"Whole: {', '.join(map(str, others))}" if others else "No other one is whole"
+        return UsageError(
+            f"checkpoint {self._folder / str(step)} is damaged: {wrong}. {whole}. Copy it again "
+            "from where it came from, or name another one with --checkpoint. To train on from "
+            "another one, move this folder away and give `dss train` again."
+        )
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """Reads a state onto the shardings that `abstract` gives; what is not saved stays abstract:
@@ -121,7 +186,12 @@ class Checkpoints:
     def _restore(self, step: int, **items: Any) -> Any:
         self._check(step)
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        return self._manager.restore(step, args=ocp.args.Composite(**args))
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**args))
+        except Exception as error:
+            if isinstance(error, MEMORY):
+                raise
+            raise self._damaged(step, _cause(error)) from error
 
     def wait(self) -> None:
         """Returns when every checkpoint that was started is on disk."""
@@ -130,3 +200,11 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and frees the threads."""
         self._manager.close()
+
+
+def _cause(error: BaseException) -> str:
+    """Of all that was raised, the first line of the first: Orbax's own texts are long."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"Orbax cannot read it ({type(error).__name__}: {line[:200]})"

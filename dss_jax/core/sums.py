@@ -1,0 +1,59 @@
+"""A folder that knows its content: SHA-256 and size of each of its files. Standard library only.
+
+Disks, network file systems and interrupted copies change or lose bytes, and readers of arrays do
+not notice: a restored array is then another one.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dss_jax.core.paths import write_whole
+
+FILE = "sums.json"
+"""In the folder: name below it -> [bytes, SHA-256 in hex]."""
+
+
+def write_sums(folder: Path, leave_out: Iterable[str] = ()) -> None:
+    """Writes the sums of all that the folder holds now, but for files that may still change."""
+    out = {FILE, *leave_out}
+    sums = {name: [path.stat().st_size, _sha256(path)] for name, path in _files(folder, out)}
+    write_whole(folder / FILE, json.dumps(sums, indent=1) + "\n")
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a folder, with the name of the first file that is missing or another than
+    its sum says; None: nothing, or the folder has no sums.
+    """
+    if not (folder / FILE).is_file():
+        return None
+    try:
+        sums = {name: (int(size), str(sha)) for name, (size, sha) in _read(folder).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return f"{FILE} cannot be read"
+    there = dict(_files(folder, set()))
+    for name, (size, sha) in sums.items():
+        if name not in there:
+            return f"{name} is missing"
+        if (found := there[name].stat().st_size) != size:
+            return f"{name} has {found:,} bytes, not {size:,}"
+        if _sha256(there[name]) != sha:
+            return f"{name} is not what was written (SHA-256)"
+    return None
+
+
+def _read(folder: Path) -> dict:
+    return json.loads((folder / FILE).read_text())
+
+
+def _files(folder: Path, leave_out: set[str]) -> list[tuple[str, Path]]:
+    found = (Path(at, name) for at, _, names in os.walk(folder) for name in names)
+    below = sorted((path.relative_to(folder).as_posix(), path) for path in found)
+    return [(name, path) for name, path in below if name not in leave_out]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

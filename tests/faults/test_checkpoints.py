@@ -1,0 +1,154 @@
+"""Checkpoints that a disk or a copy has damaged: never restored; a run goes on from one that is
+whole.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+
+from dss_jax.core import config, sums
+from dss_jax.core.errors import UsageError
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.interop.orbax_folder import read_orbax
+from dss_jax.run import run_folder, single
+from dss_jax.train.checkpoint import BROKEN, LATER, Checkpoints, damage_of
+from dss_jax.train.loop import Interrupted
+
+pytestmark = pytest.mark.usefixtures("linear_programs")
+
+STOPPED, STEPS = 5, 6
+
+
+def _run(folder: Path) -> config.Run:
+    run = toy.make_run()
+    train = dataclasses.replace(run.train, steps=STEPS, output_dir=str(folder), keep_checkpoints=3)
+    return dataclasses.replace(run, train=train, evaluate=config.Evaluate(every=2))
+
+
+def _params(folder: Path) -> dict[str, np.ndarray]:
+    """Those of the last step."""
+    with closing(Checkpoints(folder / run_folder.CHECKPOINTS)) as checkpoints:
+        params = checkpoints._folder / str(checkpoints.find("latest")) / "params"
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(params.absolute())
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, toy_store) -> Path:
+    """A run that was stopped, with checkpoints of steps 2, 4 and 5."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        toy.interrupt_before(patch, STOPPED - 1)
+        with pytest.raises(Interrupted):
+            single.train(_run(folder), toy_store, TEXT_ACCURACY)
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["2", "4", "5"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(stopped: Path, tmp_path_factory: pytest.TempPathFactory, toy_store) -> tuple[dict, dict]:
+    """Results and parameters of the run when nothing was damaged."""
+    folder = shutil.copytree(stopped, tmp_path_factory.mktemp("runs") / "whole")
+    return single.train(_run(folder), toy_store, TEXT_ACCURACY), _params(folder)
+
+
+def largest(checkpoint: Path) -> Path:
+    return max((p for p in checkpoint.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 16
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def empty(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": lambda c: flip(largest(c)),
+    "a short file": lambda c: cut(largest(c)),
+    "a missing file": lambda c: largest(c).unlink(),
+    "an empty folder": empty,
+    "no parameters": lambda c: shutil.rmtree(c / "params"),
+    "no optimizer": lambda c: shutil.rmtree(c / "optimizer"),
+    "a score cut short": lambda c: cut(next(p for p in (c / "metrics").iterdir() if p.is_file())),
+    "sums of something else": lambda c: (c / sums.FILE).write_text("{}]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_run_goes_on_from_the_latest_that_is_whole(
+    damage: str, stopped: Path, whole, toy_store, tmp_path: Path, said: list[str]
+) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    # An evaluation is saved with its score; that of step 5 is a stop's.
+    step = 4 if damage == "a score cut short" else STOPPED
+    if step == 4:
+        shutil.rmtree(folder / "checkpoints" / "5")
+    DAMAGE[damage](folder / "checkpoints" / str(step))
+    assert single.train(_run(folder), toy_store, TEXT_ACCURACY) == whole[0]
+    (line,) = [line for line in said if "is damaged" in line]
+    assert f"checkpoints/{step}" in line
+    assert [p.name.partition("-")[0] for p in (folder / BROKEN).iterdir()] == [str(step)]
+    assert f"going on from the checkpoint of step {2 if step == 4 else 4}" in said
+    for name, array in whole[1].items():
+        np.testing.assert_array_equal(array, _params(folder)[name])
+
+
+def test_every_bit_of_every_file_is_noticed(stopped: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(stopped / "checkpoints" / "4", tmp_path / "4"))
+    assert damage_of(checkpoint) is None
+    files = [name for name, _ in sums._files(checkpoint, {*LATER, sums.FILE})]
+    assert {"params/manifest.ocdbt", "optimizer/_METADATA"} <= set(files)
+    for name in files:
+        content = (checkpoint / name).read_bytes()
+        if content:
+            flip(checkpoint / name)
+            assert damage_of(checkpoint) == f"{name} is not what was written (SHA-256)"
+            (checkpoint / name).write_bytes(content)
+    assert damage_of(checkpoint) is None
+
+
+def test_one_that_is_asked_for_by_name_is_refused(stopped: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    flip(largest(folder / "checkpoints" / "4"))
+    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        with pytest.raises(UsageError, match=r"checkpoints/4 is damaged: .*Whole: 2, 5\."):
+            checkpoints.find(4)
+        assert checkpoints.find("latest") == 5
+    with pytest.raises(UsageError, match=r"checkpoints/4 is damaged"):
+        read_orbax(folder, 4)
+    with pytest.raises(
+        UsageError,
+        match=r"no checkpoint .*checkpoints/4 that is whole: params/.* is not what was written",
+    ):
+        read_orbax(folder / "checkpoints" / "4")
+    assert not (folder / BROKEN).exists(), "whoever only reads moves nothing"
+
+
+def test_files_that_orbax_cannot_read_are_one_clear_line(
+    stopped: Path, tmp_path: Path, toy_store
+) -> None:
+    """A checkpoint of an older version has no sums."""
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    for checkpoint in (folder / "checkpoints").iterdir():
+        (checkpoint / sums.FILE).unlink()
+    file = largest(folder / "checkpoints" / "5" / "params")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UsageError, match=r"checkpoints/5 is damaged: Orbax cannot read it"):
+        single.train(_run(folder), toy_store, TEXT_ACCURACY)
