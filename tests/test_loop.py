@@ -287,8 +287,12 @@ def test_steps_are_traced_on_request(tmp_path: Path, toy_store) -> None:
 
 def test_a_finished_run_is_not_trained_again(whole, toy_store) -> None:
     run, results, _ = whole
-    before = {f: f.stat().st_mtime_ns for f in Path(str(run.train.output_dir)).rglob("*.jsonl")}
+    folder = Path(str(run.train.output_dir))
+    before = {f: f.stat().st_mtime_ns for f in [*folder.rglob("*.jsonl"), folder / "config.gin"]}
     assert _train(run, toy_store) == results
+    # Nor is what it was trained with rewritten by settings that may change while it trains.
+    train = dataclasses.replace(run.train, log_every=7, keep_checkpoints=9)
+    assert _train(dataclasses.replace(run, train=train), toy_store) == results
     assert all(f.stat().st_mtime_ns == t for f, t in before.items())
 
 

@@ -170,8 +170,9 @@ def _write_config(run: config.Run, store: str | None) -> Path:
         )
     if store is None:
         text = "\n".join([x for x in saved.splitlines() if x.startswith(STORE_LINE)] + [own])
-    if text != saved:
-        with storage.explained(folder):
+    # What a finished run was trained with stays as it is.
+    with storage.explained(folder):
+        if text != saved and not (folder / RESULTS).exists():
             write_whole(folder / CONFIG, text)
     return folder
 

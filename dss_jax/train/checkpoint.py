@@ -4,11 +4,15 @@ import asyncio
 import logging
 import math
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -93,7 +97,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 1) -> None:
         """Opens the folder, which need not exist; `keep`: how many of the latest are kept."""
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
-        self._folder, self._damage = folder, dict[int, str | None]()
+        self._folder, self._damage, self._bytes = folder, dict[int, str | None](), 0
         self._manager = ocp.CheckpointManager(
             storage.absolute(folder),
             options=ocp.CheckpointManagerOptions(
@@ -125,7 +129,31 @@ class Checkpoints:
     def _save(self, step: int, score: float | None, **items: Any) -> None:
         if step not in self._manager.all_steps():
             args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-            self._manager.save(step, args=ocp.args.Composite(**args), metrics=_metrics(score))
+            self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+            with self._written():
+                self._manager.save(step, args=ocp.args.Composite(**args), metrics=_metrics(score))
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Makes a failed write, of the last save too, one clear error."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, MEMORY):
+                raise
+            free = (
+                "" if storage.is_remote(self._folder) else f"{_free(self._folder):,.1f} MB free, "
+            )
+            raise UsageError(
+                f"a checkpoint could not be written to {self._folder}: {_cause(error)}. There: "
+                f"{free}about {self._bytes / 1e6:,.1f} MB needed; whole: {_listed(self._whole())}. "
+                "Make room, or the folder writable, and give the same command again to go on."
+            ) from error
+
+    def check(self) -> None:
+        """Raises UsageError where a write has failed meanwhile; costs microseconds."""
+        with self._written():
+            self._manager.check_for_errors()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there."""
@@ -155,7 +183,7 @@ class Checkpoints:
 
     def _check(self, step: int) -> None:
         if step not in self.steps():
-            there = ", ".join(map(str, self.steps())) or "none"
+            there = _listed(self.steps())
             raise UsageError(f"there is no checkpoint of step {step}. There: {there}.")
         if step not in self._damage:
             self._damage[step] = damage_of(self._folder / str(step))
@@ -163,13 +191,17 @@ class Checkpoints:
             raise self._damaged(step, str(self._damage[step]))
 
     def _damaged(self, step: int, wrong: str) -> UsageError:
-        others = [s for s in self.steps() if s != step and damage_of(self._folder / str(s)) is None]
-        whole = f"Whole: {', '.join(map(str, others))}" if others else "No other one is whole"
+        others = [other for other in self._whole() if other != step]
         return UsageError(
-            f"checkpoint {self._folder / str(step)} is damaged: {wrong}. {whole}. Copy it again "
-            "from where it came from, or name another one with --checkpoint. To train on from "
-            "another one, move this folder away and give `dss train` again."
+            f"checkpoint {self._folder / str(step)} is damaged: {wrong}. Whole: {_listed(others)}. "
+            "Copy it again from where it came from, or name another one with --checkpoint. To "
+            "train on from another one, move this folder away and give `dss train` again."
         )
+
+    def _whole(self) -> list[int]:
+        """Steps of those on the disk; after a failure the manager has forgotten some."""
+        found = (f for f in self._folder.iterdir() if f.name.isdigit() and damage_of(f) is None)
+        return sorted(int(f.name) for f in found)
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """Reads a state onto the shardings that `abstract` gives; what is not saved stays abstract:
@@ -191,15 +223,17 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, MEMORY):
                 raise
-            raise self._damaged(step, _cause(error)) from error
+            raise self._damaged(step, f"Orbax cannot read it ({_cause(error)})") from error
 
     def wait(self) -> None:
-        """Returns when every checkpoint that was started is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when every checkpoint that was started is on disk; errors as `check`."""
+        with self._written():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and frees the threads."""
-        self._manager.close()
+        """Waits, and frees the threads; errors as `check`."""
+        with self._written():
+            self._manager.close()
 
 
 def _cause(error: BaseException) -> str:
@@ -207,4 +241,14 @@ def _cause(error: BaseException) -> str:
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     line = (str(error).strip().splitlines() or [""])[0]
-    return f"Orbax cannot read it ({type(error).__name__}: {line[:200]})"
+    return f"{type(error).__name__}: {line[:200]}"
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps)) or "none"
+
+
+def _free(folder: Path) -> float:
+    """MB on the disk of a folder that may not be there."""
+    there = next(f for f in (folder, *folder.absolute().parents) if f.is_dir())
+    return shutil.disk_usage(there).free / 1e6

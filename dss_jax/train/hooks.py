@@ -72,13 +72,17 @@ class Validate(Hook):
 @dataclass
 class Save(Hook):
     """Saves the state every `every` steps, where the run stops, and wherever it is evaluated, so
-    that the best of the evaluated can be scored on test. Comes after `evaluate`.
+    that the best of the evaluated can be scored on test. Comes after `evaluate`. A save that fails
+    ends the run soon: what it trains from then on would be lost.
     """
 
     every: int
     checkpoints: Checkpoints
     evaluate: Validate
     stop: StopRequest
+
+    def done(self, step: int, metrics: Metrics, newest: TrainState) -> None:
+        self.checkpoints.check()
 
     def due(self, step: int) -> bool:
         return step % self.every == 0 or self.evaluate.due(step) or self.stop.after(step)

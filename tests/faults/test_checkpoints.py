@@ -3,6 +3,9 @@ whole.
 """
 
 import dataclasses
+import errno
+import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +20,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.interop.orbax_folder import read_orbax
 from dss_jax.run import run_folder, single
+from dss_jax.train import checkpoint
 from dss_jax.train.checkpoint import BROKEN, LATER, Checkpoints, damage_of
 from dss_jax.train.loop import Interrupted
 
@@ -135,7 +139,7 @@ def test_one_that_is_asked_for_by_name_is_refused(stopped: Path, tmp_path: Path)
         read_orbax(folder, 4)
     with pytest.raises(
         UsageError,
-        match=r"no checkpoint .*checkpoints/4 that is whole: params/.* is not what was written",
+        match=r"no checkpoint .*checkpoints/4 that is whole: optimizer/.* is not what was written",
     ):
         read_orbax(folder / "checkpoints" / "4")
     assert not (folder / BROKEN).exists(), "whoever only reads moves nothing"
@@ -146,9 +150,41 @@ def test_files_that_orbax_cannot_read_are_one_clear_line(
 ) -> None:
     """A checkpoint of an older version has no sums."""
     folder = Path(shutil.copytree(stopped, tmp_path / "run"))
-    for checkpoint in (folder / "checkpoints").iterdir():
-        (checkpoint / sums.FILE).unlink()
+    for saved in (folder / "checkpoints").iterdir():
+        (saved / sums.FILE).unlink()
     file = largest(folder / "checkpoints" / "5" / "params")
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UsageError, match=r"checkpoints/5 is damaged: Orbax cannot read it"):
+    with pytest.raises(
+        UsageError,
+        match=r"checkpoints/5 is damaged: Orbax cannot read it \(ValueError: OUT_OF_RANGE",
+    ):
         single.train(_run(folder), toy_store, TEXT_ACCURACY)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_a_run_ends_at_the_first_save_that_fails_and_goes_on(
+    keep: int, stopped: Path, whole, toy_store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    run = _run(folder)
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, keep_checkpoints=keep))
+
+    async def full(self: object) -> None:
+        if not folder.joinpath("checkpoints", "2").exists():
+            return await real(self)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        real = checkpoint._Summed.finalize
+        patch.setattr(checkpoint._Summed, "finalize", full)
+        with pytest.raises(UsageError) as error:
+            single.train(run, toy_store, TEXT_ACCURACY)
+    assert re.search(
+        r"could not be written to .*/checkpoints: OSError: .*No space left on device\. There: "
+        r"[\d,.]+ MB free, about 0\.2 MB needed; whole: 2\.",
+        str(error.value),
+    )
+    assert damage_of(folder / "checkpoints" / "2") is None
+    assert single.train(run, toy_store, TEXT_ACCURACY) == whole[0]
+    for name, array in whole[1].items():
+        np.testing.assert_array_equal(array, _params(folder)[name])
