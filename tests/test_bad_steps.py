@@ -19,8 +19,8 @@ from dss_jax.run import replay, run_folder, score, single
 from dss_jax.run.session import Session, open_session, train_batches
 from dss_jax.train import checkpoint
 from dss_jax.train import step as steps
+from dss_jax.train.bad_steps import LOG, REPLAY, not_finite
 from dss_jax.train.checkpoint import Checkpoints
-from dss_jax.train.hooks import LOG, REPLAY, not_finite
 from dss_jax.train.metric_log import MetricLog, read_metrics
 from dss_jax.train.sharding import put_batch
 

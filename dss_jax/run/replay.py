@@ -13,8 +13,8 @@ import numpy as np
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.run.session import Session, train_batches
+from dss_jax.train.bad_steps import STATES, bad_leaves
 from dss_jax.train.checkpoint import Checkpoints
-from dss_jax.train.hooks import STATES, bad_leaves
 from dss_jax.train.sharding import put_batch
 
 log = logging.getLogger(__name__)

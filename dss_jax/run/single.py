@@ -168,7 +168,9 @@ def _outputs(
     """Where numbers go from `step` on, and the hooks that trace steps and log them."""
     run, own = session.run, list[Hook]()
     if profile is not None:
-        tracing = hooks.Profile(session.folder / run_folder.TENSORBOARD, *profile, step)
+        from dss_jax.train.tracing import Profile
+
+        tracing = Profile(session.folder / run_folder.TENSORBOARD, *profile, step)
         stack.callback(tracing.close)
         own.append(tracing)
     if not processes.is_first():
