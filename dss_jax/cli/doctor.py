@@ -1,7 +1,9 @@
-"""Check this installation: versions, devices, folders, and the T5X engine.
+"""Check this installation: versions, devices, folders, and the T5X engine. Or a folder: whether the
+files of a run or of a token store are whole.
 
   dss doctor
   dss doctor --engine t5x
+  dss doctor runs/cqa
 
 Exit status 1 where something is wrong. Without --engine t5x a missing T5X is not wrong.
 """
@@ -11,10 +13,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from dss_jax.core import environment
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.environment import Check
+from dss_jax.core.errors import UsageError
 from dss_jax.core.types import ENGINES
 
 FOUND_WRONG = 1
@@ -29,6 +33,8 @@ print(json.dumps([len(devices), devices[0].platform, kinds, jax.process_count()]
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    add("folder", nargs="?", metavar="DIR", help="a run's folder, or a token store, to check")
+    add("--repair", action="store_true", help="of a run: set damaged checkpoints aside")
     add("--engine", help="jax, or t5x: that T5X must be able to run")
     text = "how long JAX may take to find its devices (default 60)"
     add("--device_seconds", type=int, default=60, help=text)
@@ -37,6 +43,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.folder is not None:
+        return _check_folder(Path(args.folder), args.repair)
+    if args.repair:
+        raise UsageError("--repair needs the folder of a run: dss doctor DIR --repair.")
     at_least("--device_seconds", args.device_seconds, 1)
     if args.engine is not None:
         among("--engine", args.engine, ENGINES)
@@ -56,6 +66,21 @@ def main(args: argparse.Namespace) -> int:
     if any(c.problem for c in t5x):
         print(f"to install T5X: {environment.INSTALL_T5X}")
     print(f"{len(wrong)} thing(s) wrong" if wrong else "nothing is wrong")
+    return FOUND_WRONG if wrong else 0
+
+
+def _check_folder(folder: Path, repair: bool) -> int:
+    from dss_jax.run import health, run_folder
+    from dss_jax.train.checkpoint import set_broken_aside
+
+    if repair:
+        health.checks_of(folder)  # Or it is no folder of ours.
+        with run_folder.locked(folder):
+            set_broken_aside(folder / run_folder.CHECKPOINTS)
+    checks = health.checks_of(folder)
+    _show(str(folder), checks)
+    wrong = sum(bool(check.problem) for check in checks)
+    print(f"{wrong} thing(s) wrong" if wrong else "nothing is wrong")
     return FOUND_WRONG if wrong else 0
 
 

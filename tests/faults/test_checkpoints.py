@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import toy
 
+from dss_jax.cli.main import main
 from dss_jax.core import config, sums
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
@@ -188,3 +189,48 @@ def test_a_run_ends_at_the_first_save_that_fails_and_goes_on(
     assert single.train(run, toy_store, TEXT_ACCURACY) == whole[0]
     for name, array in whole[1].items():
         np.testing.assert_array_equal(array, _params(folder)[name])
+
+
+def test_the_doctor_says_what_is_whole_and_sets_the_rest_aside(
+    stopped: Path, toy_store, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    assert main(["doctor", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"checkpoints/5 +whole$", shown, re.M)
+    assert shown.endswith("nothing is wrong\n")
+    single.train(_run(folder), toy_store, TEXT_ACCURACY)
+    flip(largest(folder / "checkpoints" / "4"))
+    cut(folder / "spiece.model")
+    lines = (folder / "predictions" / "test-best.jsonl").read_text().splitlines(keepends=True)
+    (folder / "predictions" / "test-best.jsonl").write_text("".join(lines[:-1]))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "gro')
+    assert main(["doctor", str(folder)]) == 1
+    found = capsys.readouterr().out
+    assert re.search(
+        r"^! checkpoints/4 +damaged +<- optimizer/\S+ is not what was written", found, re.M
+    )
+    assert re.search(r"^! spiece.model +damaged", found, re.M)
+    missing = len(lines) - 1
+    assert f"<- {missing} lines, but results.json counts {len(lines)} rows" in found
+    assert re.search(r"^! run/metrics.jsonl +damaged +<- line \d+ is no JSON", found, re.M)
+    assert "4 thing(s) wrong" in found
+    assert main(["doctor", str(folder), "--repair"]) == 1
+    found = capsys.readouterr().out
+    assert "checkpoints/4 " not in found
+    assert re.search(r"^  broken/4-\d+ +was set aside", found, re.M)
+    assert (folder / "checkpoints" / "6").is_dir()
+
+
+def test_the_doctor_looks_at_stores_and_at_nothing_else(
+    toy_store, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    store = Path(shutil.copytree(toy_store.path, tmp_path / "store"))
+    assert main(["doctor", str(store)]) == 0
+    assert "whole: train, validation, test" in capsys.readouterr().out
+    flip(max(store.rglob("*.npy"), key=lambda file: file.stat().st_size))
+    assert main(["doctor", str(store)]) == 1
+    assert re.search(r"damaged: \S+ was changed\. Make it again", capsys.readouterr().out)
+    assert main(["doctor", str(tmp_path)]) == 2
+    assert "is neither a run's folder" in capsys.readouterr().err

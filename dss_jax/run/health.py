@@ -1,0 +1,93 @@
+"""What of a run's folder or of a token store is whole: `dss doctor DIR`."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from dss_jax.core.environment import Check
+from dss_jax.core.errors import UsageError
+from dss_jax.data.store import MANIFEST, open_store
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.interop.model_files import CHECKPOINTS, T5_CONFIG, VOCABULARY, read_model_files
+from dss_jax.run import run_folder
+from dss_jax.train.checkpoint import BROKEN, damage_of
+
+
+def checks_of(folder: Path) -> list[Check]:
+    """Looks at each of its files; changes nothing. Raises UsageError where it is neither."""
+    if (folder / MANIFEST).is_file():
+        return [_store(folder)]
+    if not (folder / run_folder.CONFIG).is_file():
+        raise UsageError(
+            f"{folder} is neither a run's folder, which has a {run_folder.CONFIG}, nor a token "
+            f"store, which has a {MANIFEST}."
+        )
+    return [check for check in _run(folder) if check.found]
+
+
+def _run(folder: Path) -> Iterator[Check]:
+    yield _read(folder / T5_CONFIG, lambda _: _model(folder))
+    yield _read(folder / VOCABULARY, lambda file: f"{SentencePiece(file).vocab_size:,} ids")
+    steps = (folder / CHECKPOINTS).glob("*") if (folder / CHECKPOINTS).is_dir() else ()
+    for checkpoint in sorted((s for s in steps if s.name.isdigit()), key=lambda s: int(s.name)):
+        wrong = damage_of(checkpoint)
+        yield Check(
+            f"{CHECKPOINTS}/{checkpoint.name}", "damaged" if wrong else "whole", wrong or ""
+        )
+    for left in sorted((folder / BROKEN).glob("*")):
+        yield Check(f"{BROKEN}/{left.name}", "was set aside; remove it when it is not needed")
+    yield _read(folder / run_folder.METRICS, _lines)
+    results = run_folder.read_results(folder) if _is_json(folder / run_folder.RESULTS) else None
+    yield _read(folder / run_folder.RESULTS, lambda file: _finished(json.loads(file.read_text())))
+    for file in sorted((folder / run_folder.PREDICTIONS).glob("*.jsonl")):
+        split, _, which = file.stem.partition("-")
+        scored = (results or {}).get(split)
+        rows = scored.get("examples") if which == "best" and isinstance(scored, dict) else None
+        yield _read(file, partial(_lines, rows=rows))
+
+
+def _store(folder: Path) -> Check:
+    try:
+        store = open_store(folder)
+    except UsageError as error:
+        return Check("token store", "damaged", f"{error} Make it again: dss prepare.")
+    return Check("token store", f"whole: {', '.join(store.splits)}")
+
+
+def _read(file: Path, found: Callable[[Path], str]) -> Check:
+    """What `found` says of a file; nothing where there is none yet."""
+    name = file.name if file.suffix != ".jsonl" else f"{file.parent.name}/{file.name}"
+    if not file.is_file():
+        return Check(name, "")
+    try:
+        return Check(name, found(file))
+    except (UsageError, OSError, ValueError, TypeError, AttributeError) as error:
+        return Check(name, "damaged", str(error))
+
+
+def _is_json(file: Path) -> bool:
+    return file.is_file() and not _read(file, lambda f: str(json.loads(f.read_text()))).problem
+
+
+def _model(folder: Path) -> str:
+    config = read_model_files(folder).config
+    return f"width {config.emb_dim}, {config.num_encoder_layers}+{config.num_decoder_layers} layers"
+
+
+def _finished(results: dict) -> str:
+    return f"finished, {results['metric']} of step {results['best_step']}"
+
+
+def _lines(file: Path, rows: int | None = None) -> str:
+    """How many lines of JSON; ValueError: one is none, or there are not `rows`."""
+    count = 0
+    with file.open(encoding="utf-8") as lines:
+        for count, line in enumerate(lines, 1):
+            try:
+                json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {count} is no JSON: {error}") from error
+    if rows is not None and rows != count:
+        raise ValueError(f"{count} lines, but {run_folder.RESULTS} counts {rows} rows")
+    return f"{count} lines"
