@@ -1,9 +1,9 @@
 """Runs a module that needs TensorFlow in a child process, and logs what it logs. Both ends.
 
-A module's `answer` is given a request and gives its result, both plain JSON. The request goes to
-the child's standard input; from its standard output come lines of JSON: `{"message": text,
-"level": number}` for what is logged, `{"result": value}`, and for the user's mistakes
-`{"error": text}`.
+A module's `answer` is given a request and gives its result, both plain JSON. The request is a line
+of the child's standard input, which ends with this process, however that ends: then the child ends
+too. From its standard output come lines of JSON: `{"message": text, "level": number}` for what is
+logged, `{"result": value}`, and for the user's mistakes `{"error": text}`.
 """
 
 import importlib.util
@@ -14,6 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 
 STDERR_LINES = 40
 """How much of the child's error output is shown when it fails unexpectedly."""
+
+PATIENCE = 10.0
+"""Seconds that a child has to clean up."""
 
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -105,8 +110,9 @@ def _talk(child: "subprocess.Popen[str]", request: Mapping[str, Any]) -> dict[st
     assert child.stdout is not None
     kept: dict[str, Any] = {}
     # Where it has died at once, its exit status and error output tell why.
-    with suppress(BrokenPipeError), child.stdin:
-        child.stdin.write(json.dumps(request))
+    with suppress(BrokenPipeError):
+        child.stdin.write(json.dumps(request) + "\n")
+        child.stdin.flush()
     with child.stdout:
         for line in child.stdout:
             said = json.loads(line)
@@ -115,16 +121,26 @@ def _talk(child: "subprocess.Popen[str]", request: Mapping[str, Any]) -> dict[st
             else:
                 kept |= said
     child.wait()
+    with suppress(BrokenPipeError):
+        child.stdin.close()
     return kept
 
 
 def _stop(child: "subprocess.Popen[str]") -> None:
     child.terminate()
     try:
-        child.wait(timeout=10)
+        child.wait(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    # Python's handler waits for a long call of a library to return.
+    time.sleep(PATIENCE)
+    os._exit(143)
 
 
 def serve(module: str) -> int:
@@ -146,7 +162,9 @@ def serve(module: str) -> int:
 
     try:
         with shown(ToParent()):
-            result = importlib.import_module(module).answer(json.load(sys.stdin))
+            request = json.loads(sys.stdin.readline())
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            result = importlib.import_module(module).answer(request)
     except UsageError as error:
         tell(error=str(error))
         return 2

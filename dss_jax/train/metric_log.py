@@ -56,7 +56,9 @@ class MetricLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        kept = [line for line in read_metrics(folder / "metrics.jsonl") if line["step"] <= step]
+        # Test is scored last of all, and again where the run ended before its results were written.
+        before = read_metrics(folder / "metrics.jsonl")
+        kept = [line for line in before if line["step"] <= step and line["group"] != "test"]
         self._mirror: Any = None
         if storage.is_remote(folder):
             from dss_jax.train.mirror import Mirror
