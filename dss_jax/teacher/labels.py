@@ -8,6 +8,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 
+from dss_jax.core.arithmetic import evaluate
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.scoring import same_value
 from dss_jax.core.types import Example
@@ -54,19 +55,28 @@ _TEXT_BREAKS = re.compile(r"(?<=[a-z0-9)])[.!](?=\s+[A-Z])|,?\s+(?=(?:because|si
 
 _MATH_NAMES = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
 _MATH_SIGNS = {"\u00d7": "*", "\u2217": "*", "\u22c5": "*", "\u00f7": "/", "\u2215": "/"}
-_MATH_SIGNS |= {"\u2044": "/", "\u2212": "-"} | dict.fromkeys("$\u20ac\u00a3\u00a5\u20b9", "")
+_MATH_SIGNS |= {"\u2044": "/", "\u2212": "-"} | dict.fromkeys("\u2248\u2245", "=")
 _SIGNS = str.maketrans(_MATH_SIGNS)
 _BRACED = re.compile(r"\\(?:boxed|fbox|text(?:bf|it|rm)?|math(?:rm|bf)|mbox)\s*\{([^{}]*)\}")
 _BOXED = re.compile(rf"\$*\s*{_BRACED.pattern}\s*\$*")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_WORD = r"(?:[a-z]{2}[a-z'\u2019-]*|[mgl](?=[/^\u00b2\u00b3]))(?:\^?[23]|[\u00b2\u00b3])?"
 _UNIT = re.compile(
-    r"(?s)(.*[\d)])\s*(?:%|[a-z]{2}[a-z'\u2019-]*|\([a-z ]{2,}\))(?:[ /.]+[a-z'\u2019-]{2,})*\.?",
-    re.I,
+    rf"(?s)(.*[\d)])(\s*(?:%|\u00b0(?:\s*[cf]\b)?|{_WORD}|\([a-z ]{{2,}}\))"
+    rf"(?:[ /.]+{_WORD}|/[a-z])*\.?)",
+    re.IGNORECASE,
+)
+"""A value, and what it is of: words, a rate, an area; one letter alone may be a thousand."""
+
+_CURRENCY = re.compile(
+    r"(?:\b(?:US|AU|CA|NZ|HK|[ACS]))?[$\u20ac\u00a3\u00a5\u20b9]"
+    r"|\b(?:USD|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|NZD|HKD|SGD|KRW|BRL|MXN|ZAR|SEK|NOK|DKK|Rs\.?)(?=\s*\d)"
 )
 _NO_UNIT = re.compile(
-    r"\b(?:or|and|not|plus|minus|times|over|by|divided|less|than|half|quarters?|thirds?|dozens?"
-    r"|hundreds?|thousands?|millions?|billions?|bn|mn)\b",
+    r"(?<![a-z])(?:or|and|not|plus|minus|times|over|by|divided|less|than|half|quarters?|thirds?"
+    r"|dozens?|hundreds?|thousands?|lakhs?|crores?|(?:m|b|tr)illions?|bn|mn|squared|cubed"
+    r"|factorial)(?![a-z])",
     re.IGNORECASE,
 )
 """Words after a number that make another of it."""
@@ -253,6 +263,7 @@ def _as_value(text: str, valid: Callable[[str], bool]) -> str:
     for name, sign in _MATH_NAMES.items():
         text = text.replace(name, sign)
     text = re.sub(r"\\[()\[\],;!$% ]", " ", text).translate(_SIGNS)
+    text = _CURRENCY.sub("", text)
     text = re.sub(r"\*\*(?!\s*[-\d(.])", "", re.sub(r"\*\*(\d[\d.,]*)\*\*", r"\1", text))
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
     text = re.sub(r"(?<=[\d)])\s*x\s*(?=[\d(])", " * ", text, flags=re.IGNORECASE)
@@ -260,11 +271,20 @@ def _as_value(text: str, valid: Callable[[str], bool]) -> str:
     sides = [unwrapped(side) for side in text.split("=")]
     # "x = 45", "total = 45".
     sides = [_without_unit(s, valid) for s in sides if not re.fullmatch(r"[A-Za-z ]*", s)]
-    agree = sides and all(map(valid, sides)) and all(same_label(sides[0], s) for s in sides)
+    agree = sides and all(map(valid, sides)) and all(_equals(sides[0], s) for s in sides)
     return sides[0] if agree else ""
+
+
+def _equals(value: str, side: str) -> bool:
+    """Whether a side of an equation has the value, or is that to some decimals."""
+    decimals = re.fullmatch(r"-?\d*\.(\d+)", side)
+    exact = evaluate(value) if decimals else None
+    if decimals is None or exact is None:
+        return same_label(value, side)
+    return abs(float(side) - exact) <= 0.500001 * 10.0 ** -len(decimals.group(1))
 
 
 def _without_unit(text: str, valid: Callable[[str], bool]) -> str:
     if valid(text) or not (match := _UNIT.fullmatch(text)):
         return text
-    return text if _NO_UNIT.search(text) else match.group(1)
+    return text if _NO_UNIT.search(match.group(2)) else match.group(1)

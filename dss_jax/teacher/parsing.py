@@ -8,11 +8,12 @@ so figures of the paper's teacher stay comparable.
 """
 
 import functools
+import itertools
 import json
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dss_jax.core.completions import AnswerForm, parse_completion
+from dss_jax.core.completions import parse_completion
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import Example
 from dss_jax.records.records import LABEL_FIRST, RecordSample, Reply
@@ -30,14 +31,17 @@ ANNOUNCED = 40
 OBJECTS = 20
 """Places in a reply at which a JSON object is looked for."""
 
+_CORRECT = r"(?:(?<=correct\s.{6})|(?<=right\s.{6})|(?<=best\s.{6}))[\s*_]*(?:is\b|:)"
 _MARKER = (
     r"answer(?:[\s*_]*(?:is\b|would\s+be\b|:|[-=\u2013\u2014]\s)"
     r"|(?:(?<=[#*_].{6})|(?<=[#*_]\s.{6})|(?<=final\s.{6}))[ \t*_]*$)"
-    r"|(?:choice|option)(?:(?<=correct\s.{6})|(?<=right\s.{6})|(?<=best\s.{6}))[\s*_]*(?:is\b|:)"
-    r"|<answer>|\#{4}(?=\s*[-$(\d])"  # Of models trained by their rewards, and of GSM8K.
+    rf"|choice{_CORRECT}|option{_CORRECT}"
+    r"|<answer>|\#\#\#\#(?=\s*[-$(\d])"  # Of models trained by their rewards, and of GSM8K.
     r"|\\boxed\s*\{(?P<box>(?:[^{}]|\{[^{}]*\})*)\}"
 )
-"""Words before an answer besides the task's own, in small letters; what leads there is `_TAIL`."""
+"""Words before an answer besides the task's own, in small letters; what leads there is `_TAIL`.
+
+Each begins with a letter that is one alone: the search for them takes a third of the time."""
 
 _TAIL = re.compile(
     r"(?:(?:^|(?<=[\s,:(*_]))(?:so|thus|hence|therefore|consequently|overall|finally|then|and|we|i"
@@ -112,7 +116,7 @@ def read_reply(
     raw_label = parse_completion(reply.text, prompt.form).label
     turn = split_thoughts(reply.text)
     thoughts = "\n".join(filter(None, (reply.thoughts, turn.thoughts)))
-    text, ran_on = _before_run_on(turn.text, prompt.form)
+    text, ran_on = _before_run_on(turn.text, prompt.form.run_on)
     ended, labels = turn.ended or ran_on, Labels(example, prompt)
     how = how_it_ended(reply.finish_reason)
     status = reason = label = rationale = ""
@@ -121,11 +125,10 @@ def read_reply(
     elif reply.refusal or how == "refused":
         status, reason = "refused", reply.refusal or reply.finish_reason
     else:
-        given = _objects(text, labels) if "{" in text else []
+        given = _objects(text, numbers=not labels.allowed) if "{" in text else []
         if given or options.structured:
-            answers = [_from_json(one, text[:at], text[end:], labels) for one, at, end in given]
-            ended = ended or bool(given)
-            raw_label = _answer_of(given[0][0]) if given else ""
+            answers = [_from_json(text, one, labels) for one in given]
+            ended, raw_label = ended or bool(given), given[0].answer if given else ""
         else:
             answers = _from_text(text, labels)
         status, label, rationale = _verdict(answers, text, prompt)
@@ -135,7 +138,6 @@ def read_reply(
             reason = reply.note or (ONLY_THOUGHTS if thoughts and not text else "")
     if options.thoughts_as_rationale and label and thoughts:
         status, rationale = "ok", thoughts
-    first = _first_sentence(rationale)[0].casefold() if label and labels.allowed else ""
     return RecordSample(
         status=status,
         label=label,
@@ -144,13 +146,14 @@ def read_reply(
         text=reply.text,
         reason=reason,
         thoughts=thoughts,
-        flag=LABEL_FIRST if first and word_in(label.casefold(), first) else "",
+        flag=LABEL_FIRST if labels.allowed and _at_once(label, rationale) else "",
     )
 
 
-def normalised(text: str, example: Example, prompt: Prompt) -> str:
-    """As `Labels.normalised`, of one row."""
-    return Labels(example, prompt).normalised(text)
+def _at_once(label: str, rationale: str) -> bool:
+    """Whether a rationale names the label in its first sentence."""
+    label, rationale = label.casefold(), rationale.casefold()
+    return bool(label) and label in rationale and word_in(label, _first_sentence(rationale)[0])
 
 
 def _verdict(answers: list[_Answer], text: str, prompt: Prompt) -> tuple[str, str, str]:
@@ -171,14 +174,13 @@ def _verdict(answers: list[_Answer], text: str, prompt: Prompt) -> tuple[str, st
 
 def _from_text(text: str, labels: Labels) -> list[_Answer]:
     """The answers of a text: what follows a marker, up to the next one."""
-    places = list(_marker(labels.prompt.form.marker).finditer(_small(text)))
-    starts = [place.start() for place in places] + [len(text)]
+    places = [*_marker(labels.prompt.form.marker).finditer(_small(text))]
     answers: list[_Answer] = []
     start = None
-    for place, end in zip(places, starts[1:], strict=True):
+    for place, following in itertools.zip_longest(places, places[1:]):
         start = place.start() if start is None else start
-        after = text[place.end() : end].lstrip(WRAPPING)
-        after = _without_tail(after) if end < len(text) else after
+        after = text[place.end() : following.start() if following else None].lstrip(WRAPPING)
+        after = _without_tail(after) if following else after
         box = text[slice(*place.span("box"))] if place["box"] is not None else None
         if not any(map(str.isalnum, after if box is None else box)):
             continue  # "**Answer:** The answer is $\boxed{45}$": one announcement of one answer.
@@ -187,7 +189,7 @@ def _from_text(text: str, labels: Labels) -> list[_Answer]:
         rationale = _cleaned_rationale(text[:start], labels.prompt)
         if label:
             rationale = _without_answer(rationale, label, labels)
-        answers.append(_Answer(label, rationale, bool(place["own"]), doubtful))
+        answers.append(_Answer(label, rationale, place["own"] is not None, doubtful))
         start = None
     return answers
 
@@ -202,7 +204,7 @@ def _small(text: str) -> str:
 @functools.lru_cache(maxsize=16)
 def _marker(own: str) -> re.Pattern[str]:
     own = re.escape(_small(own)).replace(r"\ ", r"\s+")
-    return re.compile(f"(?P<own>{own})|{_MARKER}", re.MULTILINE)
+    return re.compile(f"{own}(?P<own>)|{_MARKER}", re.MULTILINE)
 
 
 def _label(line: str, more: str, labels: Labels) -> tuple[str, bool]:
@@ -217,9 +219,7 @@ def _label(line: str, more: str, labels: Labels) -> tuple[str, bool]:
 
 def _taken_back(text: str, label: str, labels: Labels) -> bool:
     """Whether what follows an answer says that it is another."""
-    if not (text := text.strip()):
-        return False
-    if _TAKEN_BACK.search(text):
+    if _TAKEN_BACK.search(text := text.strip()):
         return True
     # Numbers after an equation check it.
     said = _SENTENCE.split(text[: 10 * LONGEST]) if labels.allowed else ()
@@ -232,9 +232,18 @@ def _taken_back(text: str, label: str, labels: Labels) -> bool:
     return False
 
 
-def _objects(text: str, labels: Labels) -> list[tuple[dict[str, Any], int, int]]:
-    """The JSON objects with an answer in a text, each with its place."""
-    found: list[tuple[dict[str, Any], int, int]] = []
+class _Object(NamedTuple):
+    """A JSON object with an answer, and its place in a text."""
+
+    answer: str
+    rationale: str
+    start: int
+    end: int
+
+
+def _objects(text: str, numbers: bool) -> list[_Object]:
+    """The JSON objects with an answer; of `numbers` it may be one."""
+    found: list[_Object] = []
     end = 0
     for _ in range(OBJECTS):
         if (at := text.find("{", end)) < 0:
@@ -244,31 +253,26 @@ def _objects(text: str, labels: Labels) -> list[tuple[dict[str, Any], int, int]]
         except (json.JSONDecodeError, RecursionError):
             end = at + 1
             continue
-        given = {name.casefold(): value for name, value in given.items()}
-        answer = given.get("answer")
-        if type(answer) in (int, float) and not labels.allowed:
-            given["answer"] = str(answer)
-        if _answer_of(given):
-            found.append((given, at, end))
+        fields = {name.casefold(): value for name, value in given.items()}
+        answer, rationale = fields.get("answer"), fields.get("rationale")
+        if numbers and type(answer) in (int, float):
+            answer = str(answer)
+        if isinstance(answer, str) and answer.strip():
+            rationale = rationale if isinstance(rationale, str) else ""
+            found.append(_Object(answer.strip(), rationale, at, end))
     return found
 
 
-def _answer_of(given: dict[str, Any]) -> str:
-    answer = given.get("answer")
-    return answer.strip() if isinstance(answer, str) else ""
-
-
-def _from_json(given: dict[str, Any], before: str, after: str, labels: Labels) -> _Answer:
-    line, _, more = _answer_of(given).partition("\n")
-    after = after.partition("{")[0].strip("` \n")
+def _from_json(text: str, given: _Object, labels: Labels) -> _Answer:
+    line, _, more = given.answer.partition("\n")
+    after = text[given.end :].partition("{")[0].strip("` \n")
     label, doubtful = _label(line, f"{more}\n{after}", labels)
-    rationale = given.get("rationale")
-    rationale = rationale if isinstance(rationale, str) and rationale.strip() else before
-    rationale = re.sub(r"```(?:json)?\s*\Z", "", rationale)
+    before = re.sub(r"```(?:json)?\s*\Z", "", text[: given.start])
+    rationale = given.rationale if given.rationale.strip() else before
     return _Answer(label, _cleaned_rationale(rationale, labels.prompt), doubtful=doubtful)
 
 
-def _before_run_on(text: str, form: AnswerForm) -> tuple[str, bool]:
+def _before_run_on(text: str, run_on: str) -> tuple[str, bool]:
     """Up to a question that the teacher made up, and whether there is one.
 
     Only at the start of a line, so that a rationale may hold the word. The text may have been cut
@@ -276,21 +280,22 @@ def _before_run_on(text: str, form: AnswerForm) -> tuple[str, bool]:
     """
     if "\n" not in text:
         return text, False
-    # Not "\\s*": of many empty lines each would be looked through to the last.
-    run_on = re.search(rf"\n[^\S\n]*{re.escape(form.run_on)}", text)
-    if run_on is not None:
-        return text[: run_on.start()], True
+    if found := _line_begins(run_on).search(text):
+        return text[: found.start()], True
     head, _, last = text.rpartition("\n")
-    begun = bool(head.strip() and last) and form.run_on.startswith(last.strip())
+    begun = bool(head.strip() and last) and run_on.startswith(last.strip())
     return (head, True) if begun else (text, False)
 
 
+@functools.lru_cache(maxsize=16)
+def _line_begins(words: str) -> re.Pattern[str]:
+    # Not "\\s*": of many empty lines each would be looked through to the last.
+    return re.compile(rf"\n[^\S\n]*{re.escape(words)}")
+
+
 def _cleaned_rationale(text: str, prompt: Prompt) -> str:
-    text = text.strip()
-    if prompt.opening:
-        text = text.removeprefix(prompt.opening).lstrip()
-    text = _HEADING.sub("", text, count=1)
-    text = _without_tail(text.rstrip(_AROUND))
+    text = text.strip().removeprefix(prompt.opening).lstrip()
+    text = _without_tail(_HEADING.sub("", text, count=1).rstrip(_AROUND))
     return text.removesuffix(prompt.opening).rstrip() if prompt.opening else text
 
 
@@ -311,13 +316,13 @@ def _without_answer(text: str, label: str, labels: Labels) -> str:
     """A rationale without an answer that stands before it."""
     while text:
         start = _small(text[: len(label) + ANNOUNCED])
-        if not (label.casefold() in start or "answer" in start or _BARE.match(start)):
+        marker = _marker(labels.prompt.form.marker).search(start) if "answer" in start else None
+        if not (marker or label.casefold() in start or _BARE.match(start)):
             return text
         sentence, rest = _first_sentence(text)
         # An equation that is worked out is reasoning.
         if "=" in sentence or len(sentence) > len(start):
             return text
-        marker = _marker(labels.prompt.form.marker).search(_small(sentence))
         said = sentence[marker.end() :] if marker else sentence
         if labels.normalised(said) != label:
             return text
