@@ -15,7 +15,7 @@ from protocol_server import answering
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher import client
+from dss_jax.teacher import client, limits, replies
 from dss_jax.teacher.asking import (
     ExtractionProgress,
     ExtractionRun,
@@ -23,9 +23,10 @@ from dss_jax.teacher.asking import (
     ServerTeacher,
     TeacherUnavailable,
 )
-from dss_jax.teacher.client import Client, Fatal, Rejected, Retryable
+from dss_jax.teacher.client import Client
 from dss_jax.teacher.journal import Journal, Request
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER
+from dss_jax.teacher.replies import Fatal, Rejected, Retryable
 
 Send = Callable[[dict], Awaitable[Reply]]
 
@@ -162,9 +163,9 @@ def chat(**choice: object) -> bytes:
 
 def test_replies_that_other_servers_give() -> None:
     parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "yes"}]
-    assert client.reply_of(chat(message={"content": parts}), True, str).text == "yes"
+    assert replies.reply_of(chat(message={"content": parts}), True, str).text == "yes"
     with pytest.raises(Retryable):  # Else it is kept as answered, and asked again all the same.
-        client.reply_of(chat(message={"content": "ha"}, finish_reason="error"), True, str)
+        replies.reply_of(chat(message={"content": "ha"}, finish_reason="error"), True, str)
 
 
 @pytest.mark.parametrize("part", [{"text": "x"}, 3, ["x"]])
@@ -175,14 +176,14 @@ def test_text_of_another_type_is_no_completion(part: object) -> None:
         {"message": {"content": "x"}, "finish_reason": part},
     ):
         with pytest.raises(Retryable, match="the answer is no completion"):
-            client.reply_of(chat(**choice), True, str)
+            replies.reply_of(chat(**choice), True, str)
 
 
 def test_no_part_of_a_key_is_left_where_an_answer_is_cut() -> None:
     key = "AIza-0123456789-abcdefghij"
     page = f"<html>{' ' * 60}{key}</html>".encode()
     with pytest.raises(Retryable) as raised:
-        client.reply_of(page, True, lambda text: client.clean(text, key))
+        replies.reply_of(page, True, lambda text: client.clean(text, key))
     assert "AIza" not in str(raised.value)
 
 
@@ -363,7 +364,7 @@ def test_a_quota_of_a_day_ends_the_run(
     ],
 )
 def test_how_long_a_server_asks_to_wait(headers: dict, body: str, seconds: float | None) -> None:
-    assert client.retry_after(headers, 1445412470.0, body) == pytest.approx(seconds)
+    assert limits.retry_after(headers, 1445412470.0, body) == pytest.approx(seconds)
 
 
 def test_a_proxy_of_the_environment_is_used(

@@ -18,7 +18,7 @@ from dss_jax.data.rows import examples_with_completions
 from dss_jax.records.files import read_records, write_records
 from dss_jax.records.records import STATUSES, Header, RecordSample, Reply
 from dss_jax.records.stats import record_stats
-from dss_jax.teacher import client
+from dss_jax.teacher import replies
 from dss_jax.teacher.extraction import Extraction, from_release, learned_labels, write
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.parsing import read_reply
@@ -511,7 +511,7 @@ USAGE = {"prompt_tokens": 1500, "completion_tokens": 3000, "total_tokens": 4500}
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
 def test_a_reply_of_thoughts_alone_is_paid_for_and_no_answer(name: str) -> None:
-    reply = client.reply_of(chat(None, USAGE, **{name: "So the answer is (b)."}), True, str)
+    reply = replies.reply_of(chat(None, USAGE, **{name: "So the answer is (b)."}), True, str)
     assert (reply.prompt_tokens, reply.completion_tokens) == (1500, 3000)
     sample = read_reply(reply, CQA, prompt_of("cqa"), PromptOptions())
     assert (sample.status, sample.thoughts) == ("no_answer", "So the answer is (b).")
@@ -523,7 +523,7 @@ def test_parts_of_thought_are_no_text(kind: str) -> None:
     thought = {"type": kind, "text": "x?"}
     nested = {"type": kind, kind: [{"type": "text", "text": "x?"}]}
     for part in (thought, nested):
-        reply = client.reply_of(chat([part, {"type": "text", "text": "yes"}]), True, str)
+        reply = replies.reply_of(chat([part, {"type": "text", "text": "yes"}]), True, str)
         assert (reply.text, reply.thoughts) == ("yes", "x?")
 
 
@@ -531,13 +531,13 @@ def test_halves_of_characters() -> None:
     content = (
         b'{"choices": [{"message": {"content": "\\ud83d x \\ude00"}, "finish_reason": "stop"}]}'
     )
-    assert client.reply_of(content, True, str).text == "\ufffd x \ufffd"
+    assert replies.reply_of(content, True, str).text == "\ufffd x \ufffd"
     parts = [{"type": "text", "text": "\ud83d"}, {"type": "text", "text": "\ude00"}]
-    assert client.reply_of(chat(parts), True, str).text == "\U0001f600"
+    assert replies.reply_of(chat(parts), True, str).text == "\U0001f600"
 
 
 def test_an_object_that_was_asked_for_is_read() -> None:
-    reply = client.reply_of(chat({"rationale": WET, "answer": "(b) GOLD"}), True, str)
+    reply = replies.reply_of(chat({"rationale": WET, "answer": "(b) GOLD"}), True, str)
     sample = read_reply(reply, CQA, prompt_of("cqa"), PromptOptions())
     assert (sample.status, sample.label, sample.rationale) == ("ok", "GOLD", WET)
 
@@ -554,14 +554,14 @@ def test_an_object_that_was_asked_for_is_read() -> None:
     ],
 )
 def test_usage(usage: dict, tokens: tuple[int, int]) -> None:
-    reply = client.reply_of(chat("yes", usage), True, str)
+    reply = replies.reply_of(chat("yes", usage), True, str)
     assert (reply.prompt_tokens, reply.completion_tokens) == tokens
     assert not reply.estimated
 
 
 @pytest.mark.parametrize("usage", [None, {}, [], "x", 3, {"prompt_tokens": "many"}])
 def test_usage_that_is_missing_is_estimated(usage: Any) -> None:
-    reply = client.reply_of(chat("x" * 350, usage), True, str, 1000)
+    reply = replies.reply_of(chat("x" * 350, usage), True, str, 1000)
     assert (reply.prompt_tokens, reply.completion_tokens, reply.estimated) == (1000, 100, True)
 
 
@@ -632,8 +632,8 @@ BODY = st.fixed_dictionaries(
 @given(BODY | JSON, st.booleans())
 def test_any_answer_becomes_a_reply_or_is_asked_again(body: Any, is_chat: bool) -> None:
     try:
-        reply = client.reply_of(json.dumps(body).encode(), is_chat, str, 10)
-    except client.Retryable:
+        reply = replies.reply_of(json.dumps(body).encode(), is_chat, str, 10)
+    except replies.Retryable:
         return
     for part in (reply.text, reply.thoughts, reply.finish_reason, reply.refusal, reply.model):
         part.encode()

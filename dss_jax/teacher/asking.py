@@ -18,11 +18,11 @@ from typing import Protocol
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher.client import Client, Exhausted, Fatal, Rejected
+from dss_jax.teacher.client import Client
 from dss_jax.teacher.journal import GROUP_SECONDS, Asked, Journal, Request
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, Limiter, backoff
 from dss_jax.teacher.prices import tokens_of
-from dss_jax.teacher.replies import Retryable
+from dss_jax.teacher.replies import Exhausted, Fatal, Rejected, Retryable
 
 CHUNK = 512
 """Requests that are looked up in the journal at once; what bounds the memory."""

@@ -1,5 +1,9 @@
-"""What servers answer, as types: all that comes from them gets its types here, and nowhere else."""
+"""What servers answer, as types: all that comes from them gets its types here, and nowhere else.
 
+A 200 holds a completion (`reply_of`); what another status means, `failure_of` says.
+"""
+
+import datetime
 import functools
 import json
 import math
@@ -8,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dss_jax.records.records import GIVEN_UP, Reply
+from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, retry_after
 from dss_jax.teacher.prices import CHARACTERS_PER_TOKEN
 
 _ENDS = {
@@ -25,6 +30,49 @@ NO_TEXT = "the reply holds no text"
 
 PARTS_OF_THOUGHT = ("thinking", "reasoning", "redacted_thinking", "summary")
 """Types of a message's parts that are no text for the reader."""
+
+INSTEAD = {
+    "stop": "Add --omit stop; answers that run on are cut all the same.",
+    "temperature": "Add --omit temperature for the model's own.",
+    "max_tokens": "Add --max_tokens_field max_completion_tokens, or --omit max_tokens.",
+    "max_completion_tokens": "Leave out --max_tokens_field.",
+    "top_p": "Leave out --top_p.",
+    "top_k": "Leave out --top_k.",
+    "seed": "Leave out --seed.",
+    "response_format": "Leave out --structured.",
+}
+"""Field of a request that a server may not have -> what to do."""
+
+_NOT_SUPPORTED = re.compile(
+    r"support|unrecogni[sz]ed|unknown|unexpected|not (allowed|permitted)|no longer|deprecated", re.I
+)
+_TOO_LARGE = re.compile(r"too (large|long|many)|at most|maximum", re.I)
+
+_DAILY = re.compile(r"per[ _-]?day|\bdaily\b|\b[RT]PD\b", re.I)
+"""Of a limit that is not for minutes."""
+
+_MODERATED = re.compile(
+    r"content[ _]?(filter|policy|management|exists risk)|moderation|\bflagged (for|as|by)\b"
+    r"|safety (system|filter|reason|check|polic)"
+    r"|data_inspection_failed|inappropriate content|usage (policy|policies|guidelines)"
+    r"|responsible ?ai|prohibited[ _]content",
+    re.I,
+)
+"""Of a row whose text a server's filter has taken exception to."""
+
+_OF_THE_ACCOUNT = re.compile(r"\b(account|organi[sz]ation|api key|project)\b", re.I)
+
+
+class Exhausted(Exception):  # noqa: N818
+    """A quota is used up for hours: nothing can be asked before it is filled again."""
+
+
+class Rejected(Exception):  # noqa: N818
+    """The server will not answer this request, whenever it is sent."""
+
+
+class Fatal(Exception):  # noqa: N818
+    """No request can work: a wrong key, no such model, no money left, a field it does not have."""
 
 
 class Retryable(Exception):  # noqa: N818
@@ -113,6 +161,78 @@ def reply_of(
         raise Retryable(
             f"the answer is no completion ({kind}): {start!r}", paid=paid, attempts=attempts
         ) from None
+
+
+def failure_of(
+    status: int | None,
+    answer: object,
+    cleaned: Callable[[str], str],
+    headers: Mapping[str, str] | None = None,
+    body: Mapping[str, Any] | None = None,
+) -> Reply | Exception:
+    """What an answer means that holds no completion.
+
+    Args:
+      status: of HTTP; None for an error without one.
+      answer: the server's: an object, a text, or nothing.
+      cleaned: takes the key out of a text.
+      headers: of the answer.
+      body: of the request.
+
+    Returns:
+      A reply, where a filter took exception to the text of this row. Else an exception:
+      `Retryable` for 408, 409, 429, 5xx; `Exhausted` for a 429 of a day's quota; `Fatal` for 401,
+      402, 403, 404, no money left, or a 400 for what is the same in all requests; `Rejected`.
+    """
+    text = answer if isinstance(answer, str) else json.dumps(answer)
+    said, message = error_of(answer), said_in(answer, text)
+    reason = cleaned(f"{status or 'error'}: {message}")
+    kinds = (said.get(name) for name in ("code", "type", "status", "innererror", "metadata"))
+    words = f"{message} {' '.join(str(kind) for kind in kinds if kind)}"
+    of_the_account = status == 403 and _OF_THE_ACCOUNT.search(message)
+    if status in (None, 400, 403, 422, 451) and _MODERATED.search(words) and not of_the_account:
+        return Reply(text="", finish_reason="content_filter", refusal=reason)
+    # Gemini's answer to a wrong key is a 400.
+    wrong_key = status in (400, 422) and "api key" in message.lower()
+    no_money = (said.get("code") or said.get("type")) == "insufficient_quota"
+    if status in (401, 402, 403, 404) or wrong_key or no_money:
+        return Fatal(reason)
+    if status in (400, 422) and (field := refused_field(message, said.get("param"), body or {})):
+        instead = INSTEAD.get(field, f"Take {field!r} out of --extra_body.")
+        return Fatal(f"{reason.rstrip('.')}. {instead}")
+    if status is not None and (status in (408, 409, 429) or status >= 500):
+        wait = retry_after(headers or {}, body=text)
+        if status == 429 and (_DAILY.search(text) or (wait or 0) > LONGEST_RETRY_AFTER):
+            return Exhausted(f"{reason.rstrip('.')}. {when_to_go_on(wait or 0)}")
+        return Retryable(reason, wait, overload=status in (429, 503))
+    return Rejected(reason)
+
+
+def when_to_go_on(wait: float) -> str:
+    """When a quota is filled again, for people. A wait of minutes is that of a shorter limit."""
+    known = wait > LONGEST_RETRY_AFTER
+    then = datetime.datetime.now(datetime.UTC)
+    then += datetime.timedelta(seconds=wait) if known else datetime.timedelta(days=1)
+    if known:
+        return f"Go on after {then:%Y-%m-%d %H:%M} UTC"
+    return f"Go on after {then:%Y-%m-%d} 00:00 UTC, or when the day ends where the server is"
+
+
+def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | None:
+    """The field of a request that its server or model does not have; None where it is not that.
+
+    Args:
+      message: the server's.
+      param: the field that the server names beside it, as OpenAI's does.
+      body: of the request.
+    """
+    fields = set(body) - {"model", "messages", "prompt"}
+    if not _NOT_SUPPORTED.search(message) or _TOO_LARGE.search(message):
+        return None
+    if param in fields:
+        return str(param)
+    # In quotes or after a colon: a message about one row may have "stop" among its words.
+    return next((f for f in fields if re.search(rf"['\"`]{f}['\"`]|: {f}\b", message)), None)
 
 
 def said_in(error: object, default: str = "") -> str:
