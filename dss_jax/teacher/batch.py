@@ -31,23 +31,12 @@ from dss_jax.teacher.replies import Exhausted, Retryable, error_of, failure_of, 
 
 log = logging.getLogger(__name__)
 
-MAX_REQUESTS, MAX_BYTES = 50_000, 190_000_000
-"""Of one batch: OpenAI takes 50,000 requests and 200 MB."""
-
-ENDED = ("completed", "failed", "expired", "cancelled")
-"""States after which a batch does not change."""
-
-TAG = "dss_jax"
-"""Name of the tag in the batch's metadata."""
-
-RETRIES = 5
-"""Of a request that changes nothing at the provider, by the client, some seconds apart."""
-
-FIRST_WAIT, LONGEST_WAIT = 15.0, 300.0
-"""Seconds between two looks; they double."""
-
-LOOKS_WITHOUT_ANSWER = 12
-"""One after another, after which waiting is given up: an hour, at the longest pause."""
+MAX_REQUESTS, MAX_BYTES = 50_000, 190_000_000  # Of one batch: OpenAI takes 50,000 and 200 MB.
+ENDED = ("completed", "failed", "expired", "cancelled")  # A batch does not change after these.
+TAG = "dss_jax"  # Name of the tag in the batch's metadata.
+RETRIES = 5  # Of a request that changes nothing at the provider, by the client, seconds apart.
+FIRST_WAIT, LONGEST_WAIT = 15.0, 300.0  # Seconds between two looks; they double.
+LOOKS_WITHOUT_ANSWER = 12  # One after another, then waiting is given up: an hour at the longest.
 
 PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
 """Errors that a provider has for a while."""

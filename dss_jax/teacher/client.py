@@ -23,14 +23,12 @@ from dss_jax.records.records import Reply
 from dss_jax.teacher.prices import HOSTED, tokens_of
 from dss_jax.teacher.replies import Retryable, failure_of, reply_of
 
-OWN_SERVER_KEY = "none"
-"""Sent to a server of the user's own where no key is set: the client wants one."""
+OWN_SERVER_KEY = "none"  # Sent to a server of the user's own where no key is set.
 
 ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 """Header -> the variable that it is taken from, where that is set."""
 
-REASON_LENGTH = 300
-"""Characters of a server's message that are kept."""
+REASON_LENGTH = 300  # Characters of a server's message that are kept.
 
 
 class Client:

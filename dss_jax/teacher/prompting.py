@@ -29,23 +29,14 @@ JSON_INSTRUCTION = "Reply with a JSON object that has the fields rationale and a
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptOptions:
-    """How a task's prompt is used.
+    """How a task's prompt is used."""
 
-    Attributes:
-      exemplars: the number that is shown, 0 or more; None: all.
-      order_seed: shuffles the exemplars before they are counted off; None: the task's order.
-      form: "chat" (messages) or "completion" (one text).
-      hint: show the gold label and ask for the rationale that leads to it.
-      structured: ask for JSON under a schema; chat form only, and the server must have it.
-      thoughts_as_rationale: when replies are read, take a model's thoughts for its rationale.
-    """
-
-    exemplars: int | None = None
-    order_seed: int | None = None
-    form: str = "chat"
-    hint: bool = False
-    structured: bool = False
-    thoughts_as_rationale: bool = False
+    exemplars: int | None = None  # The number that is shown, 0 or more; None: all.
+    order_seed: int | None = None  # Shuffles them before they are counted off; None: as they are.
+    form: str = "chat"  # Messages, or "completion": one text.
+    hint: bool = False  # Show the gold label and ask for the rationale that leads to it.
+    structured: bool = False  # Ask for JSON under a schema; chat only, and the server must have it.
+    thoughts_as_rationale: bool = False  # When replies are read, take a model's thoughts for it.
 
     def __post_init__(self) -> None:
         if self.exemplars is not None:
@@ -62,11 +53,6 @@ class PromptOptions:
 
 def request_body(prompt: Prompt, example: Example, options: PromptOptions) -> dict[str, Any]:
     """What is asked for one row.
-
-    Args:
-      prompt: the task's.
-      example: the row.
-      options: how the prompt is used.
 
     Returns:
       `messages` or `prompt`; `stop` where the prompt has stop sequences and the reply is no JSON;

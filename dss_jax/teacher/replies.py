@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dss_jax.records.records import GIVEN_UP, Reply
@@ -25,8 +26,7 @@ _ENDS = {
 }
 """What became of a reply -> what servers call it, without case."""
 
-NO_TEXT = "the reply holds no text"
-"""`Reply.note`."""
+NO_TEXT = "the reply holds no text"  # `Reply.note`.
 
 PARTS_OF_THOUGHT = ("thinking", "reasoning", "redacted_thinking", "summary")
 """Types of a message's parts that are no text for the reader."""
@@ -75,28 +75,18 @@ class Fatal(Exception):  # noqa: N818
     """No request can work: a wrong key, no such model, no money left, a field it does not have."""
 
 
+@dataclass(eq=False)
 class Retryable(Exception):  # noqa: N818
-    """The request may work later.
+    """The request may work later."""
 
-    Attributes:
-      retry_after: seconds that the server asks to wait; None where it does not say.
-      overload: whether the server has too much to do (429 or 503), so that all should slow down.
-      paid: (prompt, completion) tokens of an answer that came and cannot be used.
-      attempts: how often such a request is sent at most; None: as often as any.
-    """
+    reason: str
+    retry_after: float | None = None  # Seconds that the server asks to wait; None: it says nothing.
+    overload: bool = False  # Too much to do (429 or 503), so that all should slow down.
+    paid: tuple[int, int] = (0, 0)  # Prompt, completion tokens of an answer that is of no use.
+    attempts: int | None = None  # How often such a request is sent at most; None: as any.
 
-    def __init__(
-        self,
-        reason: str,
-        retry_after: float | None = None,
-        *,
-        overload: bool = False,
-        paid: tuple[int, int] = (0, 0),
-        attempts: int | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.retry_after, self.overload = retry_after, overload
-        self.paid, self.attempts = paid, attempts
+    def __str__(self) -> str:
+        return self.reason
 
 
 @functools.lru_cache
@@ -109,11 +99,11 @@ def how_it_ended(finish_reason: str) -> str:
 def reply_of(
     content: bytes, chat: bool, cleaned: Callable[[str], str], prompt_tokens: int = 0
 ) -> Reply:
-    """The reply in a server's answer.
+    """The reply in the body of a 200.
 
     Args:
-      content: the body of a 200.
-      chat: whether it is an answer of the chat form.
+      content: the body.
+      chat: whether it is of the chat form.
       cleaned: takes the key out of a text.
       prompt_tokens: of the request, as we estimate them; counted where the server does not say.
 
@@ -210,21 +200,17 @@ def failure_of(
 
 def when_to_go_on(wait: float) -> str:
     """When a quota is filled again, for people. A wait of minutes is that of a shorter limit."""
-    known = wait > LONGEST_RETRY_AFTER
-    then = datetime.datetime.now(datetime.UTC)
-    then += datetime.timedelta(seconds=wait) if known else datetime.timedelta(days=1)
-    if known:
-        return f"Go on after {then:%Y-%m-%d %H:%M} UTC"
-    return f"Go on after {then:%Y-%m-%d} 00:00 UTC, or when the day ends where the server is"
+    now = datetime.datetime.now(datetime.UTC)
+    if wait > LONGEST_RETRY_AFTER:
+        return f"Go on after {now + datetime.timedelta(seconds=wait):%Y-%m-%d %H:%M} UTC"
+    tomorrow = now + datetime.timedelta(days=1)
+    return f"Go on after {tomorrow:%Y-%m-%d} 00:00 UTC, or when the day ends where the server is"
 
 
 def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | None:
     """The field of a request that its server or model does not have; None where it is not that.
 
-    Args:
-      message: the server's.
-      param: the field that the server names beside it, as OpenAI's does.
-      body: of the request.
+    `param` is the field that the server names beside its message, as OpenAI's does.
     """
     fields = set(body) - {"model", "messages", "prompt"}
     if not _NOT_SUPPORTED.search(message) or _TOO_LARGE.search(message):
