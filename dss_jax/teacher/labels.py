@@ -15,11 +15,8 @@ from dss_jax.core.types import Example
 from dss_jax.records.near import folded_text
 from dss_jax.teacher.prompting import outputs, written
 
-LONGEST = 500
-"""Characters of an answer that are looked at."""
-
-FREE_WORDS = 5
-"""Words that a label may have where any text is one; more where the exemplars' have more."""
+LONGEST = 500  # Characters of an answer that are looked at.
+FREE_WORDS = 5  # Of a label where any text is one; more where the exemplars' have more.
 
 WRAPPING = " \t\r\n\"'\u201c\u201d\u2018\u2019*_`:#"
 """What may stand around an answer: quotes, curly ones too, and Markdown."""
@@ -91,12 +88,9 @@ class Labels:
     """
 
     def __init__(self, example: Example, prompt: Prompt) -> None:
-        self.prompt, self.allowed = prompt, example.allowed_labels
-        self._example = example
-        if self.allowed:
-            self._breaks = _BREAKS
-        else:
-            self._breaks = _TEXT_BREAKS if prompt.valid is bool else _VALUE_BREAKS
+        self.prompt, self.allowed, self._example = prompt, example.allowed_labels, example
+        free = _TEXT_BREAKS if prompt.valid is bool else _VALUE_BREAKS
+        self._breaks = _BREAKS if self.allowed else free
 
     @functools.cached_property
     def _plain(self) -> dict[str, str]:
@@ -125,7 +119,7 @@ class Labels:
             line = line[adverb.end() :]
         for head, rest in self._heads(line):
             if label := self.normalised(head):
-                doubt = self._begins_another(rest, label) or _OR.match(rest)
+                doubt = rest and (self._begins_another(rest, label) or _OR.match(rest))
                 return ("", "") if doubt else (label, rest)
         return "", ""
 
@@ -161,45 +155,35 @@ class Labels:
         return named.pop() if len(named) == 1 else ""
 
     def names_another(self, text: str, label: str, *, by_words: bool = False) -> bool:
-        """Whether a text names an allowed label besides.
+        """Whether the text after an answer names another allowed label.
 
-        Args:
-          text: what stands after an answer.
-          label: the answer.
-          by_words: also of a choice that has a letter, whose words may stand in a reason.
+        With `by_words` also of a choice that has a letter, whose words may stand in a reason.
         """
-        if not text:
-            return False
         if self._letters and not by_words:
-            letters = set(_OTHER_LETTER.findall(text.casefold()))
-            return any(
-                known in letters for one, (known, _) in self._letters.items() if one != label
-            )
+            named = set(_OTHER_LETTER.findall(text.casefold()))
+            return bool(named & {x for one, (x, _) in self._letters.items() if one != label})
         words = plain(text).replace(self._plain.get(label, label), "")
         return any(word_in(known, words) for one, known in self._plain.items() if one != label)
 
     def _heads(self, line: str) -> Iterator[tuple[str, str]]:
         """What may be the answer in a line, the longest first, each with what is left of it."""
+        places = (match.start() for match in self._breaks.finditer(line))
         if self._breaks is _TEXT_BREAKS:  # Any text is one, so that the longest is always taken.
-            first = self._breaks.search(line)
-            places = [first.start() if first else len(line)]
+            places = iter([next(places, len(line))])
         else:
             yield line, ""
-            places = [match.start() for match in self._breaks.finditer(line)][::-1]
-        for place in places:
+        for place in reversed([*places]):
             yield line[:place], line[place:].lstrip(" .,;:!")
 
     def _begins_another(self, text: str, label: str) -> bool:
         """As in "b. forest", where (b) is another."""
-        if not text:
-            return False
         words = plain(text)
         begun = [
             one
             for one, known in self._plain.items()
             if known and words.startswith(known) and not words[len(known) :][:1].isalnum()
         ]
-        return bool(begun) and max(begun, key=len) != label
+        return max(begun, key=len, default=label) != label
 
     def _free(self, text: str) -> str:
         bare = unwrapped(text)
@@ -210,10 +194,8 @@ class Labels:
             return (inner or bare) if len(bare.split()) <= most else ""
         if text.rstrip(" .").endswith(" *"):  # An equation without its end; else Markdown's.
             return ""
-        for label in (bare, inner, _as_value(bare, self.prompt.valid)):
-            if label and self.prompt.valid(label):
-                return label
-        return ""
+        values = (bare, inner, _as_value(bare, self.prompt.valid))
+        return next((value for value in values if value and self.prompt.valid(value)), "")
 
     def _by_pattern(self, text: str) -> str:
         """What the task's own pattern finds, if the whole text is of that form."""

@@ -22,14 +22,9 @@ from dss_jax.teacher.prompting import PromptOptions
 from dss_jax.teacher.replies import how_it_ended
 from dss_jax.teacher.thoughts import split_thoughts
 
-ONLY_THOUGHTS = "nothing but thoughts"
-"""`RecordSample.reason`."""
-
-ANNOUNCED = 40
-"""Characters that an answer has besides its label, at most."""
-
-OBJECTS = 20
-"""Places in a reply at which a JSON object is looked for."""
+ONLY_THOUGHTS = "nothing but thoughts"  # `RecordSample.reason`.
+ANNOUNCED = 40  # Characters that an answer has besides its label, at most.
+OBJECTS = 20  # Places in a reply at which a JSON object is looked for.
 
 _CORRECT = r"(?:(?<=correct\s.{6})|(?<=right\s.{6})|(?<=best\s.{6}))[\s*_]*(?:is\b|:)"
 _MARKER = (
@@ -53,8 +48,7 @@ _TAIL = re.compile(
 )
 """What leads from a rationale to the answer, and is of neither."""
 
-_AROUND = " \t\r\n*_#>$-<"
-"""What is left of Markdown and LaTeX around a marker: "**So the answer is** $"."""
+_AROUND = " \t\r\n*_#>$-<"  # What Markdown and LaTeX leave: "**So the answer is** $".
 
 _HEADING = re.compile(
     r"\A[\s*_#]*(?:step[- ]by[- ]step\s+)?(?:reasoning|rationale|explanation|analysis|solution"
@@ -82,19 +76,12 @@ _SAID = re.compile(r".*(?::| is| be)\s+", re.IGNORECASE | re.DOTALL)
 
 
 class _Answer(NamedTuple):
-    """One answer of a reply.
+    """One answer of a reply."""
 
-    Attributes:
-      label: "" where it names none that is allowed, or several.
-      rationale: the text before it.
-      by_task: whether the task's own marker announces it.
-      doubtful: whether what follows takes it back or names another.
-    """
-
-    label: str
-    rationale: str
-    by_task: bool = True
-    doubtful: bool = False
+    label: str  # "" where it names none that is allowed, or several.
+    rationale: str  # The text before it.
+    by_task: bool = True  # Whether the task's own marker announces it.
+    doubtful: bool = False  # Whether what follows takes it back or names another.
 
 
 def read_reply(
@@ -106,8 +93,7 @@ def read_reply(
       reply: as it came.
       example: the row that was asked; its allowed labels decide what an answer is.
       prompt: the task's.
-      options: `structured` says whether the reply is to be JSON, `thoughts_as_rationale` what the
-        rationale is; the rest is not used.
+      options: of which `structured` and `thoughts_as_rationale` are used.
 
     Returns:
       The sample. Where several answers in it differ, none counts: "ambiguous". A reply that was cut
@@ -164,11 +150,11 @@ def _verdict(answers: list[_Answer], text: str, prompt: Prompt) -> tuple[str, st
     named = [answer for answer in answers if answer.label]
     if not named:
         return "invalid_label", "", answers[0].rationale
-    if any(a.doubtful or not same_label(named[0].label, a.label) for a in named):
-        return "ambiguous", "", answers[0].rationale
     # The task's own marker first: "the answer is" may stand in a rationale.
-    own = [answer for answer in named if answer.by_task] or named
-    chosen = next((answer for answer in own if answer.rationale), own[0])
+    chosen = max(named, key=lambda answer: (answer.by_task, bool(answer.rationale)))
+    for answer in named:
+        if answer.doubtful or not same_label(chosen.label, answer.label):
+            return "ambiguous", "", answers[0].rationale
     return "ok" if chosen.rationale else "no_rationale", chosen.label, chosen.rationale
 
 

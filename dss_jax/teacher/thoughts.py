@@ -40,17 +40,11 @@ _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u20
 
 
 class Turn(NamedTuple):
-    """A reply without what is none of its text.
+    """A reply without what is none of its text."""
 
-    Attributes:
-      text: what the model says to the reader.
-      thoughts: what it says to itself.
-      ended: whether a mark of its own says that the text ends here.
-    """
-
-    text: str
-    thoughts: str
-    ended: bool
+    text: str  # What the model says to the reader.
+    thoughts: str  # What it says to itself.
+    ended: bool  # Whether a mark of its own says that the text ends here.
 
 
 def split_thoughts(reply: str) -> Turn:
