@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Protocol
 
 from dss_jax.core.errors import UsageError
@@ -71,31 +71,19 @@ class _Halted(Exception):  # noqa: N818
     """The run was stopped before a request was sent."""
 
 
+@dataclass(eq=False)
 class ExtractionRun:
-    """One run over a journal.
+    """One run over a journal."""
 
-    Args:
-      journal: has the replies of earlier runs, and gets each new one as it comes.
-      only_failed: ask again only for requests that were given up before.
-      extraction: digest of what is asked, under which the journal notes what the run takes; ""
-        for none.
-      on_progress: called after each reply.
-      may_go_on: called after each reply; a reason to stop, or None.
-    """
-
-    def __init__(
-        self,
-        journal: Journal,
-        *,
-        only_failed: bool = False,
-        extraction: str = "",
-        on_progress: Callable[[ExtractionProgress], None] | None = None,
-        may_go_on: Callable[[ExtractionProgress], str | None] | None = None,
-    ) -> None:
-        self.journal, self.only_failed, self.extraction = journal, only_failed, extraction
-        self.on_progress, self.may_go_on = on_progress, may_go_on
-        self.progress = ExtractionProgress()
-        self._started = time.monotonic()
+    journal: Journal  # Has the replies of earlier runs, and gets each new one as it comes.
+    _: KW_ONLY
+    only_failed: bool = False  # Ask again only for requests that were given up before.
+    extraction: str = ""  # Digest of what is asked, for the journal's notes on runs; "": none.
+    # Called after each reply; the second gives a reason to stop, or None.
+    on_progress: Callable[[ExtractionProgress], None] | None = None
+    may_go_on: Callable[[ExtractionProgress], str | None] | None = None
+    progress: ExtractionProgress = field(default_factory=ExtractionProgress)
+    started: float = field(default_factory=time.monotonic)
 
     def missing(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
         """Those without a reply, in order and in chunks; the others count as reused."""
@@ -131,7 +119,7 @@ class ExtractionRun:
     def report(self) -> None:
         """Tells how far it is, and asks whether to go on."""
         progress = self.progress
-        progress.seconds = time.monotonic() - self._started
+        progress.seconds = time.monotonic() - self.started
         if self.extraction and (progress.answered or progress.failed):
             self.journal.note_run(self.extraction, progress.seconds, progress.retries)
         if self.on_progress is not None:
@@ -146,9 +134,7 @@ class Teacher(Protocol):
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
         """Gives `run.keep` a reply to each request that is missing.
 
-        Args:
-          requests: of one model, form and sampling; consumed little by little, each at most once.
-          run: gets every reply as it comes.
+        They are of one model, form and sampling; consumed little by little, each at most once.
 
         Returns:
           What was done. `stopped` says why where not all of it was.
@@ -159,12 +145,7 @@ class Teacher(Protocol):
 
 
 class ServerTeacher:
-    """A server that is asked for many requests at once, each until it is answered, in one run.
-
-    Args:
-      send: sends one body, once.
-      options: how many at once, how fast, how often.
-    """
+    """A server that is asked for many requests at once, each until it is answered, in one run."""
 
     def __init__(self, send: Client, options: SendOptions | None = None) -> None:
         self.send, self.options = send, options or SendOptions()
@@ -307,8 +288,9 @@ class ServerTeacher:
 
     def stop(self, error: Exception) -> None:
         """Ends the run. Of several errors the first is told: the others follow from it."""
-        self.fatal = self.fatal or error
         self.progress.stopped = self.progress.stopped or str(error)
+        if not isinstance(error, Exhausted):
+            self.fatal = self.fatal or error
 
     def interrupt(self) -> None:
         """The first Ctrl-C only asks to stop; the second is the usual one."""
@@ -326,8 +308,6 @@ class ServerTeacher:
                 await self.one(request)
             except _Halted:
                 return
-            except Exhausted as error:
-                self.progress.stopped = self.progress.stopped or str(error)
             except Exception as error:
                 self.stop(error)
 

@@ -52,13 +52,7 @@ class _Batch:
 
 
 class BatchTeacher:
-    """Hands in, waits, fetches.
-
-    Args:
-      base_url, api_key_env: as of `client.Client`.
-      max_requests: of one batch.
-      sleep: seconds -> None.
-    """
+    """Hands in at most `max_requests` a batch, waits by `sleep` (seconds -> None), fetches."""
 
     def __init__(
         self,
@@ -264,29 +258,29 @@ class BatchTeacher:
             asked = wanted[answer["custom_id"]]
             response = answer.get("response")
             response = response if isinstance(response, dict) else {}
-            body, status = response.get("body"), response.get("status_code")
-            reply = self._reply(asked, status, body, answer.get("error"))
+            reply = self._reply(asked, response, answer.get("error"))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
         if reply is not None:
             del wanted[asked.key]
             self._run.keep(asked, reply)
 
-    def _reply(self, asked: Asked, status: Any, body: Any, error: Any) -> Reply | None:
+    def _reply(self, asked: Asked, response: dict[str, Any], error: Any) -> Reply | None:
         """What a line holds; None for nothing, so that the row is missing."""
+        status, body = response.get("status_code"), response.get("body")
         if status == 200:
             content, estimate = json.dumps(body).encode(), self._prompt_tokens.get(asked.key, 0)
             try:
                 return reply_of(content, b'"message"' in content, self._clean, estimate)
             except Retryable as lost:
                 # Paid for, and the batch will not hold another.
+                prompt, completion = lost.paid
                 reply = Reply.failure(str(lost))
-                return replace(reply, prompt_tokens=lost.paid[0], completion_tokens=lost.paid[1])
+                return replace(reply, prompt_tokens=prompt, completion_tokens=completion)
         said = body if error_of(body) or (isinstance(body, str) and body) else error
-        if status is None:
-            kind = str(error_of(said).get("code"))  # "batch_expired", "batch_cancelled".
-            if kind.startswith("batch_") or not said:
-                return None
+        kind = str(error_of(said).get("code"))  # "batch_expired", "batch_cancelled".
+        if status is None and (not said or kind.startswith("batch_")):
+            return None
         found = failure_of(status, said or "", self._clean)
         if isinstance(found, Reply):
             return found

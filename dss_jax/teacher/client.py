@@ -36,12 +36,9 @@ class Client:
 
     Args:
       base_url: of the server, with its `/v1`.
-      api_key_env: name of the variable that holds the key.
+      api_key_env: name of the variable that holds the key; errors are those of `key_from`.
       timeout: seconds for a whole request, also where a server sends byte by byte.
       connections: most requests at once.
-
-    Raises:
-      UsageError: the variable is not set, and the server is not on this machine or network.
     """
 
     def __init__(
@@ -65,14 +62,13 @@ class Client:
     def _opened(self) -> aiohttp.ClientSession:
         """The connections; opened late, in the event loop that they belong to."""
         if self._session is None:
-            host, scheme = self._url.hostname or "", self._url.scheme
             # Not `trust_env`, which looks for a proxy in a thread, at each request.
-            proxy = None if proxy_bypass(host) else getproxies().get(scheme)
+            own = proxy_bypass(self._url.hostname or "")
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None),
-                proxy=proxy,
+                proxy=None if own else getproxies().get(self._url.scheme),
             )
         return self._session
 

@@ -167,12 +167,13 @@ class Labels:
 
     def _heads(self, line: str) -> Iterator[tuple[str, str]]:
         """What may be the answer in a line, the longest first, each with what is left of it."""
-        places = (match.start() for match in self._breaks.finditer(line))
         if self._breaks is _TEXT_BREAKS:  # Any text is one, so that the longest is always taken.
-            places = iter([next(places, len(line))])
+            first = self._breaks.search(line)
+            places = [first.start() if first else len(line)]
         else:
             yield line, ""
-        for place in reversed([*places]):
+            places = [match.start() for match in self._breaks.finditer(line)][::-1]
+        for place in places:
             yield line[:place], line[place:].lstrip(" .,;:!")
 
     def _begins_another(self, text: str, label: str) -> bool:

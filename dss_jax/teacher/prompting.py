@@ -159,9 +159,8 @@ def _instructions(prompt: Prompt, options: PromptOptions) -> list[str]:
 
 
 def _response_format(prompt: Prompt, example: Example) -> dict[str, Any]:
-    answer: dict[str, Any] = {"type": "string"}
-    if example.allowed_labels:
-        answer["enum"] = list(dict.fromkeys(outputs(prompt, example).values()))
+    choices = list(dict.fromkeys(outputs(prompt, example).values()))
+    answer = {"type": "string"} | ({"enum": choices} if choices else {})
     schema = {
         "type": "object",
         "properties": {"rationale": {"type": "string"}, "answer": answer},

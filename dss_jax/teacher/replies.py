@@ -166,13 +166,12 @@ def failure_of(
       status: of HTTP; None for an error without one.
       answer: the server's: an object, a text, or nothing.
       cleaned: takes the key out of a text.
-      headers: of the answer.
-      body: of the request.
+      headers, body: those of the answer; that of the request.
 
     Returns:
-      A reply, where a filter took exception to the text of this row. Else an exception:
-      `Retryable` for 408, 409, 429, 5xx; `Exhausted` for a 429 of a day's quota; `Fatal` for 401,
-      402, 403, 404, no money left, or a 400 for what is the same in all requests; `Rejected`.
+      A reply, where a filter took exception to the text of this row. Else `Retryable` for 408, 409,
+      429, 5xx; `Exhausted` for a 429 of a day's quota; `Fatal` for 401, 402, 403, 404, no money
+      left, or a 400 for what is the same in all requests; else `Rejected`.
     """
     text = answer if isinstance(answer, str) else json.dumps(answer)
     said, message = error_of(answer), said_in(answer, text)
@@ -243,11 +242,7 @@ def whole(text: str) -> str:
 
     Replies are cut in the middle of a character, and some servers send its halves one by one.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _content(content: Any) -> tuple[str | None, str]:
