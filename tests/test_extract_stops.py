@@ -291,6 +291,16 @@ def test_the_budget_holds_against_what_cannot_be_used(tmp_path: Path) -> None:
         assert sum(reply.prompt_tokens for reply in kept if reply) == 2000
 
 
+def test_the_budget_holds_against_estimates(tmp_path: Path) -> None:
+    def check(summary: ExtractionProgress) -> str | None:
+        return "spent" if summary.prompt_tokens >= 1500 else None
+
+    with answering((200, completion("yes", usage=None), {})) as url:
+        send = Client(url, "NO_KEY")
+        summary = asked(tmp_path, send, requests(9, "word " * 700), QUICK, may_go_on=check)
+    assert (summary.stopped, summary.answered, summary.estimated) == ("spent", 2, 2)
+
+
 def test_tokens_without_usage_are_estimated(tmp_path: Path) -> None:
     with answering((200, completion("x" * 350, usage=None), {})) as url:
         summary = asked(tmp_path, Client(url, "NO_KEY"), requests(1, "word " * 700), QUICK)

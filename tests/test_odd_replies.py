@@ -2,6 +2,7 @@
 
 import json
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,66 +156,72 @@ def test_answers_of_one_value_agree(text: str) -> None:
     assert sample.label in ("45", "(63 - 18)")
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "(b) GOLD because it is wet.",
-        "(b) GOLD, because it is wet.",
-        "(b) GOLD since it is wet",
-        "(b) GOLD: it is wet.",
-        "(b) GOLD \u2013 it is wet",
-        "(b) GOLD (it is wet).",
-        "(b), which is wet.",
-        "b because it is wet",
-        "option (b).",
-        "Option B: GOLD",
-        "B - GOLD",
-        "GOLD, as it is wet.",
-        "\u200b(b) GOLD.",
-        "(b)\u2060 GOLD",
-        "(b) GOLD.<|im_end|>",
-        "(b) GOLD</s>",
-        "(b) GOLD<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ: What?",
-        "(b) GOLD<\uff5cend\u2581of\u2581sentence\uff5c>",
-        "(b) GOLD<end_of_turn>",
-        "\\boxed{b}",
-        "$\\boxed{\\text{(b) GOLD}}$",
-        "**(b) GOLD**",
-        "\n(b) GOLD",
-        "(b) GOLD.\n\nLet me know if you have other questions!",
-        "(b) GOLD.\n\nExplanation: a tree is dry, and so is a sleeping bag.",
-    ],
-)
-def test_a_choice(answer: str) -> None:
-    sample = read("cqa", f"{WET} So the answer is {answer}")
-    assert (sample.status, sample.label, sample.rationale) == ("ok", "GOLD", WET)
+ANSWERS = [
+    "(b) GOLD because it is wet.",
+    "(b) GOLD, because it is wet.",
+    "(b) GOLD since it is wet",
+    "(b) GOLD: it is wet.",
+    "(b) GOLD \u2013 it is wet",
+    "(b) GOLD (it is wet).",
+    "(b), which is wet.",
+    "b because it is wet",
+    "option (b).",
+    "Option B: GOLD",
+    "B - GOLD",
+    "GOLD, as it is wet.",
+    "\u200b(b) GOLD.",
+    "(b)\u2060 GOLD",
+    "(b) GOLD.<|im_end|>",
+    "(b) GOLD</s>",
+    "(b) GOLD<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ: What?",
+    "(b) GOLD<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "(b) GOLD<end_of_turn>",
+    "\\boxed{b}",
+    "$\\boxed{\\text{(b) GOLD}}$",
+    "**(b) GOLD**",
+    "\n(b) GOLD",
+    "(b) GOLD.\n\nLet me know if you have other questions!",
+    "(b) GOLD.\n\nExplanation: a tree is dry, and so is a sleeping bag.",
+]
+ANNOUNCEMENTS = [
+    "**Answer**: (b) GOLD",
+    "**Answer:** (b)",
+    "### Answer\n(b) GOLD",
+    "## Final Answer\n\n**(b) GOLD**",
+    "**Final Answer**\n(b)",
+    "**Answer:**\nThe answer is (b) GOLD.",
+    "Therefore, the correct answer is (b) GOLD.",
+    "Thus, the best choice is (b).",
+    "So, the correct option is: (b) GOLD",
+    "Based on this, I believe that the answer is (b).",
+    "The answer would be (b).",
+    "The answer is therefore (b) GOLD.",
+    "---\n\n**Answer:** (b)",
+    "A: So the answer is (b).",
+    "Answer - (b)",
+    "<answer>(b) GOLD</answer>",
+    "My final answer: (b)",
+    "\\boxed{b}",
+]
+GIVEN_AWAY = [
+    f"**Reasoning:** {WET} So the answer is (b) GOLD.",
+    f"### Reasoning\n{WET}\n\n### Answer\n(b) GOLD",
+    f"Explanation: {WET} So the answer is (b).",
+    f"Let's think step by step. {WET} So the answer is (b).",
+    f"(b) GOLD. {WET} So the answer is (b) GOLD.",
+    f"**Answer: (b) GOLD**\n\n**Reasoning:** {WET} So the answer is (b) GOLD.",
+    f"The answer is (b).\n\n{WET} Therefore, the answer is (b) GOLD.",
+]
 
 
 @pytest.mark.parametrize(
-    "announced",
-    [
-        "**Answer**: (b) GOLD",
-        "**Answer:** (b)",
-        "### Answer\n(b) GOLD",
-        "## Final Answer\n\n**(b) GOLD**",
-        "**Final Answer**\n(b)",
-        "**Answer:**\nThe answer is (b) GOLD.",
-        "Therefore, the correct answer is (b) GOLD.",
-        "Thus, the best choice is (b).",
-        "So, the correct option is: (b) GOLD",
-        "Based on this, I believe that the answer is (b).",
-        "The answer would be (b).",
-        "The answer is therefore (b) GOLD.",
-        "---\n\n**Answer:** (b)",
-        "A: So the answer is (b).",
-        "Answer - (b)",
-        "<answer>(b) GOLD</answer>",
-        "My final answer: (b)",
-        "\\boxed{b}",
-    ],
+    "text",
+    [f"{WET} So the answer is {answer}" for answer in ANSWERS]
+    + [f"{WET}\n\n{announced}" for announced in ANNOUNCEMENTS]
+    + GIVEN_AWAY,
 )
-def test_announcements_and_what_leads_to_them(announced: str) -> None:
-    sample = read("cqa", f"{WET}\n\n{announced}")
+def test_a_choice_and_nothing_but_the_rationale(text: str) -> None:
+    sample = read("cqa", text)
     assert (sample.status, sample.label, sample.rationale) == ("ok", "GOLD", WET)
 
 
@@ -365,23 +372,6 @@ def test_thoughts_after_text_and_thoughts_alone() -> None:
     assert read("cqa", "analysis of it: wet. So the answer is (b).").status == "ok"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"**Reasoning:** {WET} So the answer is (b) GOLD.",
-        f"### Reasoning\n{WET}\n\n### Answer\n(b) GOLD",
-        f"Explanation: {WET} So the answer is (b).",
-        f"Let's think step by step. {WET} So the answer is (b).",
-        f"(b) GOLD. {WET} So the answer is (b) GOLD.",
-        f"**Answer: (b) GOLD**\n\n**Reasoning:** {WET} So the answer is (b) GOLD.",
-        f"The answer is (b).\n\n{WET} Therefore, the answer is (b) GOLD.",
-    ],
-)
-def test_nothing_but_the_rationale(text: str) -> None:
-    sample = read("cqa", text)
-    assert (sample.status, sample.label, sample.rationale) == ("ok", "GOLD", WET)
-
-
 def test_an_answer_alone_is_no_rationale() -> None:
     assert read("cqa", "Answer: (b). Answer: (b).").status == "no_rationale"
     assert read("cqa", "**(b) GOLD**\n\nSo the answer is (b).").status == "no_rationale"
@@ -410,6 +400,7 @@ def free_prompt(*outputs: str) -> Prompt:
     ("text", "label"),
     [
         ("sink because it is dense.", "sink"),
+        ("sin", "sin"),
         ("float</s>", "float"),
         ("sink.\n\nLet me know if you have other questions!", "sink"),
         ("sink. Let me know if you have other questions!", "sink"),
@@ -421,6 +412,10 @@ def test_any_text_has_its_bounds(text: str, label: str) -> None:
     reply = Reply(text=f"Dense. So the answer is {text}")
     sample = read_reply(reply, FREE, free_prompt("sink"), PromptOptions())
     assert (sample.status, sample.label) == ("ok" if label else "invalid_label", label)
+    cut = replace(reply, finish_reason="length")
+    sample = read_reply(cut, FREE, free_prompt("sink"), PromptOptions())
+    ended = "</s>" in text
+    assert (sample.status, sample.label) == (("ok", label) if ended else ("truncated", ""))
 
 
 def own_task(**more: Any) -> DistillationTask:
