@@ -9,7 +9,6 @@ JSON file; docs/extract.md has what one sees.
 """
 
 import argparse
-import collections
 import csv
 import datetime
 import json
@@ -125,14 +124,8 @@ def answers(file: Path, folder: Path) -> dict:
     """What a record file says of the teacher."""
     scorer = load_task("few_problems", [str(folder / "tasks")]).scorer
     header, records = read_records(file)
-    kept = list(records)
-    stats = record_stats(kept, scorer.correct)
-    totals = {name: header.totals[name] for name in ("rows", "statuses")}
-    for name in ("prompt_tokens", "completion_tokens", "seconds", "retries"):
-        if name in header.totals:
-            totals[name] = header.totals[name]
-    ends = collections.Counter(" ".join(s.text.split()[-2:])[-1:] for r in kept for s in r.samples)
-    return totals | {"right": stats.normalised.right, "last_characters": dict(ends.most_common(4))}
+    stats = record_stats(list(records), scorer.correct)
+    return header.totals | {"right": stats.normalised.right}
 
 
 def main() -> None:
@@ -158,17 +151,29 @@ def main() -> None:
             asked = ("--split", split, "--model", "smollm2-135m-instruct", "--base_url", url)
             how = ("--exemplars", args.exemplars, "--concurrency", args.concurrency)
             limits = ("--max_tokens", "128", "--out", file)
-            seconds[f"extract {split}"] = dss("extract", *own, *asked, *map(str, how), *limits)
+            dss("extract", *own, *asked, *map(str, how), *limits)
             teacher[split] = answers(file, folder)
-    dss("records", "stats", folder / "train.jsonl", "--task_dir", folder / "tasks")
+    tasks = ("--task_dir", folder / "tasks")
+    dss("records", "stats", folder / "train.jsonl", *tasks)
     good = folder / "train_ok.jsonl"
-    dss("records", "filter", folder / "train.jsonl", "--only", "ok", "--out", good)
+    dss("records", "filter", folder / "train.jsonl", "--only", "ok", "--out", good, *tasks)
     files = f"{good},{folder / 'test.jsonl'}"
+    problems = load_task("word_problems")
+    vocabulary = ("--vocabulary", problems.file.parent / problems.default_vocabulary)
     for method in ("standard", "dss"):
         settings = (f"--gin.Train.steps={args.steps}", f"--gin.Evaluate.every={args.steps // 2}")
         where = ("--output_dir", folder / "runs" / method, "--store_dir", folder / "stores")
-        flags = ("--method", method, "--rationales", files, *where, *settings)
-        seconds[f"train {method}"] = dss("train", *own, *flags)
+        flags = (
+            "--model",
+            "t5_1_1_tiny",
+            "--method",
+            method,
+            "--rationales",
+            files,
+            *where,
+            *settings,
+        )
+        seconds[f"train {method}"] = dss("train", *own, *vocabulary, *flags)
     seconds["report"] = dss("report", folder / "runs")
     with (folder / "runs" / "report" / "results.csv").open() as table:
         results = list(csv.DictReader(table))

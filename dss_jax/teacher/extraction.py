@@ -111,11 +111,7 @@ def learned_labels(task: DistillationTask, examples: Iterable[Example]) -> tuple
 
 
 def shard_of(examples: Sequence[Example], shard: str | None) -> Sequence[Example]:
-    """Every n-th row from the i-th on, for `shard` = "i/n" with i from 0.
-
-    Raises:
-      UsageError: `shard` has another form.
-    """
+    """Every n-th row from the i-th on, for `shard` = "i/n" with i from 0; else a `UsageError`."""
     if shard is None:
         return examples
     index, _, count = shard.partition("/")

@@ -44,7 +44,7 @@ class JaxTeacher:
       input_length: longest prompt, in tokens; T5's relative positions set no limit of their own.
       dtype: of the activations.
       fsdp: devices over which the parameters are shared out; the others share the batch.
-      vocabulary: SentencePiece file, where the checkpoint has none; None: the checkpoint's.
+      vocabulary: SentencePiece file; None: the checkpoint's.
 
     Raises:
       UsageError: no such checkpoint, or no vocabulary.

@@ -97,11 +97,7 @@ _Asking = TypeVar("_Asking", Request, Asked)
 
 
 class Journal:
-    """The replies of a file, and the claims on requests under way.
-
-    Args:
-      path: of the SQLite file; made where there is none.
-      clock: seconds since 1970.
+    """The replies of an SQLite file, made where there is none, and the claims on requests.
 
     Raises:
       UsageError: the file cannot be opened or written, is no journal, or of a newer version.
@@ -176,12 +172,12 @@ class Journal:
 
     def put(self, request: Request | Asked, reply: Reply) -> None:
         """Keeps a reply; it is on the disk after the next `flush`."""
-        key, tokens = request.key, (reply.prompt_tokens, reply.completion_tokens)
         # Not `asdict`, which copies; this is done for each reply.
         text = as_json({name: getattr(reply, name) for name in _REPLY_FIELDS}).decode()
         row_id = request.id.encode(errors="backslashreplace").decode()
-        row = (key, row_id, request.sample, int(reply.failed), *tokens, self._clock(), text)
-        self._waiting[key] = row
+        counts = (int(reply.failed), reply.prompt_tokens, reply.completion_tokens)
+        row = (request.key, row_id, request.sample, *counts, self._clock(), text)
+        self._waiting[request.key] = row
         if self._clock() - self._last_commit > GROUP_SECONDS:
             self.flush()
 

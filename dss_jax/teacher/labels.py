@@ -82,9 +82,7 @@ _NO_UNIT = re.compile(
 class Labels:
     """The labels that answers about one row may name.
 
-    Args:
-      example: its allowed labels. Where it has none, any text that the prompt finds valid is one.
-      prompt: how a label is written, and which are valid.
+    Where the row allows all, they are any text that the prompt finds valid.
     """
 
     def __init__(self, example: Example, prompt: Prompt) -> None:
@@ -106,13 +104,9 @@ class Labels:
         }
 
     def label_in(self, line: str) -> tuple[str, str]:
-        """The label that an answer names, and what stands in its line after it.
+        """The label that an answer's line names, and what stands in it after that.
 
-        Args:
-          line: what follows the marker, up to the end of its line.
-
-        Returns:
-          Both "" where the line names none, or where letter and text contradict each other.
+        Both "" where it names none, or where letter and text contradict each other.
         """
         line = line[:LONGEST].strip()
         if adverb := _ADVERB.match(line):
@@ -126,9 +120,8 @@ class Labels:
     def normalised(self, text: str) -> str:
         """The one label that an answer names; "" for none, for two, or for a contradiction.
 
-        Args:
-          text: with case, quotes, Markdown or a full stop as a teacher likes. A value is taken as
-            an equation has it, without currency and unit.
+        Case, quotes, Markdown and a full stop are as a teacher likes. A value is taken as an
+        equation has it, without currency and unit.
         """
         if not self.allowed:
             return self._free(text)
