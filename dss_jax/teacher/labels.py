@@ -21,6 +21,7 @@ FREE_WORDS = 5  # Of a label where any text is one; more where the exemplars' ha
 WRAPPING = " \t\r\n\"'\u201c\u201d\u2018\u2019*_`:#"
 """What may stand around an answer: quotes, curly ones too, and Markdown."""
 
+# In labels and answers alike: quotes, dashes, and what Unicode's folding would make a number.
 _SPELLINGS = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\u00b4`", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"')
@@ -28,26 +29,21 @@ _SPELLINGS = str.maketrans(
     | {"\u00bc": " 1/4", "\u00bd": " 1/2", "\u00be": " 3/4"}
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
 )
-"""In labels and answers alike: quotes, dashes, and what Unicode's folding would make a number."""
-
+# An allowed label as a teacher writes it, where its letter is an answer too: "(c) sea".
 _LETTERED = re.compile(r"(?s)\(([a-z])\)\s*(.*)")
-"""An allowed label as a teacher writes it, where its letter is an answer too: "(c) sea"."""
-
+# Of a text without case: "(c) sea", "(c)", "c) sea", "c. sea", "c: sea", "option c", "c".
 _LETTER_ANSWER = re.compile(
     r"(?s)(?:(?:the )?(?:option|choice|letter|answer) )?"
     r"(?:(?:\(([a-z])\)?|([a-z])(?:\)|[.:](?=\s)|(?= - )))\s*(.*)|([a-z]))"
 )
-"""Of a text without case: "(c) sea", "(c)", "c) sea", "c. sea", "c: sea", "option c", "c"."""
-
 _ADVERB = re.compile(r"(?:therefore|thus|hence|then|clearly|simply|indeed|thereby),?\s+", re.I)
 _OR = re.compile(r"\W*or\b", re.IGNORECASE)
 _OTHER_LETTER = re.compile(r"\(([a-z])\)")
 
+# Where something else than the answer may begin; after a value no comma before more numbers.
 _REASON = r"\s+(?=(?:because|since|as|due to|given|which)\b)|\s+(?=\((?:[a-z]{2}|\d+\s*[-+*/=]))"
 _BREAKS = re.compile(rf"[.,;:!](?=\s)|{_REASON}|\s+(?=[-\u2013\u2014]\s)", re.IGNORECASE)
 _VALUE_BREAKS = re.compile(rf"[.!](?=\s)|[,;](?=\s[^.\d]*(?:\.\s|\.?$))|{_REASON}", re.IGNORECASE)
-"""Where something else than the answer may begin; after a value no comma before more numbers."""
-
 _TEXT_BREAKS = re.compile(r"(?<=[a-z0-9)])[.!](?=\s+[A-Z])|,?\s+(?=(?:because|since|due to)\b)")
 
 _MATH_NAMES = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
@@ -58,25 +54,24 @@ _BRACED = re.compile(r"\\(?:boxed|fbox|text(?:bf|it|rm)?|math(?:rm|bf)|mbox)\s*\
 _BOXED = re.compile(rf"\$*\s*{_BRACED.pattern}\s*\$*")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+# A value, and what it is of: words, a rate, an area; one letter alone may be a thousand.
 _WORD = r"(?:[a-z]{2}[a-z'\u2019-]*|[mgl](?=[/^\u00b2\u00b3]))(?:\^?[23]|[\u00b2\u00b3])?"
 _UNIT = re.compile(
     rf"(?s)(.*[\d)])(\s*(?:%|\u00b0(?:\s*[cf]\b)?|{_WORD}|\([a-z ]{{2,}}\))"
     rf"(?:[ /.]+{_WORD}|/[a-z])*\.?)",
     re.IGNORECASE,
 )
-"""A value, and what it is of: words, a rate, an area; one letter alone may be a thousand."""
-
 _CURRENCY = re.compile(
     r"(?:\b(?:US|AU|CA|NZ|HK|[ACS]))?[$\u20ac\u00a3\u00a5\u20b9]"
     r"|\b(?:USD|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|NZD|HKD|SGD|KRW|BRL|MXN|ZAR|SEK|NOK|DKK|Rs\.?)(?=\s*\d)"
 )
+# Words after a number that make another of it.
 _NO_UNIT = re.compile(
     r"(?<![a-z])(?:or|and|not|plus|minus|times|over|by|divided|less|than|half|quarters?|thirds?"
     r"|dozens?|hundreds?|thousands?|lakhs?|crores?|(?:m|b|tr)illions?|bn|mn|squared|cubed"
     r"|factorial)(?![a-z])",
     re.IGNORECASE,
 )
-"""Words after a number that make another of it."""
 
 
 class Labels:
@@ -204,13 +199,8 @@ def same_label(a: str, b: str) -> bool:
 
 def word_in(word: str, text: str) -> bool:
     """Whether `word` stands in `text`, not as a part of other words."""
-    at = text.find(word)
-    while word and at >= 0:
-        around = text[:at][-1:], text[at + len(word) :][:1]
-        if not any(character.isalnum() or character == "_" for character in around):
-            return True
-        at = text.find(word, at + 1)
-    return False
+    # Most often it does not, and a pattern of each word would have to be made.
+    return word in text and bool(word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text))
 
 
 def plain(text: str) -> str:

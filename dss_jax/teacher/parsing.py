@@ -27,6 +27,8 @@ ANNOUNCED = 40  # Characters that an answer has besides its label, at most.
 OBJECTS = 20  # Places in a reply at which a JSON object is looked for.
 
 _CORRECT = r"(?:(?<=correct\s.{6})|(?<=right\s.{6})|(?<=best\s.{6}))[\s*_]*(?:is\b|:)"
+# Words before an answer besides the task's own, in small letters; what leads there is `_TAIL`.
+# Each begins with one letter as it is: the search for them takes a third of the time.
 _MARKER = (
     r"answer(?:[\s*_]*(?:is\b|would\s+be\b|:|[-=\u2013\u2014]\s)"
     r"|(?:(?<=[#*_].{6})|(?<=[#*_]\s.{6})|(?<=final\s.{6}))[ \t*_]*$)"
@@ -34,10 +36,7 @@ _MARKER = (
     r"|<answer>|\#\#\#\#(?=\s*[-$(\d])"  # Of models trained by their rewards, and of GSM8K.
     r"|\\boxed\s*\{(?P<box>(?:[^{}]|\{[^{}]*\})*)\}"
 )
-"""Words before an answer besides the task's own, in small letters; what leads there is `_TAIL`.
-
-Each begins with a letter that is one alone: the search for them takes a third of the time."""
-
+# What leads from a rationale to the answer, and is of neither.
 _TAIL = re.compile(
     r"(?:(?:^|(?<=[\s,:(*_]))(?:so|thus|hence|therefore|consequently|overall|finally|then|and|we|i"
     r"|you|can|conclude|believe|think|that|in (?:conclusion|summary|short)|to conclude"
@@ -46,8 +45,6 @@ _TAIL = re.compile(
     r"|this means|the|my|our|final|correct|right|best|most|likely)[\s,:*_]*)+$",
     re.IGNORECASE,
 )
-"""What leads from a rationale to the answer, and is of neither."""
-
 _AROUND = " \t\r\n*_#>$-<"  # What Markdown and LaTeX leave: "**So the answer is** $".
 
 _HEADING = re.compile(
@@ -68,9 +65,8 @@ _TAKEN_BACK = re.compile(
 _CONTRAST = re.compile(
     r"\b(?:however|but|instead|rather|better|i think|in fact|no)\b", re.IGNORECASE
 )
+# A letter or a number, with which an answer without its words begins.
 _BARE = re.compile(r"\W*(?:[a-z]\b|\d)")
-"""A letter or a number, with which an answer without its words begins."""
-
 _SENTENCE = re.compile(r"[.!?](?:\s+|$)|\n+")
 _SAID = re.compile(r".*(?::| is| be)\s+", re.IGNORECASE | re.DOTALL)
 
@@ -114,7 +110,7 @@ def read_reply(
         given = _objects(text, numbers=not labels.allowed) if "{" in text else []
         if given or options.structured:
             answers = [_from_json(text, one, labels) for one in given]
-            ended, raw_label = ended or bool(given), given[0].answer if given else ""
+            ended, raw_label = ended or bool(given), given[0][0] if given else ""
         else:
             answers = _from_text(text, labels)
         status, label, rationale = _verdict(answers, text, prompt)
@@ -218,18 +214,9 @@ def _taken_back(text: str, label: str, labels: Labels) -> bool:
     return False
 
 
-class _Object(NamedTuple):
-    """A JSON object with an answer, and its place in a text."""
-
-    answer: str
-    rationale: str
-    start: int
-    end: int
-
-
-def _objects(text: str, numbers: bool) -> list[_Object]:
-    """The JSON objects with an answer; of `numbers` it may be one."""
-    found: list[_Object] = []
+def _objects(text: str, numbers: bool) -> list[tuple[str, str, int, int]]:
+    """(answer, rationale, start, end) of JSON objects; of `numbers` the answer may be one."""
+    found = []
     end = 0
     for _ in range(OBJECTS):
         if (at := text.find("{", end)) < 0:
@@ -244,17 +231,17 @@ def _objects(text: str, numbers: bool) -> list[_Object]:
         if numbers and type(answer) in (int, float):
             answer = str(answer)
         if isinstance(answer, str) and answer.strip():
-            rationale = rationale if isinstance(rationale, str) else ""
-            found.append(_Object(answer.strip(), rationale, at, end))
+            rationale = rationale.strip() if isinstance(rationale, str) else ""
+            found.append((answer.strip(), rationale, at, end))
     return found
 
 
-def _from_json(text: str, given: _Object, labels: Labels) -> _Answer:
-    line, _, more = given.answer.partition("\n")
-    after = text[given.end :].partition("{")[0].strip("` \n")
+def _from_json(text: str, given: tuple[str, str, int, int], labels: Labels) -> _Answer:
+    answer, rationale, start, end = given
+    line, _, more = answer.partition("\n")
+    after = text[end:].partition("{")[0].strip("` \n")
     label, doubtful = _label(line, f"{more}\n{after}", labels)
-    before = re.sub(r"```(?:json)?\s*\Z", "", text[: given.start])
-    rationale = given.rationale if given.rationale.strip() else before
+    rationale = rationale or re.sub(r"```(?:json)?\s*\Z", "", text[:start])
     return _Answer(label, _cleaned_rationale(rationale, labels.prompt), doubtful=doubtful)
 
 
@@ -294,8 +281,8 @@ def _without_tail(text: str) -> str:
 
 def _first_sentence(text: str) -> tuple[str, str]:
     """The first sentence or line, and what is left."""
-    end = _SENTENCE.search(text)
-    return (text[: end.start()], text[end.end() :]) if end else (text, "")
+    first, *rest = _SENTENCE.split(text, maxsplit=1)
+    return first, "".join(rest)
 
 
 def _without_answer(text: str, label: str, labels: Labels) -> str:

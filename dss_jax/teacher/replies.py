@@ -27,10 +27,9 @@ _ENDS = {
 """What became of a reply -> what servers call it, without case."""
 
 NO_TEXT = "the reply holds no text"  # `Reply.note`.
-
+# Types of a message's parts that are no text for the reader.
 PARTS_OF_THOUGHT = ("thinking", "reasoning", "redacted_thinking", "summary")
-"""Types of a message's parts that are no text for the reader."""
-
+# Field of a request that a server may not have -> what to do.
 INSTEAD = {
     "stop": "Add --omit stop; answers that run on are cut all the same.",
     "temperature": "Add --omit temperature for the model's own.",
@@ -41,16 +40,13 @@ INSTEAD = {
     "seed": "Leave out --seed.",
     "response_format": "Leave out --structured.",
 }
-"""Field of a request that a server may not have -> what to do."""
-
 _NOT_SUPPORTED = re.compile(
     r"support|unrecogni[sz]ed|unknown|unexpected|not (allowed|permitted)|no longer|deprecated", re.I
 )
 _TOO_LARGE = re.compile(r"too (large|long|many)|at most|maximum", re.I)
 
 _DAILY = re.compile(r"per[ _-]?day|\bdaily\b|\b[RT]PD\b", re.I)
-"""Of a limit that is not for minutes."""
-
+# Of a row whose text a server's filter has taken exception to.
 _MODERATED = re.compile(
     r"content[ _]?(filter|policy|management|exists risk)|moderation|\bflagged (for|as|by)\b"
     r"|safety (system|filter|reason|check|polic)"
@@ -58,8 +54,6 @@ _MODERATED = re.compile(
     r"|responsible ?ai|prohibited[ _]content",
     re.I,
 )
-"""Of a row whose text a server's filter has taken exception to."""
-
 _OF_THE_ACCOUNT = re.compile(r"\b(account|organi[sz]ation|api key|project)\b", re.I)
 
 

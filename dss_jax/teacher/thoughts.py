@@ -23,14 +23,13 @@ _CLOSING = (
 _MARK = re.compile(f"(?P<opening>{'|'.join(_OPENING)})|{'|'.join(_CLOSING)}", re.IGNORECASE)
 _FIRST = re.compile(r"\s*(?:assistant|analysis|commentary|here is my)", re.IGNORECASE)
 
+# With these a turn ends, or the next begins: what follows is made up.
 _END = re.compile(
     r"<[|\uff5c](?:im_end|end|eot_id|eom_id|endoftext|end_of_text|end_of_turn|eos|return|user"
     r"|end\u2581of\u2581sentence|END_OF_TURN_TOKEN|END_RESPONSE)[|\uff5c]>|<\|im_start\|>\s*(?:user|system)\b"
     r"|</s>|<eos>|<end_of_turn>|<turn\|>|\[INST\]",
     re.IGNORECASE,
 )
-"""With these a turn ends, or the next begins: what follows is made up."""
-
 _SPECIAL = re.compile(
     r"<\|(?:im_)?start\|>\s*(?:assistant)?|<[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>|<(?:s|pad|bos|start_of_turn|/answer)>"
     r"|\[/INST\]",
