@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dss_jax.core import checks
+from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.types import Example
@@ -27,23 +27,19 @@ HINT = (
 JSON_INSTRUCTION = "Reply with a JSON object that has the fields rationale and answer."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PromptOptions:
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(Section):
     """How a task's prompt is used."""
 
-    exemplars: int | None = None  # The number that is shown, 0 or more; None: all.
-    order_seed: int | None = None  # Shuffles them before they are counted off; None: as they are.
-    form: str = "chat"  # Messages, or "completion": one text.
+    exemplars: int | None = setting(None, low=0)  # The number that is shown; None: all.
+    # Shuffles them before they are counted off; None: the task's order.
+    order_seed: int | None = setting(None, low=0)
+    form: str = setting("chat", among=FORMS)  # Messages; "completion": one text.
     hint: bool = False  # Show the gold label and ask for the rationale that leads to it.
     structured: bool = False  # Ask for JSON under a schema; chat only, and the server must have it.
     thoughts_as_rationale: bool = False  # When replies are read, take a model's thoughts for it.
 
-    def __post_init__(self) -> None:
-        if self.exemplars is not None:
-            checks.at_least("exemplars", self.exemplars, 0)
-        if self.order_seed is not None:
-            checks.at_least("order_seed", self.order_seed, 0)
-        checks.among("form", self.form, FORMS)
+    def check(self) -> None:
         if self.structured and self.form != "chat":
             raise UsageError(
                 f"structured output needs the form 'chat', not {self.form!r}: the protocol has no "
