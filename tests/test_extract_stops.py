@@ -245,6 +245,12 @@ def test_a_row_that_a_filter_took_is_refused_and_the_rest_goes_on(
         assert [reply.text for reply in replies[1:]] == ["yes", "yes"]
 
 
+def test_no_error_is_too_deep_to_be_read() -> None:
+    for depth in (10, *range(800, 1100)):
+        text = '{"error": {"message": "no", "metadata": ' + "[" * depth + "]" * depth + "}}"
+        assert str(replies.failure_of(400, text, str)).startswith("400: ")
+
+
 @pytest.mark.parametrize("message", ["Forbidden", "Your account was flagged for abuse"])
 def test_other_403s_stop_the_run(tmp_path: Path, message: str) -> None:
     refused = pytest.raises(TeacherUnavailable, match="403")

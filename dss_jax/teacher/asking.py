@@ -83,7 +83,7 @@ class ExtractionRun:
     on_progress: Callable[[ExtractionProgress], None] | None = None
     may_go_on: Callable[[ExtractionProgress], str | None] | None = None
     progress: ExtractionProgress = field(default_factory=ExtractionProgress)
-    started: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=time.monotonic, init=False)
 
     def missing(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
         """Those without a reply, in order and in chunks; the others count as reused."""
@@ -119,7 +119,7 @@ class ExtractionRun:
     def report(self) -> None:
         """Tells how far it is, and asks whether to go on."""
         progress = self.progress
-        progress.seconds = time.monotonic() - self.started
+        progress.seconds = time.monotonic() - self._started
         if self.extraction and (progress.answered or progress.failed):
             self.journal.note_run(self.extraction, progress.seconds, progress.retries)
         if self.on_progress is not None:

@@ -110,8 +110,8 @@ class BatchTeacher:
     def _exhausted(self, found: Reply | Exception) -> bool:
         """Whether a day's quota is used up, which ends the run; then says so."""
         if isinstance(found, openai.RateLimitError):
-            answer, headers = found.body or found.message, found.response.headers
-            found = failure_of(found.status_code, answer, self._clean, headers)
+            answer = found.response
+            found = failure_of(found.status_code, answer.text, self._clean, answer.headers)
         if isinstance(found, Exhausted):
             self._run.progress.stopped = self._run.progress.stopped or str(found)
         return isinstance(found, Exhausted)
@@ -281,7 +281,8 @@ class BatchTeacher:
         kind = str(error_of(said).get("code"))  # "batch_expired", "batch_cancelled".
         if status is None and (not said or kind.startswith("batch_")):
             return None
-        found = failure_of(status, said or "", self._clean)
+        text = said if isinstance(said, str) else json.dumps(said or "")
+        found = failure_of(status, text, self._clean)
         if isinstance(found, Reply):
             return found
         again = self._exhausted(found) or isinstance(found, Retryable)

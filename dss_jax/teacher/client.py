@@ -6,7 +6,6 @@ that repeat it are blotted out.
 
 import asyncio
 import functools
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -99,11 +98,7 @@ class Client:
         if response.status < 300:
             return reply_of(content, chat, self._clean, tokens_of(body))
         text = content.decode(errors="replace") or response.reason or ""
-        try:
-            answer = json.loads(text)
-        except (ValueError, RecursionError):
-            answer = text
-        found = failure_of(response.status, answer, self._clean, response.headers, body)
+        found = failure_of(response.status, text, self._clean, response.headers, body)
         if isinstance(found, Reply):
             return found
         raise found

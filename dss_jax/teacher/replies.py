@@ -3,6 +3,7 @@
 A 200 holds a completion (`reply_of`); what another status means, `failure_of` says.
 """
 
+import contextlib
 import datetime
 import functools
 import json
@@ -149,7 +150,7 @@ def reply_of(
 
 def failure_of(
     status: int | None,
-    answer: object,
+    text: str,
     cleaned: Callable[[str], str],
     headers: Mapping[str, str] | None = None,
     body: Mapping[str, Any] | None = None,
@@ -158,7 +159,7 @@ def failure_of(
 
     Args:
       status: of HTTP; None for an error without one.
-      answer: the server's: an object, a text, or nothing.
+      text: of the answer; JSON or not.
       cleaned: takes the key out of a text.
       headers, body: those of the answer; that of the request.
 
@@ -167,11 +168,14 @@ def failure_of(
       429, 5xx; `Exhausted` for a 429 of a day's quota; `Fatal` for 401, 402, 403, 404, no money
       left, or a 400 for what is the same in all requests; else `Rejected`.
     """
-    text = answer if isinstance(answer, str) else json.dumps(answer)
-    said, message = error_of(answer), said_in(answer, text)
+    said: Mapping[str, Any] = {}
+    message = words = text
+    with contextlib.suppress(ValueError, RecursionError):
+        answer = json.loads(text)
+        said, message = error_of(answer), said_in(answer, text)
+        kinds = (said.get(name) for name in ("code", "type", "status", "innererror", "metadata"))
+        words = f"{message} {' '.join(str(kind) for kind in kinds if kind)}"
     reason = cleaned(f"{status or 'error'}: {message}")
-    kinds = (said.get(name) for name in ("code", "type", "status", "innererror", "metadata"))
-    words = f"{message} {' '.join(str(kind) for kind in kinds if kind)}"
     of_the_account = status == 403 and _OF_THE_ACCOUNT.search(message)
     if status in (None, 400, 403, 422, 451) and _MODERATED.search(words) and not of_the_account:
         return Reply(text="", finish_reason="content_filter", refusal=reason)
