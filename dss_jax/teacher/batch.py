@@ -281,7 +281,7 @@ class BatchTeacher:
         kind = str(error_of(said).get("code"))  # "batch_expired", "batch_cancelled".
         if status is None and (not said or kind.startswith("batch_")):
             return None
-        text = said if isinstance(said, str) else json.dumps(said or "")
+        text = json.dumps(said) if said and not isinstance(said, str) else said or ""
         found = failure_of(status, text, self._clean)
         if isinstance(found, Reply):
             return found
