@@ -20,6 +20,7 @@ from dss_jax.teacher.batch import BatchTeacher
 from dss_jax.teacher.journal import Journal, Request
 
 SECRET = "sk-very-secret-0123456789"
+DAILY = "Rate limit reached on batch requests per day (RPD). Please try again in 7h12m0s."
 
 
 class Provider(ThreadingHTTPServer):
@@ -35,6 +36,8 @@ class Provider(ThreadingHTTPServer):
       spoilt: what stands in the place of the last line of an output file; KEY becomes its id.
       gone: batches that the provider has no more.
       change: changes a line of the answers.
+      failure: the reason of failed batches.
+      quota: batches before a day's quota is used up; looks and downloads go on.
     """
 
     def __init__(self) -> None:
@@ -47,6 +50,7 @@ class Provider(ThreadingHTTPServer):
         self.away, self.spoilt = 0, b""
         self.gone: set[str] = set()
         self.change: Callable[[dict], object] = lambda line: None
+        self.quota, self.failure = 1_000, f"bad line, {SECRET}"
 
     @property
     def url(self) -> str:
@@ -59,7 +63,7 @@ class Provider(ThreadingHTTPServer):
             return
         batch["status"] = self.ends
         if self.ends == "failed":
-            batch["errors"] = {"data": [{"message": f"bad line, {SECRET}", "code": "x"}]}
+            batch["errors"] = {"data": [{"message": self.failure, "code": "x"}]}
             return
         lines = self.files[batch["input_file_id"]].splitlines()
         good, bad = [], []
@@ -100,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
+        if len(self.server.batches) >= self.server.quota:
+            self._send({"error": {"message": DAILY, "code": "rate_limit_exceeded"}}, 429)
+            return
         if self.path == "/v1/files":
             name = f"file-{len(self.server.files)}"
             part = next(p for p in body.split(b"--" + self._boundary()) if b"filename=" in p)
@@ -140,9 +147,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _boundary(self) -> bytes:
         return self.headers["content-type"].partition("boundary=")[2].encode()
 
-    def _send(self, answer: dict | bytes) -> None:
+    def _send(self, answer: dict | bytes, status: int = 200) -> None:
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
@@ -449,3 +456,35 @@ def test_any_text_is_sent_in_a_batch(provider: Provider, journal: Journal) -> No
     odd = Request("\ud83d", 0, {"model": "m", "messages": [message]})
     assert asked(provider, journal, [odd]).answered == 1
     assert provider.answered == ["half \ud83d of it"]
+
+
+@pytest.mark.parametrize("quota", [0, 1])
+def test_a_quota_of_a_day_ends_the_run_after_what_is_under_way(
+    provider: Provider, journal: Journal, monkeypatch: pytest.MonkeyPatch, quota: int
+) -> None:
+    monkeypatch.setattr(batch_api, "RETRIES", 0)
+    provider.quota = quota
+    summary = asked(provider, journal, requests(4), max_requests=2)
+    assert (summary.answered, summary.failed) == (2 * quota, 0)
+    assert re.search(
+        r"429: Rate limit .*\. Go on after \d{4}-\d\d-\d\d \d\d:\d\d UTC", summary.stopped
+    )
+    provider.quota = 1_000
+    assert asked(provider, journal, requests(4)).answered == 4 - 2 * quota
+    assert sorted(provider.answered) == [f"row {i}" for i in range(4)]
+
+
+def test_a_quota_of_a_day_in_the_answers_ends_the_run(provider: Provider, journal: Journal) -> None:
+    first = requests(1)[0].key
+    error = {"status_code": 429, "body": {"error": {"message": DAILY}}}
+    provider.change = lambda line: line["custom_id"] == first and line.update(response=error)
+    summary = asked(provider, journal)
+    assert (summary.answered, summary.failed) == (4, 0)
+    assert "Go on after" in summary.stopped
+    assert journal.reply(first) is None
+
+
+def test_a_batch_that_a_quota_of_a_day_stopped(provider: Provider, journal: Journal) -> None:
+    provider.ends = "failed"
+    provider.failure = DAILY
+    assert "Go on after" in asked(provider, journal).stopped

@@ -15,9 +15,10 @@ from dss_jax.core.types import Example
 from dss_jax.records.files import merge, read_records
 from dss_jax.records.records import Header, Reply
 from dss_jax.teacher.asking import ExtractionRun, SendOptions, ServerTeacher
-from dss_jax.teacher.client import Client, Fatal
+from dss_jax.teacher.client import Client
 from dss_jax.teacher.extraction import Extraction, answered
 from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.replies import Fatal
 
 beam = pytest.importorskip("apache_beam", reason='needs pip install "dss-jax[beam]"')
 

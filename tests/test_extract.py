@@ -23,7 +23,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
 from dss_jax.records.records import Reply
-from dss_jax.teacher import asking, client
+from dss_jax.teacher import asking, limits
 from dss_jax.teacher.asking import (
     ExtractionProgress,
     ExtractionRun,
@@ -310,13 +310,13 @@ def test_a_file_that_is_no_journal_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_retry_after() -> None:
-    assert client.retry_after({"retry-after": "7"}) == 7
-    assert client.retry_after({"retry-after-ms": "250", "retry-after": "7"}) == 0.25
+    assert limits.retry_after({"retry-after": "7"}) == 7
+    assert limits.retry_after({"retry-after-ms": "250", "retry-after": "7"}) == 0.25
     date = {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}
-    assert client.retry_after(date, now=1445412470.0) == 10
-    assert client.retry_after(date, now=1445412490.0) == 0
-    assert client.retry_after({"retry-after": "soon"}) is None
-    assert client.retry_after({}) is None
+    assert limits.retry_after(date, now=1445412470.0) == 10
+    assert limits.retry_after(date, now=1445412490.0) == 0
+    assert limits.retry_after({"retry-after": "soon"}) is None
+    assert limits.retry_after({}) is None
 
 
 def test_limits_of_requests_and_tokens() -> None:

@@ -14,12 +14,12 @@ from dss_jax.cli.main import main
 from dss_jax.core.registry import load_task
 from dss_jax.data import rows
 from dss_jax.records.records import Reply
-from dss_jax.teacher import client
+from dss_jax.teacher import client, replies
 from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun
-from dss_jax.teacher.client import Fatal, Rejected
 from dss_jax.teacher.extraction import Extraction, write
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.prices import Prices
+from dss_jax.teacher.replies import Fatal, Rejected
 
 BODY = {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 256, "stop": ["\nQ:"]}
 BODY["reasoning"] = 1
@@ -90,7 +90,7 @@ def test_wrong_fields_are_told(capsys: pytest.CaptureFixture, flags: tuple, said
 def test_a_field_that_is_not_supported_is_found(
     field: str | None, param: str | None, message: str
 ) -> None:
-    assert client.refused_field(message, param, BODY) == field
+    assert replies.refused_field(message, param, BODY) == field
 
 
 @pytest.mark.parametrize(

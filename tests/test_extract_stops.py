@@ -15,7 +15,7 @@ from protocol_server import answering
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher import client
+from dss_jax.teacher import client, limits, replies
 from dss_jax.teacher.asking import (
     ExtractionProgress,
     ExtractionRun,
@@ -23,9 +23,10 @@ from dss_jax.teacher.asking import (
     ServerTeacher,
     TeacherUnavailable,
 )
-from dss_jax.teacher.client import Client, Fatal, Rejected, Retryable
+from dss_jax.teacher.client import Client
 from dss_jax.teacher.journal import Journal, Request
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER
+from dss_jax.teacher.replies import Fatal, Rejected, Retryable
 
 Send = Callable[[dict], Awaitable[Reply]]
 
@@ -162,9 +163,9 @@ def chat(**choice: object) -> bytes:
 
 def test_replies_that_other_servers_give() -> None:
     parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "yes"}]
-    assert client.reply_of(chat(message={"content": parts}), True, str).text == "yes"
+    assert replies.reply_of(chat(message={"content": parts}), True, str).text == "yes"
     with pytest.raises(Retryable):  # Else it is kept as answered, and asked again all the same.
-        client.reply_of(chat(message={"content": "ha"}, finish_reason="error"), True, str)
+        replies.reply_of(chat(message={"content": "ha"}, finish_reason="error"), True, str)
 
 
 @pytest.mark.parametrize("part", [{"text": "x"}, 3, ["x"]])
@@ -175,14 +176,14 @@ def test_text_of_another_type_is_no_completion(part: object) -> None:
         {"message": {"content": "x"}, "finish_reason": part},
     ):
         with pytest.raises(Retryable, match="the answer is no completion"):
-            client.reply_of(chat(**choice), True, str)
+            replies.reply_of(chat(**choice), True, str)
 
 
 def test_no_part_of_a_key_is_left_where_an_answer_is_cut() -> None:
     key = "AIza-0123456789-abcdefghij"
     page = f"<html>{' ' * 60}{key}</html>".encode()
     with pytest.raises(Retryable) as raised:
-        client.reply_of(page, True, lambda text: client.clean(text, key))
+        replies.reply_of(page, True, lambda text: client.clean(text, key))
     assert "AIza" not in str(raised.value)
 
 
@@ -244,6 +245,12 @@ def test_a_row_that_a_filter_took_is_refused_and_the_rest_goes_on(
         assert [reply.text for reply in replies[1:]] == ["yes", "yes"]
 
 
+def test_no_error_is_too_deep_to_be_read() -> None:
+    for depth in (10, *range(800, 1100)):
+        text = '{"error": {"message": "no", "metadata": ' + "[" * depth + "]" * depth + "}}"
+        assert str(replies.failure_of(400, text, str)).startswith("400: ")
+
+
 @pytest.mark.parametrize("message", ["Forbidden", "Your account was flagged for abuse"])
 def test_other_403s_stop_the_run(tmp_path: Path, message: str) -> None:
     refused = pytest.raises(TeacherUnavailable, match="403")
@@ -288,6 +295,16 @@ def test_the_budget_holds_against_what_cannot_be_used(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal") as journal:
         kept = [journal.reply(request.key) for request in requests(9)]
         assert sum(reply.prompt_tokens for reply in kept if reply) == 2000
+
+
+def test_the_budget_holds_against_estimates(tmp_path: Path) -> None:
+    def check(summary: ExtractionProgress) -> str | None:
+        return "spent" if summary.prompt_tokens >= 1500 else None
+
+    with answering((200, completion("yes", usage=None), {})) as url:
+        send = Client(url, "NO_KEY")
+        summary = asked(tmp_path, send, requests(9, "word " * 700), QUICK, may_go_on=check)
+    assert (summary.stopped, summary.answered, summary.estimated) == ("spent", 2, 2)
 
 
 def test_tokens_without_usage_are_estimated(tmp_path: Path) -> None:
@@ -363,7 +380,7 @@ def test_a_quota_of_a_day_ends_the_run(
     ],
 )
 def test_how_long_a_server_asks_to_wait(headers: dict, body: str, seconds: float | None) -> None:
-    assert client.retry_after(headers, 1445412470.0, body) == pytest.approx(seconds)
+    assert limits.retry_after(headers, 1445412470.0, body) == pytest.approx(seconds)
 
 
 def test_a_proxy_of_the_environment_is_used(

@@ -2,6 +2,7 @@
 
 import json
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dss_jax.data.rows import examples_with_completions
 from dss_jax.records.files import read_records, write_records
 from dss_jax.records.records import STATUSES, Header, RecordSample, Reply
 from dss_jax.records.stats import record_stats
-from dss_jax.teacher import client
+from dss_jax.teacher import replies
 from dss_jax.teacher.extraction import Extraction, from_release, learned_labels, write
 from dss_jax.teacher.journal import Journal
 from dss_jax.teacher.parsing import read_reply
@@ -88,7 +89,36 @@ def read(name: str, text: str, *, finish: str = "stop", **options: bool) -> Reco
         ("45<|im_end|>\n<|im_start|>user\nQ: more", "45"),
         ("\u200b45", "45"),
         ("45!", "45"),
+        # Units of one sign, and of rates, areas and temperatures; currencies before the value.
+        ("45 km/h.", "45"),
+        ("45 m/s", "45"),
+        ("45 dollars/hour", "45"),
+        ("45 m\u00b2", "45"),
+        ("45 cm^2", "45"),
+        ("45\u00b0", "45"),
+        ("45 \u00b0C.", "45"),
+        ("USD 45", "45"),
+        ("US$1,200.50", "1200.50"),
+        ("Rs. 45", "45"),
+        ("$45 - $20", "45 - 20"),
+        # The last side may be rounded to the decimals that it shows; the value is the whole one.
+        ("50 / 3 = 16.67", "50 / 3"),
+        ("50 / 3 \u2248 16.7 dollars", "50 / 3"),
         # No value, or another than what it looks like.
+        ("50 / 3 = 16.66", ""),
+        ("50 / 3 = 17", ""),
+        ("16.67 = 50 / 3", ""),
+        ("45 m", ""),  # Metres, minutes or millions.
+        ("$45m", ""),
+        ("45bn", ""),
+        ("45thousand", ""),
+        ("45 lakh", ""),
+        ("USD 45k", ""),
+        ("45 x\u00b2", ""),
+        ("45 x/y", ""),
+        ("45\u00b030'", ""),
+        ("2 squared", ""),
+        ("NOT 45", ""),
         ("45, 46", ""),
         ("45 or 46", ""),
         ("45 (or 46)", ""),
@@ -126,66 +156,72 @@ def test_answers_of_one_value_agree(text: str) -> None:
     assert sample.label in ("45", "(63 - 18)")
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "(b) GOLD because it is wet.",
-        "(b) GOLD, because it is wet.",
-        "(b) GOLD since it is wet",
-        "(b) GOLD: it is wet.",
-        "(b) GOLD \u2013 it is wet",
-        "(b) GOLD (it is wet).",
-        "(b), which is wet.",
-        "b because it is wet",
-        "option (b).",
-        "Option B: GOLD",
-        "B - GOLD",
-        "GOLD, as it is wet.",
-        "\u200b(b) GOLD.",
-        "(b)\u2060 GOLD",
-        "(b) GOLD.<|im_end|>",
-        "(b) GOLD</s>",
-        "(b) GOLD<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ: What?",
-        "(b) GOLD<\uff5cend\u2581of\u2581sentence\uff5c>",
-        "(b) GOLD<end_of_turn>",
-        "\\boxed{b}",
-        "$\\boxed{\\text{(b) GOLD}}$",
-        "**(b) GOLD**",
-        "\n(b) GOLD",
-        "(b) GOLD.\n\nLet me know if you have other questions!",
-        "(b) GOLD.\n\nExplanation: a tree is dry, and so is a sleeping bag.",
-    ],
-)
-def test_a_choice(answer: str) -> None:
-    sample = read("cqa", f"{WET} So the answer is {answer}")
-    assert (sample.status, sample.label, sample.rationale) == ("ok", "GOLD", WET)
+ANSWERS = [
+    "(b) GOLD because it is wet.",
+    "(b) GOLD, because it is wet.",
+    "(b) GOLD since it is wet",
+    "(b) GOLD: it is wet.",
+    "(b) GOLD \u2013 it is wet",
+    "(b) GOLD (it is wet).",
+    "(b), which is wet.",
+    "b because it is wet",
+    "option (b).",
+    "Option B: GOLD",
+    "B - GOLD",
+    "GOLD, as it is wet.",
+    "\u200b(b) GOLD.",
+    "(b)\u2060 GOLD",
+    "(b) GOLD.<|im_end|>",
+    "(b) GOLD</s>",
+    "(b) GOLD<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ: What?",
+    "(b) GOLD<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "(b) GOLD<end_of_turn>",
+    "\\boxed{b}",
+    "$\\boxed{\\text{(b) GOLD}}$",
+    "**(b) GOLD**",
+    "\n(b) GOLD",
+    "(b) GOLD.\n\nLet me know if you have other questions!",
+    "(b) GOLD.\n\nExplanation: a tree is dry, and so is a sleeping bag.",
+]
+ANNOUNCEMENTS = [
+    "**Answer**: (b) GOLD",
+    "**Answer:** (b)",
+    "### Answer\n(b) GOLD",
+    "## Final Answer\n\n**(b) GOLD**",
+    "**Final Answer**\n(b)",
+    "**Answer:**\nThe answer is (b) GOLD.",
+    "Therefore, the correct answer is (b) GOLD.",
+    "Thus, the best choice is (b).",
+    "So, the correct option is: (b) GOLD",
+    "Based on this, I believe that the answer is (b).",
+    "The answer would be (b).",
+    "The answer is therefore (b) GOLD.",
+    "---\n\n**Answer:** (b)",
+    "A: So the answer is (b).",
+    "Answer - (b)",
+    "<answer>(b) GOLD</answer>",
+    "My final answer: (b)",
+    "\\boxed{b}",
+]
+GIVEN_AWAY = [
+    f"**Reasoning:** {WET} So the answer is (b) GOLD.",
+    f"### Reasoning\n{WET}\n\n### Answer\n(b) GOLD",
+    f"Explanation: {WET} So the answer is (b).",
+    f"Let's think step by step. {WET} So the answer is (b).",
+    f"(b) GOLD. {WET} So the answer is (b) GOLD.",
+    f"**Answer: (b) GOLD**\n\n**Reasoning:** {WET} So the answer is (b) GOLD.",
+    f"The answer is (b).\n\n{WET} Therefore, the answer is (b) GOLD.",
+]
 
 
 @pytest.mark.parametrize(
-    "announced",
-    [
-        "**Answer**: (b) GOLD",
-        "**Answer:** (b)",
-        "### Answer\n(b) GOLD",
-        "## Final Answer\n\n**(b) GOLD**",
-        "**Final Answer**\n(b)",
-        "**Answer:**\nThe answer is (b) GOLD.",
-        "Therefore, the correct answer is (b) GOLD.",
-        "Thus, the best choice is (b).",
-        "So, the correct option is: (b) GOLD",
-        "Based on this, I believe that the answer is (b).",
-        "The answer would be (b).",
-        "The answer is therefore (b) GOLD.",
-        "---\n\n**Answer:** (b)",
-        "A: So the answer is (b).",
-        "Answer - (b)",
-        "<answer>(b) GOLD</answer>",
-        "My final answer: (b)",
-        "\\boxed{b}",
-    ],
+    "text",
+    [f"{WET} So the answer is {answer}" for answer in ANSWERS]
+    + [f"{WET}\n\n{announced}" for announced in ANNOUNCEMENTS]
+    + GIVEN_AWAY,
 )
-def test_announcements_and_what_leads_to_them(announced: str) -> None:
-    sample = read("cqa", f"{WET}\n\n{announced}")
+def test_a_choice_and_nothing_but_the_rationale(text: str) -> None:
+    sample = read("cqa", text)
     assert (sample.status, sample.label, sample.rationale) == ("ok", "GOLD", WET)
 
 
@@ -336,23 +372,6 @@ def test_thoughts_after_text_and_thoughts_alone() -> None:
     assert read("cqa", "analysis of it: wet. So the answer is (b).").status == "ok"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"**Reasoning:** {WET} So the answer is (b) GOLD.",
-        f"### Reasoning\n{WET}\n\n### Answer\n(b) GOLD",
-        f"Explanation: {WET} So the answer is (b).",
-        f"Let's think step by step. {WET} So the answer is (b).",
-        f"(b) GOLD. {WET} So the answer is (b) GOLD.",
-        f"**Answer: (b) GOLD**\n\n**Reasoning:** {WET} So the answer is (b) GOLD.",
-        f"The answer is (b).\n\n{WET} Therefore, the answer is (b) GOLD.",
-    ],
-)
-def test_nothing_but_the_rationale(text: str) -> None:
-    sample = read("cqa", text)
-    assert (sample.status, sample.label, sample.rationale) == ("ok", "GOLD", WET)
-
-
 def test_an_answer_alone_is_no_rationale() -> None:
     assert read("cqa", "Answer: (b). Answer: (b).").status == "no_rationale"
     assert read("cqa", "**(b) GOLD**\n\nSo the answer is (b).").status == "no_rationale"
@@ -381,6 +400,7 @@ def free_prompt(*outputs: str) -> Prompt:
     ("text", "label"),
     [
         ("sink because it is dense.", "sink"),
+        ("sin", "sin"),
         ("float</s>", "float"),
         ("sink.\n\nLet me know if you have other questions!", "sink"),
         ("sink. Let me know if you have other questions!", "sink"),
@@ -392,6 +412,10 @@ def test_any_text_has_its_bounds(text: str, label: str) -> None:
     reply = Reply(text=f"Dense. So the answer is {text}")
     sample = read_reply(reply, FREE, free_prompt("sink"), PromptOptions())
     assert (sample.status, sample.label) == ("ok" if label else "invalid_label", label)
+    cut = replace(reply, finish_reason="length")
+    sample = read_reply(cut, FREE, free_prompt("sink"), PromptOptions())
+    ended = "</s>" in text
+    assert (sample.status, sample.label) == (("ok", label) if ended else ("truncated", ""))
 
 
 def own_task(**more: Any) -> DistillationTask:
@@ -482,7 +506,7 @@ USAGE = {"prompt_tokens": 1500, "completion_tokens": 3000, "total_tokens": 4500}
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
 def test_a_reply_of_thoughts_alone_is_paid_for_and_no_answer(name: str) -> None:
-    reply = client.reply_of(chat(None, USAGE, **{name: "So the answer is (b)."}), True, str)
+    reply = replies.reply_of(chat(None, USAGE, **{name: "So the answer is (b)."}), True, str)
     assert (reply.prompt_tokens, reply.completion_tokens) == (1500, 3000)
     sample = read_reply(reply, CQA, prompt_of("cqa"), PromptOptions())
     assert (sample.status, sample.thoughts) == ("no_answer", "So the answer is (b).")
@@ -494,7 +518,7 @@ def test_parts_of_thought_are_no_text(kind: str) -> None:
     thought = {"type": kind, "text": "x?"}
     nested = {"type": kind, kind: [{"type": "text", "text": "x?"}]}
     for part in (thought, nested):
-        reply = client.reply_of(chat([part, {"type": "text", "text": "yes"}]), True, str)
+        reply = replies.reply_of(chat([part, {"type": "text", "text": "yes"}]), True, str)
         assert (reply.text, reply.thoughts) == ("yes", "x?")
 
 
@@ -502,13 +526,13 @@ def test_halves_of_characters() -> None:
     content = (
         b'{"choices": [{"message": {"content": "\\ud83d x \\ude00"}, "finish_reason": "stop"}]}'
     )
-    assert client.reply_of(content, True, str).text == "\ufffd x \ufffd"
+    assert replies.reply_of(content, True, str).text == "\ufffd x \ufffd"
     parts = [{"type": "text", "text": "\ud83d"}, {"type": "text", "text": "\ude00"}]
-    assert client.reply_of(chat(parts), True, str).text == "\U0001f600"
+    assert replies.reply_of(chat(parts), True, str).text == "\U0001f600"
 
 
 def test_an_object_that_was_asked_for_is_read() -> None:
-    reply = client.reply_of(chat({"rationale": WET, "answer": "(b) GOLD"}), True, str)
+    reply = replies.reply_of(chat({"rationale": WET, "answer": "(b) GOLD"}), True, str)
     sample = read_reply(reply, CQA, prompt_of("cqa"), PromptOptions())
     assert (sample.status, sample.label, sample.rationale) == ("ok", "GOLD", WET)
 
@@ -525,14 +549,14 @@ def test_an_object_that_was_asked_for_is_read() -> None:
     ],
 )
 def test_usage(usage: dict, tokens: tuple[int, int]) -> None:
-    reply = client.reply_of(chat("yes", usage), True, str)
+    reply = replies.reply_of(chat("yes", usage), True, str)
     assert (reply.prompt_tokens, reply.completion_tokens) == tokens
     assert not reply.estimated
 
 
 @pytest.mark.parametrize("usage", [None, {}, [], "x", 3, {"prompt_tokens": "many"}])
 def test_usage_that_is_missing_is_estimated(usage: Any) -> None:
-    reply = client.reply_of(chat("x" * 350, usage), True, str, 1000)
+    reply = replies.reply_of(chat("x" * 350, usage), True, str, 1000)
     assert (reply.prompt_tokens, reply.completion_tokens, reply.estimated) == (1000, 100, True)
 
 
@@ -603,8 +627,8 @@ BODY = st.fixed_dictionaries(
 @given(BODY | JSON, st.booleans())
 def test_any_answer_becomes_a_reply_or_is_asked_again(body: Any, is_chat: bool) -> None:
     try:
-        reply = client.reply_of(json.dumps(body).encode(), is_chat, str, 10)
-    except client.Retryable:
+        reply = replies.reply_of(json.dumps(body).encode(), is_chat, str, 10)
+    except replies.Retryable:
         return
     for part in (reply.text, reply.thoughts, reply.finish_reason, reply.refusal, reply.model):
         part.encode()

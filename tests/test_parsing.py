@@ -7,7 +7,8 @@ from dss_jax.core.prompt import Prompt
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
 from dss_jax.records.records import STATUSES, RecordSample, Reply
-from dss_jax.teacher.parsing import normalised, read_reply
+from dss_jax.teacher.labels import Labels
+from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import PromptOptions
 
 CHOICES = ("forest", "sea", "washington d.c.", "sea lion", "USA")
@@ -27,6 +28,10 @@ def read(
 ) -> RecordSample:
     options = PromptOptions(structured=structured)
     return read_reply(Reply(text=text, **reply), row, prompt_of(name), options)
+
+
+def normalised(text: str, row: Example, prompt: Prompt) -> str:
+    return Labels(row, prompt).normalised(text)
 
 
 @pytest.mark.parametrize(

@@ -13,48 +13,33 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Protocol
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher.client import Client, Exhausted, Fatal, Rejected
+from dss_jax.teacher.client import Client
 from dss_jax.teacher.journal import GROUP_SECONDS, Asked, Journal, Request
 from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, Limiter, backoff
 from dss_jax.teacher.prices import tokens_of
-from dss_jax.teacher.replies import Retryable
+from dss_jax.teacher.replies import Exhausted, Fatal, Rejected, Retryable
 
-CHUNK = 512
-"""Requests that are looked up in the journal at once; what bounds the memory."""
-
-HOPELESS = 5
-"""The first so many requests were all given up: the mistake is in each."""
-
-WAIT_FOR_OTHERS = 2.0
-"""Seconds between looks at requests that another process has claimed."""
-
-LOOK_FOR_STOP = 0.2
-"""Seconds between looks, while waiting to send, whether the run has been stopped."""
+CHUNK = 512  # Requests that are looked up in the journal at once; what bounds the memory.
+HOPELESS = 5  # The first so many requests were all given up: the mistake is in each.
+WAIT_FOR_OTHERS = 2.0  # Seconds between looks at requests that another process has claimed.
+LOOK_FOR_STOP = 0.2  # Seconds between looks, while waiting to send, whether the run was stopped.
 
 
 @dataclass(frozen=True, kw_only=True)
 class SendOptions:
-    """How to send.
+    """How to send."""
 
-    Attributes:
-      concurrency: most requests at once; fewer while the server says that it is too much.
-      rpm, tpm: requests and tokens a minute; None: no limit.
-      max_attempts: for one request, before it is given up.
-      first_wait: seconds; the wait before repetition n is drawn from 0 to first_wait * 2^n.
-      jitter_seed: of the waits.
-    """
-
-    concurrency: int = 32
-    rpm: int | None = None
-    tpm: int | None = None
-    max_attempts: int = 8
-    first_wait: float = 0.5
-    jitter_seed: int | None = None
+    concurrency: int = 32  # Most requests at once; fewer while the server says it is too much.
+    rpm: int | None = None  # Requests a minute; None: no limit.
+    tpm: int | None = None  # Tokens a minute; None: no limit.
+    max_attempts: int = 8  # For one request, before it is given up.
+    first_wait: float = 0.5  # Seconds; that before repetition n is drawn from 0 to this * 2^n.
+    jitter_seed: int | None = None  # Of the waits.
 
 
 @dataclass
@@ -68,12 +53,9 @@ class ExtractionProgress:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    estimated: int = 0
-    """Replies whose tokens are our estimate, for want of the server's count."""
-    stopped: str = ""
-    """Why it ended early: "" where it did not."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Reason -> requests given up for it."""
+    estimated: int = 0  # Replies whose tokens are our estimate, for want of the server's count.
+    stopped: str = ""  # Why it ended early; "" where it did not.
+    reasons: Counter[str] = field(default_factory=Counter)  # Reason -> requests given up for it.
 
     @property
     def done(self) -> int:
@@ -89,31 +71,19 @@ class _Halted(Exception):  # noqa: N818
     """The run was stopped before a request was sent."""
 
 
+@dataclass(eq=False)
 class ExtractionRun:
-    """One run over a journal.
+    """One run over a journal."""
 
-    Args:
-      journal: has the replies of earlier runs, and gets each new one as it comes.
-      only_failed: ask again only for requests that were given up before.
-      extraction: digest of what is asked, under which the journal notes what the run takes; ""
-        for none.
-      on_progress: called after each reply.
-      may_go_on: called after each reply; a reason to stop, or None.
-    """
-
-    def __init__(
-        self,
-        journal: Journal,
-        *,
-        only_failed: bool = False,
-        extraction: str = "",
-        on_progress: Callable[[ExtractionProgress], None] | None = None,
-        may_go_on: Callable[[ExtractionProgress], str | None] | None = None,
-    ) -> None:
-        self.journal, self.only_failed, self.extraction = journal, only_failed, extraction
-        self.on_progress, self.may_go_on = on_progress, may_go_on
-        self.progress = ExtractionProgress()
-        self._started = time.monotonic()
+    journal: Journal  # Has the replies of earlier runs, and gets each new one as it comes.
+    _: KW_ONLY
+    only_failed: bool = False  # Ask again only for requests that were given up before.
+    extraction: str = ""  # Digest of what is asked, for the journal's notes on runs; "": none.
+    # Called after each reply; the second gives a reason to stop, or None.
+    on_progress: Callable[[ExtractionProgress], None] | None = None
+    may_go_on: Callable[[ExtractionProgress], str | None] | None = None
+    progress: ExtractionProgress = field(default_factory=ExtractionProgress)
+    _started: float = field(default_factory=time.monotonic, init=False)
 
     def missing(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
         """Those without a reply, in order and in chunks; the others count as reused."""
@@ -126,10 +96,7 @@ class ExtractionRun:
     def keep(self, request: Request | Asked, reply: Reply, lost: Sequence[Retryable] = ()) -> None:
         """Puts a reply into the journal, counts it and tells of it.
 
-        Args:
-          request: what was asked.
-          reply: to it.
-          lost: earlier answers to it that could not be used; `pay` has counted them.
+        `lost` are earlier answers that could not be used; `pay` has counted them.
         """
         progress = self.progress
         progress.estimated += reply.estimated
@@ -167,9 +134,7 @@ class Teacher(Protocol):
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
         """Gives `run.keep` a reply to each request that is missing.
 
-        Args:
-          requests: of one model, form and sampling; consumed little by little, each at most once.
-          run: gets every reply as it comes.
+        They are of one model, form and sampling; consumed little by little, each at most once.
 
         Returns:
           What was done. `stopped` says why where not all of it was.
@@ -180,12 +145,7 @@ class Teacher(Protocol):
 
 
 class ServerTeacher:
-    """A server that is asked for many requests at once, each until it is answered, in one run.
-
-    Args:
-      send: sends one body, once.
-      options: how many at once, how fast, how often.
-    """
+    """A server that is asked for many requests at once, each until it is answered, in one run."""
 
     def __init__(self, send: Client, options: SendOptions | None = None) -> None:
         self.send, self.options = send, options or SendOptions()
@@ -286,10 +246,12 @@ class ServerTeacher:
         for attempt in itertools.count(1):
             try:
                 reply = await self.once(request)
+                break
             except Rejected as error:
+                reply = Reply.failure(str(error))
                 # Where others like it were answered in an earlier run, it is this row alone.
-                first = is_first and not self.progress.reused
-                return self.give_up(request, str(error), first, lost)
+                is_first = is_first and not self.progress.reused
+                break
             except Retryable as error:
                 if error.overload:
                     self.limiter.overloaded(error.retry_after)
@@ -298,14 +260,18 @@ class ServerTeacher:
                     self.run.pay(error.paid)
                     self.run.report()
                 if attempt >= min(self.options.max_attempts, error.attempts or attempt + 1):
-                    reason = f"given up after {attempt} attempts: {error}"
-                    return self.give_up(request, reason, is_first, lost)
+                    reply = Reply.failure(f"given up after {attempt} attempts: {error}")
+                    break
                 wait = backoff(attempt, self.options.first_wait, self.dice)
                 await self.pause(max(min(error.retry_after or 0.0, LONGEST_RETRY_AFTER), wait))
                 self.progress.retries += 1
-            else:
-                self.limiter.answered()
-                return self.run.keep(request, reply, lost)
+        self.run.keep(request, reply, lost)
+        if not reply.failed:
+            return self.limiter.answered()
+        # Of the first, not any: a refusal comes at once, an answer takes seconds.
+        self.first_lost += is_first
+        if self.first_lost == HOPELESS and not self.progress.answered:
+            raise Fatal(f"none of the first {HOPELESS} requests was answered: {reply.refusal}")
 
     async def once(self, request: Request) -> Reply:
         done = self.progress
@@ -320,19 +286,11 @@ class ServerTeacher:
         finally:
             self.limiter.release()
 
-    def give_up(
-        self, request: Request, reason: str, is_first: bool, lost: Sequence[Retryable]
-    ) -> None:
-        self.run.keep(request, Reply.failure(reason), lost)
-        # Of the first, not any: a refusal comes at once, an answer takes seconds.
-        self.first_lost += is_first
-        if self.first_lost == HOPELESS and not self.progress.answered:
-            raise Fatal(f"none of the first {HOPELESS} requests was answered: {reason}")
-
     def stop(self, error: Exception) -> None:
         """Ends the run. Of several errors the first is told: the others follow from it."""
-        self.fatal = self.fatal or error
         self.progress.stopped = self.progress.stopped or str(error)
+        if not isinstance(error, Exhausted):
+            self.fatal = self.fatal or error
 
     def interrupt(self) -> None:
         """The first Ctrl-C only asks to stop; the second is the usual one."""
@@ -350,8 +308,6 @@ class ServerTeacher:
                 await self.one(request)
             except _Halted:
                 return
-            except Exhausted as error:
-                self.progress.stopped = self.progress.stopped or str(error)
             except Exception as error:
                 self.stop(error)
 

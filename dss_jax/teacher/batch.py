@@ -24,33 +24,19 @@ from dss_jax.core.paths import write_whole
 from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
 from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun
-from dss_jax.teacher.client import OWN_SERVER_KEY, clean, key_from, refused
+from dss_jax.teacher.client import OWN_SERVER_KEY, clean, key_from
 from dss_jax.teacher.journal import Asked, Request
 from dss_jax.teacher.prices import HOSTED, tokens_of
-from dss_jax.teacher.replies import Retryable, error_of, reply_of, said_in
+from dss_jax.teacher.replies import Exhausted, Retryable, error_of, failure_of, reply_of
 
 log = logging.getLogger(__name__)
 
-MAX_REQUESTS, MAX_BYTES = 50_000, 190_000_000
-"""Of one batch: OpenAI takes 50,000 requests and 200 MB."""
-
-ENDED = ("completed", "failed", "expired", "cancelled")
-"""States after which a batch does not change."""
-
-REFUSED = (400, 403, 413, 422)
-"""Statuses of a request that will not be answered, whenever it is sent."""
-
-TAG = "dss_jax"
-"""Name of the tag in the batch's metadata."""
-
-RETRIES = 5
-"""Of a request that changes nothing at the provider, by the client, some seconds apart."""
-
-FIRST_WAIT, LONGEST_WAIT = 15.0, 300.0
-"""Seconds between two looks; they double."""
-
-LOOKS_WITHOUT_ANSWER = 12
-"""One after another, after which waiting is given up: an hour, at the longest pause."""
+MAX_REQUESTS, MAX_BYTES = 50_000, 190_000_000  # Of one batch: OpenAI takes 50,000 and 200 MB.
+ENDED = ("completed", "failed", "expired", "cancelled")  # A batch does not change after these.
+TAG = "dss_jax"  # Name of the tag in the batch's metadata.
+RETRIES = 5  # Of a request that changes nothing at the provider, by the client, seconds apart.
+FIRST_WAIT, LONGEST_WAIT = 15.0, 300.0  # Seconds between two looks; they double.
+LOOKS_WITHOUT_ANSWER = 12  # One after another, then waiting is given up: an hour at the longest.
 
 PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
 """Errors that a provider has for a while."""
@@ -58,13 +44,7 @@ PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLim
 
 @dataclass
 class _Batch:
-    """A batch as it is noted.
-
-    Attributes:
-      tag: digest of its keys.
-      requests: what it asks.
-      id: the provider's; "" until it is known.
-    """
+    """A batch as it is noted: digest of its keys, what it asks, the provider's id once known."""
 
     tag: str
     requests: list[Asked]
@@ -72,13 +52,7 @@ class _Batch:
 
 
 class BatchTeacher:
-    """Hands in, waits, fetches.
-
-    Args:
-      base_url, api_key_env: as of `client.Client`.
-      max_requests: of one batch.
-      sleep: seconds -> None.
-    """
+    """Hands in at most `max_requests` a batch, waits by `sleep` (seconds -> None), fetches."""
 
     def __init__(
         self,
@@ -99,7 +73,8 @@ class BatchTeacher:
         """As `Teacher.ask`; waits for the answers. The notes are beside the file of the journal.
 
         Requests without an answer (a batch that expired, an error of the server) are missing again
-        at the next run.
+        at the next run. Where a day's quota is used up, what is under way is waited for, and the
+        run has `stopped`.
 
         Raises:
           UsageError: the server refuses or cannot be reached, or another process is at it.
@@ -112,19 +87,34 @@ class BatchTeacher:
             with locks.held(self._notes.with_suffix(".lock"), taken):
                 self._load()
                 self._find_lost()
-                for chunk in self._chunks(requests):
-                    self._hand_in(chunk)
+                try:
+                    for chunk in self._chunks(requests):
+                        self._hand_in(chunk)
+                except openai.RateLimitError as error:
+                    if not self._exhausted(error):
+                        raise
+                    self._drop_refused()
                 self._wait()
         except openai.OpenAIError as error:
-            text = self._clean(f"{type(error).__name__}: {error}")
-            raise UsageError(
-                f"the batch API failed: {text}. Batches that were handed in go on at the provider; "
-                "the same command fetches them."
-            ) from None
+            if not self._exhausted(error):
+                text = self._clean(f"{type(error).__name__}: {error}")
+                raise UsageError(
+                    f"the batch API failed: {text}. Batches that were handed in go on at the "
+                    "provider; the same command fetches them."
+                ) from None
         finally:
             self._openai.close()
         run.report()
         return run.progress
+
+    def _exhausted(self, found: Reply | Exception) -> bool:
+        """Whether a day's quota is used up, which ends the run; then says so."""
+        if isinstance(found, openai.RateLimitError):
+            answer = found.response
+            found = failure_of(found.status_code, answer.text, self._clean, answer.headers)
+        if isinstance(found, Exhausted):
+            self._run.progress.stopped = self._run.progress.stopped or str(found)
+        return isinstance(found, Exhausted)
 
     def _load(self) -> None:
         """Reads the notes on batches under way, a JSON file that is replaced whole."""
@@ -158,12 +148,13 @@ class BatchTeacher:
             if request.key in seen:
                 continue
             seen.add(request.key)
-            line = _line(request)
-            if chunk and (len(chunk) == self._max_requests or size + len(line) > MAX_BYTES):
+            line = {"custom_id": request.key, "method": "POST", "url": _endpoint(request)}
+            text = as_json({**line, "body": dict(request.body)}) + b"\n"
+            if chunk and (len(chunk) == self._max_requests or size + len(text) > MAX_BYTES):
                 yield chunk
                 chunk, size = [], 0
-            chunk.append((request, line))
-            size += len(line)
+            chunk.append((request, text))
+            size += len(text)
         if chunk:
             yield chunk
 
@@ -174,8 +165,11 @@ class BatchTeacher:
             made = {(b.metadata or {}).get(TAG): b.id for b in self._openai.batches.list(limit=100)}
             for batch in lost:
                 batch.id = made.get(batch.tag, "")
-            self._batches = [batch for batch in self._batches if batch.id]
-            self._save()
+            self._drop_refused()
+
+    def _drop_refused(self) -> None:
+        self._batches = [batch for batch in self._batches if batch.id]
+        self._save()
 
     def _hand_in(self, chunk: list[tuple[Request, bytes]]) -> None:
         requests = [Asked(request.key, request.id, request.sample) for request, _ in chunk]
@@ -203,33 +197,30 @@ class BatchTeacher:
         while self._batches:
             try:
                 for batch in list(self._batches):
-                    state = self._look(batch)
-                    if state is None:
-                        continue
-                    if state.status in ENDED:
-                        self._fetch(batch, state)
-                    elif (counts := state.request_counts) is not None:
-                        done = f"{counts.completed:,} of {counts.total or len(batch.requests):,}"
-                        log.info(f"batch {batch.id}: {state.status}, {done}")
+                    self._look(batch)
                 unanswered = 0
             except PASSING as error:
                 # A batch takes up to a day: a provider that is away for minutes must not end it.
                 unanswered += 1
-                if unanswered == LOOKS_WITHOUT_ANSWER:
+                if unanswered == LOOKS_WITHOUT_ANSWER or self._exhausted(error):
                     raise
                 log.info(f"no answer, waiting: {self._clean(str(error))}")
             if self._batches:
                 self._sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
 
-    def _look(self, batch: _Batch) -> Any | None:
-        """The state of a batch; None where the provider has it no more, and then nobody waits."""
+    def _look(self, batch: _Batch) -> None:
+        """Fetches a batch that has ended; forgets one that the provider has no more."""
         try:
-            return self._openai.batches.retrieve(batch.id)
+            state = self._openai.batches.retrieve(batch.id)
         except openai.NotFoundError:
             log.warning(f"batch {batch.id} is gone; the next run asks its rows again")
-            self._forget(batch)
-            return None
+            return self._forget(batch)
+        if state.status in ENDED:
+            return self._fetch(batch, state)
+        if (counts := state.request_counts) is not None:
+            done = f"{counts.completed:,} of {counts.total or len(batch.requests):,}"
+            log.info(f"batch {batch.id}: {state.status}, {done}")
 
     def _forget(self, batch: _Batch) -> None:
         # The journal first: a batch that is noted no more is not fetched again.
@@ -253,8 +244,10 @@ class BatchTeacher:
         self._forget(batch)
         if state.status == "failed":
             reasons = [f"{e.message}" for e in (state.errors.data if state.errors else None) or ()]
-            reason = self._clean("; ".join(reasons) or "no reason given")
-            raise UsageError(f"the provider refused batch {batch.id}: {reason}")
+            reason = "; ".join(reasons)
+            if not self._exhausted(failure_of(429, reason, self._clean)):
+                said = self._clean(reason or "no reason given")
+                raise UsageError(f"the provider refused batch {batch.id}: {said}")
         left = f"; {len(wanted):,} without an answer, for the next run" if wanted else ""
         log.info(f"batch {batch.id}: {state.status}{left}")
 
@@ -265,38 +258,36 @@ class BatchTeacher:
             asked = wanted[answer["custom_id"]]
             response = answer.get("response")
             response = response if isinstance(response, dict) else {}
-            body, status = response.get("body"), response.get("status_code")
-            reply = self._reply(asked, status, body, answer.get("error"))
-        except Retryable as error:
-            # Paid for, and the batch will not hold another.
-            prompt, completion = error.paid
-            reply = Reply.failure(str(error))
-            reply = replace(reply, prompt_tokens=prompt, completion_tokens=completion)
+            reply = self._reply(asked, response, answer.get("error"))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
         if reply is not None:
             del wanted[asked.key]
             self._run.keep(asked, reply)
 
-    def _reply(self, asked: Asked, status: Any, body: Any, error: Any) -> Reply | None:
+    def _reply(self, asked: Asked, response: dict[str, Any], error: Any) -> Reply | None:
         """What a line holds; None for nothing, so that the row is missing."""
+        status, body = response.get("status_code"), response.get("body")
         if status == 200:
-            content = json.dumps(body).encode()
-            prompt_tokens = self._prompt_tokens.get(asked.key, 0)
-            return reply_of(content, b'"message"' in content, self._clean, prompt_tokens)
+            content, estimate = json.dumps(body).encode(), self._prompt_tokens.get(asked.key, 0)
+            try:
+                return reply_of(content, b'"message"' in content, self._clean, estimate)
+            except Retryable as lost:
+                # Paid for, and the batch will not hold another.
+                prompt, completion = lost.paid
+                reply = Reply.failure(str(lost))
+                return replace(reply, prompt_tokens=prompt, completion_tokens=completion)
         said = body if error_of(body) or (isinstance(body, str) and body) else error
-        if status not in REFUSED:
-            kind = str(error_of(said).get("code"))  # "batch_expired", "batch_cancelled".
-            if status is not None or kind.startswith("batch_") or not said:
-                return None
-        reason = self._clean(f"{status or 'error'}: {said_in(said, str(said or ''))}")
-        return refused(status or 400, said, self._clean) or Reply.failure(reason)
+        kind = str(error_of(said).get("code"))  # "batch_expired", "batch_cancelled".
+        if status is None and (not said or kind.startswith("batch_")):
+            return None
+        text = json.dumps(said) if said and not isinstance(said, str) else said or ""
+        found = failure_of(status, text, self._clean)
+        if isinstance(found, Reply):
+            return found
+        again = self._exhausted(found) or isinstance(found, Retryable)
+        return None if again else Reply.failure(str(found))
 
 
 def _endpoint(request: Request) -> str:
     return "/v1/chat/completions" if "messages" in request.body else "/v1/completions"
-
-
-def _line(request: Request) -> bytes:
-    about = {"custom_id": request.key, "method": "POST", "url": _endpoint(request)}
-    return as_json({**about, "body": dict(request.body)}) + b"\n"

@@ -32,10 +32,8 @@ def AskTeacher(  # noqa: N802
 
     Args:
       rows: are spread over the workers.
-      make_extraction: says what is asked. It is called on each worker, where a task file of the
-        user's must be too: a task itself cannot be sent to a worker.
-      make_client: the teacher's client. Called on the workers, so each needs the key in its
-        environment; a key is never sent.
+      make_extraction, make_client: are called on each worker, which needs a task file of the user's
+        and the key in its environment: neither a task nor a key is sent to a worker.
       journal: path of the SQLite file, on the local disk of a worker.
       options: how to send, of one worker; `concurrency` holds for each batch under way.
       batch_size: rows a batch. Connections are opened once a batch, so some hundreds.

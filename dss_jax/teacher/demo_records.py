@@ -19,11 +19,8 @@ from dss_jax.teacher.simulated import MODEL, simulated_teacher
 
 log = logging.getLogger(__name__)
 
-CONCURRENCY = 16
-"""Requests at once: more than the server answers in the time that one takes."""
-
-TELL_EVERY = 2000
-"""Answers between lines of progress."""
+CONCURRENCY = 16  # Requests at once: more than the server answers in the time that one takes.
+TELL_EVERY = 2000  # Answers between lines of progress.
 
 TERMS = "Generated and simulated: free to use."
 
@@ -48,12 +45,8 @@ def simulated_records(task: DistillationTask, subset: config.Task, folder: Path)
         folder.mkdir(parents=True, exist_ok=True)
         with Journal(folder / "journal") as journal, simulated_teacher(str(task.file)) as base_url:
             # The requests are the same whatever the split is called.
-            _ask(
-                _extraction(task, "train"),
-                list(itertools.chain(*asked.values())),
-                journal,
-                base_url,
-            )
+            everything = [*itertools.chain(*asked.values())]
+            _ask(_extraction(task, "train"), everything, journal, base_url)
             about = {"endpoint": host_of(base_url), "terms": TERMS}
             for split, examples in asked.items():
                 what, raw = _extraction(task, split), folder / f"{split}_raw.jsonl"

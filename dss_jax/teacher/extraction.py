@@ -23,8 +23,7 @@ RELEASED_TEACHER = "PaLM 540B (released completions)"
 NOT_ASKED = Reply.failure("not asked yet")
 NOT_RELEASED = Reply.failure("there is no completion for this row")
 
-FEW_LABELS = 20
-"""At most so many different gold labels are all that a teacher may answer."""
+FEW_LABELS = 20  # At most so many different gold labels are all that a teacher may answer.
 
 Price = Callable[[int, int], float | None]
 """(prompt tokens, completion tokens) -> cost in USD; None where the price is not known."""
@@ -32,28 +31,19 @@ Price = Callable[[int, int], float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """What is asked of which teacher.
+    """What is asked of which teacher."""
 
-    Attributes:
-      task: whose prompt and scorer are used.
-      split: of the rows.
-      model: the teacher's name, as its server knows it.
-      options: how the prompt is laid out.
-      samples: completions a row.
-      sampling: fields of the request besides the prompt: temperature, max_tokens, top_p, seed, and
-        what else its server knows. With a seed, sample i is sent seed + i.
-      omit: fields that are left out of the requests, for a model that does not have them.
-      labels: allowed in the answers about rows that have none of their own, where the task names
-        none either (`learned_labels`).
-    """
-
-    task: DistillationTask
-    split: str
-    model: str
+    task: DistillationTask  # Whose prompt and scorer are used.
+    split: str  # Of the rows.
+    model: str  # The teacher's name, as its server knows it.
     options: PromptOptions = field(default_factory=PromptOptions)
-    samples: int = 1
+    samples: int = 1  # Completions a row.
+    # Fields of the request besides the prompt: temperature, max_tokens, top_p, seed, and what else
+    # its server knows. With a seed, sample i is sent seed + i.
     sampling: dict[str, Any] = field(default_factory=dict)
-    omit: tuple[str, ...] = ()
+    omit: tuple[str, ...] = ()  # Fields that are left out, for a model that does not have them.
+    # Allowed in the answers about rows that have none of their own, where the task names none
+    # either (`learned_labels`).
     labels: tuple[str, ...] = ()
 
     @property
@@ -72,15 +62,17 @@ class Extraction:
 
     def requests(self, examples: Iterable[Example]) -> Iterator[Request]:
         """The requests of rows, in order, one a sample."""
+        sampling = self._kept(self.sampling)
         for example in examples:
             # Not the learned ones: more rows would be other requests.
             asked = request_body(self.prompt, _limited(example, self.task.labels), self.options)
-            body = {"model": self.model, **asked, **self.sampling}
             for sample in range(self.samples):
-                if "seed" in self.sampling:
-                    body["seed"] = self.sampling["seed"] + sample
-                sent = {name: value for name, value in body.items() if name not in self.omit}
-                yield Request(example.id, sample, sent)
+                seed = {"seed": sampling["seed"] + sample} if "seed" in sampling else {}
+                body = {"model": self.model, **self._kept(asked), **sampling, **seed}
+                yield Request(example.id, sample, body)
+
+    def _kept(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in fields.items() if name not in self.omit}
 
     def record(self, example: Example, replies: Iterable[Reply]) -> Record:
         """The record of a row, from the replies to its requests."""
@@ -91,8 +83,7 @@ class Extraction:
     @property
     def settings(self) -> dict[str, Any]:
         """`sampling` as sent, but for the number of samples."""
-        sent = {name: value for name, value in self.sampling.items() if name not in self.omit}
-        return {**sent, "omit": list(self.omit)} if self.omit else sent
+        return self._kept(self.sampling) | ({"omit": list(self.omit)} if self.omit else {})
 
     @property
     def sha256(self) -> str:
@@ -120,11 +111,7 @@ def learned_labels(task: DistillationTask, examples: Iterable[Example]) -> tuple
 
 
 def shard_of(examples: Sequence[Example], shard: str | None) -> Sequence[Example]:
-    """Every n-th row from the i-th on, for `shard` = "i/n" with i from 0.
-
-    Raises:
-      UsageError: `shard` has another form.
-    """
+    """Every n-th row from the i-th on, for `shard` = "i/n" with i from 0; else a `UsageError`."""
     if shard is None:
         return examples
     index, _, count = shard.partition("/")
@@ -148,25 +135,23 @@ def _totals(answers: Iterable[tuple[Record, dict[str, Reply]]], price: Price) ->
 
     Rows with one text share a request, which was paid for once.
     """
-    counts = Counter(rows=0, requests=0, prompt_tokens=0, completion_tokens=0)
-    estimated = 0
+    rows = prompt = completion = estimated = 0
     statuses: Counter[str] = Counter()
     seen: set[bytes] = set()
     for record, replies in answers:
-        counts["rows"] += 1
+        rows += 1
         statuses[record.status] += 1
         new = {bytes.fromhex(key): reply for key, reply in replies.items()}
         for key in new.keys() - seen:
-            counts["requests"] += 1
-            counts["prompt_tokens"] += new[key].prompt_tokens
-            counts["completion_tokens"] += new[key].completion_tokens
+            prompt += new[key].prompt_tokens
+            completion += new[key].completion_tokens
             estimated += new[key].estimated
         seen |= new.keys()
-    cost = price(counts["prompt_tokens"], counts["completion_tokens"])
-    costs: dict[str, Any] = {} if cost is None else {"cost_usd": round(cost, 6)}
-    if estimated:
-        costs["requests_estimated"] = estimated
-    return {**counts, "statuses": dict(sorted(statuses.items())), **costs}
+    totals: dict[str, Any] = {"rows": rows, "requests": len(seen), "prompt_tokens": prompt}
+    totals |= {"completion_tokens": completion, "statuses": dict(sorted(statuses.items()))}
+    if (cost := price(prompt, completion)) is not None:
+        totals["cost_usd"] = round(cost, 6)
+    return totals | ({"requests_estimated": estimated} if estimated else {})
 
 
 def write(
@@ -180,13 +165,7 @@ def write(
 ) -> Header:
     """Writes the record file of all rows, whole or not at all, and returns its header.
 
-    Args:
-      extraction: what was asked.
-      examples: the rows.
-      journal: has the replies.
-      out: the file.
-      price: of the tokens.
-      provenance: prices, endpoint, terms: as of `Header`.
+    `provenance` are prices, endpoint and terms, as of `Header`.
     """
     # The header comes first and needs the totals, so the replies are read twice.
     totals = _totals(answered(extraction, examples, journal), price)
@@ -208,13 +187,7 @@ def from_release(
 ) -> tuple[Header, list[Record]]:
     """Records of completions that exist already, as the authors' release has them. No request.
 
-    Args:
-      task: its prompt says how a completion is read.
-      split: of the rows.
-      completions: each row with its raw completion, None where there is none (status "error").
-
-    Raises:
-      UsageError: the task has no prompt.
+    A completion that is None has the status "error". Raises `UsageError` without a prompt.
     """
     options = PromptOptions(form="completion")
     extraction = Extraction(task=task, split=split, model=RELEASED_TEACHER, options=options)

@@ -31,11 +31,8 @@ from dss_jax.teacher.journal import Request
 from dss_jax.train.compile import keep_compiled_code
 from dss_jax.train.sharding import make_mesh, param_shardings
 
-PREFIX = "jax:"
-"""What a model's name begins with, where the rest is the path of a checkpoint."""
-
-BATCHES_AT_ONCE = 8
-"""Batches of requests between two writes to the journal; they are sorted by length together."""
+PREFIX = "jax:"  # What a model's name begins with, where the rest is the path of a checkpoint.
+BATCHES_AT_ONCE = 8  # Between two writes to the journal; they are sorted by length together.
 
 
 class JaxTeacher:
@@ -47,7 +44,7 @@ class JaxTeacher:
       input_length: longest prompt, in tokens; T5's relative positions set no limit of their own.
       dtype: of the activations.
       fsdp: devices over which the parameters are shared out; the others share the batch.
-      vocabulary: SentencePiece file, where the checkpoint has none; None: the checkpoint's.
+      vocabulary: SentencePiece file; None: the checkpoint's.
 
     Raises:
       UsageError: no such checkpoint, or no vocabulary.

@@ -18,7 +18,7 @@ import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,8 +32,7 @@ from dss_jax.records.records import Reply
 VERSION = 1
 GROUP_SECONDS = 0.05
 LEASE_SECONDS = 60.0
-LOCK_SECONDS = 60.0
-"""How long another process may hold the file."""
+LOCK_SECONDS = 60.0  # How long another process may hold the file.
 
 _TABLES = """
 create table if not exists replies (
@@ -61,29 +60,23 @@ where replies.failed
 _REPLY_FIELDS = tuple(field.name for field in fields(Reply))
 _REPLY = "select prompt_tokens, completion_tokens, reply from replies where key = ?"
 
+_FAILED = "select key, failed from replies where key in (select value from json_each(?))"
 _CLAIM = """
 insert into claims values (?1, ?2, ?3)
 on conflict (key) do update set owner = ?2, until = ?3 where until < ?4
 """
 
-_EFFORT = """
-select coalesce(sum(seconds), 0.0), coalesce(sum(retries), 0) from runs where extraction = ?
-"""
+_EFFORT = "select total(seconds), coalesce(sum(retries), 0) from runs where extraction = ?"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to a teacher: a sample of a row.
+    """One request to a teacher: a sample of a row."""
 
-    Attributes:
-      id: of the row.
-      sample: index of the sample, from 0.
-      body: what is sent, as the OpenAI protocol has it: `model`, `messages` or `prompt`, sampling
-        parameters. Holds no key and no address.
-    """
-
-    id: str
-    sample: int
+    id: str  # Of the row.
+    sample: int  # Its index, from 0.
+    # As the OpenAI protocol has it: `model`, `messages` or `prompt`, sampling parameters. Holds no
+    # key and no address.
     body: Mapping[str, Any]
 
     @property
@@ -104,11 +97,7 @@ _Asking = TypeVar("_Asking", Request, Asked)
 
 
 class Journal:
-    """The replies of a file, and the claims on requests under way.
-
-    Args:
-      path: of the SQLite file; made where there is none.
-      clock: seconds since 1970.
+    """The replies of an SQLite file, made where there is none, and the claims on requests.
 
     Raises:
       UsageError: the file cannot be opened or written, is no journal, or of a newer version.
@@ -145,22 +134,22 @@ class Journal:
         end = time.monotonic() + LOCK_SECONDS
         while True:
             try:
-                self._db.execute("pragma journal_mode = wal")
-                return
+                return self._db.execute("pragma journal_mode = wal").close()
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
             time.sleep(0.01)
 
     def missing(self, requests: Sequence[_Asking], *, only_failed: bool = False) -> list[_Asking]:
-        """The requests without a reply, in order; those that were given up count as missing.
+        """Of some thousand requests at most, those without a reply, in order.
 
-        Args:
-          requests: at most some thousands at once.
-          only_failed: only those that were asked before and given up.
+        Those that were given up count as missing; with `only_failed` they alone.
         """
-        failed = self._failed_by_key(request.key for request in requests)
-        return [r for r in requests if failed.get(r.key, not only_failed)]
+        keys = [request.key for request in requests]
+        rows = self._db.execute(_FAILED, (json.dumps(keys),))
+        failed = dict(rows) | {key: row[3] for key, row in self._waiting.items()}
+        pairs = zip(keys, requests, strict=True)
+        return [request for key, request in pairs if failed.get(key, not only_failed)]
 
     def claim(self, requests: Sequence[Request]) -> list[Request]:
         """Takes the requests that nobody has taken or answered; gives those taken.
@@ -168,16 +157,11 @@ class Journal:
         Of equal requests (two rows with the same input) one is taken.
         """
         now = self._clock()
+        lease = (self.owner, now + LEASE_SECONDS, now)
         with self._transaction():
             # Asked inside the transaction: another process may have answered meanwhile.
-            keys = [request.key for request in requests]
-            failed = self._failed_by_key(keys)
-            lease = (self.owner, now + LEASE_SECONDS, now)
-            return [
-                request
-                for key, request in zip(keys, requests, strict=True)
-                if failed.get(key, True) and self._db.execute(_CLAIM, (key, *lease)).rowcount
-            ]
+            missing = self.missing(requests)
+            return [r for r in missing if self._db.execute(_CLAIM, (r.key, *lease)).rowcount]
 
     def drop_claims_of_the_dead(self) -> None:
         """Frees what processes of this machine had claimed that are no more."""
@@ -188,12 +172,12 @@ class Journal:
 
     def put(self, request: Request | Asked, reply: Reply) -> None:
         """Keeps a reply; it is on the disk after the next `flush`."""
-        key, tokens = request.key, (reply.prompt_tokens, reply.completion_tokens)
         # Not `asdict`, which copies; this is done for each reply.
         text = as_json({name: getattr(reply, name) for name in _REPLY_FIELDS}).decode()
         row_id = request.id.encode(errors="backslashreplace").decode()
-        row = (key, row_id, request.sample, int(reply.failed), *tokens, self._clock(), text)
-        self._waiting[key] = row
+        counts = (int(reply.failed), reply.prompt_tokens, reply.completion_tokens)
+        row = (request.key, row_id, request.sample, *counts, self._clock(), text)
+        self._waiting[request.key] = row
         if self._clock() - self._last_commit > GROUP_SECONDS:
             self.flush()
 
@@ -224,10 +208,7 @@ class Journal:
     def note_run(self, extraction: str, seconds: float, retries: int) -> None:
         """What the run of this process has taken so far; on the disk with the next replies.
 
-        Args:
-          extraction: digest of what is asked: journals may be shared.
-          seconds: since its start.
-          retries: requests that were sent once more.
+        `extraction` is a digest of what is asked: journals may be shared.
         """
         self._run = (extraction, seconds, retries)
 
@@ -266,15 +247,6 @@ class Journal:
             self.close()
         else:
             self._db.close()  # The disk may be full: what is on it stays.
-
-    def _failed_by_key(self, keys: Iterable[str]) -> dict[str, bool]:
-        """Key -> whether it was given up, for those keys that the journal has."""
-        rows = self._db.execute(
-            "select key, failed from replies where key in (select value from json_each(?))",
-            (json.dumps(list(keys)),),
-        )
-        waiting = {key: bool(row[3]) for key, row in self._waiting.items()}
-        return {key: bool(failed) for key, failed in rows} | waiting
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

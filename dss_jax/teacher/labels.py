@@ -8,21 +8,20 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 
+from dss_jax.core.arithmetic import evaluate
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.scoring import same_value
 from dss_jax.core.types import Example
 from dss_jax.records.near import folded_text
 from dss_jax.teacher.prompting import outputs, written
 
-LONGEST = 500
-"""Characters of an answer that are looked at."""
-
-FREE_WORDS = 5
-"""Words that a label may have where any text is one; more where the exemplars' have more."""
+LONGEST = 500  # Characters of an answer that are looked at.
+FREE_WORDS = 5  # Of a label where any text is one; more where the exemplars' have more.
 
 WRAPPING = " \t\r\n\"'\u201c\u201d\u2018\u2019*_`:#"
 """What may stand around an answer: quotes, curly ones too, and Markdown."""
 
+# In labels and answers alike: quotes, dashes, and what Unicode's folding would make a number.
 _SPELLINGS = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\u00b4`", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"')
@@ -30,63 +29,61 @@ _SPELLINGS = str.maketrans(
     | {"\u00bc": " 1/4", "\u00bd": " 1/2", "\u00be": " 3/4"}
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
 )
-"""In labels and answers alike: quotes, dashes, and what Unicode's folding would make a number."""
-
+# An allowed label as a teacher writes it, where its letter is an answer too: "(c) sea".
 _LETTERED = re.compile(r"(?s)\(([a-z])\)\s*(.*)")
-"""An allowed label as a teacher writes it, where its letter is an answer too: "(c) sea"."""
-
+# Of a text without case: "(c) sea", "(c)", "c) sea", "c. sea", "c: sea", "option c", "c".
 _LETTER_ANSWER = re.compile(
     r"(?s)(?:(?:the )?(?:option|choice|letter|answer) )?"
     r"(?:(?:\(([a-z])\)?|([a-z])(?:\)|[.:](?=\s)|(?= - )))\s*(.*)|([a-z]))"
 )
-"""Of a text without case: "(c) sea", "(c)", "c) sea", "c. sea", "c: sea", "option c", "c"."""
-
 _ADVERB = re.compile(r"(?:therefore|thus|hence|then|clearly|simply|indeed|thereby),?\s+", re.I)
 _OR = re.compile(r"\W*or\b", re.IGNORECASE)
 _OTHER_LETTER = re.compile(r"\(([a-z])\)")
 
+# Where something else than the answer may begin; after a value no comma before more numbers.
 _REASON = r"\s+(?=(?:because|since|as|due to|given|which)\b)|\s+(?=\((?:[a-z]{2}|\d+\s*[-+*/=]))"
 _BREAKS = re.compile(rf"[.,;:!](?=\s)|{_REASON}|\s+(?=[-\u2013\u2014]\s)", re.IGNORECASE)
 _VALUE_BREAKS = re.compile(rf"[.!](?=\s)|[,;](?=\s[^.\d]*(?:\.\s|\.?$))|{_REASON}", re.IGNORECASE)
-"""Where something else than the answer may begin; after a value no comma before more numbers."""
-
 _TEXT_BREAKS = re.compile(r"(?<=[a-z0-9)])[.!](?=\s+[A-Z])|,?\s+(?=(?:because|since|due to)\b)")
 
 _MATH_NAMES = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
 _MATH_SIGNS = {"\u00d7": "*", "\u2217": "*", "\u22c5": "*", "\u00f7": "/", "\u2215": "/"}
-_MATH_SIGNS |= {"\u2044": "/", "\u2212": "-"} | dict.fromkeys("$\u20ac\u00a3\u00a5\u20b9", "")
+_MATH_SIGNS |= {"\u2044": "/", "\u2212": "-"} | dict.fromkeys("\u2248\u2245", "=")
 _SIGNS = str.maketrans(_MATH_SIGNS)
 _BRACED = re.compile(r"\\(?:boxed|fbox|text(?:bf|it|rm)?|math(?:rm|bf)|mbox)\s*\{([^{}]*)\}")
 _BOXED = re.compile(rf"\$*\s*{_BRACED.pattern}\s*\$*")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+# A value, and what it is of: words, a rate, an area; one letter alone may be a thousand.
+_WORD = r"(?:[a-z]{2}[a-z'\u2019-]*|[mgl](?=[/^\u00b2\u00b3]))(?:\^?[23]|[\u00b2\u00b3])?"
 _UNIT = re.compile(
-    r"(?s)(.*[\d)])\s*(?:%|[a-z]{2}[a-z'\u2019-]*|\([a-z ]{2,}\))(?:[ /.]+[a-z'\u2019-]{2,})*\.?",
-    re.I,
-)
-_NO_UNIT = re.compile(
-    r"\b(?:or|and|not|plus|minus|times|over|by|divided|less|than|half|quarters?|thirds?|dozens?"
-    r"|hundreds?|thousands?|millions?|billions?|bn|mn)\b",
+    rf"(?s)(.*[\d)])(\s*(?:%|\u00b0(?:\s*[cf]\b)?|{_WORD}|\([a-z ]{{2,}}\))"
+    rf"(?:[ /.]+{_WORD}|/[a-z])*\.?)",
     re.IGNORECASE,
 )
-"""Words after a number that make another of it."""
+_CURRENCY = re.compile(
+    r"(?:\b(?:US|AU|CA|NZ|HK|[ACS]))?[$\u20ac\u00a3\u00a5\u20b9]"
+    r"|\b(?:USD|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|NZD|HKD|SGD|KRW|BRL|MXN|ZAR|SEK|NOK|DKK|Rs\.?)(?=\s*\d)"
+)
+# Words after a number that make another of it.
+_NO_UNIT = re.compile(
+    r"(?<![a-z])(?:or|and|not|plus|minus|times|over|by|divided|less|than|half|quarters?|thirds?"
+    r"|dozens?|hundreds?|thousands?|lakhs?|crores?|(?:m|b|tr)illions?|bn|mn|squared|cubed"
+    r"|factorial)(?![a-z])",
+    re.IGNORECASE,
+)
 
 
 class Labels:
     """The labels that answers about one row may name.
 
-    Args:
-      example: its allowed labels. Where it has none, any text that the prompt finds valid is one.
-      prompt: how a label is written, and which are valid.
+    Where the row allows all, they are any text that the prompt finds valid.
     """
 
     def __init__(self, example: Example, prompt: Prompt) -> None:
-        self.prompt, self.allowed = prompt, example.allowed_labels
-        self._example = example
-        if self.allowed:
-            self._breaks = _BREAKS
-        else:
-            self._breaks = _TEXT_BREAKS if prompt.valid is bool else _VALUE_BREAKS
+        self.prompt, self.allowed, self._example = prompt, example.allowed_labels, example
+        free = _TEXT_BREAKS if prompt.valid is bool else _VALUE_BREAKS
+        self._breaks = _BREAKS if self.allowed else free
 
     @functools.cached_property
     def _plain(self) -> dict[str, str]:
@@ -102,29 +99,24 @@ class Labels:
         }
 
     def label_in(self, line: str) -> tuple[str, str]:
-        """The label that an answer names, and what stands in its line after it.
+        """The label that an answer's line names, and what stands in it after that.
 
-        Args:
-          line: what follows the marker, up to the end of its line.
-
-        Returns:
-          Both "" where the line names none, or where letter and text contradict each other.
+        Both "" where it names none, or where letter and text contradict each other.
         """
         line = line[:LONGEST].strip()
         if adverb := _ADVERB.match(line):
             line = line[adverb.end() :]
         for head, rest in self._heads(line):
             if label := self.normalised(head):
-                doubt = self._begins_another(rest, label) or _OR.match(rest)
+                doubt = rest and (self._begins_another(rest, label) or _OR.match(rest))
                 return ("", "") if doubt else (label, rest)
         return "", ""
 
     def normalised(self, text: str) -> str:
         """The one label that an answer names; "" for none, for two, or for a contradiction.
 
-        Args:
-          text: with case, quotes, Markdown or a full stop as a teacher likes. A value is taken as
-            an equation has it, without currency and unit.
+        Case, quotes, Markdown and a full stop are as a teacher likes. A value is taken as an
+        equation has it, without currency and unit.
         """
         if not self.allowed:
             return self._free(text)
@@ -151,20 +143,13 @@ class Labels:
         return named.pop() if len(named) == 1 else ""
 
     def names_another(self, text: str, label: str, *, by_words: bool = False) -> bool:
-        """Whether a text names an allowed label besides.
+        """Whether the text after an answer names another allowed label.
 
-        Args:
-          text: what stands after an answer.
-          label: the answer.
-          by_words: also of a choice that has a letter, whose words may stand in a reason.
+        With `by_words` also of a choice that has a letter, whose words may stand in a reason.
         """
-        if not text:
-            return False
         if self._letters and not by_words:
-            letters = set(_OTHER_LETTER.findall(text.casefold()))
-            return any(
-                known in letters for one, (known, _) in self._letters.items() if one != label
-            )
+            named = set(_OTHER_LETTER.findall(text.casefold()))
+            return bool(named & {x for one, (x, _) in self._letters.items() if one != label})
         words = plain(text).replace(self._plain.get(label, label), "")
         return any(word_in(known, words) for one, known in self._plain.items() if one != label)
 
@@ -181,15 +166,13 @@ class Labels:
 
     def _begins_another(self, text: str, label: str) -> bool:
         """As in "b. forest", where (b) is another."""
-        if not text:
-            return False
         words = plain(text)
         begun = [
             one
             for one, known in self._plain.items()
             if known and words.startswith(known) and not words[len(known) :][:1].isalnum()
         ]
-        return bool(begun) and max(begun, key=len) != label
+        return max(begun, key=len, default=label) != label
 
     def _free(self, text: str) -> str:
         bare = unwrapped(text)
@@ -200,10 +183,8 @@ class Labels:
             return (inner or bare) if len(bare.split()) <= most else ""
         if text.rstrip(" .").endswith(" *"):  # An equation without its end; else Markdown's.
             return ""
-        for label in (bare, inner, _as_value(bare, self.prompt.valid)):
-            if label and self.prompt.valid(label):
-                return label
-        return ""
+        values = (bare, inner, _as_value(bare, self.prompt.valid))
+        return next((value for value in values if value and self.prompt.valid(value)), "")
 
     def _by_pattern(self, text: str) -> str:
         """What the task's own pattern finds, if the whole text is of that form."""
@@ -218,13 +199,8 @@ def same_label(a: str, b: str) -> bool:
 
 def word_in(word: str, text: str) -> bool:
     """Whether `word` stands in `text`, not as a part of other words."""
-    at = text.find(word)
-    while word and at >= 0:
-        around = text[:at][-1:], text[at + len(word) :][:1]
-        if not any(character.isalnum() or character == "_" for character in around):
-            return True
-        at = text.find(word, at + 1)
-    return False
+    # Most often it does not, and a pattern of each word would have to be made.
+    return word in text and bool(word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text))
 
 
 def plain(text: str) -> str:
@@ -253,6 +229,7 @@ def _as_value(text: str, valid: Callable[[str], bool]) -> str:
     for name, sign in _MATH_NAMES.items():
         text = text.replace(name, sign)
     text = re.sub(r"\\[()\[\],;!$% ]", " ", text).translate(_SIGNS)
+    text = _CURRENCY.sub("", text)
     text = re.sub(r"\*\*(?!\s*[-\d(.])", "", re.sub(r"\*\*(\d[\d.,]*)\*\*", r"\1", text))
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
     text = re.sub(r"(?<=[\d)])\s*x\s*(?=[\d(])", " * ", text, flags=re.IGNORECASE)
@@ -260,11 +237,20 @@ def _as_value(text: str, valid: Callable[[str], bool]) -> str:
     sides = [unwrapped(side) for side in text.split("=")]
     # "x = 45", "total = 45".
     sides = [_without_unit(s, valid) for s in sides if not re.fullmatch(r"[A-Za-z ]*", s)]
-    agree = sides and all(map(valid, sides)) and all(same_label(sides[0], s) for s in sides)
+    agree = sides and all(map(valid, sides)) and all(_equals(sides[0], s) for s in sides)
     return sides[0] if agree else ""
+
+
+def _equals(value: str, side: str) -> bool:
+    """Whether a side of an equation has the value, or is that to some decimals."""
+    decimals = re.fullmatch(r"-?\d*\.(\d+)", side)
+    exact = evaluate(value) if decimals else None
+    if decimals is None or exact is None:
+        return same_label(value, side)
+    return abs(float(side) - exact) <= 0.500001 * 10.0 ** -len(decimals.group(1))
 
 
 def _without_unit(text: str, valid: Callable[[str], bool]) -> str:
     if valid(text) or not (match := _UNIT.fullmatch(text)):
         return text
-    return text if _NO_UNIT.search(text) else match.group(1)
+    return text if _NO_UNIT.search(match.group(2)) else match.group(1)

@@ -14,17 +14,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-LONGEST_WAIT = 60.0
-"""Seconds between two attempts at one request, at most."""
-
-DECREASE = 0.7
-"""What is left of the requests at once after the server did not cope."""
-
+LONGEST_WAIT = 60.0  # Seconds between two attempts at one request, at most.
+DECREASE = 0.7  # What is left of the requests at once after the server did not cope.
+# Seconds: requests sent before the last decrease say nothing about the new rate.
 DECREASE_AT_MOST_EVERY = 1.0
-"""Seconds: requests sent before the last decrease say nothing about the new rate."""
-
+# Seconds; a server's longer wish is cut to this, so that a wrong header cannot stop a run.
 LONGEST_RETRY_AFTER = 600.0
-"""Seconds; a server's longer wish is cut to this, so that a wrong header cannot stop a run."""
 
 _SPAN = re.compile(
     r"(?=\d|\.\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d*\.?\d+)s)?(?:(\d*\.?\d+)ms)?"
@@ -65,11 +60,9 @@ def retry_after(
 ) -> float | None:
     """Seconds that a server asks to wait; None where there is none, or it cannot be read.
 
-    Args:
-      headers: `retry-after-ms`, `Retry-After`; without these `x-ratelimit-reset-*`, the longest of
-        the limits that have nothing left, else the shortest of all.
-      now: seconds since 1970.
-      body: of the answer; may hold a hint.
+    They are in the headers `retry-after-ms` and `Retry-After`; else in a hint in the body; else in
+    `x-ratelimit-reset-*`: the longest of the limits that have nothing left, or the shortest of all.
+    `now` is in seconds since 1970.
     """
     now = time.time() if now is None else now
     given = {name.lower(): value for name, value in headers.items()}
@@ -92,15 +85,10 @@ def backoff(repetition: int, first_wait: float, dice: random.Random) -> float:
 
 @dataclass
 class Bucket:
-    """A token bucket: `per_minute` units a minute, at most a second's worth at once.
+    """A token bucket: `per_minute` units a minute, at most a second's worth at once."""
 
-    Attributes:
-      per_minute: None: no limit.
-      clock: monotonic seconds.
-    """
-
-    per_minute: int | None
-    clock: Callable[[], float] = time.monotonic
+    per_minute: int | None  # None: no limit.
+    clock: Callable[[], float] = time.monotonic  # Seconds.
     _free_at: float = float("-inf")
 
     def wait_for(self, units: float) -> float:
@@ -114,12 +102,7 @@ class Bucket:
 
 
 class Limiter:
-    """Lets requests through.
-
-    Args:
-      concurrency: most requests at once.
-      rpm, tpm: requests and tokens a minute; None: no limit.
-    """
+    """Lets requests through: so many at once, and requests and tokens a minute; None: no limit."""
 
     def __init__(
         self,

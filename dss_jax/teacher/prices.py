@@ -21,30 +21,19 @@ vocabularies of GPT-4, GPT-4o and DeepSeek, 3.5 to 4.1 in Claude's published one
 T5's. So an estimate is 7 % too low at worst and 20 % too high. The server's counts replace it as
 the run goes on."""
 
-TOKENS_PER_MESSAGE = 4
-"""Around each message of a chat, as OpenAI's cookbook counts."""
-
-HOSTED = "https://api.openai.com/v1"
-"""The server where none is named: OpenAI's."""
-
-SECONDS_PER_REQUEST = 2.0
-"""That a server is taken to need."""
-
+TOKENS_PER_MESSAGE = 4  # Around each message of a chat, as OpenAI's cookbook counts.
+HOSTED = "https://api.openai.com/v1"  # The server where none is named: OpenAI's.
+SECONDS_PER_REQUEST = 2.0  # That a server is taken to need.
 MILLION = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """USD for a million tokens; None: not known.
-
-    Attributes:
-      prompt, completion: of the model's input and output.
-      source: where they are from, for people.
-    """
+    """USD for a million tokens of the model's input and output; None: not known."""
 
     prompt: float | None = None
     completion: float | None = None
-    source: str = "give --price_in and --price_out"
+    source: str = "give --price_in and --price_out"  # Where they are from, for people.
 
     def __call__(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """The cost in USD; None where a price is not known."""
@@ -72,12 +61,7 @@ def find_prices(
 ) -> Prices:
     """Prices of a model: those given, else those of the table, else those of genai-prices.
 
-    Args:
-      model: as its server knows it.
-      prompt, completion: USD a million tokens.
-      table: in LiteLLM's form.
-      base_url: of the server.
-      batch: of the batch API, where genai-prices has them; given ones are taken as they are.
+    With `batch` they are those of the batch API, where genai-prices has them.
 
     Raises:
       UsageError: a negative price, only one of two, an unreadable table, or a model not in it.
@@ -123,35 +107,23 @@ def _table_prices(model: str, table: Path) -> Prices:
         raise UsageError(
             f"{table} has no price for {model!r}.{hint} Give --price_in and --price_out."
         )
+    names = ("input_cost_per_token", "output_cost_per_token")
     try:
-        return Prices(
-            prompt=float(found["input_cost_per_token"]) * MILLION,
-            completion=float(found["output_cost_per_token"]) * MILLION,
-            source=table.name,
-        )
+        prompt, completion = (float(found[name]) * MILLION for name in names)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{table}: {model!r} needs the numbers input_cost_per_token and output_cost_per_token."
-        ) from error
+        raise UsageError(f"{table}: {model!r} needs the numbers {' and '.join(names)}.") from error
+    return Prices(prompt=prompt, completion=completion, source=table.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What is to come.
+    """What is to come."""
 
-    Attributes:
-      requests: that the journal has no reply to.
-      prompt_tokens: estimated from characters.
-      completion_tokens: if each completion is as long as the exemplars' answers.
-      cost: USD; None: not known.
-      seconds: at `concurrency` requests at once, within the limits a minute.
-    """
-
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float | None
-    seconds: float
+    requests: int  # That the journal has no reply to.
+    prompt_tokens: int  # Estimated from characters.
+    completion_tokens: int  # If each completion is as long as the exemplars' answers.
+    cost: float | None  # USD; None: not known.
+    seconds: float  # At `concurrency` requests at once, within the limits a minute.
 
 
 def tokens_of(body: Mapping[str, Any]) -> int:
@@ -172,14 +144,9 @@ def estimate(
     rpm: int | None = None,
     tpm: int | None = None,
 ) -> Estimate:
-    """Counts what the requests will take.
+    """Counts what requests of these bodies will take, each with so many completion tokens.
 
-    Args:
-      bodies: of the requests to send.
-      completion_tokens: of one completion.
-      prices: of the model.
-      concurrency: requests at once.
-      rpm, tpm: requests and tokens a minute; None: no limit.
+    `concurrency` are requests at once; `rpm`, `tpm` requests and tokens a minute, None: no limit.
     """
     counts = [tokens_of(body) for body in bodies]
     requests, prompt = len(counts), sum(counts)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dss_jax.core import checks
+from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.types import Example
@@ -27,32 +27,19 @@ HINT = (
 JSON_INSTRUCTION = "Reply with a JSON object that has the fields rationale and answer."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PromptOptions:
-    """How a task's prompt is used.
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(Section):
+    """How a task's prompt is used."""
 
-    Attributes:
-      exemplars: the number that is shown, 0 or more; None: all.
-      order_seed: shuffles the exemplars before they are counted off; None: the task's order.
-      form: "chat" (messages) or "completion" (one text).
-      hint: show the gold label and ask for the rationale that leads to it.
-      structured: ask for JSON under a schema; chat form only, and the server must have it.
-      thoughts_as_rationale: when replies are read, take a model's thoughts for its rationale.
-    """
+    exemplars: int | None = setting(None, low=0)  # The number that is shown; None: all.
+    # Shuffles them before they are counted off; None: the task's order.
+    order_seed: int | None = setting(None, low=0)
+    form: str = setting("chat", among=FORMS)  # Messages; "completion": one text.
+    hint: bool = False  # Show the gold label and ask for the rationale that leads to it.
+    structured: bool = False  # Ask for JSON under a schema; chat only, and the server must have it.
+    thoughts_as_rationale: bool = False  # When replies are read, take a model's thoughts for it.
 
-    exemplars: int | None = None
-    order_seed: int | None = None
-    form: str = "chat"
-    hint: bool = False
-    structured: bool = False
-    thoughts_as_rationale: bool = False
-
-    def __post_init__(self) -> None:
-        if self.exemplars is not None:
-            checks.at_least("exemplars", self.exemplars, 0)
-        if self.order_seed is not None:
-            checks.at_least("order_seed", self.order_seed, 0)
-        checks.among("form", self.form, FORMS)
+    def check(self) -> None:
         if self.structured and self.form != "chat":
             raise UsageError(
                 f"structured output needs the form 'chat', not {self.form!r}: the protocol has no "
@@ -62,11 +49,6 @@ class PromptOptions:
 
 def request_body(prompt: Prompt, example: Example, options: PromptOptions) -> dict[str, Any]:
     """What is asked for one row.
-
-    Args:
-      prompt: the task's.
-      example: the row.
-      options: how the prompt is used.
 
     Returns:
       `messages` or `prompt`; `stop` where the prompt has stop sequences and the reply is no JSON;
@@ -173,9 +155,8 @@ def _instructions(prompt: Prompt, options: PromptOptions) -> list[str]:
 
 
 def _response_format(prompt: Prompt, example: Example) -> dict[str, Any]:
-    answer: dict[str, Any] = {"type": "string"}
-    if example.allowed_labels:
-        answer["enum"] = list(dict.fromkeys(outputs(prompt, example).values()))
+    choices = list(dict.fromkeys(outputs(prompt, example).values()))
+    answer = {"type": "string"} | ({"enum": choices} if choices else {})
     schema = {
         "type": "object",
         "properties": {"rationale": {"type": "string"}, "answer": answer},

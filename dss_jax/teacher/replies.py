@@ -1,13 +1,20 @@
-"""What servers answer, as types: all that comes from them gets its types here, and nowhere else."""
+"""What servers answer, as types: all that comes from them gets its types here, and nowhere else.
 
+A 200 holds a completion (`reply_of`); what another status means, `failure_of` says.
+"""
+
+import contextlib
+import datetime
 import functools
 import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dss_jax.records.records import GIVEN_UP, Reply
+from dss_jax.teacher.limits import LONGEST_RETRY_AFTER, retry_after
 from dss_jax.teacher.prices import CHARACTERS_PER_TOKEN
 
 _ENDS = {
@@ -20,35 +27,61 @@ _ENDS = {
 }
 """What became of a reply -> what servers call it, without case."""
 
-NO_TEXT = "the reply holds no text"
-"""`Reply.note`."""
-
+NO_TEXT = "the reply holds no text"  # `Reply.note`.
+# Types of a message's parts that are no text for the reader.
 PARTS_OF_THOUGHT = ("thinking", "reasoning", "redacted_thinking", "summary")
-"""Types of a message's parts that are no text for the reader."""
+# Field of a request that a server may not have -> what to do.
+INSTEAD = {
+    "stop": "Add --omit stop; answers that run on are cut all the same.",
+    "temperature": "Add --omit temperature for the model's own.",
+    "max_tokens": "Add --max_tokens_field max_completion_tokens, or --omit max_tokens.",
+    "max_completion_tokens": "Leave out --max_tokens_field.",
+    "top_p": "Leave out --top_p.",
+    "top_k": "Leave out --top_k.",
+    "seed": "Leave out --seed.",
+    "response_format": "Leave out --structured.",
+}
+_NOT_SUPPORTED = re.compile(
+    r"support|unrecogni[sz]ed|unknown|unexpected|not (allowed|permitted)|no longer|deprecated", re.I
+)
+_TOO_LARGE = re.compile(r"too (large|long|many)|at most|maximum", re.I)
+
+_DAILY = re.compile(r"per[ _-]?day|\bdaily\b|\b[RT]PD\b", re.I)
+# Of a row whose text a server's filter has taken exception to.
+_MODERATED = re.compile(
+    r"content[ _]?(filter|policy|management|exists risk)|moderation|\bflagged (for|as|by)\b"
+    r"|safety (system|filter|reason|check|polic)"
+    r"|data_inspection_failed|inappropriate content|usage (policy|policies|guidelines)"
+    r"|responsible ?ai|prohibited[ _]content",
+    re.I,
+)
+_OF_THE_ACCOUNT = re.compile(r"\b(account|organi[sz]ation|api key|project)\b", re.I)
 
 
+class Exhausted(Exception):  # noqa: N818
+    """A quota is used up for hours: nothing can be asked before it is filled again."""
+
+
+class Rejected(Exception):  # noqa: N818
+    """The server will not answer this request, whenever it is sent."""
+
+
+class Fatal(Exception):  # noqa: N818
+    """No request can work: a wrong key, no such model, no money left, a field it does not have."""
+
+
+@dataclass(eq=False)
 class Retryable(Exception):  # noqa: N818
-    """The request may work later.
+    """The request may work later."""
 
-    Attributes:
-      retry_after: seconds that the server asks to wait; None where it does not say.
-      overload: whether the server has too much to do (429 or 503), so that all should slow down.
-      paid: (prompt, completion) tokens of an answer that came and cannot be used.
-      attempts: how often such a request is sent at most; None: as often as any.
-    """
+    reason: str
+    retry_after: float | None = None  # Seconds that the server asks to wait; None: it says nothing.
+    overload: bool = False  # Too much to do (429 or 503), so that all should slow down.
+    paid: tuple[int, int] = (0, 0)  # Prompt, completion tokens of an answer that is of no use.
+    attempts: int | None = None  # How often such a request is sent at most; None: as any.
 
-    def __init__(
-        self,
-        reason: str,
-        retry_after: float | None = None,
-        *,
-        overload: bool = False,
-        paid: tuple[int, int] = (0, 0),
-        attempts: int | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.retry_after, self.overload = retry_after, overload
-        self.paid, self.attempts = paid, attempts
+    def __str__(self) -> str:
+        return self.reason
 
 
 @functools.lru_cache
@@ -61,11 +94,11 @@ def how_it_ended(finish_reason: str) -> str:
 def reply_of(
     content: bytes, chat: bool, cleaned: Callable[[str], str], prompt_tokens: int = 0
 ) -> Reply:
-    """The reply in a server's answer.
+    """The reply in the body of a 200.
 
     Args:
-      content: the body of a 200.
-      chat: whether it is an answer of the chat form.
+      content: the body.
+      chat: whether it is of the chat form.
       cleaned: takes the key out of a text.
       prompt_tokens: of the request, as we estimate them; counted where the server does not say.
 
@@ -115,6 +148,76 @@ def reply_of(
         ) from None
 
 
+def failure_of(
+    status: int | None,
+    text: str,
+    cleaned: Callable[[str], str],
+    headers: Mapping[str, str] | None = None,
+    body: Mapping[str, Any] | None = None,
+) -> Reply | Exception:
+    """What an answer means that holds no completion.
+
+    Args:
+      status: of HTTP; None for an error without one.
+      text: of the answer; JSON or not.
+      cleaned: takes the key out of a text.
+      headers, body: those of the answer; that of the request.
+
+    Returns:
+      A reply, where a filter took exception to the text of this row. Else `Retryable` for 408, 409,
+      429, 5xx; `Exhausted` for a 429 of a day's quota; `Fatal` for 401, 402, 403, 404, no money
+      left, or a 400 for what is the same in all requests; else `Rejected`.
+    """
+    said: Mapping[str, Any] = {}
+    message = words = text
+    with contextlib.suppress(ValueError, RecursionError):
+        answer = json.loads(text)
+        said, message = error_of(answer), said_in(answer, text)
+        kinds = (said.get(name) for name in ("code", "type", "status", "innererror", "metadata"))
+        words = f"{message} {' '.join(str(kind) for kind in kinds if kind)}"
+    reason = cleaned(f"{status or 'error'}: {message}")
+    of_the_account = status == 403 and _OF_THE_ACCOUNT.search(message)
+    if status in (None, 400, 403, 422, 451) and _MODERATED.search(words) and not of_the_account:
+        return Reply(text="", finish_reason="content_filter", refusal=reason)
+    # Gemini's answer to a wrong key is a 400.
+    wrong_key = status in (400, 422) and "api key" in message.lower()
+    no_money = (said.get("code") or said.get("type")) == "insufficient_quota"
+    if status in (401, 402, 403, 404) or wrong_key or no_money:
+        return Fatal(reason)
+    if status in (400, 422) and (field := refused_field(message, said.get("param"), body or {})):
+        instead = INSTEAD.get(field, f"Take {field!r} out of --extra_body.")
+        return Fatal(f"{reason.rstrip('.')}. {instead}")
+    if status is not None and (status in (408, 409, 429) or status >= 500):
+        wait = retry_after(headers or {}, body=text)
+        if status == 429 and (_DAILY.search(text) or (wait or 0) > LONGEST_RETRY_AFTER):
+            return Exhausted(f"{reason.rstrip('.')}. {when_to_go_on(wait or 0)}")
+        return Retryable(reason, wait, overload=status in (429, 503))
+    return Rejected(reason)
+
+
+def when_to_go_on(wait: float) -> str:
+    """When a quota is filled again, for people. A wait of minutes is that of a shorter limit."""
+    now = datetime.datetime.now(datetime.UTC)
+    if wait > LONGEST_RETRY_AFTER:
+        return f"Go on after {now + datetime.timedelta(seconds=wait):%Y-%m-%d %H:%M} UTC"
+    tomorrow = now + datetime.timedelta(days=1)
+    return f"Go on after {tomorrow:%Y-%m-%d} 00:00 UTC, or when the day ends where the server is"
+
+
+def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | None:
+    """The field of a request that its server or model does not have; None where it is not that.
+
+    `param` is the field that the server names beside its message, as OpenAI's does.
+    """
+    fields = set(body) - {"model", "messages", "prompt"}
+    if not _NOT_SUPPORTED.search(message) or _TOO_LARGE.search(message):
+        return None
+    if param in fields:
+        return str(param)
+    # In quotes or after a colon: a message about one row may have "stop" among its words.
+    return next((f for f in fields if re.search(rf"['\"`]{f}['\"`]|: {f}\b", message)), None)
+
+
 def said_in(error: object, default: str = "") -> str:
     """The message in a server's error: an object (of Gemini in a list), a text, or nothing."""
     if isinstance(error, str):
@@ -137,11 +240,7 @@ def whole(text: str) -> str:
 
     Replies are cut in the middle of a character, and some servers send its halves one by one.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _content(content: Any) -> tuple[str | None, str]:

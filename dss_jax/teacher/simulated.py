@@ -20,11 +20,8 @@ from dss_jax.core.prompt import Prompt
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import DistillationTask, Generated
 
-MODEL = "simulated"
-"""The only model that the server has."""
-
-QUEUE = 128
-"""Connections that may wait to be accepted."""
+MODEL = "simulated"  # The only model that the server has.
+QUEUE = 128  # Connections that may wait to be accepted.
 
 
 def completions(task: DistillationTask, prompt: Prompt) -> dict[str, str]:

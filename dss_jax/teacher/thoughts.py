@@ -21,15 +21,15 @@ _CLOSING = (
     r"(?-i:assistantfinal)|\bhere is my response:",
 )
 _MARK = re.compile(f"(?P<opening>{'|'.join(_OPENING)})|{'|'.join(_CLOSING)}", re.IGNORECASE)
+_FIRST = re.compile(r"\s*(?:assistant|analysis|commentary|here is my)", re.IGNORECASE)
 
+# With these a turn ends, or the next begins: what follows is made up.
 _END = re.compile(
     r"<[|\uff5c](?:im_end|end|eot_id|eom_id|endoftext|end_of_text|end_of_turn|eos|return|user"
     r"|end\u2581of\u2581sentence|END_OF_TURN_TOKEN|END_RESPONSE)[|\uff5c]>|<\|im_start\|>\s*(?:user|system)\b"
     r"|</s>|<eos>|<end_of_turn>|<turn\|>|\[INST\]",
     re.IGNORECASE,
 )
-"""With these a turn ends, or the next begins: what follows is made up."""
-
 _SPECIAL = re.compile(
     r"<\|(?:im_)?start\|>\s*(?:assistant)?|<[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>|<(?:s|pad|bos|start_of_turn|/answer)>"
     r"|\[/INST\]",
@@ -38,41 +38,32 @@ _SPECIAL = re.compile(
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
 
-_HINTS = ("<", "[", "\u25c1", "assistantfinal")
-_FIRST = re.compile(r"\s*(?:assistant|analysis|commentary|here is my)", re.IGNORECASE)
-"""Without any of these there is nothing to take off."""
-
-
 class Turn(NamedTuple):
-    """A reply without what is none of its text.
+    """A reply without what is none of its text."""
 
-    Attributes:
-      text: what the model says to the reader.
-      thoughts: what it says to itself.
-      ended: whether a mark of its own says that the text ends here.
-    """
-
-    text: str
-    thoughts: str
-    ended: bool
+    text: str  # What the model says to the reader.
+    thoughts: str  # What it says to itself.
+    ended: bool  # Whether a mark of its own says that the text ends here.
 
 
 def split_thoughts(reply: str) -> Turn:
     """Takes the thoughts out of a reply, wherever they stand, and the marks off."""
-    if not (any(hint in reply for hint in _HINTS) or _FIRST.match(reply)):
+    marked = "<" in reply or "[" in reply or "\u25c1" in reply or "assistantfinal" in reply
+    if not marked and not _FIRST.match(reply):
         return Turn(visible(reply), "", False)
-    said: list[str] = []
-    thought: list[str] = []
+    said, thought = "", list[str]()
     at, inside = 0, False
     for mark in _MARK.finditer(reply):
-        (thought if inside else said).append(reply[at : mark.start()])
-        at, opens = mark.end(), bool(mark["opening"])
-        if not opens and not inside:
-            # Opened before the reply began: all so far was thought.
-            thought, said = [*thought, *said], []
+        part, at, opens = reply[at : mark.start()], mark.end(), bool(mark["opening"])
+        if inside:
+            thought.append(part)
+        elif opens:
+            said += part
+        else:  # Opened before the reply began: all so far was thought.
+            thought, said = [*thought, said + part], ""
         inside = opens
-    (thought if inside else said).append(reply[at:])
-    text = "".join(said).lstrip()
+    said, thought = (said, [*thought, reply[at:]]) if inside else (said + reply[at:], thought)
+    text = said.lstrip()
     # At the start it ends nothing.
     while (end := _END.match(text)) is not None:
         text = text[end.end() :].lstrip()
