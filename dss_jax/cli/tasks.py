@@ -27,6 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", help="one token store to use as it is")
     options.add_data_flags(parser)
     options.add_rationales_flag(parser)
+    options.add_bad_rows_flag(parser)
     options.add_gin_flags(parser)
     parser.set_defaults(needs_model=False, model=None, method=None, mixture_or_task_name=None)
 

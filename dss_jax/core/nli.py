@@ -3,7 +3,7 @@
 from dss_jax.core.completions import AnswerForm, parse_completion
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.core.types import DistillationTask, Example, Release, Row, Tfds
+from dss_jax.core.types import DistillationTask, Example, Release, Row, Tfds, text_of
 
 LABELS = ("entailment", "neutral", "contradiction")
 _FILES = {"train": "train", "validation": "valid", "test": "test"}
@@ -50,10 +50,10 @@ def nli_task(
 
     def to_example(row: Row, completion: str | None) -> Example:
         read = parse_completion(completion, form)
-        first = row[premise] if premise in row else row["premise"]
+        first = text_of(row, premise if premise in row else "premise")
         return Example(
             id=row[id_field] if id_field else "",
-            input=f"{first}</s>{row['hypothesis']}",
+            input=f"{first}</s>{text_of(row, 'hypothesis')}",
             label=LABELS[row["label"]] if row["label"] >= 0 else "",
             teacher_label=read.label,
             rationale=read.rationale,

@@ -1,9 +1,11 @@
 """The two rules by which a predicted label is right. Standard library only."""
 
 import math
-import unicodedata
+from collections.abc import Callable
+from dataclasses import replace
 
 from dss_jax.core.arithmetic import evaluate
+from dss_jax.core.texts import normal_text
 from dss_jax.core.types import Scorer
 
 RELATIVE_TOLERANCE = 1e-9
@@ -14,13 +16,8 @@ ABSOLUTE_TOLERANCE = 1e-9
 
 
 def same_text(target: str, prediction: str) -> bool:
-    """Whether two labels are the same text to a student.
-
-    Both sides go through Unicode NFKC, and each run of white space becomes one space. A student
-    can only write what its vocabulary can spell: SentencePiece's `nmt_nfkc` rule changes text
-    when it is encoded (full-width letters, ligatures, fractions, no-break and doubled spaces), so
-    without this a label with such a character would not match its own `decode(encode(label))`,
-    and could never be scored right. Case and punctuation count.
+    """Whether two labels are the same text: in the same `normal_text`, so that full-width letters,
+    ligatures, no-break and doubled spaces count as the plain ones. Case and punctuation count.
     """
     return normal_text(target) == normal_text(prediction)
 
@@ -37,9 +34,20 @@ def same_value(target: str, prediction: str) -> bool:
     return math.isclose(wanted, got, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
 
 
-def normal_text(text: str) -> str:
-    """The text in Unicode NFKC, each run of white space as one space, none at its ends."""
-    return " ".join(unicodedata.normalize("NFKC", text).split())
+def as_spelt(scorer: Scorer, spell: Callable[[str], str]) -> Scorer:
+    """The scorer of a student's labels, which also takes a label as the student can write it.
+
+    SentencePiece changes what it encodes (its rule `nmt_nfkc` makes 52 of 5²), and writes ⁇ for
+    characters that its vocabulary lacks: without this no student could be right about such labels.
+
+    Args:
+      spell: text -> decode(encode(text)) of the student's vocabulary.
+    """
+
+    def correct(target: str, prediction: str) -> bool:
+        return scorer.correct(target, prediction) or scorer.correct(spell(target), prediction)
+
+    return replace(scorer, correct=correct)
 
 
 TEXT_ACCURACY = Scorer(name="text_accuracy", correct=same_text)

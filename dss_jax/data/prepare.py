@@ -181,6 +181,7 @@ def make_request(
             "executed": [*task.files],
             "data_dir": str(data_dir.resolve()) if data_dir else None,
             "rationales": [str(file) for file in _record_files(task_cfg)],
+            "bad_rows": task_cfg.bad_rows,
             "prefixes": task_cfg.prefixes,
             "vocabulary": str(vocabulary.resolve(vocabulary_cfg.path, task)),
             "extra_ids": vocabulary_cfg.extra_ids,
@@ -211,6 +212,7 @@ def made_from(request: Request) -> dict[str, Any]:
         "vocabulary_sha256": file_digest(Path(request["vocabulary"])),
         "extra_ids": request["extra_ids"],
         "prefixes": request["prefixes"],
+        "bad_rows": request["bad_rows"],
     }
 
 

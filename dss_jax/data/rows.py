@@ -4,23 +4,22 @@ Sources that need TensorFlow are read by `dss_jax.data.seqio_sources`, imported 
 split is asked for.
 """
 
-import csv
 import functools
 import itertools
-import json
 import math
 import os
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.types import (
+    FIELDS,
     SPLITS,
     Csv,
     DistillationTask,
@@ -34,17 +33,14 @@ from dss_jax.core.types import (
     Tfds,
 )
 
+if TYPE_CHECKING:
+    from dss_jax.data.row_files import Located
+
 DataDir = str | os.PathLike[str] | None
 DATA_DIR_HELP = "Give the folder with --data_dir, or set DSS_DATA_DIR."
 
-
-@dataclass(frozen=True, kw_only=True)
-class Located:
-    """A row, and where it is, for messages ("cqa/cqa_train.json, line 3")."""
-
-    where: str
-    row: Row
-    completion: str | None = None
+SHOWN_WRONG = 10
+"""At most so many rows that cannot be used are named."""
 
 
 def data_folder(data_dir: DataDir) -> Path | None:
@@ -79,30 +75,37 @@ def available_splits(task: DistillationTask, data_dir: DataDir = None) -> tuple[
     return tuple(s for s in SPLITS if s in held or source_of(task, s, folder))
 
 
-def examples(task: DistillationTask, split: str, data_dir: DataDir = None) -> list[Example]:
+def examples(
+    task: DistillationTask, split: str, data_dir: DataDir = None, left_out: list[str] | None = None
+) -> list[Example]:
     """All examples of a split, in order.
 
     Where no source has a validation split and the task asks for one, it is held out of train;
     both then keep the order in which `datasets.Dataset.train_test_split` puts them.
+
+    Args:
+      left_out: rows that cannot be used are left out, and this gets what is wrong with each; None:
+        they are an error. Those of train and of a validation split held out of it are not told
+        apart.
 
     Raises:
       SplitUnavailable: the split is to come from TFDS but cannot be downloaded.
       UsageError: unknown or unavailable split; missing, unreadable or ill-formed data, with file
         and line.
     """
-    return [example for example, _ in examples_with_completions(task, split, data_dir)]
+    return [example for example, _ in examples_with_completions(task, split, data_dir, left_out)]
 
 
 def examples_with_completions(
-    task: DistillationTask, split: str, data_dir: DataDir = None
+    task: DistillationTask, split: str, data_dir: DataDir = None, left_out: list[str] | None = None
 ) -> list[tuple[Example, str | None]]:
     """As `examples`, each with its raw completion as released; None where there is none."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     folder = data_folder(data_dir)
     if split == "test" or not held_out(task, folder):
-        return _read(task, split, folder)
-    rows = _read(task, "train", folder)
+        return _read(task, split, folder, left_out)
+    rows = _read(task, "train", folder, left_out)
     train, validation = hold_out(len(rows), task.validation_fraction, task.validation_seed)
     return [rows[i] for i in (train if split == "train" else validation)]
 
@@ -171,42 +174,65 @@ def _file(
 
 
 def _read(
-    task: DistillationTask, split: str, folder: Path | None
+    task: DistillationTask, split: str, folder: Path | None, left_out: list[str] | None
 ) -> list[tuple[Example, str | None]]:
     """Examples and completions of one split of the source that has it, ids made sure of."""
     source = source_of(task, split, folder)
     if source is None:
-        looked: list[str] = []
-        for other in task.sources:
-            if isinstance(other, Release | Jsonl):
-                nowhere = Path("(no data folder given)") if isinstance(other, Release) else None
-                looked += map(str, _places(task, other, split, folder or nowhere))
-        available = ", ".join(available_splits(task, folder))
-        have = f"It has: {available}." if available else "It has no split at all here."
-        where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
-        raise UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
+        raise _no_split(task, split, folder)
     first_seen: dict[str, str] = {}
-    found = []
+    found, wrong = [], []
     for number, located in enumerate(_located(task, source, split, folder)):
-        example = _example(task, located)
-        if not example.id:
-            example = replace(example, id=f"{split}-{number}")
-        before = first_seen.setdefault(example.id, located.where)
-        if before != located.where:
-            raise UsageError(
-                f"{located.where}: id {example.id!r} was seen before, at {before}. Ids must be "
-                "unique within a split; leave the field out to have rows numbered."
-            )
+        try:
+            example = _example(task, located)
+            if not example.id:
+                example = replace(example, id=f"{split}-{number}")
+            before = first_seen.setdefault(example.id, located.where)
+            if before != located.where:
+                raise UsageError(
+                    f"{located.where}: id {example.id!r} was seen before, at {before}. Ids must be "
+                    "unique within a split; leave the field out to have rows numbered."
+                )
+        except UsageError as error:
+            wrong.append(str(error))
+            continue
         found.append((example, located.completion))
+    if wrong and left_out is None:
+        more = len(wrong) - SHOWN_WRONG
+        listed = [*wrong[:SHOWN_WRONG], *([f"and {more:,} more"] if more > 0 else [])]
+        raise UsageError(
+            "\n".join(listed) + f"\n{len(wrong):,} of {len(wrong) + len(found):,} rows cannot be "
+            "used: mend them, or leave them out with --bad_rows skip."
+        )
     if not found:
-        raise UsageError(f"the {split} split of task {task.name!r} has no rows.")
+        without = f" It had {len(wrong):,} that cannot be used: {wrong[0]}" if wrong else ""
+        raise UsageError(f"the {split} split of task {task.name!r} has no rows.{without}")
+    if left_out is not None:
+        left_out += wrong
     return found
 
 
-def _example(task: DistillationTask, located: Located) -> Example:
+def _no_split(task: DistillationTask, split: str, folder: Path | None) -> UsageError:
+    looked: list[str] = []
+    for other in task.sources:
+        if isinstance(other, Release | Jsonl):
+            nowhere = Path("(no data folder given)") if isinstance(other, Release) else None
+            looked += map(str, _places(task, other, split, folder or nowhere))
+    available = ", ".join(available_splits(task, folder))
+    have = f"It has: {available}." if available else "It has no split at all here."
+    where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
+    return UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
+
+
+def _example(task: DistillationTask, located: "Located") -> Example:
+    """Raises UsageError where no example can be made of a row."""
+    if located.wrong:
+        raise UsageError(located.wrong)
     made_by = f"to_example of task {task.name!r}"
     try:
         example = task.to_example(located.row, located.completion)
+    except UsageError as error:
+        raise UsageError(f"{located.where}: {error}") from error
     except KeyError as error:
         fields = f"The row has: {', '.join(sorted(map(str, located.row)))}."
         raise UsageError(f"{located.where}: field {error} is missing. {fields}") from error
@@ -221,10 +247,20 @@ def _example(task: DistillationTask, located: Located) -> Example:
             f"{located.where}: {made_by} gave a {type(example).__name__}, not a "
             "dss_jax.core.types.Example."
         )
-    for name in ("id", "input", "label", "teacher_label", "rationale"):
-        value = getattr(example, name)
+    texts = [(name, getattr(example, name)) for name in FIELDS]
+    texts += [("a label in allowed_labels", label) for label in example.allowed_labels]
+    for name, value in texts:
         if not isinstance(value, str):
             raise UsageError(f"{located.where}: {name} must be text, but {made_by} gave {value!r}.")
+        try:
+            value.isascii() or value.encode()
+        except UnicodeEncodeError as error:
+            half = value[error.start]
+            what = "not UTF-8" if "\udc80" <= half <= "\udcff" else "half of a character"
+            raise UsageError(
+                f"{located.where}: {name} holds {half!r}, which is {what}: "
+                f"...{value[max(0, error.start - 20) : error.start]!r}."
+            ) from error
     if not example.input.strip():
         raise UsageError(f"{located.where}: the input is empty.")
     return example
@@ -232,7 +268,10 @@ def _example(task: DistillationTask, located: Located) -> Example:
 
 def _located(
     task: DistillationTask, source: Source, split: str, folder: Path | None
-) -> Iterable[Located]:
+) -> "Iterable[Located]":
+    # Here, for a run with a store reads no rows.
+    from dss_jax.data.row_files import csv_rows, jsonl_rows
+
     if isinstance(source, Release | Jsonl):
         file = _file(task, source, split, folder)
         assert file is not None
@@ -256,7 +295,9 @@ def _located(
     return _join(list(_numbered(own, name)), texts, name)
 
 
-def _numbered(rows: Iterable[Row], where: str) -> Iterator[Located]:
+def _numbered(rows: Iterable[Row], where: str) -> "Iterator[Located]":
+    from dss_jax.data.row_files import Located
+
     return (Located(where=f"{where}, row {n}", row=row) for n, row in enumerate(rows))
 
 
@@ -276,6 +317,8 @@ def _completions(
     pattern = source.completions.get(split)
     if pattern is None or folder is None:
         return None
+    from dss_jax.data.row_files import parse_json
+
     below = folder / _completions_folder(source)
     files = _chunks(below, pattern)
     if not files and required:
@@ -286,14 +329,14 @@ def _completions(
         )
     texts: list[str] = []
     for file in files:
-        part = parse_json(file.read_text(encoding="utf-8"), str(file))
+        part = parse_json(file.read_text(encoding="utf-8", errors="surrogateescape"), str(file))
         if not isinstance(part, list) or not all(isinstance(t, str) for t in part):
             raise UsageError(f"{file}: must be a JSON list of strings, the raw completions.")
         texts += part
     return texts if files else None
 
 
-def _join(rows: list[Located], texts: list[str] | None, where: str) -> Iterable[Located]:
+def _join(rows: "list[Located]", texts: list[str] | None, where: str) -> "Iterable[Located]":
     if texts is None:
         return rows
     if len(rows) != len(texts):
@@ -302,48 +345,3 @@ def _join(rows: list[Located], texts: list[str] | None, where: str) -> Iterable[
             "They are joined by position, so both must be complete."
         )
     return (replace(r, completion=t) for r, t in zip(rows, texts, strict=True))
-
-
-def parse_json(text: str, where: str) -> Any:
-    """`json.loads`; a `UsageError` that begins with `where` if it is not JSON."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = "" if "line" in where else f", line {error.lineno}"
-        at = f"{where}{line}, column {error.colno}"
-        raise UsageError(f"{at}: not valid JSON: {error.msg}.") from error
-
-
-def _lines(file: Path, newline: str | None = None) -> Iterator[str]:
-    try:
-        with file.open(encoding="utf-8-sig", newline=newline) as lines:
-            yield from lines
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file}: not UTF-8 text ({error.reason}, byte {error.start}).") from error
-
-
-def jsonl_rows(file: Path) -> Iterator[Located]:
-    """The objects of a JSONL file; empty lines are passed over."""
-    for number, line in enumerate(_lines(file), 1):
-        if line.strip():
-            where = f"{file}, line {number}"
-            row = parse_json(line, where)
-            if not isinstance(row, dict):
-                raise UsageError(f"{where}: must be a JSON object, one a line.")
-            yield Located(where=where, row=row)
-
-
-def csv_rows(file: Path) -> Iterator[Located]:
-    """The rows of a CSV file with a header line."""
-    reader = csv.DictReader(_lines(file, newline=""), strict=True)
-    try:
-        for row in reader:
-            where = f"{file}, line {reader.line_num}"
-            if None in row or None in row.values():
-                count = len(reader.fieldnames or ())
-                raise UsageError(f"{where}: has not as many fields as the header line ({count}).")
-            yield Located(where=where, row=row)
-    except csv.Error as error:
-        raise UsageError(f"{file}, line {reader.line_num}: {error}.") from error

@@ -15,6 +15,7 @@ from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
 from dss_jax.core.paths import cache_folder, write_whole
+from dss_jax.core.texts import well_formed
 from dss_jax.core.types import DistillationTask
 
 T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
@@ -114,11 +115,13 @@ class SentencePiece:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without end-of-sequence."""
-        return list(self._processor.EncodeAsIds(text))
+        return list(self._processor.EncodeAsIds(well_formed(text)))
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, on all cores."""
-        return list(self._processor.Encode(list(texts), out_type=int, num_threads=-1))
+        return list(
+            self._processor.Encode([*map(well_formed, texts)], out_type=int, num_threads=-1)
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids up to the first end-of-sequence; ids out of range become unknown."""
