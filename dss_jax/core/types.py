@@ -167,10 +167,13 @@ def text_of(row: Row, name: str) -> str:
 def _check_names(names: tuple[str, ...]) -> None:
     """Raises UsageError for fields that are like a known one which the row has not."""
     free = [field for field in FIELDS if field not in names]
-    for name in set(names) - set(FIELDS):
+    slips = []
+    for name in names:
         plain = name.strip().casefold().replace("-", "_").replace(" ", "_")
-        if near := nearest(plain, free, NEAR):
-            raise UsageError(f"unknown field {name!r}. Did you mean {near!r}? Rename or remove it.")
+        if name not in FIELDS and (near := nearest(plain, free, NEAR)):
+            slips.append(f"unknown field {name!r}, did you mean {near!r}?")
+    if slips:
+        raise UsageError(f"{' '.join(slips)} Rename or remove it.")
 
 
 def plain_example(row: Row, completion: str | None) -> Example:
@@ -185,4 +188,5 @@ def plain_example(row: Row, completion: str | None) -> Example:
     _check_names(tuple(row))
     texts = {name: text_of(row, name) for name in FIELDS if name in row}
     given = {name: text for name, text in texts.items() if text.strip()}
-    return Example(**{"id": "", "input": texts["input"], **given})
+    named: dict[str, Any] = {"id": "", "input": texts["input"], **given}
+    return Example(**named)

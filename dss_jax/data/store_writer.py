@@ -27,6 +27,7 @@ from dss_jax.data.store import (
     key_of,
     open_store,
 )
+from dss_jax.records.files import as_json
 
 Columns = Mapping[str, Ragged]
 """A split's columns by name, in the order of the manifest."""
@@ -118,8 +119,7 @@ def write_store(
         shutil.copyfile(vocabulary_file, partial / VOCABULARY)
         entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
         manifest = _manifest(partial, entries, extra_ids, description)
-        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-        (partial / MANIFEST).write_bytes(utf8(text))
+        (partial / MANIFEST).write_bytes(as_json(manifest, indent=1) + b"\n")
         _sync(partial)
         _move(partial, path, replace)
     finally:

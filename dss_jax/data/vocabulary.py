@@ -53,8 +53,7 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
                 "--vocabulary FILE, or set DSS_VOCABULARY."
             )
         return file.resolve()
-    stem = hashlib.sha256(url.encode()).hexdigest()[:12]
-    file = cache_folder() / "vocabularies" / f"{stem}-{Path(url).name}"
+    file = _cached(url)
     if not file.is_file():
         try:
             _fetch(url, name, file)
@@ -64,6 +63,19 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
                 raise
             return storage.local_file(name)
     return file
+
+
+def at_hand(task: DistillationTask) -> Path | None:
+    """What `resolve` gives, where that is on this machine; None: it would have to be fetched."""
+    name = wanted(None, task)
+    url = name.replace("gs://", "https://storage.googleapis.com/", 1)
+    file = _cached(url) if "://" in name else Path(name).expanduser()
+    return file if file.is_file() else None
+
+
+def _cached(url: str) -> Path:
+    stem = hashlib.sha256(url.encode()).hexdigest()[:12]
+    return cache_folder() / "vocabularies" / f"{stem}-{Path(url).name}"
 
 
 def _fetch(url: str, name: str, file: Path) -> None:

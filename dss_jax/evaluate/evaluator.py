@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dss_jax.core import config, strict_json
+from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
+from dss_jax.core.scoring import as_spelt
 from dss_jax.core.types import Scorer
 from dss_jax.data.columns import as_scored, label_in, label_inputs, rationale_in
 from dss_jax.data.store import Slices, StoreSplit, TokenStore
@@ -55,7 +57,7 @@ class Evaluator:
     pre-training is judged by how many masked tokens are right, with the earlier ones given.
 
     Attributes:
-      scorer: of labels.
+      scorer: of labels; of a student's, as it can write them (`scoring.as_spelt`).
       metric: name of the number that decides which checkpoint is the best.
     """
 
@@ -68,6 +70,7 @@ class Evaluator:
             # The same masks whatever the run's seed.
             run = replace(run, data=replace(run.data, seed=0))
         self._run, self._program, self._store = run, program, store
+        self._student = as_spelt(scorer, lambda text: self._spelt(text))
         self._form = run.method.form
         self._losses = TokenLosses(run, program, as_scored(run.method))
         self._lengths: dict[str, tuple[int, ...]] = {}
@@ -81,6 +84,15 @@ class Evaluator:
         from dss_jax.data.spans import pieces_of
 
         return pieces_of(self._store, name, self._run)
+
+    def _spelt(self, text: str) -> str:
+        """As a student can write it."""
+        return self._store.vocabulary.decode(self._store.vocabulary.encode(text))
+
+    def scores(self, split_name: str) -> bool:
+        """Whether there is something to score: the split, and a gold label in it."""
+        there = split_name in self._store.splits
+        return there and len(self._rows(self._split(split_name), 1)) > 0
 
     def _rows(self, split: "StoreSplit | Pieces", limit: int | None) -> np.ndarray:
         """Rows with a gold label, of text for pre-training all; the first `limit` of them."""
@@ -98,10 +110,15 @@ class Evaluator:
           params: of the state, on the mesh; LoRA is merged first.
           limit: score the first rows only.
           rationales: generate a rationale for each row too, which takes several times as long.
+
+        Raises:
+          UsageError: no row has a gold label.
         """
         params = self._program.merge(params)
         split = self._split(split_name)
         rows = self._rows(split, limit)
+        if not len(rows):
+            raise UsageError(f"no row of {split_name} has a gold label: there is nothing to score.")
         numbers: dict[str, float] = {}
         predictions: list[dict[str, Any]] = []
         if isinstance(split, StoreSplit):
@@ -109,10 +126,10 @@ class Evaluator:
             for row, label in zip(map(int, rows), labels, strict=True):
                 shown = {"id": "id", "input": "input", "target": "label"}
                 texts = {name: split.text(column)[row] for name, column in shown.items()}
-                correct = self.scorer.correct(texts["target"], label["prediction"])
+                correct = self._student.correct(texts["target"], label["prediction"])
                 predictions.append({**texts, **label, "correct": correct})
             targets = [prediction["target"] for prediction in predictions]
-            numbers = self.scorer(targets, [label["prediction"] for label in labels])
+            numbers = self._student(targets, [label["prediction"] for label in labels])
             if rationales and self._form == "tasks" and self._store.has("rationale_inputs"):
                 longest = self._run.evaluate.max_rationale_length
                 decoded = self._decode(params, "rationale_inputs", split_name, rows, longest)

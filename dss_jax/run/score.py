@@ -73,11 +73,11 @@ def _score_split(
 
 def validate(session: Session, write: Write, params: Any, step: int) -> float | None:
     """Scores the validation split, writes the numbers and the predictions, and says them. Gives the
-    score that the best checkpoint has most of; None without such a split, and where a number is not
-    finite.
+    score that the best checkpoint has most of; None without such a split or a gold label in it, and
+    where a number is not finite.
     """
     run = session.run
-    if "validation" not in session.store.splits:
+    if not session.evaluator.scores("validation"):
         return None
     began = time.monotonic()
     result = session.evaluator(params, "validation", limit=run.evaluate.validation_examples)
@@ -116,13 +116,13 @@ def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str
         "parameters": sum(x.size for x in jax.tree.leaves(program.abstract_params)),
     }
     for name in ("validation", "test"):
-        if name in store.splits:
+        if session.evaluator.scores(name):
             file, rationales = f"{name}-best.jsonl", run.evaluate.generate_rationales
             results[name] = _score_split(session, params, name, file, rationales)
     if "test" in results:
         write(run.train.steps, "test", results["test"])
     else:
-        log.info("there is no test split: only validation is scored")
+        log.info("there is no test split with gold labels: it is not scored")
     return results
 
 

@@ -56,6 +56,9 @@ def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
         if name not in store.splits:
             continue
         found = _predictions(store.split(name), scorer)
+        if not found:
+            log.warning("no row of %s has a gold label: it is not scored", name)
+            continue
         if not any(p["prediction"] for p in found):
             log.info("the %s split has no teacher text", name)
             continue
@@ -64,8 +67,8 @@ def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
         write_predictions(folder / run_folder.PREDICTIONS / f"{name}-best.jsonl", found)
     if not any(name in results for name in SPLITS):
         raise UsageError(
-            f"neither validation nor test of {run.task.shown_name} has teacher text. Extract it "
-            "with dss extract, and give the records with --rationales."
+            f"neither validation nor test of {run.task.shown_name} has gold labels and teacher "
+            "text. Extract it with dss extract, and give the records with --rationales."
         )
     run_folder.write_results(folder, results)
     return results
