@@ -11,9 +11,10 @@ give the records with --rationales.
 """
 
 from dss_jax.core.completions import AnswerForm, parse_completion
+from dss_jax.core.fields import text_of
 from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import EQUATION_ACCURACY
-from dss_jax.core.types import DistillationTask, Example, Release, Row, text_of
+from dss_jax.core.types import DistillationTask, Example, Release, Row
 
 # As SVAMP's, with which these problems are to be mixed.
 _SVAMP = load_task("svamp")

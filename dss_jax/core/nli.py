@@ -1,9 +1,10 @@
 """What tasks of natural language inference share. Standard library only."""
 
 from dss_jax.core.completions import AnswerForm, parse_completion
+from dss_jax.core.fields import text_of
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.core.types import DistillationTask, Example, Release, Row, Tfds, text_of
+from dss_jax.core.types import DistillationTask, Example, Release, Row, Tfds
 
 LABELS = ("entailment", "neutral", "contradiction")
 _FILES = {"train": "train", "validation": "valid", "test": "test"}

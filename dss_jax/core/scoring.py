@@ -1,8 +1,6 @@
 """The two rules by which a predicted label is right. Standard library only."""
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 
 from dss_jax.core.arithmetic import evaluate
 from dss_jax.core.texts import normal_text
@@ -32,22 +30,6 @@ def same_value(target: str, prediction: str) -> bool:
     if wanted is None or got is None:
         return False
     return math.isclose(wanted, got, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
-
-
-def as_spelt(scorer: Scorer, spell: Callable[[str], str]) -> Scorer:
-    """The scorer of a student's labels, which also takes a label as the student can write it.
-
-    SentencePiece changes what it encodes (its rule `nmt_nfkc` makes 52 of 5²), and writes ⁇ for
-    characters that its vocabulary lacks: without this no student could be right about such labels.
-
-    Args:
-      spell: text -> decode(encode(text)) of the student's vocabulary.
-    """
-
-    def correct(target: str, prediction: str) -> bool:
-        return scorer.correct(target, prediction) or scorer.correct(spell(target), prediction)
-
-    return replace(scorer, correct=correct)
 
 
 TEXT_ACCURACY = Scorer(name="text_accuracy", correct=same_text)

@@ -4,14 +4,12 @@ A task file describes; it never reads. The readers of the sources below live in
 `dss_jax.data.rows`, so that a task file loads in milliseconds.
 """
 
-import functools
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dss_jax.core.completions import Answer
-from dss_jax.core.errors import UsageError, nearest
+from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Example, Prompt
 
 __all__ = ("Answer", "Example")  # Task files take them from here.
@@ -108,6 +106,16 @@ class Scorer:
         right = sum(map(self.correct, targets, predictions))
         return {self.name: 100.0 * right / len(targets) if targets else 0.0}
 
+    def as_spelt(self, spell: Callable[[str], str]) -> "Scorer":
+        """Of a student's labels: one may also be as the student can write it, `spell`: text ->
+        decode(encode(text)). SentencePiece makes 52 of 5², and ⁇ of what its vocabulary lacks.
+        """
+
+        def correct(target: str, prediction: str) -> bool:
+            return self.correct(target, prediction) or self.correct(spell(target), prediction)
+
+        return replace(self, correct=correct)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationTask:
@@ -138,54 +146,18 @@ class DistillationTask:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-FIELDS = ("id", "input", "label", "teacher_label", "rationale")
-"""Of a row that `plain_example` reads."""
-
-NEAR = 0.85
-"""How like a known field an unknown one must be to be a slip of the pen; "idx" is none of "id"."""
-
-
-def text_of(row: Row, name: str) -> str:
-    """A field of a row as text; a number as its digits, null as "".
-
-    Raises:
-      KeyError: the row has no such field.
-      UsageError: NaN, true or false, a list or an object, of which text would be made in silence.
-    """
-    value = row[name]
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    finite = isinstance(value, float) and math.isfinite(value)
-    if finite or (isinstance(value, int) and not isinstance(value, bool)):
-        return str(value)
-    raise UsageError(f"{name} must be text, not {value!r:.60}. Put it in quotes, or leave it out.")
-
-
-@functools.lru_cache(maxsize=64)
-def _check_names(names: tuple[str, ...]) -> None:
-    """Raises UsageError for fields that are like a known one which the row has not."""
-    free = [field for field in FIELDS if field not in names]
-    slips = []
-    for name in names:
-        plain = name.strip().casefold().replace("-", "_").replace(" ", "_")
-        if name not in FIELDS and (near := nearest(plain, free, NEAR)):
-            slips.append(f"unknown field {name!r}, did you mean {near!r}?")
-    if slips:
-        raise UsageError(f"{' '.join(slips)} Rename or remove it.")
-
-
 def plain_example(row: Row, completion: str | None) -> Example:
     """`to_example` for rows that have the fields already, as in plain JSONL or CSV: `input`, and as
     far as known `label`, `teacher_label`, `rationale`, `id`. Text of white space alone is none.
 
     Raises:
       KeyError: there is no input.
-      UsageError: a field's name or value is wrong; see `text_of`.
+      UsageError: a field's name is a slip of the pen, or its value no text; see `core.fields`.
     """
     del completion
-    _check_names(tuple(row))
+    from dss_jax.core.fields import FIELDS, check_names, text_of
+
+    check_names(tuple(row))
     texts = {name: text_of(row, name) for name in FIELDS if name in row}
     given = {name: text for name, text in texts.items() if text.strip()}
     named: dict[str, Any] = {"id": "", "input": texts["input"], **given}

@@ -6,7 +6,7 @@ rule `nmt_nfkc` makes 2 of ², nothing of U+200B. Each distinct character is loo
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import UNK_ID
 from dss_jax.core.types import DistillationTask, Example
-from dss_jax.data.store import Ragged, Slices
+from dss_jax.data.store import Ragged
 from dss_jax.data.vocabulary import SentencePiece
 
 CHUNK = 4096
@@ -103,12 +103,6 @@ class Characters:
         }
 
 
-def unknown_rows(tokens: Slices) -> np.ndarray:
-    """The rows of a token column that have an unknown piece: int64, ascending."""
-    at = np.flatnonzero(np.asarray(tokens.values) == UNK_ID)
-    return np.unique(np.searchsorted(tokens.ends, at, side="right"))
-
-
 def check_labels(
     task: DistillationTask, examples: Iterable[Example], vocabulary: SentencePiece
 ) -> None:
@@ -148,6 +142,16 @@ def shown(found: Mapping[str, Any]) -> tuple[str, str]:
         f"{_name(c)} {times:,} (becomes {text!r})" for c, (times, text) in found["changed"].items()
     ]
     return ", ".join(lacking), ", ".join(changed)
+
+
+def lines(columns: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """A column's name, and a line about it, of `Characters.found`."""
+    for column, found in columns.items():
+        kinds = zip(("lacking", "changed"), ("the vocabulary lacks", "it changes"), strict=True)
+        for (kind, what), named in zip(kinds, shown(found), strict=True):
+            if named:
+                count = found[f"{kind}_rows"]
+                yield column, f"{column}: {count:,} rows with characters that {what}: {named}"
 
 
 def _name(character: str) -> str:

@@ -1,25 +1,24 @@
 """From a task's sources to `Example`s, split by split; errors name file and line. No TensorFlow.
 
 Sources that need TensorFlow are read by `dss_jax.data.seqio_sources`, imported only when such a
-split is asked for.
+split is asked for. What is wrong with a row of a file is said, not raised, so that all of a file's
+mistakes are seen at once.
 """
 
-import functools
+import csv
 import itertools
-import math
-import os
+import json
+import logging
+import re
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-from dss_jax.core import storage
 from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.core.fields import FIELDS
 from dss_jax.core.types import (
-    FIELDS,
     SPLITS,
     Csv,
     DistillationTask,
@@ -32,47 +31,38 @@ from dss_jax.core.types import (
     Source,
     Tfds,
 )
+from dss_jax.data.sources import (
+    DATA_DIR_HELP,
+    DataDir,
+    chunks,
+    completions_folder,
+    data_folder,
+    file_of,
+    held_out,
+    hold_out,
+    no_split,
+    source_of,
+)
 
-if TYPE_CHECKING:
-    from dss_jax.data.row_files import Located
-
-DataDir = str | os.PathLike[str] | None
-DATA_DIR_HELP = "Give the folder with --data_dir, or set DSS_DATA_DIR."
+log = logging.getLogger(__name__)
 
 SHOWN_WRONG = 10
 """At most so many rows that cannot be used are named."""
 
+LONGEST_FIELD = 2**31 - 1
+"""Characters of a field of CSV; Python's own limit is 131,072."""
 
-def data_folder(data_dir: DataDir) -> Path | None:
-    """The data directory: the argument, else DSS_DATA_DIR, else None. Of a remote one, a copy.
-    UsageError: it is given but is no folder.
-    """
-    folder = data_dir or os.environ.get("DSS_DATA_DIR")
-    if not folder:
-        return None
-    if storage.is_remote(folder):
-        return _copy_of(str(folder))
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise UsageError(f"the data folder {str(path)!r} does not exist. {DATA_DIR_HELP}")
-    return path
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-@functools.cache
-def _copy_of(folder: str) -> Path:
-    """Looked at once a process."""
-    return storage.local_folder(folder)
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A row, and where it is, for messages ("cqa/cqa_train.json, line 3")."""
 
-
-def available_splits(task: DistillationTask, data_dir: DataDir = None) -> tuple[str, ...]:
-    """The splits that can be read, in the order train, validation, test.
-
-    A split that only TFDS or a SeqIO source has counts as available: whether it can be
-    downloaded shows when it is read. A validation split that is held out of train counts too.
-    """
-    folder = data_folder(data_dir)
-    held = {"validation"} if held_out(task, folder) else set()
-    return tuple(s for s in SPLITS if s in held or source_of(task, s, folder))
+    where: str
+    row: Row = field(default_factory=dict)
+    completion: str | None = None
+    wrong: str = ""  # Why the row cannot be used; "": it can.
 
 
 def examples(
@@ -110,76 +100,13 @@ def examples_with_completions(
     return [rows[i] for i in (train if split == "train" else validation)]
 
 
-def held_out(task: DistillationTask, data_dir: DataDir = None) -> bool:
-    """Whether the validation split is held out of train; ids are then unique over both."""
-    folder = data_folder(data_dir)
-    has = [source_of(task, split, folder) is not None for split in ("train", "validation")]
-    return task.validation_fraction > 0 and has == [True, False]
-
-
-def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The row numbers of `datasets.Dataset.train_test_split(test_size=fraction, seed=seed)`:
-    (train, held out), int64, in that function's order (checked against `datasets` 5.2.0). The
-    fraction is rounded up.
-    """
-    held = math.ceil(fraction * n)
-    order = np.random.default_rng(seed).permutation(n)
-    return order[held:], order[:held]
-
-
-def source_files(task: DistillationTask, data_dir: DataDir = None) -> dict[str, Path]:
-    """Every file that the task's rows come from and that exists: name in the sources -> path."""
-    folder = data_folder(data_dir)
-    files: dict[str, Path] = {}
-    for source in task.sources:
-        if isinstance(source, Jsonl):
-            found = {n: _file(task, source, s, folder) for s, n in source.files.items()}
-            files |= {name: file for name, file in found.items() if file}
-        if isinstance(source, Release | Tfds) and folder is not None:
-            below = folder / _completions_folder(source)
-            own = [below / name for name in getattr(source, "files", {}).values()]
-            own += [f for pattern in source.completions.values() for f in _chunks(below, pattern)]
-            files |= {f"{below.name}/{f.relative_to(below).as_posix()}": f for f in own}
-    return {name: file for name, file in sorted(files.items()) if file.is_file()}
-
-
-def source_of(task: DistillationTask, split: str, folder: Path | None) -> Source | None:
-    """The first source that has the split."""
-
-    def has(source: Source) -> bool:
-        if isinstance(source, Release | Jsonl):
-            return _file(task, source, split, folder) is not None
-        return split in source.splits
-
-    return next(filter(has, task.sources), None)
-
-
-def _places(
-    task: DistillationTask, source: Release | Jsonl, split: str, folder: Path | None
-) -> list[Path]:
-    """Where the file of a split may lie: in the data folder, or beside the task file."""
-    if split not in source.files:
-        return []
-    file = Path(source.files[split]).expanduser()
-    if isinstance(source, Release):
-        return [folder / source.folder / file] if folder else []
-    beside = Path(task.file).parent if task.file else None
-    return [file] if file.is_absolute() else [base / file for base in (folder, beside) if base]
-
-
-def _file(
-    task: DistillationTask, source: Release | Jsonl, split: str, folder: Path | None
-) -> Path | None:
-    return next((p for p in _places(task, source, split, folder) if p.is_file()), None)
-
-
 def _read(
     task: DistillationTask, split: str, folder: Path | None, left_out: list[str] | None
 ) -> list[tuple[Example, str | None]]:
     """Examples and completions of one split of the source that has it, ids made sure of."""
     source = source_of(task, split, folder)
     if source is None:
-        raise _no_split(task, split, folder)
+        raise no_split(task, split, folder)
     first_seen: dict[str, str] = {}
     found, wrong = [], []
     for number, located in enumerate(_located(task, source, split, folder)):
@@ -212,19 +139,7 @@ def _read(
     return found
 
 
-def _no_split(task: DistillationTask, split: str, folder: Path | None) -> UsageError:
-    looked: list[str] = []
-    for other in task.sources:
-        if isinstance(other, Release | Jsonl):
-            nowhere = Path("(no data folder given)") if isinstance(other, Release) else None
-            looked += map(str, _places(task, other, split, folder or nowhere))
-    available = ", ".join(available_splits(task, folder))
-    have = f"It has: {available}." if available else "It has no split at all here."
-    where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
-    return UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
-
-
-def _example(task: DistillationTask, located: "Located") -> Example:
+def _example(task: DistillationTask, located: Located) -> Example:
     """Raises UsageError where no example can be made of a row."""
     if located.wrong:
         raise UsageError(located.wrong)
@@ -268,12 +183,9 @@ def _example(task: DistillationTask, located: "Located") -> Example:
 
 def _located(
     task: DistillationTask, source: Source, split: str, folder: Path | None
-) -> "Iterable[Located]":
-    # Here, for a run with a store reads no rows.
-    from dss_jax.data.row_files import csv_rows, jsonl_rows
-
+) -> Iterable[Located]:
     if isinstance(source, Release | Jsonl):
-        file = _file(task, source, split, folder)
+        file = file_of(task, source, split, folder)
         assert file is not None
         found = csv_rows(file) if isinstance(source, Csv) else jsonl_rows(file)
         if not isinstance(source, Release):
@@ -295,20 +207,8 @@ def _located(
     return _join(list(_numbered(own, name)), texts, name)
 
 
-def _numbered(rows: Iterable[Row], where: str) -> "Iterator[Located]":
-    from dss_jax.data.row_files import Located
-
+def _numbered(rows: Iterable[Row], where: str) -> Iterator[Located]:
     return (Located(where=f"{where}, row {n}", row=row) for n, row in enumerate(rows))
-
-
-def _completions_folder(source: Release | Tfds) -> str:
-    return source.folder if isinstance(source, Release) else source.completions_folder
-
-
-def _chunks(below: Path, pattern: str) -> list[Path]:
-    """The files of a pattern for k = 0, 1, ... as long as there are any."""
-    files = (below / pattern.format(k=k) for k in itertools.count())
-    return list(itertools.takewhile(Path.is_file, files))
 
 
 def _completions(
@@ -317,10 +217,8 @@ def _completions(
     pattern = source.completions.get(split)
     if pattern is None or folder is None:
         return None
-    from dss_jax.data.row_files import parse_json
-
-    below = folder / _completions_folder(source)
-    files = _chunks(below, pattern)
+    below = folder / completions_folder(source)
+    files = chunks(below, pattern)
     if not files and required:
         raise UsageError(
             f"the teacher's completions for the {split} split are missing: "
@@ -336,7 +234,7 @@ def _completions(
     return texts if files else None
 
 
-def _join(rows: "list[Located]", texts: list[str] | None, where: str) -> "Iterable[Located]":
+def _join(rows: list[Located], texts: list[str] | None, where: str) -> Iterable[Located]:
     if texts is None:
         return rows
     if len(rows) != len(texts):
@@ -345,3 +243,71 @@ def _join(rows: "list[Located]", texts: list[str] | None, where: str) -> "Iterab
             "They are joined by position, so both must be complete."
         )
     return (replace(r, completion=t) for r, t in zip(rows, texts, strict=True))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """`json.loads`; a `UsageError` that begins with `where` if it is not JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = "" if "line" in where else f", line {error.lineno}"
+        at = f"{where}{line}, column {error.colno}"
+        raise UsageError(f"{at}: not valid JSON: {error.msg}.") from error
+    except (ValueError, RecursionError) as error:  # A number of 5,000 digits, 1,000 brackets.
+        raise UsageError(f"{where}: JSON that cannot be read: {error}.") from error
+
+
+def _lines(file: Path, newline: str | None = None) -> Iterator[str]:
+    """Bytes that are no UTF-8 come as lone surrogates, which no row may have."""
+    try:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
+            yield from lines
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}.") from error
+
+
+def jsonl_rows(file: Path) -> Iterator[Located]:
+    """The objects of a JSONL file; empty lines are passed over."""
+    for number, line in enumerate(_lines(file), 1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            row = parse_json(line, where)
+        except UsageError as error:
+            other = any("\udc80" <= character <= "\udcff" for character in line)
+            yield Located(where=where, wrong=f"{where}: not UTF-8 text." if other else str(error))
+            continue
+        if isinstance(row, dict):
+            yield Located(where=where, row=row)
+        else:
+            yield Located(where=where, wrong=f"{where}: must be a JSON object, one a line.")
+
+
+def csv_rows(file: Path) -> Iterator[Located]:
+    """The rows of a CSV file with a header line, which shows the delimiter and the quotes. Raises
+    UsageError where quotes do not close: where the next row begins is not known then.
+    """
+    csv.field_size_limit(LONGEST_FIELD)
+    lines = _lines(file, newline="")
+    header = next(lines, "")
+    quote = "'" if header.startswith("'") else '"'
+    outside = re.sub(f"{quote}[^{quote}]*{quote}", "", header)
+    delimiter = max(DELIMITERS, key=outside.count)
+    if (quote, delimiter) != ('"', ","):
+        log.info(f"{file}: {DELIMITERS[delimiter]} between fields, {quote} around them")
+    reader = csv.DictReader(
+        itertools.chain([header], lines), strict=True, delimiter=delimiter, quotechar=quote
+    )
+    try:
+        for row in reader:
+            where, wrong = f"{file}, line {reader.line_num}", ""
+            if None in row or None in row.values():
+                count = len(reader.fieldnames or ())
+                wrong = f"{where}: has not as many fields as the header line ({count})."
+            yield Located(where=where, row={} if wrong else row, wrong=wrong)
+    except csv.Error as error:
+        raise UsageError(
+            f"{file}, line {reader.line_num}: {error}, in the row that begins after this line. "
+            f"Text that holds {quote} is written between {quote}, and its own are doubled."
+        ) from error

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import SPLITS, Example, SeqioSource, SplitUnavailable
-from dss_jax.data import prepare, rows
+from dss_jax.data import prepare, rows, sources
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
@@ -81,16 +81,16 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     task = load_task_file(Path(request["task_file"]))
     read: dict[str, list[Example]] = {}
     unavailable: dict[str, str] = {}
-    folder = rows.data_folder(request["data_dir"])
+    folder = sources.data_folder(request["data_dir"])
     left_out: dict[str, int] = {}
-    for split in rows.available_splits(task, folder):
+    for split in sources.available_splits(task, folder):
         wrong: list[str] | None = [] if request["bad_rows"] == "skip" else None
         try:
             read[split] = rows.examples(task, split, folder, wrong)
         except SplitUnavailable as error:
             unavailable[split] = str(error)
         # They are train's where validation is held out of it.
-        if wrong and not (split == "validation" and rows.held_out(task, folder)):
+        if wrong and not (split == "validation" and sources.held_out(task, folder)):
             left_out[split] = len(wrong)
             log.warning("\n".join([f"{split}: {len(wrong):,} rows are left out", *wrong[:3]]))
     if not read:
@@ -98,13 +98,14 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     examples, joined = join_records(task, read, request["rationales"], folder)
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
     check_labels(task, chain.from_iterable(examples.values()), vocabulary)
-    counts = {}
+    counts = {split: {"rows": len(found)} for split, found in examples.items()}
+    health = {}
     for split, found in examples.items():
-        counts[split] = {"rows": len(found), "left_out": left_out.get(split, 0)}
         for field in ("label", "teacher_label", "rationale"):
             counts[split][field] = sum(bool(getattr(e, field)) for e in found)
         right = (e.label and task.scorer.correct(e.label, e.teacher_label) for e in found)
-        counts[split]["teacher_right"] = sum(map(bool, right))
+        teacher_right = sum(map(bool, right))
+        health[split] = {"left_out": left_out.get(split, 0), "teacher_right": teacher_right}
     # Of SeqIO's own sources, which the key does not cover.
     files: dict[str, Any] = {}
     for source in task.sources:
@@ -123,6 +124,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
         description={
             "prefixes": request["prefixes"],
             "counts": counts,
+            "health": health,
             "unavailable": unavailable,
             "rationales": joined,
             **({"source_files": files} if files else {}),

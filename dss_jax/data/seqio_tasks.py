@@ -35,10 +35,9 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import Prefixes
 from dss_jax.core.prefixes import prefixes as prefixes_of
-from dss_jax.core.scoring import as_spelt
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import SPLITS, DistillationTask, Example
-from dss_jax.data import rows
+from dss_jax.data import rows, sources
 from dss_jax.data.columns import ANSWER, BECAUSE, label_in, permutation
 from dss_jax.data.rationales import join_records
 from dss_jax.data.spans import ORDER, corrupt, longest_piece
@@ -121,7 +120,7 @@ def register(
     vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
     features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
     style, (read, splits) = prefixes_of(prefixes), _reader(task, data_dir, rationales)
-    scorer = as_spelt(task.scorer, lambda text: vocabulary.decode(vocabulary.encode(text)))
+    scorer = task.scorer.as_spelt(lambda text: vocabulary.decode(vocabulary.encode(text)))
     mixtures = [task.name + suffix for suffix in _MIXTURES]
     _forget(seqio.MixtureRegistry, mixtures)
     _forget(seqio.TaskRegistry, [f"{task.name}_{s}" for s in (*KINDS, PRETRAIN)])
@@ -312,7 +311,7 @@ def _reader(
         return join_records(task, found, rationales, data_dir)[0][split]
 
     try:
-        return read, rows.available_splits(task, data_dir) or SPLITS
+        return read, sources.available_splits(task, data_dir) or SPLITS
     except UsageError:
         return read, SPLITS
 

@@ -13,7 +13,6 @@ import numpy as np
 from dss_jax.core import config, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
-from dss_jax.core.scoring import as_spelt
 from dss_jax.core.types import Scorer
 from dss_jax.data.columns import as_scored, label_in, label_inputs, rationale_in
 from dss_jax.data.store import Slices, StoreSplit, TokenStore
@@ -57,7 +56,7 @@ class Evaluator:
     pre-training is judged by how many masked tokens are right, with the earlier ones given.
 
     Attributes:
-      scorer: of labels; of a student's, as it can write them (`scoring.as_spelt`).
+      scorer: of labels; of a student's, as it can write them (`Scorer.as_spelt`).
       metric: name of the number that decides which checkpoint is the best.
     """
 
@@ -70,7 +69,7 @@ class Evaluator:
             # The same masks whatever the run's seed.
             run = replace(run, data=replace(run.data, seed=0))
         self._run, self._program, self._store = run, program, store
-        self._student = as_spelt(scorer, lambda text: self._spelt(text))
+        self._student = scorer.as_spelt(self._spelt)
         self._form = run.method.form
         self._losses = TokenLosses(run, program, as_scored(run.method))
         self._lengths: dict[str, tuple[int, ...]] = {}

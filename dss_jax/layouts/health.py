@@ -9,8 +9,7 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.characters import REMEDY, shown, unknown_rows
-from dss_jax.data.store import TOKEN_COLUMNS, StoreSplit, TokenStore, count_overlong
+from dss_jax.data.store import TOKEN_COLUMNS, StoreSplit, TokenStore, count_overlong, unknown_rows
 from dss_jax.layouts.batches import subset_rows
 
 log = logging.getLogger(__name__)
@@ -74,25 +73,20 @@ def report(store: TokenStore, data: config.Data) -> None:
                 f"{lengths.split}: {lengths.cut:,} {lengths.column} are longer than {limit} tokens "
                 f"(up to {lengths.longest:,}) and are cut there"
             )
-    for column, found in store.manifest.get("characters", {}).items():
-        # A student cannot write such a label as it is.
-        level, remedy = logging.INFO, ""
-        if column.endswith(" label"):
-            level, remedy = logging.WARNING, f". {REMEDY}, where students have to write them"
-        lacking, changed = shown(found)
-        for rows, what, named in (
-            (found["lacking_rows"], "the vocabulary lacks", lacking),
-            (found["changed_rows"], "it changes", changed),
-        ):
-            if rows:
-                log.log(
-                    level, f"{column}: {rows:,} rows with characters that {what}: {named}{remedy}"
-                )
+    if odd := store.manifest.get("characters"):
+        from dss_jax.data.characters import REMEDY, lines
+
+        for column, line in lines(odd):
+            # A student cannot write such a label as it is.
+            if column.endswith(" label"):
+                log.warning(f"{line}. {REMEDY}.")
+            else:
+                log.info(line)
 
 
 def health_line(store: TokenStore, name: str, data: config.Data) -> str:
     """Rows of a split, with label, with rationale, teacher right, cut, unknown characters."""
-    split, counts = store.split(name), store.manifest.get("counts", {}).get(name, {})
+    split, made = store.split(name), store.manifest.get("health", {}).get(name, {})
     columns = [c for c in TOKEN_COLUMNS if split.has(c)]
     cut = np.zeros(len(split), bool)
     for column in columns:
@@ -102,11 +96,11 @@ def health_line(store: TokenStore, name: str, data: config.Data) -> str:
     parts = [f"{len(split):,} rows", f"{labels:,} with a label"]
     if split.has("rationale_targets"):
         parts.append(f"{int(_has(split, 'rationale_targets').sum()):,} with a rationale")
-    if labels and counts.get("teacher_label") and "teacher_right" in counts:
-        parts.append(f"teacher right {100 * counts['teacher_right'] / labels:.2f} %")
+    if labels and made and _has(split, "teacher_label_targets").any():
+        parts.append(f"teacher right {100 * made['teacher_right'] / labels:.2f} %")
     parts += [f"{int(cut.sum()):,} cut", f"{len(odd):,} with unknown characters"]
-    if counts.get("left_out"):
-        parts.append(f"{counts['left_out']:,} left out that cannot be used")
+    if made.get("left_out"):
+        parts.append(f"{made['left_out']:,} left out that cannot be used")
     return f"{name}: {', '.join(parts)}"
 
 
