@@ -47,7 +47,7 @@ def print_characters(columns: Mapping[str, Mapping[str, Any]]) -> None:
         for lacking, changed in [shown(found)]
     ]
     heads = ("column", "rows", "the vocabulary lacks", "rows", "it changes")
-    note = "Each with its times. What is lacking is read and written as \u2047."
+    note = "In brackets how often. What is lacking is read and written as \u2047."
     if rows:
         print_table("characters", heads, rows, note=note, texts=True)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import UNK_ID
+from dss_jax.core.texts import normal_text
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.store import Ragged
 from dss_jax.data.vocabulary import SentencePiece
@@ -106,8 +107,9 @@ class Characters:
 def check_labels(
     task: DistillationTask, examples: Iterable[Example], vocabulary: SentencePiece
 ) -> None:
-    """Raises UsageError where two labels to choose from have the same ids, though the task's scorer
-    tells them apart: of the task, of a row, and the gold labels where they are few.
+    """Raises UsageError where two labels to choose from have the same ids, though they are neither
+    the same text nor the same to the task's scorer: of the task, of a row, and the gold labels
+    where they are few.
     """
     gold: dict[str, None] = {}
     choices = {task.labels: None}
@@ -124,7 +126,8 @@ def check_labels(
         seen: dict[Sequence[int], str] = {}
         for label in choice:
             other = seen.setdefault(ids[label], label)
-            if other != label and not task.scorer.correct(other, label):
+            alike = normal_text(other) == normal_text(label)
+            if not (alike or task.scorer.correct(other, label)):
                 clashes[other, label] = vocabulary.decode(ids[label])
     if clashes:
         listed = [f"{a!r} and {b!r} (both {text!r})" for (a, b), text in clashes.items()]
@@ -137,9 +140,9 @@ def check_labels(
 
 def shown(found: Mapping[str, Any]) -> tuple[str, str]:
     """What of a column is lacking, and what is changed, for people."""
-    lacking = [f"{_name(c)} {times:,}" for c, times in found["lacking"].items()]
+    lacking = [f"{_name(c)} ({times:,})" for c, times in found["lacking"].items()]
     changed = [
-        f"{_name(c)} {times:,} (becomes {text!r})" for c, (times, text) in found["changed"].items()
+        f"{_name(c)} ({times:,}, becomes {text!r})" for c, (times, text) in found["changed"].items()
     ]
     return ", ".join(lacking), ", ".join(changed)
 
