@@ -47,7 +47,8 @@ def test_stats_count_characters_that_a_student_lacks(tmp_path: Path, capsys) -> 
     flags = ["--vocabulary", str(toy.VOCABULARY), str(tmp_path / "r.jsonl")]
     assert main(["records", "stats", *flags]) == 0
     out = capsys.readouterr().out
-    assert "rationale      2   答 (2), 案 (2), " in out
+    assert "  rationale   2      答 (2), 案 (2), " in out
+    assert "samples with a rationale                              2" in out
     assert "² (2, becomes '2')" in out
 
 

@@ -175,11 +175,11 @@ TASK = DistillationTask(
         text = out.out + out.err
         assert "train: 2 rows are left out\n" in text
         for words in (
-            "train: 3 rows, 3 with a label, 1 with a rationale, teacher right 66.67 %, 0 cut, ",
-            "2 left out that cannot be used",
-            "validation: 1 rows, 1 with a label, 1 with a rationale, teacher right 100.00 %, 0 cut,",
+            "train: 3 rows, 3 with a label, 2 with a rationale, teacher right 66.67 %, 0 cut, "
+            "1 with unknown characters, 2 left out that cannot be used",
+            "validation: 1 rows, 1 with a label, 0 with a rationale, teacher right 100.00 %, ",
             "train rationale: 1 rows with characters that it changes: ² (1, becomes '2')",
-            "validation label: 1 rows with characters that the vocabulary lacks: í (1). Give a model",
+            "train label: 1 rows with characters that the vocabulary lacks: í (1). Give a model",
         ):
             assert words in text
 
@@ -190,8 +190,8 @@ TASK = DistillationTask(
         out = capsys.readouterr().out
         (train,) = (line.split() for line in out.splitlines() if line.startswith("  train   "))
         # Rows, with a label, labels, seen once, teacher accuracy, invalid, empty, seen once.
-        assert train[1:9] == ["3", "3", "1", "0", "66.67", "0", "0", "1"]
-        assert "validation label          1   í (1)" in out
+        assert train[1:9] == ["3", "3", "2", "1", "66.67", "0", "0", "3"]
+        assert "  train label           1      í (1) " in out
         assert "² (1, becomes '2')" in out
 
     def test_labels_that_are_written_alike(

@@ -255,6 +255,8 @@ def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
         title = "agreement, of rows with a vote"
         print_table(title, ("agreement", "rows", "right", "of", "%"), cells)
     facts = {
+        "rows with a label": stats.labels.total(),
+        "samples with a rationale": stats.rationale_words.total(),
         "labels": len(stats.labels),
         "labels that one row alone has": stats.labels_once,
         "samples that name the label in their first sentence": stats.label_first,
