@@ -189,8 +189,8 @@ TASK = DistillationTask(
         assert main(["tasks", "stats", "mine", "--gin.Task.bad_rows='skip'", *flags]) == 0
         out = capsys.readouterr().out
         (train,) = (line.split() for line in out.splitlines() if line.startswith("  train   "))
-        # Rows, with a label, labels, seen once, teacher accuracy, invalid, empty, seen once.
-        assert train[1:9] == ["3", "3", "2", "1", "66.67", "0", "0", "3"]
+        # Rows, teacher accuracy, invalid, empty, no rationale, with a label, labels, seen once.
+        assert train[1:10] == ["3", "66.67", "0", "0", "1", "3", "2", "1", "3"]
         assert "  train label           1      í (1) " in out
         assert "² (1, becomes '2')" in out
 

@@ -78,14 +78,14 @@ def _stats(args: argparse.Namespace) -> None:
     run, task = resolved.run, resolved.task
     named = {
         "rows": "rows",
-        "labels": "with a label",
-        "kinds": "labels",
-        "once": "seen once",
         "teacher_accuracy": "teacher accuracy",
         "invalid_labels": "invalid labels",
         "empty_labels": "of them empty",
-        "teacher_once": "seen once",
         "empty_rationales": "empty rationales",
+        "labels": "with a label",
+        "kinds": "labels",
+        "once": "seen once",
+        "teacher_once": "teacher's seen once",
     }
     rows, own, skip = [], run.task, run.task.bad_rows == "skip"
     for c in summary.label_counts(task, own.data_dir, store.splits, own.record_files, skip):
@@ -97,7 +97,7 @@ def _stats(args: argparse.Namespace) -> None:
         ("split", *named.values(), "rationale words mean/p99"),
         rows,
         note="Invalid: none of the labels allowed for that row, or none at all. Seen once: labels "
-        "that one row alone has, of the gold ones and of the teacher's.",
+        "that one row alone has.",
     )
     print_table(
         f"{task.name}: tokens, prefix and EOS included, under the vocabulary of the store",
