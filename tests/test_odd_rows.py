@@ -44,6 +44,20 @@ from dss_jax.run.session import open_session
 ANY_TEXT = st.text(st.characters(), max_size=40)
 """Every code point, lone surrogates too."""
 
+SOUND_RECORD = {
+    "id": "r",
+    "input": "x",
+    "gold": "yes",
+    "teacher_label": "yes",
+    "rationale": "Sun.",
+    "agreement": 1.0,
+    "status": "ok",
+    "samples": [
+        {"status": "ok", "label": "yes", "raw_label": "yes", "rationale": "Sun.", "text": "t"}
+        | {"reason": ""}
+    ],
+}
+
 WHOLE_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
@@ -213,6 +227,10 @@ class TestCsv:
         (row,) = read_csv(tmp_path, f"input,label\n{'x' * 200_000},yes\n")
         assert len(row.input) == 200_000
 
+    def test_a_field_that_is_there_twice(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="header line has 'label' twice"):
+            read_csv(tmp_path, "input,label,label\na,yes,no\n")
+
     def test_a_wrong_row_is_counted_out_and_an_open_quote_never(self, tmp_path: Path) -> None:
         left_out: list[str] = []
         assert len(read_csv(tmp_path, "input,label\na\nb,yes\n", left_out)) == 1
@@ -297,6 +315,54 @@ class TestAnyText:
         write_records(file, Header(task=text, split="train", teacher=text), [record])
         header, found = read_records(file)
         assert (header.teacher, [*found]) == (text, [record])
+
+    @pytest.mark.parametrize(
+        ("line", "says"),
+        [
+            (b'{"agreement": NaN}', "r.jsonl:2: not JSON in UTF-8: NaN is no JSON"),
+            (b"[" * 100_000, "r.jsonl:2: not JSON in UTF-8: too many brackets"),
+            (b'{"id": 1' + b"0" * 5000 + b"}", "r.jsonl:2: not JSON in UTF-8"),
+            (b"\xff", "r.jsonl:2: not JSON in UTF-8"),
+        ],
+    )
+    def test_a_record_line_that_is_none_is_named(
+        self, line: bytes, says: str, tmp_path: Path
+    ) -> None:
+        header = b'{"dss_records": 1, "task": "t", "split": "train", "teacher": "m"}\n'
+        (tmp_path / "r.jsonl").write_bytes(header + line + b"\n")
+        with pytest.raises(UsageError, match=says):
+            list(read_records(tmp_path / "r.jsonl")[1])
+        (tmp_path / "r.jsonl").write_bytes(line + b"\n")
+        with pytest.raises(UsageError, match=r"r.jsonl:1: not a record file"):
+            read_records(tmp_path / "r.jsonl")
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        value=st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3)
+            ),
+            max_leaves=5,
+        ),
+        place=st.sampled_from([*SOUND_RECORD, "samples.0.label", "samples.0.status", "other"]),
+    )
+    def test_any_value_in_a_record_is_taken_or_named(
+        self, value: Any, place: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        content = json.loads(json.dumps(SOUND_RECORD))
+        *path, name = place.split(".")
+        (content["samples"][0] if path else content)[name] = value
+        file = tmp_path_factory.mktemp("records") / "r.jsonl"
+        head = {"dss_records": 1, "task": "t", "split": "train", "teacher": "m"}
+        file.write_text(f"{json.dumps(head)}\n{json.dumps(content)}\n")
+        said = "r.jsonl:2"
+        header, found = read_records(file)
+        try:
+            write_records(file, header, [*found])
+        except UsageError as error:
+            said = str(error)
+        assert "r.jsonl:2" in said
 
     def test_a_manifest_with_half_a_character_opens_again(self, tmp_path: Path) -> None:
         split = SplitBuilder(("label_inputs",), ("id",))

@@ -227,11 +227,12 @@ def _merge(args: argparse.Namespace) -> None:
 
 def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
     """Prints statuses, agreement, accuracy and lengths of a record file, and its provenance."""
-    print(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples")
+    print(plain(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples"))
     shown = [(name, getattr(header, name)) for name in PROVENANCE.split()]
     for name, value in [*shown, *(("filter", entry) for entry in header.filters)]:
         if value:
-            print(f"{name:<14}{_pairs(value) if isinstance(value, dict) else value}")
+            shown_value = _pairs(value) if isinstance(value, dict) else str(value)
+            print(f"{name:<14}{plain(shown_value)}")
     print()
     rows, samples = stats.row_statuses, stats.sample_statuses
     statuses = [s for s in STATUSES if rows[s] + samples[s]]

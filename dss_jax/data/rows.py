@@ -300,11 +300,13 @@ def csv_rows(file: Path) -> Iterator[Located]:
         itertools.chain([header], lines), strict=True, delimiter=delimiter, quotechar=quote
     )
     try:
+        names = list(reader.fieldnames or ())
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise UsageError(f"{file}: the header line has {twice[0]!r} twice.")
         for row in reader:
             where, wrong = f"{file}, line {reader.line_num}", ""
             if None in row or None in row.values():
-                count = len(reader.fieldnames or ())
-                wrong = f"{where}: has not as many fields as the header line ({count})."
+                wrong = f"{where}: has not as many fields as the header line ({len(names)})."
             yield Located(where=where, row={} if wrong else row, wrong=wrong)
     except csv.Error as error:
         raise UsageError(
