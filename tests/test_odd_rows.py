@@ -618,8 +618,12 @@ class TestScores:
         assert not {"validation", "test"} & results.keys()
         assert results["best_step"] == 1
         session = open_session(run, tmp_path, store, TEXT_ACCURACY)
-        with pytest.raises(UsageError, match="no row of test has a gold label"):
-            session.evaluator(session.program.init().params, "test")
+        found = session.evaluator(session.program.init().params, "test")
+        assert "text_accuracy" not in found.numbers
+        assert [sorted(p.keys() & {"id", "target", "correct"}) for p in found.predictions] == [
+            ["id"],
+            ["id"],
+        ]
 
     def test_nor_of_a_teacher(self, tmp_path: Path, said: list[str]) -> None:
         told = [Example(id=str(i), input="x", teacher_label="yes") for i in range(2)]
@@ -628,6 +632,6 @@ class TestScores:
         run = toy.make_run(
             method=method, train=config.Train(steps=1, output_dir=str(tmp_path / "run"))
         )
-        with pytest.raises(UsageError, match="has gold labels and teacher text"):
+        with pytest.raises(UsageError, match="has rows with a gold label and teacher text"):
             teacher_run.score(run, store, TEXT_ACCURACY)
-        assert "no row of test has a gold label" in said[0]
+        assert "no row of test has both a gold label and teacher text" in said[0]

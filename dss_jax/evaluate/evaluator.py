@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dss_jax.core import config, strict_json
-from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
 from dss_jax.data.columns import as_scored, label_in, label_inputs, rationale_in
@@ -39,11 +38,11 @@ class Result:
     """Scores and predictions of a split.
 
     Attributes:
-      numbers: metric -> value: `<scorer>` (per cent), and those of `TokenLosses` against the gold
-        label and the teacher's rationale.
-      predictions: one dictionary a row: id, input, target, prediction, correct, and rationale
-        where asked for; none where nothing is decoded.
-      examples: rows scored.
+      numbers: metric -> value: `<scorer>` (per cent; left out where no row has a gold label), and
+        those of `TokenLosses` against the gold label and the teacher's rationale.
+      predictions: one dictionary a row: id, input, prediction, of rows with a gold label target and
+        correct, and rationale where asked for; none where nothing is decoded.
+      examples: rows scored; predicted, where no row has a gold label.
     """
 
     numbers: dict[str, float]
@@ -85,50 +84,45 @@ class Evaluator:
         return pieces_of(self._store, name, self._run)
 
     def _spelt(self, text: str) -> str:
-        """As a student can write it."""
         return self._store.vocabulary.decode(self._store.vocabulary.encode(text))
 
-    def scores(self, split_name: str) -> bool:
-        """Whether there is something to score: the split, and a gold label in it."""
-        there = split_name in self._store.splits
-        return there and len(self._rows(self._split(split_name), 1)) > 0
-
     def _rows(self, split: "StoreSplit | Pieces", limit: int | None) -> np.ndarray:
-        """Rows with a gold label, of text for pre-training all; the first `limit` of them."""
+        """The first `limit` rows with a gold label; all count where none has one, and in text for
+        pre-training.
+        """
+        labelled = np.empty(0, int)
         if isinstance(split, StoreSplit):
-            return np.flatnonzero(split.tokens("label_targets").lengths() > 0)[:limit]
-        return np.arange(len(split))[:limit]
+            labelled = np.flatnonzero(split.tokens("label_targets").lengths() > 0)
+        return (labelled if len(labelled) else np.arange(len(split)))[:limit]
 
     def __call__(
         self, params: Any, split_name: str, *, limit: int | None = None, rationales: bool = False
     ) -> Result:
-        """Decodes and scores a split. Text for pre-training is masked as in epoch 0, and nothing
-        is decoded.
+        """Decodes a split, and scores it where it has gold labels. Text for pre-training is masked
+        as in epoch 0, and nothing is decoded.
 
         Args:
           params: of the state, on the mesh; LoRA is merged first.
           limit: score the first rows only.
           rationales: generate a rationale for each row too, which takes several times as long.
-
-        Raises:
-          UsageError: no row has a gold label.
         """
         params = self._program.merge(params)
         split = self._split(split_name)
         rows = self._rows(split, limit)
-        if not len(rows):
-            raise UsageError(f"no row of {split_name} has a gold label: there is nothing to score.")
         numbers: dict[str, float] = {}
         predictions: list[dict[str, Any]] = []
         if isinstance(split, StoreSplit):
             labels = self._predict_labels(params, split, rows)
+            judged = split.tokens("label_targets").lengths()[rows].any()
+            shown = {"id": "id", "input": "input"} | ({"target": "label"} if judged else {})
             for row, label in zip(map(int, rows), labels, strict=True):
-                shown = {"id": "id", "input": "input", "target": "label"}
                 texts = {name: split.text(column)[row] for name, column in shown.items()}
-                correct = self._student.correct(texts["target"], label["prediction"])
-                predictions.append({**texts, **label, "correct": correct})
-            targets = [prediction["target"] for prediction in predictions]
-            numbers = self._student(targets, [label["prediction"] for label in labels])
+                predictions.append({**texts, **label})
+            if judged:
+                for one in predictions:
+                    one["correct"] = self._student.correct(one["target"], one["prediction"])
+                targets = [prediction["target"] for prediction in predictions]
+                numbers = self._student(targets, [label["prediction"] for label in labels])
             if rationales and self._form == "tasks" and self._store.has("rationale_inputs"):
                 longest = self._run.evaluate.max_rationale_length
                 decoded = self._decode(params, "rationale_inputs", split_name, rows, longest)

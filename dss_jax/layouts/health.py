@@ -122,7 +122,7 @@ def check(run: config.Run, store: TokenStore) -> None:
         if not _has(split, "label_targets").any():
             best = ", and the last checkpoint counts as the best" if name == "validation" else ""
             log.warning(
-                f"no row of {name} has a gold label: it is not scored{best}. Give its rows their "
+                f"no row of {name} has a gold label: it gets no score{best}. Give its rows their "
                 "labels, or leave the split out."
             )
         elif run.method.trains and run.evaluate.decode != "rank":
