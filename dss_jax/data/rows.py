@@ -111,7 +111,7 @@ def _read(
     found, wrong = [], []
     for number, located in enumerate(_located(task, source, split, folder)):
         try:
-            example = _example(task, located)
+            example = example_of(task, located)
             if not example.id:
                 example = replace(example, id=f"{split}-{number}")
             before = first_seen.setdefault(example.id, located.where)
@@ -139,8 +139,8 @@ def _read(
     return found
 
 
-def _example(task: DistillationTask, located: Located) -> Example:
-    """Raises UsageError where no example can be made of a row."""
+def example_of(task: DistillationTask, located: Located) -> Example:
+    """What a task makes of a row; UsageError: the row is wrong, or the task makes no example."""
     if located.wrong:
         raise UsageError(located.wrong)
     made_by = f"to_example of task {task.name!r}"
@@ -266,9 +266,11 @@ def _lines(file: Path, newline: str | None = None) -> Iterator[str]:
         raise UsageError(f"cannot read {file}: {error.strerror}.") from error
 
 
-def jsonl_rows(file: Path) -> Iterator[Located]:
-    """The objects of a JSONL file; empty lines are passed over."""
-    for number, line in enumerate(_lines(file), 1):
+def jsonl_rows(file: Path, lines: Iterable[str] | None = None) -> Iterator[Located]:
+    """The objects of a JSONL file; empty lines are passed over. `lines`: its lines, where they come
+    from elsewhere; `file` is then its name in messages.
+    """
+    for number, line in enumerate(lines or _lines(file), 1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
@@ -284,20 +286,21 @@ def jsonl_rows(file: Path) -> Iterator[Located]:
             yield Located(where=where, wrong=f"{where}: must be a JSON object, one a line.")
 
 
-def csv_rows(file: Path) -> Iterator[Located]:
-    """The rows of a CSV file with a header line, which shows the delimiter and the quotes. Raises
-    UsageError where quotes do not close: where the next row begins is not known then.
+def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
+    """The rows of a CSV file with a header line, which shows the quotes, and the delimiter where
+    none is given. Raises UsageError where quotes do not close: where the next row begins is not
+    known then.
     """
     csv.field_size_limit(LONGEST_FIELD)
     lines = _lines(file, newline="")
     header = next(lines, "")
     quote = "'" if header.startswith("'") else '"'
     outside = re.sub(f"{quote}[^{quote}]*{quote}", "", header)
-    delimiter = max(DELIMITERS, key=outside.count)
-    if (quote, delimiter) != ('"', ","):
-        log.info(f"{file}: {DELIMITERS[delimiter]} between fields, {quote} around them")
+    found = delimiter or max(DELIMITERS, key=outside.count)
+    if (quote, found) != ('"', delimiter or ","):
+        log.info(f"{file}: {DELIMITERS.get(found, found)} between fields, {quote} around them")
     reader = csv.DictReader(
-        itertools.chain([header], lines), strict=True, delimiter=delimiter, quotechar=quote
+        itertools.chain([header], lines), strict=True, delimiter=found, quotechar=quote
     )
     try:
         names = list(reader.fieldnames or ())
