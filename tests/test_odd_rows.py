@@ -228,7 +228,7 @@ class TestCsv:
         assert len(row.input) == 200_000
 
     def test_a_field_that_is_there_twice(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="header line has 'label' twice"):
+        with pytest.raises(UsageError, match="line 1: two columns are called 'label'"):
             read_csv(tmp_path, "input,label,label\na,yes,no\n")
 
     def test_a_wrong_row_is_counted_out_and_an_open_quote_never(self, tmp_path: Path) -> None:

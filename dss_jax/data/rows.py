@@ -303,9 +303,10 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
         itertools.chain([header], lines), strict=True, delimiter=found, quotechar=quote
     )
     try:
-        names = list(reader.fieldnames or ())
-        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-            raise UsageError(f"{file}: the header line has {twice[0]!r} twice.")
+        names = reader.fieldnames or ()
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
         for row in reader:
             where, wrong = f"{file}, line {reader.line_num}", ""
             if None in row or None in row.values():
