@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.scoring import EQUATION_ACCURACY, TEXT_ACCURACY
-from dss_jax.core.texts import normal_text, utf8, well_formed
+from dss_jax.core.scoring import EQUATION_ACCURACY, TEXT_ACCURACY, normal_text
+from dss_jax.core.texts import utf8, well_formed
 from dss_jax.core.types import (
     Csv,
     DistillationTask,
@@ -29,7 +29,7 @@ from dss_jax.core.types import (
 )
 from dss_jax.data.characters import Characters, check_labels, lines
 from dss_jax.data.rows import examples
-from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TextColumn, TokenStore, unknown_rows
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TextColumn, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, text_column, write_store
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate import evaluator
@@ -184,7 +184,7 @@ class TestAllAtOnce:
         content = b'{"input": "caf\xe9"}\n{"input": "caf\xc3\xa9"}\n{"input: \xe9\n'
         found = read_jsonl(tmp_path, content, left_out)
         assert [e.input for e in found] == ["café"]
-        assert "line 1: input holds '\\udce9', which is not UTF-8" in left_out[0]
+        assert "line 1: not UTF-8 text" in left_out[0]
         assert "line 3: not UTF-8 text" in left_out[1]
 
     def test_a_wrong_row_keeps_its_completion(self, tmp_path: Path) -> None:
@@ -226,6 +226,13 @@ class TestCsv:
     def test_a_field_may_have_any_length(self, tmp_path: Path) -> None:
         (row,) = read_csv(tmp_path, f"input,label\n{'x' * 200_000},yes\n")
         assert len(row.input) == 200_000
+
+    def test_bytes_that_are_no_utf8_are_of_their_row_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_bytes(b"input,label\ncaf\xe9,yes\ncaf\xc3\xa9,no\n")
+        left_out: list[str] = []
+        task = task_of(tmp_path, Csv(files={"train": "t.csv"}))
+        assert [e.input for e in examples(task, "train", left_out=left_out)] == ["café"]
+        assert "t.csv, line 2: not UTF-8 text" in left_out[0]
 
     def test_a_field_that_is_there_twice(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="line 1: two columns are called 'label'"):
@@ -564,7 +571,7 @@ class TestBeforeTraining:
         assert health.health_line(store, "train", data) == (
             "train: 4 rows, 3 with a label, 3 with a rationale, 1 cut, 3 with unknown characters"
         )
-        assert unknown_rows(store.split("train").tokens("label_targets")).tolist() == [0, 1]
+        assert health.unknown_rows(store.split("train").tokens("label_targets")).tolist() == [0, 1]
         counted = {c.column: c.unknown for c in health.token_lengths(store, data)}
         assert counted == {
             "label_inputs": 1,

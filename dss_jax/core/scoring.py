@@ -1,9 +1,9 @@
 """The two rules by which a predicted label is right. Standard library only."""
 
 import math
+import unicodedata
 
 from dss_jax.core.arithmetic import evaluate
-from dss_jax.core.texts import normal_text
 from dss_jax.core.types import Scorer
 
 RELATIVE_TOLERANCE = 1e-9
@@ -11,6 +11,9 @@ RELATIVE_TOLERANCE = 1e-9
 
 ABSOLUTE_TOLERANCE = 1e-9
 """Near zero, where a relative tolerance forgives nothing."""
+
+_OTHER_CHARACTERS = ("<super>", "<sub>", "<fraction>", "<circle>")
+"""Unicode's folds that say something else: 5² would be 52, and 3½ 31/2."""
 
 
 def same_text(target: str, prediction: str) -> bool:
@@ -30,6 +33,22 @@ def same_value(target: str, prediction: str) -> bool:
     if wanted is None or got is None:
         return False
     return math.isclose(wanted, got, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
+
+
+def normal_text(text: str) -> str:
+    """The text in Unicode NFKC, each run of white space as one space, none at its ends.
+
+    Superscripts, subscripts, fractions and numbers in circles stay what they are.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", "".join(map(_folded, text)))
+    return " ".join(text.split())
+
+
+def _folded(character: str) -> str:
+    if unicodedata.decomposition(character).startswith(_OTHER_CHARACTERS):
+        return character
+    return unicodedata.normalize("NFKD", character)
 
 
 TEXT_ACCURACY = Scorer(name="text_accuracy", correct=same_text)

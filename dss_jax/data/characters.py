@@ -8,16 +8,17 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import UNK_ID
-from dss_jax.core.texts import normal_text
+from dss_jax.core.scoring import normal_text
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.store import Ragged
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.vocabulary import SentencePiece, cached, wanted
 
 CHUNK = 4096
 """Texts that are looked at at once."""
@@ -102,6 +103,14 @@ class Characters:
             "lacking": dict(islice(lacking.items(), SHOWN)),
             "changed": dict(islice(changed.items(), SHOWN)),
         }
+
+
+def vocabulary_at_hand(task: DistillationTask) -> Path | None:
+    """What `vocabulary.resolve` gives, where that is on this machine; None: it would be fetched."""
+    name = wanted(None, task)
+    url = name.replace("gs://", "https://storage.googleapis.com/", 1)
+    file = cached(url) if "://" in name else Path(name).expanduser()
+    return file if file.is_file() else None
 
 
 def check_labels(

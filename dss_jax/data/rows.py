@@ -52,6 +52,9 @@ SHOWN_WRONG = 10
 LONGEST_FIELD = 2**31 - 1
 """Characters of a field of CSV; Python's own limit is 131,072."""
 
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""What `_lines` makes of bytes that are no UTF-8."""
+
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -170,11 +173,10 @@ def example_of(task: DistillationTask, located: Located) -> Example:
         try:
             value.isascii() or value.encode()
         except UnicodeEncodeError as error:
-            half = value[error.start]
-            what = "not UTF-8" if "\udc80" <= half <= "\udcff" else "half of a character"
+            before = value[max(0, error.start - 20) : error.start]
             raise UsageError(
-                f"{located.where}: {name} holds {half!r}, which is {what}: "
-                f"...{value[max(0, error.start - 20) : error.start]!r}."
+                f"{located.where}: {name} holds {value[error.start]!r}, which is half of a "
+                f"character, after {before!r}."
             ) from error
     if not example.input.strip():
         raise UsageError(f"{located.where}: the input is empty.")
@@ -258,7 +260,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def _lines(file: Path, newline: str | None = None) -> Iterator[str]:
-    """Bytes that are no UTF-8 come as lone surrogates, which no row may have."""
+    """Bytes that are no UTF-8 come as `_NOT_UTF8`."""
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
             yield from lines
@@ -277,13 +279,12 @@ def jsonl_rows(file: Path, lines: Iterable[str] | None = None) -> Iterator[Locat
         try:
             row = parse_json(line, where)
         except UsageError as error:
-            other = any("\udc80" <= character <= "\udcff" for character in line)
-            yield Located(where=where, wrong=f"{where}: not UTF-8 text." if other else str(error))
-            continue
-        if isinstance(row, dict):
-            yield Located(where=where, row=row)
+            row, wrong = None, str(error)
         else:
-            yield Located(where=where, wrong=f"{where}: must be a JSON object, one a line.")
+            wrong = "" if isinstance(row, dict) else f"{where}: must be a JSON object, one a line."
+        if _NOT_UTF8.search(line):
+            wrong = f"{where}: not UTF-8 text."
+        yield Located(where=where, row={} if wrong else row, wrong=wrong)
 
 
 def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
@@ -311,6 +312,8 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
             where, wrong = f"{file}, line {reader.line_num}", ""
             if None in row or None in row.values():
                 wrong = f"{where}: has not as many fields as the header line ({len(names)})."
+            elif any(map(_NOT_UTF8.search, row.values())):
+                wrong = f"{where}: not UTF-8 text."
             yield Located(where=where, row={} if wrong else row, wrong=wrong)
     except csv.Error as error:
         raise UsageError(

@@ -23,7 +23,6 @@ import numpy as np
 
 from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError, unknown_name
-from dss_jax.core.ids import UNK_ID
 from dss_jax.core.paths import check_name
 from dss_jax.data.vocabulary import SentencePiece
 
@@ -267,12 +266,6 @@ def _damaged(path: Path, what: str) -> StoreDamaged:
 def count_overlong(split: StoreSplit, column: str, limit: int) -> int:
     """How many rows of a token column have more than `limit` tokens and would be cut."""
     return int((split.tokens(column).lengths() > limit).sum())
-
-
-def unknown_rows(tokens: Slices) -> np.ndarray:
-    """The rows of a token column that have an unknown piece: int64, ascending."""
-    at = np.flatnonzero(np.asarray(tokens.values) == UNK_ID)
-    return np.unique(np.searchsorted(tokens.ends, at, side="right"))
 
 
 def key_of(content: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
                 "--vocabulary FILE, or set DSS_VOCABULARY."
             )
         return file.resolve()
-    file = _cached(url)
+    file = cached(url)
     if not file.is_file():
         try:
             _fetch(url, name, file)
@@ -65,15 +65,8 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
     return file
 
 
-def at_hand(task: DistillationTask) -> Path | None:
-    """What `resolve` gives, where that is on this machine; None: it would have to be fetched."""
-    name = wanted(None, task)
-    url = name.replace("gs://", "https://storage.googleapis.com/", 1)
-    file = _cached(url) if "://" in name else Path(name).expanduser()
-    return file if file.is_file() else None
-
-
-def _cached(url: str) -> Path:
+def cached(url: str) -> Path:
+    """Where a vocabulary of an address is, once it was fetched."""
     stem = hashlib.sha256(url.encode()).hexdigest()[:12]
     return cache_folder() / "vocabularies" / f"{stem}-{Path(url).name}"
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.store import TOKEN_COLUMNS, StoreSplit, TokenStore, count_overlong, unknown_rows
+from dss_jax.core.ids import UNK_ID
+from dss_jax.data.store import TOKEN_COLUMNS, Slices, StoreSplit, TokenStore, count_overlong
 from dss_jax.layouts.batches import subset_rows
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,12 @@ class TokenLengths:
     longest: int
     cut: int
     unknown: int
+
+
+def unknown_rows(tokens: Slices) -> np.ndarray:
+    """The rows of a token column that have an unknown piece: int64, ascending."""
+    at = np.flatnonzero(np.asarray(tokens.values) == UNK_ID)
+    return np.unique(np.searchsorted(tokens.ends, at, side="right"))
 
 
 def length_limit(column: str, data: config.Data) -> int:

@@ -12,7 +12,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 
-from dss_jax.core.texts import normal_text
+from dss_jax.core.scoring import normal_text
 
 SHINGLE_WORDS = 3
 ROUNDING = 1e-9
