@@ -11,6 +11,7 @@ give the records with --rationales.
 """
 
 from dss_jax.core.completions import AnswerForm, parse_completion
+from dss_jax.core.fields import text_of
 from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import EQUATION_ACCURACY
 from dss_jax.core.types import DistillationTask, Example, Release, Row
@@ -25,10 +26,10 @@ ANSWER: AnswerForm = PROMPT.form
 def to_example(row: Row, completion: str | None) -> Example:
     answer = parse_completion(completion, ANSWER)
     # "9 (apples)": the number alone. An equation of that value is right.
-    gold = str(row.get("Answer", "")).split(" ")[0]
+    gold = text_of(row, "Answer").split(" ")[0] if "Answer" in row else ""
     return Example(
         id="",
-        input=f"{row['Body']}\n{row['Question']}",
+        input=f"{text_of(row, 'Body')}\n{text_of(row, 'Question')}",
         label=gold,
         teacher_label=answer.label,
         rationale=answer.rationale,

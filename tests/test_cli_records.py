@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import toy
 from test_record_files import FAILED, HEADER, record, sample
 
 from dss_jax.cli.main import main
@@ -38,6 +39,17 @@ def test_stats(file: Path, capsys) -> None:
     assert [line.split() for line in out.splitlines() if line.strip().startswith("rows, vote  ")]
     assert "50.00" in out
     assert chart.exists()
+
+
+def test_stats_count_characters_that_a_student_lacks(tmp_path: Path, capsys) -> None:
+    reply = sample("(9 - 1)", rationale="答案必须是湿的。 5² [bold]")
+    write_records(tmp_path / "r.jsonl", HEADER, [record("one", reply), record("two", reply)])
+    flags = ["--vocabulary", str(toy.VOCABULARY), str(tmp_path / "r.jsonl")]
+    assert main(["records", "stats", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "  rationale   2      答 (2), 案 (2), " in out
+    assert "samples with a rationale                              2" in out
+    assert "² (2, becomes '2')" in out
 
 
 def test_show(file: Path, capsys) -> None:

@@ -22,7 +22,8 @@ from dss_jax.core.types import (
     Source,
     plain_example,
 )
-from dss_jax.data.rows import available_splits, data_folder, examples, hold_out, source_files
+from dss_jax.data.rows import examples
+from dss_jax.data.sources import available_splits, data_folder, hold_out, source_files
 
 RELEASE = Path(__file__).parent / "fixtures" / "release"
 

@@ -122,6 +122,89 @@ def test_they_are_seqios_for_any_text(tied: Path, texts: list[str]) -> None:
     check_against_pipelines("svamp", rows_of(texts), tied)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.text(st.characters(), max_size=30))
+def test_half_a_character_is_unknown_and_no_error(tied: Path, text: str) -> None:
+    """Records may hold what no UTF-8 has."""
+    from dss_jax.core.texts import well_formed
+
+    got, wanted = (store_columns(rows_of([one])) for one in (text, well_formed(text)))
+    for column, ragged in wanted.items():
+        assert got[column].values.tolist() == ragged.values.tolist()
+
+
+class TestWhatAStoreSays:
+    """Of the rows that it was made from. The child's work is done in this process."""
+
+    TASK = """
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.types import DistillationTask, Jsonl, plain_example
+TASK = DistillationTask(
+    name="mine", description="d", licence="l", sources=(Jsonl(files={"train": "t.jsonl"}),),
+    to_example=plain_example, scorer=TEXT_ACCURACY, validation_fraction=0.25)
+"""
+    ROWS = (
+        {"input": "Hot?", "label": "sí", "teacher_label": "sí", "rationale": "你好 [bold]x"},
+        {"input": "Cold?", "label": "no", "teacher_label": "not so", "rationale": "5² is 25."},
+        {"input": "Wet?", "label": "no", "teacher_label": "no", "rationale": float("nan")},
+        {"input": "Dry?", "label": "no", "rational": "Sun"},
+        {"input": "Old?", "label": "no", "teacher_label": "no"},
+        {"input": "New?", "label": "no", "teacher_label": "no"},
+    )
+
+    @pytest.fixture
+    def flags(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        from dss_jax.data import prepare_child, seqio_prepare
+
+        monkeypatch.setattr(prepare_child, "run", lambda request: seqio_prepare.answer(request))
+        (tmp_path / "mine.py").write_text(self.TASK)
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, self.ROWS)))
+        where = ["--task_dir", str(tmp_path), "--store_dir", str(tmp_path / "stores")]
+        return [*where, "--vocabulary", str(MODEL)]
+
+    def test_bad_rows_are_an_error_or_left_out(self, flags: list[str], capsys: Any) -> None:
+        from dss_jax.cli.main import main
+
+        assert main(["prepare", "--task", "mine", *flags]) == 2
+        said = capsys.readouterr().err
+        assert "line 3: rationale must be text, not nan" in said
+        assert "line 4: unknown field 'rational', did you mean 'rationale'?" in said
+        assert "2 of 6 rows cannot be used" in said
+        assert main(["prepare", "--task", "mine", "--bad_rows", "skip", *flags]) == 0
+        out = capsys.readouterr()
+        text = out.out + out.err
+        assert "train: 2 rows are left out\n" in text
+        for words in (
+            "train: 3 rows, 3 with a label, 2 with a rationale, teacher right 66.67 %, 0 cut, "
+            "1 with unknown characters, 2 left out that cannot be used",
+            "validation: 1 rows, 1 with a label, 0 with a rationale, teacher right 100.00 %, ",
+            "train rationale: 1 rows with characters that it changes: ² (1, becomes '2')",
+            "train label: 1 rows with characters that the vocabulary lacks: í (1). Give a model",
+        ):
+            assert words in text
+
+    def test_statistics(self, flags: list[str], capsys: Any) -> None:
+        from dss_jax.cli.main import main
+
+        assert main(["tasks", "stats", "mine", "--gin.Task.bad_rows='skip'", *flags]) == 0
+        out = capsys.readouterr().out
+        (train,) = (line.split() for line in out.splitlines() if line.startswith("  train   "))
+        # Rows, teacher accuracy, invalid, empty, no rationale, with a label, labels, seen once.
+        assert train[1:10] == ["3", "66.67", "0", "0", "1", "3", "2", "1", "3"]
+        assert "  train label           1      í (1) " in out
+        assert "² (1, becomes '2')" in out
+
+    def test_labels_that_are_written_alike(
+        self, flags: list[str], tmp_path: Path, capsys: Any
+    ) -> None:
+        from dss_jax.cli.main import main
+
+        rows = [{"input": "x", "label": label} for label in ("正面", "负面", "正面", "负面")]
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        assert main(["prepare", "--task", "mine", *flags]) == 2
+        assert "'正面' and '负面' (both ' ⁇ ')" in capsys.readouterr().err
+
+
 @settings(max_examples=3, deadline=None)
 @given(st.lists(st.text("sok </s>", max_size=40), min_size=200, max_size=300))
 def test_they_are_seqios_where_pieces_tie(tied: Path, texts: list[str]) -> None:

@@ -23,7 +23,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.storage import INDEX
-from dss_jax.data import prepare, rows, vocabulary
+from dss_jax.data import prepare, rows, sources, vocabulary
 from dss_jax.data.store import open_store
 from dss_jax.interop.formats import read_weights, write_weights
 from dss_jax.interop.weights import flat
@@ -248,7 +248,7 @@ def test_data_vocabulary_and_records_are_read_from_buckets(bucket: str, tmp_path
     from dss_jax.core.registry import load_task
 
     task = load_task("svamp")
-    assert set(rows.available_splits(task, bucket)) == {"train", "validation", "test"}
+    assert set(sources.available_splits(task, bucket)) == {"train", "validation", "test"}
     assert len(rows.examples(task, "test", bucket)) == 10
     model = toy.VOCABULARY.read_bytes()
     write_whole(storage.place(bucket) / "t5.model", model)

@@ -14,7 +14,8 @@ from dss_jax.core.paths import shipped
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.registry import load_task, load_task_file, task_names
 from dss_jax.core.types import DistillationTask, Example, SeqioSource, Tfds
-from dss_jax.data.rows import available_splits, examples, source_of
+from dss_jax.data.rows import examples
+from dss_jax.data.sources import available_splits, source_of
 from dss_jax.records.records import Reply
 from dss_jax.teacher.parsing import read_reply
 from dss_jax.teacher.prompting import FORMS, PromptOptions, outputs, request_body

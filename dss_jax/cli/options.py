@@ -15,6 +15,7 @@ BASE_GIN_FILE = "runs/train.gin"
 BOUND_FLAGS = {
     "data_dir": "Task.data_dir",
     "rationales": "Task.record_files",
+    "bad_rows": "Task.bad_rows",
     "extra_task": "Task.extra_tasks",
     "vocabulary": "Vocabulary.path",
     "store_dir": "Data.store_dir",
@@ -53,6 +54,11 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 def add_rationales_flag(parser: argparse.ArgumentParser) -> None:
     text = "records of `dss extract`, in place of the data's own teacher text; several: A,B"
     parser.add_argument("--rationales", metavar="FILE", help=text)
+
+
+def add_bad_rows_flag(parser: argparse.ArgumentParser) -> None:
+    text = "error (default), or skip: leave out rows that cannot be used, and count them"
+    parser.add_argument("--bad_rows", metavar="error|skip", help=text)
 
 
 def add_gin_flags(parser: argparse.ArgumentParser, files: bool = True) -> None:
@@ -111,6 +117,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--use_cached", action="store_true", default=None, help=text)
     add_data_flags(parser)
     add_rationales_flag(parser)
+    add_bad_rows_flag(parser)
     add_gin_flags(parser)
 
 

@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     run = options.resolve(args).run
 
     from dss_jax.data.prepare import ensure_store
-    from dss_jax.layouts.summary import report_cuts
+    from dss_jax.layouts import health
 
     # Stores of extra tasks are made for those who train.
     need = ("train",) if run.task.extra_tasks else ()
@@ -51,7 +51,5 @@ def main(args: argparse.Namespace) -> None:
     dirs = args.task_dir
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=dirs, need=need, beam=beam)
     for one in (store, *store.extras):
-        for name in one.splits:
-            print(f"{name}: {len(one.split(name)):,} rows")
-        report_cuts(one, run.data)
+        health.report(one, run.data)
         print(f"token store: {one.path}")

@@ -14,24 +14,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from dss_jax.cli.tables import number, print_table, terminal
+from dss_jax.cli.tables import number, print_characters, print_table, terminal
 from dss_jax.core import registry
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.errors import UsageError, unknown_name
-from dss_jax.core.types import Scorer
+from dss_jax.core.types import DistillationTask
 from dss_jax.records.files import SHOWN_IDS, merge, read_records, write_records
 from dss_jax.records.filters import Correct, Filters, apply_filters
 from dss_jax.records.records import STATUSES, Header, Record
 from dss_jax.records.stats import Accuracy, RecordStats, record_stats
 
+if TYPE_CHECKING:
+    from dss_jax.data.characters import Characters
+
 PROVENANCE = "teacher endpoint date terms prices prompt_sha256 sampling totals"
 """Fields of a header that are shown."""
+
+
+RECORDS_AT_ONCE = 4096
+"""Whose characters are counted."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +48,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="*", metavar="FILE", help=files)
     add("--out", metavar="FILE", help="filter, merge: the record file to write")
     add("--task_dir", action="append", default=[], help="a folder with task files of yours")
+    text = "stats: of the student, a SentencePiece model, for characters that it lacks"
+    add("--vocabulary", metavar="FILE", help=text)
     add("--chart", metavar="PNG", help="stats: draw it, too")
     add("--status", help=f"show: only rows of this status ({', '.join(STATUSES)})")
     add("--id", help="show: only this row")
@@ -91,15 +100,25 @@ def _export(args: argparse.Namespace) -> None:
     print(f'seqio.TfdsDataSource(tfds_name="{name}:{version}", tfds_data_dir="{folder}")')
 
 
-def _opened(args: argparse.Namespace) -> tuple[Header, Iterator[Record], Scorer]:
+def _opened(args: argparse.Namespace) -> tuple[Header, Iterator[Record], DistillationTask]:
     header, records = read_records(Path(args.files[0]))
-    return header, records, registry.load_task(header.task, args.task_dir).scorer
+    return header, records, registry.load_task(header.task, args.task_dir)
 
 
 def _stats(args: argparse.Namespace) -> None:
-    header, records, scorer = _opened(args)
-    stats = record_stats(records, scorer.correct)
+    from dss_jax.data.characters import Characters, vocabulary_at_hand
+    from dss_jax.data.vocabulary import SentencePiece, resolve
+
+    header, records, task = _opened(args)
+    scorer = task.scorer
+    model = resolve(args.vocabulary) if args.vocabulary else vocabulary_at_hand(task)
+    counts = Characters(SentencePiece(model)) if model else None
+    stats = record_stats(_counted(records, counts), scorer.correct)
     _print_stats(header, stats, scorer.name)
+    if counts is None:
+        print("characters are not counted: give the student's --vocabulary")
+    else:
+        print_characters(counts.found())
     if args.chart:
         from dss_jax.report.record_chart import plot_records
 
@@ -108,11 +127,25 @@ def _stats(args: argparse.Namespace) -> None:
         print(f"wrote {args.chart}")
 
 
+def _counted(records: Iterator[Record], counts: "Characters | None") -> Iterator[Record]:
+    """The records; the characters of their texts are counted as they pass."""
+    from dss_jax.data.store_writer import text_column
+
+    while part := [*islice(records, RECORDS_AT_ONCE)]:
+        if counts:
+            for name in ("input", "gold", "teacher_label"):
+                counts.add(name, text_column(getattr(record, name) for record in part))
+            texts = (sample.rationale for record in part for sample in record.samples)
+            counts.add("rationale", text_column(texts))
+        yield from part
+
+
 def _show(args: argparse.Namespace) -> None:
     if args.status is not None:
         among("--status", args.status, STATUSES)
     at_least("--limit", args.limit, 0)
-    _, records, scorer = _opened(args)
+    _, records, task = _opened(args)
+    scorer = task.scorer
     chosen = (
         r
         for r in records
@@ -147,9 +180,9 @@ def _filter(args: argparse.Namespace) -> None:
     filters = Filters(**settings)
     if filters == Filters(duplicates_of=filters.duplicates_of):
         raise UsageError("no filter given, for example --only ok. See dss records --help.")
-    header, lines, scorer = _opened(args)
+    header, lines, task = _opened(args)
     records = list(lines)
-    filtered, kept = apply_filters(header, records, filters, scorer.correct)
+    filtered, kept = apply_filters(header, records, filters, task.scorer.correct)
     samples = sum(len(record.samples) for record in records)
     rows = [["(all)", "", "", "", len(records), samples]]
     for entry in filtered.filters[len(header.filters) :]:
@@ -194,11 +227,12 @@ def _merge(args: argparse.Namespace) -> None:
 
 def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
     """Prints statuses, agreement, accuracy and lengths of a record file, and its provenance."""
-    print(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples")
+    print(plain(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples"))
     shown = [(name, getattr(header, name)) for name in PROVENANCE.split()]
     for name, value in [*shown, *(("filter", entry) for entry in header.filters)]:
         if value:
-            print(f"{name:<14}{_pairs(value) if isinstance(value, dict) else value}")
+            shown_value = _pairs(value) if isinstance(value, dict) else str(value)
+            print(f"{name:<14}{plain(shown_value)}")
     print()
     rows, samples = stats.row_statuses, stats.sample_statuses
     statuses = [s for s in STATUSES if rows[s] + samples[s]]
@@ -222,6 +256,8 @@ def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
         title = "agreement, of rows with a vote"
         print_table(title, ("agreement", "rows", "right", "of", "%"), cells)
     facts = {
+        "rows with a label": stats.labels.total(),
+        "samples with a rationale": stats.rationale_words.total(),
         "labels": len(stats.labels),
         "labels that one row alone has": stats.labels_once,
         "samples that name the label in their first sentence": stats.label_first,

@@ -1,6 +1,7 @@
 """Tables on the terminal, drawn by rich, which is imported with the first: it takes 0.1 s."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,13 +37,30 @@ def print_table(
     terminal().print(table)
 
 
+def print_characters(columns: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints what `data.characters` has found in columns; nothing where it has found nothing."""
+    from dss_jax.data.characters import shown
+
+    rows = [
+        [name, found["lacking_rows"], lacking, found["changed_rows"], changed]
+        for name, found in columns.items()
+        for lacking, changed in [shown(found)]
+    ]
+    heads = ("column", "rows", "the vocabulary lacks", "rows", "it changes")
+    note = "In brackets how often. What is lacking is read and written as \u2047."
+    if rows:
+        print_table("characters", heads, rows, note=note, texts=True)
+
+
 def terminal() -> "Console":
     """Standard output, for rich."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    # Texts come from data and models, and may hold what looks like markup.
+    plain = partial(Console, highlight=False, markup=False, emoji=False)
+    console = plain()
     # A file or a pipe has no width; wrapped cells would be hard to read there.
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    return console if console.is_terminal else plain(width=160)
 
 
 def print_scores(title: str, scores: dict, metric: str) -> None:

@@ -9,7 +9,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.cli.tables import number, print_table
+from dss_jax.cli.tables import number, print_characters, print_table
 from dss_jax.core import registry
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError, unknown_name
@@ -27,6 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", help="one token store to use as it is")
     options.add_data_flags(parser)
     options.add_rationales_flag(parser)
+    options.add_bad_rows_flag(parser)
     options.add_gin_flags(parser)
     parser.set_defaults(needs_model=False, model=None, method=None, mixture_or_task_name=None)
 
@@ -72,37 +73,49 @@ def _show(args: argparse.Namespace) -> None:
 def _stats(args: argparse.Namespace) -> None:
     resolved, store = _resolved(args)
     assert resolved.task is not None
-    from dss_jax.layouts import summary
+    from dss_jax.layouts import health, summary
 
     run, task = resolved.run, resolved.task
-    shown = ("rows", "teacher_accuracy", "invalid_labels", "empty_labels", "empty_rationales")
-    heads = ("rows", "teacher accuracy", "invalid labels", "of them empty", "empty rationales")
-    rows = []
-    for c in summary.label_counts(task, run.task.data_dir, store.splits, run.task.record_files):
+    named = {
+        "rows": "rows",
+        "teacher_accuracy": "teacher accuracy",
+        "invalid_labels": "invalid labels",
+        "empty_labels": "of them empty",
+        "empty_rationales": "empty rationales",
+        "labels": "with a label",
+        "kinds": "labels",
+        "once": "seen once",
+        "teacher_once": "teacher's seen once",
+    }
+    rows, own, skip = [], run.task, run.task.bad_rows == "skip"
+    for c in summary.label_counts(task, own.data_dir, store.splits, own.record_files, skip):
         mean, p99 = c.rationale_words
         words = f"{number(mean, 1)}/{number(p99, 0)}"
-        rows.append([c.split, *(getattr(c, name) for name in shown), words])
+        rows.append([c.split, *(getattr(c, name) for name in named), words])
     print_table(
         f"{task.name}: rows and the teacher's labels ({task.scorer.name}, %)",
-        ("split", *heads, "rationale words mean/p99"),
+        ("split", *named.values(), "rationale words mean/p99"),
         rows,
-        note="Invalid: none of the labels allowed for that row, or none at all.",
+        note="Invalid: none of the labels allowed for that row, or none at all. Seen once: labels "
+        "that one row alone has.",
     )
     print_table(
         f"{task.name}: tokens, prefix and EOS included, under the vocabulary of the store",
-        ("split, feature", "mean", "p50", "p99", "max", "cut"),
+        ("split, feature", "mean", "p50", "p99", "max", "cut", "unknown"),
         [
             [
                 f"{c.split} {c.column}",
                 number(c.mean, 1),
                 *(number(n, 0) for n in (c.median, c.p99, c.longest)),
                 c.cut,
+                c.unknown,
             ]
-            for c in summary.token_lengths(store, run.data)
+            for c in health.token_lengths(store, run.data)
         ],
         note=f"Cut: longer than {run.data.input_length} (inputs) or {run.data.target_length} "
-        "(targets) tokens.",
+        "(targets) tokens. Unknown: rows with a piece that the vocabulary lacks.",
     )
+    print_characters(store.manifest.get("characters", {}))
     if "train" not in store.splits:
         return
     auto = {"flat": "flat (CPU, GPU)", "packed": "packed (TPU)"}

@@ -70,7 +70,7 @@ def _profile(text: str, steps: int) -> tuple[int, int]:
 def _open_store(args: argparse.Namespace, run: config.Run) -> "TokenStore":
     """The token store, made where there is none; the processes check what they have in common."""
     from dss_jax.data.prepare import ensure_store
-    from dss_jax.layouts.summary import report_cuts
+    from dss_jax.layouts import health
 
     def open_store() -> "TokenStore":
         dirs = args.task_dir
@@ -83,7 +83,8 @@ def _open_store(args: argparse.Namespace, run: config.Run) -> "TokenStore":
     else:
         store = open_store()
     if run.method.form != "spans":  # Its pieces fit.
-        report_cuts(store, run.data)
+        health.report(store, run.data)
+    health.check(run, store)
     return store
 
 

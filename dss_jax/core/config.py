@@ -49,6 +49,8 @@ class Task(Section):
       data_dir: folder of the data (of the benchmarks: the authors' release); None: DSS_DATA_DIR.
       record_files: record files of `dss extract`, each of one split; their labels and rationales
         take the place of the teacher text in the data. (): that text.
+      bad_rows: what is done about rows that cannot be used (no input, NaN for a text, a field whose
+        name is a slip of the pen): "error", or "skip", which leaves them out and counts them.
       extra_tasks: task files' names whose training rows are trained on too, as unlabelled: with the
         teacher's label. All of them are used, whatever `train_fraction`.
       prefixes: "paper" ("[label] ", "[rationale] ") or "released_code" ("predict: ", "explain: ").
@@ -65,6 +67,7 @@ class Task(Section):
     data_dir: str | None = setting(None, free=True)
     # What is in the files and in the cache decides; the token store has that.
     record_files: tuple[str, ...] = setting((), commas=True, free=True)
+    bad_rows: str = setting("error", among=("error", "skip"), free=True)
     extra_tasks: tuple[str, ...] = setting((), commas=True)
     prefixes: str = setting("paper", among=("paper", "released_code"))
     train_fraction: float = setting(1.0, low=0, high=1, positive=True)

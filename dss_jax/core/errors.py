@@ -18,10 +18,10 @@ class Diverged(Exception):  # noqa: N818
     status = 1
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, or None where nothing is close."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known name most like `name`; None where none is at least as like it as `cutoff`, of 1."""
     names = {n.lower(): n for n in known}
-    found = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name.lower(), names, n=1, cutoff=cutoff)
     return names[found[0]] if found else None
 
 

@@ -1,6 +1,7 @@
 """What tasks of natural language inference share. Standard library only."""
 
 from dss_jax.core.completions import AnswerForm, parse_completion
+from dss_jax.core.fields import text_of
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import DistillationTask, Example, Release, Row, Tfds
@@ -50,10 +51,10 @@ def nli_task(
 
     def to_example(row: Row, completion: str | None) -> Example:
         read = parse_completion(completion, form)
-        first = row[premise] if premise in row else row["premise"]
+        first = text_of(row, premise if premise in row else "premise")
         return Example(
             id=row[id_field] if id_field else "",
-            input=f"{first}</s>{row['hypothesis']}",
+            input=f"{first}</s>{text_of(row, 'hypothesis')}",
             label=LABELS[row["label"]] if row["label"] >= 0 else "",
             teacher_label=read.label,
             rationale=read.rationale,

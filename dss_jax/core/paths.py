@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.texts import utf8
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -25,7 +26,7 @@ def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Writes a file that appears whole or not at all, and its folder where there is none. The path
     may be a remote one of `dss_jax.core.storage.place`; `content` may come in pieces.
     """
-    content = content.encode() if isinstance(content, str) else content
+    content = utf8(content) if isinstance(content, str) else content
     parts = [content] if isinstance(content, bytes) else content
     if not isinstance(file, Path):
         # An object of a bucket appears when its upload has ended.

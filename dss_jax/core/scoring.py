@@ -12,15 +12,13 @@ RELATIVE_TOLERANCE = 1e-9
 ABSOLUTE_TOLERANCE = 1e-9
 """Near zero, where a relative tolerance forgives nothing."""
 
+_OTHER_CHARACTERS = ("<super>", "<sub>", "<fraction>", "<circle>")
+"""Unicode's folds that say something else: 5² would be 52, and 3½ 31/2."""
+
 
 def same_text(target: str, prediction: str) -> bool:
-    """Whether two labels are the same text to a student.
-
-    Both sides go through Unicode NFKC, and each run of white space becomes one space. A student
-    can only write what its vocabulary can spell: SentencePiece's `nmt_nfkc` rule changes text
-    when it is encoded (full-width letters, ligatures, fractions, no-break and doubled spaces), so
-    without this a label with such a character would not match its own `decode(encode(label))`,
-    and could never be scored right. Case and punctuation count.
+    """Whether two labels are the same text: in the same `normal_text`, so that full-width letters,
+    ligatures, no-break and doubled spaces count as the plain ones. Case and punctuation count.
     """
     return normal_text(target) == normal_text(prediction)
 
@@ -38,8 +36,19 @@ def same_value(target: str, prediction: str) -> bool:
 
 
 def normal_text(text: str) -> str:
-    """The text in Unicode NFKC, each run of white space as one space, none at its ends."""
-    return " ".join(unicodedata.normalize("NFKC", text).split())
+    """The text in Unicode NFKC, each run of white space as one space, none at its ends.
+
+    Superscripts, subscripts, fractions and numbers in circles stay what they are.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", "".join(map(_folded, text)))
+    return " ".join(text.split())
+
+
+def _folded(character: str) -> str:
+    if unicodedata.decomposition(character).startswith(_OTHER_CHARACTERS):
+        return character
+    return unicodedata.normalize("NFKD", character)
 
 
 TEXT_ACCURACY = Scorer(name="text_accuracy", correct=same_text)

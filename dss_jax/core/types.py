@@ -5,7 +5,7 @@ A task file describes; it never reads. The readers of the sources below live in
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dss_jax.core.completions import Answer
@@ -106,6 +106,16 @@ class Scorer:
         right = sum(map(self.correct, targets, predictions))
         return {self.name: 100.0 * right / len(targets) if targets else 0.0}
 
+    def as_spelt(self, spell: Callable[[str], str]) -> "Scorer":
+        """Of a student's labels: one may also be as the student can write it, `spell`: text ->
+        decode(encode(text)). SentencePiece makes 52 of 5², and ⁇ of what its vocabulary lacks.
+        """
+
+        def correct(target: str, prediction: str) -> bool:
+            return self.correct(target, prediction) or self.correct(spell(target), prediction)
+
+        return replace(self, correct=correct)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationTask:
@@ -138,10 +148,17 @@ class DistillationTask:
 
 def plain_example(row: Row, completion: str | None) -> Example:
     """`to_example` for rows that have the fields already, as in plain JSONL or CSV: `input`, and as
-    far as known `label`, `teacher_label`, `rationale`, `id`.
+    far as known `label`, `teacher_label`, `rationale`, `id`. Text of white space alone is none.
+
+    Raises:
+      KeyError: there is no input.
+      UsageError: a field's name is a slip of the pen, or its value no text; see `core.fields`.
     """
     del completion
-    given = {n: row.get(n) for n in ("id", "label", "teacher_label", "rationale")}
-    given["input"] = row["input"]
-    texts: dict[str, Any] = {n: "" if v is None else str(v) for n, v in given.items()}
-    return Example(**texts)
+    from dss_jax.core.fields import FIELDS, check_names, text_of
+
+    check_names(tuple(row))
+    texts = {name: text_of(row, name) for name in FIELDS if name in row}
+    given = {name: text for name, text in texts.items() if text.strip()}
+    named: dict[str, Any] = {"id": "", "input": texts["input"], **given}
+    return Example(**named)

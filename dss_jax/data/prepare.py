@@ -20,7 +20,7 @@ from dss_jax.core.digest import file_digest, imported_files, module_file, packag
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder
 from dss_jax.core.registry import load_task, load_task_file
-from dss_jax.data import prepare_child, rows, vocabulary
+from dss_jax.data import prepare_child, sources, vocabulary
 from dss_jax.data.rationales import records_digest
 from dss_jax.data.store import FORMAT, MANIFEST, StoreDamaged, TokenStore, key_of, open_store
 from dss_jax.data.store_writer import remove_leftovers
@@ -171,9 +171,9 @@ def make_request(
         raise UsageError("no task is given. Give --task NAME; dss tasks lists them.")
     else:
         task = load_task(task_cfg.name, task_dirs)
-        data_dir = rows.data_folder(task_cfg.data_dir)
-        if not rows.available_splits(task, data_dir):
-            rows.examples(task, "train", data_dir)  # Raises, with where it looked.
+        data_dir = sources.data_folder(task_cfg.data_dir)
+        if not sources.available_splits(task, data_dir):
+            raise sources.no_split(task, "train", data_dir)
         request = {
             "kind": "task",
             "name": task.name,
@@ -181,6 +181,7 @@ def make_request(
             "executed": [*task.files],
             "data_dir": str(data_dir.resolve()) if data_dir else None,
             "rationales": [str(file) for file in _record_files(task_cfg)],
+            "bad_rows": task_cfg.bad_rows,
             "prefixes": task_cfg.prefixes,
             "vocabulary": str(vocabulary.resolve(vocabulary_cfg.path, task)),
             "extra_ids": vocabulary_cfg.extra_ids,
@@ -202,15 +203,16 @@ def made_from(request: Request) -> dict[str, Any]:
     if request["kind"] == "seqio":
         given = {k: request[k] for k in ("module", "use_cached")}
         return {**common, "seqio_task": request["name"], **given}
-    sources = rows.source_files(load_task_file(Path(request["task_file"])), request["data_dir"])
+    files = sources.source_files(load_task_file(Path(request["task_file"])), request["data_dir"])
     return {
         **common,
         "task": request["name"],
-        "files": {name: file_digest(path) for name, path in sources.items()},
+        "files": {name: file_digest(path) for name, path in files.items()},
         "records": sorted(map(records_digest, request["rationales"])),
         "vocabulary_sha256": file_digest(Path(request["vocabulary"])),
         "extra_ids": request["extra_ids"],
         "prefixes": request["prefixes"],
+        "bad_rows": request["bad_rows"],
     }
 
 

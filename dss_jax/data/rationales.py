@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import DistillationTask, Example
-from dss_jax.data import rows
+from dss_jax.data import sources
 from dss_jax.records.files import read_records
 from dss_jax.records.records import Record
 
@@ -60,7 +60,7 @@ def join_records(
     """
     if not files:
         return splits, []
-    shared: tuple[str, ...] = ("train", "validation") if rows.held_out(task, data_dir) else ()
+    shared: tuple[str, ...] = ("train", "validation") if sources.held_out(task, data_dir) else ()
     joined = {
         s: [replace(e, teacher_label="", rationale="", rationales=()) for e in found]
         for s, found in splits.items()

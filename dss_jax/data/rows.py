@@ -1,25 +1,23 @@
 """From a task's sources to `Example`s, split by split; errors name file and line. No TensorFlow.
 
 Sources that need TensorFlow are read by `dss_jax.data.seqio_sources`, imported only when such a
-split is asked for.
+split is asked for. What is wrong with a row of a file is said, not raised, so that all of a file's
+mistakes are seen at once.
 """
 
 import csv
-import functools
 import itertools
 import json
-import math
-import os
+import logging
+import re
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dss_jax.core import storage
 from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.core.fields import FIELDS
 from dss_jax.core.types import (
     SPLITS,
     Csv,
@@ -33,9 +31,31 @@ from dss_jax.core.types import (
     Source,
     Tfds,
 )
+from dss_jax.data.sources import (
+    DATA_DIR_HELP,
+    DataDir,
+    chunks,
+    completions_folder,
+    data_folder,
+    file_of,
+    held_out,
+    hold_out,
+    no_split,
+    source_of,
+)
 
-DataDir = str | os.PathLike[str] | None
-DATA_DIR_HELP = "Give the folder with --data_dir, or set DSS_DATA_DIR."
+log = logging.getLogger(__name__)
+
+SHOWN_WRONG = 10
+"""At most so many rows that cannot be used are named."""
+
+LONGEST_FIELD = 2**31 - 1
+"""Characters of a field of CSV; Python's own limit is 131,072."""
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""What `_lines` makes of bytes that are no UTF-8."""
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,170 +63,94 @@ class Located:
     """A row, and where it is, for messages ("cqa/cqa_train.json, line 3")."""
 
     where: str
-    row: Row
+    row: Row = field(default_factory=dict)
     completion: str | None = None
+    wrong: str = ""  # Why the row cannot be used; "": it can.
 
 
-def data_folder(data_dir: DataDir) -> Path | None:
-    """The data directory: the argument, else DSS_DATA_DIR, else None. Of a remote one, a copy.
-    UsageError: it is given but is no folder.
-    """
-    folder = data_dir or os.environ.get("DSS_DATA_DIR")
-    if not folder:
-        return None
-    if storage.is_remote(folder):
-        return _copy_of(str(folder))
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise UsageError(f"the data folder {str(path)!r} does not exist. {DATA_DIR_HELP}")
-    return path
-
-
-@functools.cache
-def _copy_of(folder: str) -> Path:
-    """Looked at once a process."""
-    return storage.local_folder(folder)
-
-
-def available_splits(task: DistillationTask, data_dir: DataDir = None) -> tuple[str, ...]:
-    """The splits that can be read, in the order train, validation, test.
-
-    A split that only TFDS or a SeqIO source has counts as available: whether it can be
-    downloaded shows when it is read. A validation split that is held out of train counts too.
-    """
-    folder = data_folder(data_dir)
-    held = {"validation"} if held_out(task, folder) else set()
-    return tuple(s for s in SPLITS if s in held or source_of(task, s, folder))
-
-
-def examples(task: DistillationTask, split: str, data_dir: DataDir = None) -> list[Example]:
+def examples(
+    task: DistillationTask, split: str, data_dir: DataDir = None, left_out: list[str] | None = None
+) -> list[Example]:
     """All examples of a split, in order.
 
     Where no source has a validation split and the task asks for one, it is held out of train;
     both then keep the order in which `datasets.Dataset.train_test_split` puts them.
+
+    Args:
+      left_out: rows that cannot be used are left out, and this gets what is wrong with each; None:
+        they are an error. Those of train and of a validation split held out of it are not told
+        apart.
 
     Raises:
       SplitUnavailable: the split is to come from TFDS but cannot be downloaded.
       UsageError: unknown or unavailable split; missing, unreadable or ill-formed data, with file
         and line.
     """
-    return [example for example, _ in examples_with_completions(task, split, data_dir)]
+    return [example for example, _ in examples_with_completions(task, split, data_dir, left_out)]
 
 
 def examples_with_completions(
-    task: DistillationTask, split: str, data_dir: DataDir = None
+    task: DistillationTask, split: str, data_dir: DataDir = None, left_out: list[str] | None = None
 ) -> list[tuple[Example, str | None]]:
     """As `examples`, each with its raw completion as released; None where there is none."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     folder = data_folder(data_dir)
     if split == "test" or not held_out(task, folder):
-        return _read(task, split, folder)
-    rows = _read(task, "train", folder)
+        return _read(task, split, folder, left_out)
+    rows = _read(task, "train", folder, left_out)
     train, validation = hold_out(len(rows), task.validation_fraction, task.validation_seed)
     return [rows[i] for i in (train if split == "train" else validation)]
 
 
-def held_out(task: DistillationTask, data_dir: DataDir = None) -> bool:
-    """Whether the validation split is held out of train; ids are then unique over both."""
-    folder = data_folder(data_dir)
-    has = [source_of(task, split, folder) is not None for split in ("train", "validation")]
-    return task.validation_fraction > 0 and has == [True, False]
-
-
-def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The row numbers of `datasets.Dataset.train_test_split(test_size=fraction, seed=seed)`:
-    (train, held out), int64, in that function's order (checked against `datasets` 5.2.0). The
-    fraction is rounded up.
-    """
-    held = math.ceil(fraction * n)
-    order = np.random.default_rng(seed).permutation(n)
-    return order[held:], order[:held]
-
-
-def source_files(task: DistillationTask, data_dir: DataDir = None) -> dict[str, Path]:
-    """Every file that the task's rows come from and that exists: name in the sources -> path."""
-    folder = data_folder(data_dir)
-    files: dict[str, Path] = {}
-    for source in task.sources:
-        if isinstance(source, Jsonl):
-            found = {n: _file(task, source, s, folder) for s, n in source.files.items()}
-            files |= {name: file for name, file in found.items() if file}
-        if isinstance(source, Release | Tfds) and folder is not None:
-            below = folder / _completions_folder(source)
-            own = [below / name for name in getattr(source, "files", {}).values()]
-            own += [f for pattern in source.completions.values() for f in _chunks(below, pattern)]
-            files |= {f"{below.name}/{f.relative_to(below).as_posix()}": f for f in own}
-    return {name: file for name, file in sorted(files.items()) if file.is_file()}
-
-
-def source_of(task: DistillationTask, split: str, folder: Path | None) -> Source | None:
-    """The first source that has the split."""
-
-    def has(source: Source) -> bool:
-        if isinstance(source, Release | Jsonl):
-            return _file(task, source, split, folder) is not None
-        return split in source.splits
-
-    return next(filter(has, task.sources), None)
-
-
-def _places(
-    task: DistillationTask, source: Release | Jsonl, split: str, folder: Path | None
-) -> list[Path]:
-    """Where the file of a split may lie: in the data folder, or beside the task file."""
-    if split not in source.files:
-        return []
-    file = Path(source.files[split]).expanduser()
-    if isinstance(source, Release):
-        return [folder / source.folder / file] if folder else []
-    beside = Path(task.file).parent if task.file else None
-    return [file] if file.is_absolute() else [base / file for base in (folder, beside) if base]
-
-
-def _file(
-    task: DistillationTask, source: Release | Jsonl, split: str, folder: Path | None
-) -> Path | None:
-    return next((p for p in _places(task, source, split, folder) if p.is_file()), None)
-
-
 def _read(
-    task: DistillationTask, split: str, folder: Path | None
+    task: DistillationTask, split: str, folder: Path | None, left_out: list[str] | None
 ) -> list[tuple[Example, str | None]]:
     """Examples and completions of one split of the source that has it, ids made sure of."""
     source = source_of(task, split, folder)
     if source is None:
-        looked: list[str] = []
-        for other in task.sources:
-            if isinstance(other, Release | Jsonl):
-                nowhere = Path("(no data folder given)") if isinstance(other, Release) else None
-                looked += map(str, _places(task, other, split, folder or nowhere))
-        available = ", ".join(available_splits(task, folder))
-        have = f"It has: {available}." if available else "It has no split at all here."
-        where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
-        raise UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
+        raise no_split(task, split, folder)
     first_seen: dict[str, str] = {}
-    found = []
+    found, wrong = [], []
     for number, located in enumerate(_located(task, source, split, folder)):
-        example = _example(task, located)
-        if not example.id:
-            example = replace(example, id=f"{split}-{number}")
-        before = first_seen.setdefault(example.id, located.where)
-        if before != located.where:
-            raise UsageError(
-                f"{located.where}: id {example.id!r} was seen before, at {before}. Ids must be "
-                "unique within a split; leave the field out to have rows numbered."
-            )
+        try:
+            example = example_of(task, located)
+            if not example.id:
+                example = replace(example, id=f"{split}-{number}")
+            before = first_seen.setdefault(example.id, located.where)
+            if before != located.where:
+                raise UsageError(
+                    f"{located.where}: id {example.id!r} was seen before, at {before}. Ids must be "
+                    "unique within a split; leave the field out to have rows numbered."
+                )
+        except UsageError as error:
+            wrong.append(str(error))
+            continue
         found.append((example, located.completion))
+    if wrong and left_out is None:
+        more = len(wrong) - SHOWN_WRONG
+        listed = [*wrong[:SHOWN_WRONG], *([f"and {more:,} more"] if more > 0 else [])]
+        raise UsageError(
+            "\n".join(listed) + f"\n{len(wrong):,} of {len(wrong) + len(found):,} rows cannot be "
+            "used: mend them, or leave them out with --bad_rows skip."
+        )
     if not found:
-        raise UsageError(f"the {split} split of task {task.name!r} has no rows.")
+        without = f" It had {len(wrong):,} that cannot be used: {wrong[0]}" if wrong else ""
+        raise UsageError(f"the {split} split of task {task.name!r} has no rows.{without}")
+    if left_out is not None:
+        left_out += wrong
     return found
 
 
-def _example(task: DistillationTask, located: Located) -> Example:
+def example_of(task: DistillationTask, located: Located) -> Example:
+    """What a task makes of a row; UsageError: the row is wrong, or the task makes no example."""
+    if located.wrong:
+        raise UsageError(located.wrong)
     made_by = f"to_example of task {task.name!r}"
     try:
         example = task.to_example(located.row, located.completion)
+    except UsageError as error:
+        raise UsageError(f"{located.where}: {error}") from error
     except KeyError as error:
         fields = f"The row has: {', '.join(sorted(map(str, located.row)))}."
         raise UsageError(f"{located.where}: field {error} is missing. {fields}") from error
@@ -221,10 +165,19 @@ def _example(task: DistillationTask, located: Located) -> Example:
             f"{located.where}: {made_by} gave a {type(example).__name__}, not a "
             "dss_jax.core.types.Example."
         )
-    for name in ("id", "input", "label", "teacher_label", "rationale"):
-        value = getattr(example, name)
+    texts = [(name, getattr(example, name)) for name in FIELDS]
+    texts += [("a label in allowed_labels", label) for label in example.allowed_labels]
+    for name, value in texts:
         if not isinstance(value, str):
             raise UsageError(f"{located.where}: {name} must be text, but {made_by} gave {value!r}.")
+        try:
+            value.isascii() or value.encode()
+        except UnicodeEncodeError as error:
+            before = value[max(0, error.start - 20) : error.start]
+            raise UsageError(
+                f"{located.where}: {name} holds {value[error.start]!r}, which is half of a "
+                f"character, after {before!r}."
+            ) from error
     if not example.input.strip():
         raise UsageError(f"{located.where}: the input is empty.")
     return example
@@ -234,7 +187,7 @@ def _located(
     task: DistillationTask, source: Source, split: str, folder: Path | None
 ) -> Iterable[Located]:
     if isinstance(source, Release | Jsonl):
-        file = _file(task, source, split, folder)
+        file = file_of(task, source, split, folder)
         assert file is not None
         found = csv_rows(file) if isinstance(source, Csv) else jsonl_rows(file)
         if not isinstance(source, Release):
@@ -260,24 +213,14 @@ def _numbered(rows: Iterable[Row], where: str) -> Iterator[Located]:
     return (Located(where=f"{where}, row {n}", row=row) for n, row in enumerate(rows))
 
 
-def _completions_folder(source: Release | Tfds) -> str:
-    return source.folder if isinstance(source, Release) else source.completions_folder
-
-
-def _chunks(below: Path, pattern: str) -> list[Path]:
-    """The files of a pattern for k = 0, 1, ... as long as there are any."""
-    files = (below / pattern.format(k=k) for k in itertools.count())
-    return list(itertools.takewhile(Path.is_file, files))
-
-
 def _completions(
     source: Release | Tfds, split: str, folder: Path | None, *, required: bool
 ) -> list[str] | None:
     pattern = source.completions.get(split)
     if pattern is None or folder is None:
         return None
-    below = folder / _completions_folder(source)
-    files = _chunks(below, pattern)
+    below = folder / completions_folder(source)
+    files = chunks(below, pattern)
     if not files and required:
         raise UsageError(
             f"the teacher's completions for the {split} split are missing: "
@@ -286,7 +229,7 @@ def _completions(
         )
     texts: list[str] = []
     for file in files:
-        part = parse_json(file.read_text(encoding="utf-8"), str(file))
+        part = parse_json(file.read_text(encoding="utf-8", errors="surrogateescape"), str(file))
         if not isinstance(part, list) or not all(isinstance(t, str) for t in part):
             raise UsageError(f"{file}: must be a JSON list of strings, the raw completions.")
         texts += part
@@ -312,38 +255,68 @@ def parse_json(text: str, where: str) -> Any:
         line = "" if "line" in where else f", line {error.lineno}"
         at = f"{where}{line}, column {error.colno}"
         raise UsageError(f"{at}: not valid JSON: {error.msg}.") from error
+    except (ValueError, RecursionError) as error:  # A number of 5,000 digits, 1,000 brackets.
+        raise UsageError(f"{where}: JSON that cannot be read: {error}.") from error
 
 
 def _lines(file: Path, newline: str | None = None) -> Iterator[str]:
+    """Bytes that are no UTF-8 come as `_NOT_UTF8`."""
     try:
-        with file.open(encoding="utf-8-sig", newline=newline) as lines:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
             yield from lines
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file}: not UTF-8 text ({error.reason}, byte {error.start}).") from error
 
 
-def jsonl_rows(file: Path) -> Iterator[Located]:
-    """The objects of a JSONL file; empty lines are passed over."""
-    for number, line in enumerate(_lines(file), 1):
-        if line.strip():
-            where = f"{file}, line {number}"
+def jsonl_rows(file: Path, lines: Iterable[str] | None = None) -> Iterator[Located]:
+    """The objects of a JSONL file; empty lines are passed over. `lines`: its lines, where they come
+    from elsewhere; `file` is then its name in messages.
+    """
+    for number, line in enumerate(lines or _lines(file), 1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
             row = parse_json(line, where)
-            if not isinstance(row, dict):
-                raise UsageError(f"{where}: must be a JSON object, one a line.")
-            yield Located(where=where, row=row)
+        except UsageError as error:
+            row, wrong = None, str(error)
+        else:
+            wrong = "" if isinstance(row, dict) else f"{where}: must be a JSON object, one a line."
+        if _NOT_UTF8.search(line):
+            wrong = f"{where}: not UTF-8 text."
+        yield Located(where=where, row={} if wrong else row, wrong=wrong)
 
 
-def csv_rows(file: Path) -> Iterator[Located]:
-    """The rows of a CSV file with a header line."""
-    reader = csv.DictReader(_lines(file, newline=""), strict=True)
+def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
+    """The rows of a CSV file with a header line, which shows the quotes, and the delimiter where
+    none is given. Raises UsageError where quotes do not close: where the next row begins is not
+    known then.
+    """
+    csv.field_size_limit(LONGEST_FIELD)
+    lines = _lines(file, newline="")
+    header = next(lines, "")
+    quote = "'" if header.startswith("'") else '"'
+    outside = re.sub(f"{quote}[^{quote}]*{quote}", "", header)
+    found = delimiter or max(DELIMITERS, key=outside.count)
+    if (quote, found) != ('"', delimiter or ","):
+        log.info(f"{file}: {DELIMITERS.get(found, found)} between fields, {quote} around them")
+    reader = csv.DictReader(
+        itertools.chain([header], lines), strict=True, delimiter=found, quotechar=quote
+    )
     try:
+        names = reader.fieldnames or ()
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
         for row in reader:
-            where = f"{file}, line {reader.line_num}"
+            where, wrong = f"{file}, line {reader.line_num}", ""
             if None in row or None in row.values():
-                count = len(reader.fieldnames or ())
-                raise UsageError(f"{where}: has not as many fields as the header line ({count}).")
-            yield Located(where=where, row=row)
+                wrong = f"{where}: has not as many fields as the header line ({len(names)})."
+            elif any(map(_NOT_UTF8.search, row.values())):
+                wrong = f"{where}: not UTF-8 text."
+            yield Located(where=where, row={} if wrong else row, wrong=wrong)
     except csv.Error as error:
-        raise UsageError(f"{file}, line {reader.line_num}: {error}.") from error
+        raise UsageError(
+            f"{file}, line {reader.line_num}: {error}, in the row that begins after this line. "
+            f"Text that holds {quote} is written between {quote}, and its own are doubled."
+        ) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.texts import well_formed
 from dss_jax.records.files import read_records
 from dss_jax.records.records import Header, Record
 
@@ -63,7 +64,9 @@ def export_records(
         features=tfds.features.FeaturesDict(features),
         split_datasets=splits,
         data_dir=str(path.parents[1]),
-        description="\n".join(json.dumps(asdict(h), ensure_ascii=False) for h in headers),
+        description=well_formed(
+            "\n".join(json.dumps(asdict(h), ensure_ascii=False) for h in headers)
+        ),
         disable_shuffling=True,
     )
     for split, info in builder.info.splits.items():
@@ -87,8 +90,9 @@ def _check(headers: Sequence[Header], version: str) -> None:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    texts = {text: getattr(record, text) for text in TEXTS if text != "label"}
-    return {**texts, "label": record.gold, "agreement": record.agreement}
+    own = {text: "gold" if text == "label" else text for text in TEXTS}
+    texts = {text: well_formed(getattr(record, name)) for text, name in own.items()}
+    return {**texts, "agreement": record.agreement}
 
 
 def answer(request: dict[str, Any]) -> str:

@@ -10,13 +10,15 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.types import SPLITS, Example, SeqioSource, SplitUnavailable
-from dss_jax.data import prepare, rows
+from dss_jax.data import prepare, rows, sources
+from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import ColumnPart, Columns, Joined, text_column, write_store
@@ -28,6 +30,9 @@ PART = 16_384
 """Rows of a task file that are tokenised at once."""
 
 PROGRESS_SECONDS = 2.0
+
+CHARACTERS_OF = ("input", "label", "teacher_label", "rationale")
+"""Text columns whose characters are counted."""
 
 Tokenise = Callable[[Any], Columns]
 """A part's rows, or what tells them -> its columns. Can be pickled, as can the part."""
@@ -76,20 +81,31 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     task = load_task_file(Path(request["task_file"]))
     read: dict[str, list[Example]] = {}
     unavailable: dict[str, str] = {}
-    folder = rows.data_folder(request["data_dir"])
-    for split in rows.available_splits(task, folder):
+    folder = sources.data_folder(request["data_dir"])
+    left_out: dict[str, int] = {}
+    for split in sources.available_splits(task, folder):
+        wrong: list[str] | None = [] if request["bad_rows"] == "skip" else None
         try:
-            read[split] = rows.examples(task, split, folder)
+            read[split] = rows.examples(task, split, folder, wrong)
         except SplitUnavailable as error:
             unavailable[split] = str(error)
+        # They are train's where validation is held out of it.
+        if wrong and not (split == "validation" and sources.held_out(task, folder)):
+            left_out[split] = len(wrong)
+            log.warning("\n".join([f"{split}: {len(wrong):,} rows are left out", *wrong[:3]]))
     if not read:
         raise UsageError("\n".join(unavailable.values()))
     examples, joined = join_records(task, read, request["rationales"], folder)
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
+    check_labels(task, chain.from_iterable(examples.values()), vocabulary)
     counts = {split: {"rows": len(found)} for split, found in examples.items()}
+    health = {}
     for split, found in examples.items():
         for field in ("label", "teacher_label", "rationale"):
             counts[split][field] = sum(bool(getattr(e, field)) for e in found)
+        right = (e.label and task.scorer.correct(e.label, e.teacher_label) for e in found)
+        teacher_right = sum(map(bool, right))
+        health[split] = {"left_out": left_out.get(split, 0), "teacher_right": teacher_right}
     # Of SeqIO's own sources, which the key does not cover.
     files: dict[str, Any] = {}
     for source in task.sources:
@@ -108,6 +124,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
         description={
             "prefixes": request["prefixes"],
             "counts": counts,
+            "health": health,
             "unavailable": unavailable,
             "rationales": joined,
             **({"source_files": files} if files else {}),
@@ -165,12 +182,14 @@ def make(
     own = request["kind"] == "task"
     plan = _plan_task(request, size or PART) if own else _plan_seqio(request, size)
     splits: dict[str, Columns] = {}
-    total = 0
+    total, characters = 0, Characters(plan.vocabulary)
     for split, parts in run(plan.tokenise, plan.parts).items():
         whole = Joined(plan.columns, parts)
         count = len(whole["label_inputs"])
         total += count
         log.info(f"  {split}: {count:,} rows")
+        for column in (c for c in CHARACTERS_OF if c in plan.columns):
+            characters.add(f"{split} {column}", whole[column])
         if not own:
             from dss_jax.data.seqio_user import numbered
 
@@ -189,6 +208,7 @@ def make(
             "made. Run the command again."
         )
     fields = {k: request[k] for k in ("name", "kind", "key", "made_from")} | {**plan.description}
+    fields["characters"] = characters.found()
     model, extra_ids = plan.vocabulary.path, plan.vocabulary.extra_ids
     # The caller has looked: what is there is damaged, stale or incomplete.
     write_store(Path(request["path"]), splits, model, extra_ids, fields, replace=True)

@@ -35,8 +35,9 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prefixes import Prefixes
 from dss_jax.core.prefixes import prefixes as prefixes_of
+from dss_jax.core.texts import utf8
 from dss_jax.core.types import SPLITS, DistillationTask, Example
-from dss_jax.data import rows
+from dss_jax.data import rows, sources
 from dss_jax.data.columns import ANSWER, BECAUSE, label_in, permutation
 from dss_jax.data.rationales import join_records
 from dss_jax.data.spans import ORDER, corrupt, longest_piece
@@ -119,6 +120,7 @@ def register(
     vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
     features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
     style, (read, splits) = prefixes_of(prefixes), _reader(task, data_dir, rationales)
+    scorer = task.scorer.as_spelt(lambda text: vocabulary.decode(vocabulary.encode(text)))
     mixtures = [task.name + suffix for suffix in _MIXTURES]
     _forget(seqio.MixtureRegistry, mixtures)
     _forget(seqio.TaskRegistry, [f"{task.name}_{s}" for s in (*KINDS, PRETRAIN)])
@@ -133,7 +135,7 @@ def register(
             preprocessors=[tokenize, seqio.preprocessors.append_eos_after_trim],
             output_features=features,
             postprocess_fn=functools.partial(_label, form=kind.form),
-            metric_fns=[] if suffix == "rationale" else [task.scorer],
+            metric_fns=[] if suffix == "rationale" else [scorer],
         )
     seqio.TaskRegistry.add(
         f"{task.name}_{PRETRAIN}",
@@ -170,7 +172,7 @@ def _source(
     def columns(split: str) -> dict[str, tf.Tensor]:
         kept = [(row, e) for row, e in enumerate(read(split)) if target(e)]
         found = {
-            name: tf.constant([text(e) for _, e in kept], tf.string, [len(kept)])
+            name: tf.constant([utf8(text(e)) for _, e in kept], tf.string, [len(kept)])
             for name, text in texts.items()
         }
         return {**found, ROW: tf.constant([row for row, _ in kept], tf.int32, [len(kept)])}
@@ -181,7 +183,7 @@ def _source(
 def _documents(read: Callable[[str], list[Example]], split: str) -> dict[str, tf.Tensor]:
     found = [t for e in read(split) for t in (*e.input.split(SEPARATOR), e.rationale) if t]
     texts = [found[i] for i in permutation(len(found), ORDER)]
-    return {"targets": tf.constant(texts, tf.string)}
+    return {"targets": tf.constant([*map(utf8, texts)], tf.string)}
 
 
 def _in_memory(
@@ -309,7 +311,7 @@ def _reader(
         return join_records(task, found, rationales, data_dir)[0][split]
 
     try:
-        return read, rows.available_splits(task, data_dir) or SPLITS
+        return read, sources.available_splits(task, data_dir) or SPLITS
     except UsageError:
         return read, SPLITS
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from dss_jax.core.ids import EOS_ID
 from dss_jax.core.prefixes import prefixes
+from dss_jax.core.texts import utf8
 from dss_jax.core.types import Example
 from dss_jax.data.columns import join_rows
 from dss_jax.data.store import SAMPLES, TARGETS, TOKEN_COLUMNS, Ragged
@@ -49,7 +50,7 @@ def encoder(vocabulary: bytes, extra_ids: int) -> Encode:
     pool = ThreadPoolExecutor(processors(), thread_name_prefix="encode")
 
     def chunk(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        ids = model.encode_tf(tf.constant(texts, tf.string))
+        ids = model.encode_tf(tf.constant([*map(utf8, texts)], tf.string))
         return ids.values.numpy(), np.diff(ids.row_splits.numpy())
 
     def encode(texts: Sequence[str]) -> Ragged:

@@ -15,6 +15,7 @@ import numpy as np
 
 from dss_jax.core import processes
 from dss_jax.core.digest import file_digest
+from dss_jax.core.texts import utf8
 from dss_jax.data.store import (
     FORMAT,
     MANIFEST,
@@ -26,6 +27,7 @@ from dss_jax.data.store import (
     key_of,
     open_store,
 )
+from dss_jax.records.files import as_json
 
 Columns = Mapping[str, Ragged]
 """A split's columns by name, in the order of the manifest."""
@@ -38,8 +40,8 @@ class ColumnPart(Protocol):
 
 
 def text_column(texts: Iterable[str]) -> Ragged:
-    """Texts as bytes of UTF-8."""
-    rows = [text.encode("utf-8") for text in texts]
+    """Texts as bytes of UTF-8: any text, see `core.texts.utf8`."""
+    rows = [utf8(text) for text in texts]
     return Ragged(
         np.frombuffer(b"".join(rows), np.uint8), np.cumsum([0, *map(len, rows)], dtype=np.int64)
     )
@@ -71,7 +73,7 @@ class SplitBuilder(_Columns):
         for column, ids in tokens.items():
             self._values[column].extend(ids)
         for column, text in texts.items():
-            self._values[column].frombytes(text.encode("utf-8"))
+            self._values[column].frombytes(utf8(text))
         for column, offsets in self._offsets.items():
             offsets.append(len(self._values[column]))
 
@@ -117,8 +119,7 @@ def write_store(
         shutil.copyfile(vocabulary_file, partial / VOCABULARY)
         entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
         manifest = _manifest(partial, entries, extra_ids, description)
-        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-        (partial / MANIFEST).write_text(text, encoding="utf-8")
+        (partial / MANIFEST).write_bytes(as_json(manifest, indent=1) + b"\n")
         _sync(partial)
         _move(partial, path, replace)
     finally:

@@ -15,6 +15,7 @@ from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
 from dss_jax.core.paths import cache_folder, write_whole
+from dss_jax.core.texts import well_formed
 from dss_jax.core.types import DistillationTask
 
 T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
@@ -52,8 +53,7 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
                 "--vocabulary FILE, or set DSS_VOCABULARY."
             )
         return file.resolve()
-    stem = hashlib.sha256(url.encode()).hexdigest()[:12]
-    file = cache_folder() / "vocabularies" / f"{stem}-{Path(url).name}"
+    file = cached(url)
     if not file.is_file():
         try:
             _fetch(url, name, file)
@@ -63,6 +63,12 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
                 raise
             return storage.local_file(name)
     return file
+
+
+def cached(url: str) -> Path:
+    """Where a vocabulary of an address is, once it was fetched."""
+    stem = hashlib.sha256(url.encode()).hexdigest()[:12]
+    return cache_folder() / "vocabularies" / f"{stem}-{Path(url).name}"
 
 
 def _fetch(url: str, name: str, file: Path) -> None:
@@ -114,11 +120,13 @@ class SentencePiece:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without end-of-sequence."""
-        return list(self._processor.EncodeAsIds(text))
+        return list(self._processor.EncodeAsIds(well_formed(text)))
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, on all cores."""
-        return list(self._processor.Encode(list(texts), out_type=int, num_threads=-1))
+        return list(
+            self._processor.Encode([*map(well_formed, texts)], out_type=int, num_threads=-1)
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids up to the first end-of-sequence; ids out of range become unknown."""

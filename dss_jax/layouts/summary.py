@@ -1,7 +1,6 @@
 """What a task's rows and tokens look like: counts, lengths, and examples as the model sees them."""
 
-import itertools
-import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,12 +12,11 @@ from dss_jax.core.ids import EOS_ID
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.data.rationales import join_records
-from dss_jax.data.store import TOKEN_COLUMNS, TokenStore, count_overlong
+from dss_jax.data.store import TOKEN_COLUMNS, TokenStore
 from dss_jax.data.vocabulary import SEPARATOR
 from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.health import length_limit
 from dss_jax.layouts.layout import cost_of
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +29,19 @@ class LabelCounts:
         teacher labelled nothing.
       invalid_labels: teacher labels that are none of the row's allowed ones (where any text is
         allowed: that are empty).
+      labels: with a gold label.
+      kinds, once: different gold labels, and those of them that one row alone has.
+      teacher_once: labels that the teacher gave to one row alone; where labels are few, they are
+        seldom right.
       rationale_words: mean and 99th percentile over rows that have a rationale.
     """
 
     split: str
     rows: int
+    labels: int
+    kinds: int
+    once: int
+    teacher_once: int
     teacher_accuracy: float | None
     invalid_labels: int
     empty_labels: int
@@ -55,10 +61,16 @@ def _count(name: str, examples: list[Example], task: DistillationTask) -> LabelC
     if taught and judged:
         gold, given = map(list, zip(*judged, strict=True))
         accuracy = task.scorer(gold, given)[task.scorer.name]
+    kinds = Counter(e.label for e in examples if e.label)
+    given_once = Counter(e.teacher_label for e in examples if e.teacher_label)
     words = [len(e.rationale.split()) for e in examples if e.rationale] or [0]
     return LabelCounts(
         split=name,
         rows=len(examples),
+        labels=kinds.total(),
+        kinds=len(kinds),
+        once=_once(kinds),
+        teacher_once=_once(given_once),
         teacher_accuracy=accuracy,
         invalid_labels=sum(map(invalid, examples)) if taught else 0,
         empty_labels=sum(not e.teacher_label for e in examples) if taught else 0,
@@ -68,56 +80,27 @@ def _count(name: str, examples: list[Example], task: DistillationTask) -> LabelC
     )
 
 
+def _once(labels: Counter[str]) -> int:
+    return sum(count == 1 for count in labels.values())
+
+
 def label_counts(
     task: DistillationTask,
     data_dir: str | None,
     split_names: Sequence[str],
     rationales: Sequence[str],
+    skip: bool = False,
 ) -> list[LabelCounts]:
-    """Counts of each of the splits; with a hold-out also of train and validation together."""
-    read = {s: rows.examples(task, s, data_dir) for s in split_names}
+    """Counts of each of the splits; with a hold-out also of train and validation together. `skip`:
+    whether rows that cannot be used are left out.
+    """
+    read = {s: rows.examples(task, s, data_dir, [] if skip else None) for s in split_names}
     splits, _ = join_records(task, read, rationales, data_dir)
     counts = [_count(name, examples, task) for name, examples in splits.items()]
     if task.validation_fraction and {"train", "validation"} <= splits.keys():
         both = splits["train"] + splits["validation"]
         counts.insert(2, _count("train + validation", both, task))
     return counts
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenLengths:
-    """Lengths of a column in tokens, prefix and EOS included; rows without it left out."""
-
-    split: str
-    column: str
-    mean: float
-    median: float
-    p99: float
-    longest: int
-    cut: int
-
-
-def length_limit(column: str, data: config.Data) -> int:
-    """The longest row of a column that is not cut, in tokens."""
-    return data.input_length if column.endswith("_inputs") else data.target_length
-
-
-def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths]:
-    """Lengths of every column of every split of a store."""
-    splits = [store.split(name) for name in store.splits]
-    for split, column in itertools.product(splits, TOKEN_COLUMNS):
-        lengths = split.tokens(column).lengths() if split.has(column) else np.zeros(0)
-        real = lengths[lengths > 0]
-        if len(real):
-            yield TokenLengths(
-                split=split.name,
-                column=column,
-                mean=float(real.mean()),
-                median=float(np.median(real)),
-                p99=float(np.percentile(real, 99)),
-                longest=int(real.max()),
-                cut=count_overlong(split, column, length_limit(column, data)),
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +136,6 @@ def padding(store: TokenStore, run: config.Run) -> list[Padding]:
         waste = batches.padding_overhead(1000)
         found.append(Padding(layout=layout, shapes=count, length=(s, t), waste=waste))
     return found
-
-
-def report_cuts(store: TokenStore, data: config.Data) -> None:
-    """Logs how many rows are too long and will be cut; nothing where there are none."""
-    for lengths in token_lengths(store, data):
-        if lengths.cut:
-            limit = length_limit(lengths.column, data)
-            log.info(
-                f"{lengths.split}: {lengths.cut:,} {lengths.column} are longer than {limit} tokens "
-                f"(up to {lengths.longest:,}) and are cut there"
-            )
 
 
 def describe_examples(

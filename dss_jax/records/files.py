@@ -39,6 +39,18 @@ def as_json(content: Any, **options: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def _loads(line: bytes) -> Any:
+    """JSON, or ValueError: NaN and infinity, which could not be written again, are none."""
+
+    def refused(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    try:
+        return json.loads(line, parse_constant=refused)
+    except RecursionError as error:
+        raise ValueError("too many brackets") from error
+
+
 def _line(content: dict[str, Any]) -> bytes:
     return as_json(content, allow_nan=False) + b"\n"
 
@@ -88,7 +100,7 @@ def read_records(path: Path) -> tuple[Header, Iterator[Record]]:
 
 def _header(line: bytes, where: str) -> Header:
     try:
-        content = json.loads(line)
+        content = _loads(line)
         version = content.pop("dss_records")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(
@@ -125,7 +137,7 @@ def _records(lines: BinaryIO, path: Path) -> Iterator[Record]:
 
 def _record(line: bytes, where: str) -> Record:
     try:
-        content = json.loads(line)
+        content = _loads(line)
     except ValueError as error:
         cut = "" if line.endswith(b"\n") else " The file ends here: it may have been cut short."
         raise UsageError(f"{where}: not JSON in UTF-8: {error}.{cut}") from error

@@ -20,7 +20,7 @@ ROUNDING = 1e-9
 
 
 def folded_text(text: str) -> str:
-    """The text under which two are exact duplicates: NFKC, case folded, single spaces."""
+    """The text under which two are exact duplicates: `normal_text`, case folded."""
     return normal_text(text).casefold()
 
 

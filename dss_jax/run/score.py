@@ -58,7 +58,9 @@ def _own_metrics(session: Session, split_name: str, predictions: list[dict]) -> 
 def _score_split(
     session: Session, params: Any, name: str, file: str, rationales: bool, limit: int | None = None
 ) -> dict[str, Any]:
-    """Scores a split, writes its predictions, and adds the teacher's accuracy if there is one."""
+    """Predicts a split, writes the predictions, and scores them, with the teacher's accuracy if
+    there is one. Where no row has a gold label there is no score among the numbers.
+    """
     result = session.evaluator(params, name, limit=limit, rationales=rationales)
     numbers = dict(result.numbers) | {"examples": result.examples}
     if not result.predictions:
@@ -68,13 +70,15 @@ def _score_split(
     if not processes.is_first():
         return numbers
     write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
+    if session.evaluator.metric not in numbers:
+        return numbers
     return numbers | _own_metrics(session, name, result.predictions)
 
 
 def validate(session: Session, write: Write, params: Any, step: int) -> float | None:
     """Scores the validation split, writes the numbers and the predictions, and says them. Gives the
-    score that the best checkpoint has most of; None without such a split, and where a number is not
-    finite.
+    score that the best checkpoint has most of; None without such a split or gold labels in it, and
+    where a number is not finite.
     """
     run = session.run
     if "validation" not in session.store.splits:
@@ -86,9 +90,10 @@ def validate(session: Session, write: Write, params: Any, step: int) -> float | 
         file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
         write_predictions(file, result.predictions)
     metric, first = session.evaluator.metric, run.method.tasks[0]
-    score = result.numbers[metric]
+    score = result.numbers.get(metric)
+    shown = "not scored, without gold labels" if score is None else f"{metric} {score:.2f}"
     log.info(
-        f"step {step}/{run.train.steps}  validation {metric} {score:.2f}  "
+        f"step {step}/{run.train.steps}  validation {shown}  "
         f"{first} loss {result.numbers.get(f'{first}/loss', math.nan):.4f}  "
         f"({result.examples} examples, {time.monotonic() - began:.1f} s)"
     )
@@ -118,10 +123,12 @@ def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str
     for name in ("validation", "test"):
         if name in store.splits:
             file, rationales = f"{name}-best.jsonl", run.evaluate.generate_rationales
-            results[name] = _score_split(session, params, name, file, rationales)
+            numbers = _score_split(session, params, name, file, rationales)
+            if session.evaluator.metric in numbers:
+                results[name] = numbers
     if "test" in results:
         write(run.train.steps, "test", results["test"])
-    else:
+    elif "test" not in store.splits:
         log.info("there is no test split: only validation is scored")
     return results
 

@@ -1,0 +1,18 @@
+"""Text as it comes: of files, models and servers. Standard library only."""
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of any text: see `well_formed`."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return well_formed(text).encode()
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, half of a character that was cut in two: no
+    UTF-8 has it. Two halves that belong together become their character.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,0 +1,179 @@
+"""What a run should know of its data before it begins: a line of numbers, and what is wrong."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import UNK_ID
+from dss_jax.data.store import TOKEN_COLUMNS, Slices, StoreSplit, TokenStore, count_overlong
+from dss_jax.layouts.batches import subset_rows
+
+log = logging.getLogger(__name__)
+
+SCORED = ("validation", "test")
+
+MISSING = 0.1
+"""From this share of rows without a rationale on, a line says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLengths:
+    """Lengths of a column in tokens, prefix and EOS included; rows without it left out. `cut`:
+    rows that are longer than is trained on; `unknown`: rows with a piece that the vocabulary lacks.
+    """
+
+    split: str
+    column: str
+    mean: float
+    median: float
+    p99: float
+    longest: int
+    cut: int
+    unknown: int
+
+
+def unknown_rows(tokens: Slices) -> np.ndarray:
+    """The rows of a token column that have an unknown piece: int64, ascending."""
+    at = np.flatnonzero(np.asarray(tokens.values) == UNK_ID)
+    return np.unique(np.searchsorted(tokens.ends, at, side="right"))
+
+
+def length_limit(column: str, data: config.Data) -> int:
+    """The longest row of a column that is not cut, in tokens."""
+    return data.input_length if column.endswith("_inputs") else data.target_length
+
+
+def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths]:
+    """Lengths of every column of every split of a store."""
+    splits = [store.split(name) for name in store.splits]
+    for split, column in itertools.product(splits, TOKEN_COLUMNS):
+        lengths = split.tokens(column).lengths() if split.has(column) else np.zeros(0)
+        real = lengths[lengths > 0]
+        if len(real):
+            yield TokenLengths(
+                split=split.name,
+                column=column,
+                mean=float(real.mean()),
+                median=float(np.median(real)),
+                p99=float(np.percentile(real, 99)),
+                longest=int(real.max()),
+                cut=count_overlong(split, column, length_limit(column, data)),
+                unknown=len(unknown_rows(split.tokens(column))),
+            )
+
+
+def report(store: TokenStore, data: config.Data) -> None:
+    """Logs a line of numbers for each split, and what will be cut, or cannot be written as it is.
+    Of labels it is a warning.
+    """
+    for name in store.splits:
+        log.info(health_line(store, name, data))
+    for lengths in token_lengths(store, data):
+        if lengths.cut:
+            limit = length_limit(lengths.column, data)
+            log.info(
+                f"{lengths.split}: {lengths.cut:,} {lengths.column} are longer than {limit} tokens "
+                f"(up to {lengths.longest:,}) and are cut there"
+            )
+    if odd := store.manifest.get("characters"):
+        from dss_jax.data.characters import REMEDY, lines
+
+        for column, line in lines(odd):
+            # A student cannot write such a label as it is.
+            if column.endswith(" label"):
+                log.warning(f"{line}. {REMEDY}.")
+            else:
+                log.info(line)
+
+
+def health_line(store: TokenStore, name: str, data: config.Data) -> str:
+    """Rows of a split, with label, with rationale, teacher right, cut, unknown characters."""
+    split, made = store.split(name), store.manifest.get("health", {}).get(name, {})
+    columns = [c for c in TOKEN_COLUMNS if split.has(c)]
+    cut = np.zeros(len(split), bool)
+    for column in columns:
+        cut |= split.tokens(column).lengths() > length_limit(column, data)
+    odd = {int(row) for column in columns for row in unknown_rows(split.tokens(column))}
+    labels = int(_has(split, "label_targets").sum())
+    parts = [f"{len(split):,} rows", f"{labels:,} with a label"]
+    if split.has("rationale_targets"):
+        parts.append(f"{int(_has(split, 'rationale_targets').sum()):,} with a rationale")
+    if labels and made and _has(split, "teacher_label_targets").any():
+        parts.append(f"teacher right {100 * made['teacher_right'] / labels:.2f} %")
+    parts += [f"{int(cut.sum()):,} cut", f"{len(odd):,} with unknown characters"]
+    if made.get("left_out"):
+        parts.append(f"{made['left_out']:,} left out that cannot be used")
+    return f"{name}: {', '.join(parts)}"
+
+
+def _has(split: StoreSplit, column: str) -> np.ndarray:
+    """bool [rows]"""
+    return split.tokens(column).lengths() > 0
+
+
+def check(run: config.Run, store: TokenStore) -> None:
+    """Raises UsageError for what a run could not learn or never be right about, and says loudly
+    what it will do in part only.
+    """
+    if run.method.form == "spans":
+        return
+    if run.method.uses_rationales:
+        _check_rationales(run, store)
+    for name in (s for s in SCORED if s in store.splits):
+        split = store.split(name)
+        if not _has(split, "label_targets").any():
+            best = ", and the last checkpoint counts as the best" if name == "validation" else ""
+            log.warning(
+                f"no row of {name} has a gold label: it gets no score{best}. Give its rows their "
+                "labels, or leave the split out."
+            )
+        elif run.method.trains and run.evaluate.decode != "rank":
+            _check_lengths(run, split)
+
+
+def _check_rationales(run: config.Run, store: TokenStore) -> None:
+    train, teacher = store.split("train"), "teacher_label_targets"
+    label = "label_targets" if run.method.label == "gold" else teacher
+    parts = [(train, label, subset_rows(len(train), run.task))]
+    parts += [(s, teacher, np.arange(len(s))) for s in (e.split("train") for e in store.extras)]
+    rows = explained = 0
+    for split, column, own in parts:
+        usable = _has(split, column)[own]
+        rows += int(usable.sum())
+        explained += int((usable & _has(split, "rationale_targets")[own]).sum())
+    missing = rows - explained
+    if rows and not explained:
+        raise UsageError(
+            f"--method {run.method.name} learns from rationales, but none of the {rows:,} training "
+            'rows has one. Give rows a field "rationale", or records of dss extract with '
+            "--rationales; or take --method standard (gold labels) or distill (the teacher's)."
+        )
+    if missing >= MISSING * rows > 0:
+        log.warning(
+            f"{missing:,} of {rows:,} training rows have no rationale: they train the label only. "
+            "dss extract asks a teacher for them."
+        )
+
+
+def _check_lengths(run: config.Run, split: StoreSplit) -> None:
+    """Of labels against what is decoded."""
+    both = run.evaluate.max_rationale_length if run.method.joint else 0
+    limit = run.evaluate.max_decode_length + both
+    tokens = split.tokens("label_targets").lengths()
+    # The last token that fits need not be end-of-sequence.
+    long, labels = int((tokens - 1 > limit).sum()), int((tokens > 0).sum())
+    if not long:
+        return
+    text = (
+        f"{long:,} of {labels:,} labels of {split.name} are longer than the {limit} tokens that "
+        f"are decoded, so that they cannot be predicted. The longest has {int(tokens.max())}: give "
+        f"--gin.Evaluate.max_decode_length={int(tokens.max()) - both}."
+    )
+    if long == labels:
+        raise UsageError(text)
+    log.warning(text)
