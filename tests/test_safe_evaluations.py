@@ -5,6 +5,7 @@ generated is shown, and its task is found from any folder.
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 import toy
 
 from dss_jax.cli.main import main
-from dss_jax.core import config
+from dss_jax.core import config, registry
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.data.store import TokenStore
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.report import report
 from dss_jax.report.found_runs import View, find_runs
@@ -26,11 +27,11 @@ pytestmark = pytest.mark.usefixtures("linear_programs")
 
 TASK = """
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.core.types import DistillationTask, Jsonl
+from dss_jax.core.types import DistillationTask, Jsonl, plain_example
 
 TASK = DistillationTask(
-    name="toy", description="a toy", licence="none", sources=(Jsonl("toy"),), row=lambda row: None,
-    scorer=TEXT_ACCURACY,
+    name="toy", description="a toy", licence="none", sources=(Jsonl(files={"test": "t.jsonl"}),),
+    to_example=plain_example, scorer=TEXT_ACCURACY,
 )
 """
 
@@ -39,23 +40,22 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def other_store(folder: Path, rows: int, gold: bool = True, **description: Any) -> TokenStore:
-    """The toy's rows, of test the first so many, in a store with another key."""
+def other_store(folder: Path, rows: int, without_gold: str = "") -> TokenStore:
+    """Other rows, so many of validation and test, a split of which may be without gold labels."""
     made = toy.make_store(folder / "made", np.random.default_rng(1))
     splits: dict[str, SplitBuilder] = {}
     for name in made.splits:
-        split = toy.copied(made.split(name))
-        if name == "test":
-            split = toy.SplitBuilder(toy.TOKEN_COLUMNS, toy.TEXT_COLUMNS)
-            for row in range(rows):
-                tokens = {c: made.split(name).tokens(c)[row].tolist() for c in toy.TOKEN_COLUMNS}
-                texts = {c: made.split(name).text(c)[row] for c in toy.TEXT_COLUMNS}
-                if not gold:
-                    tokens["label_targets"], texts["label"] = [], ""
-                split.append(tokens, texts)
-        splits[name] = split
-    described = {"name": "toy", "kind": "task", "key": f"other-{gold}", "prefixes": "paper"}
-    return write_store(folder / "store", splits, toy.VOCABULARY, 0, described | description)
+        split, new = made.split(name), SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
+        for row in range(rows if name != "train" else len(split)):
+            tokens = {c: split.tokens(c)[row].tolist() for c in TOKEN_COLUMNS}
+            texts = {c: split.text(c)[row] for c in TEXT_COLUMNS}
+            if name == without_gold:
+                tokens["label_targets"], texts["label"] = [], ""
+            new.append(tokens, texts)
+        splits[name] = new
+    key = f"other {without_gold}".strip()
+    description = {"name": "toy", "kind": "task", "key": key, "prefixes": "paper"}
+    return write_store(folder / "store", splits, toy.VOCABULARY, 0, description)
 
 
 def trained(folder: Path, store: TokenStore, **sections: Any) -> config.Run:
@@ -65,10 +65,19 @@ def trained(folder: Path, store: TokenStore, **sections: Any) -> config.Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, toy_store: TokenStore, linear_programs: None
+) -> config.Run:
+    return trained(tmp_path_factory.mktemp("finished") / "run", toy_store)
+
+
 @pytest.fixture
-def run(tmp_path: Path, toy_store: TokenStore) -> config.Run:
-    """A finished run, in the folder `run`."""
-    return trained(tmp_path / "run", toy_store)
+def run(tmp_path: Path, finished: config.Run) -> config.Run:
+    """A finished run, in the folder `runs/run`."""
+    folder = shutil.copytree(str(finished.train.output_dir), tmp_path / "runs" / "run")
+    train = dataclasses.replace(finished.train, output_dir=str(folder))
+    return dataclasses.replace(finished, train=train)
 
 
 def scored(run: config.Run, store: TokenStore, **options: Any) -> tuple[int, dict, Path]:
@@ -87,7 +96,7 @@ def test_other_data_and_settings_have_files_of_their_own(
     assert len(lines(file)) == own["examples"] == 7
     _, numbers, other = scored(run, other_store(tmp_path, 5))
     assert numbers["examples"] == len(lines(other)) == 5
-    assert any("token store: other-True" in line for line in said)
+    assert any("token store: other" in line for line in said)
     settings = {
         "data": config.Data(batch_size=8, layout="padded", input_length=4),
         "evaluate": dataclasses.replace(run.evaluate, max_decode_length=2),
@@ -128,7 +137,7 @@ class TestWithoutGoldLabels:
     def test_a_split_is_predicted_and_not_scored(
         self, run: config.Run, tmp_path: Path, said: list[str]
     ) -> None:
-        _, numbers, file = scored(run, other_store(tmp_path, 5, gold=False), rationales=True)
+        _, numbers, file = scored(run, other_store(tmp_path, 5, "test"), rationales=True)
         assert "text_accuracy" not in numbers
         assert "teacher" not in numbers
         assert numbers["examples"] == 5
@@ -139,7 +148,7 @@ class TestWithoutGoldLabels:
         assert "no row of test has a gold label: it is predicted, not scored" in said
 
     def test_a_run_has_no_score_of_such_a_split(self, tmp_path: Path, said: list[str]) -> None:
-        trained(tmp_path / "runs" / "run", other_store(tmp_path, 5, gold=False))
+        trained(tmp_path / "runs" / "run", other_store(tmp_path, 5, "test"))
         folder = tmp_path / "runs" / "run"
         results = run_folder.read_results(folder)
         assert results is not None
@@ -151,18 +160,7 @@ class TestWithoutGoldLabels:
         assert written.left == []
 
     def test_validation_without_them_chooses_the_last_step(self, tmp_path: Path) -> None:
-        store = other_store(tmp_path, 5)
-        builder = toy.copied(store.split("test"))
-        unlabelled = toy.SplitBuilder(toy.TOKEN_COLUMNS, toy.TEXT_COLUMNS)
-        for row in range(5):
-            tokens = {c: store.split("test").tokens(c)[row].tolist() for c in toy.TOKEN_COLUMNS}
-            texts = {c: store.split("test").text(c)[row] for c in toy.TEXT_COLUMNS}
-            unlabelled.append({**tokens, "label_targets": []}, {**texts, "label": ""})
-        splits = {"train": toy.copied(store.split("train")), "validation": unlabelled}
-        description = {"name": "toy", "kind": "task", "key": "blind", "prefixes": "paper"}
-        blind = {**splits, "test": builder}
-        made = write_store(tmp_path / "blind", blind, toy.VOCABULARY, 0, description)
-        trained(tmp_path / "run", made)
+        trained(tmp_path / "run", other_store(tmp_path, 5, "validation"))
         results = run_folder.read_results(tmp_path / "run")
         assert results is not None
         assert results["best_step"] == 6
@@ -170,7 +168,7 @@ class TestWithoutGoldLabels:
         assert results["test"]["examples"] == 5
 
     def test_the_command_says_so(self, run: config.Run, tmp_path: Path, capsys) -> None:
-        store = other_store(tmp_path, 5, gold=False)
+        store = other_store(tmp_path, 5, "test")
         (tmp_path / "tasks").mkdir()
         (tmp_path / "tasks" / "toy.py").write_text(TASK)
         where = ["--store", str(store.path), "--task_dir", str(tmp_path / "tasks")]
@@ -184,9 +182,8 @@ class TestWithoutGoldLabels:
 
 
 def test_rationales_that_are_generated_later_reach_the_page(
-    tmp_path: Path, toy_store: TokenStore
+    run: config.Run, tmp_path: Path, toy_store: TokenStore
 ) -> None:
-    run = trained(tmp_path / "runs" / "run", toy_store)
     (cell,) = find_runs(tmp_path / "runs").cells
     assert not any(p["rationale"] for p in cell.runs[0].predictions("test"))
     _, _, file = scored(run, toy_store, rationales=True)
@@ -200,3 +197,35 @@ def test_rationales_that_are_generated_later_reach_the_page(
     page = next(f for f in written.files if f.suffix == ".html").read_text()
     longest = max(expected, key=len)
     assert json.dumps(longest, ensure_ascii=False)[1:-1] in page or longest in page
+
+
+class TestFromAnotherFolder:
+    @pytest.fixture
+    def project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder with a task file, a store and a run, which was trained there."""
+        folder = tmp_path / "project"
+        (folder / "tasks").mkdir(parents=True)
+        (folder / "tasks" / "toy.py").write_text(TASK)
+        store = toy.make_store(folder / "store", np.random.default_rng(0))
+        monkeypatch.chdir(folder)
+        registry.load_task("toy")
+        data = config.Data(batch_size=8, layout="padded", store="store")
+        trained(Path("runs/run"), store, data=data)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        return folder
+
+    def test_a_run_finds_its_task_and_its_data(self, project: Path, capsys) -> None:
+        assert main(["eval", "--output_dir", str(project / "runs" / "run")]) == 0
+        assert f"{project}/runs/run/predictions/test-" in capsys.readouterr().out
+        moved = project.parent / "moved"
+        (project / "runs" / "run").rename(moved)
+        assert main(["eval", "--output_dir", str(moved)]) == 0
+
+    def test_what_comes_from_anywhere_says_not_what_is_executed(
+        self, project: Path, capsys
+    ) -> None:
+        file = project / "runs" / "run" / run_folder.CONFIG
+        file.write_text(file.read_text() + f"\n# task file: {project}/tasks/toy.py\n")
+        assert main(["eval", "--output_dir", str(project / "runs" / "run")]) == 2
+        assert "unknown task 'toy'" in capsys.readouterr().err

@@ -38,9 +38,14 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
 def reopen(
     run: config.Run, folder: Path, task_dirs: Sequence[str], splits: Sequence[str]
 ) -> "Session":
-    """The run's data and program; with several processes, all must call it. Raises UsageError where
-    they do not have the same, or there is no such task, data or split.
+    """The run's data and program; with several processes, all must call it. Its task is looked for
+    in `task_dirs`, then where it was when the run began. Raises UsageError where the processes do
+    not have the same, or there is no such task, data or split.
     """
+    from dss_jax.run import run_folder
+
+    own = registry.remembered(run_folder.saved_config(folder).read_text())
+    task_dirs = [*task_dirs, *map(str, own)]
     scorer = registry.scorer_of(run.task.name, task_dirs)
 
     from dss_jax.data.prepare import ensure_store

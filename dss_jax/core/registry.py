@@ -5,6 +5,7 @@ caller, those of the environment's DSS_TASK_PATH, `./tasks`, the tasks that come
 Files whose name starts with an underscore are skipped.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -18,7 +19,7 @@ from types import ModuleType
 
 from dss_jax.core.digest import file_digest, imported_files, installed
 from dss_jax.core.errors import UsageError, unknown_name
-from dss_jax.core.paths import shipped
+from dss_jax.core.paths import cache_folder, shipped, write_whole
 from dss_jax.core.types import DistillationTask, Scorer
 
 TaskDirs = Iterable[str | os.PathLike[str]]
@@ -57,6 +58,31 @@ def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
     if name not in known:
         raise unknown_name("task", name, known)
     return load_task_file(known[name])
+
+
+def _note_of(configuration: str) -> Path:
+    digest = hashlib.sha256(configuration.encode()).hexdigest()
+    return cache_folder() / "tasks" / digest[:32]
+
+
+def remember(name: str, configuration: str) -> None:
+    """Notes in the user's cache which file the task of a run is, where it is loaded and does not
+    come with the package; the run is known by the text of its `config.gin`. That file itself may
+    come from anywhere, so it must not say what is executed.
+    """
+    files = [file for file, task in _loaded.items() if task.name == name]
+    if files and not files[-1].is_relative_to(shipped("tasks").resolve()):
+        with contextlib.suppress(OSError):  # A cache that cannot be written.
+            write_whole(_note_of(configuration), str(files[-1]))
+
+
+def remembered(configuration: str) -> list[Path]:
+    """The folder with the task file that a run was trained with, to be searched for its name; []
+    where no such run was trained by this user, or the file is gone.
+    """
+    note = _note_of(configuration)
+    file = Path(note.read_text()) if note.is_file() else None
+    return [file.parent] if file and file.is_file() else []
 
 
 def scorer_of(name: str | None, dirs: TaskDirs = ()) -> Scorer:
