@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import os
 import sys
 import threading
@@ -62,27 +63,31 @@ def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
 
 def _note_of(configuration: str) -> Path:
     digest = hashlib.sha256(configuration.encode()).hexdigest()
-    return cache_folder() / "tasks" / digest[:32]
+    return cache_folder() / "begun" / f"{digest[:32]}.json"
 
 
-def remember(name: str, configuration: str) -> None:
-    """Notes in the user's cache which file the task of a run is, where it is loaded and does not
-    come with the package; the run is known by the text of its `config.gin`. That file itself may
-    come from anywhere, so it must not say what is executed.
+def remember(name: str | None, configuration: str) -> None:
+    """Notes in the user's cache where a run began, which the text of its `config.gin` names: the
+    working directory, and the file of its task where that does not come with the package. A
+    `config.gin` itself may come from anywhere, so it must not say which file is executed.
     """
-    files = [file for file, task in _loaded.items() if task.name == name]
-    if files and not files[-1].is_relative_to(shipped("tasks").resolve()):
-        with contextlib.suppress(OSError):  # A cache that cannot be written.
-            write_whole(_note_of(configuration), str(files[-1]))
+    files = [str(file) for file, task in _loaded.items() if task.name == name]
+    note = {"folder": str(Path.cwd()), "task_file": files[-1] if files else None}
+    with contextlib.suppress(OSError):  # A cache that cannot be written.
+        write_whole(_note_of(configuration), json.dumps(note))
 
 
-def remembered(configuration: str) -> list[Path]:
-    """The folder with the task file that a run was trained with, to be searched for its name; []
-    where no such run was trained by this user, or the file is gone.
+def remembered(configuration: str) -> tuple[Path | None, list[Path]]:
+    """The working directory in which a run began, and the folder of its task file, to be searched
+    for it; None and [] where this user began no such run here, or the file is gone.
     """
-    note = _note_of(configuration)
-    file = Path(note.read_text()) if note.is_file() else None
-    return [file.parent] if file and file.is_file() else []
+    try:
+        note = json.loads(_note_of(configuration).read_bytes())
+    except (OSError, ValueError):
+        return None, []
+    file = Path(note["task_file"] or "")
+    own = file.is_file() and not file.is_relative_to(shipped("tasks").resolve())
+    return Path(note["folder"]), [file.parent] if own else []
 
 
 def scorer_of(name: str | None, dirs: TaskDirs = ()) -> Scorer:

@@ -178,7 +178,7 @@ def _write_config(run: config.Run, store: str | None) -> Path:
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
             "Give another --output_dir."
         )
-    own = config.to_gin(_with_whole_paths(run))
+    own = config.to_gin(run)
     text = own if store is None else f"{store}\n{own}"
     if (store or STORE_LINE in saved) and saved and (diff := _difference(saved, text, folder)):
         raise UsageError(
@@ -190,32 +190,8 @@ def _write_config(run: config.Run, store: str | None) -> Path:
     if text != saved:
         with storage.explained(folder):
             write_whole(folder / CONFIG, text)
-    if run.task.name:
-        registry.remember(run.task.name, text)
+    registry.remember(run.task.name, text)
     return folder
-
-
-def _with_whole_paths(run: config.Run) -> config.Run:
-    """The run with paths that lead to its data from any folder."""
-
-    def whole(path: str) -> str:
-        return path if "://" in path else str(Path(path).expanduser().absolute())
-
-    def section(old: Any, *names: str) -> Any:
-        values = {name: getattr(old, name) for name in names}
-        new = {
-            name: tuple(map(whole, value)) if isinstance(value, tuple) else whole(value)
-            for name, value in values.items()
-            if value
-        }
-        return replace(old, **new)
-
-    return replace(
-        run,
-        task=section(run.task, "data_dir", "record_files", "seqio_cache_dirs"),
-        vocabulary=section(run.vocabulary, "path"),
-        data=section(run.data, "store_dir", "store"),
-    )
 
 
 def check_output_dir(path: str) -> Path:
