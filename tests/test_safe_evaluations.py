@@ -1,5 +1,5 @@
-"""Scoring a run again: nothing of it is overwritten, nothing is scored without gold labels, what was
-generated is shown, and its task is found from any folder.
+"""Scoring a run again: nothing of it is overwritten, nothing is scored without gold labels, what is
+generated later is shown, and its task is found from any folder.
 """
 
 import dataclasses
