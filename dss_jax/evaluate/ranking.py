@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
@@ -57,16 +57,18 @@ def edge_log_probs(model: T5, params: Any, batch: RankBatch) -> jax.Array:
 class TrieRanker:
     """Ranks labels that are given as ids; compiled once for each shape of a batch, and kept."""
 
-    def __init__(self, run: config.Run, program: Program) -> None:
-        self._mesh, self._batch_size = program.mesh, run.evaluate.batch_size
+    def __init__(self, run: config.Run, model: T5, mesh: Mesh, params: Any) -> None:
+        """Nothing is compiled yet. `params`: those of the plain model, or their shapes, dtypes and
+        shardings.
+        """
+        self._mesh, self._batch_size = mesh, run.evaluate.batch_size
         self._limit = run.data.input_length
-        params, rows = program.abstract_params, batch_sharding(program.mesh)
         jitted = jax.jit(
-            lambda params, batch: edge_log_probs(program.model, params, batch),
-            in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, params), rows),
-            out_shardings=NamedSharding(program.mesh, PartitionSpec()),
+            lambda params, batch: edge_log_probs(model, params, batch),
+            in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, params), batch_sharding(mesh)),
+            out_shardings=NamedSharding(mesh, PartitionSpec()),
         )
-        self._score = Compiled.kept("rank", run, program.mesh, jitted, params)
+        self._score = Compiled.kept("rank", run, mesh, jitted, params)
 
     def __call__(
         self,
@@ -127,7 +129,8 @@ class LabelRanker:
     """Predicts the most probable of each row's allowed labels."""
 
     def __init__(self, run: config.Run, program: Program, vocabulary: SentencePiece) -> None:
-        self._vocabulary, self._rank = vocabulary, TrieRanker(run, program)
+        self._vocabulary = vocabulary
+        self._rank = TrieRanker(run, program.model, program.mesh, program.abstract_params)
 
     def __call__(
         self,
