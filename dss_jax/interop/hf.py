@@ -25,6 +25,7 @@ from dss_jax.core.paths import check_name, write_whole
 from dss_jax.interop import hf_config
 from dss_jax.interop.hf_config import written_by_transformers_5
 from dss_jax.interop.model_files import README, VOCABULARY
+from dss_jax.interop.pieces import token_names
 from dss_jax.interop.tokenizer_json import tokenizer_json
 from dss_jax.interop.weights import (
     Leaf,
@@ -191,7 +192,8 @@ def write_hf(
     if vocabulary is not None:
         fast = tokenizer_json(vocabulary, weights.extra_ids)
         files |= {} if fast is None else {"tokenizer.json": fast}
-        own = hf_config.tokenizer_config_json(weights.extra_ids, fast=fast is not None)
+        names = token_names(vocabulary, weights.extra_ids, 0)
+        own = hf_config.tokenizer_config_json(names, weights.extra_ids, fast=fast is not None)
         files["tokenizer_config.json"] = own
     with storage.whole_place(path, hf_config.CONFIG) as folder:
         for name, content in files.items():

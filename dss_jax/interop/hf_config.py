@@ -8,12 +8,13 @@ whether the head is tied.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
 from dss_jax.core.student_card import StudentCard
 
 CONFIG = "config.json"
@@ -173,16 +174,16 @@ def generation_json(card: StudentCard | None) -> dict[str, Any]:
     return {**TOKEN_IDS, "max_new_tokens": longest}
 
 
-def tokenizer_config_json(extra_ids: int, fast: bool) -> dict[str, Any]:
-    """The contents of `tokenizer_config.json`, for a `spiece.model` beside it and, where it is
-    `fast`, a `tokenizer.json`. That is then taken as it is: the class T5Tokenizer of transformers 5
-    would cut texts at other spaces than SentencePiece does.
+def tokenizer_config_json(names: Sequence[str], extra_ids: int, fast: bool) -> dict[str, Any]:
+    """The contents of `tokenizer_config.json`, for a `spiece.model` beside it whose first pieces
+    have these names, and, where it is `fast`, a `tokenizer.json`. That is then taken as it is: the
+    class T5Tokenizer of transformers 5 would cut texts at other spaces than SentencePiece does.
     """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast" if fast else "T5Tokenizer",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
+        "eos_token": names[EOS_ID],
+        "unk_token": names[UNK_ID],
+        "pad_token": names[PAD_ID],
         "extra_ids": extra_ids,
         "additional_special_tokens": [f"<extra_id_{i}>" for i in range(extra_ids)],
         "clean_up_tokenization_spaces": False,

@@ -9,10 +9,11 @@ from dss_jax.core.errors import UsageError
 def read_model(vocabulary: Path) -> Any:
     """The file's `ModelProto`; UsageError: it is not one."""
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
+    from sentencepiece import sentencepiece_model_pb2 as proto
 
+    made: Any = proto
     try:
-        return sentencepiece_model_pb2.ModelProto.FromString(vocabulary.read_bytes())
+        return made.ModelProto.FromString(vocabulary.read_bytes())
     except (OSError, DecodeError) as error:
         raise UsageError(f"{vocabulary} cannot be read as a SentencePiece model.") from error
 
@@ -29,7 +30,7 @@ def token_names(vocabulary: Path, extra_ids: int, rows: int) -> list[str]:
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise UsageError(
-            f"the vocabulary {vocabulary} has a piece {twice!r}, which is also the name of an extra "
-            "id or of a row that it does not use: the two could not be told apart."
+            f"the vocabulary {vocabulary} has a piece {twice!r}, which is also the name of an "
+            "extra id or of a row that it does not use: the two could not be told apart."
         )
     return names

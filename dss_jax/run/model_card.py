@@ -20,6 +20,8 @@ from dss_jax.core.student_card import StudentCard
 from dss_jax.run import run_folder
 from dss_jax.run.seeds import SUMMARY
 
+SPLITS: tuple[str, ...] = ("validation", "test")
+
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "sentencepiece", "seqio")
 
 TERMS = (
@@ -28,23 +30,24 @@ TERMS = (
 )
 
 
-def of_run(folder: Path, card: StudentCard, parameters: int) -> str:
+def of_run(folder: Path, card: StudentCard, parameters: int, form: str) -> str:
     """The card's text: YAML for the hub, then Markdown.
 
     Args:
       folder: of the run.
       card: of its student.
       parameters: of the model.
+      form: of the folder that is handed over: "hf" or "ctranslate2".
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     text = (folder / run_folder.CONFIG).read_text()
     run, results = config.from_gin(text), run_folder.read_results(folder) or {}
     base = _base_model(run)
-    scored = {split: results[split] for split in ("validation", "test") if split in results}
+    scored = {split: results[split] for split in SPLITS if split in results}
     data = ModelCardData(
         base_model=base if "/" in base else None,
-        library_name="transformers",
+        library_name="transformers" if form == "hf" else form,
         tags=["t5", "distilling-step-by-step", "dss-jax"],
         model_name=f"{card.task}, {card.method}",
         metrics=["accuracy"],
@@ -63,7 +66,7 @@ def of_run(folder: Path, card: StudentCard, parameters: int) -> str:
     )
     parts = {
         f"{_shown(card.task)}, {_shown(card.method)}": _about(card, base, parameters),
-        "Ask it": _use(card),
+        "Ask it": _use(card, form),
         "Training": _training(run, results, card),
         "Scores": _scores(folder, results, scored),
         "Configuration": _block(_settings(text), "gin"),
@@ -87,7 +90,7 @@ def _code(text: str) -> str:
 def _block(text: str, language: str = "") -> str:
     """The same as a block of code."""
     fence = "`" * max(3, max(map(len, re.findall("`+", text)), default=0) + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -109,8 +112,7 @@ def _about(card: StudentCard, base: str, parameters: int) -> str:
     start = f"trained from {_code(base)}" if base else "trained from random parameters"
     lines = [
         f"A T5 of {parameters / 1e6:,.1f}M parameters, {start} by [distilling "
-        "step-by-step](https://arxiv.org/abs/2305.02301) with "
-        f"[dss-jax](https://github.com/dss-jax) {__version__}.",
+        f"step-by-step](https://arxiv.org/abs/2305.02301) with dss-jax {__version__}.",
         f"Task: {_shown(card.task)}. {_shown(card.description)}",
     ]
     if card.labels:
@@ -120,25 +122,47 @@ def _about(card: StudentCard, base: str, parameters: int) -> str:
     return "\n\n".join(lines)
 
 
-def _use(card: StudentCard) -> str:
+_TRANSFORMERS = """\
+from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = T5ForConditionalGeneration.from_pretrained("FOLDER")
+inputs = tokenizer({prompt!r}, return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
+"""
+
+_DSS = """\
+import dss_jax
+
+student = dss_jax.load("FOLDER")
+print(student.predict([{text!r}]))
+"""
+
+
+def _use(card: StudentCard, form: str) -> str:
+    lengths = (card.longest_label, card.max_rationale_length)
     asked = {"label": card.label_prefix, "rationale": card.rationale_prefix}
     rows = [
         [name, _code(prefix) if prefix else "none", str(longest)]
-        for (name, prefix), longest in zip(
-            asked.items(), (card.longest_label, card.max_rationale_length), strict=True
-        )
+        for (name, prefix), longest in zip(asked.items(), lengths, strict=True)
         if prefix is not None
     ]
-    example = card.examples[0]["input"] if card.examples else "..."
-    code = (
-        "from transformers import AutoTokenizer, T5ForConditionalGeneration\n\n"
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
-        'model = T5ForConditionalGeneration.from_pretrained("FOLDER")\n'
-        f"inputs = tokenizer({card.label_prefix + example!r}, return_tensors='pt')\n"
-        "print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))"
-    )
-    table = _table(("for the", "prefix of the input", "longest answer, tokens"), rows)
-    return f"{table}\n\nInputs of up to {card.input_length} tokens.\n\n{_block(code, 'python')}"
+    text = card.examples[0]["input"] if card.examples else "..."
+    parts = [
+        _table(("for the", "prefix of the input", "longest answer, tokens"), rows),
+        f"Inputs of up to {card.input_length} tokens.",
+        "With dss-jax, which adds the prefix and knows the labels:",
+        _block(_DSS.format(text=text), "python"),
+    ]
+    if form == "hf":
+        code = _TRANSFORMERS.format(prompt=card.label_prefix + text)
+        parts += ["With transformers:", _block(code, "python")]
+    else:
+        parts.append(
+            "With CTranslate2 alone: `</s>` ends each input, and `beam_size=1`, "
+            "`min_decoding_length=0`, `max_input_length=0` are not its defaults."
+        )
+    return "\n\n".join(parts)
 
 
 def _training(run: config.Run, results: Mapping[str, Any], card: StudentCard) -> str:
