@@ -1,4 +1,4 @@
-"""CTranslate2's folders: what they compute is what our model does, and what goes wrong elsewhere."""
+"""CTranslate2's folders: what they compute is what our model does, or nothing is written."""
 
 import dataclasses
 import functools
