@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import stat
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,6 +288,34 @@ class TestModelCard:
         assert re.search(r"(?<!\\)\[a", bare) is None
         assert "\n---\n" not in body
         assert len(re.findall(r"^# ", bare, re.M)) == 1
+
+
+@pytest.mark.slow
+def test_transformers_alone_does_what_our_engine_does(
+    student: Path, run: Path, tmp_path: Path
+) -> None:
+    """DSS_TEST_PYTHON names the Python of an environment that has no more than these."""
+    python = os.environ.get("DSS_TEST_PYTHON")
+    if python is None:
+        pytest.importorskip("torch", reason="needs torch")
+        pytest.importorskip("transformers", reason="needs transformers")
+    from dss_jax.student.load import load
+
+    ours = load(run)
+    texts = [ours.card.label_prefix + one.input for one in student_maker.examples(6)]
+    texts += ["[rationale] Tom\thas  12 apples ½ \x85", "a</s>b"]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    script = Path(__file__).parent / "bare_transformers.py"
+    command = [python or sys.executable, script, student, tmp_path / "texts.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = list(map(json.loads, done.stdout.splitlines()))
+    assert [one["inputs"] for one in found] == ours.encode(texts)
+    written = ours._engine.generate([one["inputs"] for one in found], 128)
+    for one, own in zip(found, written, strict=True):
+        assert one["ids"] == own.ids + [1] * own.ended
+        assert one["log_prob"] == pytest.approx(own.log_prob, rel=5e-4, abs=1e-3)
+    assert max(len(one["ids"]) for one in found) == 128, "not 20"
 
 
 class TestPush:
