@@ -199,16 +199,36 @@ class Bench:
 OURS = ("jax", "jax_bfloat16", "ct2")
 
 
-def timed(arms: dict[str, Arm], rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each round of each arm, by turns, and of its first call."""
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
+Times = dict[str, list[tuple[float, float]]]
+"""Arm -> seconds of each round, and those of all processors together."""
+
+
+def timed(arms: dict[str, Arm], rounds: int) -> Times:
+    """Times of each arm by turns; its first call is the first."""
+    times: Times = {name: [] for name in arms}
     for turn in range(rounds + 1):
         for name, once in arms.items():
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             once()
-            seconds[name].append(time.perf_counter() - began)
-            print(f"round {turn}  {name}  {seconds[name][-1]:.2f} s", flush=True)
-    return {n: s[1:] for n, s in seconds.items()}, {n: s[0] for n, s in seconds.items()}
+            times[name].append((time.perf_counter() - began, time.process_time() - busy))
+            print(f"round {turn}  {name}  %.2f s, %.2f of processors" % times[name][-1], flush=True)
+    return times
+
+
+def result_of(times: Times, rows: int) -> dict[str, Any]:
+    """What the report has of a role: medians beside `generate`, and all readings."""
+    median = {n: np.median(t[1:], axis=0) for n, t in times.items()}
+    beside = median.get("generate", np.full(2, np.nan))
+    return {
+        "rows_per_second": {n: digits(rows / m[0]) for n, m in median.items()},
+        "beside_generate": {n: digits(beside[0] / m[0]) for n, m in median.items()},
+        "beside_generate_by_processor_time": {
+            n: digits(beside[1] / m[1]) for n, m in median.items()
+        },
+        "seconds": {n: [round(x, 3) for x, _ in t[1:]] for n, t in times.items()},
+        "processor_seconds": {n: [round(x, 3) for _, x in t[1:]] for n, t in times.items()},
+        "first_call_seconds": {n: round(t[0][0], 2) for n, t in times.items()},
+    }
 
 
 def draw(report: dict[str, Any], file: Path) -> None:
@@ -221,8 +241,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
         colours = ["#0072B2" if name in OURS else "#999999" for name in rates]
         bars = axes.barh([ARMS[name] for name in rates], [*rates.values()], color=colours)
         times = [
-            f"{rate:,.1f} ({result['beside_generate'].get(n, 1):.1f} times)"
-            for n, rate in rates.items()
+            f"{rate:,.1f} ({result['beside_generate'][n]:.1f} times)" for n, rate in rates.items()
         ]
         axes.bar_label(bars, times, fontsize=8, padding=2)
         axes.set_xlim(0, 1.35 * max(rates.values()))
@@ -253,15 +272,7 @@ def main(arguments: list[str]) -> int:
         bench = Bench(args, run, task_dirs, Path(base))
         torch.set_num_threads(args.threads)
         for role in ("label", "rationale"):
-            seconds, first = timed(bench.arms(role), args.rounds)
-            rates = {n: len(bench.rows) / float(np.median(s)) for n, s in seconds.items()}
-            theirs = rates.get("generate")
-            roles[role] = {
-                "rows_per_second": {n: digits(rate) for n, rate in rates.items()},
-                "beside_generate": {n: digits(r / theirs) for n, r in rates.items() if theirs},
-                "seconds": {n: [round(x, 3) for x in s] for n, s in seconds.items()},
-                "first_call_seconds": {n: round(x, 2) for n, x in first.items()},
-            }
+            roles[role] = result_of(timed(bench.arms(role), args.rounds), len(bench.rows))
             print(json.dumps(roles[role]["rows_per_second"]), flush=True)
     report = {
         "task": run.task.shown_name,
