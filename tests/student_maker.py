@@ -49,7 +49,7 @@ TASK = DistillationTask(
 """
 """The file of a task with choices of its own in each row."""
 
-WORDS = "How many apples are left when Tom gives Ann some of them after lunch ?".split()
+WORDS = "How many apples are left when Tom gives Ann some of them after lunch ?"
 
 
 def raw_rows(count: int) -> list[dict]:
@@ -57,7 +57,7 @@ def raw_rows(count: int) -> list[dict]:
     return [
         {
             "number": n,
-            "question": " ".join(WORDS[: 2 + n % (len(WORDS) - 1)]) + f" {n}",
+            "question": f"{WORDS[: 8 + 4 * n % len(WORDS)]} {n}",
             "choices": [str(n), f"{n} + {n + 1}", *(["none"] if n % 3 else ["12", "( 3 - 1 )"])],
             "answer": str(n),
             "why": f"because {n} is {n}",
@@ -102,6 +102,8 @@ def make_student(folder: Path, store: TokenStore, **sections: object) -> config.
     run = toy.make_run(
         task=config.Task(name="choices"),
         data=config.Data(batch_size=8, store=str(store.path), input_length=40),
+        vocabulary=config.Vocabulary(extra_ids=0),
+        evaluate=config.Evaluate(batch_size=4, max_decode_length=5, max_rationale_length=12),
         train=config.Train(output_dir=str(folder)),
         **sections,
     )
