@@ -11,7 +11,6 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-
 ABSENT = ("sentencepiece", "tiktoken", "google")
 
 

@@ -329,7 +329,7 @@ def test_mistakes_on_the_command_line(run: Path, tmp_path: Path, capsys) -> None
     wrong = [
         (["ctranslate2", new, "--quantization", "int4"], "Did you mean 'int8'?"),
         (["hf", new, "--quantization", "int8"], "for --to ctranslate2"),
-        (["ctranslate2", new, "--compare_on", str(bad)], f"{bad}:2: no JSON object with input"),
+        (["ctranslate2", new, "--compare_on", str(bad)], "rows.jsonl, line 2 has no input"),
         (["ctranslate2", new, "--compare_on", "nowhere"], "nowhere"),
         (["ctranslate", new], "Did you mean 'ctranslate2'?"),
     ]

@@ -60,7 +60,7 @@ def both(request: pytest.FixtureRequest) -> tuple[Any, SentencePiece]:
 
 
 class TestTokenizer:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(st.text(plain, max_size=60))
     @example("")
     @example("  leading,  double and trailing ")

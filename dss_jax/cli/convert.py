@@ -9,7 +9,6 @@ A run folder is converted at its best checkpoint on validation; --checkpoint nam
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +44,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     text = f"of the tensors for {CT2}: {', '.join(QUANTIZATIONS)}; the first is the default"
     add("--quantization", help=text)
     text = (
-        f"for {CT2}: rows (input; label or target) on which labels are compared with those before "
-        "the conversion; default: the examples of the student's card"
+        f"for {CT2}: rows (.jsonl, .csv, .parquet: input; label or target) on which labels are "
+        "compared with those before the conversion; default: the examples of the student's card"
     )
     add("--compare_on", metavar="FILE", help=text)
 
@@ -145,24 +144,18 @@ def _described(weights: "Weights", source: str, target_format: str) -> tuple["We
     return weights, model_card.of_run(folder, weights.card, count, target_format)
 
 
-def _rows(file: str | None) -> list[dict[str, str]]:
-    """Inputs and labels of a file of JSON objects, such as the predictions of `dss eval`."""
+def _rows(file: str | None) -> list[dict[str, Any]]:
+    """Inputs and labels of a table, such as the predictions of `dss eval`."""
     if file is None:
         return []
-    try:
-        lines = storage.local_file(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--compare_on {file} cannot be read: {error}.") from error
+    from dss_jax.student.tables import open_table
+
     found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            label = row.get("target", row.get("label"))
-            found.append({"input": row["input"], "label": label or ""})
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UsageError(
-                f"{file}:{number}: no JSON object with input, and label or target ({error!r})."
-            ) from error
+    for one in open_table(file).rows:
+        row, label = one.row, one.row.get("target", one.row.get("label"))
+        if row.get("input") is None or label is None:
+            raise UsageError(f"--compare_on: {one.where} has no input, or no label or target.")
+        found.append({"input": row["input"], "label": label})
     return found
 
 
