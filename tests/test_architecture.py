@@ -156,6 +156,7 @@ def test_commands_are_these() -> None:
         "replay",
         "fit",
         "convert",
+        "push",
         "records",
         "doctor",
         "demo",

@@ -190,7 +190,11 @@ class TestFolder:
             "tokenizer_config.json",
         }
         assert student_card.read(student) == student_card.read(run)
-        assert json.loads((student / "generation_config.json").read_text())["max_new_tokens"] == 128
+        card = student_card.read(run)
+        assert card is not None
+        longest = max(card.max_decode_length, card.max_rationale_length)
+        settings = json.loads((student / "generation_config.json").read_text())
+        assert settings["max_new_tokens"] == longest
 
     def test_modes_are_those_of_the_umask(self, student: Path) -> None:
         assert stat.S_IMODE(student.stat().st_mode) == 0o750
@@ -311,11 +315,12 @@ def test_transformers_alone_does_what_our_engine_does(
     assert done.returncode == 0, done.stderr
     found = list(map(json.loads, done.stdout.splitlines()))
     assert [one["inputs"] for one in found] == ours.encode(texts)
-    written = ours._engine.generate([one["inputs"] for one in found], 128)
+    longest = max(ours.card.max_decode_length, ours.card.max_rationale_length)
+    written = ours._engine.generate([one["inputs"] for one in found], longest)
     for one, own in zip(found, written, strict=True):
         assert one["ids"] == own.ids + [1] * own.ended
         assert one["log_prob"] == pytest.approx(own.log_prob, rel=5e-4, abs=1e-3)
-    assert max(len(one["ids"]) for one in found) == 128, "not 20"
+    assert max(len(one["ids"]) for one in found) == longest
 
 
 class TestPush:
