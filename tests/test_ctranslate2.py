@@ -263,6 +263,15 @@ class TestMistakes:
         with pytest.raises(UsageError, match="447 different tokens for 448 rows"):
             ct2.open_engine(made)
 
+    def test_the_vocabulary_is_another_students(
+        self, folder: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        made = _copy(folder("v1_0"), tmp_path / "copy")
+        shape = made / "t5_config.json"
+        shape.write_text(shape.read_text().replace('"extra_ids": 10', '"extra_ids": 9'))
+        with pytest.raises(UsageError, match=r"spiece.model has 425 ids, and .* names 426"):
+            ct2.open_engine(made)
+
     def test_there_is_no_checkpoint_to_choose(self, folder: Callable[[str], Path]) -> None:
         with pytest.raises(UsageError, match="no checkpoint to choose"):
             ct2.open_engine(folder("v1_0"), checkpoint="best")
