@@ -329,6 +329,7 @@ def test_int8_says_what_it_costs(run: Path, tmp_path: Path, capsys) -> None:
     # Of the examples of the student's card.
     for part in ("(int8)", "rows 20", "text_accuracy, %, before", "text_accuracy, %, after"):
         assert part in said
+    assert "in float32; here they are int8" in Path(out, "README.md").read_text()
 
 
 def test_mistakes_on_the_command_line(run: Path, tmp_path: Path, capsys) -> None:
@@ -338,6 +339,7 @@ def test_mistakes_on_the_command_line(run: Path, tmp_path: Path, capsys) -> None
     wrong = [
         (["ctranslate2", new, "--quantization", "int4"], "Did you mean 'int8'?"),
         (["hf", new, "--quantization", "int8"], "for --to ctranslate2"),
+        (["ctranslate2", new, "--dtype", "bfloat16"], "--dtype is for --to hf"),
         (["ctranslate2", new, "--compare_on", str(bad)], "rows.jsonl, line 2 has no input"),
         (["ctranslate2", new, "--compare_on", "nowhere"], "nowhere"),
         (["ctranslate", new], "Did you mean 'ctranslate2'?"),
