@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,13 +177,11 @@ def predict_table(student: Student, job: PredictJob) -> int:
             log.info("going on after %d rows", done)
             _pass_over(left, writer.state, job)
         total = None if table.total is None else max(0, table.total - index + count - 1) // count
-        progress = PredictProgress(total, done)
-        while chunk := [
-            asked(one, job, student.card.form) for one in itertools.islice(left, CHUNK)
-        ]:
-            writer.write(_answered(student, chunk, names, job), sha256=left.sha256)
-            progress(len(chunk))
-        progress.close()
+        form = student.card.form
+        with closing(PredictProgress(total, done)) as progress:
+            while chunk := [asked(one, job, form) for one in itertools.islice(left, CHUNK)]:
+                writer.write(_answered(student, chunk, names, job), sha256=left.sha256)
+                progress(len(chunk))
         writer.finish()
     return int(writer.state["rows"])
 
