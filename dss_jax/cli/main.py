@@ -12,6 +12,7 @@ from dss_jax.core.errors import Diverged, UsageError, unknown_name
 COMMANDS = {
     "train": "train a student, and score it",
     "eval": "score a trained student",
+    "predict": "label new rows with a trained student",
     "prepare": "make the token store of a task",
     "extract": "ask an LLM for rationales and labels",
     "tasks": "list tasks; show examples and statistics",
@@ -21,7 +22,8 @@ COMMANDS = {
     "report": "tables and figures of finished runs; a page with every answer",
     "replay": "repeat the step at which a run has diverged, and look at its rows",
     "fit": "whether a model fits a device, and with which mesh",
-    "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
+    "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another, or CTranslate2's",
+    "push": "upload a student to the Hugging Face hub",
     "records": "look at what a teacher answered; filter, merge, export",
     "doctor": "check this installation: versions, devices, the T5X engine",
     "demo": "both methods on the embedded data set, by its share: a table and curves",

@@ -12,7 +12,13 @@ from typing import Any, get_args, get_origin
 
 from dss_jax.core.errors import UsageError, unknown_name
 
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    dict: "a table",
+}
 
 
 def among(what: str, value: str, allowed: Iterable[str]) -> None:
@@ -29,6 +35,14 @@ def at_least(what: str, value: Any, least: int) -> None:
 def between(what: str, value: Any, low: float, high: float) -> None:
     """`value` is a number in [low, high]."""
     Rule(low=low, high=high).check(what, value, float)
+
+
+def shard_numbers(shard: str) -> tuple[int, int]:
+    """I and n of --shard "i/n": every n-th row from the i-th on, i from 0."""
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"--shard must be i/n with i from 0 to n - 1, not {shard!r}.")
+    return int(index), int(count)
 
 
 @dataclass(frozen=True)

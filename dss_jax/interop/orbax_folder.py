@@ -3,6 +3,7 @@
 A model folder, as `dss convert --to orbax` writes it:
 
 t5_config.json, spiece.model   see `dss_jax.interop.model_files`
+student.json                   where the student has a card
 params/                        Orbax, float32
 """
 
@@ -15,14 +16,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dss_jax.core import storage, sums
+from dss_jax.core import storage, student_card, sums
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.interop import model_files
 from dss_jax.interop.model_files import CHECKPOINTS
 from dss_jax.interop.weights import Leaf, Weights, check_names, expected_shapes, flat, nested
 from dss_jax.model import lora
-from dss_jax.train.checkpoint import PARAMS, Checkpoints, damage_of
+from dss_jax.train.checkpoint import PARAMS, Checkpoints, damage_of, readable
 
 
 def is_orbax(path: Path) -> bool:
@@ -45,6 +46,7 @@ def read_orbax(path: Path, step: int | str | None = None) -> Weights:
         leaves=_leaves(params, files.config),
         vocabulary=files.vocabulary,
         extra_ids=files.extra_ids,
+        card=student_card.read(root),
         origin=f"the Orbax checkpoint {params}",
     )
 
@@ -56,6 +58,8 @@ def write_orbax(weights: Weights, path: str | Path) -> None:
     with storage.whole_place(path, model_files.T5_CONFIG) as folder:
         files = model_files.ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
         model_files.write_model_files(folder, files)
+        if weights.card is not None:
+            student_card.write(folder, weights.card)
         tree = ocp.args.StandardSave(weights.tree())
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             checkpointer.save(folder.absolute() / PARAMS, args=tree)
@@ -94,7 +98,7 @@ def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
 
 def _leaves(params: Path, config: T5Config) -> Mapping[str, Leaf]:
     """The checked parameters, each read from the disk when it is asked for; LoRA is merged."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with readable(params), ocp.PyTreeCheckpointer() as checkpointer:
         found = flat(checkpointer.metadata(storage.absolute(params)).item_metadata.tree)
     shapes = {path: tuple(leaf.shape) for path, leaf in found.items()}
     beside = {path: [path] for path in shapes if path.rpartition("/")[2] not in (lora.A, lora.B)}
@@ -109,7 +113,7 @@ def _read(params: Path, paths: list[str]) -> np.ndarray:
     """The first of `paths`, with the LoRA leaves that follow merged in."""
     wanted = nested({path: np.zeros((), np.float32) for path in paths})
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with readable(params), ocp.PyTreeCheckpointer() as checkpointer:
         args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
         tree = checkpointer.restore(storage.absolute(params), args=args)
     return np.asarray(flat(lora.merge(tree))[paths[0]], np.float32)

@@ -3,13 +3,14 @@
 config.gin            the resolved configuration
 t5_config.json        the model's shape, so that the checkpoints can be read without gin
 spiece.model          the vocabulary
+student.json          how the student is asked: prefixes, labels, lengths; a few test rows
 checkpoints/STEP/     params, optimizer
 metrics.jsonl         a line a logged step
 bad_steps.jsonl       a line a batch that was not trained on, for its loss was not finite
 diverged.json         after so many in a row that the run has ended, with diverged/: `dss replay`
 startup.jsonl         a line a start: where the time went before the first step
 tensorboard/          the same numbers; a trace of `--profile`
-predictions/          SPLIT-STEP.jsonl
+predictions/          SPLIT-STEP.jsonl; SPLIT-best.jsonl of the best, when the run is done
 results.json          scores of the best checkpoint, when the run is done
 curves.png
 train.log             what a run of `dss sweep` has printed
@@ -26,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dss_jax.core import config, locks, processes, storage, strict_json
+from dss_jax.core import config, locks, processes, registry, storage, strict_json
 from dss_jax.core.checks import rule_of
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
@@ -37,6 +38,15 @@ METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
 STARTUP, TENSORBOARD = "startup.jsonl", "tensorboard"
 STORE_LINE = "# token store: "
 LOCK = "run.lock"
+OTHER = "-other-"
+"""In the name of a file of predictions: of other data or settings than the run's."""
+NO_OTHER = (
+    "Evaluate.decode",  # The file's name has it.
+    "T5Config.vocab_size",  # The vocabulary fills it in.
+    "Evaluate.batch_size",
+    "Data.batch_size",
+)
+"""Settings that may differ from the run's in a file of predictions that has its own name."""
 BEFORE = {"train.log", LOCK, "sweep.lock"}
 """What may be in a run's folder before the run is; the last is a lock of older versions."""
 
@@ -122,6 +132,20 @@ def other_settings(run: config.Run, folder: Path) -> str:
     return _difference(saved, config.to_gin(run), folder) if STORE_LINE in saved else ""
 
 
+def changes(run: config.Run, folder: Path, key: str) -> list[str]:
+    """The settings, as gin has them, in which a run with a store of that key differs from the run
+    that a folder holds, and the line of its data where these are others; `NO_OTHER` left out.
+    """
+    if STORE_LINE not in (saved := _saved(folder)):
+        return []
+    # Scoring opens no stores of extra tasks, whose keys come after the first.
+    own = [x.split("+")[0] if x.startswith(STORE_LINE) else x for x in saved.splitlines()]
+    text = f"{STORE_LINE}{key.split('+')[0]}\n{config.to_gin(run)}"
+    lines = _difference("\n".join(own), text, folder).splitlines()
+    found = [line[1:] for line in lines if line[0] == "+" and not line.startswith("+++ ")]
+    return [line for line in found if line.split(" = ")[0] not in NO_OTHER]
+
+
 def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
     """The run with another seed, in a folder of its own; it sees the training examples in the order
     of its seed, or in the `same_order` as all.
@@ -174,6 +198,7 @@ def _write_config(run: config.Run, store: str | None) -> Path:
     with storage.explained(folder):
         if text != saved and not (folder / RESULTS).exists():
             write_whole(folder / CONFIG, text)
+    registry.remember(run.task.name, text)
     return folder
 
 

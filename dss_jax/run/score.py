@@ -1,16 +1,18 @@
 """Scoring a run's student: while it trains, at the end, and later."""
 
+import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from dss_jax.core import config, processes
-from dss_jax.evaluate.evaluator import write_predictions
+from dss_jax.evaluate.evaluator import Result, write_predictions
 from dss_jax.layouts.batches import subset_rows
 from dss_jax.run import run_folder
 from dss_jax.run.session import Session
@@ -63,6 +65,7 @@ def _score_split(
     """
     result = session.evaluator(params, name, limit=limit, rationales=rationales)
     numbers = dict(result.numbers) | {"examples": result.examples}
+    _say_unlabelled(session, name, result)
     if not result.predictions:
         return numbers
     if (teacher := _teacher_accuracy(session, name, limit)) is not None:
@@ -75,6 +78,16 @@ def _score_split(
     return numbers | _own_metrics(session, name, result.predictions)
 
 
+def _say_unlabelled(session: Session, name: str, result: Result) -> None:
+    """Says which rows of a split are not scored, for they have no gold label."""
+    if session.evaluator.metric not in result.numbers:
+        log.info("no row of %s has a gold label: it is predicted, not scored", name)
+    elif result.predictions:
+        lengths = session.store.split(name).tokens("label_targets").lengths()
+        if without := int((lengths == 0).sum()):
+            log.info("%d of the %d rows of %s have no gold label", without, len(lengths), name)
+
+
 def validate(session: Session, write: Write, params: Any, step: int) -> float | None:
     """Scores the validation split, writes the numbers and the predictions, and says them. Gives the
     score that the best checkpoint has most of; None without such a split or gold labels in it, and
@@ -84,11 +97,11 @@ def validate(session: Session, write: Write, params: Any, step: int) -> float | 
     if "validation" not in session.store.splits:
         return None
     began = time.monotonic()
-    result = session.evaluator(params, "validation", limit=run.evaluate.validation_examples)
+    limit = run.evaluate.validation_examples
+    result = session.evaluator(params, "validation", limit=limit)
     write(step, "validation", result.numbers)
     if processes.is_first() and result.predictions:
-        file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
-        write_predictions(file, result.predictions)
+        write_predictions(predictions_file(session, "validation", step, limit), result.predictions)
     metric, first = session.evaluator.metric, run.method.tasks[0]
     score = result.numbers.get(metric)
     shown = "not scored, without gold labels" if score is None else f"{metric} {score:.2f}"
@@ -165,17 +178,36 @@ def score(
     with closing(session.checkpoints()) as checkpoints:
         step = checkpoints.find(checkpoint)
         params = checkpoints.restore_params(step, session.program.abstract_state.params)
+    if other := _other(session):
+        log.info("other than the run's own, so predictions get a name of their own:")
+        for line in other:
+            log.info("  %s", line.removeprefix("# "))
     scores = {}
     for name in splits:
-        file = predictions_name(session.run, name, step, limit)
+        file = predictions_file(session, name, step, limit).name
         scores[name] = _score_split(session, params, name, file, rationales, limit)
     return step, scores
 
 
-def predictions_name(run: config.Run, split_name: str, step: int, limit: int | None) -> str:
-    """File of the predictions; one of a part of a split, or decoded in another way, does not
-    overwrite that of the whole.
+def predictions_name(
+    run: config.Run, split_name: str, step: int, limit: int | None, other: Sequence[str] = ()
+) -> str:
+    """File of the predictions; one of a part of a split, decoded in another way, or of `other` data
+    and settings than the run's own, does not overwrite that of the whole.
     """
     how = "" if run.evaluate.decode == "greedy" else f"-{run.evaluate.decode}"
     part = "" if limit is None else f"-first{limit}"
-    return f"{split_name}-{step}{how}{part}.jsonl"
+    digest = hashlib.sha256("\n".join(other).encode()).hexdigest()
+    return (
+        f"{split_name}-{step}{how}{part}{f'{run_folder.OTHER}{digest[:8]}' if other else ''}.jsonl"
+    )
+
+
+def predictions_file(session: Session, split_name: str, step: int, limit: int | None) -> Path:
+    """Where the predictions of a checkpoint are written: see `predictions_name`."""
+    name = predictions_name(session.run, split_name, step, limit, _other(session))
+    return session.folder / run_folder.PREDICTIONS / name
+
+
+def _other(session: Session) -> list[str]:
+    return run_folder.changes(session.run, session.folder, session.store.key)

@@ -30,8 +30,9 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates what it does
 LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 """Files of a checkpoint that Orbax writes last, after the sums; nothing that is restored."""
 
-MEMORY = (MemoryError, RuntimeError)
-"""What is raised where an array does not fit; files that Orbax cannot read raise anything else."""
+OTHER = (MemoryError, RuntimeError, UsageError)
+"""Raised where an array does not fit, and our own; files that Orbax cannot read raise
+anything else."""
 
 BROKEN = "broken"
 """Folder beside the checkpoints for those that were set aside."""
@@ -87,6 +88,22 @@ def set_broken_aside(folder: Path) -> None:
         )
 
 
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Turns what Orbax and tensorstore say of a checkpoint that is cut short, or lacks a file, into
+    a UsageError.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OTHER):
+            raise
+        raise UsageError(
+            f"the checkpoint {path} cannot be read: {_cause(error)}. A file of it may have been "
+            "cut short: copy it again, or give another checkpoint."
+        ) from error
+
+
 class Checkpoints:
     """`<folder>/<step>/` with two items: `params`, and `optimizer` (step and state).
 
@@ -139,7 +156,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            if isinstance(error, MEMORY):
+            if isinstance(error, OTHER):
                 raise
             free = (
                 "" if storage.is_remote(self._folder) else f"{_free(self._folder):,.1f} MB free, "
@@ -218,12 +235,8 @@ class Checkpoints:
     def _restore(self, step: int, **items: Any) -> Any:
         self._check(step)
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        try:
+        with readable(self._folder / str(step)):
             return self._manager.restore(step, args=ocp.args.Composite(**args))
-        except Exception as error:
-            if isinstance(error, MEMORY):
-                raise
-            raise self._damaged(step, f"Orbax cannot read it ({_cause(error)})") from error
 
     def wait(self) -> None:
         """Returns when every checkpoint that was started is on disk; errors as `check`."""

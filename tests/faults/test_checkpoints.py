@@ -155,10 +155,7 @@ def test_files_that_orbax_cannot_read_are_one_clear_line(
         (saved / sums.FILE).unlink()
     file = largest(folder / "checkpoints" / "5" / "params")
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(
-        UsageError,
-        match=r"checkpoints/5 is damaged: Orbax cannot read it \(ValueError: OUT_OF_RANGE",
-    ):
+    with pytest.raises(UsageError, match=r"checkpoints/5 cannot be read: ValueError: OUT_OF_RANGE"):
         single.train(_run(folder), toy_store, TEXT_ACCURACY)
 
 
