@@ -11,8 +11,9 @@ import toy
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import LABEL, RATIONALE
-from dss_jax.data import columns
-from dss_jax.data.columns import examples_of, label_in, rationale_in
+from dss_jax.data import joint
+from dss_jax.data.columns import examples_of
+from dss_jax.data.joint import label_in, rationale_in
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS, JoinedSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.layouts.batches import TrainBatches
@@ -43,9 +44,9 @@ class TestForms:
             if not rationale:
                 expected = [*label, 1]
             elif form == "rationale_label":
-                expected = [*rationale, *split.encode(columns.ANSWER), *label, 1]
+                expected = [*rationale, *split.encode(joint.ANSWER), *label, 1]
             else:
-                expected = [*label, *split.encode(columns.BECAUSE), *rationale, 1]
+                expected = [*label, *split.encode(joint.BECAUSE), *rationale, 1]
             assert _row(flat, lengths, row) == expected
 
     def test_pinto_reads_the_rationale(self, toy_store: TokenStore) -> None:
@@ -55,7 +56,7 @@ class TestForms:
         for row in ALL:
             parts = (split.tokens(c)[row].tolist() for c in ("label_inputs", "rationale_targets"))
             assert _row(flat, lengths, row) == [token for part in parts for token in part]
-        scored = columns.label_inputs(split, "rationale_input")
+        scored = joint.label_inputs(split, "rationale_input")
         assert scored[5].tolist() == _row(flat, lengths, 5), "when it is scored, too"
 
     @pytest.mark.parametrize(

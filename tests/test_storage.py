@@ -19,10 +19,10 @@ from test_t5x import random_weights
 
 from dss_jax.cli.main import main
 from dss_jax.core import config, storage
+from dss_jax.core.bucket_copy import INDEX
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.core.storage import INDEX
 from dss_jax.data import prepare, rows, sources, vocabulary
 from dss_jax.data.store import open_store
 from dss_jax.interop.formats import read_weights, write_weights

@@ -9,7 +9,6 @@ Libraries are imported only for a remote path.
 import contextlib
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import tempfile
@@ -34,12 +33,7 @@ CREDENTIALS = {
     "s3": "`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
-INDEX = ".copied.json"
-"""In a local copy: file -> size and tag of the version that it was copied from."""
-
 AnyPath = str | os.PathLike[str]
-
-_TAGS = ("etag", "ETag", "generation", "md5Hash", "mtime", "LastModified")
 
 _LIBRARIES = ("google", "gcsfs", "botocore", "aiobotocore", "aiohttp", "s3fs", "requests")
 
@@ -152,8 +146,10 @@ def local_folder(path: AnyPath, skip: tuple[str, ...] = ()) -> Path:
     if not is_remote(path):
         return Path(path).expanduser()
     name = os.fspath(path).rstrip("/")
+    from dss_jax.core.bucket_copy import update_copy
+
     with explained(path):
-        return _update_copy(*_file_system(name), name, _copy(name.encode()), skip)
+        return update_copy(*_file_system(name), name, _copy(name.encode()), skip)
 
 
 def _file_system(name: str) -> tuple[Any, str]:
@@ -191,55 +187,3 @@ def whole_place(path: AnyPath, last: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="dss-") as temporary:
         yield Path(temporary)
         upload_folder(Path(temporary), path, last)
-
-
-def _update_copy(files: Any, root: str, name: str, folder: Path, skip: tuple[str, ...]) -> Path:
-    """Fetches what has changed in a bucket, and removes what is no longer there.
-
-    Args:
-      files, root: fsspec's file system, and the remote folder in it.
-      name: of the remote folder, for messages.
-      folder: the copy.
-      skip: endings of files that are not wanted.
-
-    Raises:
-      FileNotFoundError: there is nothing below it.
-      UsageError: an object's name would lead out of the copy.
-    """
-    files.invalidate_cache()
-    found = {}
-    for entry, info in files.find(root, detail=True).items():
-        if info["type"] == "file" and not entry.endswith(("/", *skip)):
-            tag = next((str(info[t]) for t in _TAGS if info.get(t)), "")
-            found[entry.removeprefix(f"{root}/")] = [str(info["size"]), tag]
-    # A copy that was put back into the bucket brings its own.
-    found.pop(INDEX, None)
-    if not found:
-        raise FileNotFoundError("it is empty")
-    for object_name in found:
-        paths.check_name(object_name, name)
-        paths.below(folder, object_name)
-    try:
-        have: dict[str, list[str]] = json.loads((folder / INDEX).read_text())
-    except (OSError, ValueError):
-        have = {}
-    changed = [n for n, v in found.items() if have.get(n) != v or not (folder / n).is_file()]
-    if changed:
-        size = sum(int(found[n][0]) for n in changed)
-        log.info(f"fetching {len(changed)} files, {size / 1e6:,.1f} MB, from {name}")
-        _fetch(files, root, folder, changed)
-    for gone in have.keys() - found.keys():
-        paths.below(folder, gone).unlink(missing_ok=True)
-    (folder / INDEX).write_text(json.dumps(found))
-    return folder
-
-
-def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-        fetched = [str(Path(partial, str(i))) for i in range(len(names))]
-        # Many at once; a file appears in its place when it is whole.
-        files.get([f"{root}/{n}" for n in names], fetched)
-        for name, file in zip(names, fetched, strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, folder / name)

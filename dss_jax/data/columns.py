@@ -16,10 +16,7 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
 from dss_jax.core.ids import EOS_ID, LABEL, RATIONALE
-from dss_jax.data.store import SAMPLES, Ragged, Slices, StoreSplit
-
-ANSWER, BECAUSE = "Answer:", "Rationale:"
-"""In a target that holds both, what comes before the label, or before the rationale."""
+from dss_jax.data.store import SAMPLES, Slices, StoreSplit
 
 Pair = tuple[Slices, Slices]
 """Inputs and targets of a role."""
@@ -49,88 +46,9 @@ def join_rows(tokens: Slices, rows: np.ndarray, lengths: np.ndarray) -> np.ndarr
     return joined
 
 
-def side_by_side(parts: Sequence[Slices]) -> Ragged:
-    """Columns joined row by row: row i is row i of each part, one after another."""
-    lengths = np.stack([part.lengths() for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(lengths.sum(axis=0))])
-    values = np.zeros(offsets[-1], np.int32)
-    for part, own, before in zip(parts, lengths, np.cumsum(lengths, axis=0) - lengths, strict=True):
-        at = np.repeat(offsets[:-1] + before - (np.cumsum(own) - own), own) + np.arange(own.sum())
-        values[at] = join_rows(part, np.arange(len(part)), own)
-    return Ragged(values, offsets)
-
-
-def _only(tokens: Slices, rows: np.ndarray) -> Slices:
+def only(tokens: Slices, rows: np.ndarray) -> Slices:
     """A column that is empty but for some rows: bool [n]."""
     return Slices(tokens.values, tokens.starts, np.where(rows, tokens.ends, tokens.starts))
-
-
-def _unended(tokens: Slices) -> Slices:
-    """A column without its end-of-sequences."""
-    return Slices(tokens.values, tokens.starts, np.maximum(tokens.ends - 1, tokens.starts))
-
-
-def _everywhere(ids: Sequence[int], rows: np.ndarray) -> Slices:
-    """A column that has the same ids in some rows, bool [n], and nothing in the others."""
-    starts = np.zeros(len(rows), np.int64)
-    return Slices(np.asarray(ids, np.int32), starts, np.where(rows, len(ids), 0))
-
-
-def label_inputs(split: StoreSplit, form: str) -> Slices:
-    """What a label is predicted from: the input, for form "rationale_input" with the rationale."""
-    inputs: Slices = split.tokens("label_inputs")
-    if form != "rationale_input":
-        return inputs
-    return side_by_side([inputs, split.tokens("rationale_targets")])
-
-
-def _joint_targets(split: StoreSplit, form: str, labels: Slices, rationales: Slices) -> Ragged:
-    """Targets that hold rationale and label. A row without a rationale has its label alone, one
-    without a label nothing.
-    """
-    labelled = labels.lengths() > 0
-    explained = labelled & (rationales.lengths() > 0)
-    label, rationale = _unended(labels), _unended(_only(rationales, explained))
-    if form == "rationale_label":
-        parts = [rationale, _everywhere(split.encode(ANSWER), explained), label]
-    else:
-        parts = [label, _everywhere(split.encode(BECAUSE), explained), rationale]
-    return side_by_side([*parts, _everywhere([EOS_ID], labelled)])
-
-
-def label_in(text: str, form: str) -> str:
-    """The label in a predicted text; the whole text where it has no mark."""
-    if form == "rationale_label":
-        return text.rpartition(ANSWER)[2].strip()
-    return text.partition(BECAUSE)[0].strip() if form == "label_rationale" else text
-
-
-def rationale_in(text: str, form: str) -> str:
-    """The rationale in a predicted text of a form that has both; "" where it has no mark."""
-    found = text.rpartition(ANSWER)[0] if form == "rationale_label" else text.partition(BECAUSE)[2]
-    return found.strip()
-
-
-def _drawn(split: StoreSplit) -> tuple[Slices, np.ndarray]:
-    """All rationales of each row, as a column of n * D rows, row i's rationale number d at i + n *
-    d (those of a row that has fewer come again); and how many each row has, at least 1: int64
-    [n].
-    """
-    first, more = split.tokens("rationale_targets"), split.tokens(SAMPLES)
-    ends = np.flatnonzero(np.asarray(more.values) == EOS_ID) + 1
-    if not len(ends):
-        return first, np.ones(len(first), np.int64)
-    # The first of a row's rationales is the one that "rationale_targets" has, so that rows without
-    # several need nothing else.
-    values = np.concatenate([np.asarray(first.values), np.asarray(more.values)])
-    shift, has = len(first.values), more.lengths() > 0
-    before = np.searchsorted(ends, more.starts, side="right")
-    counts = np.searchsorted(ends, more.ends, side="right") - before
-    draws = np.arange(counts.max())[:, None] % np.maximum(counts, 1)
-    at = np.minimum(before + draws, len(ends) - 1)
-    own = np.where(has, np.concatenate([[0], ends])[at] + shift, first.starts)
-    end = np.where(has, ends[at] + shift, first.ends)
-    return Slices(values, own.ravel(), end.ravel()), np.maximum(counts, 1)
 
 
 class Examples:
@@ -228,7 +146,7 @@ def examples_of(
     labels: Slices = split.tokens("label_targets" if gold else "teacher_label_targets")
     inputs: Slices = split.tokens("label_inputs")
     if right is not None and not gold:
-        labels = _only(labels, right)
+        labels = only(labels, right)
     if not method.uses_rationales:
         return Examples({LABEL: (inputs, labels)}, data, len(split))
     every, draws = np.arange(len(split)), None
@@ -240,18 +158,20 @@ def examples_of(
                 f"{split.name} has at most one of each. Extract with --samples, and give the "
                 "records with --rationales."
             )
-        rationales, draws = _drawn(split)
+        from dss_jax.data.joint import drawn
+
+        rationales, draws = drawn(split)
         every = np.tile(every, len(rationales) // len(split))
     labels, inputs = labels.take(every), inputs.take(every)
     if right is not None:
-        rationales = _only(rationales, right[every])
+        rationales = only(rationales, right[every])
     columns = {LABEL: (inputs, labels)}
     if method.rationale:
         columns[RATIONALE] = split.tokens("rationale_inputs").take(every), rationales
-    elif method.form == "rationale_input":
-        columns[LABEL] = side_by_side([inputs, rationales]), labels
     else:
-        columns[LABEL] = inputs, _joint_targets(split, method.form, labels, rationales)
+        from dss_jax.data.joint import joint_pair
+
+        columns[LABEL] = joint_pair(split, method.form, inputs, labels, rationales)
     return Examples(columns, data, len(split), draws)
 
 

@@ -38,7 +38,8 @@ from dss_jax.core.prefixes import prefixes as prefixes_of
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data import rows, sources
-from dss_jax.data.columns import ANSWER, BECAUSE, label_in, permutation
+from dss_jax.data.columns import permutation
+from dss_jax.data.joint import ANSWER, BECAUSE, label_in
 from dss_jax.data.rationales import join_records
 from dss_jax.data.spans import ORDER, corrupt, longest_piece
 from dss_jax.data.vocabulary import SEPARATOR

@@ -13,7 +13,7 @@ import numpy as np
 from dss_jax.core import config, strict_json
 from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
-from dss_jax.data.columns import as_scored, label_in, label_inputs, rationale_in
+from dss_jax.data.columns import as_scored
 from dss_jax.data.store import Slices, StoreSplit, TokenStore
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import Engine, make_engine, rows_at_once
@@ -135,7 +135,11 @@ class Evaluator:
     def _inputs_of(self, column: str, split_name: str) -> Slices:
         """What is predicted from: a column of the store, or, for labels, what the form makes it."""
         split = self._store.split(split_name)
-        return label_inputs(split, self._form) if column == "label_inputs" else split.tokens(column)
+        if column == "label_inputs" and self._form != "tasks":
+            from dss_jax.data.joint import label_inputs
+
+            return label_inputs(split, self._form)
+        return split.tokens(column)
 
     def _padded_lengths(self, engine: Engine, column: str, split_name: str) -> tuple[int, ...]:
         """Padded input lengths: the same for all splits that are scored, so that decoding compiles
@@ -166,10 +170,14 @@ class Evaluator:
             inputs = self._inputs("label_inputs", split.name)
             return self._ranker(params, split, inputs, rows, lengths)
         decoded = self._decode(params, "label_inputs", split.name, rows, longest)
-        read = partial(label_in, form=self._form) if joint else None
-        vote = evaluate.decode == "sample"
-        found = texts_of(decoded, self._store.vocabulary, vote=vote, read=read)
-        for one in found if joint else ():
+        vocabulary, vote = self._store.vocabulary, evaluate.decode == "sample"
+        if not joint:
+            return texts_of(decoded, vocabulary, vote=vote)
+        from dss_jax.data.joint import label_in, rationale_in
+
+        read = partial(label_in, form=self._form)
+        found = texts_of(decoded, vocabulary, vote=vote, read=read)
+        for one in found:
             one["rationale"] = rationale_in(one["generated"], self._form)
         return found
 

@@ -15,7 +15,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
 from dss_jax.core.method_config import JOINT
 from dss_jax.core.student_card import StudentCard
-from dss_jax.data.columns import label_in, rationale_in
+from dss_jax.data.joint import label_in, rationale_in
 from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
 
 Ids = Sequence[int]
