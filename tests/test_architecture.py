@@ -24,6 +24,7 @@ ROOMS = (
     "interop",
     "teacher",
     "run",
+    "student",
     "sweep",
     "report",
     "cli",

@@ -12,7 +12,13 @@ from typing import Any, get_args, get_origin
 
 from dss_jax.core.errors import UsageError, unknown_name
 
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    dict: "a table",
+}
 
 
 def among(what: str, value: str, allowed: Iterable[str]) -> None:

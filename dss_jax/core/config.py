@@ -342,6 +342,21 @@ def to_gin(run: Run) -> str:
     return "\n".join(lines)
 
 
+def from_gin(text: str) -> Run:
+    """The `Run` of what `to_gin` gave, perhaps in an older version; settings that this one does not
+    know are passed over. Raises UsageError where a value is not allowed.
+    """
+    known: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for name, value in map(binding, text.splitlines()):
+        with contextlib.suppress(ValueError, SyntaxError):
+            section, _, setting_name = name.partition(".")
+            if name in SETTINGS:
+                known[section][setting_name] = ast.literal_eval(value)
+    names = (f.name for f in fields(Run))
+    made = (SECTIONS[section](**own) for section, own in known.items())
+    return Run(**dict(zip(names, made, strict=True)))
+
+
 def binding(line: str) -> tuple[str, str]:
     """A line of `to_gin`, perhaps of an older version, as today's name and text of the value."""
     name, _, text = line.partition(" = ")

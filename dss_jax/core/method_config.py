@@ -7,6 +7,9 @@ from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
 
 FORMS = ("tasks", "rationale_label", "label_rationale", "rationale_input", "spans", "teacher")
+JOINT = ("rationale_label", "label_rationale")
+"""Forms in which one text has label and rationale."""
+
 SCHEDULES = ("constant", "linear", "cosine", "phased")
 
 
@@ -62,7 +65,7 @@ class Method(Section):
     @property
     def joint(self) -> bool:
         """Whether a target, and so a prediction, holds label and rationale."""
-        return self.form in ("rationale_label", "label_rationale")
+        return self.form in JOINT
 
     @property
     def trains(self) -> bool:
