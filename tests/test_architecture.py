@@ -25,6 +25,7 @@ ROOMS = (
     "teacher",
     "run",
     "student",
+    "serve",
     "sweep",
     "report",
     "cli",
@@ -155,6 +156,7 @@ def test_commands_are_these() -> None:
         "fit",
         "convert",
         "records",
+        "serve",
         "doctor",
         "demo",
     ]

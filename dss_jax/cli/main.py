@@ -23,6 +23,7 @@ COMMANDS = {
     "fit": "whether a model fits a device, and with which mesh",
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another",
     "records": "look at what a teacher answered; filter, merge, export",
+    "serve": "answer over HTTP with a student: labels, rationales, completions, a page",
     "doctor": "check this installation: versions, devices, the T5X engine",
     "demo": "both methods on the embedded data set, by its share: a table and curves",
 }

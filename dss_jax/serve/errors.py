@@ -14,7 +14,7 @@ TYPES = {401: "authentication_error", 429: "rate_limit_error", 503: "service_una
 """Status -> `type` of the error; others are requests that are wrong, or our own failures."""
 
 
-class ApiError(Exception):
+class ApiError(UsageError):
     """A request cannot be answered.
 
     Args:
@@ -33,18 +33,18 @@ class ApiError(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.param, self.code, self.headers = status, param, code, headers or {}
+        self.http_status, self.param, self.code, self.headers = status, param, code, headers or {}
 
     def response(self) -> JSONResponse:
         """As it is sent."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = "server_error" if self.http_status >= 500 else "invalid_request_error"
         error = {
             "message": str(self),
-            "type": TYPES.get(self.status, kind),
+            "type": TYPES.get(self.http_status, kind),
             "param": self.param,
             "code": self.code,
         }
-        return JSONResponse({"error": error}, self.status, self.headers)
+        return JSONResponse({"error": error}, self.http_status, self.headers)
 
 
 def of_validation(errors: list[dict[str, Any]], wanted: dict[str, str]) -> ApiError:

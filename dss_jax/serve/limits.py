@@ -4,6 +4,10 @@ from dataclasses import dataclass, fields
 
 from dss_jax.core.checks import at_least
 
+ANY_HOST = "*"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Names of this machine that are nobody else's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeLimits:

@@ -1,0 +1,93 @@
+"""A student whose arithmetic is quick and plain, and a server with it, for tests of the server."""
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dss_jax.core.paths import shipped
+from dss_jax.core.student_card import StudentCard
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.student.student import GeneratedIds, Ids, Student
+
+VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
+
+EXAMPLES = tuple(
+    {
+        "input": f"Tom has {n} apples and finds {n + 1} more. How many are there?",
+        "label": f"({n} + {n + 1})",
+        "allowed_labels": [f"({n} + {n + 1})", f"({n} - {n + 1})", f"({n} * {n + 1})"],
+        "teacher_label": f"({n} + {n + 1})",
+        "rationale": f"Tom finds {n + 1} more, so they are added.",
+    }
+    for n in range(3, 8)
+)
+
+CARD = StudentCard(
+    task="word_problems",
+    description="Equations of word problems",
+    method="dss",
+    label_prefix="predict: ",
+    rationale_prefix="explain: ",
+    row_labels=True,
+    input_length=128,
+    max_decode_length=16,
+    max_rationale_length=24,
+    examples=EXAMPLES,
+)
+
+
+class DigestEngine:
+    """Answers that depend on all of an input and on nothing else, so that one that has gone to
+    another client would be seen.
+
+    Attributes:
+      calls: rows of each call.
+      seconds: that a call takes, however many rows it has.
+    """
+
+    name = "digest"
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds, self.calls, self.threads = seconds, list[int](), set[int]()
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def _called(self, rows: int) -> None:
+        self.calls.append(rows)
+        self.threads.add(threading.get_ident())
+        assert self.hold.wait(20)
+        time.sleep(self.seconds)
+
+    def generate(self, inputs: Sequence[Ids], longest: int) -> list[GeneratedIds]:
+        self._called(len(inputs))
+        return [_written(ids, longest) for ids in inputs]
+
+    def rank(self, inputs: Sequence[Ids], labels: Sequence[Sequence[Ids]]) -> list[np.ndarray]:
+        self._called(len(inputs))
+        return [
+            np.array([-_draw((*ids, 0, *label)) for label in row], np.float32)
+            for ids, row in zip(inputs, labels, strict=True)
+        ]
+
+
+def _draw(ids: Sequence[int]) -> float:
+    """From 0 to 6."""
+    digest = hashlib.sha256(repr(list(map(int, ids))).encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32 * 6
+
+
+def _written(ids: Ids, longest: int) -> GeneratedIds:
+    """The input's last tokens, backwards."""
+    text = [i for i in reversed(list(ids)) if i > 2][:12]
+    ended = len(text) < longest
+    return GeneratedIds(text[:longest], -_draw(ids), ended)
+
+
+def make_student(card: StudentCard = CARD, seconds: float = 0.0) -> tuple[Student, DigestEngine]:
+    engine = DigestEngine(seconds)
+    return Student(card, engine, SentencePiece(VOCABULARY), Path("runs/words")), engine
