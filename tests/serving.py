@@ -6,12 +6,17 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dss_jax.core.paths import shipped
 from dss_jax.core.student_card import StudentCard
 from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.serve.app import create_app
+from dss_jax.serve.limits import ServeLimits
+from dss_jax.serve.server import start_student
+from dss_jax.serve.service import Served, Service
 from dss_jax.student.student import GeneratedIds, Ids, Student
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
@@ -91,3 +96,20 @@ def _written(ids: Ids, longest: int) -> GeneratedIds:
 def make_student(card: StudentCard = CARD, seconds: float = 0.0) -> tuple[Student, DigestEngine]:
     engine = DigestEngine(seconds)
     return Student(card, engine, SentencePiece(VOCABULARY), Path("runs/words")), engine
+
+
+@contextlib.contextmanager
+def client_of(
+    student: Student, *, token: str = "", hosts: Sequence[str] = ("testserver",), **limits: int
+) -> Iterator[Any]:
+    """A client of an app in this process, with its service as `client.service`."""
+    from starlette.testclient import TestClient
+
+    service = Service(Served(student, "words", token, tuple(hosts), ServeLimits(**limits)))
+    start_student(service, lambda: None)
+    try:
+        with TestClient(create_app(service)) as client:
+            client.service = service
+            yield client
+    finally:
+        service.batcher.stop()

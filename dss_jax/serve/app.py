@@ -14,6 +14,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from dss_jax import __version__
 from dss_jax.serve import completions
@@ -61,7 +62,7 @@ def create_app(service: Service) -> FastAPI:
     _add_probes(app, service)
     _add_page(app)
     _add_docs(app)
-    routes = {route.path for route in app.routes if hasattr(route, "methods")}
+    routes = {route.path for route in app.routes if isinstance(route, Route)}
     app.add_middleware(
         Door,
         token=service.served.token,
@@ -96,7 +97,7 @@ def _add_student(app: FastAPI, service: Service) -> None:
     @app.get("/v1/model", tags=["student"])
     async def model() -> ModelAnswer:
         """What the student was trained for, with examples, and what the server takes."""
-        names = "task description method metric explains row_labels".split()
+        names = ["task", "description", "method", "metric", "explains", "row_labels"]
         return ModelAnswer(
             id=served.name,
             version=__version__,
@@ -201,7 +202,9 @@ def _texts(given: str | list[str], field: str, service: Service) -> list[str]:
         raise ApiError(text, param=field, code="invalid_value")
     for number, one in enumerate(texts):
         if len(one) > limits.max_characters:
-            text = f"text {number} of {field} has {len(one):,} characters; {limits.max_characters:,}"
+            text = (
+                f"text {number} of {field} has {len(one):,} characters; {limits.max_characters:,}"
+            )
             raise ApiError(f"{text} are allowed", param=field, code="too_long")
     return texts
 

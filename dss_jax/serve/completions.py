@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from dss_jax.core.student_card import StudentCard
 from dss_jax.serve.errors import ApiError
@@ -12,7 +13,7 @@ from dss_jax.student.student import Completion
 
 MOST_STOPS = 16
 
-ONLY = {
+ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "n": ((None, 1), "a student answers greedily: n must be 1"),
     "best_of": ((None, 1), "a student answers greedily: best_of must be 1"),
     "temperature": ((None, 0), "a student answers greedily: temperature must be 0"),
@@ -31,9 +32,9 @@ ONLY = {
 """Field -> the values that it may have, and what to say to another."""
 
 ECHO = (
-    "echo must be false: a student has an encoder and a decoder, so a prompt is no beginning of its "
-    "answer, and log-probabilities of a prompt do not exist. lm_eval: tasks of type generate_until "
-    "work, those that rank by loglikelihood do not; /v1/predict ranks labels"
+    "echo must be false: a student has an encoder and a decoder, so a prompt is no beginning of "
+    "its answer, and log-probabilities of a prompt do not exist. lm_eval: tasks of the type "
+    "generate_until work, those that rank by loglikelihood do not; /v1/predict ranks labels"
 )
 
 
@@ -78,7 +79,5 @@ def answer(form: CompletionForm, model: str, found: Sequence[Completion]) -> Com
         created=int(time.time()),
         model=model,
         choices=choices,
-        usage=Usage(
-            prompt_tokens=asked, completion_tokens=written, total_tokens=asked + written
-        ),
+        usage=Usage(prompt_tokens=asked, completion_tokens=written, total_tokens=asked + written),
     )

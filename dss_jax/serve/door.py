@@ -1,9 +1,9 @@
 """What every request passes before the app, and every answer on its way out.
 
-A request's host, token and type are looked at before its body is read; the body is read here, within
-bounds of size and time. A browser's page of another site cannot ask: what it may send without the
-server's consent (CORS, which is given to nobody) is not JSON, and a name that it has pointed at this
-machine (DNS rebinding) is not among the hosts.
+A request's host, token and type are looked at before its body is read; the body is read here,
+within bounds of size and time. A page of another site cannot ask from a browser: what it may send
+without the server's consent (CORS, which is given to nobody) is not JSON, and a name that it has
+pointed at this machine (DNS rebinding) is not among the hosts.
 """
 
 import asyncio
@@ -137,7 +137,9 @@ class Door:
         """Raises ApiError: too large, too slow. ConnectionResetError: the client has gone."""
         most, seconds = self._limits.max_body, self._limits.client_seconds
         too_large = ApiError(
-            f"a body may have {most:,} bytes: send fewer inputs at once", status=413, code="too_large"
+            f"a body may have {most:,} bytes: send fewer inputs at once",
+            status=413,
+            code="too_large",
         )
         told = headers.get("content-length", "")
         if told.isdecimal() and int(told[:20]) > most:

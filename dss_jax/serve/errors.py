@@ -39,12 +39,17 @@ class ApiError(UsageError):
         """As it is sent."""
         kind = "server_error" if self.http_status >= 500 else "invalid_request_error"
         error = {
-            "message": str(self),
+            "message": _sendable(str(self)),
             "type": TYPES.get(self.http_status, kind),
-            "param": self.param,
+            "param": self.param and _sendable(self.param),
             "code": self.code,
         }
         return JSONResponse({"error": error}, self.http_status, self.headers)
+
+
+def _sendable(text: str) -> str:
+    """Without lone surrogates, which UTF-8 has not."""
+    return text.encode(errors="replace").decode()
 
 
 def of_validation(errors: list[dict[str, Any]], wanted: dict[str, str]) -> ApiError:
@@ -54,9 +59,10 @@ def of_validation(errors: list[dict[str, Any]], wanted: dict[str, str]) -> ApiEr
       wanted: field -> what it must be, for those of several types, where pydantic has an error a
         type.
     """
-    first = errors[0]
+    # One of our own says more than that a text is no list.
+    first = next((error for error in errors if error["type"] == "value_error"), errors[0])
     place = [str(part) for part in first["loc"][1:]]  # Without "body".
-    param = place[0] if place else None
+    param = place[0] if place else ""
     if first["type"] == "json_invalid":
         said = first.get("ctx", {}).get("error", "")
         return ApiError(f"the body is no JSON: {said}", code="invalid_json")
@@ -67,7 +73,9 @@ def of_validation(errors: list[dict[str, Any]], wanted: dict[str, str]) -> ApiEr
     if first["type"] == "extra_forbidden":
         known = f"known are {', '.join(wanted)}"
         return ApiError(f"unknown field {param!r}: {known}", param=param, code="unknown_field")
-    text = f"{param} must be {wanted[param]}" if param in wanted else str(first["msg"])
+    text = f"{param} must be {wanted.get(param)}"
+    if first["type"] == "value_error" or not wanted.get(param):
+        text = f"{param}: {first['msg']}"
     return ApiError(text, param=param, code="invalid_value")
 
 

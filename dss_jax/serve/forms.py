@@ -1,8 +1,19 @@
 """Bodies of requests and answers of `/v1`, as types; the OpenAPI page shows them."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a character (a lone surrogate) at {error.start}") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
 
 
 class _Form(BaseModel):
@@ -14,12 +25,12 @@ class _Form(BaseModel):
 class PredictForm(_Form):
     """`POST /v1/predict`."""
 
-    input: str | list[str] = Field(
+    input: Text | list[Text] = Field(
         description="one input, or a list of them, without the task's prefix",
         examples=[["Where do fish live?", "Where do birds sleep?"]],
     )
     explain: bool = Field(False, description="also give the student's rationale")
-    labels: list[str] | list[list[str]] | None = Field(
+    labels: list[Text] | list[list[Text]] | None = Field(
         None, description="the allowed labels of all inputs, or a list for each; else the task's"
     )
 
@@ -51,7 +62,7 @@ class CompletionForm(_Form):
     """`POST /v1/completions`, OpenAI's: greedy, one choice a prompt, text alone."""
 
     model: str
-    prompt: str | list[str] = Field(description="whole texts, the task's prefix included")
+    prompt: Text | list[Text] = Field(description="whole texts, the task's prefix included")
     max_tokens: int | None = Field(None, description="default: what the student was trained for")
     temperature: float | None = Field(None, description="0 or null: the most likely tokens")
     n: int | None = Field(None, description="1 or null")
@@ -70,7 +81,7 @@ class CompletionForm(_Form):
     user: str | None = Field(None, description="not looked at")
 
 
-COMPLETION_FIELDS = {name: "" for name in CompletionForm.model_fields} | {
+COMPLETION_FIELDS = dict.fromkeys(CompletionForm.model_fields, "") | {
     "prompt": (
         "a text or a list of texts. Lists of token ids are not taken: a student has a vocabulary "
         "of its own (lm_eval: --model_args tokenized_requests=False,tokenizer_backend=None)"

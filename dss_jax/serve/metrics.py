@@ -27,7 +27,11 @@ class Meters:
             "dss_requests", "Requests by route and status", ("route", "status"), registry=own
         )
         self._seconds = Histogram(
-            "dss_request_seconds", "Of a request, with its body", ("route",), buckets=SECONDS, registry=own
+            "dss_request_seconds",
+            "Of a request, with its body",
+            ("route",),
+            buckets=SECONDS,
+            registry=own,
         )
         self._rows = Counter("dss_rows", "Rows that were answered", ("kind",), registry=own)
         self._batch_rows = Histogram("dss_batch_rows", "Of a batch", buckets=ROWS, registry=own)

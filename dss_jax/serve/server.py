@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dss_jax.core.errors import UsageError
 from dss_jax.serve.app import create_app
-from dss_jax.serve.service import Served, Service
+from dss_jax.serve.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ class PatientProtocol(H11Protocol):
 
     _timer: asyncio.TimerHandle | None = None
     _at_work = 0
-    _asked: ASGIApp
 
     def __init__(self, *args: Any, patience: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience = patience
-        self._asked, self.app = self.app, self._timed  # type: ignore[assignment]
+        self._asked: Any = self.config.loaded_app
+        self.app: Any = self._timed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -97,7 +97,9 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.stopping = True
-        log.info("stopping: what was taken is answered, at most %s s", self._service.limits.stop_seconds)
+        log.info(
+            "stopping: what was taken is answered, at most %s s", self._service.limits.stop_seconds
+        )
         await super().shutdown(sockets)
 
 
