@@ -21,6 +21,8 @@ SELDOM = (
     "run.hosts",
     "run.init_from",
     "run.pictures",
+    "run.student_files",
+    "student.student",
     "train.agreement",
     "train.mirror",
 )

@@ -106,6 +106,8 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
         columns=(*TOKEN_COLUMNS, SAMPLES, *TEXT_COLUMNS),
         vocabulary=vocabulary,
         description={
+            "description": task.description,
+            "labels": task.labels,
             "prefixes": request["prefixes"],
             "counts": counts,
             "unavailable": unavailable,

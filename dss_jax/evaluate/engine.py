@@ -137,18 +137,18 @@ class Engine:
         return min(first, size)
 
     def _decode_batch(
-        self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray
+        self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray, longest: int
     ) -> Iterator[tuple[np.ndarray, Decoded]]:
         """Decodes a batch: places in it and their results, the last ones of a place count."""
         tokens, ids = put_whole((tokens_BxS, ids_B), self.mesh)
         prepared, state = self._start(params, tokens, ids)
         advance, take_rows = self._compiled(prepared, state)
         places, first = np.arange(len(ids_B)), len(ids_B)
-        for until in range(CHUNK, self.max_decode_length + CHUNK, CHUNK):
-            state, done = advance(params, prepared, state, min(until, self.max_decode_length))
+        for until in range(CHUNK, longest + CHUNK, CHUNK):
+            state, done = advance(params, prepared, state, min(until, longest))
             left = np.flatnonzero(~np.asarray(done))
             size = self._smaller_batch(len(places), first, len(left))
-            if not len(left) or until >= self.max_decode_length:
+            if not len(left) or until >= longest:
                 break
             if size < len(places):
                 yield places, self._finish(state)
@@ -167,12 +167,14 @@ class Engine:
         *,
         lengths: Sequence[int] | None = None,
         ids: np.ndarray | None = None,
+        longest: int | None = None,
     ) -> Decoded:
         """Decodes rows, int [N], of a token column.
 
         Args:
           lengths: padded input lengths, ascending; None: chosen from the rows.
           ids: int [N], numbers of the inputs, on which samples depend; None: the row numbers.
+          longest: outputs end there, EOS included; None: at `max_decode_length`.
 
         Returns:
           NumPy arrays in the order of `rows`: tokens [N, K, T], log_probs and scores [N, K].
@@ -184,15 +186,15 @@ class Engine:
             return out
         numbers = rows if ids is None else ids
         lengths = tuple(lengths or self.lengths_for(inputs, rows))
-        row_lengths = inputs.lengths()[rows]
+        row_lengths, last = inputs.lengths()[rows], longest or self.max_decode_length
         order = np.argsort(-row_lengths, kind="stable")
         with on_mesh(self.mesh, self._rules):
             for at in eval_batches(order, rows_at_once(n, self.batch_size, self.mesh)):
-                longest = int(row_lengths[at[at >= 0]].max())
-                length = next((s for s in lengths if s >= longest), lengths[-1])
+                needed = int(row_lengths[at[at >= 0]].max())
+                length = next((s for s in lengths if s >= needed), lengths[-1])
                 tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
                 ids_B = np.where(at < 0, 0, numbers[at]).astype(np.int32)
-                for places, decoded in self._decode_batch(params, tokens, ids_B):
+                for places, decoded in self._decode_batch(params, tokens, ids_B, last):
                     there = at[places] >= 0
                     for whole, part in zip(out, decoded, strict=True):
                         whole[at[places][there]] = np.asarray(part)[there]

@@ -154,7 +154,7 @@ class Evaluator:
         if evaluate.decode == "rank":
             lengths = self._padded_lengths(self._engine(longest), "label_inputs", split.name)
             inputs = self._inputs("label_inputs", split.name)
-            return self._ranker(params, split, inputs, rows, lengths[-1])
+            return self._ranker(params, split, inputs, rows, lengths)
         decoded = self._decode(params, "label_inputs", split.name, rows, longest)
         read = partial(label_in, form=self._form) if joint else None
         vote = evaluate.decode == "sample"

@@ -1,48 +1,148 @@
-"""Predicts the most probable of each row's allowed labels.
+"""The log-probabilities of each row's allowed labels, and the most probable of them.
 
-Shape letters: B inputs, S input length, C candidates an input, T candidate length, V vocabulary.
+The labels of a row are a trie (`dss_jax.evaluate.trie`). Its input is encoded once, and all nodes
+of the trie go through the decoder in one pass, where each sees those that it goes on from: what
+labels begin with alike is computed once, and no position waits for another.
+
+Shape letters are those of `dss_jax.evaluate.trie`, and S input length, V vocabulary.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import EOS_ID, PAD_ID
 from dss_jax.data.store import Slices, StoreSplit
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.evaluate.engine import rows_at_once
+from dss_jax.evaluate.trie import Ids, Trie, TrieArrays, stacked, trie_of
 from dss_jax.layouts.batches import eval_batches
 from dss_jax.layouts.layout import pad_rows, round_up
-from dss_jax.model.sampling import log_probs_of
 from dss_jax.model.t5 import T5
-from dss_jax.train.compile import first_together
-from dss_jax.train.sharding import batch_sharding, on_mesh, put_whole
+from dss_jax.train.compile import Compiled
+from dss_jax.train.sharding import batch_sharding, data_parallelism, put_whole
 from dss_jax.train.step import Program
+
+NODES = 8
+"""Nodes and edges are filled up to a multiple of this; rows with like numbers share a batch."""
+
+
+class RankBatch(NamedTuple):
+    """Inputs, int32 [B, S], 0 is padding, and the tries of their labels."""
+
+    encoder_input_tokens: Any
+    tries: TrieArrays
+
+
+def edge_log_probs(model: T5, params: Any, batch: RankBatch) -> jax.Array:
+    """The log-probability of each edge of a batch's tries, under the whole vocabulary: float32
+    [B, N], of no meaning where there is no edge.
+    """
+    tokens, tries = batch
+    t5 = model.bind({"params": params})
+    logits_BxMxV = t5.decode(
+        t5.encode(tokens), tokens, tries.tokens_BxM, tries.positions_BxM, tries.sees_BxMxM
+    )
+    totals_BxM = jax.nn.logsumexp(logits_BxMxV, axis=-1)
+    rows_Bx1 = jnp.arange(len(tokens))[:, None]
+    chosen_BxN = logits_BxMxV[rows_Bx1, tries.nodes_BxN, tries.next_BxN]
+    return chosen_BxN - totals_BxM[rows_Bx1, tries.nodes_BxN]
+
+
+class TrieRanker:
+    """Ranks labels that are given as ids; compiled once for each shape of a batch, and kept."""
+
+    def __init__(self, run: config.Run, model: T5, mesh: Mesh, params: Any) -> None:
+        """Nothing is compiled yet. `params`: those of the plain model, or their shapes, dtypes and
+        shardings.
+        """
+        self._mesh, self._batch_size = mesh, run.evaluate.batch_size
+        self._limit = run.data.input_length
+        jitted = jax.jit(
+            lambda params, batch: edge_log_probs(model, params, batch),
+            in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, params), batch_sharding(mesh)),
+            out_shardings=NamedSharding(mesh, PartitionSpec()),
+        )
+        self._score = Compiled.kept("rank", run, mesh, jitted, params)
+
+    def __call__(
+        self,
+        params: Any,
+        inputs: Slices,
+        rows: np.ndarray,
+        labels: Sequence[Sequence[Ids]],
+        lengths: Sequence[int],
+    ) -> list[np.ndarray]:
+        """The log-probabilities of each row's labels, end-of-sequence included: float32 [labels of
+        the row], in the order of `rows`.
+
+        Args:
+          params: of the plain model.
+          inputs: a token column.
+          rows: int [N], of the column.
+          labels: of each of them, ids without end-of-sequence.
+          lengths: the padded input lengths that may be compiled, ascending; longer inputs are cut.
+        """
+        tries = _tries_of(labels)
+        sizes = round_up(np.array([max(len(t.tokens), len(t.edges)) for t in tries], int), NODES)
+        row_lengths, found = inputs.lengths()[rows], [np.zeros(0, np.float32)] * len(rows)
+        for size in np.unique(sizes):
+            own = np.flatnonzero(sizes == size)
+            own = own[np.argsort(-row_lengths[own], kind="stable")]
+            for at in eval_batches(own, self._rows_at_once(len(own), int(size))):
+                longest = int(row_lengths[at[at >= 0]].max())
+                length = next((s for s in lengths if s >= longest), lengths[-1])
+                tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
+                of_rows = [tries[n] for n in np.where(at < 0, own[0], at)]
+                arrays = stacked(of_rows, int(size))
+                batch = put_whole(RankBatch(tokens, arrays), self._mesh)
+                scores = np.asarray(self._score(params, batch))
+                for n, log_probs in zip(at[at >= 0], scores, strict=False):
+                    found[n] = tries[n].scores(log_probs)
+        return found
+
+    def _rows_at_once(self, rows: int, size: int) -> int:
+        """B, a power of two, in whole shares for the devices: few shapes, whatever the rows."""
+        most = min(self._batch_size, max(1, self._batch_size * NODES // size))
+        wanted = min(1 << (rows - 1).bit_length(), 1 << (most.bit_length() - 1))
+        return int(round_up(wanted, data_parallelism(self._mesh)))
+
+
+def _tries_of(labels: Sequence[Sequence[Ids]]) -> list[Trie]:
+    """The trie of each row; rows with the same labels share one."""
+    known: dict[tuple, Trie] = {}
+    tries = []
+    for row in labels:
+        key = tuple(map(tuple, row))
+        if key not in known:
+            known[key] = trie_of(row)
+        tries.append(known[key])
+    return tries
 
 
 class LabelRanker:
-    """Compiled once for each shape of a batch."""
+    """Predicts the most probable of each row's allowed labels."""
 
     def __init__(self, run: config.Run, program: Program, vocabulary: SentencePiece) -> None:
-        self._run, self._program, self._vocabulary = run, program, vocabulary
-        params = jax.tree.map(lambda x: x.sharding, program.abstract_params)
-        rows = batch_sharding(program.mesh)
-        self._score: Callable[[Any, Any, Any], jax.Array] = first_together(
-            jax.jit(
-                lambda *args: candidate_log_probs(program.model, *args),
-                in_shardings=(params, rows, rows),
-                out_shardings=NamedSharding(program.mesh, PartitionSpec()),
-            )
-        )
+        self._vocabulary = vocabulary
+        self._rank = TrieRanker(run, program.model, program.mesh, program.abstract_params)
 
-    def _labels(self, split: StoreSplit, rows: np.ndarray) -> list[list[str]]:
+    def __call__(
+        self,
+        params: Any,
+        split: StoreSplit,
+        inputs: Slices,
+        rows: np.ndarray,
+        lengths: Sequence[int],
+    ) -> list[dict[str, Any]]:
+        """The predictions of rows, in their order, with the log-probability of each label; see
+        `TrieRanker`. Raises UsageError: a row has no allowed labels.
+        """
         labels = [json.loads(split.text("allowed_labels")[int(row)]) for row in rows]
         if [] in labels:
             raise UsageError(
@@ -50,66 +150,15 @@ class LabelRanker:
                 "there is nothing to rank. Give another --decode (greedy, beam or sample), or set "
                 "Example.allowed_labels in the task file."
             )
-        return labels
-
-    def _tokens(self, labels: Sequence[Sequence[str]]) -> np.ndarray:
-        """int32 [N, C, T], EOS at the end of each label."""
-        ids = [[[*self._vocabulary.encode(text), EOS_ID] for text in row] for row in labels]
-        longest = max(len(label) for row in ids for label in row)
-        length = int(round_up(longest, self._run.data.length_multiple))
-        tokens = np.zeros((len(ids), max(map(len, ids)), length), np.int32)
-        for n, row in enumerate(ids):
-            for c, label in enumerate(row):
-                tokens[n, c, : len(label)] = label
-        return tokens
-
-    def __call__(
-        self, params: Any, split: StoreSplit, inputs: Slices, rows: np.ndarray, input_length: int
-    ) -> list[dict[str, Any]]:
-        """The predictions of rows, in their order, with the log-probability of each label. Raises
-        UsageError: a row has no allowed labels.
-        """
-        labels = self._labels(split, rows)
-        if not labels:
-            return []
-        tokens_NxCxT = self._tokens(labels)
-        predictions: list[dict[str, Any]] = []
-        mesh = self._program.mesh
-        # As many sequences at once as a batch has when it is decoded.
-        at_once = max(1, self._run.evaluate.batch_size // tokens_NxCxT.shape[1])
-        for at in eval_batches(np.arange(len(rows)), rows_at_once(len(rows), at_once, mesh)):
-            padded = pad_rows(inputs, np.where(at < 0, -1, rows[at]), input_length)
-            candidates = tokens_NxCxT[np.maximum(at, 0)]
-            with on_mesh(mesh, self._run.mesh.logical_axis_rules):
-                scores = self._score(params, *put_whole((padded, candidates), mesh))
-            for n, log_probs in zip(at[at >= 0], np.asarray(scores), strict=False):
-                found = dict(zip(labels[n], map(float, log_probs), strict=False))
-                best = labels[n][int(np.argmax(log_probs[: len(labels[n])]))]
-                prediction = {"prediction": best, "log_prob": found[best]}
-                predictions.append(prediction | {"label_log_probs": found})
+        texts = [*dict.fromkeys(text for row in labels for text in row)]
+        ids = dict(zip(texts, self._vocabulary.encode_all(texts), strict=True))
+        tokens = [[ids[text] for text in row] for row in labels]
+        predictions = []
+        for texts, scores in zip(
+            labels, self._rank(params, inputs, rows, tokens, lengths), strict=True
+        ):
+            best = int(np.argmax(scores))
+            prediction = {"prediction": texts[best], "log_prob": float(scores[best])}
+            found = dict(zip(texts, map(float, scores), strict=True))
+            predictions.append(prediction | {"label_log_probs": found})
         return predictions
-
-
-def candidate_log_probs(
-    model: T5, params: Any, encoder_input_tokens: jax.Array, candidates_BxCxT: jax.Array
-) -> jax.Array:
-    """The log-probability of each candidate, given its input, which is encoded once.
-
-    Args:
-      encoder_input_tokens: int32 [B, S], 0 is padding.
-      candidates_BxCxT: int32, targets with EOS, padded with 0; one of padding only is no candidate.
-
-    Returns:
-      float32 [B, C]: summed over the candidate's tokens, EOS included; -inf where there is none.
-    """
-    batch_size, candidates, length = candidates_BxCxT.shape
-    shifted_BxCxT = jnp.pad(candidates_BxCxT, ((0, 0), (0, 0), (1, 0)))[..., :-1]
-    t5 = model.bind({"params": params})
-    encoded_BxSxE = t5.encode(encoder_input_tokens)
-    shifted = shifted_BxCxT.reshape(batch_size, candidates * length)
-    logits = t5.decode(encoded_BxSxE, encoder_input_tokens, shifted, candidates)
-    logits_BxCxTxV = logits.reshape(batch_size, candidates, length, -1)
-    log_probs_BxCxT = log_probs_of(candidates_BxCxT, logits_BxCxTxV)
-    real_BxCxT = candidates_BxCxT != PAD_ID
-    sums_BxC = jnp.sum(jnp.where(real_BxCxT, log_probs_BxCxT, 0.0), axis=-1)
-    return jnp.where(jnp.any(real_BxCxT, axis=-1), sums_BxC, -jnp.inf)

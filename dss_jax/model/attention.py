@@ -28,14 +28,10 @@ def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
     return (tokens_BxS != PAD_ID)[:, None, None, :]
 
 
-def causal_mask(length: int, sequences: int = 1) -> jax.Array:
-    """Bool [1, 1, T, T]: True where the key is not after the query.
-
-    T is `length` times `sequences`, which lie one after another and do not see each other.
-    """
-    position_T = jnp.arange(length * sequences)
-    own = position_T[:, None] // length == position_T[None, :] // length
-    return (own & (position_T[:, None] >= position_T[None, :]))[None, None]
+def causal_mask(length: int) -> jax.Array:
+    """Bool [1, 1, T, T]: True where the key is not after the query."""
+    position_T = jnp.arange(length)
+    return (position_T[:, None] >= position_T[None, :])[None, None]
 
 
 def relative_position_buckets(
@@ -70,8 +66,10 @@ class RelativePositionBias(nn.Module):
     bidirectional: bool
 
     @nn.compact
-    def __call__(self, positions_T: jax.Array) -> jax.Array:
-        """Of queries and keys at these positions, int32 [T]: [1, H, T, T] in float32."""
+    def __call__(self, positions: jax.Array) -> jax.Array:
+        """Of queries and keys at these positions, int32 [T] or [B, T]: float32 [1, H, T, T], or
+        [B, H, T, T].
+        """
         num_buckets = self.config.relative_attention_num_buckets
         furthest = self.config.relative_attention_max_distance
         shape = (self.config.num_heads, num_buckets)
@@ -83,15 +81,15 @@ class RelativePositionBias(nn.Module):
             num_buckets=num_buckets,
             max_distance=furthest,
         )
-        relative_TxT = positions_T[None, :] - positions_T[:, None]
-        bucket_TxT = jnp.take(table, jnp.clip(relative_TxT, -furthest, furthest) + furthest)
+        positions_BxT = positions.reshape(-1, positions.shape[-1])
+        relative_BxTxT = positions_BxT[:, None, :] - positions_BxT[:, :, None]
+        bucket_BxTxT = jnp.take(table, jnp.clip(relative_BxTxT, -furthest, furthest) + furthest)
         # A one-hot product, as in T5X: its gradient is a matmul, where that of a gather is a
         # scatter-add, slow on accelerators. Highest precision, because it only selects.
-        one_hot_TxTxN = jax.nn.one_hot(bucket_TxT, num_buckets, dtype=jnp.float32)
-        bias_HxTxT = jnp.einsum(
-            "tsn,hn->hts", one_hot_TxTxN, rel_embedding_HxN, precision=jax.lax.Precision.HIGHEST
+        one_hot_BxTxTxN = jax.nn.one_hot(bucket_BxTxT, num_buckets, dtype=jnp.float32)
+        return jnp.einsum(
+            "btsn,hn->bhts", one_hot_BxTxTxN, rel_embedding_HxN, precision=jax.lax.Precision.HIGHEST
         )
-        return bias_HxTxT[None]
 
 
 class KeyValue(NamedTuple):

@@ -33,7 +33,6 @@ from dss_jax.model.attention import (
     Pattern,
     RelativePositionBias,
     block_patterns,
-    causal_mask,
     decoder_length,
     padding_mask,
 )
@@ -217,16 +216,17 @@ class Decoder(nn.Module):
         self,
         x_BxTxE: jax.Array,
         encoded_BxSxE: jax.Array,
-        positions_T: jax.Array,
+        positions: jax.Array,
         self_pattern: Pattern,
         cross_pattern: Pattern,
         deterministic: bool,
     ) -> jax.Array:
         """Embedded tokens [B, T, E] -> [B, T, E], before the final norm.
 
-        `positions_T` are those of attention's rows; `self_pattern` has no bias yet.
+        `positions` are those of attention's rows, int32 [T], or [B, T] where rows differ;
+        `self_pattern` has no bias yet.
         """
-        self_pattern = self_pattern._replace(bias=self.relpos_bias(positions_T))
+        self_pattern = self_pattern._replace(bias=self.relpos_bias(positions))
         x_BxTxE = self.dropout(x_BxTxE, deterministic)
         x_BxTxE, _ = self.layers(x_BxTxE, encoded_BxSxE, self_pattern, cross_pattern, deterministic)
         return x_BxTxE
@@ -286,19 +286,22 @@ class T5(nn.Module):
         encoded_BxSxE: jax.Array,
         encoder_input_tokens: jax.Array,
         decoder_input_tokens: jax.Array,
-        candidates: int,
+        positions_BxT: jax.Array,
+        sees_BxTxT: jax.Array,
     ) -> jax.Array:
-        """Output of `encode`, int32 [B, S], int32 [B, T] -> logits [B, T, V] in float32.
+        """Logits of targets that share their beginnings: [B, T, V] in float32.
 
-        T holds the candidates one after another, all of one length; each sees itself only, and
-        starts at position 0.
+        Args:
+          encoded_BxSxE: output of `encode` for `encoder_input_tokens`, int32 [B, S].
+          decoder_input_tokens: int32 [B, T], the tokens of a trie in any order.
+          positions_BxT: int32, where each stands in its target.
+          sees_BxTxT: bool, whether a token, axis 1, comes after another in a target, or is it.
         """
-        length = decoder_input_tokens.shape[1] // candidates
         x_BxTxE = self.decoder(
             self.token_embedder(decoder_input_tokens),
             encoded_BxSxE,
-            jnp.tile(jnp.arange(length), candidates),
-            Pattern(mask=causal_mask(length, candidates)),
+            positions_BxT,
+            Pattern(mask=sees_BxTxT[:, None]),
             Pattern(mask=padding_mask(encoder_input_tokens)),
             True,
         )

@@ -16,7 +16,6 @@ from dss_jax.core.digest import file_digest
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
-from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run import run_folder
 from dss_jax.run.score import Write, close_folder, finish, validate
@@ -74,8 +73,9 @@ def train(
         return finished
     session = opened(run, folder, store, scorer)
     if processes.is_first():
-        files = ModelFiles(session.run.model, store.vocabulary_path, store.extra_ids)
-        write_model_files(folder, files)
+        from dss_jax.run.student_files import write_student_files
+
+        write_student_files(session.run, folder, store, scorer.name)
     batches = train_batches(session, plan_subsets)
     describe(session, batches)
     if processes.count() > 1:

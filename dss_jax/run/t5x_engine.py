@@ -36,7 +36,6 @@ from dss_jax.core.registry import scorer_of
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore, open_store
 from dss_jax.interop.formats import read_weights
-from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.interop.t5x import parameters, read_t5x
 from dss_jax.interop.weights import Weights, flat, from_tree, nested
 from dss_jax.layouts.batches import TrainBatches
@@ -44,6 +43,7 @@ from dss_jax.layouts.blocks import Batch
 from dss_jax.model.t5 import T5
 from dss_jax.run import other_engine, run_folder, score
 from dss_jax.run.session import open_session, with_vocab_size
+from dss_jax.run.student_files import write_student_files
 from dss_jax.train import loop
 from dss_jax.train.loss import task_weights
 from dss_jax.train.metric_log import MetricLog
@@ -257,7 +257,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
         log.info("%s is finished; these are its results", folder)
         return finished
     run = with_vocab_size(run, store)
-    write_model_files(folder, ModelFiles(run.model, store.vocabulary_path, store.extra_ids))
+    write_student_files(run, folder, store, scorer.name)
     padded, steps = replace(run.data, layout="padded"), run.train.steps
     batches = TrainBatches(store.split("train"), run.task, padded, run.method, steps=steps)
     weights = task_weights(run.loss, run.method)

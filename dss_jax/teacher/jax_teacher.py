@@ -5,12 +5,9 @@ a space), so the teacher reads and writes everything in one line; the task's ans
 all the same, and what runs on is cut where the answer is read.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.core import config
@@ -18,18 +15,12 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
 from dss_jax.core.t5_config import Sample
 from dss_jax.data.store import Ragged
-from dss_jax.data.vocabulary import T5_PUBLIC, SentencePiece, resolve
 from dss_jax.evaluate.engine import Engine
-from dss_jax.interop.formats import read_weights
-from dss_jax.interop.model_files import vocabulary_size
-from dss_jax.interop.weights import flat, nested
+from dss_jax.interop.open_model import open_model
 from dss_jax.model.sampling import SampleSearch
-from dss_jax.model.t5 import T5
 from dss_jax.records.records import Reply
 from dss_jax.teacher.asking import HOPELESS, ExtractionProgress, ExtractionRun
 from dss_jax.teacher.journal import Request
-from dss_jax.train.compile import keep_compiled_code
-from dss_jax.train.sharding import make_mesh, param_shardings
 
 PREFIX = "jax:"
 """What a model's name begins with, where the rest is the path of a checkpoint."""
@@ -64,28 +55,13 @@ class JaxTeacher:
         vocabulary: str | None = None,
     ) -> None:
         self.batch_size, self.input_length = batch_size, input_length
-        weights = read_weights(name.removeprefix(PREFIX))
-        file = vocabulary or weights.vocabulary
-        if file is None:
-            raise UsageError(
-                f"{weights.origin} has no SentencePiece file beside it (spiece.model). Give it "
-                f"with --vocabulary FILE; T5's public one is {T5_PUBLIC}."
-            )
-        model_file = resolve(str(file))
-        vocabulary_size(model_file, weights.extra_ids, weights.config, weights.origin)
-        self.vocabulary = SentencePiece(model_file, weights.extra_ids)
-        self.model = T5(dataclasses.replace(weights.config, dtype=dtype))
-        keep_compiled_code()
-        self.mesh = make_mesh(config.Mesh(fsdp=fsdp))
-        one = jnp.ones((1, 2), jnp.int32)
-        boxed = jax.eval_shape(lambda: self.model.init(jax.random.key(0), one, one))["params"]
-        places = flat(param_shardings(boxed, self.mesh, config.DEFAULT_LOGICAL_AXIS_RULES))
-        params = {}
-        for path, leaf in weights.leaves.items():
-            # Onto the devices as it is read, so that the host holds one at a time.
-            value = leaf.read()
-            params[path] = jax.make_array_from_callback(leaf.shape, places[path], value.__getitem__)
-        self.params = nested(params)
+        opened = open_model(
+            name.removeprefix(PREFIX),
+            dtype=dtype,
+            mesh=config.Mesh(fsdp=fsdp),
+            vocabulary=vocabulary,
+        )
+        self.model, self.params, self.mesh, self.vocabulary = opened
 
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
         """As `Teacher.ask`.

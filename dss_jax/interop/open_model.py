@@ -1,0 +1,68 @@
+"""A checkpoint of any format as a model that can be run: its parameters on the devices."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.data.vocabulary import T5_PUBLIC, SentencePiece, resolve
+from dss_jax.interop.formats import read_weights
+from dss_jax.interop.model_files import vocabulary_size
+from dss_jax.interop.weights import flat, nested
+from dss_jax.model.t5 import T5
+from dss_jax.train.compile import keep_compiled_code
+from dss_jax.train.sharding import make_mesh, param_shardings
+
+
+class OpenedModel(NamedTuple):
+    """A model, its parameters on a mesh, and its vocabulary."""
+
+    model: T5
+    params: Any
+    mesh: Mesh
+    vocabulary: SentencePiece
+
+
+def open_model(
+    path: str,
+    *,
+    dtype: str = "float32",
+    mesh: config.Mesh = config.Mesh(),  # noqa: B008
+    vocabulary: str | None = None,
+    checkpoint: str | None = None,
+) -> OpenedModel:
+    """Opens a checkpoint of Hugging Face, Orbax or T5X, and puts it on the devices; what is
+    compiled for it is kept.
+
+    Args:
+      dtype: of the activations.
+      vocabulary: SentencePiece file, where the checkpoint has none; None: the checkpoint's.
+      checkpoint: of a run's folder: "best", "latest" or a step.
+
+    Raises:
+      UsageError: no such checkpoint; no vocabulary, or one that does not fit.
+    """
+    weights = read_weights(path, checkpoint=checkpoint)
+    file = vocabulary or weights.vocabulary
+    if file is None:
+        raise UsageError(
+            f"{weights.origin} has no SentencePiece file beside it (spiece.model). Give it "
+            f"with --vocabulary FILE; T5's public one is {T5_PUBLIC}."
+        )
+    model_file = resolve(str(file))
+    vocabulary_size(model_file, weights.extra_ids, weights.config, weights.origin)
+    keep_compiled_code()
+    model, devices = T5(dataclasses.replace(weights.config, dtype=dtype)), make_mesh(mesh)
+    one = jnp.ones((1, 2), jnp.int32)
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), one, one))["params"]
+    places = flat(param_shardings(boxed, devices, mesh.logical_axis_rules))
+    params = {}
+    for name, leaf in weights.leaves.items():
+        # Onto the devices as it is read, so that the host holds one at a time.
+        value = leaf.read()
+        params[name] = jax.make_array_from_callback(leaf.shape, places[name], value.__getitem__)
+    return OpenedModel(model, nested(params), devices, SentencePiece(model_file, weights.extra_ids))

@@ -1,0 +1,49 @@
+"""What a run writes beside its checkpoints, so that its student knows itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dss_jax.core import config, student_card
+from dss_jax.data.store import StoreSplit, TokenStore
+from dss_jax.interop.model_files import ModelFiles, write_model_files
+
+LOOKED_AT = 1000
+"""Rows of each split whose allowed labels are compared."""
+
+
+def write_student_files(run: config.Run, folder: Path, store: TokenStore, metric: str) -> None:
+    """Writes the model's shape, the vocabulary and, but for pre-training, the student's card."""
+    write_model_files(folder, ModelFiles(run.model, store.vocabulary_path, store.extra_ids))
+    if run.method.form != "spans":
+        student_card.write(folder, student_card.of_run(run, metric, **_known(store)))
+
+
+def _known(store: TokenStore) -> dict[str, Any]:
+    """What the data tell of a student: see `student_card.of_run`."""
+    splits = [store.split(name) for name in store.splits]
+    allowed = {
+        text
+        for split in splits
+        if split.has("allowed_labels")
+        for text in split.text("allowed_labels")[:LOOKED_AT]
+    }
+    own = len(allowed) > 1
+    labels = json.loads(allowed.pop()) if allowed and not own else []
+    shown = next((split for split in splits if split.name == "test"), splits[-1])
+    rows = np.linspace(0, len(shown) - 1, min(len(shown), student_card.EXAMPLES))
+    return {
+        "description": store.manifest.get("description", ""),
+        "labels": () if own else labels or store.manifest.get("labels", ()),
+        "row_labels": own,
+        "examples": [_example(shown, int(row)) for row in rows],
+    }
+
+
+def _example(split: StoreSplit, row: int) -> dict[str, Any]:
+    columns = ("input", "label", "teacher_label", "rationale")
+    texts = {c: split.text(c)[row] if split.has(c) else "" for c in columns}
+    allowed = split.text("allowed_labels")[row] if split.has("allowed_labels") else "[]"
+    return {**texts, "allowed_labels": json.loads(allowed)}

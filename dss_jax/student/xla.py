@@ -1,0 +1,135 @@
+"""A student's arithmetic by JAX, on whatever device there is."""
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dss_jax.core import config, storage
+from dss_jax.core.checks import among
+from dss_jax.core.ids import EOS_ID
+from dss_jax.core.t5_config import GREEDY
+from dss_jax.data.store import Ragged
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.evaluate.engine import Engine
+from dss_jax.evaluate.ranking import TrieRanker
+from dss_jax.interop.open_model import OpenedModel, open_model
+from dss_jax.model.sampling import SampleSearch
+from dss_jax.run.run_folder import CONFIG
+from dss_jax.student.student import GeneratedIds, Ids
+
+BATCH_SIZES = {"cpu": 64}
+"""Inputs at once, by platform; 256 on others."""
+
+DTYPES = ("float32", "bfloat16")
+
+
+def open_engine(
+    folder: Path,
+    *,
+    threads: int | None = None,
+    checkpoint: str | None = None,
+    dtype: str | None = None,
+) -> tuple["XlaEngine", SentencePiece]:
+    """The student in a run's folder, or in one of another format that `dss convert` knows.
+
+    `threads` has an effect before JAX has begun its work in this process. `dtype`: of the
+    activations; None: as in the run, float32 elsewhere. Raises UsageError: see `open_model`.
+    """
+    if threads is not None:
+        os.environ["NPROC"] = str(threads)  # XLA's, for its own threads.
+    run = _run_of(folder)
+    if dtype is not None:
+        among("dtype", dtype, DTYPES)
+    dtype = dtype or run.model.dtype
+    opened = open_model(str(folder), dtype=dtype, checkpoint=checkpoint)
+    return XlaEngine(run, opened), opened.vocabulary
+
+
+def _run_of(folder: Path) -> config.Run:
+    with storage.explained(folder):
+        file = folder / CONFIG
+        return config.from_gin(file.read_text()) if file.is_file() else config.Run()
+
+
+class XlaEngine:
+    """See `StudentEngine`. Shapes are few whatever is asked, and what is compiled is kept."""
+
+    name = "jax"
+
+    def __init__(self, run: config.Run, opened: OpenedModel) -> None:
+        """`run`: that trained the student, or any; lengths are taken from it."""
+        self._params, mesh = opened.params, opened.mesh
+        platform = mesh.devices.flat[0].platform
+        evaluate = dataclasses.replace(
+            run.evaluate, batch_size=BATCH_SIZES.get(platform, 256), decode="greedy"
+        )
+        run = dataclasses.replace(
+            run, model=opened.model.config, mesh=config.Mesh(), evaluate=evaluate
+        )
+        self._run, self._model, self._mesh = run, opened.model, mesh
+        self._lengths = padded_lengths(run.data.input_length)
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), opened.params
+        )
+        self._ranker = TrieRanker(run, opened.model, mesh, abstract)
+        self._engine = functools.cache(self._make_engine)
+
+    def _make_engine(self, max_decode_length: int) -> Engine:
+        return Engine(
+            self._model,
+            self._mesh,
+            self._run.mesh.logical_axis_rules,
+            SampleSearch(GREEDY),
+            max_decode_length=max_decode_length,
+            batch_size=self._run.evaluate.batch_size,
+            input_length=self._run.data.input_length,
+        )
+
+    def generate(self, inputs: Sequence[Ids], longest: int) -> list[GeneratedIds]:
+        # An empty row is done at once.
+        count = len(inputs)
+        filled = [*inputs, *([[]] * (_power_of_two(count) - count))]
+        many = filled if count <= self._run.evaluate.batch_size else inputs
+        engine = self._engine(max(8, _power_of_two(longest)))
+        decoded = engine(
+            self._params,
+            _column(many),
+            np.arange(len(many)),
+            lengths=self._lengths,
+            longest=longest,
+        )
+        rows = zip(decoded.tokens[:count, 0], decoded.log_probs[:count, 0], strict=True)
+        return [_generated(tokens[:longest], float(log_prob)) for tokens, log_prob in rows]
+
+    def rank(self, inputs: Sequence[Ids], labels: Sequence[Sequence[Ids]]) -> list[np.ndarray]:
+        rows = np.arange(len(inputs))
+        return self._ranker(self._params, _column(inputs), rows, labels, self._lengths)
+
+
+def padded_lengths(longest: int) -> tuple[int, ...]:
+    """Input lengths that are compiled: steps of 8, from 64 on of an eighth to a quarter."""
+    lengths = [*range(8, 65, 8)]
+    while lengths[-1] < longest:
+        lengths.append(lengths[-1] + _power_of_two(lengths[-1] + 1) // 8)
+    return (*[s for s in lengths if s < longest], -(-longest // 8) * 8)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(0, least - 1).bit_length()
+
+
+def _column(rows: Sequence[Ids]) -> Ragged:
+    values = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
+    return Ragged(values, np.cumsum([0, *map(len, rows)], dtype=np.int64))
+
+
+def _generated(tokens_T: np.ndarray, log_prob: float) -> GeneratedIds:
+    ends = np.flatnonzero(tokens_T == EOS_ID)
+    ids = tokens_T[: ends[0]] if len(ends) else tokens_T
+    return GeneratedIds(ids.tolist(), log_prob, bool(len(ends)))
