@@ -1,6 +1,11 @@
-"""A student whose arithmetic is quick and plain, and a server with it, for tests of the server."""
+"""A student whose arithmetic is quick and plain, and a server with it, for tests of the server.
 
+Run by itself it serves that student on a free port, with limits as flags of `dss serve`.
+"""
+
+import argparse
 import contextlib
+import dataclasses
 import hashlib
 import threading
 import time
@@ -10,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from dss_jax.core import log
 from dss_jax.core.paths import shipped
 from dss_jax.core.student_card import StudentCard
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.serve.app import create_app
 from dss_jax.serve.limits import ServeLimits
-from dss_jax.serve.server import start_student
+from dss_jax.serve.server import bind, run, start_student, url_of
 from dss_jax.serve.service import Served, Service
 from dss_jax.student.student import GeneratedIds, Ids, Student
 
@@ -113,3 +119,20 @@ def client_of(
             yield client
     finally:
         service.batcher.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=0.0, help="of a call of the student")
+    for own in dataclasses.fields(ServeLimits):
+        parser.add_argument(f"--{own.name}", type=int, default=own.default)
+    args = vars(parser.parse_args())
+    student, _ = make_student(seconds=args.pop("seconds"))
+    with log.shown(), bind("127.0.0.1", 0) as listening:
+        print(url_of(listening), flush=True)
+        served = Served(student, "words", "", ("127.0.0.1",), ServeLimits(**args))
+        run(Service(served), listening)
+
+
+if __name__ == "__main__":
+    main()

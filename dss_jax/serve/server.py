@@ -70,6 +70,13 @@ class PatientProtocol(H11Protocol):
         self._stop_timer()
         self._timer = self.loop.call_later(seconds, self.transport.abort)
 
+    def _answered(self) -> None:
+        """Cuts off what has not taken its answer, and else waits for another request."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self._cut_off_after(KEEP_ALIVE)
+
     async def _timed(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
             try:
@@ -85,15 +92,22 @@ class PatientProtocol(H11Protocol):
         finally:
             self._at_work -= 1
             if not self._at_work and self in self.connections:
-                self._cut_off_after(KEEP_ALIVE + self._patience)
+                self._timer = self.loop.call_later(self._patience, self._answered)
 
 
 class _Server(uvicorn.Server):
-    """Tells the service when it stops."""
+    """Starts the service's thread once clients can connect, and tells it when it stops."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        start_student(self._service, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.stopping = True
@@ -157,11 +171,6 @@ def run(service: Service, listening: socket.socket) -> None:
       Exception: the student could not be warmed up, or its thread has died.
     """
     server = make_server(service)
-
-    def stop() -> None:
-        server.should_exit = True
-
-    start_student(service, stop)
     before = signal.getsignal(signal.SIGTERM)
     main = threading.current_thread() is threading.main_thread()
     if main:
