@@ -22,7 +22,7 @@ from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import Program
 
-TASK = '''
+TASK = """
 from dss_jax.core.prompt import Example
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import DistillationTask, Jsonl
@@ -46,10 +46,10 @@ TASK = DistillationTask(
     to_example=to_example,
     scorer=TEXT_ACCURACY,
 )
-'''
+"""
 """The file of a task with choices of its own in each row."""
 
-WORDS = "How many apples are left when Tom gives Ann some of them after lunch ?".split()
+WORDS = "How many apples are left when Tom gives Ann some of them after lunch ?"
 
 
 def raw_rows(count: int) -> list[dict]:
@@ -57,7 +57,7 @@ def raw_rows(count: int) -> list[dict]:
     return [
         {
             "number": n,
-            "question": " ".join(WORDS[: 2 + n % (len(WORDS) - 1)]) + f" {n}",
+            "question": f"{WORDS[: 8 + 4 * n % len(WORDS)]} {n}",
             "choices": [str(n), f"{n} + {n + 1}", *(["none"] if n % 3 else ["12", "( 3 - 1 )"])],
             "answer": str(n),
             "why": f"because {n} is {n}",
@@ -83,7 +83,9 @@ def make_store(path: Path, labels: tuple[str, ...] | None = None, count: int = 3
     for name in ("train", "validation", "test"):
         split = SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
         for one in examples(count):
-            tokens = {c: toy.input_ids(vocabulary, p + one.input) for c, p in style.of_columns.items()}
+            tokens = {
+                c: toy.input_ids(vocabulary, p + one.input) for c, p in style.of_columns.items()
+            }
             tokens |= {"label_targets": target(one.label), "teacher_label_targets": []}
             tokens["rationale_targets"] = target(one.rationale)
             texts = {c: getattr(one, c) for c in TEXT_COLUMNS}

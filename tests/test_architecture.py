@@ -145,6 +145,7 @@ def test_commands_are_these() -> None:
     assert list(COMMANDS) == [
         "train",
         "eval",
+        "predict",
         "prepare",
         "extract",
         "tasks",

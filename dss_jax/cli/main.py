@@ -12,6 +12,7 @@ from dss_jax.core.errors import Diverged, UsageError, unknown_name
 COMMANDS = {
     "train": "train a student, and score it",
     "eval": "score a trained student",
+    "predict": "label new rows with a trained student",
     "prepare": "make the token store of a task",
     "extract": "ask an LLM for rationales and labels",
     "tasks": "list tasks; show examples and statistics",

@@ -20,11 +20,14 @@ class TerminalHandler(logging.Handler):
     A progress bar (tqdm) steps aside for them.
     """
 
+    below = logging.WARNING
+    """Messages below this go to standard output."""
+
     def emit(self, record: logging.LogRecord) -> None:
         """Prints one."""
         if not processes.is_first():
             return
-        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        stream = sys.stdout if record.levelno < self.below else sys.stderr
         # Only what has loaded it can have a bar on the screen.
         bars = sys.modules.get("tqdm")
         try:
@@ -52,3 +55,13 @@ def shown(handler: logging.Handler | None = None) -> Iterator[None]:
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(before[0])
         LOGGER.propagate = before[1]
+
+
+@contextlib.contextmanager
+def on_stderr() -> Iterator[None]:
+    """Within it, all messages go to standard error: the output is for a command's data."""
+    before, TerminalHandler.below = TerminalHandler.below, logging.NOTSET
+    try:
+        yield
+    finally:
+        TerminalHandler.below = before

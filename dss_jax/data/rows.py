@@ -34,6 +34,9 @@ from dss_jax.core.types import (
     Tfds,
 )
 
+LONGEST_FIELD = 2**30
+"""Characters of a field in a CSV file; Python's own limit, 131,072, is less than some documents."""
+
 DataDir = str | os.PathLike[str] | None
 DATA_DIR_HELP = "Give the folder with --data_dir, or set DSS_DATA_DIR."
 
@@ -188,7 +191,7 @@ def _read(
     first_seen: dict[str, str] = {}
     found = []
     for number, located in enumerate(_located(task, source, split, folder)):
-        example = _example(task, located)
+        example = example_of(task, located)
         if not example.id:
             example = replace(example, id=f"{split}-{number}")
         before = first_seen.setdefault(example.id, located.where)
@@ -203,7 +206,8 @@ def _read(
     return found
 
 
-def _example(task: DistillationTask, located: Located) -> Example:
+def example_of(task: DistillationTask, located: Located) -> Example:
+    """What a task makes of a row; UsageError: it fails on it, or gives no example."""
     made_by = f"to_example of task {task.name!r}"
     try:
         example = task.to_example(located.row, located.completion)
@@ -324,9 +328,11 @@ def _lines(file: Path, newline: str | None = None) -> Iterator[str]:
         raise UsageError(f"{file}: not UTF-8 text ({error.reason}, byte {error.start}).") from error
 
 
-def jsonl_rows(file: Path) -> Iterator[Located]:
-    """The objects of a JSONL file; empty lines are passed over."""
-    for number, line in enumerate(_lines(file), 1):
+def jsonl_rows(file: Path, lines: Iterable[str] | None = None) -> Iterator[Located]:
+    """The objects of a JSONL file; empty lines are passed over. `lines`: its lines, where they come
+    from elsewhere; `file` is then its name in messages.
+    """
+    for number, line in enumerate(lines or _lines(file), 1):
         if line.strip():
             where = f"{file}, line {number}"
             row = parse_json(line, where)
@@ -335,10 +341,15 @@ def jsonl_rows(file: Path) -> Iterator[Located]:
             yield Located(where=where, row=row)
 
 
-def csv_rows(file: Path) -> Iterator[Located]:
+def csv_rows(file: Path, delimiter: str = ",") -> Iterator[Located]:
     """The rows of a CSV file with a header line."""
-    reader = csv.DictReader(_lines(file, newline=""), strict=True)
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.DictReader(_lines(file, newline=""), delimiter=delimiter, strict=True)
     try:
+        names = reader.fieldnames or ()
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
         for row in reader:
             where = f"{file}, line {reader.line_num}"
             if None in row or None in row.values():

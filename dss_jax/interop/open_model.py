@@ -19,12 +19,13 @@ from dss_jax.train.sharding import make_mesh, param_shardings
 
 
 class OpenedModel(NamedTuple):
-    """A model, its parameters on a mesh, and its vocabulary."""
+    """A model, its parameters on a mesh, its vocabulary, and where it comes from, for people."""
 
     model: T5
     params: Any
     mesh: Mesh
     vocabulary: SentencePiece
+    origin: str
 
 
 def open_model(
@@ -65,4 +66,5 @@ def open_model(
         # Onto the devices as it is read, so that the host holds one at a time.
         value = leaf.read()
         params[name] = jax.make_array_from_callback(leaf.shape, places[name], value.__getitem__)
-    return OpenedModel(model, nested(params), devices, SentencePiece(model_file, weights.extra_ids))
+    pieces = SentencePiece(model_file, weights.extra_ids)
+    return OpenedModel(model, nested(params), devices, pieces, weights.origin)

@@ -28,6 +28,7 @@ def load(
     engine: str | None = None,
     threads: int | None = None,
     checkpoint: str | None = None,
+    dtype: str | None = None,
 ) -> Student:
     """Opens the student in a run's folder, or in one that `dss convert` wrote.
 
@@ -37,6 +38,7 @@ def load(
         own. None: by the folder.
       threads: of the processor that are used; None: all.
       checkpoint: of a run's folder: "best" on validation (also None), "latest" or a step.
+      dtype: of the engine jax's activations: "float32" or "bfloat16"; None: as in the run.
 
     Raises:
       UsageError: there is no student in the folder, or none for this engine.
@@ -61,8 +63,13 @@ def load(
             "Leave --engine out, or give the folder that it was converted from."
         )
     engine = engine or ("ctranslate2" if converted else "jax")
+    if engine == "ctranslate2" and dtype is not None:
+        raise UsageError(
+            f"dtype (--dtype {dtype}) is of the engine jax. How CTranslate2 computes is chosen by "
+            "dss convert --quantization."
+        )
     own = card.read(folder)
     opened, vocabulary = import_module(ENGINES[engine]).open_engine(
-        place, threads=threads, checkpoint=checkpoint
+        place, threads=threads, checkpoint=checkpoint, **({"dtype": dtype} if dtype else {})
     )
     return Student(own, opened, vocabulary, place)

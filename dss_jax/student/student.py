@@ -110,12 +110,15 @@ class Student:
       card: what it was trained for.
       folder: where it was read from.
       engine: name of what does the arithmetic: "jax" or "ctranslate2".
+      origin: which parameters these are.
     """
 
     def __init__(
         self, card: StudentCard, engine: StudentEngine, vocabulary: SentencePiece, folder: Path
     ) -> None:
-        self.card, self.folder, self.engine = card, folder, engine.name
+        self.card, self.folder = card, folder
+        # An engine says which of several checkpoints it has.
+        self.engine, self.origin = engine.name, str(getattr(engine, "origin", folder))
         self._engine, self._vocabulary = engine, vocabulary
 
     def __repr__(self) -> str:
@@ -199,9 +202,10 @@ class Student:
 
     def warm_up(self) -> None:
         """Loads and compiles what `predict` needs, so that the first answer waits for nothing."""
-        example = self.card.examples[0]["input"] if self.card.examples else "?"
+        example = self.card.examples[0] if self.card.examples else {"input": "?"}
+        labels = self.card.labels or example.get("allowed_labels", ())
         for count in (1, WARM_UP):
-            self.predict([example] * count, explain=self.card.explains)
+            self.predict([example["input"]] * count, explain=self.card.explains, labels=labels)
 
     def _allowed(
         self, labels: Sequence[str] | Sequence[Sequence[str]] | None, count: int

@@ -64,7 +64,7 @@ class XlaEngine:
 
     def __init__(self, run: config.Run, opened: OpenedModel) -> None:
         """`run`: that trained the student, or any; lengths are taken from it."""
-        self._params, mesh = opened.params, opened.mesh
+        self.origin, self._params, mesh = opened.origin, opened.params, opened.mesh
         platform = mesh.devices.flat[0].platform
         evaluate = dataclasses.replace(
             run.evaluate, batch_size=BATCH_SIZES.get(platform, 256), decode="greedy"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core.checks import shard_numbers
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import DistillationTask, Example
@@ -127,10 +128,8 @@ def shard_of(examples: Sequence[Example], shard: str | None) -> Sequence[Example
     """
     if shard is None:
         return examples
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UsageError(f"--shard must be i/n with i from 0 to n - 1, not {shard!r}.")
-    return examples[int(index) :: int(count)]
+    index, count = shard_numbers(shard)
+    return examples[index::count]
 
 
 def answered(

@@ -61,7 +61,7 @@ class JaxTeacher:
             mesh=config.Mesh(fsdp=fsdp),
             vocabulary=vocabulary,
         )
-        self.model, self.params, self.mesh, self.vocabulary = opened
+        self.model, self.params, self.mesh, self.vocabulary, _ = opened
 
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
         """As `Teacher.ask`.

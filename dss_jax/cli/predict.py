@@ -1,0 +1,76 @@
+"""Label rows with a trained student: CSV, JSONL or Parquet in, the same rows and a label out.
+
+  dss predict --student runs/cqa --input new.csv --out labelled.csv
+  dss predict --student students/cqa --input new.jsonl --out labelled.jsonl --explain
+  echo "a question" | dss predict --student runs/cqa --input - --out -
+
+All columns of the input are kept; label, probability and rationale are added. What is stopped goes
+on when the command is given again. docs/predict.md.
+"""
+
+import argparse
+import logging
+import shlex
+import sys
+import time
+from contextlib import nullcontext
+
+from dss_jax.core import log as logs
+from dss_jax.core import registry
+
+log = logging.getLogger(__name__)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--student", required=True, help="a run's folder, or one that dss convert wrote")
+    add("--input", required=True, help="rows: .csv, .tsv, .jsonl, .parquet, .txt; - is stdin")
+    add("--out", required=True, help="where they go with their labels; - is stdout (JSONL)")
+    add("--input_column", default="input", help="whose texts are read (default: input)")
+    add("--task", help="a task file that makes the input of its raw rows: see `dss tasks`")
+    add("--task_dir", action="append", default=[], help="a folder with task files of yours")
+    text = "a label that is allowed, in place of the student's; give it for each"
+    add("--label", action="append", default=[], metavar="TEXT", help=text)
+    add("--explain", action="store_true", help="the student's rationale too")
+    text = "before the names of the new columns (default: none, or predicted_ where one is taken)"
+    add("--prefix", metavar="TEXT", help=text)
+    add("--shard", metavar="I/N", help="every N-th row from the I-th (from 0)")
+    add("--checkpoint", help="of a run's folder: best (default), latest or a step")
+    add("--engine", help="jax or ctranslate2 (default: by the folder)")
+    add("--threads", type=int, help="of the processor (default: all)")
+    text = "of the engine jax: float32 or bfloat16 (default: as in the run)"
+    add("--dtype", help=text)
+
+
+def main(args: argparse.Namespace) -> int:
+    from dss_jax.student.tables import STANDARD
+
+    with logs.on_stderr() if args.out == STANDARD else nullcontext():
+        return _predict(args)
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from dss_jax.student.load import load
+    from dss_jax.student.predict import PredictJob, predict_table
+
+    job = PredictJob(
+        input=args.input,
+        out=args.out,
+        input_column=args.input_column,
+        task=registry.load_task(args.task, args.task_dir) if args.task else None,
+        labels=tuple(args.label),
+        explain=args.explain,
+        shard=args.shard,
+        prefix=args.prefix,
+    )
+    options = {name: getattr(args, name) for name in ("engine", "threads", "checkpoint", "dtype")}
+    student = load(args.student, **options)
+    began = time.monotonic()
+    try:
+        rows = predict_table(student, job)
+    except KeyboardInterrupt:
+        log.info("stopped. To go on, give the same command again:")
+        log.info("  dss %s", shlex.join(sys.argv[1:]))
+        return 130
+    log.info("%d rows in %.1f s: %s", rows, time.monotonic() - began, args.out)
+    return 0

@@ -1,0 +1,318 @@
+"""Tables of rows, as they come and as they go: CSV, JSONL, Parquet, and plain lines.
+
+Rows are read and written a chunk at a time. What is written lies beside its place until it is
+whole, with a file that says how far it is; whoever is stopped goes on after the last whole chunk.
+"""
+
+import csv
+import io
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dss_jax.core import storage, strict_json
+from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import write_whole
+from dss_jax.data.rows import Located, csv_rows, jsonl_rows
+
+Row = dict[str, Any]
+"""Column -> value."""
+
+ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet", ".txt": "lines"}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+STANDARD = "-"
+"""For standard input, and output."""
+
+INPUT = "input"
+"""The column of plain lines."""
+
+ROW_GROUP = 1024
+"""Rows of a Parquet file that are read at once."""
+
+
+class RowTable(NamedTuple):
+    """Rows as they are read; of Parquet also the schema, and how many there are."""
+
+    rows: Iterator[Located]
+    schema: Any = None
+    total: int | None = None
+
+
+def _form(name: str, flag: str) -> str:
+    form = ENDINGS.get(Path(name).suffix.lower())
+    if form is None:
+        known = ", ".join(ENDINGS)
+        raise UsageError(f"{flag} {name}: the name must end in one of {known}, or be {STANDARD}.")
+    return form
+
+
+def open_table(name: str) -> RowTable:
+    """Opens a table, local or remote, or standard input, which has JSON objects or plain lines.
+    Raises UsageError: no such file, or not of this form, then or when the row is read, with its
+    line.
+    """
+    if name == STANDARD:
+        return RowTable(_of_lines(Path("standard input"), sys.stdin))
+    form, file = _form(name, "--input"), storage.local_file(name)
+    if not file.is_file():
+        raise UsageError(f"--input {name}: there is no such file.")
+    if form == "parquet":
+        return _of_parquet(file)
+    if form in DELIMITERS:
+        return RowTable(csv_rows(file, DELIMITERS[form]), None, _line_count(file, -1))
+    if form == "jsonl":
+        return RowTable(jsonl_rows(file), None, _line_count(file))
+    return RowTable(_plain(file, file.open(encoding="utf-8-sig")), None, _line_count(file))
+
+
+def _line_count(file: Path, more: int = 0) -> int:
+    """How many rows there are, for a progress bar: fields with line breaks count for several."""
+    count = more
+    with file.open("rb") as content:
+        while block := content.read(2**20):
+            count += block.count(b"\n")
+    return max(count, 0)
+
+
+def _of_lines(name: Path, lines: Iterable[str]) -> Iterator[Located]:
+    lines = iter(lines)
+    first = next(lines, None)
+    if first is None:
+        return iter(())
+    every = itertools.chain([first], lines)
+    return jsonl_rows(name, every) if first.lstrip().startswith("{") else _plain(name, every)
+
+
+def _plain(name: Path, lines: Iterable[str]) -> Iterator[Located]:
+    for number, line in enumerate(lines, 1):
+        yield Located(where=f"{name}, line {number}", row={INPUT: line.rstrip("\r\n")})
+
+
+def _pyarrow(name: str | Path) -> Any:
+    if find_spec("pyarrow") is None:
+        raise UsageError(
+            f"{name}: Parquet needs pyarrow, which is not installed: "
+            'pip install "dss-jax[parquet]". CSV and JSONL need nothing.'
+        )
+    import pyarrow
+    import pyarrow.parquet
+
+    return pyarrow
+
+
+def _of_parquet(file: Path) -> RowTable:
+    arrow = _pyarrow(file)
+    try:
+        table = arrow.parquet.ParquetFile(file)
+    except (arrow.ArrowInvalid, OSError) as error:
+        raise UsageError(f"{file} cannot be read as Parquet: {error}") from error
+
+    def rows() -> Iterator[Located]:
+        number = 0
+        try:
+            for batch in table.iter_batches(ROW_GROUP):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Located(where=f"{file}, row {number}", row=row)
+        except (arrow.ArrowInvalid, OSError) as error:
+            raise UsageError(f"{file} is damaged after row {number}: {error}") from error
+
+    return RowTable(rows(), table.schema_arrow, table.metadata.num_rows)
+
+
+class RowWriter:
+    """Writes rows to standard output, as JSONL."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {"rows": 0}
+
+    def write(self, rows: Sequence[Row], **state: Any) -> None:
+        """Writes a chunk; when it returns it is there. `state` is kept with the count, `rows`."""
+        sys.stdout.write("".join(map(_json_line, rows)))
+        sys.stdout.flush()
+        self.state |= {"rows": self.state["rows"] + len(rows), **state}
+
+    def finish(self) -> None:
+        """All are written."""
+
+
+class FileWriter(RowWriter):
+    """Writes rows beside the place of a file, and moves them there when all are written.
+
+    Attributes:
+      state: kept on the disk: the `job`, how many `rows` are written, and what `write` was given.
+    """
+
+    def __init__(self, out: str, job: dict[str, Any]) -> None:
+        """`job`: what decides the rows; UsageError: the file is there, or rows of another job."""
+        if storage.is_remote(out):
+            raise UsageError(f"--out {out}: rows are written to a local file. Copy it afterwards.")
+        self.file = Path(out).expanduser()
+        self._partial = self.file.with_name(f"{self.file.name}.partial")
+        self._state_file = self.file.with_name(f"{self.file.name}.partial.json")
+        if self.file.exists():
+            raise UsageError(f"--out {out} is there already. Give another name, or remove it.")
+        # As JSON gives it back.
+        self.state = {"job": json.loads(json.dumps(job)), "rows": 0, "bytes": 0, "columns": None}
+        if self._state_file.is_file():
+            self._go_on(json.loads(self._state_file.read_text()))
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+
+    def _go_on(self, found: dict[str, Any]) -> None:
+        before, now = found["job"], self.state["job"]
+        other = [f"{k} {before.get(k)!r}, now {now[k]!r}" for k in now if before.get(k) != now[k]]
+        if other:
+            raise UsageError(
+                f"{self._partial} holds rows of another job ({'; '.join(other)}). Give the same "
+                f"flags to go on with it, or another --out; or remove it and {self._state_file}."
+            )
+        self.state = found
+
+    def write(self, rows: Sequence[Row], **state: Any) -> None:
+        if rows and self.state["columns"] is None:
+            self.state["columns"] = [*rows[0]]
+        self._write(rows)
+        self.state |= {"rows": self.state["rows"] + len(rows), **state}
+        write_whole(self._state_file, strict_json.dumps(self.state))
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        raise NotImplementedError
+
+    def _check_columns(self, rows: Sequence[Row]) -> list[str]:
+        """The columns of the file; UsageError: a row has another one."""
+        columns: list[str] = self.state["columns"]
+        for number, row in enumerate(rows, self.state["rows"] + 1):
+            if new := sorted(row.keys() - set(columns)):
+                raise UsageError(
+                    f"row {number} has a column {new[0]!r}, which the first row has not, and "
+                    f"{self.file} has one header for all. Take a name that ends in .jsonl."
+                )
+        return columns
+
+    def finish(self) -> None:
+        """Puts the file in its place, whole."""
+        self._move()
+        self._state_file.unlink(missing_ok=True)
+
+    def _move(self) -> None:
+        os.replace(self._partial, self.file)
+
+
+class TextWriter(FileWriter):
+    """CSV and JSONL: one file that grows."""
+
+    def __init__(self, out: str, job: dict[str, Any], form: str) -> None:
+        super().__init__(out, job)
+        self._form = form
+        self._stream = self._partial.open("ab")
+        # Of a chunk that was cut short nothing stays.
+        self._stream.truncate(self.state["bytes"])
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        text = "".join(map(_json_line, rows)) if self._form == "jsonl" else self._csv(rows)
+        self._stream.write(text.encode("utf-8", "backslashreplace"))
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self.state["bytes"] = self._stream.tell()
+
+    def _csv(self, rows: Sequence[Row]) -> str:
+        text, delimiter = io.StringIO(newline=""), DELIMITERS[self._form]
+        columns = self._check_columns(rows) if rows else []
+        writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
+        if rows and not self.state["bytes"]:
+            writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        return text.getvalue()
+
+    def _move(self) -> None:
+        self._stream.close()
+        super()._move()
+
+
+class ParquetWriter(FileWriter):
+    """Parquet, which cannot grow: a file a chunk, put together at the end.
+
+    Args:
+      schema: of the table that the rows come from; None: by the first rows.
+      added: further columns and their types.
+    """
+
+    def __init__(
+        self, out: str, job: dict[str, Any], schema: Any, added: Mapping[str, type]
+    ) -> None:
+        self._arrow = _pyarrow(out)
+        super().__init__(out, job)
+        self._schema, self._added = schema, added
+        self._partial.mkdir(exist_ok=True)
+
+    def _parts(self) -> list[Path]:
+        """Those that are whole, in order."""
+        files = sorted(self._partial.glob("*.parquet"))
+        return [file for file in files if int(file.stem) < self.state["rows"]]
+
+    def _whole_schema(self, rows: Sequence[Row]) -> Any:
+        arrow = self._arrow
+        if parts := self._parts():
+            return arrow.parquet.read_schema(parts[0])
+        schema = self._schema
+        if schema is None:
+            own = [{k: v for k, v in row.items() if k not in self._added} for row in rows]
+            schema = arrow.Table.from_pylist(own).schema
+        kinds = {str: arrow.string(), float: arrow.float64()}
+        for name, kind in self._added.items():
+            schema = schema.append(arrow.field(name, kinds[kind]))
+        return schema
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        arrow = self._arrow
+        try:
+            if rows:
+                self._check_columns(rows)
+            table = arrow.Table.from_pylist(rows, schema=self._whole_schema(rows))
+        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            raise UsageError(
+                f"the rows from {self.state['rows'] + 1} on do not fit the columns of {self.file}: "
+                f"{error}. Take a name that ends in .jsonl."
+            ) from error
+        arrow.parquet.write_table(table, self._partial / f"{self.state['rows']:012}.parquet")
+
+    def _move(self) -> None:
+        whole, parts = self._partial / "whole", self._parts()
+        schema = self._whole_schema([])
+        with self._arrow.parquet.ParquetWriter(whole, schema) as writer:
+            for part in parts:
+                writer.write_table(self._arrow.parquet.read_table(part))
+        os.replace(whole, self.file)
+        shutil.rmtree(self._partial)
+
+
+def open_writer(out: str, job: dict[str, Any], schema: Any, added: Mapping[str, type]) -> RowWriter:
+    """What writes rows to `out`; "-" is standard output. Goes on after what a job that was stopped
+    has written. UsageError: see `FileWriter`, or the name says no form.
+    """
+    if out == STANDARD:
+        return RowWriter()
+    form = _form(out, "--out")
+    if form == "lines":
+        raise UsageError(f"--out {out}: answers are rows. Take .jsonl, .csv, .tsv or .parquet.")
+    if form == "parquet":
+        return ParquetWriter(out, job, schema, added)
+    return TextWriter(out, job, form)
+
+
+def _json_line(row: Row) -> str:
+    return strict_json.dumps(row, ensure_ascii=False, default=str) + "\n"
+
+
+def _cell(value: Any) -> str:
+    """A value as a field of a CSV file."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return strict_json.dumps(value, ensure_ascii=False, default=str)
