@@ -60,7 +60,7 @@ def driver() -> Iterator[Any]:
 def served(
     card: StudentCard = CARD, token: str = "", cold: bool = False
 ) -> Iterator[tuple[str, Any]]:
-    """The URL of a server in a thread, and its student's engine. `cold`: it warms up without end."""
+    """The URL of a server in a thread, and its engine. `cold`: it warms up until it is let go."""
     student, engine = make_student(card)
     if cold:
         engine.hold.clear()
