@@ -102,6 +102,8 @@ def make_student(folder: Path, store: TokenStore, **sections: object) -> config.
     run = toy.make_run(
         task=config.Task(name="choices"),
         data=config.Data(batch_size=8, store=str(store.path), input_length=40),
+        vocabulary=config.Vocabulary(extra_ids=0),
+        evaluate=config.Evaluate(batch_size=4, max_decode_length=5, max_rationale_length=12),
         train=config.Train(output_dir=str(folder)),
         **sections,
     )

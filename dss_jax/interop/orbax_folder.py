@@ -22,7 +22,7 @@ from dss_jax.interop import model_files
 from dss_jax.interop.model_files import CHECKPOINTS
 from dss_jax.interop.weights import Leaf, Weights, check_names, expected_shapes, flat, nested
 from dss_jax.model import lora
-from dss_jax.train.checkpoint import PARAMS, Checkpoints
+from dss_jax.train.checkpoint import PARAMS, Checkpoints, readable
 
 
 def is_orbax(path: Path) -> bool:
@@ -91,7 +91,7 @@ def _places(path: Path, step: int | str | None) -> tuple[Path, Path]:
 
 def _leaves(params: Path, config: T5Config) -> Mapping[str, Leaf]:
     """The checked parameters, each read from the disk when it is asked for; LoRA is merged."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with readable(params), ocp.PyTreeCheckpointer() as checkpointer:
         found = flat(checkpointer.metadata(storage.absolute(params)).item_metadata.tree)
     shapes = {path: tuple(leaf.shape) for path, leaf in found.items()}
     beside = {path: [path] for path in shapes if path.rpartition("/")[2] not in (lora.A, lora.B)}
@@ -106,7 +106,7 @@ def _read(params: Path, paths: list[str]) -> np.ndarray:
     """The first of `paths`, with the LoRA leaves that follow merged in."""
     wanted = nested({path: np.zeros((), np.float32) for path in paths})
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with readable(params), ocp.PyTreeCheckpointer() as checkpointer:
         args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
         tree = checkpointer.restore(storage.absolute(params), args=args)
     return np.asarray(flat(lora.merge(tree))[paths[0]], np.float32)

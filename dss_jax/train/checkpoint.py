@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,23 @@ def _score(metrics: dict[str, float]) -> float:
     """
     score = metrics[BEST_METRIC]
     return score if math.isfinite(score) else -math.inf
+
+
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Turns what Orbax and tensorstore say of a checkpoint that is cut short, or lacks a file, into
+    a UsageError.
+    """
+    try:
+        yield
+    except (ValueError, OSError, KeyError) as error:
+        if isinstance(error, UsageError):
+            raise
+        what = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"the checkpoint {path} cannot be read: {what[:300]}. A file of it may have been cut "
+            "short: copy it again, or give another checkpoint."
+        ) from error
 
 
 class Checkpoints:
@@ -121,7 +140,8 @@ class Checkpoints:
     def _restore(self, step: int, **items: Any) -> Any:
         self._check(step)
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        return self._manager.restore(step, args=ocp.args.Composite(**args))
+        with readable(f"{self._manager.directory}/{step}"):
+            return self._manager.restore(step, args=ocp.args.Composite(**args))
 
     def wait(self) -> None:
         """Returns when every checkpoint that was started is on disk."""
