@@ -1,15 +1,18 @@
-"""Convert a checkpoint between Hugging Face's, our own and T5X's format.
+"""Convert a checkpoint between Hugging Face's, our own, T5X's and CTranslate2's format.
 
   dss convert --from hf flan-t5-base --to orbax models/flan_t5_base
   dss convert --from orbax runs/cqa --to hf students/cqa
+  dss convert --from orbax runs/cqa --to ctranslate2 students/cqa-ct2 --quantization int8
 
 A run folder is converted at its best checkpoint on validation; --checkpoint names another.
 """
 
 import argparse
 import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dss_jax.cli.tables import print_table
 from dss_jax.core import storage
@@ -18,34 +21,55 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import check_new_folder
 from dss_jax.core.types import CHECKPOINT_FORMATS
 
+if TYPE_CHECKING:
+    from dss_jax.interop.ctranslate2 import Comparison
+    from dss_jax.interop.weights import Weights
+
+CT2 = "ctranslate2"
+QUANTIZATIONS = ("float32", "float16", "int16", "int8", "int8_float16")
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     form: dict[str, Any] = {"nargs": 2, "metavar": ("FORMAT", "DIR"), "required": True}
     add = parser.add_argument
     text = f"format ({', '.join(CHECKPOINT_FORMATS)}) and folder to read, local, gs:// or s3://"
     add("--from", dest="from_", help=text, **form)
-    text = "format and folder to write, which must be new"
+    text = (
+        f"format ({', '.join((*CHECKPOINT_FORMATS, CT2))}) and folder to write, which must be new"
+    )
     add("--to", help=text, **form)
     add("--checkpoint", help="of a run folder: best (default), latest or a step")
     add("--vocabulary", help="SentencePiece model, where the source has none")
     text = "of the tensors for hf: float32 (default), bfloat16"
     add("--dtype", default="float32", help=text)
+    text = f"of the tensors for {CT2}: {', '.join(QUANTIZATIONS)}; the first is the default"
+    add("--quantization", help=text)
+    text = (
+        f"for {CT2}: rows (input; label or target) on which labels are compared with those before "
+        "the conversion; default: the examples of the student's card"
+    )
+    add("--compare_on", metavar="FILE", help=text)
 
 
 def main(args: argparse.Namespace) -> None:
     (source_format, source), (target_format, target) = args.from_, args.to
-    for format in (source_format, target_format):
-        among("format of a checkpoint", format, CHECKPOINT_FORMATS)
+    among("format of a checkpoint", source_format, CHECKPOINT_FORMATS)
+    among("format of a checkpoint", target_format, (*CHECKPOINT_FORMATS, CT2))
     among("--dtype", args.dtype, ("float32", "bfloat16"))
+    quantization = args.quantization or QUANTIZATIONS[0]
+    among("--quantization", quantization, QUANTIZATIONS)
+    if target_format != CT2 and (args.quantization or args.compare_on):
+        raise UsageError(f"--quantization and --compare_on are for --to {CT2}.")
     if not storage.is_remote(target):
         check_new_folder(Path(target))
 
     from dss_jax.core.digest import file_digest
     from dss_jax.data.vocabulary import resolve
-    from dss_jax.interop.formats import read_weights, write_weights
+    from dss_jax.interop.formats import read_weights
     from dss_jax.interop.model_files import vocabulary_size
     from dss_jax.model.t5 import count_parameters
 
+    rows_given = _rows(args.compare_on)
     weights = read_weights(source, source_format, args.checkpoint)
     if args.vocabulary is not None:
         given = resolve(args.vocabulary)
@@ -59,7 +83,8 @@ def main(args: argparse.Namespace) -> None:
     if weights.vocabulary is not None:
         ids = vocabulary_size(weights.vocabulary, weights.extra_ids, weights.config, weights.origin)
         shown = f"{weights.vocabulary} ({ids:,} ids, {weights.extra_ids} of them extra)"
-    write_weights(weights, target, target_format, args.dtype)
+    weights, readme = _described(weights, source, target_format)
+    compared = _write(weights, target, target_format, args.dtype, quantization, readme)
     m = weights.config
     logits = "also gives the logits" if m.logits_via_embedding else "logits of their own"
     rows = {
@@ -70,9 +95,99 @@ def main(args: argparse.Namespace) -> None:
         f"({' x '.join(m.mlp_activations)})",
         "embedding": f"{m.vocab_size:,} rows, {logits}",
         "vocabulary": shown,
-        "written": f"{target} ({args.dtype})",
+        "written": f"{target} ({args.dtype if compared is None else quantization})",
     }
+    if compared is not None:
+        rows["compared with ours"] = (
+            f"log-probabilities of {compared.tokens} tokens differ by {compared.mean:.2g} on "
+            f"average, {compared.largest:.2g} at most"
+        )
     title = f"{source_format} to {target_format}"
     print_table(title, ("", "value"), list(rows.items()), texts=True)
     for note in weights.notes:
         print(note)
+    shown_on = rows_given or (weights.card.examples if weights.card else ())
+    if compared is not None and shown_on and (rows_given or quantization != QUANTIZATIONS[0]):
+        _print_cost(source, args.checkpoint, target, shown_on)
+
+
+def _write(
+    weights: "Weights", target: str, format: str, dtype: str, quantization: str, readme: str | None
+) -> "Comparison | None":
+    """Writes the folder; for CTranslate2 it says how it compares with ours."""
+    from dss_jax.interop.formats import write_weights
+
+    if format == CT2:
+        from dss_jax.interop.ctranslate2 import write_ct2
+
+        return write_ct2(weights, target, quantization, readme)
+    write_weights(weights, target, format, dtype, readme)
+    return None
+
+
+def _described(weights: "Weights", source: str, target_format: str) -> tuple["Weights", str | None]:
+    """The weights with the student's card, and its model card; None where there is no run."""
+    from dss_jax.model.t5 import count_parameters
+    from dss_jax.run import model_card, run_folder
+    from dss_jax.student import card
+
+    place = storage.place(source)
+    folder = place.parents[1] if place.name.isdigit() else place
+    if not storage.exists(folder / run_folder.CONFIG):
+        return weights, None
+    if weights.card is None:
+        try:
+            weights = dataclasses.replace(weights, card=card.read(folder))
+        except UsageError:  # What was pre-trained is no student yet.
+            return weights, None
+    assert weights.card is not None
+    count = count_parameters(dict(weights.leaves))
+    return weights, model_card.of_run(folder, weights.card, count, target_format)
+
+
+def _rows(file: str | None) -> list[dict[str, str]]:
+    """Inputs and labels of a file of JSON objects, such as the predictions of `dss eval`."""
+    if file is None:
+        return []
+    try:
+        lines = storage.local_file(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--compare_on {file} cannot be read: {error}.") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            label = row.get("target", row.get("label"))
+            found.append({"input": row["input"], "label": label or ""})
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UsageError(
+                f"{file}:{number}: no JSON object with input, and label or target ({error!r})."
+            ) from error
+    return found
+
+
+def _print_cost(
+    source: str, checkpoint: str | None, target: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Shows what the conversion costs: labels of the same rows before it and after."""
+    from dss_jax.core.scoring import EQUATION_ACCURACY, TEXT_ACCURACY
+    from dss_jax.student.load import load
+
+    inputs = [str(row["input"]) for row in rows]
+    labels = [row.get("allowed_labels") or () for row in rows]
+    before = load(source, engine="jax", checkpoint=checkpoint)
+    after = load(target, engine=CT2)
+    allowed = labels if before.card.row_labels and all(labels) else None
+    ours, theirs = (one.predict(inputs, labels=allowed) for one in (before, after))
+    same = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.label == b.label]
+    scorer = EQUATION_ACCURACY if before.card.metric == EQUATION_ACCURACY.name else TEXT_ACCURACY
+    gold = [str(row["label"]) for row in rows]
+    shown: dict[str, Any] = {"rows": len(rows), "the same label": len(same)}
+    if all(gold):
+        for name, found in (("before", ours), ("after", theirs)):
+            score = scorer(gold, [one.label for one in found])[scorer.name]
+            shown[f"{scorer.name}, %, {name}"] = score
+    if same:
+        differences = [abs(a.log_prob - b.log_prob) for a, b in same]
+        shown["log-probability of the same labels, difference"] = sum(differences) / len(same)
+    print_table("cost of the conversion", ("", "value"), list(shown.items()))

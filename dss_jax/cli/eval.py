@@ -53,8 +53,10 @@ def main(args: argparse.Namespace) -> None:
     if not processes.is_first():
         return
     metric = session.evaluator.metric
-    title = f"{run.task.shown_name}, {run.method.name}: {metric} of step {step}"
-    print_scores(title, scores, metric)
+    if scored := {split: numbers for split, numbers in scores.items() if metric in numbers}:
+        title = f"{run.task.shown_name}, {run.method.name}: {metric} of step {step}"
+        print_scores(title, scored, metric)
+    for split in [split for split in scores if split not in scored]:
+        print(f"{split}: {scores[split]['examples']:,} rows predicted; none has a gold label")
     for split in splits if run.method.form != "spans" else ():
-        file = score.predictions_name(run, split, step, args.limit)
-        print(f"predictions: {folder / run_folder.PREDICTIONS / file}")
+        print(f"predictions: {score.predictions_file(session, split, step, args.limit)}")

@@ -1,15 +1,25 @@
 """A run that a folder holds, opened again: for the commands that look at it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dss_jax.cli import gin_config
 from dss_jax.core import config, registry, storage
+from dss_jax.core.checks import rule_of
 from dss_jax.core.errors import UsageError
 
 if TYPE_CHECKING:
     from dss_jax.run.session import Session
+
+DATA_PATHS = (
+    "Task.data_dir",
+    "Task.record_files",
+    "Task.seqio_cache_dirs",
+    "Vocabulary.path",
+    "Data.store",
+    "Data.store_dir",
+)
 
 
 def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> config.Run:
@@ -26,7 +36,8 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
     if vocabulary is None and own.is_file():
         local = storage.local_file(own).absolute()
         bindings = [f"Vocabulary.path = {str(local)!r}", *bindings]
-    run = gin_config.read_saved(saved, bindings).run()
+    paths = _whole_paths(gin_config.read_saved(saved).values, saved.read_text())
+    run = gin_config.read_saved(saved, [*paths, *bindings]).run()
     if not run.method.trains:
         raise UsageError(
             f"{folder} holds the teacher's own labels: nothing was trained. Its scores are in "
@@ -35,12 +46,36 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
     return run
 
 
+def _whole_paths(values: Mapping[str, Any], configuration: str) -> list[str]:
+    """Bindings by which the paths of a run's data hold in any folder: they are those of the folder
+    in which it began.
+    """
+    began, _ = registry.remembered(configuration)
+    if began is None:
+        return []
+
+    def whole(path: str) -> str:
+        return path if "://" in path else str(began / Path(path).expanduser())
+
+    bindings = []
+    for name in DATA_PATHS:
+        if value := rule_of(config.SETTINGS[name]).tidy(values.get(name)):
+            found = [*map(whole, value)] if isinstance(value, tuple) else whole(value)
+            bindings.append(f"{name} = {found!r}")
+    return bindings
+
+
 def reopen(
     run: config.Run, folder: Path, task_dirs: Sequence[str], splits: Sequence[str]
 ) -> "Session":
-    """The run's data and program; with several processes, all must call it. Raises UsageError where
-    they do not have the same, or there is no such task, data or split.
+    """The run's data and program; with several processes, all must call it. Its task is looked for
+    in `task_dirs`, then where it was when the run began. Raises UsageError where the processes do
+    not have the same, or there is no such task, data or split.
     """
+    from dss_jax.run import run_folder
+
+    _, own = registry.remembered(run_folder.saved_config(folder).read_text())
+    task_dirs = [*task_dirs, *map(str, own)]
     scorer = registry.scorer_of(run.task.name, task_dirs)
 
     from dss_jax.data.prepare import ensure_store

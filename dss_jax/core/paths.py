@@ -82,13 +82,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to write into that becomes the new folder `path`, and is removed after an error."""
     check_new_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
-    partial.chmod(0o755)
+    own = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
     try:
+        # With the mode of the umask, which nobody is told without changing it.
+        (partial := own / "new").mkdir()
         yield partial
         os.replace(partial, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def cache_folder() -> Path:

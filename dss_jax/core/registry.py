@@ -5,9 +5,11 @@ caller, those of the environment's DSS_TASK_PATH, `./tasks`, the tasks that come
 Files whose name starts with an underscore are skipped.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import os
 import sys
 import threading
@@ -18,7 +20,7 @@ from types import ModuleType
 
 from dss_jax.core.digest import file_digest, imported_files, installed
 from dss_jax.core.errors import UsageError, unknown_name
-from dss_jax.core.paths import shipped
+from dss_jax.core.paths import cache_folder, shipped, write_whole
 from dss_jax.core.types import DistillationTask, Scorer
 
 TaskDirs = Iterable[str | os.PathLike[str]]
@@ -57,6 +59,35 @@ def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
     if name not in known:
         raise unknown_name("task", name, known)
     return load_task_file(known[name])
+
+
+def _note_of(configuration: str) -> Path:
+    digest = hashlib.sha256(configuration.encode()).hexdigest()
+    return cache_folder() / "begun" / f"{digest[:32]}.json"
+
+
+def remember(name: str | None, configuration: str) -> None:
+    """Notes in the user's cache where a run began, which the text of its `config.gin` names: the
+    working directory, and the file of its task where that does not come with the package. A
+    `config.gin` itself may come from anywhere, so it must not say which file is executed.
+    """
+    files = [str(file) for file, task in _loaded.items() if task.name == name]
+    note = {"folder": str(Path.cwd()), "task_file": files[-1] if files else None}
+    with contextlib.suppress(OSError):  # A cache that cannot be written.
+        write_whole(_note_of(configuration), json.dumps(note))
+
+
+def remembered(configuration: str) -> tuple[Path | None, list[Path]]:
+    """The working directory in which a run began, and the folder of its task file, to be searched
+    for it; None and [] where this user began no such run here, or the file is gone.
+    """
+    try:
+        note = json.loads(_note_of(configuration).read_bytes())
+    except (OSError, ValueError):
+        return None, []
+    file = Path(note["task_file"] or "")
+    own = file.is_file() and not file.is_relative_to(shipped("tasks").resolve())
+    return Path(note["folder"]), [file.parent] if own else []
 
 
 def scorer_of(name: str | None, dirs: TaskDirs = ()) -> Scorer:

@@ -64,6 +64,11 @@ class StudentCard(Section):
         """Whether it was trained to give rationales."""
         return self.rationale_prefix is not None or self.form in JOINT
 
+    @property
+    def longest_label(self) -> int:
+        """Most tokens of the text that a label is read from."""
+        return self.max_decode_length + (self.max_rationale_length if self.form in JOINT else 0)
+
 
 def of_run(run: Run, metric: str, **known: Any) -> StudentCard:
     """The card of a run's student. `known`: the fields that its configuration does not tell, of the

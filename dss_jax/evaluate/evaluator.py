@@ -38,11 +38,11 @@ class Result:
     """Scores and predictions of a split.
 
     Attributes:
-      numbers: metric -> value: `<scorer>` (per cent), and those of `TokenLosses` against the gold
-        label and the teacher's rationale.
-      predictions: one dictionary a row: id, input, target, prediction, correct, and rationale
-        where asked for; none where nothing is decoded.
-      examples: rows scored.
+      numbers: metric -> value: `<scorer>` (per cent; left out where no row has a gold label), and
+        those of `TokenLosses` against the gold label and the teacher's rationale.
+      predictions: one dictionary a row: id, input, prediction, of rows with a gold label target and
+        correct, and rationale where asked for; none where nothing is decoded.
+      examples: rows scored; predicted, where no row has a gold label.
     """
 
     numbers: dict[str, float]
@@ -83,16 +83,19 @@ class Evaluator:
         return pieces_of(self._store, name, self._run)
 
     def _rows(self, split: "StoreSplit | Pieces", limit: int | None) -> np.ndarray:
-        """Rows with a gold label, of text for pre-training all; the first `limit` of them."""
+        """The first `limit` rows with a gold label; all count where none has one, and in text for
+        pre-training.
+        """
+        labelled = np.empty(0, int)
         if isinstance(split, StoreSplit):
-            return np.flatnonzero(split.tokens("label_targets").lengths() > 0)[:limit]
-        return np.arange(len(split))[:limit]
+            labelled = np.flatnonzero(split.tokens("label_targets").lengths() > 0)
+        return (labelled if len(labelled) else np.arange(len(split)))[:limit]
 
     def __call__(
         self, params: Any, split_name: str, *, limit: int | None = None, rationales: bool = False
     ) -> Result:
-        """Decodes and scores a split. Text for pre-training is masked as in epoch 0, and nothing
-        is decoded.
+        """Decodes a split, and scores it where it has gold labels. Text for pre-training is masked
+        as in epoch 0, and nothing is decoded.
 
         Args:
           params: of the state, on the mesh; LoRA is merged first.
@@ -106,13 +109,16 @@ class Evaluator:
         predictions: list[dict[str, Any]] = []
         if isinstance(split, StoreSplit):
             labels = self._predict_labels(params, split, rows)
+            judged = split.tokens("label_targets").lengths()[rows].any()
+            shown = {"id": "id", "input": "input"} | ({"target": "label"} if judged else {})
             for row, label in zip(map(int, rows), labels, strict=True):
-                shown = {"id": "id", "input": "input", "target": "label"}
                 texts = {name: split.text(column)[row] for name, column in shown.items()}
-                correct = self.scorer.correct(texts["target"], label["prediction"])
-                predictions.append({**texts, **label, "correct": correct})
-            targets = [prediction["target"] for prediction in predictions]
-            numbers = self.scorer(targets, [label["prediction"] for label in labels])
+                predictions.append({**texts, **label})
+            if judged:
+                for one in predictions:
+                    one["correct"] = self.scorer.correct(one["target"], one["prediction"])
+                targets = [prediction["target"] for prediction in predictions]
+                numbers = self.scorer(targets, [label["prediction"] for label in labels])
             if rationales and self._form == "tasks" and self._store.has("rationale_inputs"):
                 longest = self._run.evaluate.max_rationale_length
                 decoded = self._decode(params, "rationale_inputs", split_name, rows, longest)

@@ -71,10 +71,13 @@ def read_weights(
         return orbax_folder.read_orbax(folder, checkpoint)
 
 
-def write_weights(weights: Weights, path: str, format: str, dtype: str = "float32") -> None:
+def write_weights(
+    weights: Weights, path: str, format: str, dtype: str = "float32", readme: str | None = None
+) -> None:
     """Writes a checkpoint to a new folder, local or remote; it appears whole or not at all.
 
-    `dtype`: of the tensors, for "hf": "float32" or "bfloat16"; the others keep float32.
+    `dtype`: of the tensors, for "hf": "float32" or "bfloat16"; the others keep float32. `readme`:
+    the model card, for "hf".
 
     Raises:
       UsageError: the folder is not empty, or the format has no such model.
@@ -87,6 +90,6 @@ def write_weights(weights: Weights, path: str, format: str, dtype: str = "float3
     if format == "t5x":
         t5x.write_t5x(weights, path)
     elif format == "hf":
-        hf.write_hf(weights, path, dtype)
+        hf.write_hf(weights, path, dtype, readme)
     else:
         orbax_folder.write_orbax(weights, path)

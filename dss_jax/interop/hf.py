@@ -18,13 +18,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dss_jax.core import storage
+from dss_jax.core import storage, student_card
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import check_name, write_whole
 from dss_jax.interop import hf_config
 from dss_jax.interop.hf_config import written_by_transformers_5
-from dss_jax.interop.model_files import VOCABULARY
+from dss_jax.interop.model_files import README, VOCABULARY
+from dss_jax.interop.pieces import token_names
+from dss_jax.interop.tokenizer_json import tokenizer_json
 from dss_jax.interop.weights import (
     Leaf,
     Shape,
@@ -148,6 +150,7 @@ def read_hf(path: Path) -> Weights:
         vocabulary=vocabulary if vocabulary.is_file() else None,
         extra_ids=_extra_ids(path, fields),
         origin=origin,
+        card=student_card.read(path),
         notes=tuple(notes),
     )
 
@@ -174,24 +177,41 @@ def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
     return int(hf_config.read_json(file).get("extra_ids", default)) if file.is_file() else default
 
 
-def write_hf(weights: Weights, path: str | Path, dtype: str = "float32") -> None:
-    """Writes a folder that `transformers` loads, with tensors of one of `DTYPES`; it appears whole
-    or not at all. Raises UsageError: `path` is there and not empty, or `transformers` has no such
-    model.
+def write_hf(
+    weights: Weights, path: str | Path, dtype: str = "float32", readme: str | None = None
+) -> None:
+    """Writes a folder that `transformers` loads, with tensors of one of `DTYPES`, and the model
+    card `readme`; it appears whole or not at all. Raises UsageError: `path` is there and not empty,
+    or `transformers` has no such model.
     """
-    config = hf_config.config_json(weights.config, dtype)
-    files = {hf_config.CONFIG: config, "generation_config.json": hf_config.TOKEN_IDS}
+    card, vocabulary = weights.card, weights.vocabulary
+    files = {
+        hf_config.CONFIG: hf_config.config_json(weights.config, dtype, card),
+        "generation_config.json": hf_config.generation_json(card),
+    }
+    if vocabulary is not None:
+        fast = tokenizer_json(vocabulary, weights.extra_ids)
+        files |= {} if fast is None else {"tokenizer.json": fast}
+        names = token_names(vocabulary, weights.extra_ids, 0)
+        own = hf_config.tokenizer_config_json(names, weights.extra_ids, fast=fast is not None)
+        files["tokenizer_config.json"] = own
     with storage.whole_place(path, hf_config.CONFIG) as folder:
-        _write_tensors(weights, folder, np.dtype(DTYPES[dtype]))
-        if weights.vocabulary is not None:
-            shutil.copyfile(weights.vocabulary, folder / VOCABULARY)
-            files["tokenizer_config.json"] = hf_config.tokenizer_config_json(weights.extra_ids)
         for name, content in files.items():
             _write_json(folder / name, content)
+        if vocabulary is not None:
+            shutil.copyfile(vocabulary, folder / VOCABULARY)
+        if card is not None:
+            student_card.write(folder, card)
+        if readme is not None:
+            write_whole(folder / README, readme)
+        _write_tensors(weights, folder, np.dtype(DTYPES[dtype]))
+        for file in folder.glob(f"*.{SAFETENSORS.split('.')[1]}"):
+            # safetensors gives its files mode 0600, whatever the umask.
+            file.chmod((folder / hf_config.CONFIG).stat().st_mode)
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
-    write_whole(file, json.dumps(value, indent=2) + "\n")
+    write_whole(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _shards(shapes: Mapping[str, Shape], itemsize: int) -> list[list[str]]:

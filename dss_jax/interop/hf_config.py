@@ -8,12 +8,14 @@ whether the head is tied.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
+from dss_jax.core.student_card import StudentCard
 
 CONFIG = "config.json"
 
@@ -122,9 +124,10 @@ def _activations(fields: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     return (ACTIVATIONS[name], "linear") if gated else (ACTIVATIONS[name],)
 
 
-def config_json(config: T5Config, dtype: str) -> dict[str, Any]:
-    """The contents of `config.json` for a model whose tensors are of a dtype. Raises UsageError:
-    `transformers` has no such feed-forward layer.
+def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -> dict[str, Any]:
+    """The contents of `config.json` for a model whose tensors are of a dtype; a student's prefixes
+    are where T5's own are, in `task_specific_params`. Raises UsageError: `transformers` has no such
+    feed-forward layer.
     """
     if config.mlp_activations not in FEED_FORWARD:
         raise UsageError(
@@ -142,16 +145,45 @@ def config_json(config: T5Config, dtype: str) -> dict[str, Any]:
         "tie_word_embeddings": config.logits_via_embedding,
         "dtype": dtype,
         **TOKEN_IDS,
+        **_task_params(card),
     }
 
 
-def tokenizer_config_json(extra_ids: int) -> dict[str, Any]:
-    """The contents of `tokenizer_config.json`, for a `spiece.model` beside it."""
+def _task_params(card: StudentCard | None) -> dict[str, Any]:
+    if card is None:
+        return {}
+    longest = {"label": card.longest_label, "rationale": card.max_rationale_length}
+    prefixes = {"label": card.label_prefix, "rationale": card.rationale_prefix}
+    own = {
+        name: {"prefix": prefix, "max_length": longest[name]}
+        for name, prefix in prefixes.items()
+        if prefix is not None
+    }
+    # The pipelines of transformers 4 look for their own name.
+    return {"task_specific_params": {**own, "text2text-generation": own["label"]}}
+
+
+def generation_json(card: StudentCard | None) -> dict[str, Any]:
+    """The contents of `generation_config.json`: greedy, as long as a student's longest text may be;
+    without a length `generate` stops at 20 tokens.
+    """
+    if card is None:
+        return TOKEN_IDS
+    explains = card.rationale_prefix is not None
+    longest = max(card.longest_label, card.max_rationale_length if explains else 0)
+    return {**TOKEN_IDS, "max_new_tokens": longest}
+
+
+def tokenizer_config_json(names: Sequence[str], extra_ids: int, fast: bool) -> dict[str, Any]:
+    """The contents of `tokenizer_config.json`, for a `spiece.model` beside it whose first pieces
+    have these names, and, where it is `fast`, a `tokenizer.json`. That is then taken as it is: the
+    class T5Tokenizer of transformers 5 would cut texts at other spaces than SentencePiece does.
+    """
     return {
-        "tokenizer_class": "T5Tokenizer",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
+        "tokenizer_class": "PreTrainedTokenizerFast" if fast else "T5Tokenizer",
+        "eos_token": names[EOS_ID],
+        "unk_token": names[UNK_ID],
+        "pad_token": names[PAD_ID],
         "extra_ids": extra_ids,
         "additional_special_tokens": [f"<extra_id_{i}>" for i in range(extra_ids)],
         "clean_up_tokenization_spaces": False,

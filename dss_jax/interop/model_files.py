@@ -18,7 +18,7 @@ from dss_jax.core.paths import write_whole
 from dss_jax.core.t5_config import SHAPE_FIELDS
 from dss_jax.data.vocabulary import SentencePiece
 
-T5_CONFIG, VOCABULARY = "t5_config.json", "spiece.model"
+T5_CONFIG, VOCABULARY, README = "t5_config.json", "spiece.model", "README.md"
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, in the run's folder."""

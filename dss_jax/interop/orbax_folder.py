@@ -3,6 +3,7 @@
 A model folder, as `dss convert --to orbax` writes it:
 
 t5_config.json, spiece.model   see `dss_jax.interop.model_files`
+student.json                   where the student has a card
 params/                        Orbax, float32
 """
 
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dss_jax.core import storage
+from dss_jax.core import storage, student_card
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.interop import model_files
@@ -45,6 +46,7 @@ def read_orbax(path: Path, step: int | str | None = None) -> Weights:
         leaves=_leaves(params, files.config),
         vocabulary=files.vocabulary,
         extra_ids=files.extra_ids,
+        card=student_card.read(root),
         origin=f"the Orbax checkpoint {params}",
     )
 
@@ -56,6 +58,8 @@ def write_orbax(weights: Weights, path: str | Path) -> None:
     with storage.whole_place(path, model_files.T5_CONFIG) as folder:
         files = model_files.ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
         model_files.write_model_files(folder, files)
+        if weights.card is not None:
+            student_card.write(folder, weights.card)
         tree = ocp.args.StandardSave(weights.tree())
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             checkpointer.save(folder.absolute() / PARAMS, args=tree)

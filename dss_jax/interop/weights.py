@@ -19,6 +19,7 @@ from flax.linen import meta
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.student_card import StudentCard
 from dss_jax.model.t5 import T5
 
 Shape = tuple[int, ...]
@@ -46,6 +47,7 @@ class Weights:
         over layers on axis 0 below `layers`.
       vocabulary: the SentencePiece file beside the checkpoint, if there is one.
       extra_ids: sentinel ids above its pieces.
+      card: of the student, if it has one; it goes where the parameters go.
       origin, notes: for people: format and place, what the reader decided or left out.
     """
 
@@ -53,6 +55,7 @@ class Weights:
     leaves: Mapping[str, Leaf]
     vocabulary: Path | None = None
     extra_ids: int = 100
+    card: StudentCard | None = None
     origin: str
     notes: tuple[str, ...] = ()
 

@@ -57,12 +57,19 @@ class FoundRun:
         return split in self.results
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
-        """The run's answers to each row of a split; [] where none are there."""
-        file = self.folder / run_folder.PREDICTIONS / f"{split}-best.jsonl"
-        if not file.is_file():
+        """The run's answers to each row of a split, with the rationales that `dss eval` has written
+        since of the same checkpoint; [] where none are there, or the split is not scored.
+        """
+        folder = self.folder / run_folder.PREDICTIONS
+        file = folder / f"{split}-best.jsonl"
+        if not (self.has(split) and file.is_file()):
             return []
-        with file.open(encoding="utf-8") as lines:
-            return [_json(line, f"{file}:{n}") for n, line in enumerate(lines, 1)]
+        rationales: dict[str, str] = {}
+        later = folder.glob(f"{split}-{self.results['best_step']}[-.]*jsonl")
+        for other in sorted(later, key=lambda file: file.stat().st_mtime):
+            if run_folder.OTHER not in other.name:
+                rationales |= {p["id"]: p["rationale"] for p in _lines(other) if "rationale" in p}
+        return [{"rationale": rationales.get(p["id"]), **p} for p in _lines(file)]
 
 
 @dataclass
@@ -140,6 +147,11 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UsageError(f"{where}: not JSON ({error}). Score the run again.") from error
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        return [_json(line, f"{file}:{n}") for n, line in enumerate(lines, 1)]
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ bad_steps.jsonl       a line a batch that was not trained on, for its loss was n
 diverged.json         after so many in a row that the run has ended, with diverged/: `dss replay`
 startup.jsonl         a line a start: where the time went before the first step
 tensorboard/          the same numbers; a trace of `--profile`
-predictions/          SPLIT-STEP.jsonl
+predictions/          SPLIT-STEP.jsonl; SPLIT-best.jsonl of the best, when the run is done
 results.json          scores of the best checkpoint, when the run is done
 curves.png
 train.log             what a run of `dss sweep` has printed
@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dss_jax.core import config, locks, processes, storage, strict_json
+from dss_jax.core import config, locks, processes, registry, storage, strict_json
 from dss_jax.core.checks import rule_of
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
@@ -38,6 +38,8 @@ METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
 STARTUP, TENSORBOARD = "startup.jsonl", "tensorboard"
 STORE_LINE = "# token store: "
 LOCK = "run.lock"
+OTHER = "-other-"
+"""In the name of a file of predictions: of other data or settings than the run's."""
 BEFORE = {"train.log", LOCK, "sweep.lock"}
 """What may be in a run's folder before the run is; the last is a lock of older versions."""
 
@@ -123,6 +125,21 @@ def other_settings(run: config.Run, folder: Path) -> str:
     return _difference(saved, config.to_gin(run), folder) if STORE_LINE in saved else ""
 
 
+def changes(run: config.Run, folder: Path, key: str) -> list[str]:
+    """The settings, as gin has them, in which a run with a store of that key differs from the run
+    that a folder holds, and the line of its data where these are others; what its predictions'
+    name says (`Evaluate.decode`) and what the vocabulary fills in are left out.
+    """
+    if STORE_LINE not in (saved := _saved(folder)):
+        return []
+    # Scoring opens no stores of extra tasks, whose keys come after the first.
+    own = [x.split("+")[0] if x.startswith(STORE_LINE) else x for x in saved.splitlines()]
+    text = f"{STORE_LINE}{key.split('+')[0]}\n{config.to_gin(run)}"
+    lines = _difference("\n".join(own), text, folder).splitlines()
+    found = [line[1:] for line in lines if line[0] == "+" and not line.startswith("+++ ")]
+    return [x for x in found if x.split(" = ")[0] not in ("Evaluate.decode", "T5Config.vocab_size")]
+
+
 def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
     """The run with another seed, in a folder of its own; it sees the training examples in the order
     of its seed, or in the `same_order` as all.
@@ -174,6 +191,7 @@ def _write_config(run: config.Run, store: str | None) -> Path:
     if text != saved:
         with storage.explained(folder):
             write_whole(folder / CONFIG, text)
+    registry.remember(run.task.name, text)
     return folder
 
 

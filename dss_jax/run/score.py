@@ -1,16 +1,18 @@
 """Scoring a run's student: while it trains, at the end, and later."""
 
+import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from dss_jax.core import config, processes
-from dss_jax.evaluate.evaluator import write_predictions
+from dss_jax.evaluate.evaluator import Result, write_predictions
 from dss_jax.layouts.batches import subset_rows
 from dss_jax.run import run_folder
 from dss_jax.run.session import Session
@@ -58,9 +60,12 @@ def _own_metrics(session: Session, split_name: str, predictions: list[dict]) -> 
 def _score_split(
     session: Session, params: Any, name: str, file: str, rationales: bool, limit: int | None = None
 ) -> dict[str, Any]:
-    """Scores a split, writes its predictions, and adds the teacher's accuracy if there is one."""
+    """Predicts a split, writes the predictions, and scores them, with the teacher's accuracy if
+    there is one. Where no row has a gold label there is no score among the numbers.
+    """
     result = session.evaluator(params, name, limit=limit, rationales=rationales)
     numbers = dict(result.numbers) | {"examples": result.examples}
+    _say_unlabelled(session, name, result)
     if not result.predictions:
         return numbers
     if (teacher := _teacher_accuracy(session, name, limit)) is not None:
@@ -68,27 +73,40 @@ def _score_split(
     if not processes.is_first():
         return numbers
     write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
+    if session.evaluator.metric not in numbers:
+        return numbers
     return numbers | _own_metrics(session, name, result.predictions)
+
+
+def _say_unlabelled(session: Session, name: str, result: Result) -> None:
+    """Says which rows of a split are not scored, for they have no gold label."""
+    if session.evaluator.metric not in result.numbers:
+        log.info("no row of %s has a gold label: it is predicted, not scored", name)
+    elif result.predictions:
+        lengths = session.store.split(name).tokens("label_targets").lengths()
+        if without := int((lengths == 0).sum()):
+            log.info("%d of the %d rows of %s have no gold label", without, len(lengths), name)
 
 
 def validate(session: Session, write: Write, params: Any, step: int) -> float | None:
     """Scores the validation split, writes the numbers and the predictions, and says them. Gives the
-    score that the best checkpoint has most of; None without such a split, and where a number is not
-    finite.
+    score that the best checkpoint has most of; None without such a split or gold labels in it, and
+    where a number is not finite.
     """
     run = session.run
     if "validation" not in session.store.splits:
         return None
     began = time.monotonic()
-    result = session.evaluator(params, "validation", limit=run.evaluate.validation_examples)
+    limit = run.evaluate.validation_examples
+    result = session.evaluator(params, "validation", limit=limit)
     write(step, "validation", result.numbers)
     if processes.is_first() and result.predictions:
-        file = session.folder / run_folder.PREDICTIONS / f"validation-{step}.jsonl"
-        write_predictions(file, result.predictions)
+        write_predictions(predictions_file(session, "validation", step, limit), result.predictions)
     metric, first = session.evaluator.metric, run.method.tasks[0]
-    score = result.numbers[metric]
+    score = result.numbers.get(metric)
+    shown = "not scored, without gold labels" if score is None else f"{metric} {score:.2f}"
     log.info(
-        f"step {step}/{run.train.steps}  validation {metric} {score:.2f}  "
+        f"step {step}/{run.train.steps}  validation {shown}  "
         f"{first} loss {result.numbers.get(f'{first}/loss', math.nan):.4f}  "
         f"({result.examples} examples, {time.monotonic() - began:.1f} s)"
     )
@@ -118,10 +136,12 @@ def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str
     for name in ("validation", "test"):
         if name in store.splits:
             file, rationales = f"{name}-best.jsonl", run.evaluate.generate_rationales
-            results[name] = _score_split(session, params, name, file, rationales)
+            numbers = _score_split(session, params, name, file, rationales)
+            if session.evaluator.metric in numbers:
+                results[name] = numbers
     if "test" in results:
         write(run.train.steps, "test", results["test"])
-    else:
+    elif "test" not in store.splits:
         log.info("there is no test split: only validation is scored")
     return results
 
@@ -158,17 +178,36 @@ def score(
     with closing(session.checkpoints()) as checkpoints:
         step = checkpoints.find(checkpoint)
         params = checkpoints.restore_params(step, session.program.abstract_state.params)
+    if other := _other(session):
+        log.info("other than the run's own, so predictions get a name of their own:")
+        for line in other:
+            log.info("  %s", line.removeprefix("# "))
     scores = {}
     for name in splits:
-        file = predictions_name(session.run, name, step, limit)
+        file = predictions_file(session, name, step, limit).name
         scores[name] = _score_split(session, params, name, file, rationales, limit)
     return step, scores
 
 
-def predictions_name(run: config.Run, split_name: str, step: int, limit: int | None) -> str:
-    """File of the predictions; one of a part of a split, or decoded in another way, does not
-    overwrite that of the whole.
+def predictions_name(
+    run: config.Run, split_name: str, step: int, limit: int | None, other: Sequence[str] = ()
+) -> str:
+    """File of the predictions; one of a part of a split, decoded in another way, or of `other` data
+    and settings than the run's own, does not overwrite that of the whole.
     """
     how = "" if run.evaluate.decode == "greedy" else f"-{run.evaluate.decode}"
     part = "" if limit is None else f"-first{limit}"
-    return f"{split_name}-{step}{how}{part}.jsonl"
+    digest = hashlib.sha256("\n".join(other).encode()).hexdigest()
+    return (
+        f"{split_name}-{step}{how}{part}{f'{run_folder.OTHER}{digest[:8]}' if other else ''}.jsonl"
+    )
+
+
+def predictions_file(session: Session, split_name: str, step: int, limit: int | None) -> Path:
+    """Where the predictions of a checkpoint are written: see `predictions_name`."""
+    name = predictions_name(session.run, split_name, step, limit, _other(session))
+    return session.folder / run_folder.PREDICTIONS / name
+
+
+def _other(session: Session) -> list[str]:
+    return run_folder.changes(session.run, session.folder, session.store.key)

@@ -57,15 +57,15 @@ def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
             continue
         found = _predictions(store.split(name), scorer)
         if not any(p["prediction"] for p in found):
-            log.info("the %s split has no teacher text", name)
+            log.info("no row of %s has both a gold label and teacher text: it is not scored", name)
             continue
         scores = scorer([p["target"] for p in found], [p["prediction"] for p in found])
         results[name] = {**scores, "examples": len(found), "teacher": scores[scorer.name]}
         write_predictions(folder / run_folder.PREDICTIONS / f"{name}-best.jsonl", found)
     if not any(name in results for name in SPLITS):
         raise UsageError(
-            f"neither validation nor test of {run.task.shown_name} has teacher text. Extract it "
-            "with dss extract, and give the records with --rationales."
+            f"neither validation nor test of {run.task.shown_name} has rows with a gold label and "
+            "teacher text. Extract it with dss extract, and give the records with --rationales."
         )
     run_folder.write_results(folder, results)
     return results

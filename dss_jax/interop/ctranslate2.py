@@ -1,0 +1,285 @@
+"""CTranslate2's folders: a student for CPUs and GPUs without JAX.
+
+    config.json, model.bin, shared_vocabulary.json   CTranslate2's own
+    t5_config.json, spiece.model                     see `dss_jax.interop.model_files`
+    student.json, README.md                          where the student has a card
+
+The model is put together from our parameters with CTranslate2's own specification, so neither torch
+nor transformers is needed, and nothing depends on what a `config.json` of Hugging Face's says: its
+flag `tie_word_embeddings` means other things in versions 4 and 5 of transformers, and a head that
+is scaled by mistake gives the same greedy tokens with wrong probabilities. So each folder that is
+written is also asked for log-probabilities, which must be those of our own model.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dss_jax.core import storage, student_card
+from dss_jax.core.checks import among
+from dss_jax.core.config import T5Config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
+from dss_jax.core.paths import write_whole
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.interop.model_files import README, ModelFiles, vocabulary_size, write_model_files
+from dss_jax.interop.pieces import token_names
+from dss_jax.interop.weights import Weights
+from dss_jax.model.sampling import log_probs_of
+from dss_jax.model.t5 import T5
+
+MODEL = "model.bin"
+
+TOLERANCES = {"float32": 1e-4, "float16": 0.02, "int16": 0.05, "int8": 0.5, "int8_float16": 0.5}
+"""Quantization -> how far log-probabilities may be from ours, see `Comparison.error`: enough to tell
+a mistake, a head that is scaled wrongly (0.75 at width 16, 0.9 at 100) or another activation, from
+rounding (random weights: 2e-6, 0.003, 0.014, and 0.06 to 0.3 for int8). What fewer bits cost in
+accuracy is another question. bfloat16 is not among them: CTranslate2 writes it with torch only.
+"""
+
+_ACTIVATIONS = {"relu": "RELU", "gelu": "GELUTanh", "silu": "SWISH"}
+"""Ours -> CTranslate2's. Ours of "gelu" is the tanh approximation, as T5's is."""
+
+
+class Comparison(NamedTuple):
+    """How log-probabilities of tokens, given those before, differ from our own model's.
+
+    Attributes:
+      tokens: how many were compared.
+      mean, largest: absolute difference, nats.
+      error: the root mean square of the differences over that of our own log-probabilities around
+        their mean, so that it does not depend on how sure the model is.
+    """
+
+    tokens: int
+    mean: float
+    largest: float
+    error: float
+
+
+def load() -> ModuleType:
+    """The package; UsageError: it is not installed."""
+    try:
+        import ctranslate2
+    except ImportError as error:
+        raise UsageError(
+            "CTranslate2 is not installed: pip install 'dss-jax[ctranslate2]', or pip install "
+            "'ctranslate2>=4.8'."
+        ) from error
+    return ctranslate2
+
+
+def write_ct2(
+    weights: Weights, path: str | Path, quantization: str = "float32", readme: str | None = None
+) -> Comparison:
+    """Writes a folder, with the model card `readme`, and says how it compares with ours; it appears
+    whole or not at all.
+
+    Raises:
+      UsageError: CTranslate2 is not installed; no vocabulary is known; it has no such feed-forward
+        layer; or what it computes is not what our own model does.
+    """
+    among("--quantization", quantization, TOLERANCES)
+    ctranslate2 = load()
+    vocabulary, config = weights.vocabulary, weights.config
+    if vocabulary is None:
+        raise UsageError(
+            f"{weights.origin} has no SentencePiece file beside it, and CTranslate2 names tokens "
+            "by their pieces. Give it with --vocabulary FILE."
+        )
+    vocabulary_size(vocabulary, weights.extra_ids, config, weights.origin)
+    tree = weights.tree()
+    spec = _spec(tree, config, _names(weights))
+    spec.validate()
+    spec.optimize(quantization)
+    with storage.whole_place(path, MODEL) as folder:
+        spec.save(str(folder))
+        del spec
+        write_model_files(folder, ModelFiles(config, vocabulary, weights.extra_ids))
+        if weights.card is not None:
+            student_card.write(folder, weights.card)
+        if readme is not None:
+            write_whole(folder / README, readme)
+        translator = ctranslate2.Translator(str(folder), device="cpu")
+        found = _compare(tree, config, translator, weights)
+        if not found.error <= TOLERANCES[quantization]:
+            raise UsageError(
+                f"what CTranslate2 {ctranslate2.__version__} computes ({quantization}) is not what "
+                f"{weights.origin} does: log-probabilities of {found.tokens} tokens differ by "
+                f"{found.mean:.3g} on average, at most {found.largest:.3g}; error {found.error:.3g}"
+                f", allowed {TOLERANCES[quantization]:g}. Nothing was written. "
+                + ("Take another --quantization." if quantization != "float32" else "")
+            )
+    return found
+
+
+def _names(weights: Weights) -> list[str]:
+    assert weights.vocabulary is not None
+    assert weights.config.vocab_size is not None
+    return token_names(weights.vocabulary, weights.extra_ids, weights.config.vocab_size)
+
+
+def _spec(tree: dict[str, Any], config: T5Config, names: list[str]) -> Any:
+    """CTranslate2's specification of the model, with its tensors and its vocabulary."""
+    from ctranslate2.specs import common_spec, transformer_spec
+
+    first, *gate = config.mlp_activations
+    if first not in _ACTIVATIONS or gate not in ([], ["linear"]):
+        raise UsageError(
+            f"CTranslate2 has no feed-forward layer {config.mlp_activations}. It has "
+            f"{', '.join(_ACTIVATIONS)}, alone or with linear."
+        )
+    spec = transformer_spec.TransformerSpec.from_config(
+        (config.num_encoder_layers, config.num_decoder_layers),
+        config.num_heads,
+        activation=common_spec.Activation[_ACTIVATIONS[first]],
+        ffn_glu=bool(gate),
+        relative_attention_bias=True,
+        rms_norm=True,
+    )
+    embedding = np.array(tree["token_embedder"]["embedding"], np.float32)
+    for name, stack in (("encoder", spec.encoder), ("decoder", spec.decoder)):
+        _fill_stack(stack, tree[name], tree[name][f"{name}_norm"]["scale"], config)
+    spec.encoder.embeddings[0].weight = spec.decoder.embeddings.weight = embedding
+    if config.logits_via_embedding:
+        spec.decoder.projection.weight = embedding
+        spec.decoder.scale_outputs = config.emb_dim**-0.5
+    else:
+        spec.decoder.projection.weight = _linear(tree["decoder"]["logits_dense"])
+    spec.register_source_vocabulary(names)
+    spec.register_target_vocabulary(names)
+    own = spec.config
+    own.bos_token = own.decoder_start_token = names[PAD_ID]
+    own.eos_token, own.unk_token = names[EOS_ID], names[UNK_ID]
+    own.layer_norm_epsilon = config.layer_norm_epsilon
+    return spec
+
+
+def _linear(*dense: dict[str, Any]) -> np.ndarray:
+    """Our kernels [in, out], side by side, as one weight [out, in] of its own memory, which the
+    quantizer changes in place.
+    """
+    return np.concatenate([np.asarray(one["kernel"], np.float32).T for one in dense])
+
+
+def _fill_stack(stack: Any, tree: dict[str, Any], norm: np.ndarray, config: T5Config) -> None:
+    stack.scale_embeddings = False
+    stack.layer_norm.gamma = np.array(norm)
+    bias = np.array(tree["relpos_bias"]["rel_embedding"].T, np.float32, order="C")
+    for i, layer in enumerate(stack.layer):
+        ours = _layer(tree["layers"], i)
+        decoder = "self_attention" in ours
+        own = ours["self_attention" if decoder else "attention"]
+        attention = layer.self_attention
+        attention.queries_scale = 1.0
+        attention.linear[0].weight = _linear(own["query"], own["key"], own["value"])
+        attention.linear[1].weight = _linear(own["out"])
+        # T5 has the bias of the first layer in all.
+        attention.relative_attention_bias = bias
+        distance = np.int32(config.relative_attention_max_distance)
+        attention.relative_attention_max_distance = distance
+        before = "pre_self_attention_layer_norm" if decoder else "pre_attention_layer_norm"
+        attention.layer_norm.gamma = ours[before]["scale"]
+        if decoder:
+            own, cross = ours["encoder_decoder_attention"], layer.attention
+            cross.queries_scale = 1.0
+            cross.linear[0].weight = _linear(own["query"])
+            cross.linear[1].weight = _linear(own["key"], own["value"])
+            cross.linear[2].weight = _linear(own["out"])
+            cross.layer_norm.gamma = ours["pre_cross_attention_layer_norm"]["scale"]
+        mlp, ffn = ours["mlp"], layer.ffn
+        ffn.linear_0.weight = _linear(mlp["wi_0" if "wi_0" in mlp else "wi"])
+        if "wi_1" in mlp:
+            ffn.linear_0_noact.weight = _linear(mlp["wi_1"])
+        ffn.linear_1.weight = _linear(mlp["wo"])
+        ffn.layer_norm.gamma = ours["pre_mlp_layer_norm"]["scale"]
+
+
+def _layer(stacked: Any, i: int) -> Any:
+    """The parameters of layer i."""
+    if isinstance(stacked, dict):
+        return {name: _layer(value, i) for name, value in stacked.items()}
+    return np.array(stacked[i], np.float32)
+
+
+LENGTHS = ((1, 1), (2, 3), (5, 2), (9, 8), (17, 24), (40, 5), (90, 12), (160, 140))
+"""Of the random inputs and targets that are compared, tokens. The last are longer than the distance
+at which T5's position bias ends."""
+
+
+def _examples(weights: Weights) -> list[tuple[list[int], list[int]]]:
+    """Inputs and targets that end with `</s>`: random ones, and those of the student's card."""
+    rng = np.random.default_rng(0)
+    rows = weights.config.vocab_size
+    pairs = [tuple([*rng.integers(2, rows, n - 1), EOS_ID] for n in ns) for ns in LENGTHS]
+    card = weights.card
+    if card is not None:
+        vocabulary = SentencePiece(weights.vocabulary or "", weights.extra_ids)
+        asked = [(card.label_prefix, "label")]
+        if card.rationale_prefix is not None:
+            asked.append((card.rationale_prefix, "rationale"))
+        for prefix, target in asked:
+            for one in card.examples:
+                ids = vocabulary.encode(prefix + one["input"])[: card.input_length - 1]
+                pairs.append(([*ids, EOS_ID], [*vocabulary.encode(one[target]), EOS_ID]))
+    return [([*map(int, x)], [*map(int, y)]) for x, y in pairs]
+
+
+def _compare(
+    tree: dict[str, Any], config: T5Config, translator: Any, weights: Weights
+) -> Comparison:
+    pairs = _examples(weights)
+    names = _names(weights)
+    sources, targets = (
+        [[names[i] for i in ids] for ids in side] for side in zip(*pairs, strict=True)
+    )
+    # CTranslate2 adds </s> to a target itself, and scores it too.
+    theirs = translator.score_batch(
+        sources, [target[:-1] for target in targets], max_input_length=0, max_batch_size=8
+    )
+    with jax.default_matmul_precision("highest"):  # A GPU's and a TPU's float32 is less.
+        ours = _own_log_probs(tree, config, pairs)
+    a, b = np.concatenate([one.log_probs for one in theirs]), np.concatenate(ours)
+    spread = np.sqrt(np.mean((b - b.mean()) ** 2))
+    difference = np.abs(a - b)
+    return Comparison(
+        len(b),
+        float(difference.mean()),
+        float(difference.max()),
+        float(np.sqrt(np.mean(difference**2)) / max(spread, 1e-6)),
+    )
+
+
+def _own_log_probs(
+    tree: dict[str, Any], config: T5Config, pairs: Sequence[tuple[list[int], list[int]]]
+) -> list[np.ndarray]:
+    """The log-probability of each token of each target by our own model, in float32."""
+    model = T5(dataclasses.replace(config, dtype="float32", attention="xla", dropout_rate=0.0))
+
+    @jax.jit
+    def score(params: Any, inputs: Any, targets: Any) -> Any:
+        shifted = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+        logits: Any = model.apply({"params": params}, inputs, shifted)
+        return log_probs_of(targets, logits)
+
+    # Two shapes: the random ones, of which one is long, and the card's.
+    found: list[np.ndarray] = []
+    for part in (pairs[: len(LENGTHS)], pairs[len(LENGTHS) :]):
+        sides = [*zip(*part, strict=True)]
+        if not sides:
+            continue
+        padded = []
+        for side in sides:
+            rows = np.zeros((len(side), max(map(len, side))), np.int32)
+            for row, ids in zip(rows, side, strict=True):
+                row[: len(ids)] = ids
+            padded.append(rows)
+        scores = np.asarray(score(tree, *padded))
+        found += [row[: len(ids)] for row, ids in zip(scores, sides[1], strict=True)]
+    return found

@@ -1,0 +1,231 @@
+"""Scoring a run again: nothing of it is overwritten, nothing is scored without gold labels, what is
+generated later is shown, and its task is found from any folder.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+
+from dss_jax.cli.main import main
+from dss_jax.core import config, registry
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TokenStore
+from dss_jax.data.store_writer import SplitBuilder, write_store
+from dss_jax.report import report
+from dss_jax.report.found_runs import View, find_runs
+from dss_jax.run import run_folder, score, single
+from dss_jax.run.session import open_session
+
+pytestmark = pytest.mark.usefixtures("linear_programs")
+
+TASK = """
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.types import DistillationTask, Jsonl, plain_example
+
+TASK = DistillationTask(
+    name="toy", description="a toy", licence="none", sources=(Jsonl(files={"test": "t.jsonl"}),),
+    to_example=plain_example, scorer=TEXT_ACCURACY,
+)
+"""
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def other_store(folder: Path, rows: int, without_gold: str = "") -> TokenStore:
+    """Other rows, so many of validation and test, a split of which may be without gold labels."""
+    made = toy.make_store(folder / "made", np.random.default_rng(1))
+    splits: dict[str, SplitBuilder] = {}
+    for name in made.splits:
+        split, new = made.split(name), SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
+        for row in range(rows if name != "train" else len(split)):
+            tokens = {c: split.tokens(c)[row].tolist() for c in TOKEN_COLUMNS}
+            texts = {c: split.text(c)[row] for c in TEXT_COLUMNS}
+            if name == without_gold:
+                tokens["label_targets"], texts["label"] = [], ""
+            new.append(tokens, texts)
+        splits[name] = new
+    key = f"other {without_gold}".strip()
+    description = {"name": "toy", "kind": "task", "key": key, "prefixes": "paper"}
+    return write_store(folder / "store", splits, toy.VOCABULARY, 0, description)
+
+
+def trained(folder: Path, store: TokenStore, **sections: Any) -> config.Run:
+    run = toy.make_run(vocabulary=config.Vocabulary(extra_ids=0), **sections)
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, output_dir=str(folder)))
+    single.train(run, store, TEXT_ACCURACY)
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, toy_store: TokenStore, linear_programs: None
+) -> config.Run:
+    return trained(tmp_path_factory.mktemp("finished") / "run", toy_store)
+
+
+@pytest.fixture
+def run(tmp_path: Path, finished: config.Run) -> config.Run:
+    """A finished run, in the folder `runs/run`."""
+    folder = shutil.copytree(str(finished.train.output_dir), tmp_path / "runs" / "run")
+    train = dataclasses.replace(finished.train, output_dir=str(folder))
+    return dataclasses.replace(finished, train=train)
+
+
+def scored(run: config.Run, store: TokenStore, **options: Any) -> tuple[int, dict, Path]:
+    """Step, scores of test, and the file of its predictions."""
+    session = open_session(run, Path(str(run.train.output_dir)), store, TEXT_ACCURACY)
+    step, scores = score.score(session, ["test"], **options)
+    return step, scores["test"], score.predictions_file(session, "test", step, None)
+
+
+def test_other_data_and_settings_have_files_of_their_own(
+    run: config.Run, toy_store: TokenStore, tmp_path: Path, said: list[str]
+) -> None:
+    step, own, file = scored(run, toy_store)
+    assert file.name == f"test-{step}.jsonl"
+    before = file.read_bytes()
+    assert len(lines(file)) == own["examples"] == 7
+    _, numbers, other = scored(run, other_store(tmp_path, 5))
+    assert numbers["examples"] == len(lines(other)) == 5
+    assert any("token store: other" in line for line in said)
+    settings = {
+        "data": config.Data(batch_size=8, layout="padded", input_length=4),
+        "evaluate": dataclasses.replace(run.evaluate, max_decode_length=2),
+        "model": dataclasses.replace(run.model, dtype="bfloat16"),
+    }
+    files = {file, other}
+    for name, section in settings.items():
+        files.add(scored(dataclasses.replace(run, **{name: section}), toy_store)[2])
+    assert len(files) == 5
+    assert {one.name for one in files} <= {one.name for one in file.parent.iterdir()}
+    assert file.read_bytes() == before
+    # What changes no prediction, and its own data at another place, are the run itself.
+    same = dataclasses.replace(run, data=dataclasses.replace(run.data, store="elsewhere"))
+    assert scored(same, toy_store)[2] == file
+    assert any("max_decode_length = 2" in line for line in said)
+
+
+def test_a_part_of_validation_has_not_the_name_of_the_whole(
+    tmp_path: Path, toy_store: TokenStore
+) -> None:
+    evaluate = config.Evaluate(every=6, batch_size=4, max_decode_length=5, validation_examples=3)
+    trained(tmp_path / "run", toy_store, evaluate=evaluate)
+    names = {f.name for f in (tmp_path / "run" / run_folder.PREDICTIONS).iterdir()}
+    assert names == {"validation-6-first3.jsonl", "validation-best.jsonl", "test-best.jsonl"}
+
+
+def test_what_was_trained_with_extra_tasks_is_scored_as_itself(
+    run: config.Run, toy_store: TokenStore
+) -> None:
+    file = Path(str(run.train.output_dir)) / run_folder.CONFIG
+    text = file.read_text()
+    file.write_text(text.replace(f"{run_folder.STORE_LINE}toy", f"{run_folder.STORE_LINE}toy+more"))
+    assert file.read_text() != text
+    assert run_folder.OTHER not in scored(run, toy_store)[2].name
+
+
+class TestWithoutGoldLabels:
+    def test_a_split_is_predicted_and_not_scored(
+        self, run: config.Run, tmp_path: Path, said: list[str]
+    ) -> None:
+        _, numbers, file = scored(run, other_store(tmp_path, 5, "test"), rationales=True)
+        assert "text_accuracy" not in numbers
+        assert "teacher" not in numbers
+        assert numbers["examples"] == 5
+        found = lines(file)
+        assert [p["id"] for p in found] == [f"test-{i}" for i in range(5)]
+        assert all(p["prediction"] and "rationale" in p for p in found)
+        assert all("correct" not in p and "target" not in p for p in found)
+        assert "no row of test has a gold label: it is predicted, not scored" in said
+
+    def test_a_run_has_no_score_of_such_a_split(self, tmp_path: Path, said: list[str]) -> None:
+        trained(tmp_path / "runs" / "run", other_store(tmp_path, 5, "test"))
+        folder = tmp_path / "runs" / "run"
+        results = run_folder.read_results(folder)
+        assert results is not None
+        assert "test" not in results
+        assert "validation" in results
+        assert len(lines(folder / run_folder.PREDICTIONS / "test-best.jsonl")) == 5
+        assert not any("there is no test split" in line for line in said)
+        written = report.write(tmp_path / "runs", view=View(split="validation"), html=True)
+        assert written.left == []
+
+    def test_validation_without_them_chooses_the_last_step(self, tmp_path: Path) -> None:
+        trained(tmp_path / "run", other_store(tmp_path, 5, "validation"))
+        results = run_folder.read_results(tmp_path / "run")
+        assert results is not None
+        assert results["best_step"] == 6
+        assert "validation" not in results
+        assert results["test"]["examples"] == 5
+
+    def test_the_command_says_so(self, run: config.Run, tmp_path: Path, capsys) -> None:
+        store = other_store(tmp_path, 5, "test")
+        (tmp_path / "tasks").mkdir()
+        (tmp_path / "tasks" / "toy.py").write_text(TASK)
+        where = ["--store", str(store.path), "--task_dir", str(tmp_path / "tasks")]
+        assert main(["eval", "--output_dir", str(run.train.output_dir), *where]) == 0
+        out = capsys.readouterr().out
+        assert "test: 5 rows predicted; none has a gold label" in out
+        assert "0.00" not in out
+        named = re.search(r"^predictions: (.*)$", out, re.M)
+        assert named is not None
+        assert len(lines(Path(named[1]))) == 5
+
+
+def test_rationales_that_are_generated_later_reach_the_page(
+    run: config.Run, tmp_path: Path, toy_store: TokenStore
+) -> None:
+    (cell,) = find_runs(tmp_path / "runs").cells
+    assert not any(p["rationale"] for p in cell.runs[0].predictions("test"))
+    _, _, file = scored(run, toy_store, rationales=True)
+    expected = [p["rationale"] for p in lines(file)]
+    assert any(expected)
+    assert [p["rationale"] for p in cell.runs[0].predictions("test")] == expected
+    longer = dataclasses.replace(run.evaluate, max_rationale_length=2)
+    scored(dataclasses.replace(run, evaluate=longer), toy_store, rationales=True)
+    assert [p["rationale"] for p in cell.runs[0].predictions("test")] == expected
+    written = report.write(tmp_path / "runs", html=True)
+    page = next(f for f in written.files if f.suffix == ".html").read_text()
+    longest = max(expected, key=len)
+    assert json.dumps(longest, ensure_ascii=False)[1:-1] in page or longest in page
+
+
+class TestFromAnotherFolder:
+    @pytest.fixture
+    def project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder with a task file, a store and a run, which was trained there."""
+        folder = tmp_path / "project"
+        (folder / "tasks").mkdir(parents=True)
+        (folder / "tasks" / "toy.py").write_text(TASK)
+        store = toy.make_store(folder / "store", np.random.default_rng(0))
+        monkeypatch.chdir(folder)
+        registry.load_task("toy")
+        data = config.Data(batch_size=8, layout="padded", store="store")
+        trained(Path("runs/run"), store, data=data)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        return folder
+
+    def test_a_run_finds_its_task_and_its_data(self, project: Path, capsys) -> None:
+        assert main(["eval", "--output_dir", str(project / "runs" / "run")]) == 0
+        assert f"{project}/runs/run/predictions/test-" in capsys.readouterr().out
+        moved = project.parent / "moved"
+        (project / "runs" / "run").rename(moved)
+        assert main(["eval", "--output_dir", str(moved)]) == 0
+
+    def test_what_comes_from_anywhere_says_not_what_is_executed(
+        self, project: Path, capsys
+    ) -> None:
+        file = project / "runs" / "run" / run_folder.CONFIG
+        file.write_text(file.read_text() + f"\n# task file: {project}/tasks/toy.py\n")
+        assert main(["eval", "--output_dir", str(project / "runs" / "run")]) == 2
+        assert "unknown task 'toy'" in capsys.readouterr().err
