@@ -211,6 +211,9 @@ class TestBrowser:
             page.shows("result")
             script = "return document.documentElement.scrollWidth"
             assert page.driver.execute_script(script) <= width
+            # The answer is seen without a hand on the page.
+            script = "return document.getElementById('label').getBoundingClientRect().bottom"
+            assert 0 < page.driver.execute_script(script) <= 800
         finally:
             page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -47,11 +47,17 @@
 
   const say = (text) => { at("status").textContent = text; at("status").hidden = text === ""; };
 
+  // Where the answer is below the form.
+  const bringIntoView = () => {
+    if (at("answer").getBoundingClientRect().top > 0.6 * window.innerHeight) at("answer").scrollIntoView();
+  };
+
   const fail = (error) => {
     say("");
     at("result").hidden = at("starters").hidden = true;
     at("error").textContent = error.message;
     at("error").hidden = false;
+    bringIntoView();
     if (error.status === 401) {
       at("token-field").hidden = false;
       at("card-link").hidden = true;
@@ -124,6 +130,7 @@
     at("error").hidden = at("starters").hidden = true;
     at("result").hidden = false;
     say("");
+    bringIntoView();
   };
 
   const ask = async () => {

@@ -155,6 +155,7 @@ def make_server(service: Service) -> uvicorn.Server:
             log_level="error",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=limits.stop_seconds,
             limit_concurrency=limits.max_connections,
