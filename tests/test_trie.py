@@ -25,7 +25,7 @@ def test_labels_share_what_they_begin_with() -> None:
 
 def test_a_node_sees_what_it_goes_on_from() -> None:
     long, short = trie_of([[5, 6], [5, 7], [8]]), trie_of([[9]])
-    arrays = stacked([long, short], 8)
+    arrays = stacked([long, short], 8, 8)
     seen = [set(np.flatnonzero(row)) for row in arrays.sees_BxMxM[0]]
     assert seen[:5] == [{0}, {0, 1}, {0, 1, 2}, {0, 1, 3}, {0, 4}]
     assert seen[5:] == [{5}, {6}, {7}], "where there is no node, itself"

@@ -28,8 +28,15 @@ from dss_jax.train.compile import Compiled
 from dss_jax.train.sharding import batch_sharding, data_parallelism, put_whole
 from dss_jax.train.step import Program
 
-NODES = 8
-"""Nodes and edges are filled up to a multiple of this; rows with like numbers share a batch."""
+NODES, EDGES = 4, 16
+"""Nodes and edges of a batch are filled up to multiples of these."""
+
+NODES_A_ROW = 8
+"""With so many nodes a row, a batch has as many rows as where labels are decoded; with more it has
+fewer, for the logits take memory."""
+
+WINDOW = 4
+"""Batches of inputs of like lengths, among which rows with like tries are put together."""
 
 
 class RankBatch(NamedTuple):
@@ -88,29 +95,40 @@ class TrieRanker:
           labels: of each of them, ids without end-of-sequence.
           lengths: the padded input lengths that may be compiled, ascending; longer inputs are cut.
         """
-        tries = _tries_of(labels)
-        sizes = round_up(np.array([max(len(t.tokens), len(t.edges)) for t in tries], int), NODES)
-        row_lengths, found = inputs.lengths()[rows], [np.zeros(0, np.float32)] * len(rows)
-        for size in np.unique(sizes):
-            own = np.flatnonzero(sizes == size)
-            own = own[np.argsort(-row_lengths[own], kind="stable")]
-            for at in eval_batches(own, self._rows_at_once(len(own), int(size))):
-                longest = int(row_lengths[at[at >= 0]].max())
-                length = next((s for s in lengths if s >= longest), lengths[-1])
-                tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
-                of_rows = [tries[n] for n in np.where(at < 0, own[0], at)]
-                arrays = stacked(of_rows, int(size))
-                batch = put_whole(RankBatch(tokens, arrays), self._mesh)
-                scores = np.asarray(self._score(params, batch))
-                for n, log_probs in zip(at[at >= 0], scores, strict=False):
-                    found[n] = tries[n].scores(log_probs)
+        tries, found = _tries_of(labels), [np.zeros(0, np.float32)] * len(rows)
+        row_lengths = inputs.lengths()[rows]
+        for at in self._batches(row_lengths, np.array([len(t.tokens) for t in tries], int)):
+            real = at[at >= 0]
+            # Places that no row fills have the first one's labels.
+            own = [tries[n] for n in np.where(at < 0, real[0], at)]
+            longest = int(row_lengths[real].max())
+            length = next((s for s in lengths if s >= longest), lengths[-1])
+            tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
+            arrays = stacked(
+                own,
+                int(round_up(max(len(t.tokens) for t in own), NODES)),
+                int(round_up(max(len(t.edges) for t in own), EDGES)),
+            )
+            batch = put_whole(RankBatch(tokens, arrays), self._mesh)
+            scores = np.asarray(self._score(params, batch))
+            for n, log_probs in zip(real, scores, strict=False):
+                found[n] = tries[n].scores(log_probs)
         return found
 
-    def _rows_at_once(self, rows: int, size: int) -> int:
-        """B, a power of two, in whole shares for the devices: few shapes, whatever the rows."""
-        most = min(self._batch_size, max(1, self._batch_size * NODES // size))
-        wanted = min(1 << (rows - 1).bit_length(), 1 << (most.bit_length() - 1))
-        return int(round_up(wanted, data_parallelism(self._mesh)))
+    def _batches(self, lengths: np.ndarray, nodes: np.ndarray) -> list[np.ndarray]:
+        """Places of rows with these lengths and nodes, int [N] each, in batches of one size, a
+        power of four or the largest: few shapes, whatever the number of rows. -1 is no row.
+        """
+        if not len(lengths):
+            return []
+        fitting = max(1, int(self._batch_size * NODES_A_ROW / nodes.mean()))
+        most = min(self._batch_size, 1 << (fitting.bit_length() - 1))
+        size = next((4**k for k in range(16) if 4**k >= len(lengths)), most)
+        size = int(round_up(min(size, most), data_parallelism(self._mesh)))
+        order = np.argsort(-lengths, kind="stable")
+        windows = np.split(order, range(WINDOW * size, len(order), WINDOW * size))
+        order = np.concatenate([w[np.argsort(-nodes[w], kind="stable")] for w in windows])
+        return eval_batches(order, size)
 
 
 def _tries_of(labels: Sequence[Sequence[Ids]]) -> list[Trie]:

@@ -79,11 +79,12 @@ def trie_of(labels: Sequence[Ids]) -> Trie:
     return trie
 
 
-def stacked(tries: Sequence[Trie], size: int) -> TrieArrays:
-    """Tries of a batch side by side, filled up to so many nodes, and as many edges."""
-    tokens, positions, at, following = np.zeros((4, len(tries), size), np.int32)
+def stacked(tries: Sequence[Trie], nodes: int, edges: int) -> TrieArrays:
+    """Tries of a batch side by side, filled up to so many nodes and edges."""
+    tokens, positions = np.zeros((2, len(tries), nodes), np.int32)
+    at, following = np.zeros((2, len(tries), edges), np.int32)
     # Also where there is no node, so that no query is without a key.
-    sees = np.repeat(np.eye(size, dtype=bool)[None], len(tries), axis=0)
+    sees = np.repeat(np.eye(nodes, dtype=bool)[None], len(tries), axis=0)
     for row, trie in enumerate(tries):
         tokens[row, : len(trie.tokens)] = trie.tokens
         # A parent comes before its children.
