@@ -161,7 +161,7 @@ class Load:
     async def run(self, good: int, bad: int) -> None:
         """`good` clients, and `bad` of each bad kind, until it is over."""
         connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=60)
+        timeout = aiohttp.ClientTimeout(total=300)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             kinds = (self.no_http, self.hangs_up, self.slow)
             work = [self.good(n, session) for n in range(good)]
