@@ -157,6 +157,7 @@ def test_commands_are_these() -> None:
         "replay",
         "fit",
         "convert",
+        "push",
         "records",
         "serve",
         "doctor",

@@ -244,3 +244,32 @@ def test_v1_1_and_mt5_as_transformers_5_makes_them(
     state = {name: p.detach().numpy() for name, p in model.named_parameters()}
     for name, value in to_hf(weights.tree(), weights.config).items():
         np.testing.assert_array_equal(value, state.get(name, state["shared.weight"]))
+
+
+@pytest.mark.parametrize("kind", ["T5 v1.0", "T5 v1.1", "mT5"])
+def test_what_ctranslate2_computes_is_what_pytorch_computes(kind: str, tmp_path: Path) -> None:
+    """From a folder of transformers, through `Weights`, against its own model."""
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="needs ctranslate2")
+    from dss_jax.interop.ctranslate2 import write_ct2
+
+    config = dataclasses.replace(V1_0 if kind == "T5 v1.0" else V1_1, **EVEN)
+    weights = random_weights(config, toy.VOCABULARY, 96)
+    write_hf(weights, tmp_path / "hf")
+    if kind == "mT5":
+        file = tmp_path / "hf" / "config.json"
+        content = json.loads(file.read_text()) | {"model_type": "mt5"}
+        file.write_text(json.dumps(content | {"architectures": ["MT5ForConditionalGeneration"]}))
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "hf").eval()
+    assert type(model).__name__.startswith("MT5" if kind == "mT5" else "T5")
+    again = dataclasses.replace(read_hf(tmp_path / "hf"), vocabulary=toy.VOCABULARY, extra_ids=96)
+    write_ct2(again, tmp_path / "ct2")
+    translator = ctranslate2.Translator(str(tmp_path / "ct2"), device="cpu")
+    names = json.loads((tmp_path / "ct2" / "shared_vocabulary.json").read_text())
+    batch = hf.random_batch(config, 40, 12, seed=3)
+    logits = torch.log_softmax(torch.tensor(theirs(model, batch)), -1).numpy()
+    for row, own in enumerate(logits):
+        source = [names[i] for i in batch["encoder_input_tokens"][row] if i]
+        targets = batch["decoder_input_tokens"][row, 1:]
+        (scored,) = translator.score_batch([source], [[names[i] for i in targets]])
+        expected = own[np.arange(len(targets)), targets]
+        np.testing.assert_allclose(scored.log_probs[: len(targets)], expected, atol=1e-4)

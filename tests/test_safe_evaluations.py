@@ -109,7 +109,8 @@ def test_other_data_and_settings_have_files_of_their_own(
     assert {one.name for one in files} <= {one.name for one in file.parent.iterdir()}
     assert file.read_bytes() == before
     # What changes no prediction, and its own data at another place, are the run itself.
-    same = dataclasses.replace(run, data=dataclasses.replace(run.data, store="elsewhere"))
+    data = dataclasses.replace(run.data, store="elsewhere", batch_size=4)
+    same = dataclasses.replace(run, data=data)
     assert scored(same, toy_store)[2] == file
     assert any("max_decode_length = 2" in line for line in said)
 

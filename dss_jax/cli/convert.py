@@ -9,7 +9,6 @@ A run folder is converted at its best checkpoint on validation; --checkpoint nam
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +44,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     text = f"of the tensors for {CT2}: {', '.join(QUANTIZATIONS)}; the first is the default"
     add("--quantization", help=text)
     text = (
-        f"for {CT2}: rows (input; label or target) on which labels are compared with those before "
-        "the conversion; default: the examples of the student's card"
+        f"for {CT2}: rows (.jsonl, .csv, .parquet: input; label or target) on which labels are "
+        "compared with those before the conversion; default: the examples of the student's card"
     )
     add("--compare_on", metavar="FILE", help=text)
 
@@ -60,6 +59,10 @@ def main(args: argparse.Namespace) -> None:
     among("--quantization", quantization, QUANTIZATIONS)
     if target_format != CT2 and (args.quantization or args.compare_on):
         raise UsageError(f"--quantization and --compare_on are for --to {CT2}.")
+    if args.vocabulary and args.compare_on:
+        raise UsageError(
+            f"--compare_on asks {source} itself, which needs its vocabulary beside it."
+        )
     if not storage.is_remote(target):
         check_new_folder(Path(target))
 
@@ -67,7 +70,6 @@ def main(args: argparse.Namespace) -> None:
     from dss_jax.data.vocabulary import resolve
     from dss_jax.interop.formats import read_weights
     from dss_jax.interop.model_files import vocabulary_size
-    from dss_jax.model.t5 import count_parameters
 
     rows_given = _rows(args.compare_on)
     weights = read_weights(source, source_format, args.checkpoint)
@@ -83,8 +85,24 @@ def main(args: argparse.Namespace) -> None:
     if weights.vocabulary is not None:
         ids = vocabulary_size(weights.vocabulary, weights.extra_ids, weights.config, weights.origin)
         shown = f"{weights.vocabulary} ({ids:,} ids, {weights.extra_ids} of them extra)"
-    weights, readme = _described(weights, source, target_format)
+    readme = None
+    if source_format == "orbax":
+        weights, readme = _described(weights, source, target_format)
     compared = _write(weights, target, target_format, args.dtype, quantization, readme)
+    written = f"{target} ({args.dtype if compared is None else quantization})"
+    _print_written(weights, shown, f"{source_format} to {target_format}", written, compared)
+    shown_on = rows_given or (weights.card.examples if weights.card else ())
+    asked = rows_given or (quantization != QUANTIZATIONS[0] and not args.vocabulary)
+    if compared is not None and shown_on and asked:
+        _print_cost(source, args.checkpoint, target, shown_on)
+
+
+def _print_written(
+    weights: "Weights", vocabulary: str, title: str, written: str, compared: "Comparison | None"
+) -> None:
+    """Shows what was read, and where it is now."""
+    from dss_jax.model.t5 import count_parameters
+
     m = weights.config
     logits = "also gives the logits" if m.logits_via_embedding else "logits of their own"
     rows = {
@@ -94,21 +112,17 @@ def main(args: argparse.Namespace) -> None:
         f"{m.num_heads} heads of {m.head_dim}, feed-forward {m.mlp_dim} "
         f"({' x '.join(m.mlp_activations)})",
         "embedding": f"{m.vocab_size:,} rows, {logits}",
-        "vocabulary": shown,
-        "written": f"{target} ({args.dtype if compared is None else quantization})",
+        "vocabulary": vocabulary,
+        "written": written,
     }
     if compared is not None:
         rows["compared with ours"] = (
             f"log-probabilities of {compared.tokens} tokens differ by {compared.mean:.2g} on "
             f"average, {compared.largest:.2g} at most"
         )
-    title = f"{source_format} to {target_format}"
     print_table(title, ("", "value"), list(rows.items()), texts=True)
     for note in weights.notes:
         print(note)
-    shown_on = rows_given or (weights.card.examples if weights.card else ())
-    if compared is not None and shown_on and (rows_given or quantization != QUANTIZATIONS[0]):
-        _print_cost(source, args.checkpoint, target, shown_on)
 
 
 def _write(
@@ -127,12 +141,13 @@ def _write(
 
 def _described(weights: "Weights", source: str, target_format: str) -> tuple["Weights", str | None]:
     """The weights with the student's card, and its model card; None where there is no run."""
+    from dss_jax.interop.model_files import CHECKPOINTS
     from dss_jax.model.t5 import count_parameters
     from dss_jax.run import model_card, run_folder
     from dss_jax.student import card
 
     place = storage.place(source)
-    folder = place.parents[1] if place.name.isdigit() else place
+    folder = place.parents[1] if place.parent.name == CHECKPOINTS else place
     if not storage.exists(folder / run_folder.CONFIG):
         return weights, None
     if weights.card is None:
@@ -145,24 +160,18 @@ def _described(weights: "Weights", source: str, target_format: str) -> tuple["We
     return weights, model_card.of_run(folder, weights.card, count, target_format)
 
 
-def _rows(file: str | None) -> list[dict[str, str]]:
-    """Inputs and labels of a file of JSON objects, such as the predictions of `dss eval`."""
+def _rows(file: str | None) -> list[dict[str, Any]]:
+    """Inputs and labels of a table, such as the predictions of `dss eval`."""
     if file is None:
         return []
-    try:
-        lines = storage.local_file(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--compare_on {file} cannot be read: {error}.") from error
+    from dss_jax.student.tables import open_table
+
     found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            label = row.get("target", row.get("label"))
-            found.append({"input": row["input"], "label": label or ""})
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UsageError(
-                f"{file}:{number}: no JSON object with input, and label or target ({error!r})."
-            ) from error
+    for one in open_table(file).rows:
+        row, label = one.row, one.row.get("target", one.row.get("label"))
+        if row.get("input") is None or label is None:
+            raise UsageError(f"--compare_on: {one.where} has no input, or no label or target.")
+        found.append({"input": row["input"], "label": label})
     return found
 
 

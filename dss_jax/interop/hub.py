@@ -24,6 +24,8 @@ FILES = (
 
 TOKEN = "HF_TOKEN"
 
+_LIBRARIES = ("huggingface_hub", "httpx", "requests")
+
 
 def push(folder: Path, repo: str, *, private: bool, message: str) -> str:
     """Uploads a folder that `dss convert` wrote to a model repository, which is made where there is
@@ -33,7 +35,6 @@ def push(folder: Path, repo: str, *, private: bool, message: str) -> str:
       UsageError: the folder is none; HF_TOKEN is not set; or the hub refuses, with its reason.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if not (folder / CONFIG).is_file():
         raise UsageError(
@@ -43,13 +44,17 @@ def push(folder: Path, repo: str, *, private: bool, message: str) -> str:
     token = os.environ.get(TOKEN)
     if not token:
         raise UsageError(f"{TOKEN} is not set: put a token that may write to {repo} there.")
-    api = HfApi(token=token, library_name="dss-jax")
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    api = HfApi(endpoint=endpoint, token=token, library_name="dss-jax")
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         done = api.upload_folder(
             repo_id=repo, folder_path=folder, allow_patterns=[*FILES], commit_message=message
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:
+        # Its versions have their errors from different libraries.
+        if not (isinstance(error, OSError) or type(error).__module__.startswith(_LIBRARIES)):
+            raise
         reason = str(error).replace(token, "...").strip().splitlines()
         raise UsageError(f"cannot push to {repo} at {api.endpoint}: {' '.join(reason)}") from None
     return str(done.commit_url)

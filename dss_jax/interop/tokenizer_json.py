@@ -71,6 +71,7 @@ def _normalizers(spec: Any) -> list[dict[str, Any]]:
         charsmap = base64.b64encode(spec.precompiled_charsmap).decode()
         found.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
     if spec.remove_extra_whitespaces:
-        found.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
-        found.append({"type": "Strip", "strip_left": True, "strip_right": True})
+        # Not "Strip", which takes more than spaces.
+        for pattern, content in ((" {2,}", " "), (r"\A +| +\z", "")):
+            found.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
     return found

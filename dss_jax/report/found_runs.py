@@ -65,7 +65,7 @@ class FoundRun:
         if not (self.has(split) and file.is_file()):
             return []
         rationales: dict[str, str] = {}
-        later = folder.glob(f"{split}-{self.results['best_step']}[-.]*jsonl")
+        later = folder.glob(f"{split}-{self.results.get('best_step')}[-.]*jsonl")
         for other in sorted(later, key=lambda file: file.stat().st_mtime):
             if run_folder.OTHER not in other.name:
                 rationales |= {p["id"]: p["rationale"] for p in _lines(other) if "rationale" in p}

@@ -40,6 +40,13 @@ STORE_LINE = "# token store: "
 LOCK = "run.lock"
 OTHER = "-other-"
 """In the name of a file of predictions: of other data or settings than the run's."""
+NO_OTHER = (
+    "Evaluate.decode",  # The file's name has it.
+    "T5Config.vocab_size",  # The vocabulary fills it in.
+    "Evaluate.batch_size",
+    "Data.batch_size",
+)
+"""Settings that may differ from the run's in a file of predictions that has its own name."""
 BEFORE = {"train.log", LOCK, "sweep.lock"}
 """What may be in a run's folder before the run is; the last is a lock of older versions."""
 
@@ -127,8 +134,7 @@ def other_settings(run: config.Run, folder: Path) -> str:
 
 def changes(run: config.Run, folder: Path, key: str) -> list[str]:
     """The settings, as gin has them, in which a run with a store of that key differs from the run
-    that a folder holds, and the line of its data where these are others; what its predictions'
-    name says (`Evaluate.decode`) and what the vocabulary fills in are left out.
+    that a folder holds, and the line of its data where these are others; `NO_OTHER` left out.
     """
     if STORE_LINE not in (saved := _saved(folder)):
         return []
@@ -137,7 +143,7 @@ def changes(run: config.Run, folder: Path, key: str) -> list[str]:
     text = f"{STORE_LINE}{key.split('+')[0]}\n{config.to_gin(run)}"
     lines = _difference("\n".join(own), text, folder).splitlines()
     found = [line[1:] for line in lines if line[0] == "+" and not line.startswith("+++ ")]
-    return [x for x in found if x.split(" = ")[0] not in ("Evaluate.decode", "T5Config.vocab_size")]
+    return [line for line in found if line.split(" = ")[0] not in NO_OTHER]
 
 
 def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
