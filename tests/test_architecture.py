@@ -147,6 +147,7 @@ def test_commands_are_these() -> None:
         "train",
         "eval",
         "predict",
+        "serve",
         "prepare",
         "extract",
         "tasks",
@@ -159,7 +160,6 @@ def test_commands_are_these() -> None:
         "convert",
         "push",
         "records",
-        "serve",
         "doctor",
         "demo",
     ]

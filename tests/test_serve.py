@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -424,3 +425,12 @@ class TestCommand:
         assert 'needs uvicorn, which is not installed: pip install "dss-jax[serve]"' in (
             capsys.readouterr().err
         )
+
+    def test_neither_jax_nor_tensorflow_is_loaded_for_a_server(self) -> None:
+        code = "import sys, dss_jax.cli.serve as c; print('fastapi' in sys.modules)\n"
+        code += "import dss_jax.serve.server; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        early, loaded = done.stdout.splitlines()
+        assert early == "False", "help and refusals are quick"
+        assert "fastapi" in loaded.split()
+        assert not {"jax", "tensorflow", "torch"} & set(loaded.split())

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a student, and score it",
     "eval": "score a trained student",
     "predict": "label new rows with a trained student",
+    "serve": "answer over HTTP with a student: labels, rationales, completions, a page",
     "prepare": "make the token store of a task",
     "extract": "ask an LLM for rationales and labels",
     "tasks": "list tasks; show examples and statistics",
@@ -25,7 +26,6 @@ COMMANDS = {
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another, or CTranslate2's",
     "push": "upload a student to the Hugging Face hub",
     "records": "look at what a teacher answered; filter, merge, export",
-    "serve": "answer over HTTP with a student: labels, rationales, completions, a page",
     "doctor": "check this installation: versions, devices, the T5X engine",
     "demo": "both methods on the embedded data set, by its share: a table and curves",
 }
