@@ -109,7 +109,7 @@ def main() -> None:
     try:
         with urllib.request.urlopen(f"{url}/v1/model") as found:
             card = json.load(found)
-        prefix = "[label] "
+        prefix = card["label_prefix"]
         rows = [
             {"prompt": prefix + one["input"], "label": one["label"]} for one in card["examples"]
         ]

@@ -241,6 +241,8 @@ class TestDoor:
             assert answer.status_code == status
             if status == 403:
                 refused(answer, 403, "--allowed_hosts")
+            # Kubernetes asks by the address of the pod.
+            assert client.get("/healthz", headers={"Host": host}).status_code == 200
 
     def test_another_site_can_neither_ask_nor_read(self, client) -> None:
         body = json.dumps({"input": "a"})

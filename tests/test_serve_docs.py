@@ -85,7 +85,7 @@ def url(folder: Path) -> Iterator[str]:
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "requests answered" in said
+    assert "requests taken" in said
 
 
 def here(text: str, url: str) -> str:

@@ -113,13 +113,13 @@ class Batcher:
         )
         self._thread.start()
 
-    def stop(self) -> None:
-        """Answers what is in the queue, and ends the thread."""
+    def stop(self, seconds: float | None = None) -> None:
+        """Answers what is in the queue, and ends the thread; waits so long for it at most."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
 
     @property
     def alive(self) -> bool:

@@ -22,6 +22,9 @@ from dss_jax.serve.metrics import Meters
 GUARDED = ("/v1/", "/metrics")
 """Paths that want the token; pages, their files and probes do not."""
 
+PROBES = ("/healthz", "/readyz")
+"""Paths that are asked by address, whatever the server's names are, and tell nothing."""
+
 GONE = 499
 """nginx's status for a client that has hung up; it is in the metrics alone."""
 
@@ -108,7 +111,7 @@ class Door:
 
     def _check(self, path: str, headers: Headers) -> None:
         name = host_of(headers.get("host", ""))
-        if ANY_HOST not in self._hosts and name not in self._hosts:
+        if not {ANY_HOST, name} & set(self._hosts) and path not in PROBES:
             raise ApiError(
                 f"this server does not go by the name {name[:100]!r}; dss serve --allowed_hosts "
                 "says by which it does",

@@ -136,6 +136,8 @@ class ModelAnswer(BaseModel):
     method: str
     metric: str
     explains: bool
+    label_prefix: str = Field(description="of prompts of /v1/completions that ask for a label")
+    rationale_prefix: str | None = Field(description="the same for a rationale")
     labels: list[str] = Field(description="allowed for every input; []: see row_labels")
     row_labels: bool = Field(description="each input has allowed labels of its own")
     examples: list[dict[str, Any]] = Field(description="of the test split")

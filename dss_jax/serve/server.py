@@ -182,8 +182,9 @@ def run(service: Service, listening: socket.socket) -> None:
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
-        service.batcher.stop()
-        log.info("stopped: %d of %d requests answered", service.answered, service.taken)
+        service.batcher.stop(service.limits.stop_seconds)
+        counts = service.taken, service.answered, service.withdrawn
+        log.info("stopped: %d requests taken, %d answered, %d withdrawn by their clients", *counts)
     if service.batcher.failure is not None:
         raise service.batcher.failure
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -40,7 +40,7 @@ class Served:
 
     student: Student
     name: str
-    token: str
+    token: str = field(repr=False)
     hosts: tuple[str, ...]
     limits: ServeLimits
 
@@ -60,8 +60,8 @@ class Service:
         self.meters.watch(lambda: self.batcher.waiting, lambda: self.ready)
         self.stopping = False
         """Whether new requests should go elsewhere."""
-        self.taken = self.answered = 0
-        """Requests for the student, and those of them that were answered."""
+        self.taken = self.answered = self.withdrawn = 0
+        """Requests for the student, those that were answered, and those whose clients have gone."""
 
     @property
     def ready(self) -> bool:
@@ -106,6 +106,7 @@ class Service:
         try:
             await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
+                self.withdrawn += 1
                 raise ApiError("the client has gone", status=GONE)
             found = asked.result()
         except (UsageError, QueueFull, NotServing):
@@ -114,9 +115,9 @@ class Service:
             text = "the student has failed; the server's log says why"
             raise ApiError(text, status=500, code="failed") from error
         finally:
+            self.answered += asked.done()
             for task in (asked, gone):
                 task.cancel()
-            self.answered += 1
         return found
 
 
