@@ -10,7 +10,7 @@ import toy
 from test_hf import recorded, write_folder
 
 from dss_jax.cli.main import main
-from dss_jax.core import config
+from dss_jax.core import config, student_card
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.interop.formats import read_weights
@@ -150,3 +150,12 @@ def test_parameters_of_another_model(source: Path, tmp_path: Path) -> None:
     file.write_text('{"extra_ids": 0, "mlp_activations": []}')
     with pytest.raises(UsageError, match="cannot be read"):
         read_orbax(out)
+
+
+def test_a_run_says_how_its_student_is_asked(run_folder: Path) -> None:
+    card = student_card.read(run_folder)
+    assert card is not None
+    assert (card.task, card.method, card.metric) == ("toy", "dss", "text_accuracy")
+    assert (card.labels, card.row_labels) == (("label 0", "label 1", "label 2"), False)
+    assert card.rationale_prefix == "[rationale] "
+    assert [row["input"] for row in card.examples] == [f"input {n}" for n in range(7)]

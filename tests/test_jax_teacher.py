@@ -16,10 +16,10 @@ import pytest
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import shipped
-from dss_jax.interop.formats import write_weights
+from dss_jax.interop import open_model
+from dss_jax.interop.formats import read_weights, write_weights
 from dss_jax.interop.weights import from_tree
 from dss_jax.model.t5 import T5
-from dss_jax.teacher import jax_teacher
 from dss_jax.teacher.asking import ExtractionRun
 from dss_jax.teacher.jax_teacher import JaxTeacher
 from dss_jax.teacher.journal import Journal, Request
@@ -73,7 +73,7 @@ def test_one_device_gives_the_same_as_four(
     asked = requests(5, temperature=1.0)
     four = texts(checkpoint, asked)
     alone = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
-    monkeypatch.setattr(jax_teacher, "make_mesh", lambda _: alone)
+    monkeypatch.setattr(open_model, "make_mesh", lambda _: alone)
     assert texts(checkpoint, asked) == four
 
 
@@ -108,7 +108,7 @@ def test_top_k_of_one_is_greedy(checkpoint: str) -> None:
 
 def test_a_checkpoint_without_vocabulary_is_refused(checkpoint: str, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
-    weights = jax_teacher.read_weights(checkpoint.removeprefix("jax:"))
+    weights = read_weights(checkpoint.removeprefix("jax:"))
     write_weights(dataclasses.replace(weights, vocabulary=None), str(bare), "orbax")
     with pytest.raises(UsageError, match="has no SentencePiece file"):
         JaxTeacher(f"jax:{bare}")

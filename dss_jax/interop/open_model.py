@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from dss_jax.core import config
@@ -12,7 +11,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.data.vocabulary import T5_PUBLIC, SentencePiece, resolve
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.model_files import vocabulary_size
-from dss_jax.interop.weights import flat, nested
+from dss_jax.interop.weights import boxed_parameters, flat, nested
 from dss_jax.model.t5 import T5
 from dss_jax.train.compile import keep_compiled_code
 from dss_jax.train.sharding import make_mesh, param_shardings
@@ -58,8 +57,7 @@ def open_model(
     vocabulary_size(model_file, weights.extra_ids, weights.config, weights.origin)
     keep_compiled_code()
     model, devices = T5(dataclasses.replace(weights.config, dtype=dtype)), make_mesh(mesh)
-    one = jnp.ones((1, 2), jnp.int32)
-    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), one, one))["params"]
+    boxed = boxed_parameters(weights.config)
     places = flat(param_shardings(boxed, devices, mesh.logical_axis_rules))
     params = {}
     for name, leaf in weights.leaves.items():

@@ -5,9 +5,9 @@ model needs, and gives `Weights`: our parameter tree whose leaves are read one a
 reading 11B parameters never holds more than the model and one leaf.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ from dss_jax.model.t5 import T5
 
 Shape = tuple[int, ...]
 
-flat = partial(traverse_util.flatten_dict, sep="/")
+flat = functools.partial(traverse_util.flatten_dict, sep="/")
 """{"a": {"b": x}} -> {"a/b": x}."""
-nested = partial(traverse_util.unflatten_dict, sep="/")
+nested = functools.partial(traverse_util.unflatten_dict, sep="/")
 """{"a/b": x} -> {"a": {"b": x}}."""
 
 
@@ -118,11 +118,16 @@ def checked_leaves(
     return {parameter.path: leaf(parameter) for parameter in needed}
 
 
-def expected_shapes(config: T5Config) -> dict[str, Shape]:
-    """Path in our tree -> shape, of every parameter of the model. Takes no memory."""
+@functools.cache
+def boxed_parameters(config: T5Config) -> dict[str, Any]:
+    """Shapes of the model's parameters, in their logical-axis boxes. Takes no memory."""
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    boxed = jax.eval_shape(T5(config).init, jax.random.key(0), tokens, tokens)
-    return {path: leaf.shape for path, leaf in flat(meta.unbox(boxed)["params"]).items()}
+    return dict(jax.eval_shape(T5(config).init, jax.random.key(0), tokens, tokens)["params"])
+
+
+def expected_shapes(config: T5Config) -> dict[str, Shape]:
+    """Path in our tree -> shape, of every parameter of the model."""
+    return {path: leaf.shape for path, leaf in flat(meta.unbox(boxed_parameters(config))).items()}
 
 
 def from_tree(config: T5Config, params: Mapping[str, Any], *, origin: str, **files: Any) -> Weights:
@@ -131,7 +136,7 @@ def from_tree(config: T5Config, params: Mapping[str, Any], *, origin: str, **fil
     """
     arrays = flat(params)
     check_names(expected_shapes(config), {p: a.shape for p, a in arrays.items()}, origin)
-    read = {p: partial(np.asarray, a, dtype=np.float32) for p, a in arrays.items()}
+    read = {p: functools.partial(np.asarray, a, dtype=np.float32) for p, a in arrays.items()}
     leaves = {p: Leaf(a.shape, read[p]) for p, a in arrays.items()}
     return Weights(config=config, leaves=leaves, origin=origin, **files)
 

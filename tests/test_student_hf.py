@@ -1,0 +1,57 @@
+"""A student's log-probabilities of labels beside those of PyTorch's T5."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import student_maker
+import toy
+
+import dss_jax
+from dss_jax.core.ids import EOS_ID
+from dss_jax.core.student_card import StudentCard, write
+
+torch = pytest.importorskip("torch", reason="parity with Hugging Face needs torch")
+transformers = pytest.importorskip("transformers", reason="parity needs transformers")
+import record_hf_reference as hf  # noqa: E402 - it imports torch
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("config", [hf.V1_0, hf.V1_1], ids=["v1.0", "v1.1"])
+def test_labels_over_a_trie_have_the_log_probabilities_of_pytorch(config, tmp_path: Path) -> None:
+    from dss_jax.interop.hf_config import config_json
+
+    torch.manual_seed(0)
+    # transformers 5.23 sizes the decoder's cache by the encoder's layers.
+    config = dataclasses.replace(config, vocab_size=512, num_decoder_layers=2)
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(**config_json(config, "float32"))
+    ).eval()
+    model.save_pretrained(tmp_path)
+    shutil.copyfile(toy.VOCABULARY, tmp_path / "spiece.model")
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 0}')
+    write(tmp_path, StudentCard(label_prefix="[label] "))
+    student = dss_jax.load(tmp_path)
+    examples = student_maker.examples(6)
+    found = student.predict(
+        [e.input for e in examples], labels=[e.allowed_labels for e in examples]
+    )
+    for example, one in zip(examples, found, strict=True):
+        (inputs,) = student.encode([example.input], "[label] ")
+        expected = {}
+        for label in example.allowed_labels:
+            targets = [*student.encode([label])[0][:-1], EOS_ID]
+            with torch.no_grad():
+                logits = model(
+                    input_ids=torch.tensor([inputs]),
+                    decoder_input_ids=torch.tensor([[0, *targets[:-1]]]),
+                ).logits[0]
+            each = torch.log_softmax(logits, dim=-1)[range(len(targets)), targets]
+            expected[label] = float(each.sum())
+        best = max(expected, key=lambda label: expected[label])
+        assert one.log_prob == pytest.approx(max(expected.values()), abs=1e-4)
+        assert expected[one.label] == pytest.approx(expected[best], abs=1e-4)
+        shares = torch.softmax(torch.tensor([*expected.values()]), dim=0).tolist()
+        assert [*one.probabilities.values()] == pytest.approx(shares, abs=1e-4)
