@@ -263,6 +263,15 @@ class TestMistakes:
         with pytest.raises(UsageError, match="447 different tokens for 448 rows"):
             ct2.open_engine(made)
 
+    def test_the_vocabulary_is_another_students(
+        self, folder: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        made = _copy(folder("v1_0"), tmp_path / "copy")
+        shape = made / "t5_config.json"
+        shape.write_text(shape.read_text().replace('"extra_ids": 10', '"extra_ids": 9'))
+        with pytest.raises(UsageError, match=r"spiece.model has 425 ids, and .* names 426"):
+            ct2.open_engine(made)
+
     def test_there_is_no_checkpoint_to_choose(self, folder: Callable[[str], Path]) -> None:
         with pytest.raises(UsageError, match="no checkpoint to choose"):
             ct2.open_engine(folder("v1_0"), checkpoint="best")
@@ -320,6 +329,7 @@ def test_int8_says_what_it_costs(run: Path, tmp_path: Path, capsys) -> None:
     # Of the examples of the student's card.
     for part in ("(int8)", "rows 20", "text_accuracy, %, before", "text_accuracy, %, after"):
         assert part in said
+    assert "in float32; here they are int8" in Path(out, "README.md").read_text()
 
 
 def test_mistakes_on_the_command_line(run: Path, tmp_path: Path, capsys) -> None:
@@ -329,6 +339,7 @@ def test_mistakes_on_the_command_line(run: Path, tmp_path: Path, capsys) -> None
     wrong = [
         (["ctranslate2", new, "--quantization", "int4"], "Did you mean 'int8'?"),
         (["hf", new, "--quantization", "int8"], "for --to ctranslate2"),
+        (["ctranslate2", new, "--dtype", "bfloat16"], "--dtype is for --to hf"),
         (["ctranslate2", new, "--compare_on", str(bad)], "rows.jsonl, line 2 has no input"),
         (["ctranslate2", new, "--compare_on", "nowhere"], "nowhere"),
         (["ctranslate", new], "Did you mean 'ctranslate2'?"),

@@ -29,7 +29,7 @@ from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.hf import write_hf
 from dss_jax.interop.hf_config import config_json, generation_json
-from dss_jax.interop.pieces import token_names
+from dss_jax.interop.pieces import read_model, token_names
 from dss_jax.interop.tokenizer_json import tokenizer_json
 from dss_jax.run import model_card, run_folder
 
@@ -95,21 +95,37 @@ class TestTokenizer:
         assert [made.id_to_token(i) for i in range(3)] == ["<pad>", "</s>", "<unk>"]
         assert made.encode("a", "b").ids == [*own.encode("a"), 1, *own.encode("b"), 1]
 
-    def test_a_vocabulary_of_another_kind_has_none(self, tmp_path: Path) -> None:
-        from dss_jax.interop.pieces import read_model
-
+    @pytest.mark.parametrize(
+        ("part", "field", "value"),
+        [
+            ("trainer_spec", "model_type", 2),  # BPE, whose merges are not in the file.
+            ("trainer_spec", "treat_whitespace_as_suffix", True),
+            ("normalizer_spec", "add_dummy_prefix", False),
+            ("normalizer_spec", "remove_extra_whitespaces", False),
+        ],
+    )
+    def test_a_vocabulary_of_another_kind_has_none(
+        self, part: str, field: str, value: Any, tmp_path: Path, said: list[str]
+    ) -> None:
         model = read_model(toy.VOCABULARY)
-        model.trainer_spec.model_type = 2  # BPE, whose merges are not in the file.
-        file = tmp_path / "bpe.model"
+        setattr(getattr(model, part), field, value)
+        file = tmp_path / "other.model"
         file.write_bytes(model.SerializeToString())
         assert tokenizer_json(file, 0) is None
+        weights = dataclasses.replace(random_weights(BASE), vocabulary=file)
+        write_hf(weights, tmp_path / "out")
+        assert not (tmp_path / "out" / "tokenizer.json").exists()
+        settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+        assert settings["tokenizer_class"] == "T5Tokenizer"
+        assert any("no tokenizer.json" in line for line in said)
+
+    def test_what_is_no_vocabulary(self, tmp_path: Path) -> None:
+        file = tmp_path / "no.model"
         file.write_bytes(b"\xff\xff no model")
         with pytest.raises(UsageError, match="cannot be read as a SentencePiece model"):
             tokenizer_json(file, 0)
 
     def test_a_piece_with_the_name_of_an_extra_id(self, tmp_path: Path) -> None:
-        from dss_jax.interop.pieces import read_model
-
         model = read_model(toy.VOCABULARY)
         model.pieces[100].piece = "<extra_id_3>"
         file = tmp_path / "odd.model"

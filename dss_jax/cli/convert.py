@@ -57,6 +57,9 @@ def main(args: argparse.Namespace) -> None:
     among("--dtype", args.dtype, ("float32", "bfloat16"))
     quantization = args.quantization or QUANTIZATIONS[0]
     among("--quantization", quantization, QUANTIZATIONS)
+    tensors = quantization if target_format == CT2 else args.dtype
+    if target_format == CT2 and args.dtype != "float32":
+        raise UsageError(f"--dtype is for --to hf. For --to {CT2} give --quantization.")
     if target_format != CT2 and (args.quantization or args.compare_on):
         raise UsageError(f"--quantization and --compare_on are for --to {CT2}.")
     if args.vocabulary and args.compare_on:
@@ -87,9 +90,9 @@ def main(args: argparse.Namespace) -> None:
         shown = f"{weights.vocabulary} ({ids:,} ids, {weights.extra_ids} of them extra)"
     readme = None
     if source_format == "orbax":
-        weights, readme = _described(weights, source, target_format)
-    compared = _write(weights, target, target_format, args.dtype, quantization, readme)
-    written = f"{target} ({args.dtype if compared is None else quantization})"
+        weights, readme = _described(weights, source, target_format, tensors)
+    compared = _write(weights, target, target_format, tensors, readme)
+    written = f"{target} ({tensors})"
     _print_written(weights, shown, f"{source_format} to {target_format}", written, compared)
     shown_on = rows_given or (weights.card.examples if weights.card else ())
     asked = rows_given or (quantization != QUANTIZATIONS[0] and not args.vocabulary)
@@ -126,7 +129,7 @@ def _print_written(
 
 
 def _write(
-    weights: "Weights", target: str, format: str, dtype: str, quantization: str, readme: str | None
+    weights: "Weights", target: str, format: str, tensors: str, readme: str | None
 ) -> "Comparison | None":
     """Writes the folder; for CTranslate2 it says how it compares with ours."""
     from dss_jax.interop.formats import write_weights
@@ -134,12 +137,14 @@ def _write(
     if format == CT2:
         from dss_jax.interop.ctranslate2 import write_ct2
 
-        return write_ct2(weights, target, quantization, readme)
-    write_weights(weights, target, format, dtype, readme)
+        return write_ct2(weights, target, tensors, readme)
+    write_weights(weights, target, format, tensors, readme)
     return None
 
 
-def _described(weights: "Weights", source: str, target_format: str) -> tuple["Weights", str | None]:
+def _described(
+    weights: "Weights", source: str, target_format: str, tensors: str
+) -> tuple["Weights", str | None]:
     """The weights with the student's card, and its model card; None where there is no run."""
     from dss_jax.interop.model_files import CHECKPOINTS
     from dss_jax.model.t5 import count_parameters
@@ -157,7 +162,7 @@ def _described(weights: "Weights", source: str, target_format: str) -> tuple["We
             return weights, None
     assert weights.card is not None
     count = count_parameters(dict(weights.leaves))
-    return weights, model_card.of_run(folder, weights.card, count, target_format)
+    return weights, model_card.of_run(folder, weights.card, count, target_format, tensors)
 
 
 def _rows(file: str | None) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ a reader had to decide is in `Weights.notes`.
 """
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,8 @@ from dss_jax.interop.weights import (
     expected_shapes,
     their_shapes,
 )
+
+log = logging.getLogger(__name__)
 
 SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
 WEIGHTS = (SAFETENSORS, f"{SAFETENSORS}.index.json", PYTORCH, f"{PYTORCH}.index.json")
@@ -191,7 +194,10 @@ def write_hf(
     }
     if vocabulary is not None:
         fast = tokenizer_json(vocabulary, weights.extra_ids)
-        files |= {} if fast is None else {"tokenizer.json": fast}
+        if fast is None:
+            log.info("no tokenizer.json: %s is not of T5's kind; transformers needs it", vocabulary)
+        else:
+            files["tokenizer.json"] = fast
         names = token_names(vocabulary, weights.extra_ids, 0)
         own = hf_config.tokenizer_config_json(names, weights.extra_ids, fast=fast is not None)
         files["tokenizer_config.json"] = own

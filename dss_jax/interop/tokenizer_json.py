@@ -22,11 +22,14 @@ _NEVER = -1e9
 
 
 def tokenizer_json(vocabulary: Path, extra_ids: int) -> dict[str, Any] | None:
-    """The contents of `tokenizer.json`; None for a SentencePiece model that is no unigram model.
+    """The contents of `tokenizer.json`; None for a SentencePiece model that is not as T5's are: of
+    unigrams, with one space before each text, and spaces at its ends and doubled ones removed.
     UsageError: the file is no SentencePiece model.
     """
     model = read_model(vocabulary)
-    if model.trainer_spec.model_type != UNIGRAM:
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    spaces = normalizer.add_dummy_prefix and normalizer.remove_extra_whitespaces
+    if trainer.model_type != UNIGRAM or trainer.treat_whitespace_as_suffix or not spaces:
         return None
     pieces = [[p.piece, _NEVER if p.type == _UNUSED else p.score] for p in model.pieces]
     names = token_names(vocabulary, extra_ids, 0)
@@ -41,7 +44,7 @@ def tokenizer_json(vocabulary: Path, extra_ids: int) -> dict[str, Any] | None:
         "truncation": None,
         "padding": None,
         "added_tokens": [_added(i, names[i]) for i in special],
-        "normalizer": {"type": "Sequence", "normalizers": _normalizers(model.normalizer_spec)},
+        "normalizer": {"type": "Sequence", "normalizers": _normalizers(normalizer)},
         # Pieces may hold spaces, so a text is cut nowhere before the model has seen it.
         "pre_tokenizer": {**metaspace, "split": False},
         "post_processor": {
@@ -55,7 +58,7 @@ def tokenizer_json(vocabulary: Path, extra_ids: int) -> dict[str, Any] | None:
             "type": "Unigram",
             "unk_id": UNK_ID,
             "vocab": pieces,
-            "byte_fallback": model.trainer_spec.byte_fallback,
+            "byte_fallback": trainer.byte_fallback,
         },
     }
 
@@ -70,8 +73,7 @@ def _normalizers(spec: Any) -> list[dict[str, Any]]:
     if spec.precompiled_charsmap:
         charsmap = base64.b64encode(spec.precompiled_charsmap).decode()
         found.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
-    if spec.remove_extra_whitespaces:
-        # Not "Strip", which takes more than spaces.
-        for pattern, content in ((" {2,}", " "), (r"\A +| +\z", "")):
-            found.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
+    # Not "Strip", which takes more than spaces.
+    for pattern, content in ((" {2,}", " "), (r"\A +| +\z", "")):
+        found.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
     return found

@@ -30,7 +30,9 @@ TERMS = (
 )
 
 
-def of_run(folder: Path, card: StudentCard, parameters: int, form: str) -> str:
+def of_run(
+    folder: Path, card: StudentCard, parameters: int, form: str, tensors: str = "float32"
+) -> str:
     """The card's text: YAML for the hub, then Markdown.
 
     Args:
@@ -38,6 +40,7 @@ def of_run(folder: Path, card: StudentCard, parameters: int, form: str) -> str:
       card: of its student.
       parameters: of the model.
       form: of the folder that is handed over: "hf" or "ctranslate2".
+      tensors: what they are in there.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -68,7 +71,7 @@ def of_run(folder: Path, card: StudentCard, parameters: int, form: str) -> str:
         f"{_shown(card.task)}, {_shown(card.method)}": _about(card, base, parameters),
         "Ask it": _use(card, form),
         "Training": _training(run, results, card),
-        "Scores": _scores(folder, results, scored),
+        "Scores": _scores(folder, results, scored) + _rounded(tensors),
         "Configuration": _block(_settings(text), "gin"),
     }
     body = "\n\n".join(f"{'##' if i else '#'} {t}\n\n{x}" for i, (t, x) in enumerate(parts.items()))
@@ -239,6 +242,12 @@ def _scores(folder: Path, results: Mapping[str, Any], scored: Mapping[str, Any])
                 _table(("split", "seeds", f"{metric}, %"), rows),
             ]
     return "\n\n".join(lines)
+
+
+def _rounded(tensors: str) -> str:
+    if tensors == "float32":
+        return ""
+    return f"\n\nThese are of the parameters in float32; here they are {tensors}."
 
 
 def _settings(text: str) -> str:

@@ -73,6 +73,11 @@ class CTranslate2Engine:
         return [np.array([sum(next(scored).log_probs) for _ in row], np.float32) for row in labels]
 
 
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none.
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def open_engine(
     folder: Path, *, threads: int | None = None, checkpoint: str | None = None
 ) -> tuple[CTranslate2Engine, SentencePiece]:
@@ -101,7 +106,7 @@ def open_engine(
     try:
         tokens = json.loads((local / TOKENS).read_bytes())
         translator = ctranslate2.Translator(
-            str(local), device="cpu", intra_threads=threads or len(os.sched_getaffinity(0))
+            str(local), device="cpu", intra_threads=threads or _cores()
         )
     except (RuntimeError, ValueError) as error:
         raise UsageError(
@@ -114,4 +119,11 @@ def open_engine(
             f"{files.config.vocab_size} rows of the embedding. Convert the student again."
         )
     assert files.vocabulary is not None
-    return CTranslate2Engine(translator, tokens), SentencePiece(files.vocabulary, files.extra_ids)
+    vocabulary = SentencePiece(files.vocabulary, files.extra_ids)
+    used = sum(not name.startswith("<unused_") for name in tokens)
+    if used != vocabulary.vocab_size:
+        raise UsageError(
+            f"{folder}: {VOCABULARY} has {vocabulary.vocab_size} ids, and {TOKENS} names {used}: "
+            "one of them is another student's. Convert the student again."
+        )
+    return CTranslate2Engine(translator, tokens), vocabulary
