@@ -106,12 +106,19 @@ def make_student(card: StudentCard = CARD, seconds: float = 0.0) -> tuple[Studen
 
 @contextlib.contextmanager
 def client_of(
-    student: Student, *, token: str = "", hosts: Sequence[str] = ("testserver",), **limits: int
+    student: Student,
+    *,
+    token: str = "",
+    hosts: Sequence[str] = ("testserver",),
+    warm_batches: bool = False,
+    **limits: int,
 ) -> Iterator[Any]:
     """A client of an app in this process, with its service as `client.service`."""
     from starlette.testclient import TestClient
 
-    service = Service(Served(student, "words", token, tuple(hosts), ServeLimits(**limits)))
+    service = Service(
+        Served(student, "words", token, tuple(hosts), ServeLimits(**limits), warm_batches)
+    )
     start_student(service, lambda: None)
     try:
         with TestClient(create_app(service)) as client:

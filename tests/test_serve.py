@@ -312,6 +312,13 @@ class TestOperation:
             assert (answer.status_code, answer.json()["status"]) == (503, "stopping")
             assert answer.headers["Connection"] == "close"
 
+    def test_batches_of_every_size_are_asked_for_before_it_is_ready(self) -> None:
+        student, engine = make_student()
+        with client_of(student, warm_batches=True, batch_size=32) as client:
+            while client.get("/readyz").status_code != 200:
+                time.sleep(0.001)
+            assert {1, 2, 4, 8, 16, 32} <= set(engine.calls)
+
     def test_a_thread_that_has_died_is_told(self) -> None:
         student, engine = make_student()
 

@@ -44,6 +44,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--engine", help="jax or ctranslate2 (default: by the folder)")
     add("--checkpoint", help="of a run's folder: best (default), latest or a step")
     add("--threads", type=int, metavar="N", help="of the processor (default: all)")
+    text = "compile batches of every size before /readyz says so, not when they first come"
+    add("--warm_batches", action="store_true", help=text)
     add("--name", help="of the model, for clients (default: the folder's)")
     add("--host", default=LOOPBACK[0], help=f"address to listen on (default {LOOPBACK[0]})")
     add("--port", type=int, default=8000, help="default 8000; 0: any that is free")
@@ -75,7 +77,8 @@ def main(args: argparse.Namespace) -> None:
             args.student, engine=args.engine, threads=args.threads, checkpoint=args.checkpoint
         )
         name = args.name or Path(args.student).resolve().name
-        served = Served(student, name, token, _hosts(args.host, args.allowed_hosts), limits)
+        hosts = _hosts(args.host, args.allowed_hosts)
+        served = Served(student, name, token, hosts, limits, args.warm_batches)
         url = server.url_of(listening)
         log.info("%s (%s) at %s/ and %s/v1; API: %s/docs", name, student.engine, url, url, url)
         if not token and args.host not in LOOPBACK:

@@ -194,7 +194,7 @@ def start_student(service: Service, on_failure: Callable[[], None]) -> None:
 
     def first() -> None:
         start = time.perf_counter()
-        service.served.student.warm_up()
+        service.warm_up()
         log.info("ready after %.1f s", time.perf_counter() - start)
 
     service.batcher.start(first, on_failure)

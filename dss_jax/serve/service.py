@@ -36,6 +36,7 @@ class Served:
       name: of the model, for clients.
       token: what clients must show; "": nothing.
       hosts: see `door.Door`.
+      warm_batches: whether the student is asked for batches of every size before it is ready.
     """
 
     student: Student
@@ -43,6 +44,7 @@ class Served:
     token: str = field(repr=False)
     hosts: tuple[str, ...]
     limits: ServeLimits
+    warm_batches: bool = False
 
 
 class Service:
@@ -66,6 +68,17 @@ class Service:
     @property
     def ready(self) -> bool:
         return self.batcher.ready and not self.stopping
+
+    def warm_up(self) -> None:
+        """Loads and compiles what answers need."""
+        student, card = self.served.student, self.card
+        student.warm_up()
+        texts = [one["input"] for one in card.examples] or ["?"]
+        size = 1
+        while self.served.warm_batches and size <= self.limits.batch_size:
+            # An engine fills a batch up to a power of two.
+            student.predict((texts * size)[:size], explain=card.explains)
+            size *= 2
 
     def _answer(
         self, key: Predicting | Completing, rows: list[Any]
