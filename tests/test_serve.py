@@ -17,7 +17,9 @@ pytest.importorskip("fastapi", reason='needs pip install -e ".[serve]"')
 from serving import CARD, EXAMPLES, client_of, make_student
 
 from dss_jax.cli.main import main
-from dss_jax.serve.server import bind
+from dss_jax.serve.limits import ServeLimits
+from dss_jax.serve.server import bind, run
+from dss_jax.serve.service import Served, Service
 from dss_jax.student.student import Prediction
 
 TEXTS = [one["input"] for one in EXAMPLES]
@@ -331,6 +333,13 @@ class TestOperation:
             assert client.get("/healthz").status_code == 503
             answer = client.post("/v1/predict", json={"input": "a"})
             refused(answer, 503, "stopping")
+
+    def test_a_student_that_cannot_be_warmed_up_ends_the_server(self) -> None:
+        student, engine = make_student()
+        engine.generate = lambda *_: 1 / 0  # type: ignore[method-assign]
+        served = Served(student, "words", "", ("127.0.0.1",), ServeLimits())
+        with bind("127.0.0.1", 0) as listening, pytest.raises(ZeroDivisionError):
+            run(Service(served), listening)
 
     def test_a_failure_is_our_own_and_in_the_log(self) -> None:
         student, engine = make_student()
