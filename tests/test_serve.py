@@ -221,6 +221,8 @@ class TestDoor:
             # Before its body is read.
             answer = client.post("/v1/predict", content=b"x" * 5_000_000)
             assert answer.status_code == 401
+            schemes = client.get("/openapi.json").json()["components"]["securitySchemes"]
+            assert schemes["HTTPBearer"]["scheme"] == "bearer"
             for path in ("/", "/page.js", "/healthz", "/readyz", "/docs", "/openapi.json"):
                 assert client.get(path).status_code == 200
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import fastapi_offline
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -53,6 +54,8 @@ def create_app(service: Service) -> FastAPI:
         title=TITLE,
         version=__version__,
         description="Labels and rationales of a student that dss-jax has trained.",
+        # So that the API page asks for the token; the door looks at it.
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if service.served.token else [],
         docs_url=None,
         redoc_url=None,
     )
