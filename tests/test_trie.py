@@ -32,3 +32,12 @@ def test_a_node_sees_what_it_goes_on_from() -> None:
     assert arrays.positions_BxM[0, :5].tolist() == [0, 1, 2, 2, 1]
     assert arrays.tokens_BxM[1].tolist() == [0, 9, 0, 0, 0, 0, 0, 0]
     assert [*zip(arrays.nodes_BxN[1], arrays.next_BxN[1], strict=True)][:2] == [(0, 9), (1, 1)]
+
+
+def test_rows_with_one_trie_have_the_same_arrays() -> None:
+    one, other = trie_of([[5, 6], [5, 7]]), trie_of([[8], [9]])
+    arrays = stacked([one, other, one, other], 4, 16)
+    alone = stacked([one], 4, 16)
+    for array, expected in zip(arrays, alone, strict=True):
+        np.testing.assert_array_equal(array[2], expected[0])
+        np.testing.assert_array_equal(array[1], array[3])

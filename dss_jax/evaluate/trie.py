@@ -85,7 +85,13 @@ def stacked(tries: Sequence[Trie], nodes: int, edges: int) -> TrieArrays:
     at, following = np.zeros((2, len(tries), edges), np.int32)
     # Also where there is no node, so that no query is without a key.
     sees = np.repeat(np.eye(nodes, dtype=bool)[None], len(tries), axis=0)
+    arrays = TrieArrays(tokens, positions, sees, at, following)
+    first: dict[int, int] = {}
     for row, trie in enumerate(tries):
+        if (like := first.setdefault(id(trie), row)) != row:
+            for array in arrays:
+                array[row] = array[like]
+            continue
         tokens[row, : len(trie.tokens)] = trie.tokens
         # A parent comes before its children.
         for node, parent in enumerate(trie.parents[1:], 1):
@@ -93,4 +99,4 @@ def stacked(tries: Sequence[Trie], nodes: int, edges: int) -> TrieArrays:
             positions[row, node] = positions[row, parent] + 1
         own = np.array([*trie.edges], np.int32)
         at[row, : len(own)], following[row, : len(own)] = own.T
-    return TrieArrays(tokens, positions, sees, at, following)
+    return arrays

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +68,7 @@ class PredictJob:
         return {name: getattr(self, name) for name in names} | {"task": task}
 
 
-class Asked(NamedTuple):
+class AskedRow(NamedTuple):
     """A row, what the student reads of it, and its allowed labels; (): any text, or the card's."""
 
     row: Row
@@ -76,7 +76,7 @@ class Asked(NamedTuple):
     labels: tuple[str, ...]
 
 
-def asked(located: Located, job: PredictJob, form: str) -> Asked:
+def asked(located: Located, job: PredictJob, form: str) -> AskedRow:
     """What is asked about a row, by a student of `form`; UsageError: with file and line."""
     row = dict(located.row)
     if job.task is not None:
@@ -87,7 +87,7 @@ def asked(located: Located, job: PredictJob, form: str) -> Asked:
         rationale = str(row.get("rationale") or "")
     if form == "rationale_input" and rationale and SEPARATOR not in text:
         text = f"{text}{SEPARATOR}{rationale}"
-    return Asked(row, text, job.labels or labels)
+    return AskedRow(row, text, job.labels or labels)
 
 
 def _text_of(located: Located, column: str) -> str:
@@ -117,7 +117,7 @@ def _labels_of(located: Located) -> tuple[str, ...]:
     return tuple(found)
 
 
-def answers(student: Student, rows: Sequence[Asked], explain: bool) -> Sequence[Prediction]:
+def answers(student: Student, rows: Sequence[AskedRow], explain: bool) -> Sequence[Prediction]:
     """A student's predictions for rows, in their order."""
     joint = student.card.form in JOINT
     labels = None if joint else [one.labels or student.card.labels for one in rows]
@@ -177,19 +177,17 @@ def predict_table(student: Student, job: PredictJob) -> int:
             log.info("going on after %d rows", done)
             _pass_over(left, writer.state, job)
         total = None if table.total is None else max(0, table.total - index + count - 1) // count
-        progress = PredictProgress(total, done)
-        while chunk := [
-            asked(one, job, student.card.form) for one in itertools.islice(left, CHUNK)
-        ]:
-            writer.write(_answered(student, chunk, names, job), sha256=left.sha256)
-            progress(len(chunk))
-        progress.close()
+        form = student.card.form
+        with closing(PredictProgress(total, done)) as progress:
+            while chunk := [asked(one, job, form) for one in itertools.islice(left, CHUNK)]:
+                writer.write(_answered(student, chunk, names, job), sha256=left.sha256)
+                progress(len(chunk))
         writer.finish()
     return int(writer.state["rows"])
 
 
 def _answered(
-    student: Student, chunk: Sequence[Asked], names: Mapping[str, str], job: PredictJob
+    student: Student, chunk: Sequence[AskedRow], names: Mapping[str, str], job: PredictJob
 ) -> list[Row]:
     for one in chunk:
         if taken := [name for name in names if name in one.row]:
