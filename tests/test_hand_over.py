@@ -232,11 +232,11 @@ class TestFolder:
 
 
 class TestModelCard:
-    def text(self, run: Path, **changes: Any) -> str:
+    def text(self, run: Path, step: int = 1, **changes: Any) -> str:
         card = student_card.read(run)
         assert card is not None
         card = dataclasses.replace(card, **changes)
-        return model_card.of_run(run, card, 1_234_567, "hf")
+        return model_card.of_run(run, card, 1_234_567, step, "hf")
 
     def test_it_says_what_the_run_says(self, run: Path) -> None:
         hub = pytest.importorskip("huggingface_hub")
@@ -255,6 +255,12 @@ class TestModelCard:
         assert "terms of use" in text
         assert "# jax " in text
         assert str(run.parents[1]) not in text, "no path of this machine"
+
+    def test_scores_are_those_of_the_checkpoint(self, run: Path) -> None:
+        text = self.text(run, step=4)
+        assert "the parameters after step 4 are here" in text
+        assert "None: the run's own are of the parameters after step 1." in text
+        assert "60.0" not in text
 
     def test_seeds_are_shown_together(self, run: Path) -> None:
         means = {s: {"text_accuracy": {"mean": 61.5, "standard_error": 1.25}} for s in ("test",)}
@@ -285,7 +291,7 @@ class TestModelCard:
         (tmp_path / "run" / run_folder.CONFIG).write_text(text)
         card = student_card.read(run)
         assert card is not None
-        shown = model_card.of_run(tmp_path / "run", card, 1, "ctranslate2")
+        shown = model_card.of_run(tmp_path / "run", card, 1, 1, "ctranslate2")
         assert "base_model: google/flan-t5-small\n" in shown
         assert "Teacher: `big|model` (terms: for &lt;b&gt;research&lt;/b&gt; only)." in shown
         assert "the run was not finished" in shown

@@ -1,5 +1,6 @@
 """A student that is asked: by Python, beside `dss eval`, from other folders, and asked wrongly."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -157,8 +158,9 @@ def test_a_folder_in_hugging_faces_form_answers_alike(
     student: Student, folder: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "hf"
-    write_weights(read_weights(str(folder)), str(other), "hf")
     # A foreign T5: no prefix, any text.
+    bare = dataclasses.replace(read_weights(str(folder)), card=None)
+    write_weights(bare, str(other), "hf")
     foreign = dss_jax.load(other)
     assert foreign.card == StudentCard()
     prompt = ["[label] How many apples"]

@@ -162,7 +162,8 @@ def _described(
             return weights, None
     assert weights.card is not None
     count = count_parameters(dict(weights.leaves))
-    return weights, model_card.of_run(folder, weights.card, count, target_format, tensors)
+    step = int(weights.origin.split("/")[-2])  # It ends with STEP/params.
+    return weights, model_card.of_run(folder, weights.card, count, step, target_format, tensors)
 
 
 def _rows(file: str | None) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ TERMS = (
 
 
 def of_run(
-    folder: Path, card: StudentCard, parameters: int, form: str, tensors: str = "float32"
+    folder: Path, card: StudentCard, parameters: int, step: int, form: str, tensors: str = "float32"
 ) -> str:
     """The card's text: YAML for the hub, then Markdown.
 
@@ -39,6 +39,7 @@ def of_run(
       folder: of the run.
       card: of its student.
       parameters: of the model.
+      step: of the checkpoint that is handed over.
       form: of the folder that is handed over: "hf" or "ctranslate2".
       tensors: what they are in there.
     """
@@ -47,7 +48,8 @@ def of_run(
     text = (folder / run_folder.CONFIG).read_text()
     run, results = config.from_gin(text), run_folder.read_results(folder) or {}
     base = _base_model(run)
-    scored = {split: results[split] for split in SPLITS if split in results}
+    own = results.get("best_step") == step
+    scored = {split: results[split] for split in SPLITS if own and split in results}
     data = ModelCardData(
         base_model=base if "/" in base else None,
         library_name="transformers" if form == "hf" else form,
@@ -70,7 +72,7 @@ def of_run(
     parts = {
         f"{_shown(card.task)}, {_shown(card.method)}": _about(card, base, parameters),
         "Ask it": _use(card, form),
-        "Training": _training(run, results, card),
+        "Training": _training(run, results, card, step),
         "Scores": _scores(folder, results, scored) + _rounded(tensors),
         "Configuration": _block(_settings(text), "gin"),
     }
@@ -168,14 +170,14 @@ def _use(card: StudentCard, form: str) -> str:
     return "\n\n".join(parts)
 
 
-def _training(run: config.Run, results: Mapping[str, Any], card: StudentCard) -> str:
+def _training(run: config.Run, results: Mapping[str, Any], card: StudentCard, step: int) -> str:
     lines = []
     if results:
         n, total = results["train_examples"], results["train_total"]
         share = f" ({100 * n / total:.4g} %)" if total else ""
         lines.append(
             f"{n:,} of {total:,} training examples{share}; {results['steps']:,} steps, of which "
-            f"the parameters after step {results['best_step']:,} are here; seed {results['seed']}."
+            f"the parameters after step {step:,} are here; seed {results['seed']}."
         )
     lines.append(f"Learned: {_learned(run.method)}.")
     if run.method.uses_rationales or run.method.label == "teacher":
@@ -215,7 +217,10 @@ def _teacher(run: config.Run) -> str:
 
 def _scores(folder: Path, results: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
     if not scored:
-        return "None: the run was not finished when this folder was made."
+        why = "the run was not finished when this folder was made"
+        if results:
+            why = f"the run's own are of the parameters after step {results['best_step']:,}"
+        return f"None: {why}."
     rows, metric = [], results["metric"]
     for split, numbers in scored.items():
         value, n = numbers[metric], numbers["examples"]
