@@ -25,6 +25,7 @@ ROOMS = (
     "teacher",
     "run",
     "student",
+    "serve",
     "sweep",
     "report",
     "cli",
@@ -44,6 +45,7 @@ are several processes and where a lock is taken: every room reads and writes fil
 alone."""
 
 TENSORFLOW = ("tensorflow", "seqio", "tensorflow_datasets")
+SERVER = ("fastapi", "fastapi_offline", "prometheus_client", "pydantic", "starlette", "uvicorn")
 T5X = ("t5x", "clu", "airio")
 T5X_ROOMS = ("train", "run")
 """Where files named t5x_* run T5X; those of `interop` read its checkpoints without it."""
@@ -105,6 +107,8 @@ def test_each_library_stays_in_its_rooms(file: Path) -> None:
         assert not foreign & set(T5X)
     if not (runs_t5x or file.name.startswith("seqio_")):
         assert not foreign & set(TENSORFLOW)
+    if _room(file) != "serve":
+        assert not foreign & set(SERVER)
     if file.name not in ("beam_pipeline.py", "seqio_beam.py", "run_inference.py"):
         assert "apache_beam" not in foreign
     if file.name != "gin_config.py":
@@ -146,6 +150,7 @@ def test_commands_are_these() -> None:
         "train",
         "eval",
         "predict",
+        "serve",
         "prepare",
         "extract",
         "tasks",

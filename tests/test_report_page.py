@@ -4,12 +4,12 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import Page, chromium
 from results_maker import accuracy_of, write_run
 
 from dss_jax.report import report
@@ -131,38 +131,21 @@ def test_a_real_report_has_a_page(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
-    webdriver = pytest.importorskip(
-        "selenium.webdriver", reason="needs pip install -r requirements-browser.txt"
-    )
-    paths = [shutil.which("chromium"), shutil.which("chromedriver")]
-    if not all(paths):
-        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(paths[0])
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(paths[1])))
-    yield started
-    started.quit()
+    with chromium() as started:
+        yield started
 
 
-class Browser:
+class Browser(Page):
     """The page in Chromium."""
 
     def __init__(self, driver: Any, file: Path) -> None:
-        self.driver, self._file = driver, file
+        super().__init__(driver)
+        self._file = file
         self.open()
 
     def open(self, hash_: str = "") -> None:
         self.driver.get("about:blank")
         self.driver.get(f"{self._file.as_uri()}{hash_}")
-
-    def find(self, name: str) -> Any:
-        return self.driver.find_element("id", name)
-
-    def texts(self, css: str) -> list[str]:
-        return [e.text for e in self.driver.find_elements("css selector", css)]
 
     def ids(self) -> list[int]:
         return [int(t.removeprefix("test-")) for t in self.texts("#items .id")]
@@ -171,12 +154,6 @@ class Browser:
         from selenium.webdriver.support.select import Select
 
         Select(self.find(name)).select_by_visible_text(text)
-
-    def press(self, keys: str) -> None:
-        self.driver.switch_to.active_element.send_keys(keys)
-
-    def errors(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser")]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a student, and score it",
     "eval": "score a trained student",
     "predict": "label new rows with a trained student",
+    "serve": "answer over HTTP with a student: labels, rationales, completions, a page",
     "prepare": "make the token store of a task",
     "extract": "ask an LLM for rationales and labels",
     "tasks": "list tasks; show examples and statistics",

@@ -31,11 +31,11 @@ from dss_jax.train.step import Program
 NODES, EDGES = 4, 16
 """Nodes and edges of a batch are filled up to multiples of these."""
 
-NODES_A_ROW = 8
+NODES_A_ROW = 4
 """With so many nodes a row, a batch has as many rows as where labels are decoded; with more it has
 fewer, for the logits take memory."""
 
-WINDOW = 4
+WINDOW = 2
 """Batches of inputs of like lengths, among which rows with like tries are put together."""
 
 

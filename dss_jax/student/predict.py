@@ -68,7 +68,7 @@ class PredictJob:
         return {name: getattr(self, name) for name in names} | {"task": task}
 
 
-class Asked(NamedTuple):
+class AskedRow(NamedTuple):
     """A row, what the student reads of it, and its allowed labels; (): any text, or the card's."""
 
     row: Row
@@ -76,7 +76,7 @@ class Asked(NamedTuple):
     labels: tuple[str, ...]
 
 
-def asked(located: Located, job: PredictJob, form: str) -> Asked:
+def asked(located: Located, job: PredictJob, form: str) -> AskedRow:
     """What is asked about a row, by a student of `form`; UsageError: with file and line."""
     if located.wrong:
         raise UsageError(located.wrong)
@@ -89,7 +89,7 @@ def asked(located: Located, job: PredictJob, form: str) -> Asked:
         rationale = str(row.get("rationale") or "")
     if form == "rationale_input" and rationale and SEPARATOR not in text:
         text = f"{text}{SEPARATOR}{rationale}"
-    return Asked(row, text, job.labels or labels)
+    return AskedRow(row, text, job.labels or labels)
 
 
 def _text_of(located: Located, column: str) -> str:
@@ -119,7 +119,7 @@ def _labels_of(located: Located) -> tuple[str, ...]:
     return tuple(found)
 
 
-def answers(student: Student, rows: Sequence[Asked], explain: bool) -> Sequence[Prediction]:
+def answers(student: Student, rows: Sequence[AskedRow], explain: bool) -> Sequence[Prediction]:
     """A student's predictions for rows, in their order."""
     joint = student.card.form in JOINT
     labels = None if joint else [one.labels or student.card.labels for one in rows]
@@ -189,7 +189,7 @@ def predict_table(student: Student, job: PredictJob) -> int:
 
 
 def _answered(
-    student: Student, chunk: Sequence[Asked], names: Mapping[str, str], job: PredictJob
+    student: Student, chunk: Sequence[AskedRow], names: Mapping[str, str], job: PredictJob
 ) -> list[Row]:
     for one in chunk:
         if taken := [name for name in names if name in one.row]:

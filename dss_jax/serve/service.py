@@ -1,0 +1,140 @@
+"""One student, the thread that asks it, and what the routes need of both."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+
+from dss_jax.core.errors import UsageError
+from dss_jax.serve.batching import Batcher, NotServing, QueueFull
+from dss_jax.serve.door import GONE
+from dss_jax.serve.errors import ApiError
+from dss_jax.serve.limits import ServeLimits
+from dss_jax.serve.metrics import Meters
+from dss_jax.student.student import Completion, Prediction, Student
+
+
+class Predicting(NamedTuple):
+    """What rows of a batch of `Student.predict` have in common; a row is (input, labels)."""
+
+    explain: bool
+
+
+class Completing(NamedTuple):
+    """The same of `Student.complete`; a row is a prompt."""
+
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server has been given.
+
+    Attributes:
+      name: of the model, for clients.
+      token: what clients must show; "": nothing.
+      hosts: see `door.Door`.
+      warm_batches: whether the student is asked for batches of every size before it is ready.
+    """
+
+    student: Student
+    name: str
+    token: str = field(repr=False)
+    hosts: tuple[str, ...]
+    limits: ServeLimits
+    warm_batches: bool = False
+
+
+class Service:
+    """Asks the student for many requests at once."""
+
+    def __init__(self, served: Served) -> None:
+        self.served, self.card, self.limits = served, served.student.card, served.limits
+        self.meters = Meters()
+        self.batcher = Batcher(
+            self._answer,
+            rows_at_once=served.limits.batch_size,
+            max_waiting=served.limits.max_waiting,
+            on_batch=self._counted,
+        )
+        self.meters.watch(lambda: self.batcher.waiting, lambda: self.ready)
+        self.stopping = False
+        """Whether new requests should go elsewhere."""
+        self.taken = self.answered = self.withdrawn = 0
+        """Requests for the student, those that were answered, and those whose clients have gone."""
+
+    @property
+    def ready(self) -> bool:
+        return self.batcher.ready and not self.stopping
+
+    def warm_up(self) -> None:
+        """Loads and compiles what answers need."""
+        student, card = self.served.student, self.card
+        student.warm_up()
+        texts = [one["input"] for one in card.examples] or ["?"]
+        size = 1
+        while self.served.warm_batches and size <= self.limits.batch_size:
+            # An engine fills a batch up to a power of two.
+            student.predict((texts * size)[:size], explain=card.explains)
+            size *= 2
+
+    def _answer(
+        self, key: Predicting | Completing, rows: list[Any]
+    ) -> Sequence[Prediction | Completion]:
+        student = self.served.student
+        if isinstance(key, Predicting):
+            texts, labels = [text for text, _ in rows], [labels for _, labels in rows]
+            return student.predict(texts, explain=key.explain, labels=labels)
+        longest = self.card.input_length
+        for ids in student.encode(rows, cut=False):
+            if len(ids) > longest:
+                raise ApiError(
+                    f"a prompt has {len(ids)} tokens, and the student reads {longest}",
+                    param="prompt",
+                    code="context_length_exceeded",
+                )
+        return student.complete(rows, key.max_tokens)
+
+    def _counted(self, key: Predicting | Completing, rows: int, seconds: float) -> None:
+        kind = "complete" if isinstance(key, Completing) else "explain" if key.explain else "label"
+        self.meters.batch(kind, rows, seconds)
+
+    async def ask(
+        self, request: Request, key: Predicting | Completing, rows: Sequence[Any]
+    ) -> list[Any]:
+        """The student's answers to rows; nothing is asked for a client that hangs up before.
+
+        Raises:
+          ApiError: there are too many, the student has failed, or the client has gone.
+          QueueFull, NotServing, UsageError: as `Batcher.ask`.
+        """
+        if len(rows) > self.limits.max_waiting:
+            text = f"at most {self.limits.max_waiting} rows can wait, not {len(rows)}"
+            raise ApiError(text, status=413, code="too_many")
+        self.taken += 1
+        asked = asyncio.ensure_future(self.batcher.ask(key, rows))
+        gone = asyncio.ensure_future(_hung_up(request))
+        try:
+            await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                self.withdrawn += 1
+                raise ApiError("the client has gone", status=GONE)
+            found = asked.result()
+        except (UsageError, QueueFull, NotServing):
+            raise
+        except Exception as error:
+            text = "the student has failed; the server's log says why"
+            raise ApiError(text, status=500, code="failed") from error
+        finally:
+            self.answered += asked.done()
+            for task in (asked, gone):
+                task.cancel()
+        return found
+
+
+async def _hung_up(request: Request) -> None:
+    """Returns when a client has gone; its body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
