@@ -12,10 +12,10 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import LABEL, RATIONALE
 from dss_jax.data import joint
-from dss_jax.data.columns import examples_of
 from dss_jax.data.joint import label_in, rationale_in
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS, JoinedSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
+from dss_jax.data.views import examples_of
 from dss_jax.layouts.batches import TrainBatches
 
 DATA = config.Data(batch_size=8, layout="padded")

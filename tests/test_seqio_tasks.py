@@ -522,7 +522,7 @@ class TestForms:
 
     @pytest.mark.parametrize("name", ["cqa", "esnli"])
     def test_tokens_are_seqios(self, seqio: Any, register: Any, tmp_path: Path, name: str) -> None:
-        from dss_jax.data.columns import examples_of
+        from dss_jax.data.views import examples_of
 
         model, extra_ids = (T5_MODEL, 100) if T5_MODEL.is_file() else (MODEL, EXTRA_IDS)
         register(name, vocabulary_path=model, extra_ids=extra_ids)

@@ -8,15 +8,13 @@ input and a target (those of the first role first).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from dss_jax.core import config
-from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
-from dss_jax.core.ids import EOS_ID, LABEL, RATIONALE
-from dss_jax.data.store import SAMPLES, Slices, StoreSplit
+from dss_jax.core.ids import EOS_ID
+from dss_jax.data.store import Slices
 
 Pair = tuple[Slices, Slices]
 """Inputs and targets of a role."""
@@ -132,52 +130,6 @@ class Examples:
         at = np.maximum(items, 0)  # Item -1 has length 0: nothing is read there.
         pairs = zip(self._columns[side], self.lengths(items)[side], strict=True)
         return np.concatenate([join_rows(column, at, own) for column, own in pairs])
-
-
-def examples_of(
-    split: StoreSplit, data: config.Data, method: config.Method, right: np.ndarray | None = None
-) -> Examples:
-    """A method's view of a split of a store.
-
-    `right`: bool [n], rows where the teacher's label is not known to be wrong; only these have
-    their rationale, and their teacher's label. None: all rows.
-    """
-    gold = method.label == "gold"
-    labels: Slices = split.tokens("label_targets" if gold else "teacher_label_targets")
-    inputs: Slices = split.tokens("label_inputs")
-    if right is not None and not gold:
-        labels = only(labels, right)
-    if not method.uses_rationales:
-        return Examples({LABEL: (inputs, labels)}, data, len(split))
-    every, draws = np.arange(len(split)), None
-    rationales: Slices = split.tokens("rationale_targets")
-    if method.rationales == "drawn":
-        if not split.has(SAMPLES):
-            raise UsageError(
-                f'Method.rationales = "drawn" needs several rationales of a row, but '
-                f"{split.name} has at most one of each. Extract with --samples, and give the "
-                "records with --rationales."
-            )
-        from dss_jax.data.joint import drawn
-
-        rationales, draws = drawn(split)
-        every = np.tile(every, len(rationales) // len(split))
-    labels, inputs = labels.take(every), inputs.take(every)
-    if right is not None:
-        rationales = only(rationales, right[every])
-    columns = {LABEL: (inputs, labels)}
-    if method.rationale:
-        columns[RATIONALE] = split.tokens("rationale_inputs").take(every), rationales
-    else:
-        from dss_jax.data.joint import joint_pair
-
-        columns[LABEL] = joint_pair(split, method.form, inputs, labels, rationales)
-    return Examples(columns, data, len(split), draws)
-
-
-def as_scored(method: config.Method) -> config.Method:
-    """The method with the gold label and every row: by it a student is judged."""
-    return replace(method, label="gold", only_correct=False, rationales="first")
 
 
 def shift_joined(targets: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work
-from dss_jax.data.columns import Examples, examples_of, permutation
+from dss_jax.data.columns import Examples, permutation
 from dss_jax.data.store import StoreSplit
+from dss_jax.data.views import examples_of
 from dss_jax.layouts.blocks import Batch, BlockShape, map_arrays
 from dss_jax.layouts.flat import FlatStreams
 from dss_jax.layouts.layout import Cost, Layout, LayoutPlan, base_cost
