@@ -218,10 +218,15 @@ def test_a_notebook_shows_texts_and_interprets_none() -> None:
 def test_a_student_is_warm_when_it_says_so(folder: Path) -> None:
     student, counts = dss_jax.load(folder), cache_counts()
     student.warm_up()
-    example = student.card.examples[0]
     before = counts.found, counts.missing
-    student.predict([example["input"]] * 2, labels=example["allowed_labels"], explain=True)
-    assert (counts.found, counts.missing) == before
+    for count in (1, 4, 16):
+        some = student.card.examples[:count][::-1]
+        student.predict(
+            [one["input"] for one in some],
+            labels=[one["allowed_labels"] for one in some],
+            explain=True,
+        )
+        assert (counts.found, counts.missing) == before, count
 
 
 def test_what_is_asked_wrongly(student: Student, copy: Path) -> None:

@@ -4,6 +4,7 @@ Neither JAX nor TensorFlow is imported here: an engine of `dss_jax.student` does
 """
 
 import html
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
 
 Ids = Sequence[int]
 
-WARM_UP = 16
-"""Inputs of a warm-up, beside one alone."""
+WARM_UP = (1, 4, 16, 64)
+"""Inputs of a warm-up: the sizes of batches that engines compile for."""
 
 
 class GeneratedIds(NamedTuple):
@@ -201,11 +202,18 @@ class Student:
         return [row if len(row) <= longest else [*row[: longest - 1], EOS_ID] for row in rows]
 
     def warm_up(self) -> None:
-        """Loads and compiles what `predict` needs, so that the first answer waits for nothing."""
-        example = self.card.examples[0] if self.card.examples else {"input": "?"}
-        labels = self.card.labels or example.get("allowed_labels", ())
-        for count in (1, WARM_UP):
-            self.predict([example["input"]] * count, explain=self.card.explains, labels=labels)
+        """Loads and compiles what `predict` needs for inputs like the card's examples, one or many,
+        so that the first answer waits for nothing.
+        """
+        examples = self.card.examples or ({"input": "?"},)
+        for count in WARM_UP:
+            some = [*itertools.islice(itertools.cycle(examples), count)]
+            labels = [self.card.labels or one.get("allowed_labels", ()) for one in some]
+            self.predict(
+                [one["input"] for one in some],
+                explain=self.card.explains,
+                labels=None if self.card.form in JOINT else labels,
+            )
 
     def _allowed(
         self, labels: Sequence[str] | Sequence[Sequence[str]] | None, count: int

@@ -21,7 +21,7 @@ from dss_jax.evaluate.ranking import TrieRanker
 from dss_jax.interop.open_model import OpenedModel, open_model
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.run.run_folder import CONFIG
-from dss_jax.student.student import GeneratedIds, Ids
+from dss_jax.student.student import WARM_UP, GeneratedIds, Ids
 
 BATCH_SIZES = {"cpu": 64}
 """Inputs at once, by platform; 256 on others."""
@@ -94,8 +94,8 @@ class XlaEngine:
     def generate(self, inputs: Sequence[Ids], longest: int) -> list[GeneratedIds]:
         # An empty row is done at once.
         count = len(inputs)
-        filled = [*inputs, *([[]] * (_power_of_two(count) - count))]
-        many = filled if count <= self._run.evaluate.batch_size else inputs
+        at_once = next((n for n in WARM_UP if n >= count), count)
+        many = [*inputs, *([[]] * (at_once - count))]
         engine = self._engine(max(8, _power_of_two(longest)))
         decoded = engine(
             self._params,
