@@ -328,7 +328,7 @@ WRONG = {
         '{"input": "a", "allowed_labels": [""]}\n',
         "in.jsonl, line 1: allowed_labels must be a list of texts, none of them empty",
     ),
-    "not UTF-8": ("in.csv", b"input\n\xff\n", "in.csv: not UTF-8 text"),
+    "not UTF-8": ("in.csv", b"input\n\xff\n", "in.csv, line 2: not UTF-8 text"),
     "no Parquet": ("in.parquet", "PAR1", "in.parquet cannot be read as Parquet"),
 }
 
