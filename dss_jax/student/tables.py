@@ -24,7 +24,10 @@ from dss_jax.data.rows import Located, csv_rows, jsonl_rows
 Row = dict[str, Any]
 """Column -> value."""
 
-ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet", ".txt": "lines"}
+ENDINGS = {
+    **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "lines"},
+    **{".jsonl": "jsonl", ".json": "jsonl"},  # The authors' release has lines in .json.
+}
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 STANDARD = "-"
