@@ -1,25 +1,29 @@
-"""A folder that knows its content: SHA-256 and size of each of its files. Standard library only.
+"""A folder that knows its content: CRC-32 and size of each of its files. Standard library only.
 
 Disks, network file systems and interrupted copies change or lose bytes, and readers of arrays do
-not notice: a restored array is then another one.
+not notice: a restored array is then another one. CRC-32 is against accidents, not against people, and
+costs little beside writing.
 """
 
-import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from dss_jax.core.paths import write_whole
 
+BLOCK = 2**22
+"""Bytes that are read at once."""
+
 FILE = "sums.json"
-"""In the folder: name below it -> [bytes, SHA-256 in hex]."""
+"""In the folder: name below it -> [bytes, CRC-32]."""
 
 
 def write_sums(folder: Path, leave_out: Iterable[str] = ()) -> None:
     """Writes the sums of all that the folder holds now, but for files that may still change."""
     out = {FILE, *leave_out}
-    sums = {name: [path.stat().st_size, _sha256(path)] for name, path in _files(folder, out)}
+    sums = {name: [path.stat().st_size, _crc32(path)] for name, path in _files(folder, out)}
     write_whole(folder / FILE, json.dumps(sums, indent=1) + "\n")
 
 
@@ -30,17 +34,17 @@ def damage(folder: Path) -> str | None:
     if not (folder / FILE).is_file():
         return None
     try:
-        sums = {name: (int(size), str(sha)) for name, (size, sha) in _read(folder).items()}
+        sums = {name: (int(size), int(crc)) for name, (size, crc) in _read(folder).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return f"{FILE} cannot be read"
     there = dict(_files(folder, set()))
-    for name, (size, sha) in sums.items():
+    for name, (size, crc) in sums.items():
         if name not in there:
             return f"{name} is missing"
         if (found := there[name].stat().st_size) != size:
             return f"{name} has {found:,} bytes, not {size:,}"
-        if _sha256(there[name]) != sha:
-            return f"{name} is not what was written (SHA-256)"
+        if _crc32(there[name]) != crc:
+            return f"{name} is not what was written (CRC-32)"
     return None
 
 
@@ -54,6 +58,9 @@ def _files(folder: Path, leave_out: set[str]) -> list[tuple[str, Path]]:
     return [(name, path) for name, path in below if name not in leave_out]
 
 
-def _sha256(path: Path) -> str:
+def _crc32(path: Path) -> int:
+    crc = 0
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc

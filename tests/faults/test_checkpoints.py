@@ -124,7 +124,7 @@ def test_every_bit_of_every_file_is_noticed(stopped: Path, tmp_path: Path) -> No
         content = (checkpoint / name).read_bytes()
         if content:
             flip(checkpoint / name)
-            assert damage_of(checkpoint) == f"{name} is not what was written (SHA-256)"
+            assert damage_of(checkpoint) == f"{name} is not what was written (CRC-32)"
             (checkpoint / name).write_bytes(content)
     assert damage_of(checkpoint) is None
 
