@@ -1,7 +1,7 @@
 """A folder that knows its content: CRC-32 and size of each of its files. Standard library only.
 
 Disks, network file systems and interrupted copies change or lose bytes, and readers of arrays do
-not notice: a restored array is then another one. CRC-32 is against accidents, not against people, and
+not notice: a restored array is then another one. CRC-32 is against accidents, not people, and
 costs little beside writing.
 """
 
