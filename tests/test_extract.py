@@ -156,7 +156,7 @@ def test_a_budget_stops_in_the_middle(tmp_path: Path) -> None:
 def test_two_runs_at_once_ask_nothing_twice(tmp_path: Path) -> None:
     async def work() -> None:
         port = await server.start()
-        sends = [Client(f"http://127.0.0.1:{port}/v1", "NO_KEY", 5, 16) for _ in range(2)]
+        sends = [Client(f"http://127.0.0.1:{port}/v1", "NO_KEY", 60, 16) for _ in range(2)]
         with Journal(tmp_path / "journal") as one, Journal(tmp_path / "journal") as other:
             teachers = [ServerTeacher(send, SendOptions(concurrency=16)) for send in sends]
             runs = [ExtractionRun(journal) for journal in (one, other)]
