@@ -361,6 +361,14 @@ class TestMistakes:
         with pytest.raises(UsageError, match=rf"seed_0/{name}(:1)?: not JSON"):
             report.write(sweep)
 
+    def test_predictions_that_are_not_all_there(self, sweep: Path) -> None:
+        file = sweep / "dss" / "count_250" / "seed_0" / "predictions/test-best.jsonl"
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(lines[:-1]))
+        says = rf"test-best.jsonl has {len(lines) - 1} lines, but results.json counts {len(lines)}"
+        with pytest.raises(UsageError, match=says):
+            report.write(sweep)
+
     def test_a_split_that_was_not_scored(self, tmp_path: Path) -> None:
         folder = write_run(tmp_path / "a", accuracy_of(50))
         results = json.loads((folder / "results.json").read_text())
