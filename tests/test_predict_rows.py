@@ -329,6 +329,11 @@ WRONG = {
         "in.jsonl, line 1: allowed_labels must be a list of texts, none of them empty",
     ),
     "not UTF-8": ("in.csv", b"input\n\xff\n", "in.csv, line 2: not UTF-8 text"),
+    "not UTF-8, after 8 KB": (
+        "in.txt",
+        b"good\n" * 5000 + b"\xff\n",
+        "in.txt, line 5001: not UTF-8 text",
+    ),
     "no Parquet": ("in.parquet", "PAR1", "in.parquet cannot be read as Parquet"),
 }
 

@@ -1,5 +1,17 @@
 """Text as it comes: of files, models and servers. Standard library only."""
 
+import re
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""What the error handler "surrogateescape" makes of bytes that are no UTF-8."""
+
+
+def is_utf8(line: str) -> bool:
+    """Whether text was UTF-8 that was read with errors="surrogateescape", by which a file's other
+    lines can be read, and which line is wrong is known.
+    """
+    return line.isascii() or not _NOT_UTF8.search(line)
+
 
 def utf8(text: str) -> bytes:
     """The bytes of any text: see `well_formed`."""

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from dss_jax.core import storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
-from dss_jax.data.rows import Located, csv_rows, jsonl_rows
+from dss_jax.core.texts import is_utf8
+from dss_jax.data.rows import Located, csv_rows, jsonl_rows, lines_of
 
 Row = dict[str, Any]
 """Column -> value."""
@@ -59,6 +60,9 @@ def open_table(name: str) -> RowTable:
     line.
     """
     if name == STANDARD:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # As of files, so that a wrong line is named. What is read so far is nothing.
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         return RowTable(_of_lines(Path("standard input"), sys.stdin))
     form, file = _form(name, "--input"), storage.local_file(name)
     if not file.is_file():
@@ -69,7 +73,7 @@ def open_table(name: str) -> RowTable:
         return RowTable(csv_rows(file, DELIMITERS[form]), None, _line_count(file, -1))
     if form == "jsonl":
         return RowTable(jsonl_rows(file), None, _line_count(file))
-    return RowTable(_plain(file, file.open(encoding="utf-8-sig")), None, _line_count(file))
+    return RowTable(_plain(file, lines_of(file)), None, _line_count(file))
 
 
 def _line_count(file: Path, more: int = 0) -> int:
@@ -92,7 +96,9 @@ def _of_lines(name: Path, lines: Iterable[str]) -> Iterator[Located]:
 
 def _plain(name: Path, lines: Iterable[str]) -> Iterator[Located]:
     for number, line in enumerate(lines, 1):
-        yield Located(where=f"{name}, line {number}", row={INPUT: line.rstrip("\r\n")})
+        where = f"{name}, line {number}"
+        wrong = "" if is_utf8(line) else f"{where}: not UTF-8 text."
+        yield Located(where=where, row={INPUT: line.rstrip("\r\n")}, wrong=wrong)
 
 
 def _pyarrow(name: str | Path) -> Any:
