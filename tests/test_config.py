@@ -70,6 +70,28 @@ def test_a_wrong_name_or_value_is_refused_with_the_fix(binding: str, says: str) 
     assert re.search(re.escape(says).replace(r"\.\*", ".*"), str(error.value))
 
 
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    def said(*bindings: str) -> list[str]:
+        with pytest.raises(UsageError) as raised:
+            gin_config.load_run(bindings=bindings)
+        first, *rest = str(raised.value).split("\n- ")
+        assert first == "several things are wrong:"
+        return rest
+
+    of_fields = ("Train.steps = 0", "Train.seed = 'x'", "Data.layout = 'loose'")
+    assert [line.split()[0] for line in said(*of_fields)] == [
+        "unknown",  # Data.layout
+        "Train.steps",
+        "Train.seed",
+    ]
+    parts = ("Data.batch_size = 5", "Train.microbatches = 2", "Evaluate.decode = 'rank'")
+    both = said(*parts, "Method.form = 'label_rationale'", "Method.rationale = False")
+    assert "must be a multiple" in both[0]
+    assert "compares labels" in both[1]
+    names = said("Train.stepz = 1", "Tran.steps = 1", "Data.seed = %GONE")
+    assert [line.split()[1] for line in names] == ["setting", "section", "macro"]
+
+
 def test_gin_text_gives_the_same_configuration_again(tmp_path: Path) -> None:
     run = gin_config.load_run(
         ["runs/train.gin", "methods/dss_unlabeled.gin", "tasks/svamp.gin"],
