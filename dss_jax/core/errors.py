@@ -3,8 +3,17 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+from dss_jax.core.texts import visible
 
-class UsageError(ValueError):
+
+class Said(Exception):  # noqa: N818
+    """An error whose text is printed, and may hold what others have written: see `visible`."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(visible(text))
+
+
+class UsageError(Said, ValueError):
     """The user can fix this. The command line prints its text without a traceback."""
 
     status = 2  # Of the command.
@@ -40,7 +49,7 @@ class Mistakes:
             raise error if len(self.found) > 1 else UsageError(self.found[0])
 
 
-class Diverged(Exception):  # noqa: N818
+class Diverged(Said):
     """Training cannot go on: loss or gradient is not finite, batch after batch. Its text is printed
     without a traceback.
     """

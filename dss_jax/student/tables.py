@@ -38,6 +38,10 @@ ROW_GROUP = 1024
 """Rows of a Parquet file that are read at once."""
 
 
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+"""What a terminal may obey and JSON may hold as it is; it reads as the same."""
+
+
 class RowTable(NamedTuple):
     """Rows as they are read; of Parquet also the schema, and how many there are."""
 
@@ -141,7 +145,7 @@ class RowWriter:
 
     def write(self, rows: Sequence[Row], **state: Any) -> None:
         """Writes a chunk; when it returns it is there. `state` is kept with the count, `rows`."""
-        sys.stdout.write("".join(map(_json_line, rows)))
+        sys.stdout.write("".join(map(_json_line, rows)).translate(_ESCAPED))
         sys.stdout.flush()
         self.state |= {"rows": self.state["rows"] + len(rows), **state}
 
