@@ -85,7 +85,7 @@ def test_jsonl_keeps_every_value_and_the_order(echo: Echo, here: Path) -> None:
 
 
 def test_csv_keeps_every_text(echo: Echo, here: Path) -> None:
-    odd = ['a "b", c\nd', "", "é ½ \u2028 end", " 007 ", "=1+1", "x" * 200_000]
+    odd = ['a "b", c\nd', "", "é ½ \u2028 end", " 007 ", "=1+1", "a\rb", "\r\n", "x" * 200_000]
     with Path("in.csv").open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["id", "input", "allowed_labels"]])

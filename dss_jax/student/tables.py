@@ -235,10 +235,16 @@ class TextWriter(FileWriter):
     def _csv(self, rows: Sequence[Row]) -> str:
         text, delimiter = io.StringIO(newline=""), DELIMITERS[self._form]
         columns = self._check_columns(rows) if rows else []
-        writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
+        plain = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+        # Python does not quote what has a carriage return alone, which readers take for a new row.
+        quoted = csv.writer(
+            text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+        )
+        table = [[_cell(row.get(name)) for name in columns] for row in rows]
         if rows and not self.state["bytes"]:
-            writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+            table.insert(0, columns)
+        for cells in table:
+            (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         return text.getvalue()
 
     def _move(self) -> None:
