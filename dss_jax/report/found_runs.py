@@ -66,7 +66,8 @@ class FoundRun:
         if not (self.has(split) and file.is_file()):
             return []
         rationales: dict[str, str] = {}
-        later = folder.glob(f"{split}-{self.results.get('best_step')}[-.]*jsonl")
+        step = self.results.get("best_step")
+        later = folder.glob(f"{split}-{step}[-.]*jsonl") if isinstance(step, int) else ()
         for other in sorted(later, key=lambda file: file.stat().st_mtime):
             if run_folder.OTHER not in other.name:
                 rationales |= {p["id"]: p["rationale"] for p in _lines(other) if "rationale" in p}
