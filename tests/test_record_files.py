@@ -1,6 +1,7 @@
 """Record files: exact round trip, refusals that name file and line, merging."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from dss_jax.core.errors import UsageError
 from dss_jax.records.files import merge, read_records, row_totals, write_records
 from dss_jax.records.records import Header, Record, RecordSample
+from dss_jax.teacher.journal import Journal
 
 HEADER = Header(
     task="word_problems",
@@ -269,3 +271,16 @@ def test_files_that_do_not_belong_together(changes: dict, says: str, tmp_path: P
         merge(paths, tmp_path / "m.jsonl")
     with pytest.raises(UsageError, match="each once"):
         merge([paths[0], paths[0]], tmp_path / "m.jsonl")
+
+
+def test_texts_of_users_have_the_umasks_mode(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_records(tmp_path / "new" / "r.jsonl", HEADER, [record("a")])
+        with Journal(tmp_path / "journal"):
+            made = [tmp_path / "new", tmp_path / "new" / "r.jsonl", *tmp_path.glob("journal*")]
+            modes = [file.stat().st_mode & 0o777 for file in made]
+    finally:
+        os.umask(before)
+    assert len(modes) >= 3
+    assert not [mode for mode in modes if mode & 0o077]

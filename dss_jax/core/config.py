@@ -179,10 +179,14 @@ class Optimizer(Section):
     warmup_steps: int = setting(0, low=0)
     b1: float = setting(0.9, low=0, high=1)
     b2: float = setting(0.999, low=0, high=1)
-    eps: float = setting(1e-8, low=0)
+    eps: float = setting(1e-8, low=0, high=1)
     weight_decay: float = setting(0.0, low=0)
     decay_rate: float = setting(0.8, low=0, high=1)
     clip_norm: float = setting(1.0, low=0)
+
+    def check(self) -> None:
+        if self.name == "adamw" and 1 in (self.b1, self.b2):
+            raise UsageError("Optimizer.b1 and b2 must be below 1: 1 takes no gradient in.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,6 +307,13 @@ class Run:
                 'T5Config.attention = "cudnn" does not work with Data.layout = "packed": it takes '
                 'lengths, not segment ids. Take "flat" or "padded".'
             )
+        longest = self.evaluate.max_decode_length
+        for name, search in (("beam", self.beam), ("sample", self.sample)):
+            if self.evaluate.decode == name and search.min_decode_length > longest:
+                yield (
+                    f"{type(search).__name__}.min_decode_length ({search.min_decode_length}) is "
+                    f"above Evaluate.max_decode_length ({longest})."
+                )
         method = self.method
         if self.loss.mutual_information and not method.rationale:
             yield (
