@@ -26,7 +26,7 @@ class Hub:
         """Status and JSON for a POST."""
         self.asked.append((path, token))
         if token != f"Bearer {self.token}":
-            return 401, {"error": "Invalid username or password."}
+            return 401, {"error": f"Invalid username or password: {token}."}
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = "/".join(filter(None, (asked.get("organization"), asked["name"])))

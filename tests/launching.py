@@ -16,6 +16,7 @@ SECRETS = {
     "OPENAI_API_KEY": "sk-not-to-be-seen",
     "HF_TOKEN": "hf_not-to-be-seen",
     "AWS_SECRET_ACCESS_KEY": "aws-not-to-be-seen",
+    "DSS_SERVE_TOKEN": "serve-not-to-be-seen",
 }
 
 TRAIN = shlex.split(

@@ -12,7 +12,7 @@ import toy
 from test_record_files import FAILED, HEADER, record, sample
 
 from dss_jax.cli.main import main
-from dss_jax.cli.records import plain
+from dss_jax.core.texts import visible
 from dss_jax.records.files import read_records, write_records
 
 OTHER = sample("(9 - 1)", rationale="Nine [bold]less[/bold] \x1b[31mone.")
@@ -72,7 +72,9 @@ def test_show(file: Path, capsys) -> None:
 
 
 def test_plain_text_holds_nothing_that_a_terminal_obeys() -> None:
-    assert plain("a\n\tb\x1b]0;x\x07\r\x9b\ud83d é") == "a\n\tb\ufffd]0;x\ufffd\ufffd\ufffd\ufffd é"
+    assert (
+        visible("a\n\tb\x1b]0;x\x07\r\x9b\ud83d é") == "a\n\tb\ufffd]0;x\ufffd\ufffd\ufffd\ufffd é"
+    )
 
 
 def test_show_goes_through_the_pager(file: Path) -> None:

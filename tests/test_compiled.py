@@ -1,6 +1,7 @@
 """Compiled steps on the disk: found again, the same results, made anew when anything differs."""
 
 import dataclasses
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,35 @@ def test_what_cannot_be_kept_does_no_harm(program, compiled, tmp_path: Path) -> 
     saved = _step(program, folder, "x")
     saved._keep(shapes, compiled)
     assert saved._load(shapes) is None
+
+
+def test_steps_are_in_a_folder_that_nobody_else_can_write_to(
+    jax_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps_folder = jax_cache / "steps"
+    assert compiling._folder() == steps_folder
+    assert steps_folder.stat().st_mode & 0o777 == 0o700
+    steps_folder.chmod(0o777)
+    assert compiling._folder() == steps_folder
+    assert steps_folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert compiling._folder() is None
+    assert f"{steps_folder} is not a folder of this user's" in caplog.text
+    monkeypatch.undo()
+    steps_folder.rmdir()
+    steps_folder.symlink_to(jax_cache)
+    assert compiling._folder() is None
+
+
+def test_a_file_of_somebody_elses_is_not_unpickled(
+    program, compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, batches = program
+    batch = batches.shapes[0]
+    _step(program, tmp_path)._keep(batch, compiled)
+    assert _untraced(program, tmp_path)._load(batch) is not None
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert _untraced(program, tmp_path)._load(batch) is None
 
 
 def test_the_oldest_are_removed(

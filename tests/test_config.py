@@ -20,6 +20,9 @@ BAD = [
     ("Task.use_cached = 1", "must be True or False, not 1"),
     ("Optimizer.eps = '1e-6'", "must be a number, not '1e-6'"),
     ("Optimizer.clip_norm = -1", "at least 0, not -1"),
+    ("Optimizer.eps = 1e999", "between 0 and 1, not inf"),
+    ("Optimizer.b2 = 1", "b1 and b2 must be below 1"),
+    ("Evaluate.decode = 'beam'\nBeam.min_decode_length = 500", "above Evaluate.max_decode_length"),
     ("Beam.early_stopping = 'always'", "must be True, False or \"never\", not 'always'"),
     ("Loss.alpha_phases = ((0.5,),)", "must be a list of 2, not (0.5,)"),
     ("Loss.alpha_schedule = 'phased'\nLoss.alpha_phases = ((1.0, 2),)", "between 0 and 1, not 2"),
@@ -68,6 +71,28 @@ def test_a_wrong_name_or_value_is_refused_with_the_fix(binding: str, says: str) 
     with pytest.raises(UsageError) as error:
         gin_config.load_run([], binding.split("\n"))
     assert re.search(re.escape(says).replace(r"\.\*", ".*"), str(error.value))
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    def said(*bindings: str) -> list[str]:
+        with pytest.raises(UsageError) as raised:
+            gin_config.load_run(bindings=bindings)
+        first, *rest = str(raised.value).split("\n- ")
+        assert first == "several things are wrong:"
+        return rest
+
+    of_fields = ("Train.steps = 0", "Train.seed = 'x'", "Data.layout = 'loose'")
+    assert [line.split()[0] for line in said(*of_fields)] == [
+        "unknown",  # Data.layout
+        "Train.steps",
+        "Train.seed",
+    ]
+    parts = ("Data.batch_size = 5", "Train.microbatches = 2", "Evaluate.decode = 'rank'")
+    both = said(*parts, "Method.form = 'label_rationale'", "Method.rationale = False")
+    assert "must be a multiple" in both[0]
+    assert "compares labels" in both[1]
+    names = said("Train.stepz = 1", "Tran.steps = 1", "Data.seed = %GONE")
+    assert [line.split()[1] for line in names] == ["setting", "section", "macro"]
 
 
 def test_gin_text_gives_the_same_configuration_again(tmp_path: Path) -> None:

@@ -374,13 +374,21 @@ class TestPush:
         assert hub.messages[1] == "a better one"
 
     def test_the_token_is_the_environments_and_is_not_shown(
-        self, hub: hub_server.Hub, student: Path, monkeypatch: pytest.MonkeyPatch, capsys
+        self,
+        hub: hub_server.Hub,
+        student: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
+        caplog.set_level("DEBUG")
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        before = {file: file.read_bytes() for file in student.rglob("*") if file.is_file()}
         assert main(["push", str(student), "me/student"]) == 2
-        said = capsys.readouterr().err
+        said = "".join(capsys.readouterr())
         assert f"cannot push to me/student at {hub.address}" in said
-        assert "hf_wrong" not in said
+        assert "hf_wrong" not in said + caplog.text, "the hub repeats it in its error"
+        assert before == {file: file.read_bytes() for file in student.rglob("*") if file.is_file()}
         monkeypatch.delenv("HF_TOKEN")
         asked = len(hub.asked)
         assert main(["push", str(student), "me/student"]) == 2

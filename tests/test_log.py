@@ -2,12 +2,18 @@
 
 import io
 import logging
+import pickle
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
+from dss_jax.cli import tables
 from dss_jax.core import log, processes
+from dss_jax.core.errors import Diverged, UsageError
+from dss_jax.data.store import StoreDamaged
 
 
 def test_messages_are_shown_within_and_nowhere_else(capsys, caplog) -> None:
@@ -21,6 +27,49 @@ def test_messages_are_shown_within_and_nowhere_else(capsys, caplog) -> None:
     assert shown.err == "careful\n"
     assert [r.message for r in caplog.records] == ["outside"]
     assert not log.LOGGER.handlers
+
+
+HOSTILE = "a\x1b[31m\x9b1mred\x1b]0;title\x07\r\x08\u202eb\n\tc"
+SHOWN = "a\ufffd[31m\ufffd1mred\ufffd]0;title\ufffd\ufffd\ufffd\ufffdb\n\tc"
+
+
+def test_what_a_terminal_would_obey_is_shown(capsys) -> None:
+    with log.shown():
+        log.LOGGER.info("a server said %s", HOSTILE)
+        try:
+            raise RuntimeError(HOSTILE)
+        except RuntimeError:
+            log.LOGGER.warning("failed", exc_info=True)
+    shown = capsys.readouterr()
+    assert shown.out == f"a server said {SHOWN}\n"
+    assert SHOWN in shown.err
+    assert not set(shown.err + shown.out) & set("\x1b\x9b\r\u202e")
+
+
+@pytest.mark.parametrize("error", [UsageError, Diverged, StoreDamaged])
+def test_an_error_is_safe_to_print(error: type[Exception]) -> None:
+    assert str(error(HOSTILE)) == SHOWN
+    assert str(pickle.loads(pickle.dumps(error(HOSTILE)))) == SHOWN
+
+
+def test_tables_show_markup_and_control_characters_as_they_are(capsys) -> None:
+    tables.print_table(
+        "[/red] \x1b[1m", ["[bold]n[/bold]", ":smile:"], [["[/red]", "x\x1b[2J"]], note="[/] \x9b"
+    )
+    tables.print_scores("t", {"test": {"examples": 1, "m": 2.0, "[/red]\x1b": 3.0}}, "m")
+    out = capsys.readouterr().out
+    assert not set(out) & set("\x1b\x9b")
+    for text in ("[/red] \ufffd[1m", "[bold]n[/bold]", ":smile:", "x\ufffd[2J", "[/] \ufffd"):
+        assert text in out
+
+
+def test_commands_print_foreign_text_by_what_makes_it_visible() -> None:
+    """A plain `print` is for texts of ours: each is listed here."""
+    allowed = {"main.py", "tables.py", "config.py", "doctor.py", "demo.py", "eval.py", "fit.py"}
+    allowed |= {"prepare.py", "train.py"}
+    folder = Path(tables.__file__).parent
+    plain = {f.name for f in folder.glob("*.py") if re.search(r"(?<![\w.])print\(", f.read_text())}
+    assert plain <= allowed
 
 
 def test_only_the_first_process_speaks(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -345,3 +345,17 @@ def test_lines_after_the_last_checkpoint_are_taken_back(tmp_path: Path) -> None:
     log.close()
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 2), (3, 30)]
+
+
+@pytest.mark.parametrize("bad", [b"\0\0\0", b"\xff{}", b"[]", b'{"step": 2}'])
+def test_a_damaged_line_of_metrics_is_named_not_dropped(tmp_path: Path, bad: bytes) -> None:
+    from dss_jax.train.metric_log import MetricLog
+
+    file = tmp_path / "metrics.jsonl"
+    line = b'{"step": 1, "group": "train"}\n'
+    content = line + bad + b"\n" + line
+    file.write_bytes(content)
+    for read in (lambda: read_metrics(file), lambda: MetricLog(tmp_path, 1)):
+        with pytest.raises(UsageError, match=r"metrics.jsonl:2: no line of metrics"):
+            read()
+    assert file.read_bytes() == content

@@ -237,6 +237,25 @@ class TestCsv:
     def test_a_field_that_is_there_twice(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="line 1: two columns are called 'label'"):
             read_csv(tmp_path, "input,label,label\na,yes,no\n")
+        with pytest.raises(UsageError, match=r"t.jsonl, line 2: two fields are called 'label'"):
+            read_jsonl(tmp_path, '{"input": "a"}\n{"input": "b", "label": "x", "label": "y"}\n')
+
+    def test_a_row_of_several_lines_is_named_by_its_first(self, tmp_path: Path) -> None:
+        left_out: list[str] = []
+        text = 'input,label\n\n"a\nb\nc",yes\n\n"d\ne"\nf\n'
+        (row,) = read_csv(tmp_path, text, left_out)
+        assert (row.input, row.id) == ("a\nb\nc", "train-0")
+        assert [line.split(": ")[0].rsplit("/")[-1] for line in left_out] == [
+            "t.csv, line 7",
+            "t.csv, line 9",
+        ]
+
+    @pytest.mark.parametrize("before", [0, 5000])
+    def test_a_wrong_byte_anywhere_is_of_its_line(self, tmp_path: Path, before: int) -> None:
+        left_out: list[str] = []
+        rows = [b'{"input": "good"}\n'] * before + [b'{"input": "\xff"}\n', b'{"input": "x"}\n']
+        assert len(read_jsonl(tmp_path, b"".join(rows), left_out)) == before + 1
+        assert f"t.jsonl, line {before + 1}: not UTF-8 text" in left_out[0]
 
     def test_a_wrong_row_is_counted_out_and_an_open_quote_never(self, tmp_path: Path) -> None:
         left_out: list[str] = []

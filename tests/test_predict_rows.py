@@ -85,7 +85,7 @@ def test_jsonl_keeps_every_value_and_the_order(echo: Echo, here: Path) -> None:
 
 
 def test_csv_keeps_every_text(echo: Echo, here: Path) -> None:
-    odd = ['a "b", c\nd', "", "é ½ \u2028 end", " 007 ", "=1+1", "x" * 200_000]
+    odd = ['a "b", c\nd', "", "é ½ \u2028 end", " 007 ", "=1+1", "a\rb", "\r\n", "x" * 200_000]
     with Path("in.csv").open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["id", "input", "allowed_labels"]])
@@ -329,6 +329,11 @@ WRONG = {
         "in.jsonl, line 1: allowed_labels must be a list of texts, none of them empty",
     ),
     "not UTF-8": ("in.csv", b"input\n\xff\n", "in.csv, line 2: not UTF-8 text"),
+    "not UTF-8, after 8 KB": (
+        "in.txt",
+        b"good\n" * 5000 + b"\xff\n",
+        "in.txt, line 5001: not UTF-8 text",
+    ),
     "no Parquet": ("in.parquet", "PAR1", "in.parquet cannot be read as Parquet"),
 }
 

@@ -1,6 +1,7 @@
 """Record files: exact round trip, refusals that name file and line, merging."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from dss_jax.core.errors import UsageError
 from dss_jax.records.files import merge, read_records, row_totals, write_records
 from dss_jax.records.records import Header, Record, RecordSample
+from dss_jax.teacher.journal import Journal
 
 HEADER = Header(
     task="word_problems",
@@ -112,6 +114,8 @@ WRONG = [
     (header_with(dss_records=...), "r.jsonl:1: not a record file"),
     (header_with(task=...), "r.jsonl:1: field 'task' is missing"),
     (header_with(totals=[]), "totals must be an object"),
+    (header_with(totals={"rows": 2}), "r.jsonl: 1 records, but 2 by the totals"),
+    (header_with(totals={"rows": 0}), "r.jsonl: 1 records, but 0 by the totals"),
 ]
 
 
@@ -127,6 +131,40 @@ def test_a_wrong_line_is_named(change, says: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
         list(read_records(file)[1])
     assert says in str(raised.value)
+
+
+def test_records_cut_at_a_lines_end_are_noticed_by_all_who_read_them(tmp_path: Path) -> None:
+    file, out = tmp_path / "r.jsonl", tmp_path / "out.jsonl"
+    write_records(file, Header(task="t", split="train", teacher="t"), [record("a"), record("b")])
+    assert read_records(file)[0].totals == {"rows": 2, "statuses": {"ok": 2}}
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:2]))
+    for read in (lambda: [*read_records(file)[1]], lambda: merge([file, file.parent / "b"], out)):
+        with pytest.raises(UsageError, match=r"r\.jsonl: 1 records, but 2 .*cut short"):
+            read()
+    assert not out.exists(), "the total is not made to fit"
+    first = json.loads(lines[0])
+    del first["totals"]
+    file.write_text(json.dumps(first) + "\n" + lines[1].decode())
+    assert [r.id for r in read_records(file)[1]] == ["a"], "an older file"
+
+
+def test_an_iterator_of_other_length_than_the_totals_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1 records, but the header's totals say 2"):
+        write_records(tmp_path / "r.jsonl", HEADER, iter([record("a")]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_field_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    write_records(file, HEADER, [record("a")])
+    head, line = file.read_text().splitlines()
+    file.write_text(f'{head}\n{line[:-1]}, "gold": "other"}}\n')
+    with pytest.raises(UsageError, match=r"r\.jsonl:2: two fields are called 'gold'"):
+        list(read_records(file)[1])
+    file.write_text(f'{head[:-1]}, "task": "other"}}\n{line}\n')
+    with pytest.raises(UsageError, match=r"r\.jsonl:1: two fields are called 'task'"):
+        read_records(file)
 
 
 def test_other_files_and_second_ids_are_refused(tmp_path: Path) -> None:
@@ -233,3 +271,16 @@ def test_files_that_do_not_belong_together(changes: dict, says: str, tmp_path: P
         merge(paths, tmp_path / "m.jsonl")
     with pytest.raises(UsageError, match="each once"):
         merge([paths[0], paths[0]], tmp_path / "m.jsonl")
+
+
+def test_texts_of_users_have_the_umasks_mode(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_records(tmp_path / "new" / "r.jsonl", HEADER, [record("a")])
+        with Journal(tmp_path / "journal"):
+            made = [tmp_path / "new", tmp_path / "new" / "r.jsonl", *tmp_path.glob("journal*")]
+            modes = [file.stat().st_mode & 0o777 for file in made]
+    finally:
+        os.umask(before)
+    assert len(modes) >= 3
+    assert not [mode for mode in modes if mode & 0o077]

@@ -334,6 +334,41 @@ class TestLittle:
         assert titles[1].startswith("toy: text accuracy")
 
 
+def test_no_cell_of_a_table_for_people_is_a_formula(tmp_path: Path) -> None:
+    for i, name in enumerate(("=1+1", "+x", "-x", "@x", "\tx", "\rx", "x=1", "-0.5")):
+        write_run(tmp_path / f"={i}", accuracy_of(50), method=name)
+    report.write(tmp_path)
+    for file in ("results.csv", "runs.csv"):
+        with (tmp_path / "report" / file).open(newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        names = {row["method"] for row in rows}
+        assert names == {"'=1+1", "'+x", "'-x", "'@x", "'\tx", "\ufffdx", "x=1", "-0.5"}
+    assert {row["folder"][:2] for row in rows} == {"'="}
+
+
+def test_names_are_no_markup_in_the_markdown_report(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", accuracy_of(50), method="<img src=x>|b\x1b\nc", task="<b>t</b>")
+    report.write(tmp_path)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert r"\<img src=x>\|b\x1b".replace(r"\x1b", "\ufffd c") in text
+    assert not re.search(r"(?<!\\)<[a-z/]", text)
+
+
+def test_a_step_that_is_no_number_leads_to_no_other_folder(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs" / "a", accuracy_of(50))
+    (tmp_path / "harmless.jsonl").write_text('{"id": "item-0", "rationale": "from outside"}\n')
+    results = json.loads((folder / "results.json").read_text())
+    results["best_step"] = "x/../../../../harmless"
+    (folder / "predictions" / "test-x").mkdir()
+    (folder / "results.json").write_text(json.dumps(results))
+    lines = (folder / "predictions/test-best.jsonl").read_text().splitlines()
+    bare = [{k: v for k, v in json.loads(line).items() if k != "rationale"} for line in lines]
+    text = "".join(json.dumps(line) + "\n" for line in bare)
+    (folder / "predictions/test-best.jsonl").write_text(text)
+    (run,) = find_runs(tmp_path / "runs").cells[0].runs
+    assert run.predictions("test")[0]["rationale"] is None
+
+
 class TestMistakes:
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="holds no finished run"):
@@ -359,6 +394,14 @@ class TestMistakes:
     def test_damaged_json_names_its_place(self, sweep: Path, name: str) -> None:
         (sweep / "dss" / "count_250" / "seed_0" / name).write_text("{\n")
         with pytest.raises(UsageError, match=rf"seed_0/{name}(:1)?: not JSON"):
+            report.write(sweep)
+
+    def test_predictions_that_are_not_all_there(self, sweep: Path) -> None:
+        file = sweep / "dss" / "count_250" / "seed_0" / "predictions/test-best.jsonl"
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(lines[:-1]))
+        says = rf"test-best.jsonl has {len(lines) - 1} lines, but results.json counts {len(lines)}"
+        with pytest.raises(UsageError, match=says):
             report.write(sweep)
 
     def test_a_split_that_was_not_scored(self, tmp_path: Path) -> None:

@@ -207,6 +207,18 @@ class TestCompletions:
 
 
 class TestDoor:
+    def test_the_token_is_in_no_answer_and_no_log(self, student, caplog, capfd) -> None:
+        caplog.set_level("DEBUG")
+        shown = ""
+        with client_of(student, token="secret-word") as client:
+            for token in ("secret-word", "secret-word2"):
+                headers = {"Authorization": f"Bearer {token}"}
+                for path in ("/", "/metrics", "/v1/model", "/docs", "/openapi.json", "/none"):
+                    answer = client.get(path, headers=headers)
+                    shown += answer.text + str(answer.headers)
+                shown += client.post("/v1/predict", json={"input": 1}, headers=headers).text
+        assert "secret-word" not in shown + caplog.text + "".join(capfd.readouterr())
+
     def test_the_token_opens_v1_and_metrics_and_nothing_else_wants_it(self, student) -> None:
         with client_of(student, token="secret-word") as client:
             for path in ("/v1/model", "/v1/models", "/metrics"):

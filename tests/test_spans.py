@@ -186,6 +186,12 @@ class TestMistakes:
         with pytest.raises(UsageError, match=f"bad.jsonl:2: .*{message}"):
             pieces_of(store, "train", _run(text_files=str(file)))
 
+    def test_a_byte_that_is_no_utf8(self, store: TokenStore, tmp_path: Path) -> None:
+        file = tmp_path / "bad.txt"
+        file.write_bytes(b"good\n" * 5000 + b"\xff\n")
+        with pytest.raises(UsageError, match=r"bad\.txt:5001: not UTF-8"):
+            pieces_of(store, "train", _run(text_files=str(file)))
+
     def test_too_few_sentinels(self, toy_store: TokenStore) -> None:
         with pytest.raises(UsageError, match=r"has 0 extra ids .*Vocabulary.extra_ids=100"):
             pieces_of(toy_store, "train", _run())

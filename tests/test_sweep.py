@@ -236,6 +236,14 @@ def test_a_failed_cell_does_not_stop_the_rest(tmp_path: Path, capsys) -> None:
     assert without_teacher(started(tmp_path))[8:] == [failed], "it is tried again"
 
 
+def test_a_cell_of_somebody_elses_grid_stays_in_the_folder(tmp_path: Path) -> None:
+    for field in ("task", "model", "method"):
+        cell = Cell("words", "dss", "tiny", 1.0).as_json() | {field: "../../harmless"}
+        (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "cells": [cell]}))
+        with pytest.raises(UsageError, match=r"sweep\.json names a file .*harmless"):
+            sweep_plan.cells_in(tmp_path)
+
+
 def test_a_cell_that_was_planned_and_never_begun_may_change(tmp_path: Path) -> None:
     behave(tmp_path, fail_early=["frac_1/seed_1"])
     assert dss_sweep(tmp_path) == 1

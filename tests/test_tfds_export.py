@@ -57,7 +57,7 @@ def records(split: str, rows: int = ROWS) -> list[Record]:
 
 
 def write(folder: Path, split: str, found: list[Record] | None = None, **header: Any) -> Path:
-    file = folder / f"{header.get('task', 'sums')}-{split}.jsonl"
+    file = folder / f"{header.get('task', 'sums')}-{split.replace('/', '_')}.jsonl"
     fields = {"task": "sums", "split": split, "teacher": "größer", "terms": "research only"}
     write_records(file, Header(**(fields | header)), records(split) if found is None else found)
     return file
@@ -148,6 +148,7 @@ def test_the_command_names_the_data_source(
         ({"split": "train", "task": "sums"}, {}, "two files are of one split"),
         ({"split": "test", "task": "cqa"}, {}, "of several tasks: cqa, sums"),
         ({"split": "test", "found": []}, {}, "sums-test.jsonl has no records"),
+        ({"split": "x/../../../y"}, {}, "the split 'x/../../../y' of a record file"),
         (None, {"version": "1.0"}, "MAJOR.MINOR.PATCH, as 1.0.0, not '1.0'"),
         (None, {"name": "My-Sums"}, "'My-Sums' is none for TFDS"),
     ],

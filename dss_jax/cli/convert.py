@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dss_jax.cli.tables import print_table
+from dss_jax.cli.tables import print_table, say
 from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
@@ -125,7 +125,7 @@ def _print_written(
         )
     print_table(title, ("", "value"), list(rows.items()), texts=True)
     for note in weights.notes:
-        print(note)
+        say(note)
 
 
 def _write(

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dss_jax.cli.tables import say
 from dss_jax.core import environment
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.environment import Check
@@ -108,5 +109,5 @@ def _show(title: str, checks: Sequence[Check]) -> None:
     for check in checks:
         mark = "!" if check.problem else " "
         tail = f"   <- {check.problem}" if check.problem else ""
-        print(f"{mark} {check.name:<{width}}  {check.found}{tail}")
+        say(f"{mark} {check.name:<{width}}  {check.found}{tail}")
     print()

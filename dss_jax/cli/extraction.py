@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dss_jax.cli.tables import number, print_table
+from dss_jax.cli.tables import number, print_table, say
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
@@ -42,12 +42,12 @@ def main(args: argparse.Namespace, task: DistillationTask) -> int:
     extraction = _extraction(args, task)
     if labels := recipes.learned_labels(task, _rows_with_gold(args, task, whole)):
         extraction = replace(extraction, labels=labels)
-        print(f"labels that a teacher may answer, from the gold ones: {', '.join(labels)}")
+        say(f"labels that a teacher may answer, from the gold ones: {', '.join(labels)}")
     if args.show_prompt is None:
         return _ask(args, extraction, examples)
     for example in examples[: args.show_prompt]:
         first = next(extraction.requests([example]))
-        print(f"--- {example.id}, sample {first.sample}\n{prompting.shown(first.body)}\n")
+        say(f"--- {example.id}, sample {first.sample}\n{prompting.shown(first.body)}\n")
     return 0
 
 
@@ -139,7 +139,7 @@ def _ask(args: argparse.Namespace, extraction: Extraction, examples: Sequence[Ex
         with contextlib.closing(bar):
             progress = teacher.ask(extraction.requests(examples), run)
         if progress.stopped:
-            print(
+            say(
                 f"stopped: {progress.stopped}. {progress.done:,} of {bar.total:,} requests are "
                 f"done and kept in {journal.path}. The same command goes on from there."
             )
@@ -183,7 +183,7 @@ def _confirm(args: argparse.Namespace, expected: prices.Estimate) -> bool:
         return False
     text = f"this will cost about {expected.cost:,.2f} USD, more than --budget {args.budget:g}"
     if args.yes:
-        print(text)
+        say(text)
         return True
     if sys.stdin.isatty() and input(f"{text}. Go on? [y/N] ").strip().lower() in ("y", "yes"):
         return True
@@ -268,6 +268,6 @@ def _print_report(out: str, header: Header, progress: asking.ExtractionProgress)
     rows["retries now"] = progress.retries
     print_table(out, ("", ""), [*rows.items()])
     for reason, count in progress.reasons.most_common(SHOWN_REASONS):
-        print(f"failed, {count:,}: {reason}")
+        say(f"failed, {count:,}: {reason}")
     if progress.failed:
-        print("The same command asks again for the failed ones; --only_failed for them alone.")
+        say("The same command asks again for the failed ones; --only_failed for them alone.")

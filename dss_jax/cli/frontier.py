@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dss_jax.cli import sweep, sweep_options
-from dss_jax.cli.tables import print_table
+from dss_jax.cli.tables import print_table, say
 from dss_jax.core import registry, storage
 from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
@@ -150,12 +150,12 @@ def _answer(trainer: _Trainer, question: Question, whole_map: bool) -> None:
         one = found.path[-1]
         write_json(folder, question, found)
         verb = "reaches it" if one.reached else "does not"
-        print(f"{one.model}, {100 * one.fraction:g} % of the data: {one.accuracy:.2f} {verb}")
+        say(f"{one.model}, {100 * one.fraction:g} % of the data: {one.accuracy:.2f} {verb}")
 
     models, fractions, target = question.models, question.fractions, question.target
     pairs = [(model, fraction) for model in models for fraction in fractions]
     known = {pair: mean(values).value for pair in pairs if (values := there(*pair, split))}
-    print(
+    say(
         f"{question.task}, {question.method}: {question.target_name}, {target:.2f} on {split}; "
         f"models from the smallest: {', '.join(models)}"
     )
@@ -166,14 +166,14 @@ def _answer(trainer: _Trainer, question: Question, whole_map: bool) -> None:
     tests = {model: there(model, fraction, "test") for model, fraction in found.least.items()}
     write_json(folder, question, found, tests)
     if not found.least:
-        print(f"no model reaches {target:.2f} with these data.")
+        say(f"no model reaches {target:.2f} with these data.")
     for model, fraction in found.least.items():
         test = ""
         if tests[model]:
             value, error, _ = mean(tests[model])
             test = f"; on test {value:.2f}" + (f" +- {error:.2f}" if error is not None else "")
-        print(f"{model} reaches it with {100 * fraction:g} % of the data{test}")
-    print(f"picture: {draw(folder, question, found)}")
+        say(f"{model} reaches it with {100 * fraction:g} % of the data{test}")
+    say(f"picture: {draw(folder, question, found)}")
 
 
 def _print_path(question: Question, found: Found) -> None:
@@ -185,7 +185,7 @@ def _print_path(question: Question, found: Found) -> None:
     title = f"the search for {question.target_name}, {question.target:.2f}"
     print_table(title, columns, rows)
     for dip in found.dips:
-        print(
+        say(
             f"{dip.model}: {dip.fall:.2f} points lower with {100 * dip.more:g} % of the data than "
             f"with {100 * dip.less:g} %. The search takes for granted that more data is better: "
             "more seeds, or dss sweep over all fractions, would tell."

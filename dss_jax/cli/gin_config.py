@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gin import config_parser
 
 from dss_jax.core import config, storage
-from dss_jax.core.errors import UsageError, nearest, unknown_name
+from dss_jax.core.errors import Mistakes, UsageError, nearest, unknown_name
 from dss_jax.core.paths import shipped
 
 log = logging.getLogger(__name__)
@@ -72,10 +72,13 @@ class Settings:
         return section(**own)
 
     def run(self) -> config.Run:
-        """The checked configuration. Raises UsageError with what is allowed for a wrong value."""
-        names = (f.name for f in fields(config.Run))
-        made = map(self._made, config.SECTIONS.values())
-        return config.Run(**dict(zip(names, made, strict=True)))
+        """The checked configuration. Raises UsageError with what is allowed for wrong values."""
+        mistakes, made = Mistakes(), {}
+        for part, section in zip(fields(config.Run), config.SECTIONS.values(), strict=True):
+            with mistakes:
+                made[part.name] = self._made(section)
+        mistakes.done()
+        return config.Run(**made)
 
     def sweep(self) -> "Sweep":
         """The grid; what is said of runs is passed over. Raises UsageError as `run`."""
@@ -142,6 +145,7 @@ class _Reader:
     _macros: dict[str, tuple[Any, str]] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
     _open: list[Path] = field(default_factory=list)
+    _mistakes: Mistakes = field(default_factory=Mistakes)
 
     def settings(self, files: Sequence[str | Path], bindings: Sequence[str]) -> Settings:
         for file in files:
@@ -149,7 +153,11 @@ class _Reader:
         self.plain = False
         for binding in bindings:
             self.text(binding, f"in {binding!r}")
-        values = {n: self._filled(n, *bound) for n, bound in self._values.items()}
+        values = {}
+        for name, bound in self._values.items():
+            with self._mistakes:
+                values[name] = self._filled(name, *bound)
+        self._mistakes.done()
         for name in self._macros.keys() - self._used:
             raise _without_effect(name, self._macros[name][1])
         return Settings(values)
@@ -175,9 +183,11 @@ class _Reader:
         for statement in _statements(text, where):
             place = _place(where, statement.location.line_num)
             if isinstance(statement, config_parser.BindingStatement):
-                self._bind(statement, place)
+                with self._mistakes:
+                    self._bind(statement, place)
             elif isinstance(statement, config_parser.BlockDeclaration):
-                _check_section(statement.scope, statement.selector, place)
+                with self._mistakes:
+                    _check_section(statement.scope, statement.selector, place)
             elif isinstance(statement, config_parser.IncludeStatement):
                 if self.plain:
                     raise UsageError(f"include is not taken here: lines only bind values ({place})")

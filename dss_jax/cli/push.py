@@ -9,6 +9,7 @@ The token is taken from the environment only. HF_ENDPOINT names another server.
 import argparse
 from pathlib import Path
 
+from dss_jax.cli.tables import say
 from dss_jax.core.student_card import read
 
 
@@ -25,7 +26,7 @@ def main(args: argparse.Namespace) -> None:
 
     folder = Path(args.student).expanduser()
     where = push(folder, args.repo, private=args.private, message=args.message)
-    print(f"pushed to {where}")
+    say(f"pushed to {where}")
     card = read(folder)
     if card is not None and card.examples:
-        print(f"student.json there shows {len(card.examples)} rows of the data of {card.task}")
+        say(f"student.json there shows {len(card.examples)} rows of the data of {card.task}")

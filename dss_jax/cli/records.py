@@ -9,7 +9,6 @@ dss records export FILE ... --to DIR [--name NAME] [--version 1.0.0]
 
 import argparse
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import islice
@@ -20,10 +19,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from dss_jax.cli.tables import number, print_characters, print_table, terminal
+from dss_jax.cli.tables import number, print_characters, print_table, say, terminal
 from dss_jax.core import registry
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.core.texts import visible
 from dss_jax.core.types import DistillationTask
 from dss_jax.records.files import SHOWN_IDS, merge, read_records, write_records
 from dss_jax.records.filters import Correct, Filters, apply_filters
@@ -96,8 +96,8 @@ def _export(args: argparse.Namespace) -> None:
     request = {"files": args.files, "folder": args.to, "name": args.name, "version": args.version}
     path = Path(prepare_child.run(request, "dss_jax.data.seqio_export"))
     name, version, folder = path.parent.name, path.name, path.parents[1]
-    print(f"data set: {path}")
-    print(f'seqio.TfdsDataSource(tfds_name="{name}:{version}", tfds_data_dir="{folder}")')
+    say(f"data set: {path}")
+    say(f'seqio.TfdsDataSource(tfds_name="{name}:{version}", tfds_data_dir="{folder}")')
 
 
 def _opened(args: argparse.Namespace) -> tuple[Header, Iterator[Record], DistillationTask]:
@@ -116,7 +116,7 @@ def _stats(args: argparse.Namespace) -> None:
     stats = record_stats(_counted(records, counts), scorer.correct)
     _print_stats(header, stats, scorer.name)
     if counts is None:
-        print("characters are not counted: give the student's --vocabulary")
+        say("characters are not counted: give the student's --vocabulary")
     else:
         print_characters(counts.found())
     if args.chart:
@@ -124,7 +124,7 @@ def _stats(args: argparse.Namespace) -> None:
 
         title = f"{header.task}, {header.split}: {stats.rows:,} rows by {header.teacher}"
         plot_records(stats, Path(args.chart), title=title)
-        print(f"wrote {args.chart}")
+        say(f"wrote {args.chart}")
 
 
 def _counted(records: Iterator[Record], counts: "Characters | None") -> Iterator[Record]:
@@ -164,9 +164,9 @@ def _show(args: argparse.Namespace) -> None:
     for column, ratio in widths.items():
         table.add_column(column, ratio=ratio)
     for r in shown[: args.limit or None]:
-        who, gold = f"{plain(r.id)}\n{r.status}", plain(r.gold) or "-"
+        who, gold = f"{visible(r.id)}\n{r.status}", visible(r.gold) or "-"
         rationales = Text("\n\n").join(_rationale(r, i) for i in range(len(r.samples)))
-        row = (Text(who), Text(plain(r.input)), Text(gold), _label(r, scorer.correct), rationales)
+        row = (Text(who), Text(visible(r.input)), Text(gold), _label(r, scorer.correct), rationales)
         table.add_row(*row)
     console = terminal()
     paged = args.page and console.is_terminal
@@ -194,7 +194,7 @@ def _filter(args: argparse.Namespace) -> None:
     if not kept:
         raise UsageError("no row is left; nothing was written. Loosen the filters.")
     write_records(Path(args.out), filtered, kept)
-    print(f"wrote {args.out}: {len(kept):,} rows")
+    say(f"wrote {args.out}: {len(kept):,} rows")
 
 
 def _bounds(text: str | None) -> tuple[int | None, int | None] | None:
@@ -213,27 +213,27 @@ def _merge(args: argparse.Namespace) -> None:
     if args.on_conflict is not None:
         among("--on_conflict", args.on_conflict, ("first", "last"))
     merged = merge([Path(f) for f in args.files], Path(args.out), args.on_conflict)
-    print(f"wrote {args.out}: {merged.rows:,} rows of {len(args.files)} files")
+    say(f"wrote {args.out}: {merged.rows:,} rows of {len(args.files)} files")
     for count, what in (
         (merged.equal, "rows were there once more, and the same"),
         (merged.answered, "rows were an error in one file; the answer was taken"),
         (len(merged.conflicts), f"rows differed; the {args.on_conflict} was taken"),
     ):
         if count:
-            print(f"{count:,} {what}")
+            say(f"{count:,} {what}")
     for row_id, first, other in merged.conflicts[:SHOWN_IDS]:
-        print(f"  {row_id}: {first}, {other}")
+        say(f"  {row_id}: {first}, {other}")
 
 
 def _print_stats(header: Header, stats: RecordStats, metric: str) -> None:
     """Prints statuses, agreement, accuracy and lengths of a record file, and its provenance."""
-    print(plain(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples"))
+    say(f"{header.task}, {header.split}: {stats.rows:,} rows, {stats.samples:,} samples")
     shown = [(name, getattr(header, name)) for name in PROVENANCE.split()]
     for name, value in [*shown, *(("filter", entry) for entry in header.filters)]:
         if value:
             shown_value = _pairs(value) if isinstance(value, dict) else str(value)
-            print(f"{name:<14}{plain(shown_value)}")
-    print()
+            say(f"{name:<14}{shown_value}")
+    say()
     rows, samples = stats.row_statuses, stats.sample_statuses
     statuses = [s for s in STATUSES if rows[s] + samples[s]]
     cells = [[s, *_part(rows[s], stats.rows), *_part(samples[s], stats.samples)] for s in statuses]
@@ -294,7 +294,7 @@ def _value(value: Any) -> str:
 def _label(record: Record, correct: Correct) -> Text:
     if not record.teacher_label:
         return Text("-")
-    text = Text(plain(record.teacher_label))
+    text = Text(visible(record.teacher_label))
     if record.gold:
         right = correct(record.gold, record.teacher_label)
         text.append("\nright" if right else "\nwrong", style="green" if right else "red")
@@ -308,15 +308,10 @@ def _rationale(record: Record, place: int) -> Text:
     sample = record.samples[place]
     head = f"{place + 1}. " if len(record.samples) > 1 else ""
     if sample.status != "ok":
-        why = f": {plain(sample.reason)}" if sample.reason else ""
-        written = f" ({plain(sample.raw_label)})" if sample.raw_label else ""
+        why = f": {visible(sample.reason)}" if sample.reason else ""
+        written = f" ({visible(sample.raw_label)})" if sample.raw_label else ""
         head += f"[{sample.status}{written}{why}] "
     elif not record.votes(sample):
-        head += f"[{plain(sample.label)}] "
+        head += f"[{visible(sample.label)}] "
     # Where no rationale could be read, what the teacher wrote says why.
-    return Text(head, style="yellow") + Text(plain(sample.rationale or sample.text), style="none")
-
-
-def plain(text: str) -> str:
-    """Text without what a terminal would obey: a teacher may have written anything."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+    return Text(head, style="yellow") + Text(visible(sample.rationale or sample.text), style="none")

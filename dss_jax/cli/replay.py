@@ -10,7 +10,7 @@ itself and without dropout. With --gin. settings the same step is tried under ot
 import argparse
 
 from dss_jax.cli import options, saved_run
-from dss_jax.cli.tables import print_table
+from dss_jax.cli.tables import print_table, say
 from dss_jax.core import storage
 
 
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
 
     numbers = [[name, f"{value:.6g}"] for name, value in found.numbers.items()]
     print_table(f"step {found.step + 1} of {file.parent}", ("", ""), numbers)
-    print(f"parameters that are not finite: {', '.join(found.bad_parameters) or 'none'}")
+    say(f"parameters that are not finite: {', '.join(found.bad_parameters) or 'none'}")
     tasks, worst = run.method.tasks, replay.worst_first(found.rows)[: args.rows]
     losses = [[row, *(own.get(task) for task in tasks)] for row, own in worst]
     print_table("losses of its rows, each by itself, without dropout", ("row", *tasks), losses)

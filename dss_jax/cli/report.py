@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.cli.tables import print_table
+from dss_jax.cli.tables import print_table, say
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError
 
@@ -45,4 +45,4 @@ def show(made: "Report", tables: bool = True) -> None:
     for table in made.tables if tables else ():
         print_table(table.title, table.header, table.rows, note=table.note)
     for file in made.files:
-        print(file)
+        say(file)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dss_jax.cli import sweep_options
 from dss_jax.cli.sweep_options import Grid
-from dss_jax.cli.tables import print_table
+from dss_jax.cli.tables import print_table, say
 from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
@@ -60,10 +60,10 @@ def main(args: argparse.Namespace) -> int:
     _check_place(args.output_dir, where)
     planned, before = sweep_options.plan(grid, cells_of(grid.sweep))
     if args.dry_run:
-        print("# dry run: nothing is started")
+        say("# dry run: nothing is started")
         print_states(grid.folder, planned)
         for job in grid.jobs(planned):
-            print(shlex.join(["dss", "train", *job.flags]))
+            say(shlex.join(["dss", "train", *job.flags]))
         return 0
     places = slots(args.devices, args.devices_per_run, args.jobs)
     stores = sweep_options.make_stores(grid, planned)
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     left = sum(len(job.planned) for job in grid.jobs(planned))
     print_states(grid.folder, planned)
-    print(f"{left} of {len(planned)} runs are left; {len(places)} at once")
+    say(f"{left} of {len(planned)} runs are left; {len(places)} at once")
     outcome = train(grid, planned, places)
     print_states(grid.folder, planned)
     try:
@@ -125,7 +125,7 @@ def print_states(folder: Path, planned: Sequence[Planned]) -> None:
         size = cell.size if cell.model else sizes[0]
         row.setdefault(size, []).append(state_of(folder / cell.folder))
     texts = [[*name, *(_shown(row.get(size, [])) for size in sizes)] for name, row in rows.items()]
-    print(f"{folder}: runs that are done")
+    say(f"{folder}: runs that are done")
     print_table("", ["task", "model", "method", *sizes], texts)
 
 
@@ -166,14 +166,14 @@ def train(grid: Grid, planned: Sequence[Planned], places: Sequence[Environment])
 def ended(outcome: Outcome) -> int:
     """Says how to go on, and names what failed. Returns the exit status."""
     if outcome.stopped:
-        print("stopped. To go on, give the same command again:")
-        print(f"  dss {shlex.join(sys.argv[1:])}")
+        say("stopped. To go on, give the same command again:")
+        say(f"  dss {shlex.join(sys.argv[1:])}")
         return 130
     if outcome.failed:
-        print(f"{len(outcome.failed)} failed; the same command tries them again:", file=sys.stderr)
+        say(f"{len(outcome.failed)} failed; the same command tries them again:", file=sys.stderr)
     for job, status, file, lines in outcome.failed:
         last = f": {lines[-1]}" if lines else ""
-        print(f"  {job.folder} (status {status}, {file}){last}", file=sys.stderr)
+        say(f"  {job.folder} (status {status}, {file}){last}", file=sys.stderr)
     return 1 if outcome.failed else 0
 
 
@@ -185,7 +185,7 @@ def write_report(folder: Path, tables: bool = True) -> None:
     try:
         made = report.write(folder)
     except UsageError as error:
-        print(f"no report: {error}")
+        say(f"no report: {error}")
         return
     show(made, tables)
 
@@ -194,7 +194,7 @@ def _submit(grid: Grid, planned: Sequence[Planned], where: str, stores: Mapping[
     args, jobs = grid.args, grid.jobs(planned)
     left = [one for job in jobs for one in job.planned]
     if not left:
-        print(f"all {len(planned)} runs are done: dss report {grid.folder}")
+        say(f"all {len(planned)} runs are done: dss report {grid.folder}")
         return
     flags = shlex.split(args.launch_flags)
     if where == "slurm":
@@ -204,7 +204,7 @@ def _submit(grid: Grid, planned: Sequence[Planned], where: str, stores: Mapping[
     for one in left:
         one.hand_over()
     if args.print_for:
-        print("\n".join(map(shlex.join, commands)))
+        say("\n".join(map(shlex.join, commands)))
         return
     cluster.submit(commands)
-    print(f"{len(left)} runs in {len(jobs)} jobs. When they have ended: dss report {grid.folder}")
+    say(f"{len(left)} runs in {len(jobs)} jobs. When they have ended: dss report {grid.folder}")

@@ -4,8 +4,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dss_jax.core.texts import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def say(*texts: object, **options: Any) -> None:
+    """`print`, of texts that others may have written: see `visible`."""
+    print(*(visible(str(text)) for text in texts), **options)
 
 
 def number(value: float | int | None, digits: int = 2) -> str:
@@ -28,12 +35,16 @@ def print_table(
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, caption=note or None, box=box.SIMPLE, title_justify="left")
+    table = Table(title=visible(title), box=box.SIMPLE, title_justify="left")
+    table.caption = visible(note) or None
     table.caption_justify = "left"
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i and not texts else "left", no_wrap=not i)
+        table.add_column(
+            visible(column), justify="right" if i and not texts else "left", no_wrap=not i
+        )
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
+        cells = (cell if isinstance(cell, str) else number(cell) for cell in row)
+        table.add_row(*map(visible, cells))
     terminal().print(table)
 
 
@@ -75,7 +86,7 @@ def print_scores(title: str, scores: dict, metric: str) -> None:
     for split, numbers in scores.items():
         for name, value in numbers.items():
             if name not in shown and not name.startswith(("label/", "rationale/")):
-                print(f"{split}  {name} {number(value)}")
+                say(f"{split}  {name} {number(value)}")
 
 
 def print_seeds(title: str, numbers: dict) -> None:

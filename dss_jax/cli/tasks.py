@@ -9,7 +9,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.cli.tables import number, print_characters, print_table
+from dss_jax.cli.tables import number, print_characters, print_table, say
 from dss_jax.core import registry
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError, unknown_name
@@ -67,7 +67,7 @@ def _show(args: argparse.Namespace) -> None:
 
     split = options.split_of(args.split)
     for text in describe_examples(store, split, args.n, resolved.run.data):
-        print(text)
+        say(text)
 
 
 def _stats(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from math import inf
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.core.errors import Mistakes, UsageError, unknown_name
 
 _KINDS = {
     int: "a whole number",
@@ -121,14 +121,19 @@ def rule_of(field: "dataclasses.Field[Any]") -> Rule:
 
 
 class Section:
-    """Settings that belong together: a frozen dataclass that checks itself when it is made."""
+    """Settings that belong together: a frozen dataclass that checks itself when it is made, and
+    says all that is wrong with its fields at once.
+    """
 
     def __post_init__(self) -> None:
+        mistakes = Mistakes()
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             rule = rule_of(field)
             value = rule.tidy(getattr(self, field.name))
             object.__setattr__(self, field.name, value)
-            rule.check(f"{type(self).__name__}.{field.name}", value, field.type)
+            with mistakes:
+                rule.check(f"{type(self).__name__}.{field.name}", value, field.type)
+        mistakes.done()
         self.check()
 
     def check(self) -> None:

@@ -9,13 +9,7 @@ teacher's text", and give its figures to the digit (`tests/test_completions.py`)
 import re
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A teacher's completion, taken apart. Either part is "" where it is missing."""
-
-    rationale: str
-    label: str
+from dss_jax.core.example import Answer
 
 
 @dataclass(frozen=True, kw_only=True)

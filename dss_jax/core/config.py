@@ -7,11 +7,12 @@ in the same output folder, all others may not: they would make it another experi
 
 import ast
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 from dss_jax.core.checks import Section, among, rule_of, setting
-from dss_jax.core.errors import UsageError
+from dss_jax.core.errors import Mistakes, UsageError
 from dss_jax.core.method_config import Loss, Method, Pretrain
 from dss_jax.core.t5_config import DECODE_METHODS, Beam, Lora, Sample, T5Config
 from dss_jax.core.types import ENGINES
@@ -178,10 +179,14 @@ class Optimizer(Section):
     warmup_steps: int = setting(0, low=0)
     b1: float = setting(0.9, low=0, high=1)
     b2: float = setting(0.999, low=0, high=1)
-    eps: float = setting(1e-8, low=0)
+    eps: float = setting(1e-8, low=0, high=1)
     weight_decay: float = setting(0.0, low=0)
     decay_rate: float = setting(0.8, low=0, high=1)
     clip_norm: float = setting(1.0, low=0)
+
+    def check(self) -> None:
+        if self.name == "adamw" and 1 in (self.b1, self.b2):
+            raise UsageError("Optimizer.b1 and b2 must be below 1: 1 takes no gradient in.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,31 +291,44 @@ class Run:
     train: Train = Train()
 
     def __post_init__(self) -> None:
+        mistakes = Mistakes()
+        mistakes.found += self._wrong()
+        mistakes.done()
+
+    def _wrong(self) -> Iterator[str]:
+        """What does not go together, of several sections."""
         if self.data.batch_size % self.train.microbatches:
-            raise UsageError(
+            yield (
                 f"Data.batch_size ({self.data.batch_size}) must be a multiple of "
                 f"Train.microbatches ({self.train.microbatches})."
             )
         if self.model.attention == "cudnn" and self.data.layout == "packed":
-            raise UsageError(
+            yield (
                 'T5Config.attention = "cudnn" does not work with Data.layout = "packed": it takes '
                 'lengths, not segment ids. Take "flat" or "padded".'
             )
+        longest = self.evaluate.max_decode_length
+        for name, search in (("beam", self.beam), ("sample", self.sample)):
+            if self.evaluate.decode == name and search.min_decode_length > longest:
+                yield (
+                    f"{type(search).__name__}.min_decode_length ({search.min_decode_length}) is "
+                    f"above Evaluate.max_decode_length ({longest})."
+                )
         method = self.method
         if self.loss.mutual_information and not method.rationale:
-            raise UsageError(
+            yield (
                 "Loss.mutual_information joins the label and the rationale task, but --method "
                 f"{method.name} has one task. Take dss or dss_unlabeled, or set it to 0."
             )
         if self.evaluate.decode == "rank" and method.joint:
-            raise UsageError(
+            yield (
                 f'Evaluate.decode = "rank" compares labels, but --method {method.name} predicts '
                 "label and rationale in one text. Take greedy, beam or sample."
             )
         if self.task.mixture_or_task_name is not None and (
             method.uses_rationales or method.label != "gold" or not method.trains
         ):
-            raise UsageError(
+            yield (
                 f"the SeqIO task {self.task.mixture_or_task_name!r} has inputs and targets only, "
                 f"so --method must be standard, not {self.method.name!r}. For rationales, write "
                 "a task file: docs/add_a_task.md."

@@ -1,16 +1,55 @@
 """Errors written for people: the value, what is allowed, the nearest name, the fix."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from dss_jax.core.texts import visible
 
 
-class UsageError(ValueError):
+class Said(Exception):  # noqa: N818
+    """An error whose text is printed, and may hold what others have written: see `visible`."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(visible(text))
+
+
+class UsageError(Said, ValueError):
     """The user can fix this. The command line prints its text without a traceback."""
 
     status = 2  # Of the command.
+    parts: Sequence[str] = ()  # Of several mistakes, each.
 
 
-class Diverged(Exception):  # noqa: N818
+class Mistakes:
+    """Gathers what is wrong, so that all of it is said at once.
+
+    mistakes = Mistakes()
+    for value in values:
+        with mistakes:
+            check(value)
+    mistakes.done()
+    """
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
+        if isinstance(error, UsageError):
+            self.found += error.parts or [str(error)]
+        return isinstance(error, UsageError)
+
+    def done(self) -> None:
+        """Raises UsageError with all that was found, if anything was."""
+        if self.found:
+            error = UsageError("\n- ".join(["several things are wrong:", *self.found]))
+            error.parts = self.found
+            raise error if len(self.found) > 1 else UsageError(self.found[0])
+
+
+class Diverged(Said):
     """Training cannot go on: loss or gradient is not finite, batch after batch. Its text is printed
     without a traceback.
     """

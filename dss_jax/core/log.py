@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from dss_jax.core import processes
+from dss_jax.core.texts import visible
 
 LOGGER = logging.getLogger("dss_jax")
 
@@ -17,7 +18,7 @@ LOGGER = logging.getLogger("dss_jax")
 class TerminalHandler(logging.Handler):
     """Prints messages, of several processes only those of the first; warnings on standard error.
 
-    A progress bar (tqdm) steps aside for them.
+    A progress bar (tqdm) steps aside for them. Characters that a terminal would obey are shown.
     """
 
     below = logging.WARNING
@@ -31,10 +32,11 @@ class TerminalHandler(logging.Handler):
         # Only what has loaded it can have a bar on the screen.
         bars = sys.modules.get("tqdm")
         try:
+            text = visible(self.format(record))
             if bars is None:
-                print(self.format(record), file=stream, flush=True)
+                print(text, file=stream, flush=True)
             else:
-                bars.tqdm.write(self.format(record), file=stream)
+                bars.tqdm.write(text, file=stream)
                 stream.flush()
         except Exception:
             self.handleError(record)

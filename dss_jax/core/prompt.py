@@ -1,4 +1,4 @@
-"""A row of a task, and the few-shot prompt by which a teacher is asked. Standard library only."""
+"""The few-shot prompt by which a teacher is asked. Standard library only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,24 +6,7 @@ from operator import attrgetter
 
 from dss_jax.core.completions import AnswerForm
 from dss_jax.core.errors import UsageError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
-    """One row of a task as text, before prefixes."""
-
-    id: str  # Unique within its split; "": the reader gives it the row's number.
-    input: str  # What the student reads.
-    # The gold label; "" where the row has none (it is then left out where the gold label is trained
-    # on or scored).
-    label: str = ""
-    teacher_label: str = ""  # The teacher's label; "" where it gave none.
-    # The teacher's rationale; "" where it gave none (such a row trains only the label task).
-    rationale: str = ""
-    # All of the teacher's rationales for its label, where it gave several.
-    rationales: tuple[str, ...] = ()
-    # The labels that are valid answers here; () where any text may be.
-    allowed_labels: tuple[str, ...] = ()
+from dss_jax.core.example import Example
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

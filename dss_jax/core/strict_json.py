@@ -1,10 +1,16 @@
-"""JSON that every reader takes: numbers that are not finite become null. Standard library only.
+"""JSON that every reader takes, and JSON that says one thing. Standard library only.
 
-`json.dumps` writes them as bare NaN and Infinity, which JavaScript refuses and jq reads as null.
+`json.dumps` writes numbers that are not finite as bare NaN and Infinity, which JavaScript refuses
+and jq reads as null; here they become null. `json.loads` takes the last of two fields of one name
+and says nothing; here they are an error.
 """
 
 import json
 from typing import Any
+
+
+class DuplicateKeyError(ValueError):
+    """An object of JSON has two fields of one name."""
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -14,3 +20,20 @@ def dumps(value: Any, **options: Any) -> str:
     except ValueError:  # Seldom, so that the usual case costs nothing.
         finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
         return json.dumps(finite, allow_nan=False, **options)
+
+
+def loads(text: str | bytes, **options: Any) -> Any:
+    """`json.loads`; ValueError: it is no JSON, is nested too deeply, or see `DuplicateKeyError`."""
+    try:
+        return json.loads(text, object_pairs_hook=_object, **options)
+    except RecursionError as error:
+        raise ValueError("too many brackets") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DuplicateKeyError(f"two fields are called {twice!r}")
+    return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core import strict_json
 from dss_jax.core.checks import Section, setting
 from dss_jax.core.config import Run
 from dss_jax.core.errors import UsageError
@@ -107,7 +108,7 @@ def read(folder: Path) -> StudentCard | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_bytes())
+        found = strict_json.loads(file.read_bytes())
         if found["format"] > FORMAT:
             raise UsageError(f"its format is {found['format']}, and {FORMAT} the last known here.")
         names = {field.name for field in dataclasses.fields(StudentCard)}

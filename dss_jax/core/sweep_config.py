@@ -7,6 +7,7 @@ from typing import Any
 
 from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import check_name
 
 TEACHER = "teacher"
 """The method that trains nothing: one cell a task, whatever the grid."""
@@ -105,8 +106,10 @@ class Cell:
 
     @staticmethod
     def from_json(saved: dict[str, Any]) -> "Cell":
-        """A cell of `sweep.json`."""
-        return Cell(**{f.name: saved[f.name] for f in dataclasses.fields(Cell)})
+        """A cell of `sweep.json`; UsageError: its folder would lie outside of the sweep's."""
+        cell = Cell(**{f.name: saved[f.name] for f in dataclasses.fields(Cell)})
+        check_name(cell.folder, "sweep.json")
+        return cell
 
 
 def cells_of(sweep: Sweep) -> list[Cell]:

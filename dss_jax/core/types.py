@@ -6,11 +6,13 @@ A task file describes; it never reads. The readers of the sources below live in
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dss_jax.core.completions import Answer
 from dss_jax.core.errors import UsageError
-from dss_jax.core.prompt import Example, Prompt
+from dss_jax.core.example import Answer, Example
+
+if TYPE_CHECKING:
+    from dss_jax.core.prompt import Prompt
 
 __all__ = ("Answer", "Example")  # Task files take them from here.
 
@@ -132,7 +134,7 @@ class DistillationTask:
     # takes the gold labels of train where they are few, else any text.
     labels: tuple[str, ...] = ()
     # How `dss extract` asks a teacher; None: this task cannot be extracted.
-    prompt: Prompt | None = None
+    prompt: "Prompt | None" = None
     # Share of train that becomes validation where the source has no validation split (rounded up,
     # as `datasets.train_test_split` does), and its seed.
     validation_fraction: float = 0.0

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.fields import FIELDS
+from dss_jax.core.texts import is_utf8
 from dss_jax.core.types import (
     SPLITS,
     Csv,
@@ -51,9 +53,6 @@ SHOWN_WRONG = 10
 
 LONGEST_FIELD = 2**31 - 1
 """Characters of a field of CSV; Python's own limit is 131,072."""
-
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")
-"""What `_lines` makes of bytes that are no UTF-8."""
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -248,19 +247,23 @@ def _join(rows: list[Located], texts: list[str] | None, where: str) -> Iterable[
 
 
 def parse_json(text: str, where: str) -> Any:
-    """`json.loads`; a `UsageError` that begins with `where` if it is not JSON."""
+    """The value; a `UsageError` that begins with `where` if it is not JSON, or an object in it has
+    two fields of one name.
+    """
     try:
-        return json.loads(text)
+        return strict_json.loads(text)
+    except strict_json.DuplicateKeyError as error:
+        raise UsageError(f"{where}: {error}. Remove one of them.") from error
     except json.JSONDecodeError as error:
         line = "" if "line" in where else f", line {error.lineno}"
         at = f"{where}{line}, column {error.colno}"
         raise UsageError(f"{at}: not valid JSON: {error.msg}.") from error
-    except (ValueError, RecursionError) as error:  # A number of 5,000 digits, 1,000 brackets.
+    except ValueError as error:  # A number of 5,000 digits, 1,000 brackets.
         raise UsageError(f"{where}: JSON that cannot be read: {error}.") from error
 
 
-def _lines(file: Path, newline: str | None = None) -> Iterator[str]:
-    """Bytes that are no UTF-8 come as `_NOT_UTF8`."""
+def lines_of(file: Path, newline: str | None = None) -> Iterator[str]:
+    """Lines with bytes that are no UTF-8 come too: see `is_utf8`. UsageError: it cannot be read."""
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
             yield from lines
@@ -272,7 +275,7 @@ def jsonl_rows(file: Path, lines: Iterable[str] | None = None) -> Iterator[Locat
     """The objects of a JSONL file; empty lines are passed over. `lines`: its lines, where they come
     from elsewhere; `file` is then its name in messages.
     """
-    for number, line in enumerate(lines or _lines(file), 1):
+    for number, line in enumerate(lines or lines_of(file), 1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
@@ -282,7 +285,7 @@ def jsonl_rows(file: Path, lines: Iterable[str] | None = None) -> Iterator[Locat
             row, wrong = None, str(error)
         else:
             wrong = "" if isinstance(row, dict) else f"{where}: must be a JSON object, one a line."
-        if _NOT_UTF8.search(line):
+        if not is_utf8(line):
             wrong = f"{where}: not UTF-8 text."
         yield Located(where=where, row={} if wrong else row, wrong=wrong)
 
@@ -293,30 +296,36 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     known then.
     """
     csv.field_size_limit(LONGEST_FIELD)
-    lines = _lines(file, newline="")
+    lines = lines_of(file, newline="")
     header = next(lines, "")
     quote = "'" if header.startswith("'") else '"'
     outside = re.sub(f"{quote}[^{quote}]*{quote}", "", header)
     found = delimiter or max(DELIMITERS, key=outside.count)
     if (quote, found) != ('"', delimiter or ","):
         log.info(f"{file}: {DELIMITERS.get(found, found)} between fields, {quote} around them")
-    reader = csv.DictReader(
+    reader = csv.reader(
         itertools.chain([header], lines), strict=True, delimiter=found, quotechar=quote
     )
+    begin = 1  # Of a row, which may have several lines.
     try:
-        names = reader.fieldnames or ()
+        names = next(reader, [])
         twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
         if twice is not None:
             raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
-        for row in reader:
-            where, wrong = f"{file}, line {reader.line_num}", ""
-            if None in row or None in row.values():
+        begin = reader.line_num + 1
+        for fields in reader:
+            where, wrong = f"{file}, line {begin}", ""
+            begin = reader.line_num + 1
+            if not fields:
+                continue
+            if len(fields) != len(names):
                 wrong = f"{where}: has not as many fields as the header line ({len(names)})."
-            elif any(map(_NOT_UTF8.search, row.values())):
+            elif not all(map(is_utf8, fields)):
                 wrong = f"{where}: not UTF-8 text."
-            yield Located(where=where, row={} if wrong else row, wrong=wrong)
+            row = {} if wrong else dict(zip(names, fields, strict=True))
+            yield Located(where=where, row=row, wrong=wrong)
     except csv.Error as error:
         raise UsageError(
-            f"{file}, line {reader.line_num}: {error}, in the row that begins after this line. "
+            f"{file}, line {begin - 1}: {error}, in the row that begins after this line. "
             f"Text that holds {quote} is written between {quote}, and its own are doubled."
         ) from error

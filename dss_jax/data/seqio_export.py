@@ -85,6 +85,9 @@ def _check(headers: Sequence[Header], version: str) -> None:
             f"two files are of one split: {', '.join(splits)}. `dss records merge` makes one of "
             "them."
         )
+    # TFDS makes names of files of them.
+    if odd := [split for split in splits if not re.fullmatch(r"\w+", split)]:
+        raise UsageError(f"the split {odd[0]!r} of a record file is none for TFDS: letters only.")
     if not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version):
         raise UsageError(f"the version must be MAJOR.MINOR.PATCH, as 1.0.0, not {version!r}.")
 

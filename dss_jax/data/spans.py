@@ -10,7 +10,6 @@ Shape letters: C pieces, L tokens of a piece, S masked spans of a piece, N items
 """
 
 import gzip
-import json
 import lzma
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from dss_jax.core import config, storage
+from dss_jax.core import config, storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, LABEL
 from dss_jax.core.prefixes import prefixes
+from dss_jax.core.texts import is_utf8
 from dss_jax.data.columns import Examples, permutation
 from dss_jax.data.store import TokenStore
 
@@ -183,12 +183,15 @@ class SpanExamples(Examples):
 def _lines(path: Path) -> Iterator[str]:
     openers: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
     kind = path.with_suffix("").suffix if path.suffix in openers else path.suffix
-    with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+    opened = openers.get(path.suffix, open)
+    with opened(path, "rt", encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             text, where = line.strip(), f"{path}:{number}"
+            if not is_utf8(line):
+                raise UsageError(f"{where}: not UTF-8 text.")
             if text and kind == ".jsonl":
                 try:
-                    value = json.loads(text)
+                    value = strict_json.loads(text)
                 except ValueError as error:
                     raise UsageError(f"{where}: not JSON ({error}).") from error
                 text = value.get("text") if isinstance(value, dict) else value

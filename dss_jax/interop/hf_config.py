@@ -7,11 +7,11 @@ unless the checkpoint has an `lm_head` of its own, and keeps the scaling in
 whether the head is tied.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core import strict_json
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
@@ -58,7 +58,7 @@ TOKEN_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; raises UsageError where there is none."""
     try:
-        value = json.loads(file.read_text())
+        value = strict_json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read: {error}.") from error
     if not isinstance(value, dict):

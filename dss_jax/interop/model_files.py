@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from dss_jax.core import storage
+from dss_jax.core import storage, strict_json
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
@@ -64,7 +64,7 @@ def read_model_files(folder: Path) -> ModelFiles:
     """Reads them. Raises UsageError: `t5_config.json` is missing or is not of this form."""
     file = folder / T5_CONFIG
     try:
-        fields = json.loads(file.read_text())
+        fields = strict_json.loads(file.read_text())
         extra_ids = fields.pop("extra_ids")
         fields["mlp_activations"] = tuple(fields["mlp_activations"])
         if fields.keys() != set(SHAPE_FIELDS):

@@ -3,12 +3,12 @@
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, fields, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.records.records import FORMAT, STATUSES, Header, Record, RecordSample
@@ -45,10 +45,7 @@ def _loads(line: bytes) -> Any:
     def refused(name: str) -> None:
         raise ValueError(f"{name} is no JSON")
 
-    try:
-        return json.loads(line, parse_constant=refused)
-    except RecursionError as error:
-        raise ValueError("too many brackets") from error
+    return strict_json.loads(line, parse_constant=refused)
 
 
 def _line(content: dict[str, Any]) -> bytes:
@@ -74,9 +71,25 @@ def record_line(record: Record) -> bytes:
 def write_records(path: Path, header: Header, records: Iterable[Record]) -> None:
     """Writes a record file that appears whole or not at all, and its folder where there is none.
 
-    The same header and records give the same bytes. Records are taken one at a time.
+    The same header and records give the same bytes. Its totals count the rows of a collection; of
+    an iterator, whose records are taken one at a time, they stay as they are.
+
+    Raises:
+      ValueError: an iterator has not as many records as the totals say; nothing is written then.
     """
-    write_whole(path, chain([header_line(header)], map(record_line, records)))
+    if isinstance(records, Collection):
+        header = replace(header, totals={**header.totals, **row_totals(records)})
+    write_whole(path, _lines_of(header, records))
+
+
+def _lines_of(header: Header, records: Iterable[Record]) -> Iterator[bytes]:
+    yield header_line(header)
+    count = 0
+    for record in records:
+        yield record_line(record)
+        count += 1
+    if header.totals.get("rows", count) != count:
+        raise ValueError(f"{count} records, but the header's totals say {header.totals['rows']}")
 
 
 def read_records(path: Path) -> tuple[Header, Iterator[Record]]:
@@ -85,14 +98,16 @@ def read_records(path: Path) -> tuple[Header, Iterator[Record]]:
 
     Raises:
       UsageError: it cannot be read, is no record file or of a newer format; from the iterator: a
-        line is no record, or has the id of an earlier one. Says file and line.
+        line is no record, or has the id of an earlier one; at its end, there are not as many as the
+        header's totals count (older files' may not). Says file and line.
     """
     try:
         lines = path.open("rb")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}.") from error
     try:
-        return _header(lines.readline(), f"{path}:1"), _records(lines, path)
+        header = _header(lines.readline(), f"{path}:1")
+        return header, _records(lines, path, header.totals.get("rows"))
     except UsageError:
         lines.close()
         raise
@@ -102,6 +117,8 @@ def _header(line: bytes, where: str) -> Header:
     try:
         content = _loads(line)
         version = content.pop("dss_records")
+    except strict_json.DuplicateKeyError as error:
+        raise UsageError(f"{where}: {error}. Remove one of them.") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(
             f'{where}: not a record file: its first line is no {{"dss_records": {FORMAT}, ...}}. '
@@ -118,7 +135,7 @@ def _header(line: bytes, where: str) -> Header:
     return Header(**content | {"filters": tuple(content.get("filters", ()))})
 
 
-def _records(lines: BinaryIO, path: Path) -> Iterator[Record]:
+def _records(lines: BinaryIO, path: Path, rows: Any) -> Iterator[Record]:
     seen: dict[str, int] = {}
     with lines:
         for number, line in enumerate(lines, 2):
@@ -133,12 +150,20 @@ def _records(lines: BinaryIO, path: Path) -> Iterator[Record]:
                 )
             seen[record.id] = number
             yield record
+    if isinstance(rows, int) and rows != len(seen):
+        raise UsageError(
+            f"{path}: {len(seen):,} records, but {rows:,} by the totals in its first line. It was "
+            "cut short, or lines were taken out or put in: take a whole copy. Where it was meant, "
+            f'write "rows": {len(seen)} there; `dss records filter` and `merge` do it themselves.'
+        )
 
 
 def _record(line: bytes, where: str) -> Record:
     try:
         content = _loads(line)
     except ValueError as error:
+        if isinstance(error, strict_json.DuplicateKeyError):
+            raise UsageError(f"{where}: {error}. Remove one of them.") from error
         cut = "" if line.endswith(b"\n") else " The file ends here: it may have been cut short."
         raise UsageError(f"{where}: not JSON in UTF-8: {error}.{cut}") from error
     _check(content, _RECORD, where)

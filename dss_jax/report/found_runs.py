@@ -4,7 +4,6 @@ A cell is a task, a model, a method and a number of training examples; its runs 
 alone.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER
 from dss_jax.run import run_folder
@@ -59,17 +59,25 @@ class FoundRun:
     def predictions(self, split: str) -> list[dict[str, Any]]:
         """The run's answers to each row of a split, with the rationales that `dss eval` has written
         since of the same checkpoint; [] where none are there, or the split is not scored.
+        Raises UsageError where there are not as many as rows were scored.
         """
         folder = self.folder / run_folder.PREDICTIONS
         file = folder / f"{split}-best.jsonl"
         if not (self.has(split) and file.is_file()):
             return []
         rationales: dict[str, str] = {}
-        later = folder.glob(f"{split}-{self.results.get('best_step')}[-.]*jsonl")
+        step = self.results.get("best_step")
+        later = folder.glob(f"{split}-{step}[-.]*jsonl") if isinstance(step, int) else ()
         for other in sorted(later, key=lambda file: file.stat().st_mtime):
             if run_folder.OTHER not in other.name:
                 rationales |= {p["id"]: p["rationale"] for p in _lines(other) if "rationale" in p}
-        return [{"rationale": rationales.get(p["id"]), **p} for p in _lines(file)]
+        found = [{"rationale": rationales.get(p["id"]), **p} for p in _lines(file)]
+        if len(found) != (rows := self.results[split].get("examples", len(found))):
+            raise UsageError(
+                f"{file} has {len(found):,} lines, but {run_folder.RESULTS} counts {rows:,} rows: "
+                "it was cut short or changed. Score the run again (dss eval), or take a whole copy."
+            )
+        return found
 
 
 @dataclass
@@ -144,7 +152,7 @@ class FoundRuns:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return strict_json.loads(text)
     except ValueError as error:
         raise UsageError(f"{where}: not JSON ({error}). Score the run again.") from error
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
+from dss_jax.core.texts import visible
 from dss_jax.evaluate.statistics import mean
 from dss_jax.report import figures as report_figures
 from dss_jax.report import published
 from dss_jax.report import tables as report_tables
 from dss_jax.report.found_runs import FoundCell, FoundRuns, View, find_runs
-from dss_jax.report.tables import Table
+from dss_jax.report.tables import Table, as_markdown
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def write(
 def _markdown(folder: Path, report: Report, view: View) -> str:
     """The report before it has files other than pictures."""
     lines = [
-        f"# {folder.resolve().name}",
+        f"# {as_markdown(folder.resolve().name)}",
         "",
         f"Accuracy on {view.split} in %, mean and standard error over seeds (number of seeds). "
         "Each run is scored once, with the checkpoint that was best on validation. "
@@ -97,15 +98,18 @@ def _markdown(folder: Path, report: Report, view: View) -> str:
     pictures = [file for file in report.files if file.suffix == ".png"]
     lines += [f"![{file.stem.replace('_', ' ')}]({file.name})\n" for file in pictures]
     for table in report.tables:
-        lines += [f"## {table.title}", "", *table.markdown(), ""]
+        lines += [f"## {as_markdown(table.title)}", "", *table.markdown(), ""]
         if table.note:
             lines += [table.note, ""]
     if view.published:
         lines += [f"Rows in parentheses: {published.LABEL}; not run here.", ""]
     if report.left:
-        lines += ["## Left out", "", *(f"- {line}" for line in report.left), ""]
+        lines += ["## Left out", "", *(f"- {as_markdown(line)}" for line in report.left), ""]
     return "\n".join(lines)
 
+
+_FORMULA = ("=", "+", "-", "@", "\t")
+"""With what a spreadsheet lets a formula begin."""
 
 PLACE = ["task", "model", "parameters", "method", "train_examples", "train_fraction"]
 
@@ -117,8 +121,21 @@ def _place(cell: FoundCell) -> list:
 
 def _csv(header: Sequence[str], rows: list[list]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[*PLACE, *header], *rows])
+    shown = (map(_cell, row) for row in [[*PLACE, *header], *rows])
+    csv.writer(text, lineterminator="\n").writerows(shown)
     return text.getvalue()
+
+
+def _cell(value: object) -> str:
+    """A cell of a table for people, who open it in a spreadsheet: a name that it would take for a
+    formula has an apostrophe before it. Numbers stay what they are.
+    """
+    text = visible(str(value))
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(_FORMULA) else text
+    return text
 
 
 def _results_csv(found: FoundRuns) -> str:

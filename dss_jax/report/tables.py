@@ -1,8 +1,10 @@
 """The tables of a report, as text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dss_jax.core.texts import visible
 from dss_jax.evaluate.statistics import (
     Difference,
     Mean,
@@ -32,7 +34,12 @@ class Table:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(as_markdown, cells))} |"
+
+
+def as_markdown(text: str) -> str:
+    """Text on a line of Markdown: no table's border, and no HTML that a viewer would show."""
+    return re.sub(r"\||<(?=[a-zA-Z/!?])", r"\\\g<0>", " ".join(visible(text).split("\n")))
 
 
 def shown(m: Mean, min_seeds: int) -> str:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from dss_jax.core import storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
-from dss_jax.data.rows import Located, csv_rows, jsonl_rows
+from dss_jax.core.texts import is_utf8
+from dss_jax.data.rows import Located, csv_rows, jsonl_rows, lines_of
 
 Row = dict[str, Any]
 """Column -> value."""
@@ -38,6 +39,10 @@ INPUT = "input"
 
 ROW_GROUP = 1024
 """Rows of a Parquet file that are read at once."""
+
+
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+"""What a terminal may obey and JSON may hold as it is; it reads as the same."""
 
 
 class RowTable(NamedTuple):
@@ -62,6 +67,9 @@ def open_table(name: str) -> RowTable:
     line.
     """
     if name == STANDARD:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # As of files, so that a wrong line is named. What is read so far is nothing.
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         return RowTable(_of_lines(Path("standard input"), sys.stdin))
     form, file = _form(name, "--input"), storage.local_file(name)
     if not file.is_file():
@@ -72,7 +80,7 @@ def open_table(name: str) -> RowTable:
         return RowTable(csv_rows(file, DELIMITERS[form]), None, _line_count(file, -1))
     if form == "jsonl":
         return RowTable(jsonl_rows(file), None, _line_count(file))
-    return RowTable(_plain(file, file.open(encoding="utf-8-sig")), None, _line_count(file))
+    return RowTable(_plain(file, lines_of(file)), None, _line_count(file))
 
 
 def _line_count(file: Path, more: int = 0) -> int:
@@ -95,7 +103,9 @@ def _of_lines(name: Path, lines: Iterable[str]) -> Iterator[Located]:
 
 def _plain(name: Path, lines: Iterable[str]) -> Iterator[Located]:
     for number, line in enumerate(lines, 1):
-        yield Located(where=f"{name}, line {number}", row={INPUT: line.rstrip("\r\n")})
+        where = f"{name}, line {number}"
+        wrong = "" if is_utf8(line) else f"{where}: not UTF-8 text."
+        yield Located(where=where, row={INPUT: line.rstrip("\r\n")}, wrong=wrong)
 
 
 def _pyarrow(name: str | Path) -> Any:
@@ -138,7 +148,7 @@ class RowWriter:
 
     def write(self, rows: Sequence[Row], **state: Any) -> None:
         """Writes a chunk; when it returns it is there. `state` is kept with the count, `rows`."""
-        sys.stdout.write("".join(map(_json_line, rows)))
+        sys.stdout.write("".join(map(_json_line, rows)).translate(_ESCAPED))
         sys.stdout.flush()
         self.state |= {"rows": self.state["rows"] + len(rows), **state}
 
@@ -228,10 +238,16 @@ class TextWriter(FileWriter):
     def _csv(self, rows: Sequence[Row]) -> str:
         text, delimiter = io.StringIO(newline=""), DELIMITERS[self._form]
         columns = self._check_columns(rows) if rows else []
-        writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
+        plain = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+        # Python does not quote what has a carriage return alone, which readers take for a new row.
+        quoted = csv.writer(
+            text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+        )
+        table = [[_cell(row.get(name)) for name in columns] for row in rows]
         if rows and not self.state["bytes"]:
-            writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+            table.insert(0, columns)
+        for cells in table:
+            (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         return text.getvalue()
 
     def _move(self) -> None:

@@ -7,7 +7,8 @@ too (`Compiled`), and found by all that it is made from: this package's files, t
 settings, what of the configuration is compiled in, the devices, and the shapes. If any of it
 differs, the step is made anew.
 
-The files hold machine code, as JAX's own do, and pickles: who can write there can run code here.
+The files hold machine code, as JAX's own do, and pickles: who can write there can run code here. So
+the folder of the steps is the user's own, and nobody else may write to it (`core/own_folder.py`).
 """
 
 import functools
@@ -292,7 +293,10 @@ class Compiled:
             return None
         file, devices = self.folder / self._name(batch), list(self._mesh.devices.flat)
         try:
-            content = file.read_bytes()
+            with file.open("rb") as opened:
+                if os.fstat(opened.fileno()).st_uid != os.geteuid():
+                    return None
+                content = opened.read()
         except OSError:
             return None
         try:
@@ -328,10 +332,14 @@ class Compiled:
 
 
 def _folder() -> Path | None:
-    """Where steps are kept; None where compiled code is not kept on a local disk, or where several
-    processes run one function.
+    """Where steps are kept; None where compiled code is not kept on a local disk, where several
+    processes run one function, or see `own_folder`.
     """
     settings = jax.config.values
     folder = settings["jax_compilation_cache_dir"]
     kept = folder and settings["jax_enable_compilation_cache"] and "://" not in folder
-    return Path(folder) / "steps" if kept and jax.process_count() == 1 else None
+    if not kept or jax.process_count() > 1:
+        return None
+    from dss_jax.core.own_folder import own_folder
+
+    return own_folder(Path(folder) / "steps", COMPILE_CACHE)

@@ -8,13 +8,13 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from dss_jax.core import storage, strict_json
+from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 
 Numbers = Mapping[str, float]
@@ -33,16 +33,26 @@ _SHOWN = {
 
 
 def read_metrics(file: Path) -> list[dict]:
-    """The lines of a `metrics.jsonl`; None is a number that was not finite. A line cut short by a
-    crash is left out.
+    """The lines of a `metrics.jsonl`; None is a number that was not finite. A last line cut short
+    by a crash is left out; UsageError: another is none of ours, and what it said is lost.
     """
     if not file.exists():
         return []
-    lines = []
-    for line in file.read_text().splitlines():
-        with suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
+    lines, found = file.read_bytes().splitlines(), []
+    for number, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+            if not {"step", "group"} <= line.keys():
+                raise ValueError("no step and group")
+        except (ValueError, AttributeError) as error:
+            if number == len(lines):
+                break
+            raise UsageError(
+                f"{file}:{number}: no line of metrics: {text[:60]!r}. The file is damaged: take a "
+                "whole copy, or remove the line, and go on without its numbers."
+            ) from error
+        found.append(line)
+    return found
 
 
 class MetricLog:
