@@ -33,9 +33,10 @@ def train(
     dirs = [str(Path(d).resolve()) for d in task_dirs]
     request = {"run": dataclasses.asdict(run), "store": str(store.path), "task_dirs": dirs}
     quiet = {**environment, **prepare_child.QUIET}
-    said = prepare_child.run(request, MODULE, environment=quiet, hand_on_signals=True)
+    asked: list[int] = []
+    said = prepare_child.run(request, MODULE, environment=quiet, asked=asked)
     if "taken" in said:
         raise Taken(said["taken"])
     if "interrupted" in said:
-        raise Interrupted(said["interrupted"])
+        raise Interrupted(said["interrupted"], asked[-1])
     return dict(said["results"])

@@ -210,4 +210,6 @@ def predictions_file(session: Session, split_name: str, step: int, limit: int | 
 
 
 def _other(session: Session) -> list[str]:
-    return run_folder.changes(session.run, session.folder, session.store.key)
+    from dss_jax.run.changes import changes  # For `dss eval` only.
+
+    return changes(session.run, session.folder, session.store.key)

@@ -275,7 +275,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
 
             done = fit(run, lambda step: rows_of(batches(step), weights), str(model_dir), report)
         if done < steps:
-            raise loop.Interrupted(done)
+            raise loop.Interrupted(done, stop.number)
         return _score(run, folder, store, scorer, write)
 
 
