@@ -87,6 +87,13 @@ def _main(given: Sequence[str]) -> int:
         # The reader (head, less) has gone; Python would complain again at exit.
         sys.stdout = None  # type: ignore[assignment]
         return 0
+    except OSError as error:
+        from dss_jax.core.disk import trouble
+
+        if (said := trouble(error, None)) is None:
+            raise
+        print(f"dss: error: {said}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

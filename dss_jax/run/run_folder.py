@@ -30,8 +30,8 @@ from typing import Any, TypeVar
 from dss_jax.core import config, locks, processes, registry, storage, strict_json
 from dss_jax.core.checks import rule_of
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import write_whole
-from dss_jax.interop.model_files import CHECKPOINTS
+from dss_jax.core.paths import NEW, write_whole
+from dss_jax.interop.model_files import CHECKPOINTS as CHECKPOINTS
 
 CONFIG, RESULTS = "config.gin", "results.json"
 METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
@@ -158,7 +158,11 @@ def _write_config(run: config.Run, store: str | None) -> Path:
     folder = check_output_dir(run.train.output_dir)
     saved = saved_text(folder)
     with storage.explained(folder):
-        new = saved or not folder.exists() or {file.name for file in folder.iterdir()} <= BEFORE
+        new = (
+            saved
+            or not folder.exists()
+            or {file.name for file in folder.iterdir() if not file.name.endswith(NEW)} <= BEFORE
+        )
     if not new:
         raise UsageError(
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
@@ -192,22 +196,6 @@ def check_output_dir(path: str) -> Path:
             "to s3://."
         )
     return storage.place(path)
-
-
-def saved_config(folder: Path) -> Path:
-    """The configuration of the run in a folder, a copy where that is remote; raises UsageError
-    where the folder holds none.
-    """
-    file = folder / CONFIG
-    if not storage.exists(file):
-        raise UsageError(f"{folder} holds no run: there is no {CONFIG} in it.")
-    return storage.local_file(file)
-
-
-def has_checkpoint(folder: Path) -> bool:
-    checkpoints = folder / CHECKPOINTS
-    with storage.explained(folder):
-        return checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
