@@ -107,7 +107,11 @@ def validate(session: Session, write: Write, params: Any, step: int) -> float | 
 
 
 def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str, Any]:
-    """What `results.json` holds: scores validation and, once, test with the best checkpoint."""
+    """What `results.json` holds: scores validation and, once, test with the best checkpoint. Raises
+    Diverged where a loss of these is not finite.
+    """
+    from dss_jax.train.bad_steps import check_scores
+
     run, store, program = session.run, session.store, session.program
     _check_there(session.folder)
     best = checkpoints.best_step()
@@ -130,6 +134,7 @@ def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str
         if name in store.splits:
             file, rationales = f"{name}-best.jsonl", run.evaluate.generate_rationales
             numbers = _score_split(session, params, name, file, rationales)
+            check_scores(best, name, numbers)
             if session.evaluator.metric in numbers:
                 results[name] = numbers
     if "test" in results:
