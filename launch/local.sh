@@ -7,9 +7,12 @@
 #              Default: what is there.
 #   --dry_run  prints the commands and the resolved configuration, and starts nothing.
 #
-# The same command again goes on with the run. From the environment: VENV (.venv), PYTHON, EXTRAS,
-# and DSS, an installed dss to use instead of .venv. JAX_PLATFORMS, XLA_FLAGS, DSS_COMPILE_CACHE and
-# XLA_PYTHON_CLIENT_MEM_FRACTION win over what is set here.
+# The same command again goes on with the run. Its exit status is that of dss: 185 and 143 after
+# SIGTERM, which are worth another start, 130 after Ctrl-C (docs/train.md).
+#
+# From the environment: VENV (.venv), PYTHON, EXTRAS, and DSS, an installed dss to use instead of
+# .venv. JAX_PLATFORMS, XLA_FLAGS, DSS_COMPILE_CACHE and XLA_PYTHON_CLIENT_MEM_FRACTION win over
+# what is set here.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ $root != "$PWD" ]] || root=.

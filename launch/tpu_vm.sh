@@ -218,8 +218,8 @@ follow() { # until the run has ended (0), or has to be started again (1)
     case $job in
       running) failures=0 ;;
       0) return 0 ;;
-      stopped) say "stopped, and saved. The same command goes on." && exit 130 ;;
-      lost | partly | 130 | 143) return 1 ;;
+      stopped | 130) say "stopped, and saved. The same command goes on." && exit 130 ;;
+      lost | partly | 185 | 143) return 1 ;;
       unreachable)
         failures=$((failures + 1))
         say "workers not reached ($failures): $(tail -n 1 "$tmp/error")"

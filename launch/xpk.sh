@@ -60,8 +60,9 @@ case $command in
     [[ -n $type && -n $image ]] || die "give --tpu_type, for example v5litepod-16, and --image."
     resolve "$root" "${flags[@]}"
     need_bucket
-    # exec: the signal to end goes to the run and not to a shell around it. 130, saved at a signal,
-    # is among the statuses after which xpk starts anew; those of a mistake (1, 2) are not.
+    # exec: the signal to end goes to the run and not to a shell around it. 185 and 143, saved at a
+    # signal or ended by one, are among the statuses after which xpk starts anew; those of a mistake
+    # (1, 2) are not.
     call xpk workload create "--workload=$name" "${where[@]}" "--tpu-type=$type" \
       "--num-slices=$slices" "--docker-image=$image" "--max-restarts=$restarts" \
       --termination-grace-period-seconds=120 \

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import toy
 
+from dss_jax.cli import tasks
 from dss_jax.cli.main import main
 from dss_jax.core import config, strict_json
 from dss_jax.core.errors import Diverged, UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.layouts.batches import TrainBatches
+from dss_jax.report.page import as_json
 from dss_jax.run import replay, run_folder, score, single
 from dss_jax.run.session import Session, open_session, train_batches
 from dss_jax.train import checkpoint
@@ -208,6 +210,45 @@ def test_a_validation_without_a_finite_loss_has_no_score(
     (line,) = (tmp_path / run_folder.METRICS).read_text().splitlines()
     assert _strict(line)["label/loss"] is None
     assert read_metrics(tmp_path / run_folder.METRICS)[0]["label/loss"] is None
+
+
+def test_scores_that_are_not_finite_are_no_results(
+    tmp_path: Path, toy_store: TokenStore, whole: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step was bad, and the checkpoint is."""
+    real = Checkpoints.restore_params
+
+    def damaged(*args: object) -> object:
+        return jax.tree.map(lambda x: x * float("nan"), real(*args))
+
+    run = _run(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "restore_params", damaged)
+        for _ in range(2):
+            with pytest.raises(Diverged, match=r"validation has label/loss nan.*no results"):
+                _train(run, toy_store)
+            assert not (tmp_path / run_folder.RESULTS).exists()
+    assert _train(run, toy_store) == whole
+    for file in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.jsonl")]:
+        for text in (
+            file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
+        ):
+            _strict(text)
+
+
+def test_a_run_that_has_diverged_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def diverge(args: object) -> None:
+        raise Diverged("the run has diverged")
+
+    monkeypatch.setattr(tasks, "main", diverge)
+    assert main(["tasks"]) == 1
+    assert capsys.readouterr().err == "dss: error: the run has diverged\n"
+
+
+def test_a_page_s_data_are_json() -> None:
+    assert _strict(as_json({"a": float("nan"), "b": [float("inf")]})) == {"a": None, "b": [None]}
 
 
 def test_json_has_null_for_what_is_not_finite() -> None:

@@ -51,6 +51,7 @@ def test_fields_are_left_out_and_added(capsys: pytest.CaptureFixture) -> None:
     ("flags", "said"),
     [
         (("--extra_body", "{low}"), "--extra_body must be JSON, not '{low}'"),
+        (("--extra_body", '{"a": NaN}'), "NaN is no JSON"),
         (("--extra_body", "[1]"), "--extra_body must be a JSON object"),
         (("--extra_body", '{"n": 5}'), "--extra_body may not hold 'n'"),
         (("--model", "jax:DIR", "--omit", "stop"), "--omit is for servers"),

@@ -107,7 +107,7 @@ def test_scancel_is_the_end(cluster: Machine) -> None:
     time.sleep(0.1)
     signal_tasks(cluster, signal.SIGTERM)
     process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 185
     assert not requeued(cluster)
 
 
@@ -116,7 +116,7 @@ def test_a_job_that_is_cancelled_already_is_not_queued_again(cluster: Machine) -
     process = started(cluster)
     signal_tasks(cluster, signal.SIGTERM)
     process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 185
     assert not requeued(cluster)
 
 

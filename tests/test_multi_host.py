@@ -212,11 +212,11 @@ def changed(place: Place) -> tuple[Path, list[tuple[str, str]], list[tuple[str, 
     log = place.folder / "changed" / "metrics.jsonl"
     while not (log.exists() and read_metrics(log)):
         if any(process.poll() is not None for process in started):
-            _end(started, 130)  # Fails, and shows what they said.
+            _end(started, 185)  # Fails, and shows what they said.
             pytest.fail("all processes ended before the first step was logged")
         time.sleep(0.05)
     started[2].send_signal(signal.SIGTERM)
-    stopped = _end(started, 130)
+    stopped = _end(started, 185)
     return place.folder / "changed", stopped, _run(2, place.arguments("train", "changed"))
 
 

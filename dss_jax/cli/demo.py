@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
             results[cell] = single.train(run, store, task.scorer, plan_subsets=subsets)
         except Interrupted as stop:
             print(f"\n{stop}. To go on: dss demo --output_dir {args.output_dir}")
-            return 130
+            return stop.status
     _report(folder, runs, results, task)
     return 0
 

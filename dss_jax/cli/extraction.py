@@ -72,8 +72,12 @@ def _fields(text: str | None) -> dict[str, Any]:
     """The object of --extra_body; empty where it is not given. Raises UsageError for one that it
     may not hold.
     """
+
+    def refused(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
     try:
-        fields = json.loads("{}" if text is None else text)
+        fields = json.loads("{}" if text is None else text, parse_constant=refused)
     except ValueError as error:
         raise UsageError(f"--extra_body must be JSON, not {text!r}: {error}.") from error
     if not isinstance(fields, dict):

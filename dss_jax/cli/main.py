@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dss_jax import __version__
-from dss_jax.core import log
+from dss_jax.cli import ending
+from dss_jax.core import log, signals
 from dss_jax.core.errors import Diverged, UsageError, unknown_name
 
 COMMANDS = {
@@ -34,13 +35,22 @@ may give an exit status."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
+    """Runs a command; without `arguments`, as the program, which may end the process.
 
     Returns:
       The exit status: 0; 1 for a run that has diverged; 2 for a mistake that the user can fix; 75
-      where another process writes into the run's folder; 130 for an interrupted run.
+      where another process writes into the run's folder; and those in `core.signals`.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is not None:
+        return _main(arguments)
+    with ending.ends_soon():
+        status = _main(sys.argv[1:])
+    if status in (signals.INTERRUPTED, signals.TERMINATED):
+        ending.leave(status)
+    return status
+
+
+def _main(given: Sequence[str]) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         print("usage: dss COMMAND [flags]   (dss COMMAND --help shows its flags)\n")
         print(*(f"  {name:<9} {text}" for name, text in COMMANDS.items()), sep="\n")
@@ -49,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] == "--version":
         print(f"dss-jax {__version__}")
         return 0
-    name, rest = given[0], given[1:]
+    name = given[0]
     try:
         if name not in COMMANDS:
             raise unknown_name("command", name, COMMANDS)
@@ -59,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = argparse.ArgumentParser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         module.add_flags(parser)
-        args = options.parse(parser, rest)
+        args = options.parse(parser, given[1:])
         with log.shown():
             return module.main(args) or 0
     except (UsageError, Diverged) as error:
@@ -67,11 +77,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.status
     except KeyboardInterrupt:
         print("dss: stopped", file=sys.stderr)
-        return 130
+        return signals.INTERRUPTED
+    except SystemExit as stop:
+        if stop.code != signals.TERMINATED:
+            raise
+        print("dss: stopped (SIGTERM)", file=sys.stderr)
+        return signals.TERMINATED
     except BrokenPipeError:
         # The reader (head, less) has gone; Python would complain again at exit.
         sys.stdout = None  # type: ignore[assignment]
         return 0
+    except OSError as error:
+        from dss_jax.core.disk import trouble
+
+        if (said := trouble(error, None)) is None:
+            raise
+        print(f"dss: error: {said}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -30,9 +30,8 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
       UsageError: the folder holds no run, or one that has trained nothing.
     """
     from dss_jax.interop.model_files import VOCABULARY
-    from dss_jax.run import run_folder
 
-    saved, own = run_folder.saved_config(folder).absolute(), folder / VOCABULARY
+    saved, own = _saved_config(folder).absolute(), folder / VOCABULARY
     if vocabulary is None and own.is_file():
         local = storage.local_file(own).absolute()
         bindings = [f"Vocabulary.path = {str(local)!r}", *bindings]
@@ -44,6 +43,18 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
             "results.json; dss train scores them again."
         )
     return run
+
+
+def _saved_config(folder: Path) -> Path:
+    """The configuration of the run in a folder, a copy where that is remote; raises UsageError
+    where the folder holds none.
+    """
+    from dss_jax.run import run_folder
+
+    file = folder / run_folder.CONFIG
+    if not storage.exists(file):
+        raise UsageError(f"{folder} holds no run: there is no {run_folder.CONFIG} in it.")
+    return storage.local_file(file)
 
 
 def _whole_paths(values: Mapping[str, Any], configuration: str) -> list[str]:
@@ -72,9 +83,8 @@ def reopen(
     in `task_dirs`, then where it was when the run began. Raises UsageError where the processes do
     not have the same, or there is no such task, data or split.
     """
-    from dss_jax.run import run_folder
 
-    _, own = registry.remembered(run_folder.saved_config(folder).read_text())
+    _, own = registry.remembered(_saved_config(folder).read_text())
     task_dirs = [*task_dirs, *map(str, own)]
     scorer = registry.scorer_of(run.task.name, task_dirs)
 

@@ -25,6 +25,7 @@ from dss_jax.cli.tables import print_table, say
 from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
+from dss_jax.core.signals import saved_status
 from dss_jax.core.sweep_config import cells_of
 from dss_jax.sweep import cluster
 from dss_jax.sweep import plan as sweep_plan
@@ -168,7 +169,7 @@ def ended(outcome: Outcome) -> int:
     if outcome.stopped:
         say("stopped. To go on, give the same command again:")
         say(f"  dss {shlex.join(sys.argv[1:])}")
-        return 130
+        return saved_status(outcome.stopped)
     if outcome.failed:
         say(f"{len(outcome.failed)} failed; the same command tries them again:", file=sys.stderr)
     for job, status, file, lines in outcome.failed:

@@ -154,7 +154,7 @@ def main(args: argparse.Namespace) -> int:
     except Interrupted as stop:
         again = f"dss {shlex.join(sys.argv[1:])}"
         log.info(f"\n{stop}. To go on, give the same command again:\n  {again}")
-        return 130
+        return stop.status
     if processes.is_first():
         _report(run, results)
     return 0

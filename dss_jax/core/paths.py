@@ -4,13 +4,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.texts import utf8
 
 PACKAGE = Path(__file__).resolve().parents[1]
+
+NEW = ".new"
+"""Ending of a file that is not whole yet; a kill may leave one."""
 
 
 def shipped(name: str) -> Path:
@@ -22,9 +25,25 @@ def shipped(name: str) -> Path:
     return inside if inside.exists() else PACKAGE.parent / name
 
 
+@contextmanager
+def written(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Within it a file or folder is written, of so many bytes; UsageError: the disk is full, the
+    folder is read-only or the like. Other errors stay what they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        from dss_jax.core.disk import trouble  # Seldom.
+
+        if (said := trouble(error, path, needed)) is None:
+            raise
+        raise UsageError(said) from error
+
+
 def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Writes a file that appears whole or not at all, and its folder where there is none. The path
-    may be a remote one of `dss_jax.core.storage.place`; `content` may come in pieces.
+    may be a remote one of `dss_jax.core.storage.place`; `content` may come in pieces. UsageError:
+    see `written`.
     """
     content = utf8(content) if isinstance(content, str) else content
     parts = [content] if isinstance(content, bytes) else content
@@ -32,18 +51,20 @@ def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
         # An object of a bucket appears when its upload has ended.
         file.write_bytes(b"".join(parts))
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     # Several processes may write the same one.
-    fresh = file.with_name(f"{file.name}.{os.getpid()}.new")
-    try:
-        with fresh.open("wb") as out:
-            out.writelines(parts)
-            out.flush()
-            # Without it a power cut after the rename could leave an empty file under this name.
-            os.fsync(out.fileno())
-        os.replace(fresh, file)
-    finally:
-        fresh.unlink(missing_ok=True)
+    fresh = file.with_name(f"{file.name}.{os.getpid()}{NEW}")
+    with written(file, len(content) if isinstance(content, bytes) else None):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with fresh.open("wb") as out:
+                out.writelines(parts)
+                out.flush()
+                # Without it a power cut after the rename could leave an empty file of this name.
+                os.fsync(out.fileno())
+            os.replace(fresh, file)
+        finally:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
 
 
 def below(folder: Path, name: str) -> Path:
@@ -80,17 +101,20 @@ def check_new_folder(path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that becomes the new folder `path`, and is removed after an error."""
+    """A folder to write into that becomes the new folder `path`, and is removed after an error.
+    UsageError: see `written`.
+    """
     check_new_folder(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
-    try:
-        # With the mode of the umask, which nobody is told without changing it.
-        (partial := own / "new").mkdir()
-        yield partial
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
+        try:
+            # With the mode of the umask, which nobody is told without changing it.
+            (partial := own / "new").mkdir()
+            yield partial
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def cache_folder() -> Path:

@@ -44,6 +44,7 @@ def start(found: "Processes | None", timeout: int = START_SECONDS) -> None:
         return
     import jax
 
+    mine = _set_sigterm(None)
     try:
         jax.distributed.initialize(
             found.coordinator_address,
@@ -62,7 +63,7 @@ def start(found: "Processes | None", timeout: int = START_SECONDS) -> None:
         ) from error
     # Until `sync_stops` puts JAX's handler back, SIGTERM shall end the process, as without JAX.
     global _sigterm_of_jax
-    _sigterm_of_jax = _set_sigterm(None)
+    _sigterm_of_jax = _set_sigterm(mine)
 
 
 def count() -> int:

@@ -73,7 +73,7 @@ def remember(name: str | None, configuration: str) -> None:
     """
     files = [str(file) for file, task in _loaded.items() if task.name == name]
     note = {"folder": str(Path.cwd()), "task_file": files[-1] if files else None}
-    with contextlib.suppress(OSError):  # A cache that cannot be written.
+    with contextlib.suppress(OSError, UsageError):  # A cache that cannot be written.
         write_whole(_note_of(configuration), json.dumps(note))
 
 

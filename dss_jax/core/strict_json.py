@@ -18,7 +18,7 @@ def dumps(value: Any, **options: Any) -> str:
     try:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:  # Seldom, so that the usual case costs nothing.
-        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        finite = json.loads(json.dumps(value, **options), parse_constant=lambda _: None)
         return json.dumps(finite, allow_nan=False, **options)
 
 

@@ -16,11 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from dss_jax.core import processes
+from dss_jax.core import processes, signals
 from dss_jax.core.errors import UsageError
 from dss_jax.core.log import shown
 from dss_jax.core.paths import PACKAGE
@@ -54,15 +54,16 @@ def run(
     module: str = "dss_jax.data.seqio_prepare",
     *,
     environment: Mapping[str, str] | None = None,
-    hand_on_signals: bool = False,
+    asked: list[int] | None = None,
 ) -> Any:
     """Has a module answer a request, plain JSON.
 
     Args:
       module: one with a function `answer`.
       environment: the child's variables; None: this process's, on the CPU and quiet.
-      hand_on_signals: Ctrl-C and SIGTERM go to the child as SIGTERM, and this process waits for
-        what it answers. Otherwise the child is stopped with this process.
+      asked: where given, Ctrl-C and SIGTERM go to the child as SIGTERM, this process waits for
+        what it answers, and the numbers of these signals are put here. Otherwise the child is
+        stopped with this process.
 
     Raises:
       UsageError: what the child has to tell the user; TensorFlow or SeqIO is not installed.
@@ -85,23 +86,39 @@ def run(
             encoding="utf-8",
             env={**variables, "PYTHONPATH": path},
             # Otherwise the terminal sends Ctrl-C to the child too, which would count twice.
-            start_new_session=hand_on_signals,
+            start_new_session=asked is not None,
         )
+
         try:
-            # What asks this process to stop goes to the child instead.
-            asked = (signal.SIGINT, signal.SIGTERM) if hand_on_signals else ()
-            with processes.handled(asked, lambda *_: child.send_signal(signal.SIGTERM)):
+            with _handed_on(child, asked):
                 said = _talk(child, request)
         except BaseException:
             _stop(child)
             raise
         if "error" in said:
             raise UsageError(said["error"])
+        if child.returncode == signals.TERMINATED and asked:
+            signals.end(asked[-1])
         if child.returncode != 0:
             stderr.seek(0)
             tail = "".join(stderr.readlines()[-STDERR_LINES:])
             raise PrepareError(f"{module} failed ({child.returncode}):\n{tail}")
     return said.get("result")
+
+
+@contextmanager
+def _handed_on(child: "subprocess.Popen[str]", asked: list[int] | None) -> Iterator[None]:
+    """What asks this process to stop goes to the child instead."""
+    if asked is None:
+        yield
+        return
+
+    def hand_on(number: int, _: Any) -> None:
+        asked.append(number)
+        child.send_signal(signal.SIGTERM)
+
+    with processes.handled((signal.SIGINT, signal.SIGTERM), hand_on):
+        yield
 
 
 def _talk(child: "subprocess.Popen[str]", request: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +157,7 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     # Python's handler waits for a long call of a library to return.
     time.sleep(PATIENCE)
-    os._exit(143)
+    os._exit(signals.TERMINATED)
 
 
 def serve(module: str) -> int:
@@ -151,7 +168,7 @@ def serve(module: str) -> int:
     parent = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     # So that a stopped child removes what it has half written.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, signals.end)
 
     class ToParent(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

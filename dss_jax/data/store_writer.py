@@ -15,6 +15,7 @@ import numpy as np
 
 from dss_jax.core import processes
 from dss_jax.core.digest import file_digest
+from dss_jax.core.paths import written
 from dss_jax.core.texts import utf8
 from dss_jax.data.store import (
     FORMAT,
@@ -102,7 +103,8 @@ def write_store(
     *,
     replace: bool = False,
 ) -> TokenStore:
-    """Writes a store beside its place, moves it there when it is complete, and opens it.
+    """Writes a store beside its place, moves it there when it is complete, and opens it. Raises
+    UsageError: see `core.paths.written`.
 
     Args:
       path: where it shall be. A damaged store there is replaced; where another process has put a
@@ -114,14 +116,15 @@ def write_store(
       replace: whether a sound store that is there is replaced too.
     """
     partial = path.parent / f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}"
-    partial.mkdir(parents=True)
     try:
-        shutil.copyfile(vocabulary_file, partial / VOCABULARY)
-        entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
-        manifest = _manifest(partial, entries, extra_ids, description)
-        (partial / MANIFEST).write_bytes(as_json(manifest, indent=1) + b"\n")
-        _sync(partial)
-        _move(partial, path, replace)
+        with written(path):
+            partial.mkdir(parents=True)
+            shutil.copyfile(vocabulary_file, partial / VOCABULARY)
+            entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
+            manifest = _manifest(partial, entries, extra_ids, description)
+            (partial / MANIFEST).write_bytes(as_json(manifest, indent=1) + b"\n")
+            _sync(partial)
+            _move(partial, path, replace)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_store(path)

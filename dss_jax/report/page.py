@@ -8,7 +8,6 @@ the script that is written here.
 import base64
 import hashlib
 import html
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core import strict_json
 from dss_jax.report.found_runs import FoundRuns
 from dss_jax.report.tables import Table, share_of
 
@@ -28,7 +28,7 @@ _ACTIVE = re.compile(r"<\s*(script|foreignObject|iframe|image)\b|\son\w+\s*=|jav
 
 def as_json(value: Any) -> str:
     """JSON that nothing in a page's script element can end or begin."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = strict_json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return "".join(_ESCAPES.get(letter, letter) for letter in text)
 
 

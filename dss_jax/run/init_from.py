@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from dss_jax.core import config
+from dss_jax.core import config, storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError
@@ -41,7 +41,7 @@ def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
     path, output_dir = run.train.init_from, run.train.output_dir
     assert path is not None
     own = None if output_dir is None else run_folder.check_output_dir(output_dir)
-    if own is not None and run_folder.has_checkpoint(own):
+    if own is not None and _has_checkpoint(own):
         files, origin = read_model_files(own), str(output_dir)
     else:
         weights = read_weights(path)
@@ -128,3 +128,9 @@ def start_from(run: config.Run, program: Program, store: TokenStore) -> TrainSta
         read = leaf.read().__getitem__
         there[path] = jax.make_array_from_callback(leaf.shape, places[path], read)
     return program.complete(run.train.seed, there)
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    checkpoints = folder / run_folder.CHECKPOINTS
+    with storage.explained(folder):
+        return checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())

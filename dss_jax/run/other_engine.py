@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core import config
+from dss_jax.core.errors import Diverged
 from dss_jax.core.locks import Taken
 from dss_jax.data import prepare_child
 from dss_jax.data.store import TokenStore
@@ -29,13 +30,17 @@ def train(
     Raises:
       UsageError, prepare_child.PrepareError: see `prepare_child.run`.
       Interrupted: it was asked to stop; T5X has saved its state.
+      Diverged: its scores are not finite.
     """
     dirs = [str(Path(d).resolve()) for d in task_dirs]
     request = {"run": dataclasses.asdict(run), "store": str(store.path), "task_dirs": dirs}
     quiet = {**environment, **prepare_child.QUIET}
-    said = prepare_child.run(request, MODULE, environment=quiet, hand_on_signals=True)
+    asked: list[int] = []
+    said = prepare_child.run(request, MODULE, environment=quiet, asked=asked)
     if "taken" in said:
         raise Taken(said["taken"])
+    if "diverged" in said:
+        raise Diverged(said["diverged"])
     if "interrupted" in said:
-        raise Interrupted(said["interrupted"])
+        raise Interrupted(said["interrupted"], asked[-1])
     return dict(said["results"])

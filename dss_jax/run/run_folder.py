@@ -30,8 +30,8 @@ from typing import Any, TypeVar
 from dss_jax.core import config, locks, processes, registry, storage, strict_json
 from dss_jax.core.checks import rule_of
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import write_whole
-from dss_jax.interop.model_files import CHECKPOINTS
+from dss_jax.core.paths import NEW, write_whole
+from dss_jax.interop.model_files import CHECKPOINTS as CHECKPOINTS
 
 CONFIG, RESULTS = "config.gin", "results.json"
 METRICS, PREDICTIONS, CURVES = "metrics.jsonl", "predictions", "curves.png"
@@ -40,13 +40,6 @@ STORE_LINE = "# token store: "
 LOCK = "run.lock"
 OTHER = "-other-"
 """In the name of a file of predictions: of other data or settings than the run's."""
-NO_OTHER = (
-    "Evaluate.decode",  # The file's name has it.
-    "T5Config.vocab_size",  # The vocabulary fills it in.
-    "Evaluate.batch_size",
-    "Data.batch_size",
-)
-"""Settings that may differ from the run's in a file of predictions that has its own name."""
 BEFORE = {"train.log", LOCK, "sweep.lock"}
 """What may be in a run's folder before the run is; the last is a lock of older versions."""
 
@@ -98,7 +91,7 @@ def fixed_lines(text: str) -> list[str]:
     return lines
 
 
-def _difference(saved: str, text: str, folder: Path) -> str:
+def difference(saved: str, text: str, folder: Path) -> str:
     """What differs between a saved configuration and that of this run; "" where nothing does. The
     data are compared where both say which they are.
     """
@@ -113,7 +106,7 @@ def _difference(saved: str, text: str, folder: Path) -> str:
     return "\n".join(line for line in lines if not line.startswith("@@"))
 
 
-def _saved(folder: Path) -> str:
+def saved_text(folder: Path) -> str:
     """The configuration in a folder; "" where there is none."""
     with storage.explained(folder):
         return (folder / CONFIG).read_text() if (folder / CONFIG).exists() else ""
@@ -121,29 +114,15 @@ def _saved(folder: Path) -> str:
 
 def begun(folder: Path) -> bool:
     """Whether the run in a folder was ever opened; a sweep may only have planned it."""
-    return STORE_LINE in _saved(folder)
+    return STORE_LINE in saved_text(folder)
 
 
 def other_settings(run: config.Run, folder: Path) -> str:
     """How the run in a folder differs from this one, its data left out; "" where it does not, or
     where the folder holds none that has begun.
     """
-    saved = _saved(folder)
-    return _difference(saved, config.to_gin(run), folder) if STORE_LINE in saved else ""
-
-
-def changes(run: config.Run, folder: Path, key: str) -> list[str]:
-    """The settings, as gin has them, in which a run with a store of that key differs from the run
-    that a folder holds, and the line of its data where these are others; `NO_OTHER` left out.
-    """
-    if STORE_LINE not in (saved := _saved(folder)):
-        return []
-    # Scoring opens no stores of extra tasks, whose keys come after the first.
-    own = [x.split("+")[0] if x.startswith(STORE_LINE) else x for x in saved.splitlines()]
-    text = f"{STORE_LINE}{key.split('+')[0]}\n{config.to_gin(run)}"
-    lines = _difference("\n".join(own), text, folder).splitlines()
-    found = [line[1:] for line in lines if line[0] == "+" and not line.startswith("+++ ")]
-    return [line for line in found if line.split(" = ")[0] not in NO_OTHER]
+    saved = saved_text(folder)
+    return difference(saved, config.to_gin(run), folder) if STORE_LINE in saved else ""
 
 
 def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
@@ -177,9 +156,13 @@ def _write_config(run: config.Run, store: str | None) -> Path:
     if run.train.output_dir is None:
         raise UsageError("no output folder: give --output_dir DIR.")
     folder = check_output_dir(run.train.output_dir)
-    saved = _saved(folder)
+    saved = saved_text(folder)
     with storage.explained(folder):
-        new = saved or not folder.exists() or {file.name for file in folder.iterdir()} <= BEFORE
+        new = (
+            saved
+            or not folder.exists()
+            or {file.name for file in folder.iterdir() if not file.name.endswith(NEW)} <= BEFORE
+        )
     if not new:
         raise UsageError(
             f"{folder} is not empty and holds no {CONFIG}, so it is not a run's folder. "
@@ -187,7 +170,7 @@ def _write_config(run: config.Run, store: str | None) -> Path:
         )
     own = config.to_gin(run)
     text = own if store is None else f"{store}\n{own}"
-    if (store or STORE_LINE in saved) and saved and (diff := _difference(saved, text, folder)):
+    if (store or STORE_LINE in saved) and saved and (diff := difference(saved, text, folder)):
         raise UsageError(
             f"{folder} holds a run with another configuration:\n{diff}\n"
             "Give another --output_dir, or the same settings to go on with that run."
@@ -213,22 +196,6 @@ def check_output_dir(path: str) -> Path:
             "to s3://."
         )
     return storage.place(path)
-
-
-def saved_config(folder: Path) -> Path:
-    """The configuration of the run in a folder, a copy where that is remote; raises UsageError
-    where the folder holds none.
-    """
-    file = folder / CONFIG
-    if not storage.exists(file):
-        raise UsageError(f"{folder} holds no run: there is no {CONFIG} in it.")
-    return storage.local_file(file)
-
-
-def has_checkpoint(folder: Path) -> bool:
-    checkpoints = folder / CHECKPOINTS
-    with storage.explained(folder):
-        return checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

@@ -24,6 +24,12 @@ Write = Callable[[int, str, dict], None]
 """(step, group, numbers), as `MetricLog`."""
 
 
+def _check_there(folder: Path) -> None:
+    from dss_jax.core.presence import check_there
+
+    check_there(folder / run_folder.CONFIG)
+
+
 def _teacher_accuracy(session: Session, split_name: str, limit: int | None) -> float | None:
     """The teacher's own label accuracy on a split, per cent, on the first `limit` rows that have a
     gold label; None where there is no teacher.
@@ -36,25 +42,6 @@ def _teacher_accuracy(session: Session, split_name: str, limit: int | None) -> f
     if not any(teacher for _, teacher in pairs):
         return None
     return scorer([g for g, _ in pairs], [t for _, t in pairs])[scorer.name]
-
-
-def _own_metrics(session: Session, split_name: str, predictions: list[dict]) -> dict[str, float]:
-    """What the metric functions of a user's own SeqIO task say; {} for a task file.
-
-    They may need TensorFlow, so they run in a child process.
-    """
-    task = session.run.task
-    if task.mixture_or_task_name is None:
-        return {}
-    from dss_jax.data import prepare_child
-
-    request = {
-        "module": task.mixture_or_task_module,
-        "name": task.mixture_or_task_name,
-        "split": split_name,
-        "predictions": {p["id"]: p["prediction"] for p in predictions},
-    }
-    return prepare_child.run(request, "dss_jax.data.seqio_user")
 
 
 def _score_split(
@@ -72,10 +59,15 @@ def _score_split(
         numbers["teacher"] = teacher
     if not processes.is_first():
         return numbers
+    _check_there(session.folder)
     write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
     if session.evaluator.metric not in numbers:
         return numbers
-    return numbers | _own_metrics(session, name, result.predictions)
+    if session.run.task.mixture_or_task_name is None:
+        return numbers
+    from dss_jax.run.own_metrics import own_metrics
+
+    return numbers | own_metrics(session.run.task, name, result.predictions)
 
 
 def _say_unlabelled(session: Session, name: str, result: Result) -> None:
@@ -115,8 +107,13 @@ def validate(session: Session, write: Write, params: Any, step: int) -> float | 
 
 
 def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str, Any]:
-    """What `results.json` holds: scores validation and, once, test with the best checkpoint."""
+    """What `results.json` holds: scores validation and, once, test with the best checkpoint. Raises
+    Diverged where a loss of these is not finite.
+    """
+    from dss_jax.train.bad_steps import check_scores
+
     run, store, program = session.run, session.store, session.program
+    _check_there(session.folder)
     best = checkpoints.best_step()
     assert best is not None
     params = checkpoints.restore_params(best, program.abstract_state.params)
@@ -137,6 +134,7 @@ def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str
         if name in store.splits:
             file, rationales = f"{name}-best.jsonl", run.evaluate.generate_rationales
             numbers = _score_split(session, params, name, file, rationales)
+            check_scores(best, name, numbers)
             if session.evaluator.metric in numbers:
                 results[name] = numbers
     if "test" in results:
@@ -153,6 +151,7 @@ def close_folder(session: Session, results: dict[str, Any]) -> None:
     from dss_jax.run.pictures import plot_curves
 
     run, folder = session.run, session.folder
+    _check_there(folder)
     plot_curves(
         [(run.method.name, folder)],
         session.evaluator.metric,
@@ -178,6 +177,9 @@ def score(
     with closing(session.checkpoints()) as checkpoints:
         step = checkpoints.find(checkpoint)
         params = checkpoints.restore_params(step, session.program.abstract_state.params)
+    from dss_jax.core.presence import check_writable
+
+    check_writable(session.folder / run_folder.PREDICTIONS)  # Before the work.
     if other := _other(session):
         log.info("other than the run's own, so predictions get a name of their own:")
         for line in other:
@@ -210,4 +212,6 @@ def predictions_file(session: Session, split_name: str, step: int, limit: int | 
 
 
 def _other(session: Session) -> list[str]:
-    return run_folder.changes(session.run, session.folder, session.store.key)
+    from dss_jax.run.changes import changes  # For `dss eval` only.
+
+    return changes(session.run, session.folder, session.store.key)

@@ -30,7 +30,7 @@ from dss_jax.run.session import (
 )
 from dss_jax.train import hooks
 from dss_jax.train.checkpoint import Checkpoints, set_broken_aside
-from dss_jax.train.loop import Hook, fit, prefetch, stop_on_signals
+from dss_jax.train.loop import Hook, Interrupted, fit, prefetch, stop_on_signals
 from dss_jax.train.metric_log import MetricLog, Progress
 from dss_jax.train.sharding import put_batch
 
@@ -124,9 +124,9 @@ def _train_and_score(
     profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
     run, program = session.run, session.program
-    with ExitStack() as stack:
+    with ExitStack() as stack, ExitStack() as told:
         pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="compile")
-        stack.callback(pool.shutdown, cancel_futures=True)
+        stack.push(partial(_shut, pool))
         program.train_step.ahead(batches.shapes, pool)
         # The evaluation's may still be at work when the first step runs.
         session.evaluator.compile_ahead("validation", run.evaluate.validation_examples, pool)
@@ -136,9 +136,15 @@ def _train_and_score(
         clock.lap("compile")
         first = int(state.step)
         write, own = _outputs(stack, session, batches, profile, first)
-        stop = stack.enter_context(stop_on_signals())
+        stop = told.enter_context(stop_on_signals())
         every, steps = run.evaluate.every, run.train.steps
-        evaluate = hooks.Validate(every, steps, partial(validate, session, write))
+        from dss_jax.core.presence import check_there
+
+        def scored(params: Any, step: int) -> float | None:
+            check_there(session.folder / run_folder.CONFIG)
+            return validate(session, write, params, step)
+
+        evaluate = hooks.Validate(every, steps, scored)
         # DO NOT CHANGE THE ORDER: what is evaluated is saved, what is saved may be stopped after,
         # and the log's clock starts anew when all of them are done. A batch that was skipped is
         # logged before it may end the run.
@@ -155,7 +161,18 @@ def _train_and_score(
         train_step = program.train_step
         fit(state, steps=steps, train_step=train_step, next_batch=next_batch, hooks=in_order)
         checkpoints.wait()
+        # Those who were told at the last steps, or since, stop before the scoring; from here on
+        # they do at once.
+        if stop.after(steps) or stop.after(steps + 1):
+            raise Interrupted(steps, stop.number)
+        told.close()
         return finish(session, checkpoints, write)
+
+
+def _shut(pool: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:
+    """Whoever is told to end does not wait for the compiler."""
+    now = kind is not None and not issubclass(kind, Exception)
+    pool.shutdown(wait=not now, cancel_futures=True)
 
 
 def _outputs(

@@ -31,6 +31,7 @@ from t5x import adafactor, optimizers, partitioning, utils
 from t5x.examples.t5 import network
 
 from dss_jax.core import config
+from dss_jax.core.errors import Diverged
 from dss_jax.core.locks import Taken
 from dss_jax.core.registry import scorer_of
 from dss_jax.core.types import Scorer
@@ -275,7 +276,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
 
             done = fit(run, lambda step: rows_of(batches(step), weights), str(model_dir), report)
         if done < steps:
-            raise loop.Interrupted(done)
+            raise loop.Interrupted(done, stop.number)
         return _score(run, folder, store, scorer, write)
 
 
@@ -306,5 +307,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"results": train(run, store, scorer)}
     except loop.Interrupted as stop:
         return {"interrupted": stop.step}
+    except Diverged as error:
+        return {"diverged": str(error)}
     except Taken as error:
         return {"taken": str(error)}

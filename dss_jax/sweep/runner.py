@@ -19,15 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from dss_jax.core import locks, processes
+from dss_jax.core import locks, processes, signals
 from dss_jax.run import run_folder
 from dss_jax.sweep.plan import Job, Planned, Times, state_of
 
 log = logging.getLogger(__name__)
 
 LOG = "train.log"
-INTERRUPTED = 130
-"""Status of a run that was asked to stop, and saved."""
+STOPPED = {
+    signals.INTERRUPTED: signal.SIGINT,
+    signals.TERMINATED: signal.SIGTERM,
+    signals.SAVED: signal.SIGTERM,
+}
+"""Statuses of a process that was asked to stop, and the signal."""
 
 POLL_SECONDS = 0.2
 SHOW_SECONDS = 1.0
@@ -70,11 +74,11 @@ class _Child:
 @dataclass
 class Outcome:
     """How a sweep has ended: (job, status, log, its last lines) of each process that failed, and
-    whether the sweep was asked to stop.
+    where the sweep was asked to stop, or one of its processes was, the signal's number; else 0.
     """
 
     failed: list[tuple[Job, int, Path, list[str]]] = field(default_factory=list)
-    stopped: bool = False
+    stopped: int = 0
 
 
 class Runner:
@@ -118,7 +122,6 @@ class Runner:
                 self._ended(child)
             now = time.monotonic()
             if self._asked:
-                self._outcome.stopped = True
                 self._jobs, self._elsewhere = [], []
                 # Each process is told what the sweep was told, once each time.
                 for child in (c for c in self._children if c.told < self._asked):
@@ -198,10 +201,10 @@ class Runner:
         if status == 0 and len(finished) == len(job.planned):
             self._times.add(job, "done", seconds, worked)
             log.info("%s: done in %s%s", job.folder, duration(seconds), self._scores(job))
-        elif self._asked or status == INTERRUPTED:
+        elif self._asked or status in STOPPED:
             if worked:
                 self._times.add(job, "stopped", seconds, worked)
-            self._outcome.stopped = True
+            self._outcome.stopped = self._outcome.stopped or STOPPED[status]
             log.info("%s: stopped; it goes on from its last checkpoint", job.folder)
         else:
             lines = _tail(child.log, child.log_start)
@@ -259,6 +262,7 @@ class Runner:
 
         def handle(number: int, _: FrameType | None) -> None:
             self._asked += 1
+            self._outcome.stopped = number
             if self._asked == 1:
                 name = signal.Signals(number).name
                 log.info("%s: the runs at work save and stop; again to stop them at once", name)

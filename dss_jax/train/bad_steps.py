@@ -84,6 +84,17 @@ def not_finite(numbers: dict[str, float]) -> str:
     return "batches before it were not finite"
 
 
+def check_scores(step: int, split: str, numbers: dict[str, Any]) -> None:
+    """Raises Diverged where a loss of a split is not finite with the checkpoint of this step."""
+    losses = {name: value for name, value in numbers.items() if name.endswith("/loss")}
+    if bad := [f"{name} {value}" for name, value in losses.items() if not math.isfinite(value)]:
+        raise Diverged(
+            f"the run has diverged: with the best checkpoint, of step {step}, {split} has "
+            f"{', '.join(bad)}. There are no results. Train again in another folder, with a lower "
+            "Optimizer.learning_rate or a longer Optimizer.warmup_steps."
+        )
+
+
 def bad_leaves(tree: Any) -> list[str]:
     """Names of arrays that hold a number that is not finite."""
     found = []

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,6 +144,7 @@ class Checkpoints:
 
     def _save(self, step: int, score: float | None, **items: Any) -> None:
         if step not in self._manager.all_steps():
+            self._check_there()  # Orbax would make it again.
             args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
             self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
             with self._written():
@@ -158,14 +158,22 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, OTHER):
                 raise
-            free = (
-                "" if storage.is_remote(self._folder) else f"{_free(self._folder):,.1f} MB free, "
-            )
+            self._check_there()
+            from dss_jax.core.disk import free  # Seldom.
+
+            remote = storage.is_remote(self._folder)
+            room = "" if remote else f"{free(self._folder):,.1f} MB free, "
             raise UsageError(
                 f"a checkpoint could not be written to {self._folder}: {_cause(error)}. There: "
-                f"{free}about {self._bytes / 1e6:,.1f} MB needed; whole: {_listed(self._whole())}. "
+                f"{room}about {self._bytes / 1e6:,.1f} MB needed; whole: {_listed(self._whole())}. "
                 "Make room, or the folder writable, and give the same command again to go on."
             ) from error
+
+    def _check_there(self) -> None:
+        from dss_jax.core.presence import check_there
+
+        if not storage.is_remote(self._folder):  # A bucket has no folders.
+            check_there(self._folder)
 
     def check(self) -> None:
         """Raises UsageError where a write has failed meanwhile; costs microseconds."""
@@ -217,8 +225,8 @@ class Checkpoints:
 
     def _whole(self) -> list[int]:
         """Steps of those on the disk; after a failure the manager has forgotten some."""
-        found = (f for f in self._folder.iterdir() if f.name.isdigit() and damage_of(f) is None)
-        return sorted(int(f.name) for f in found)
+        there = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted(int(f.name) for f in there if f.name.isdigit() and damage_of(f) is None)
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """Reads a state onto the shardings that `abstract` gives; what is not saved stays abstract:
@@ -259,9 +267,3 @@ def _cause(error: BaseException) -> str:
 
 def _listed(steps: list[int]) -> str:
     return ", ".join(map(str, steps)) or "none"
-
-
-def _free(folder: Path) -> float:
-    """MB on the disk of a folder that may not be there."""
-    there = next(f for f in (folder, *folder.absolute().parents) if f.is_dir())
-    return shutil.disk_usage(there).free / 1e6

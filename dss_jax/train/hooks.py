@@ -96,7 +96,7 @@ class Stop(Hook):
     def at(self, step: int, state: TrainState) -> None:
         if self.due(step):
             self.wait()
-            raise Interrupted(step)
+            raise Interrupted(step, self.stop.number)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from dss_jax.core import processes
+from dss_jax.core import processes, signals
 from dss_jax.train.step import Metrics, TrainState
 
 log = logging.getLogger(__name__)
@@ -112,20 +112,22 @@ def prefetch(
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The run was asked to stop, and saved its state at `step`."""
+    """The run was asked to stop by a signal of this `number`, and saved its state at `step`."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, number: int) -> None:
         super().__init__(f"interrupted after {step} steps; the state is saved")
-        self.step = step
+        self.step, self.number = step, number
+        self.status = signals.saved_status(number)
 
 
 class StopRequest:
-    """Whether the run was asked to stop; `asked`: by a signal for this process. `agreed`, where
-    there are several: (step) -> whether all stop after it; each must ask once after each step.
+    """Whether the run was asked to stop; `asked`: by a signal for this process, of this `number`
+    (SIGTERM where another process was asked). `agreed`, where there are several: (step) -> whether
+    all stop after it; each must ask once after each step.
     """
 
     def __init__(self, agreed: Callable[[int], bool] | None = None) -> None:
-        self.asked = False
+        self.asked, self.number = False, int(signal.SIGTERM)
         self._agreed, self._last = agreed, (0, False)
 
     def after(self, step: int) -> bool:
@@ -137,7 +139,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turns Ctrl-C and SIGTERM (preemption) into a request; a second Ctrl-C stops at once.
+    """Turns Ctrl-C and SIGTERM (preemption) into a request; a second one stops at once.
 
     Of several processes, one that is asked stops all of them after the same step.
     """
@@ -146,8 +148,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
         def handle(number: int, _: FrameType | None) -> None:
             if request.asked:
-                raise KeyboardInterrupt
-            request.asked = True
+                signals.end(number)
+            request.asked, request.number = True, number
             when = "this step" if agreed is None else "a step that all processes reach"
             name = signal.Signals(number).name
             log.info("%s: saving after %s; again to stop at once", name, when)

@@ -1,7 +1,7 @@
 """`dss train` for tests of sweeps: "trains" in the output folder, and goes on from where it was.
 
 As the real one it takes its settings from the gin file, holds the lock of each run's folder (ends
-with 75 where another process has it), and saves and ends with 130 on SIGTERM. STAND_IN/train.json
+with 75 where another process has it), and saves and ends with 185 on SIGTERM. STAND_IN/train.json
 says how long a step takes and which folders fail, at the end or before they are begun; each start
 is a line of STAND_IN/calls.
 """
@@ -87,7 +87,7 @@ for folder in folders:
             file.write(json.dumps({"step": step, "group": "train"}) + "\n")
         if stop:
             print(f"interrupted after {step} steps", flush=True)
-            sys.exit(130)
+            sys.exit(185)
     fail_in("fail")
     # Known to tests: more data, larger models and rationales are better.
     method = settings["Method.name"]

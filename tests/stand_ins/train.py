@@ -1,6 +1,6 @@
 """`dss train` on a stand-in machine: counts steps in the output folder, and goes on from there.
 
-Like the real one it saves and ends with 130 on SIGTERM.
+Like the real one it saves and ends with 185 on SIGTERM.
 """
 
 import json
@@ -47,7 +47,7 @@ while step < json.loads((HERE / "train.json").read_text())["steps"]:
     if stop:
         time.sleep(behaviour.get("saving", 0))
         print(f"interrupted after {step} steps", flush=True)
-        sys.exit(130)
+        sys.exit(185)
     time.sleep(behaviour.get("seconds", 0.01))
 if behaviour.get("error"):
     print(behaviour["error"], file=sys.stderr, flush=True)

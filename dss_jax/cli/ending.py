@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM end a command soon, whatever it is doing."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+from dss_jax.core import signals
+
+PATIENCE = 0.7
+"""Seconds that the main thread has to answer. In a call of a library (XLA compiles for minutes) it
+does not, and Python has no other to do it."""
+
+
+@contextmanager
+def ends_soon() -> Iterator[None]:
+    """Within it, in the program's main thread, Ctrl-C and SIGTERM end it by an exception
+    (`signals.end`). Where the main thread does not answer within `PATIENCE`, the process ends as it
+    is, as by a kill: files are written under another name first. Who sets handlers of his own
+    decides for himself.
+    """
+    answered = threading.Event()
+
+    def handle(number: int, _: Any) -> None:
+        answered.set()
+        signals.end(number)
+
+    def watch() -> None:
+        while number := reader.recv(1):
+            if signal.getsignal(number[0]) is handle and not answered.wait(PATIENCE):
+                os.write(2, b"dss: stopped\n")
+                os._exit(128 + number[0])
+
+    both = (signal.SIGINT, signal.SIGTERM)
+    taken = [n for n in both if signal.getsignal(n) is not signal.SIG_IGN]  # As under nohup.
+    before = {number: signal.signal(number, handle) for number in taken}
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=watch, name="signals", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, earlier in before.items():
+                signal.signal(number, earlier)
+            writer.shutdown(socket.SHUT_WR)
+            thread.join()
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process when all is cleaned up. Python would wait for threads that still compile."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)

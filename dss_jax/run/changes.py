@@ -1,0 +1,28 @@
+"""What tells a run that is scored from the one that was trained in its folder."""
+
+from pathlib import Path
+
+from dss_jax.core import config
+from dss_jax.run.run_folder import STORE_LINE, difference, saved_text
+
+NO_OTHER = (
+    "Evaluate.decode",  # The file's name has it.
+    "T5Config.vocab_size",  # The vocabulary fills it in.
+    "Evaluate.batch_size",
+    "Data.batch_size",
+)
+"""Settings that may differ from the run's in a file of predictions that has its own name."""
+
+
+def changes(run: config.Run, folder: Path, key: str) -> list[str]:
+    """The settings, as gin has them, in which a run with a store of that key differs from the run
+    that a folder holds, and the line of its data where these are others; `NO_OTHER` left out.
+    """
+    if STORE_LINE not in (saved := saved_text(folder)):
+        return []
+    # Scoring opens no stores of extra tasks, whose keys come after the first.
+    own = [x.split("+")[0] if x.startswith(STORE_LINE) else x for x in saved.splitlines()]
+    text = f"{STORE_LINE}{key.split('+')[0]}\n{config.to_gin(run)}"
+    lines = difference("\n".join(own), text, folder).splitlines()
+    found = [line[1:] for line in lines if line[0] == "+" and not line.startswith("+++ ")]
+    return [line for line in found if line.split(" = ")[0] not in NO_OTHER]

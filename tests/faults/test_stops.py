@@ -1,0 +1,131 @@
+"""Ctrl-C and SIGTERM in all phases of a command: how soon it ends, and with which status."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import toy
+
+from dss_jax.core import signals
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.run import run_folder, single
+from dss_jax.train import loop
+from dss_jax.train.compile import Compiled
+
+PROGRAM = """
+import hashlib, sys, threading, time
+from pathlib import Path
+from dss_jax.cli import main, tasks
+
+def compile():
+    # In C, as XLA's compiler: no handler of Python's is called before it returns.
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000_000)
+
+def work(args):
+    try:
+        print("working", flush=True)
+        if "{where}" == "here":
+            compile()
+        if "{where}" == "thread":
+            threading.Thread(target=compile).start()
+        time.sleep(60)
+    finally:
+        Path("cleaned").touch()
+
+tasks.main = work
+sys.argv = ["dss", "tasks"]
+sys.exit(main.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["sleep", "thread", "here"])
+def test_a_command_ends_within_a_second_also_while_it_compiles(
+    where: str, number: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", PROGRAM.format(where=where)]
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=path, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout.readline() == b"working\n"
+        time.sleep(0.1)
+        began = time.monotonic()
+        process.send_signal(number)
+        said = process.communicate(timeout=30)[1]
+        assert time.monotonic() - began < 1.0
+    assert process.returncode == 128 + number
+    assert said.startswith(b"dss: stopped")
+    assert b"Traceback" not in said
+    # What is in a library cannot clean up; `write_whole` and the like leave nothing half written.
+    assert (tmp_path / "cleaned").exists() == (where != "here")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, signals.INTERRUPTED), (signal.SIGTERM, signals.SAVED)]
+)
+def test_a_saved_run_says_by_its_status_whether_to_start_again(number: int, status: int) -> None:
+    with loop.stop_on_signals() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.after(3)
+    assert loop.Interrupted(3, stop.number).status == status
+
+
+def test_nobody_waits_for_the_compiler(
+    tmp_path: Path, toy_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling, go_on = threading.Event(), threading.Event()
+
+    def slow(self: Compiled, batch: object) -> object:
+        compiling.set()
+        go_on.wait(60)
+        raise RuntimeError("stopped")
+
+    def stop() -> None:
+        compiling.wait()
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Compiled, "_compile", slow)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        with toy.linear_programs(), pytest.raises(KeyboardInterrupt):
+            single.train(_run(tmp_path), toy_store, TEXT_ACCURACY)
+        assert not go_on.is_set()
+    finally:
+        go_on.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("when", ["steps", "scoring"])
+def test_a_signal_at_the_end_is_heard(
+    when: str, tmp_path: Path, toy_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the last steps: saved, and not scored. In the final scoring: at once."""
+    run = _run(tmp_path)
+
+    def tell(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        raise AssertionError("scored")
+
+    if when == "steps":
+        toy.interrupt_before(monkeypatch, run.train.steps - 1)
+    monkeypatch.setattr(single, "finish", tell)
+    expected = loop.Interrupted if when == "steps" else KeyboardInterrupt
+    with toy.linear_programs():
+        with pytest.raises(expected):
+            single.train(run, toy_store, TEXT_ACCURACY)
+        monkeypatch.undo()
+        results = single.train(run, toy_store, TEXT_ACCURACY)
+    assert results == run_folder.read_results(tmp_path)
+
+
+def _run(folder: Path):
+    train = toy.config.Train(steps=4, log_every=1, output_dir=str(folder))
+    return toy.make_run(train=train, evaluate=toy.config.Evaluate(every=2, max_decode_length=5))
