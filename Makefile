@@ -4,7 +4,7 @@
 # make test-all  the tests and the slow tier (installs PyTorch for parity)
 # make t5x    T5X, the optional second engine (needs git and the network); docs/t5x.md
 # make install EXTRAS=cuda   sets up .venv only; the launchers call it
-# make lock   new versions in requirements.lock
+# make lock   new versions in requirements-hashes.lock and requirements.lock
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,13 +13,13 @@ EXTRAS ?= dev
 PYTEST_FLAGS ?=
 WORKERS ?= 2
 UV := uv==0.13.9
-# Resolves and unpacks several times as fast as pip.
-UV_PIP = $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock
+# Resolves and unpacks several times as fast as pip, and compares each file with its hash.
+UV_PIP = $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements-hashes.lock
 
 .PHONY: install demo test test-all check format t5x lock clean
 
 # Made anew whenever the project's needs change; otherwise a second run starts at once.
-$(VENV)/.installed-$(EXTRAS): pyproject.toml requirements.lock
+$(VENV)/.installed-$(EXTRAS): pyproject.toml requirements-hashes.lock
 	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), \
 	  f"Python 3.11, 3.12 or 3.13 is needed, not {sys.version.split()[0]}: make PYTHON=python3.12 ..."'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -63,13 +63,15 @@ t5x: $(VENV)/.installed-$(EXTRAS)
 	  --no-deps --force-reinstall -r requirements-t5x-git.txt
 	@$(BIN)/dss doctor --engine t5x
 
-# One file for Python 3.11 to 3.13 and for every platform, with markers.
+# For Python 3.11 to 3.13 and for every platform, with markers. The second file is the first without
+# hashes, for pip: with them it takes nothing that is not in the file, such as PyTorch.
 lock:
 	@$(PYTHON) -m venv $(VENV)-lock
 	@$(VENV)-lock/bin/python -m pip install --quiet $(UV)
 	@$(VENV)-lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
 	  --extra dev --extra cuda --extra tpu --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
-	  -o requirements.lock
+	  --generate-hashes -o requirements-hashes.lock
+	@sed -e '/^ *--hash=/d' -e 's/ \\$$//' requirements-hashes.lock > requirements.lock
 	@rm -rf $(VENV)-lock
 
 clean:

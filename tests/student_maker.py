@@ -23,7 +23,7 @@ from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import Program
 
 TASK = """
-from dss_jax.core.prompt import Example
+from dss_jax.core.example import Example
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import DistillationTask, Jsonl
 

@@ -58,6 +58,17 @@ def test_pins_are_full_commits_and_exact_versions() -> None:
         assert not re.search(rf"^{name}==", lock, re.M)
 
 
+def test_the_lock_with_hashes_is_the_lock() -> None:
+    root = Path(__file__).parents[1]
+    hashed = (root / "requirements-hashes.lock").read_text()
+    kept = [line for line in hashed.splitlines() if "--hash=" not in line]
+    plain = (root / "requirements.lock").read_text().splitlines()
+    assert [line.removesuffix(" \\") for line in kept] == plain, "make lock writes both"
+    entries = re.split(r"\n(?=\w)", hashed)[1:]
+    assert len(entries) > 100
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
 def test_make_installs_the_git_pins_without_dependencies() -> None:
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
     recipe = makefile.partition("\nt5x:")[2].partition("\n\n")[0].replace("\\\n", " ")

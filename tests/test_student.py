@@ -254,6 +254,14 @@ def test_what_is_asked_wrongly(student: Student, copy: Path) -> None:
         ),
         (lambda f: (f / "spiece.model").write_bytes(b"\x08"), "spiece.model cannot be read"),
         (lambda f: (f / "student.json").write_text('{"for'), "student.json cannot be read as"),
+        (
+            lambda f: (f / "student.json").write_text('{"format": 1, "task": "a", "task": "b"}'),
+            "student.json cannot be read as .* two fields are called 'task'",
+        ),
+        (
+            lambda f: (f / "t5_config.json").write_text('{"extra_ids": 1, "extra_ids": 2}'),
+            "t5_config.json cannot be read .*two fields are called 'extra_ids'",
+        ),
         (lambda f: student_maker.with_card(f, form="spans"), "copy is pre-trained on spans"),
         (
             lambda f: _other_vocabulary(f),
@@ -261,7 +269,10 @@ def test_what_is_asked_wrongly(student: Student, copy: Path) -> None:
         ),
         (lambda f: _cut(f), r"checkpoints/1 is damaged: params/\S+ has [\d,]+ bytes, not"),
     ],
-    ids=["folder", "checkpoints", "vocabulary", "spiece", "card", "spans", "unfit", "truncated"],
+    ids=[
+        *("folder", "checkpoints", "vocabulary", "spiece", "card", "card twice", "shape twice"),
+        *("spans", "unfit", "truncated"),
+    ],
 )
 def test_a_folder_that_is_no_student_says_what_is_wrong(copy: Path, change, message: str) -> None:
     change(copy)

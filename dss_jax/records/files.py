@@ -154,7 +154,7 @@ def _records(lines: BinaryIO, path: Path, rows: Any) -> Iterator[Record]:
         raise UsageError(
             f"{path}: {len(seen):,} records, but {rows:,} by the totals in its first line. It was "
             "cut short, or lines were taken out or put in: take a whole copy. Where it was meant, "
-            f'write "rows": {len(seen)} there; `dss records filter` and `merge` do it themselves.'
+            f'write "rows": {len(seen)} there; `dss records filter` leaves rows out and counts.'
         )
 
 

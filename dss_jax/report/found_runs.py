@@ -75,7 +75,8 @@ class FoundRun:
         if len(found) != (rows := self.results[split].get("examples", len(found))):
             raise UsageError(
                 f"{file} has {len(found):,} lines, but {run_folder.RESULTS} counts {rows:,} rows: "
-                "it was cut short or changed. Score the run again (dss eval), or take a whole copy."
+                "it was cut short or changed. Take a whole copy, or move "
+                f"{run_folder.RESULTS} away and give the run's dss train again: it scores anew."
             )
         return found
 
