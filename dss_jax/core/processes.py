@@ -8,15 +8,12 @@ Alone, every function here returns at once, and JAX is not even imported.
 """
 
 import ctypes
-import difflib
 import itertools
 import json
-import os
 import signal
 import socket
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -143,50 +140,9 @@ def broadcast_from_first(work: Callable[[], Any]) -> Any:
     return said["result"]
 
 
-def check_same(texts: Mapping[str, str]) -> None:
-    """Checks that all processes have the same texts: what it is ("configuration") -> its text, or a
-    digest of it. UsageError: which processes have what, and the lines in which they differ.
-    """
-    everybody = [json.loads(t) for t in gather(json.dumps(texts))]
-    names = process_names()
-    for what in texts:
-        having: dict[str, list[str]] = defaultdict(list)
-        for name, own in zip(names, everybody, strict=True):
-            having[own[what]].append(name)
-        if len(having) > 1:
-            raise UsageError(
-                f"the processes have not the same {what}, so they cannot run together:\n"
-                + "\n".join(_difference({text: ", ".join(who) for text, who in having.items()}))
-                + "\nStart all processes from the same code, flags and data."
-            )
-
-
-def _difference(having: Mapping[str, str]) -> Iterator[str]:
-    """The lines in which texts differ: text -> who has it."""
-    (first, who), *others = having.items()
-    if "\n" not in first:
-        yield from (f"  {names}: {text}" for text, names in having.items())
-        return
-    for text, names in others:
-        lines = first.splitlines(), text.splitlines()
-        diff = difflib.unified_diff(*lines, who, names, n=0, lineterm="")
-        yield from (line for line in diff if not line.startswith("@@"))
-
-
 def process_names() -> list[str]:
     """What the processes are called in messages."""
     return [f"process {i} ({host})" for i, host in enumerate(gather(socket.gethostname()))]
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # Another user's.
-    return True
 
 
 @contextmanager

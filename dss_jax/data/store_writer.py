@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dss_jax.core import processes
+from dss_jax.core.alive import is_alive
 from dss_jax.core.digest import file_digest
 from dss_jax.core.paths import written
 from dss_jax.core.texts import utf8
@@ -134,7 +134,7 @@ def remove_leftovers(path: Path) -> None:
     """Deletes what interrupted writers of this store left on this machine."""
     for folder in path.parent.glob(f"{_partial_prefix(path)}*"):
         pid = folder.name.removeprefix(_partial_prefix(path)).partition("-")[0]
-        if not (pid.isdigit() and processes.is_alive(int(pid))):
+        if not (pid.isdigit() and is_alive(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
 
 

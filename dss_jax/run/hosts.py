@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from dss_jax.core import config, processes
+from dss_jax.core.agreement import check_same
 from dss_jax.core.digest import code_digest
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import GB
@@ -42,7 +43,7 @@ def same_store(run: config.Run, open_store: Callable[[], TokenStore]) -> TokenSt
     if processes.count() == 1:
         return open_store()
     text = re.sub(rf"^{OWN_PLACES} = .*\n", "", config.to_gin(run), flags=re.MULTILINE)
-    processes.check_same(
+    check_same(
         {"code of dss-jax": code_digest(), "version of JAX": jax.__version__, "configuration": text}
     )
     store = processes.all_or_raise(open_store)
@@ -52,7 +53,7 @@ def same_store(run: config.Run, open_store: Callable[[], TokenStore]) -> TokenSt
 
 def check_store(store: TokenStore) -> None:
     """Raises UsageError, with which process has what, where they do not have the same data."""
-    processes.check_same({"token store": store_digest(store)})
+    check_same({"token store": store_digest(store)})
 
 
 def check_shared(file: Path) -> None:

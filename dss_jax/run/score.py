@@ -199,10 +199,9 @@ def predictions_name(
     """
     how = "" if run.evaluate.decode == "greedy" else f"-{run.evaluate.decode}"
     part = "" if limit is None else f"-first{limit}"
-    digest = hashlib.sha256("\n".join(other).encode()).hexdigest()
-    return (
-        f"{split_name}-{step}{how}{part}{f'{run_folder.OTHER}{digest[:8]}' if other else ''}.jsonl"
-    )
+    digest = hashlib.sha256("\n".join(other).encode()).hexdigest()[:8]
+    own = f"{run_folder.OTHER}{digest}" if other else ""
+    return f"{split_name}-{step}{how}{part}{own}.jsonl"
 
 
 def predictions_file(session: Session, split_name: str, step: int, limit: int | None) -> Path:

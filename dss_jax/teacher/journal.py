@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from dss_jax.core import processes
+from dss_jax.core.alive import is_alive
 from dss_jax.core.errors import UsageError
 from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
@@ -167,7 +167,7 @@ class Journal:
         """Frees what processes of this machine had claimed that are no more."""
         for (owner,) in self._db.execute("select distinct owner from claims").fetchall():
             host, pid, _ = owner.rsplit(":", 2)
-            if host == socket.gethostname() and not processes.is_alive(int(pid)):
+            if host == socket.gethostname() and not is_alive(int(pid)):
                 self._db.execute("delete from claims where owner = ?", (owner,))
 
     def put(self, request: Request | Asked, reply: Reply) -> None:

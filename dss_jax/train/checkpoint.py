@@ -161,8 +161,7 @@ class Checkpoints:
             self._check_there()
             from dss_jax.core.disk import free  # Seldom.
 
-            remote = storage.is_remote(self._folder)
-            room = "" if remote else f"{free(self._folder):,.1f} MB free, "
+            room = "" if storage.is_remote(self._folder) else f"{free(self._folder):,.1f} MB free, "
             raise UsageError(
                 f"a checkpoint could not be written to {self._folder}: {_cause(error)}. There: "
                 f"{room}about {self._bytes / 1e6:,.1f} MB needed; whole: {_listed(self._whole())}. "
