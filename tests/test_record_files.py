@@ -75,7 +75,7 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
     file = tmp_path / "r.jsonl"
     write_records(file, HEADER, [record("a")])
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UsageError, match="could not be written: No space"):
         write_records(file, HEADER, broken())
     assert [r.id for r in read_records(file)[1]] == ["a"]
     assert list(tmp_path.iterdir()) == [file]

@@ -5,16 +5,16 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
+from dss_jax.core import processes
 from dss_jax.core.errors import UsageError
-from dss_jax.core.processes import gather, process_names
 
 
 def check_same(texts: Mapping[str, str]) -> None:
     """Checks that all processes have the same texts: what it is ("configuration") -> its text, or a
     digest of it. UsageError: which processes have what, and the lines in which they differ.
     """
-    everybody = [json.loads(t) for t in gather(json.dumps(texts))]
-    names = process_names()
+    everybody = [json.loads(t) for t in processes.gather(json.dumps(texts))]
+    names = processes.process_names()
     for what in texts:
         having: dict[str, list[str]] = defaultdict(list)
         for name, own in zip(names, everybody, strict=True):
