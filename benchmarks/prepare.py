@@ -25,12 +25,12 @@ from typing import Any
 from reporting import RESULTS, command, processor, write_report
 
 from dss_jax import __version__
+from dss_jax.core.machine import processors
 from dss_jax.core.prefixes import prefixes
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
 from dss_jax.data import rows
 from dss_jax.data.seqio_prepare import PART, TaskRows, here
-from dss_jax.data.seqio_tokens import processors
 from dss_jax.data.store import TARGETS, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import Columns, Joined
 from dss_jax.data.vocabulary import SentencePiece

@@ -7,7 +7,6 @@ what the tasks of `seqio_tasks` give row by row.
 """
 
 import functools
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax.core.ids import EOS_ID
+from dss_jax.core.machine import processors
 from dss_jax.core.prefixes import prefixes
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import Example
@@ -29,12 +29,6 @@ Encode = Callable[[Sequence[str]], Ragged]
 
 CHUNK = 512
 """Texts in one call of the tokeniser."""
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @functools.cache

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dss_jax.core.alive import is_alive
 from dss_jax.core.digest import file_digest
+from dss_jax.core.machine import is_alive
 from dss_jax.core.paths import written
 from dss_jax.core.texts import utf8
 from dss_jax.data.store import (

@@ -4,7 +4,6 @@ Neither JAX nor TensorFlow is imported. CTranslate2 takes tokens by their names.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
+from dss_jax.core.machine import processors
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.interop.model_files import T5_CONFIG, VOCABULARY, read_model_files
 from dss_jax.student.student import GeneratedIds, Ids
@@ -73,11 +73,6 @@ class CTranslate2Engine:
         return [np.array([sum(next(scored).log_probs) for _ in row], np.float32) for row in labels]
 
 
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none.
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def open_engine(
     folder: Path, *, threads: int | None = None, checkpoint: str | None = None
 ) -> tuple[CTranslate2Engine, SentencePiece]:
@@ -106,7 +101,7 @@ def open_engine(
     try:
         tokens = json.loads((local / TOKENS).read_bytes())
         translator = ctranslate2.Translator(
-            str(local), device="cpu", intra_threads=threads or _cores()
+            str(local), device="cpu", intra_threads=threads or processors()
         )
     except (RuntimeError, ValueError) as error:
         raise UsageError(

@@ -24,8 +24,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from dss_jax.core.alive import is_alive
 from dss_jax.core.errors import UsageError
+from dss_jax.core.machine import is_alive
 from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
 
