@@ -19,13 +19,13 @@ from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import check_new_folder
 from dss_jax.core.types import CHECKPOINT_FORMATS
+from dss_jax.interop.ct2_files import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from dss_jax.interop.ctranslate2 import Comparison
     from dss_jax.interop.weights import Weights
 
 CT2 = "ctranslate2"
-QUANTIZATIONS = ("float32", "float16", "int16", "int8", "int8_float16")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -161,8 +161,8 @@ def _described(
         except UsageError:  # What was pre-trained is no student yet.
             return weights, None
     assert weights.card is not None
-    count = count_parameters(dict(weights.leaves))
-    step = int(weights.origin.split("/")[-2])  # It ends with STEP/params.
+    assert weights.step is not None
+    count, step = count_parameters(dict(weights.leaves)), weights.step
     return weights, model_card.of_run(folder, weights.card, count, step, target_format, tensors)
 
 

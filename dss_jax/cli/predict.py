@@ -16,7 +16,7 @@ import time
 from contextlib import nullcontext
 
 from dss_jax.core import log as logs
-from dss_jax.core import registry
+from dss_jax.core import registry, signals
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,6 @@ def _predict(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         log.info("stopped. To go on, give the same command again:")
         log.info("  dss %s", shlex.join(sys.argv[1:]))
-        return 130
+        return signals.INTERRUPTED
     log.info("%d rows in %.1f s: %s", rows, time.monotonic() - began, args.out)
     return 0

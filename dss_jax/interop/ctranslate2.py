@@ -28,15 +28,14 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
 from dss_jax.core.paths import write_whole
 from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.interop.ct2_files import MODEL, QUANTIZATIONS
 from dss_jax.interop.model_files import README, ModelFiles, vocabulary_size, write_model_files
 from dss_jax.interop.pieces import token_names
 from dss_jax.interop.weights import Weights
 from dss_jax.model.sampling import log_probs_of
 from dss_jax.model.t5 import T5
 
-MODEL = "model.bin"
-
-TOLERANCES = {"float32": 1e-4, "float16": 0.02, "int16": 0.05, "int8": 0.5, "int8_float16": 0.5}
+TOLERANCES = dict(zip(QUANTIZATIONS, (1e-4, 0.02, 0.05, 0.5, 0.5), strict=True))
 """Quantization -> how far log-probabilities may be from ours, see `Comparison.error`, in a model
 that does not make much of rounding: enough to tell a mistake, a head that is scaled wrongly (0.75
 at width 16, 0.9 at 100) or another activation, from rounding (random weights: 2e-6, 0.003, 0.014,

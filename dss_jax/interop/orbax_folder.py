@@ -47,6 +47,7 @@ def read_orbax(path: Path, step: int | str | None = None) -> Weights:
         vocabulary=files.vocabulary,
         extra_ids=files.extra_ids,
         card=student_card.read(root),
+        step=int(params.parent.name) if params.parent.parent.name == CHECKPOINTS else None,
         origin=f"the Orbax checkpoint {params}",
     )
 

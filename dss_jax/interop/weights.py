@@ -48,6 +48,7 @@ class Weights:
       vocabulary: the SentencePiece file beside the checkpoint, if there is one.
       extra_ids: sentinel ids above its pieces.
       card: of the student, if it has one; it goes where the parameters go.
+      step: of the checkpoint of a run; None: it is none of a run.
       origin, notes: for people: format and place, what the reader decided or left out.
     """
 
@@ -56,6 +57,7 @@ class Weights:
     vocabulary: Path | None = None
     extra_ids: int = 100
     card: StudentCard | None = None
+    step: int | None = None
     origin: str
     notes: tuple[str, ...] = ()
 

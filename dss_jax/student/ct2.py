@@ -15,10 +15,9 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
 from dss_jax.core.machine import processors
 from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.interop.ct2_files import TOKENS
 from dss_jax.interop.model_files import T5_CONFIG, VOCABULARY, read_model_files
 from dss_jax.student.student import GeneratedIds, Ids
-
-TOKENS = "shared_vocabulary.json"
 
 AT_ONCE = 32
 """Inputs in a batch; CTranslate2 sorts them by length first."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from dss_jax.core import storage
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.errors import UsageError
+from dss_jax.interop.ct2_files import MODEL
 from dss_jax.student import card
 from dss_jax.student.student import Student
 
@@ -13,12 +14,9 @@ ENGINES = {"jax": "dss_jax.student.xla", "ctranslate2": "dss_jax.student.ct2"}
 """Name -> its module, which has `open_engine(folder, *, threads, checkpoint)`, and gives an engine
 and the vocabulary. Imported when it is taken: neither needs the other's libraries."""
 
-CT2_MODEL = "model.bin"
-"""What a folder of CTranslate2 holds its tensors in."""
-
 LOOKED_FOR = (
     "config.gin and checkpoints/ (the folder of a run), config.json and model.safetensors (Hugging "
-    f"Face's form), {CT2_MODEL} (CTranslate2's form)"
+    f"Face's form), {MODEL} (CTranslate2's form)"
 )
 
 
@@ -51,15 +49,15 @@ def load(
     if not storage.exists(place):
         raise UsageError(f"there is no folder {folder}. Give the folder of a student.")
     with storage.explained(folder):
-        converted = (place / CT2_MODEL).is_file()
+        converted = (place / MODEL).is_file()
     if engine == "ctranslate2" and not converted:
         raise UsageError(
-            f"{folder} holds no {CT2_MODEL}, so it is not in CTranslate2's form. Convert it first: "
+            f"{folder} holds no {MODEL}, so it is not in CTranslate2's form. Convert it first: "
             f"dss convert --from FORMAT {folder} --to ctranslate2 NEW_FOLDER."
         )
     if engine == "jax" and converted:
         raise UsageError(
-            f"{folder} is in CTranslate2's form ({CT2_MODEL}), which the engine jax does not read. "
+            f"{folder} is in CTranslate2's form ({MODEL}), which the engine jax does not read. "
             "Leave --engine out, or give the folder that it was converted from."
         )
     engine = engine or ("ctranslate2" if converted else "jax")
