@@ -203,6 +203,7 @@ def test_a_validation_without_a_finite_loss_has_no_score(
     tmp_path: Path, toy_store: TokenStore
 ) -> None:
     session = _session(_run(tmp_path), toy_store)
+    (tmp_path / run_folder.CONFIG).touch()  # Of a run at work.
     params = jax.tree.map(lambda x: x * float("nan"), session.program.init().params)
     log = MetricLog(tmp_path, 0)
     assert score.validate(session, log, params, 2) is None

@@ -85,6 +85,7 @@ def validate(session: Session, write: Write, params: Any, step: int) -> float | 
     score that the best checkpoint has most of; None without such a split or gold labels in it, and
     where a number is not finite.
     """
+    _check_there(session.folder)
     run = session.run
     if "validation" not in session.store.splits:
         return None

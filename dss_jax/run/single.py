@@ -138,13 +138,7 @@ def _train_and_score(
         write, own = _outputs(stack, session, batches, profile, first)
         stop = told.enter_context(stop_on_signals())
         every, steps = run.evaluate.every, run.train.steps
-        from dss_jax.core.presence import check_there
-
-        def scored(params: Any, step: int) -> float | None:
-            check_there(session.folder / run_folder.CONFIG)
-            return validate(session, write, params, step)
-
-        evaluate = hooks.Validate(every, steps, scored)
+        evaluate = hooks.Validate(every, steps, partial(validate, session, write))
         # DO NOT CHANGE THE ORDER: what is evaluated is saved, what is saved may be stopped after,
         # and the log's clock starts anew when all of them are done. A batch that was skipped is
         # logged before it may end the run.
