@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dss_jax.core.environment import Check
 from dss_jax.core.errors import UsageError
@@ -38,11 +39,16 @@ def _run(folder: Path) -> Iterator[Check]:
     for left in sorted((folder / BROKEN).glob("*")):
         yield Check(f"{BROKEN}/{left.name}", "was set aside; remove it when it is not needed")
     yield _read(folder / run_folder.METRICS, _lines)
-    results = run_folder.read_results(folder) if _is_json(folder / run_folder.RESULTS) else None
-    yield _read(folder / run_folder.RESULTS, lambda file: _finished(json.loads(file.read_text())))
+    results: dict[str, Any] = {}
+
+    def finished(_: Path) -> str:
+        results.update(run_folder.read_results(folder) or {})
+        return f"finished, {results['metric']} of step {results['best_step']}"
+
+    yield _read(folder / run_folder.RESULTS, finished)
     for file in sorted((folder / run_folder.PREDICTIONS).glob("*.jsonl")):
         split, _, which = file.stem.partition("-")
-        scored = (results or {}).get(split)
+        scored = results.get(split)
         rows = scored.get("examples") if which == "best" and isinstance(scored, dict) else None
         yield _read(file, partial(_lines, rows=rows))
 
@@ -62,21 +68,13 @@ def _read(file: Path, found: Callable[[Path], str]) -> Check:
         return Check(name, "")
     try:
         return Check(name, found(file))
-    except (UsageError, OSError, ValueError, TypeError, AttributeError) as error:
+    except (UsageError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return Check(name, "damaged", str(error))
-
-
-def _is_json(file: Path) -> bool:
-    return file.is_file() and not _read(file, lambda f: str(json.loads(f.read_text()))).problem
 
 
 def _model(folder: Path) -> str:
     config = read_model_files(folder).config
     return f"width {config.emb_dim}, {config.num_encoder_layers}+{config.num_decoder_layers} layers"
-
-
-def _finished(results: dict) -> str:
-    return f"finished, {results['metric']} of step {results['best_step']}"
 
 
 def _lines(file: Path, rows: int | None = None) -> str:
