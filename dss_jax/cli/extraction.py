@@ -15,7 +15,7 @@ from dss_jax.cli.tables import number, print_table, say
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
-from dss_jax.records.files import write_records
+from dss_jax.records.files import refused, write_records
 from dss_jax.records.records import Header
 from dss_jax.teacher import asking, client, prices, prompting
 from dss_jax.teacher import extraction as recipes
@@ -72,10 +72,6 @@ def _fields(text: str | None) -> dict[str, Any]:
     """The object of --extra_body; empty where it is not given. Raises UsageError for one that it
     may not hold.
     """
-
-    def refused(name: str) -> None:
-        raise ValueError(f"{name} is no JSON")
-
     try:
         fields = json.loads("{}" if text is None else text, parse_constant=refused)
     except ValueError as error:

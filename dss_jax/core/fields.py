@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dss_jax.core.errors import UsageError, nearest
@@ -43,3 +43,13 @@ def check_names(names: tuple[str, ...]) -> None:
             slips.append(f"unknown field {name!r}, did you mean {near!r}?")
     if slips:
         raise UsageError(f"{' '.join(slips)} Rename or remove it.")
+
+
+def first_twice(names: Iterable[str]) -> str | None:
+    """The first name that was there before; None: all differ."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -33,7 +33,7 @@ def loads(text: str | bytes, **options: Any) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise DuplicateKeyError(f"two fields are called {twice!r}")
+        from dss_jax.core.fields import first_twice  # Seldom.
+
+        raise DuplicateKeyError(f"two fields are called {first_twice(n for n, _ in pairs)!r}")
     return found

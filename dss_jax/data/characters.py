@@ -18,7 +18,7 @@ from dss_jax.core.ids import UNK_ID
 from dss_jax.core.scoring import normal_text
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.store import Ragged
-from dss_jax.data.vocabulary import SentencePiece, cached, wanted
+from dss_jax.data.vocabulary import SentencePiece, cached, wanted, web_address
 
 CHUNK = 4096
 """Texts that are looked at at once."""
@@ -108,8 +108,7 @@ class Characters:
 def vocabulary_at_hand(task: DistillationTask) -> Path | None:
     """What `vocabulary.resolve` gives, where that is on this machine; None: it would be fetched."""
     name = wanted(None, task)
-    url = name.replace("gs://", "https://storage.googleapis.com/", 1)
-    file = cached(url) if "://" in name else Path(name).expanduser()
+    file = cached(web_address(name)) if "://" in name else Path(name).expanduser()
     return file if file.is_file() else None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError, unknown_name
-from dss_jax.core.fields import FIELDS
+from dss_jax.core.fields import FIELDS, first_twice
 from dss_jax.core.texts import is_utf8
 from dss_jax.core.types import (
     SPLITS,
@@ -309,8 +309,7 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     begin = 1  # Of a row, which may have several lines.
     try:
         names = next(reader, [])
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if twice is not None:
+        if (twice := first_twice(names)) is not None:
             raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
         begin = reader.line_num + 1
         for fields in reader:

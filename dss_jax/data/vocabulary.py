@@ -44,7 +44,7 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
     name = wanted(path, task)
     if name.startswith("s3://"):
         return storage.local_file(name)
-    url = name.replace("gs://", "https://storage.googleapis.com/", 1)
+    url = web_address(name)
     if not url.startswith(("https://", "http://")):
         file = Path(name).expanduser()
         if not file.is_file():
@@ -63,6 +63,11 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
                 raise
             return storage.local_file(name)
     return file
+
+
+def web_address(name: str) -> str:
+    """An address as `https://`, by which public buckets need no extra; a path as it is."""
+    return name.replace("gs://", "https://storage.googleapis.com/", 1)
 
 
 def cached(url: str) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.fields import first_twice
 
 
 def read_model(vocabulary: Path) -> Any:
@@ -27,8 +28,7 @@ def token_names(vocabulary: Path, extra_ids: int, rows: int) -> list[str]:
     names = [piece.piece for piece in read_model(vocabulary).pieces]
     names += [f"<extra_id_{i}>" for i in reversed(range(extra_ids))]
     names += [f"<unused_{i}>" for i in range(rows - len(names))]
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+    if (twice := first_twice(names)) is not None:
         raise UsageError(
             f"the vocabulary {vocabulary} has a piece {twice!r}, which is also the name of an "
             "extra id or of a row that it does not use: the two could not be told apart."

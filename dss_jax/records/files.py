@@ -39,12 +39,14 @@ def as_json(content: Any, **options: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def refused(constant: str) -> None:
+    """`parse_constant` of a reader: NaN and infinity could not be written again, so they are none
+    (ValueError).
+    """
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _loads(line: bytes) -> Any:
-    """JSON, or ValueError: NaN and infinity, which could not be written again, are none."""
-
-    def refused(name: str) -> None:
-        raise ValueError(f"{name} is no JSON")
-
     return strict_json.loads(line, parse_constant=refused)
 
 
