@@ -15,7 +15,6 @@ import argparse
 import datetime
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from reporting import RESULTS, command, processor, write_report
+from reporting import RESULTS, command, in_file_name, processor, write_report
 
 from dss_jax import __version__
 from dss_jax.cli import options
@@ -258,7 +257,7 @@ def main(arguments: list[str]) -> int:
         "command": command(arguments, "decode.py"),
         "results": results,
     }
-    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    name = in_file_name(device)
     kind = f"fixed{args.output_length}" if args.output_length else run.task.shown_name
     file = args.out / f"decode-{kind}-{args.model}-{name}.json"
     write_report(report, file)

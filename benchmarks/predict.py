@@ -21,7 +21,6 @@ import argparse
 import datetime
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reporting import RESULTS, command, digits, processor, write_report
+from reporting import RESULTS, command, digits, in_file_name, processor, write_report
 
 from dss_jax.cli import options
 from dss_jax.core import config
@@ -294,7 +293,7 @@ def main(arguments: list[str]) -> int:
         "command": command(arguments, "predict.py"),
         "roles": roles,
     }
-    device = re.sub(r"[^a-z0-9]+", "-", jax.devices()[0].device_kind.lower()).strip("-")
+    device = in_file_name(jax.devices()[0].device_kind)
     file = args.out / f"predict-{run.task.shown_name}-{args.model}-{device}.json"
     write_report(report, file)
     draw(report, file.with_suffix(".png"))

@@ -56,6 +56,11 @@ def processor() -> str:
     return f"{names[0] if names else 'CPU'}, {cores} cores"
 
 
+def in_file_name(device: str) -> str:
+    """A device's name as a part of a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
 def write_report(report: dict[str, Any], file: Path) -> None:
     """Writes the readings where the documentation looks for them."""
     file.parent.mkdir(parents=True, exist_ok=True)

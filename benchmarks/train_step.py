@@ -24,7 +24,6 @@ import argparse
 import datetime
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reporting import RESULTS, command, digits, processor, spread, write_report
+from reporting import RESULTS, command, digits, in_file_name, processor, spread, write_report
 
 from dss_jax import __version__
 from dss_jax.cli import options
@@ -387,7 +386,7 @@ def main(arguments: list[str]) -> int:
         "arms": arms,
     }
     kind = f"full{args.full[0]}_{args.full[1]}" if args.full else run.task.shown_name
-    device = re.sub(r"[^a-z0-9]+", "-", str(report["device"]).lower()).strip("-")
+    device = in_file_name(str(report["device"]))
     name = "-".join(filter(None, ["train_step", kind, str(args.model), device, args.name]))
     file = args.out / f"{name}.json"
     write_report(report, file)
