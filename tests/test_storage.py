@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,13 @@ from dss_jax.train.metric_log import MetricLog, read_metrics
 pytest.importorskip("gcsfs", reason="needs the extra gcs")
 
 
+def _forget(kind: type) -> None:
+    """fsspec keeps a file system with the address that it was made with. A module's tests may be
+    shared out anew between workers, and its server started again elsewhere.
+    """
+    kind.clear_instance_cache()
+
+
 @pytest.fixture(scope="module")
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGcs]:
     server = FakeGcs()
@@ -45,6 +53,9 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGcs]:
         patch.setenv("NO_GCE_CHECK", "true")
         patch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
         patch.setenv("CLOUDSDK_CONFIG", str(tmp_path_factory.mktemp("gcloud")))
+        import gcsfs
+
+        _forget(gcsfs.GCSFileSystem)
         yield server
     server.close()
 
@@ -64,6 +75,8 @@ def s3() -> Iterator[str]:
             patch.setenv(name, "testing")
         import s3fs
 
+        _forget(s3fs.S3FileSystem)
+        urllib.request.urlopen(f"{url}/moto-api/reset", data=b"").close()
         s3fs.S3FileSystem().mkdir("mine")
         yield url
     server.stop()
