@@ -147,6 +147,7 @@ def test_a_class_has_its_name_alone() -> None:
 
 def test_commands_are_these() -> None:
     assert list(COMMANDS) == [
+        "init",
         "train",
         "eval",
         "predict",

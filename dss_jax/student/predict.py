@@ -109,8 +109,8 @@ def _text_of(located: Located, column: str, own: tuple[str, ...]) -> str:
     columns = ", ".join(map(repr, located.row)) or "none"
     learned = f" The student was trained on {', '.join(map(repr, own))}." if own else ""
     raise UsageError(
-        f"{what}. Columns: {columns}.{learned} Give --input_column NAME, or --task NAME for a task's raw "
-        "rows."
+        f"{what}. Columns: {columns}.{learned} Give --input_column NAME, or --task NAME for a "
+        "task's raw rows."
     )
 
 
