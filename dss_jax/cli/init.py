@@ -118,10 +118,10 @@ def _table(args: argparse.Namespace, tasks: Path) -> Table:
     if args.label in columns["inputs"]:
         raise UsageError(f"--input has the column of the label, {args.label!r}: it would tell it.")
     if args.source.startswith(HUB):
-        from dss_jax.data import hub
+        from dss_jax.interop import hub_data
 
         wanted = Table(file="", **columns).columns
-        own = hub.fetch(args.source, wanted, args.label, tasks / args.name)
+        own = hub_data.fetch(args.source, wanted, args.label, tasks / args.name)
         names = {split: f"{args.name}/{file.name}" for split, file in own.items()}
         return Table(file=names.pop("train"), files=names, **columns)
     file = Path(args.source).expanduser()

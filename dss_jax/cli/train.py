@@ -82,9 +82,7 @@ def _open_store(args: argparse.Namespace, run: config.Run) -> "TokenStore":
         store = same_store(run, open_store)
     else:
         store = open_store()
-    if run.method.form != "spans":  # Its pieces fit.
-        health.report(store, run.data)
-    health.check(run, store)
+    health.say_and_check(run, store)
     return store
 
 

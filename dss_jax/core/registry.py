@@ -57,7 +57,8 @@ def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
     """
     known = task_names(dirs)
     if name not in known:
-        raise unknown_name("task", name, known)
+        looked = ", ".join(map(str, task_folders(dirs)))
+        raise UsageError(f"{unknown_name('task', name, known)} Looked in: {looked} (--task_dir).")
     return load_task_file(known[name])
 
 

@@ -105,14 +105,14 @@ def _rows(splits: Splits) -> Finding:
 
 
 def _majority(labels: Mapping[str, Counter[str]]) -> Finding:
-    """What one scores who always says the commonest label of train."""
-    common = max(labels.get("train", Counter()).items(), key=lambda x: x[1], default=("", 0))[0]
+    """What one scores who always says the commonest label."""
+    (common, _), *_ = _of_train(labels).most_common(1) or [("", 0)]
     shown = {s: f"{100 * c[common] / c.total():.1f} %" for s, c in labels.items() if c}
     return Finding(f"right who always says {common!r}", shown)
 
 
 def _balance(labels: Mapping[str, Counter[str]]) -> Finding:
-    train = labels.get("train", Counter())
+    train = _of_train(labels)
     shown = {s: f"{len(c):,} labels" for s, c in labels.items()}
     if not _few(train):
         return Finding("labels", shown, note="too many to be a set to choose from")
@@ -121,6 +121,11 @@ def _balance(labels: Mapping[str, Counter[str]]) -> Finding:
     stop = f"labels that train has not: {_some(map(repr, new))}" if new else ""
     note = f"fewer than {FEW_ROWS} rows in train: {_some(rare)}" if rare else ""
     return Finding("labels", shown, stop, note)
+
+
+def _of_train(labels: Mapping[str, Counter[str]]) -> Counter[str]:
+    """Of another split, where that of train cannot be had."""
+    return labels.get("train") or next(iter(labels.values()))
 
 
 def _few(counts: Counter[str]) -> bool:
@@ -228,7 +233,8 @@ def _teacher(task: DistillationTask, splits: Splits) -> Finding:
         text, judged = sum(bool(e.rationale) for e in rows), [e for e in rows if e.label]
         right = sum(task.scorer.correct(e.label, e.teacher_label) for e in judged)
         shown[split] = f"{text:,} of {len(rows):,}, right {100 * right / max(1, len(judged)):.1f} %"
-    stop = "" if any(e.rationale for e in splits.get("train", ())) else "train has no rationale"
+    bare = "train" in splits and not any(e.rationale for e in splits["train"])
+    stop = "no row of train has a rationale" if bare else ""
     return Finding("with a rationale", shown, stop)
 
 

@@ -24,7 +24,7 @@ MOST_LABELS, ROWS_OF_A_LABEL = 200, 3
 SLIP_ROWS, SLIP_FACTOR, SLIP_LIKE = 3, 10, 0.8
 """A label of so few rows is a slip of one that has so many times as many and is so like it."""
 
-SEEDS, KEYS = 64, 400_000
+SEEDS, KEYS = 500, 400_000
 """At most so many seeds are tried, on about so many keys all together."""
 
 

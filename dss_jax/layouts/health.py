@@ -67,6 +67,16 @@ def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths
             )
 
 
+def say_and_check(run: config.Run, store: TokenStore) -> None:
+    """Before a run: `report`, `check` and `plan`. Text for pre-training is cut so that it fits."""
+    if run.method.form == "spans":
+        return
+    report(store, run.data)
+    check(run, store)
+    if run.method.trains:
+        log.info(plan(run, store))
+
+
 def report(store: TokenStore, data: config.Data) -> None:
     """Logs a line of numbers for each split, and what will be cut, or cannot be written as it is.
     Of labels it is a warning.
@@ -120,8 +130,6 @@ def check(run: config.Run, store: TokenStore) -> None:
     """Raises UsageError for what a run could not learn or never be right about, and says loudly
     what it will do in part only.
     """
-    if run.method.form == "spans":
-        return
     if run.method.uses_rationales:
         _check_rationales(run, store)
     for name in (s for s in SCORED if s in store.splits):
@@ -136,7 +144,31 @@ def check(run: config.Run, store: TokenStore) -> None:
             _check_lengths(run, split)
 
 
-def _check_rationales(run: config.Run, store: TokenStore) -> None:
+def plan(run: config.Run, store: TokenStore) -> str:
+    """What a run will do, in a few lines."""
+    method, task, train = run.method, run.task, run.train
+    rows, explained = _usable(run, store)
+    text = f"{rows:,} rows with a {method.label} label"
+    if method.uses_rationales:
+        files = f" of {', '.join(task.record_files)}" if task.record_files else ""
+        text += f", {explained:,} of them with a rationale{files}"
+    scored = [f"{s} ({len(store.split(s)):,} rows)" for s in SCORED if s in store.splits]
+    epochs = train.steps * run.data.batch_size / max(1, rows)
+    start = train.init_from or f"random parameters (Train.seed = {train.seed})"
+    lines = [
+        f"plan: --method {method.name} on {task.shown_name}: {text}",
+        f"student: from {start}, into {train.output_dir}",
+        f"{train.steps:,} steps of {run.data.batch_size} rows, {epochs:,.1f} times through them; "
+        f"validation every {run.evaluate.every:,} steps. Scored: {', '.join(scored) or 'nothing'}",
+        "how long: measured by the first steps, and shown with them (ETA)",
+    ]
+    return "\n  ".join(lines)
+
+
+def _usable(run: config.Run, store: TokenStore) -> tuple[int, int]:
+    """Training rows that the method can use, those of extra tasks too, and of them with a
+    rationale.
+    """
     train, teacher = store.split("train"), "teacher_label_targets"
     label = "label_targets" if run.method.label == "gold" else teacher
     parts = [(train, label, subset_rows(len(train), run.task))]
@@ -145,7 +177,13 @@ def _check_rationales(run: config.Run, store: TokenStore) -> None:
     for split, column, own in parts:
         usable = _has(split, column)[own]
         rows += int(usable.sum())
-        explained += int((usable & _has(split, "rationale_targets")[own]).sum())
+        if split.has("rationale_targets"):
+            explained += int((usable & _has(split, "rationale_targets")[own]).sum())
+    return rows, explained
+
+
+def _check_rationales(run: config.Run, store: TokenStore) -> None:
+    rows, explained = _usable(run, store)
     missing = rows - explained
     if rows and not explained:
         raise UsageError(

@@ -35,7 +35,8 @@ def plot_check(found: TaskCheck, file: Path, *, title: str) -> None:
 
 def _labels(axes: Any, found: TaskCheck) -> None:
     """Shares, so that splits of different sizes are comparable."""
-    names = [label for label, _ in found.labels["train"].most_common(MOST)]
+    first = next(iter(found.labels.values()))
+    names = [label for label, _ in first.most_common(MOST)]
     splits = [split for split, counts in found.labels.items() if counts]
     height = 0.8 / max(1, len(splits))
     for place, split in enumerate(splits):
@@ -45,7 +46,7 @@ def _labels(axes: Any, found: TaskCheck) -> None:
         axes.barh(at, shares, height, color=COLOURS[split], label=f"{split}, {counts.total():,}")
     axes.set_yticks(range(len(names)), [name[:30] for name in names], fontsize=8)
     axes.invert_yaxis()
-    more = len(found.labels["train"]) - len(names)
+    more = len(first) - len(names)
     axes.set(xlabel="rows, %", title="labels" + (f" ({more:,} more)" if more > 0 else ""))
     axes.grid(axis="x", alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
