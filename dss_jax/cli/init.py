@@ -22,7 +22,7 @@ from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import shipped, write_whole
 from dss_jax.core.registry import load_task_file
-from dss_jax.core.table import Table
+from dss_jax.core.table import TableSource
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 
 HUB = "hf:"
@@ -60,11 +60,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--api_key_env", default="OPENAI_API_KEY", metavar="NAME", help=key)
 
 
-class Found(NamedTuple):
+class FoundTable(NamedTuple):
     """A task that is not written yet, and what there is to say of its table."""
 
     task: DistillationTask
-    table: Table
+    table: TableSource
     rows: int
     slips: Mapping[str, str]
     counts: Mapping[str, int]
@@ -111,7 +111,7 @@ def _check_new(args: argparse.Namespace, files: Mapping[str, Path]) -> None:
         raise UsageError(f"{args.name!r} is a task that comes with the package. Give another name.")
 
 
-def _table(args: argparse.Namespace, tasks: Path) -> Table:
+def _table(args: argparse.Namespace, tasks: Path) -> TableSource:
     """The table as asked for; of a data set of the hub, with its splits' own files."""
     columns = {n: getattr(args, n) for n in ("label", "id", "rationale", "group")}
     columns["inputs"] = tuple(name.strip() for name in args.input.split(","))
@@ -120,10 +120,10 @@ def _table(args: argparse.Namespace, tasks: Path) -> Table:
     if args.source.startswith(HUB):
         from dss_jax.interop import hub_data
 
-        wanted = Table(file="", **columns).columns
+        wanted = TableSource(file="", **columns).columns
         own = hub_data.fetch(args.source, wanted, args.label, tasks / args.name)
         names = {split: f"{args.name}/{file.name}" for split, file in own.items()}
-        return Table(file=names.pop("train"), files=names, **columns)
+        return TableSource(file=names.pop("train"), files=names, **columns)
     file = Path(args.source).expanduser()
     if not file.is_file():
         raise UsageError(f"--from {args.source}: there is no such file.")
@@ -132,10 +132,10 @@ def _table(args: argparse.Namespace, tasks: Path) -> Table:
         raise UsageError(f"--from {file}: must end in one of {', '.join(ENDINGS)}.{excel}")
     inside = file.resolve().is_relative_to(args.dir.resolve())
     name = os.path.relpath(file.resolve(), tasks.resolve()) if inside else str(file.resolve())
-    return Table(file=Path(name).as_posix(), **columns)
+    return TableSource(file=Path(name).as_posix(), **columns)
 
 
-def _look(args: argparse.Namespace, task_file: Path, table: Table) -> Found:
+def _look(args: argparse.Namespace, task_file: Path, table: TableSource) -> FoundTable:
     """Finds labels, what is none, slips, shares and seed."""
     from dss_jax.data import survey
     from dss_jax.data.rows import table_rows
@@ -161,7 +161,7 @@ def _look(args: argparse.Namespace, task_file: Path, table: Table) -> Found:
         file = Path(folder) / task_file.name
         file.write_text(init_files.task_file(args.name, _title(args), table, labels))
         task = replace(load_task_file(file), file=str(task_file))
-    return Found(task, table, found.rows, slips, found.labels)
+    return FoundTable(task, table, found.rows, slips, found.labels)
 
 
 def _examples(task: DistillationTask) -> dict[str, list[Example]]:
@@ -201,7 +201,7 @@ def _longest_label(
 
 
 def _report(
-    found: Found, splits: Mapping[str, Sequence[Example]], longest: int, measured: bool
+    found: FoundTable, splits: Mapping[str, Sequence[Example]], longest: int, measured: bool
 ) -> None:
     """What was found."""
     names = [split for split in SPLITS if split in splits]
@@ -219,7 +219,7 @@ def _report(
     marks = ", ".join(map(repr, found.table.no_label))
     if without := found.rows - total:
         said = f" ({marks} counts as none)" if marks else ""
-        say(f"{number(without)} rows without a label{said} are kept aside: TABLE.unlabelled")
+        say(f"{number(without)} rows without a label{said} are kept aside: unlabelled in TABLE")
     for slip, meant in found.slips.items():
         say(
             f"{slip!r} ({found.counts[slip]}) looks like a slip of {meant!r} "

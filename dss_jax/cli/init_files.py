@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax.core.prompt import Exemplar
-from dss_jax.core.table import Table
+from dss_jax.core.table import TableSource
 
 TASK = '''"""{title}. Written by `dss init`, to be edited: docs/your_data.md."""
 
 from dss_jax.core.completions import UP_TO_FINAL_STOP, AnswerForm
 from dss_jax.core.prompt import Exemplar, Prompt
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.core.table import Table
+from dss_jax.core.table import TableSource
 from dss_jax.core.types import DistillationTask
 
 # The file stays the one source. A hash of a row's {key} tells its split, so rows that are added
 # move none of the others. Leave the shares and the seed as they are: they would move all.
-TABLE = Table(
+TABLE = TableSource(
 {table}
 )
 
@@ -82,7 +82,7 @@ def literal(value: Any, indent: int = 0) -> str:
     return f"\n{' ' * indent}".join(lines)
 
 
-def _table(table: Table) -> str:
+def _table(table: TableSource) -> str:
     files = {s: file for s, file in table.files.items() if file != table.file}
     given = {"file": table.file, "files": files, "inputs": table.inputs, "label": table.label}
     given |= {name: getattr(table, name) for name in ("id", "rationale", "group", "no_label")}
@@ -106,7 +106,11 @@ def _exemplars(exemplars: Sequence[Exemplar]) -> str:
 
 
 def task_file(
-    name: str, title: str, table: Table, labels: tuple[str, ...], exemplars: Sequence[Exemplar] = ()
+    name: str,
+    title: str,
+    table: TableSource,
+    labels: tuple[str, ...],
+    exemplars: Sequence[Exemplar] = (),
 ) -> str:
     """The text of `tasks/NAME.py`. labels (): any text may be one."""
     closed = """f"Read the text and decide which label fits: {', '.join(LABELS)}. \""""

@@ -14,7 +14,7 @@ from dss_jax.core.types import SPLITS, DistillationTask, Example, Jsonl, Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(Jsonl):
+class TableSource(Jsonl):
     """Rows of a CSV, TSV, JSONL or Parquet file with any columns, and how they become examples.
 
     Attributes:
@@ -46,7 +46,7 @@ class Table(Jsonl):
     def __post_init__(self) -> None:
         if not (self.validation >= 0 <= self.test and self.validation + self.test < 1):
             raise UsageError(
-                f"Table.validation ({self.validation}) and Table.test ({self.test}) are shares of "
+                f"TableSource.validation ({self.validation}) and TableSource.test ({self.test}) are shares of "
                 "the rows, which together must leave some for train."
             )
         shares = dict(zip(SPLITS, (1.0, self.validation, self.test), strict=True))
@@ -115,9 +115,11 @@ def input_of(row: Row, columns: tuple[str, ...]) -> str:
 
 
 def input_columns(task: DistillationTask) -> tuple[str, ...]:
-    """The columns of a table that the task's inputs are made of by `Table`; (): otherwise."""
+    """The columns of a table that the task's inputs are made of by `TableSource`; (): otherwise."""
     own = (
-        s.inputs for s in task.sources if isinstance(s, Table) and task.to_example == s.to_example
+        s.inputs
+        for s in task.sources
+        if isinstance(s, TableSource) and task.to_example == s.to_example
     )
     return next(own, ())
 

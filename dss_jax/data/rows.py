@@ -21,7 +21,7 @@ from typing import Any
 from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.fields import FIELDS, first_twice
-from dss_jax.core.table import Table, text_id
+from dss_jax.core.table import TableSource, text_id
 from dss_jax.core.texts import is_utf8
 from dss_jax.core.types import (
     SPLITS,
@@ -193,7 +193,7 @@ def _located(
     if isinstance(source, Release | Jsonl):
         file = file_of(task, source, split, folder)
         assert file is not None
-        if isinstance(source, Table):
+        if isinstance(source, TableSource):
             return _of_table(source, file, split)
         found = csv_rows(file) if isinstance(source, Csv) else jsonl_rows(file)
         if not isinstance(source, Release):
@@ -215,7 +215,7 @@ def _located(
     return _join(list(numbered(own, name)), texts, name)
 
 
-def _of_table(source: Table, file: Path, split: str) -> Iterator[Located]:
+def _of_table(source: TableSource, file: Path, split: str) -> Iterator[Located]:
     """The rows of a split of a table, but for those without a label that are left out."""
     times: Counter[str] = Counter()
     lacking, without = dict.fromkeys(source.columns), 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dss_jax.core.errors import UsageError, nearest
-from dss_jax.core.table import Table
+from dss_jax.core.table import TableSource
 from dss_jax.core.types import SPLITS
 from dss_jax.data.rows import table_rows
 from dss_jax.data.vocabulary import SentencePiece
@@ -30,7 +30,7 @@ SEEDS, KEYS = 500, 400_000
 
 class Survey(NamedTuple):
     """Of the rows of a table: how many there are, the labels' counts, and the rows with a label, as
-    (key, label): see `Table.key`. Rows that cannot be used are not in it.
+    (key, label): see `TableSource.key`. Rows that cannot be used are not in it.
     """
 
     rows: int
@@ -38,7 +38,7 @@ class Survey(NamedTuple):
     keys: list[tuple[str, str]]
 
 
-def survey(table: Table, file: Path) -> Survey:
+def survey(table: TableSource, file: Path) -> Survey:
     """Looks at all rows of a file."""
     count, keys = 0, []
     for located in table_rows(file):
@@ -82,7 +82,7 @@ def closed_labels(counts: Mapping[str, int]) -> tuple[tuple[str, ...], dict[str,
     return tuple(sorted(labels.values())), slips
 
 
-def evenest_seed(table: Table, keys: Sequence[tuple[str, str]]) -> int:
+def evenest_seed(table: TableSource, keys: Sequence[tuple[str, str]]) -> int:
     """The seed by which the table's shares hold best for each label, of the first few: a hash
     knows no labels, but it can be chosen. Later rows fall where it puts them.
     """
@@ -90,7 +90,7 @@ def evenest_seed(table: Table, keys: Sequence[tuple[str, str]]) -> int:
     return min(tried, key=lambda seed: _unevenness(replace(table, seed=seed), keys))
 
 
-def _unevenness(table: Table, keys: Sequence[tuple[str, str]]) -> float:
+def _unevenness(table: TableSource, keys: Sequence[tuple[str, str]]) -> float:
     """Sum of (count - expected)^2 / expected over labels and splits, Pearson's chi-squared."""
     carved = {s: share for s, share in _shares(table).items() if table.files.get(s) == table.file}
     found: dict[str, Counter[str]] = defaultdict(Counter)
@@ -104,7 +104,7 @@ def _unevenness(table: Table, keys: Sequence[tuple[str, str]]) -> float:
     )
 
 
-def _shares(table: Table) -> dict[str, float]:
+def _shares(table: TableSource) -> dict[str, float]:
     return dict(
         zip(SPLITS, (1 - table.validation - table.test, table.validation, table.test), strict=True)
     )
