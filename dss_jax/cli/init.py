@@ -87,9 +87,7 @@ def main(args: argparse.Namespace) -> None:
     longest, measured = _longest_label(found.task, splits)
     about = args.name, _title(args), found.table, found.task.labels, exemplars
     write_whole(files["task"], init_files.task_file(*about))
-    counts = {split: len(rows) for split, rows in splits.items()}
-    train = sum(bool(e.label) for e in splits["train"])
-    gin = init_files.gin_file(args.name, _title(args), counts, train, longest, measured)
+    gin = init_files.gin_file(args.name, _title(args), splits, longest, measured)
     write_whole(files["gin"], gin)
     _report(found, splits, longest, measured)
     _next(args, files, exemplars)

@@ -3,11 +3,13 @@ Python's own literals, so that nothing in them is ever code.
 """
 
 import pprint
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dss_jax.core.example import Example
 from dss_jax.core.prompt import Exemplar
 from dss_jax.core.table import TableSource
+from dss_jax.core.texts import visible
 
 TASK = '''"""{title}. Written by `dss init`, to be edited: docs/your_data.md."""
 
@@ -32,7 +34,7 @@ EXEMPLARS: tuple[Exemplar, ...] = {exemplars}
 
 PROMPT = Prompt(
     instruction={instruction}
-    'Give the reason in one to three sentences, then end with "So the answer is" and {answer}.',
+    + 'Give the reason in one to three sentences, then end with "So the answer is" and {answer}.',
     exemplars=tuple(e for e in EXEMPLARS if e.rationale),
     question="Q: {{input}}\\n",
     answer="A: {{rationale}} So the answer is {{output}}.",
@@ -65,7 +67,11 @@ Data.batch_size = {batch}
 Optimizer.learning_rate = 3e-4
 Evaluate.every = {every}  # steps; the best checkpoint is scored on test
 
-Evaluate.max_decode_length = {length}  # tokens; {length_note}
+{decode}Evaluate.max_decode_length = {length}  # tokens; {length_note}
+"""
+
+RANK = """# The most probable of LABELS, as dss predict answers; "greedy": what the student writes.
+Evaluate.decode = "rank"
 """
 
 EPOCHS = 20
@@ -117,7 +123,7 @@ def task_file(
     free = literal(f"Read the text and say what its {table.label} is. ", 8)
     note = "What the teacher and the student may answer." if labels else "Any text may be a label."
     return TASK.format(
-        title=title.replace('"', "'").replace("\\", "/"),
+        title=visible(title).replace('"', "'").replace("\\", "/"),
         title_literal=literal(title),
         key="group" if table.group else "id" if table.id else "text",
         table=_table(table),
@@ -131,23 +137,26 @@ def task_file(
 
 
 def gin_file(
-    name: str, title: str, counts: dict[str, int], train: int, longest: int, measured: bool
+    name: str, title: str, splits: Mapping[str, Sequence[Example]], longest: int, measured: bool
 ) -> str:
-    """The text of `gin_configs/tasks/NAME.gin`. `train`: labelled rows; `longest`: tokens of the
-    longest label, or the most that it could have.
+    """The text of `gin_configs/tasks/NAME.gin`. `longest`: tokens of the longest label, or the most
+    that it could have.
     """
+    rows = splits["train"]
+    train = sum(bool(e.label) for e in rows)
     batch = LARGE if train >= MANY else SMALL
     steps = max(100, -(-EPOCHS * train // (50 * batch)) * 50)
     had = f"the longest label has {longest} with T5's vocabulary"
     return GIN.format(
-        title=title,
-        counts=", ".join(f"{split} {count:,}" for split, count in counts.items()),
+        title=visible(title),
+        counts=", ".join(f"{split} {len(own):,}" for split, own in splits.items()),
         name=name,
         epochs=round(steps * batch / max(1, train)),
         train=f"{train:,}",
         steps=steps,
         batch=batch,
-        every=max(10, steps // 10),
+        every=steps // 10,
+        decode=RANK if rows[0].allowed_labels else "",
         length=-(-longest // 8) * 8,
         length_note=had if measured else f"an estimate: the longest label has at most {longest}",
     )

@@ -46,7 +46,7 @@ class TableSource(Jsonl):
     def __post_init__(self) -> None:
         if not (self.validation >= 0 <= self.test and self.validation + self.test < 1):
             raise UsageError(
-                f"TableSource.validation ({self.validation}) and TableSource.test ({self.test}) are shares of "
+                f"TableSource.validation ({self.validation}) and .test ({self.test}) are shares of "
                 "the rows, which together must leave some for train."
             )
         shares = dict(zip(SPLITS, (1.0, self.validation, self.test), strict=True))

@@ -184,6 +184,8 @@ def example_of(task: DistillationTask, located: Located) -> Example:
             ) from error
     if not example.input.strip():
         raise UsageError(f"{located.where}: the input is empty.")
+    if task.labels and not example.allowed_labels:
+        return replace(example, allowed_labels=task.labels)
     return example
 
 
