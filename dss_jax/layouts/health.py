@@ -1,7 +1,9 @@
 """What a run should know of its data before it begins: a line of numbers, and what is wrong."""
 
 import itertools
+import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +18,9 @@ from dss_jax.layouts.batches import subset_rows
 log = logging.getLogger(__name__)
 
 SCORED = ("validation", "test")
+
+SHOWN = 8
+"""Labels that a line names."""
 
 MISSING = 0.1
 """From this share of rows without a rationale on, a line says so."""
@@ -132,6 +137,7 @@ def check(run: config.Run, store: TokenStore) -> None:
     """
     if run.method.uses_rationales:
         _check_rationales(run, store)
+    _check_allowed(run, store)
     for name in (s for s in SCORED if s in store.splits):
         split = store.split(name)
         if not _has(split, "label_targets").any():
@@ -195,6 +201,22 @@ def _check_rationales(run: config.Run, store: TokenStore) -> None:
         log.warning(
             f"{missing:,} of {rows:,} training rows have no rationale: they train the label only. "
             "dss extract asks a teacher for them."
+        )
+
+
+def _check_allowed(run: config.Run, store: TokenStore) -> None:
+    """Warns of gold labels that are none of the row's, where the task names labels."""
+    wrong: Counter[str] = Counter()
+    for split in map(store.split, store.splits) if store.manifest.get("labels") else ():
+        pairs = Counter(zip(split.text("label")[:], split.text("allowed_labels")[:], strict=True))
+        for (label, allowed), n in pairs.items():
+            if label and label not in json.loads(allowed):
+                wrong[label] += n
+    if wrong:
+        named = ", ".join(f"{label!r} ({n:,})" for label, n in wrong.most_common(SHOWN))
+        log.warning(
+            f"gold labels that are not allowed: {named}. They are trained on, and "
+            f"never predicted. `dss tasks check {run.task.shown_name}` says more."
         )
 
 
