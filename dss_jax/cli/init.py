@@ -11,6 +11,7 @@ import argparse
 import os
 import shlex
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +158,7 @@ def _look(args: argparse.Namespace, task_file: Path, table: TableSource) -> Foun
     labels, slips = survey.closed_labels(found.labels)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / task_file.name
-        file.write_text(init_files.task_file(args.name, _title(args), table, labels))
+        write_whole(file, init_files.task_file(args.name, _title(args), table, labels))
         task = replace(load_task_file(file), file=str(task_file))
     return FoundTable(task, table, found.rows, slips, found.labels)
 
@@ -203,19 +204,15 @@ def _report(
 ) -> None:
     """What was found."""
     names = [split for split in SPLITS if split in splits]
-    each = {s: [e.label for e in splits[s]] for s in names}
-    common = sorted(found.counts, key=lambda label: -found.counts[label])
-    rows = [
-        [label, found.counts[label], *(each[s].count(label) for s in names)]
-        for label in common[:SHOWN]
-    ]
-    if len(common) > SHOWN:
-        rows.append([f"and {len(common) - SHOWN:,} more", "", *([""] * len(names))])
-    total = sum(found.counts.values())
-    rows.append(["labelled rows", total, *(len(each[s]) for s in names)])
+    each = {s: Counter(e.label for e in splits[s] if e.label) for s in names}
+    every = sum(each.values(), Counter[str]())
+    rows = [[one, n, *(each[s][one] for s in names)] for one, n in every.most_common(SHOWN)]
+    if len(every) > SHOWN:
+        rows.append([f"and {len(every) - SHOWN:,} more", "", *([""] * len(names))])
+    rows.append(["labelled rows", every.total(), *(each[s].total() for s in names)])
     print_table(f"{found.task.name}: labels in {found.table.label!r}", ("", "all", *names), rows)
     marks = ", ".join(map(repr, found.table.no_label))
-    if without := found.rows - total:
+    if without := found.rows - sum(found.counts.values()):
         said = f" ({marks} counts as none)" if marks else ""
         say(f"{number(without)} rows without a label{said} are kept aside: unlabelled in TABLE")
     for slip, meant in found.slips.items():
@@ -224,7 +221,7 @@ def _report(
             f"({found.counts[meant]}): put it right in the table, or add it to LABELS"
         )
     if not found.task.labels:
-        say(f"{len(found.counts):,} different labels: any text may be an answer")
+        say(f"{len(every):,} different labels: any text may be an answer")
     how = "with T5's vocabulary" if measured else "at most: an estimate, no vocabulary is at hand"
     say(f"the longest label has {longest} tokens ({how})")
 

@@ -59,6 +59,8 @@ def fetch(name: str, columns: Sequence[str], label: str, folder: Path) -> dict[s
         if labels:
             files[split] = folder / f"{split}.jsonl"
             write_whole(files[split], "\n".join([*lines, ""]))
+        elif split == "train":
+            raise UsageError(f"no row of train of {name} has a label in {label!r}.")
     return files
 
 
