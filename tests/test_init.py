@@ -211,6 +211,30 @@ def test_what_is_wrong_is_said(here: Path, case: str, capsys: pytest.CaptureFixt
     assert not [*here.rglob("*.py"), *here.rglob("*.gin")]
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (b"a;b\n", "tickets.csv has no rows"),
+        (b"a;b\n\xe4;y\n\xf6;n\n", "line 2: not UTF-8 text"),
+        ("a;b\nx;y\n".encode("utf-16"), "not UTF-8 text"),
+    ],
+)
+def test_a_file_that_cannot_be_read(
+    here: Path, text: bytes, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "tickets.csv").write_bytes(text)
+    assert main(WHOLE) == 2
+    assert error in capsys.readouterr().err
+
+
+def test_without_columns_it_names_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "tickets", "--from", "tickets.csv"]) == 2
+    listed = "'Ticket', 'Customer', 'Subject', 'Body', 'Category'"
+    assert f"which columns? Give --input and --label, of tickets.csv's: {listed}." in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_row_that_cannot_be_used_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tickets.rows(40)
     table[3][2:4] = ["", " "]

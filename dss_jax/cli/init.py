@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dss_jax.cli import init_files
 from dss_jax.cli.tables import number, print_table, say
@@ -43,8 +43,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("name", help="of the new task")
     text = "the table: .csv, .tsv, .jsonl, .parquet, or hf:DATASET[:CONFIG] of the hub"
     add("--from", dest="source", required=True, metavar="FILE", help=text)
-    add("--input", required=True, metavar="COL,COL", help="columns that the student reads")
-    add("--label", required=True, metavar="COL", help="the column with the gold label")
+    add("--input", metavar="COL,COL", help="columns that the student reads")
+    add("--label", metavar="COL", help="the column with the gold label")
     add("--id", metavar="COL", help="a column that names each row (default: known by its text)")
     add("--group", metavar="COL", help="rows that agree in it stay in one split")
     add("--rationale", metavar="COL", help="a column that says why")
@@ -112,38 +112,66 @@ def _check_new(args: argparse.Namespace, files: Mapping[str, Path]) -> None:
 
 def _table(args: argparse.Namespace, tasks: Path) -> TableSource:
     """The table as asked for; of a data set of the hub, with its splits' own files."""
-    columns = {n: getattr(args, n) for n in ("label", "id", "rationale", "group")}
-    columns["inputs"] = tuple(name.strip() for name in args.input.split(","))
-    if args.label in columns["inputs"]:
-        raise UsageError(f"--input has the column of the label, {args.label!r}: it would tell it.")
     if args.source.startswith(HUB):
-        from dss_jax.interop import hub_data
-
-        wanted = TableSource(file="", **columns).columns
-        own = hub_data.fetch(args.source, wanted, args.label, tasks / args.name)
-        names = {split: f"{args.name}/{file.name}" for split, file in own.items()}
-        return TableSource(file=names.pop("train"), files=names, **columns)
+        if not (args.input and args.label):
+            raise UsageError("which columns? Give --input COL,COL and --label COL.")
+        return _of_hub(args, tasks)
     file = Path(args.source).expanduser()
     if not file.is_file():
         raise UsageError(f"--from {args.source}: there is no such file.")
     if file.suffix.lower() not in ENDINGS:
         excel = " In Excel: Save as, CSV UTF-8." if file.suffix.startswith(".xl") else ""
         raise UsageError(f"--from {file}: must end in one of {', '.join(ENDINGS)}.{excel}")
+    known = _columns_of(file)
+    if not (args.input and args.label):
+        listed = ", ".join(map(repr, known))
+        raise UsageError(f"which columns? Give --input and --label, of {args.source}'s: {listed}.")
     inside = file.resolve().is_relative_to(args.dir.resolve())
     name = os.path.relpath(file.resolve(), tasks.resolve()) if inside else str(file.resolve())
-    return TableSource(file=Path(name).as_posix(), **columns)
+    table = TableSource(file=Path(name).as_posix(), **_columns(args))
+    for column in table.columns:
+        if column not in known:
+            raise unknown_name(f"column of {args.source}", column, known)
+    return table
+
+
+def _columns_of(file: Path) -> dict[str, None]:
+    """Of all rows, for those of JSONL may differ; UsageError: none can be read."""
+    from dss_jax.data.rows import table_rows
+
+    names, wrong = dict[str, None](), ""
+    for located in table_rows(file):
+        names |= dict.fromkeys(located.row)
+        wrong = wrong or located.wrong
+    if not names:
+        raise UsageError(wrong or f"{file} has no rows.")
+    return names
+
+
+def _columns(args: argparse.Namespace) -> dict[str, Any]:
+    """The columns of a `TableSource`."""
+    columns: dict[str, Any] = {n: getattr(args, n) for n in ("label", "id", "rationale", "group")}
+    columns["inputs"] = tuple(name.strip() for name in args.input.split(","))
+    if args.label in columns["inputs"]:
+        raise UsageError(f"--input has the column of the label, {args.label!r}: it would tell it.")
+    return columns
+
+
+def _of_hub(args: argparse.Namespace, tasks: Path) -> TableSource:
+    from dss_jax.interop import hub_data
+
+    columns = _columns(args)
+    wanted = TableSource(file="", **columns).columns
+    own = hub_data.fetch(args.source, wanted, args.label, tasks / args.name)
+    names = {split: f"{args.name}/{file.name}" for split, file in own.items()}
+    return TableSource(file=names.pop("train"), files=names, **columns)
 
 
 def _look(args: argparse.Namespace, task_file: Path, table: TableSource) -> FoundTable:
     """Finds labels, what is none, slips, shares and seed."""
     from dss_jax.data import survey
-    from dss_jax.data.rows import table_rows
 
     path = Path(os.path.normpath(task_file.parent / table.file))
-    columns = dict.fromkeys(name for row in table_rows(path) for name in row.row)
-    for name in table.columns:
-        if name not in columns:
-            raise unknown_name(f"column of {args.source}", name, columns)
     found = survey.survey(table, path)
     table = replace(table, no_label=survey.missing_marks(found.labels))
     found = survey.survey(table, path)

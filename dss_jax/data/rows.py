@@ -367,6 +367,8 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
         names = next(reader, [])
         if (twice := first_twice(names)) is not None:
             raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
+        if not all(map(is_utf8, names)):
+            raise UsageError(f"{file}, line 1: not UTF-8 text. In Excel: Save as, CSV UTF-8.")
         begin = reader.line_num + 1
         for fields in reader:
             where, wrong = f"{file}, line {begin}", ""
