@@ -69,8 +69,10 @@ def _main(given: Sequence[str]) -> int:
         parser = argparse.ArgumentParser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         module.add_flags(parser)
+        verbose = "say more: the whole configuration, where compiled code is kept"
+        parser.add_argument("-v", "--verbose", action="store_true", help=verbose)
         args = options.parse(parser, given[1:])
-        with log.shown():
+        with log.shown(verbose=args.verbose):
             return module.main(args) or 0
     except (UsageError, Diverged) as error:
         print(f"dss: error: {error}", file=sys.stderr)

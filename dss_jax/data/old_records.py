@@ -82,21 +82,27 @@ class Ages:
 
     def lines(self, file: str | Path) -> Iterator[str]:
         """What is said of the file, and what to run."""
-        about = self.header
-        words = ("--task", about.task, "--split", about.split, "--model", about.teacher)
-        again = shlex.join(["dss", "extract", *words, "--out", str(file)])
         shown = {w: f"{w}: {len(p):,}: {some([i for _, i in p])}" for w, p in self.found.items()}
         if count := len(self.unused):
             why = "; ".join(shown[what] for what in (TEXT, LABEL) if self.found[what])
-            filtered = " Then filter as before." if about.filters else ""
             yield (
                 f"{file} is older than {count:,} of its rows ({why}), which have no rationale so. "
-                f"To ask for these alone: {again}, with its other flags as before.{filtered}"
+                f"To ask for these alone: {again(self.header, file)}"
             )
         if self.found[GOLD]:
             yield (
                 f"{file}: rows have {shown[GOLD]}. Their rationales, written without it, are used."
             )
+
+
+def again(header: Header, file: str | Path) -> str:
+    """The command that asks for the records of a file again; for those alone that its journal has
+    no reply for.
+    """
+    words = ("--task", header.task, "--split", header.split, "--model", header.teacher)
+    command = shlex.join(["dss", "extract", *words, "--out", str(file)])
+    filtered = " Then filter as before." if header.filters else ""
+    return f"{command}, with its other flags as before.{filtered}"
 
 
 def some(ids: Sequence[str]) -> str:

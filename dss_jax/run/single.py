@@ -123,6 +123,8 @@ def _train_and_score(
     clock: StartClock,
     profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
+    from dss_jax.run.clock import clocked
+
     run, program = session.run, session.program
     with ExitStack() as stack, ExitStack() as told:
         pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="compile")
@@ -130,10 +132,11 @@ def _train_and_score(
         program.train_step.ahead(batches.shapes, pool)
         # The evaluation's may still be at work when the first step runs.
         session.evaluator.compile_ahead("validation", run.evaluate.validation_examples, pool)
-        state = jax.block_until_ready(first_state(session, checkpoints))
-        clock.lap("state")
-        program.train_step.wait()
-        clock.lap("compile")
+        with clocked("compiling"):
+            state = jax.block_until_ready(first_state(session, checkpoints))
+            clock.lap("state")
+            program.train_step.wait()
+            clock.lap("compile")
         first = int(state.step)
         write, own = _outputs(stack, session, batches, profile, first)
         stop = told.enter_context(stop_on_signals())

@@ -17,9 +17,11 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.scoring import EQUATION_ACCURACY, TEXT_ACCURACY
 from dss_jax.core.types import Scorer
+from dss_jax.data.old_records import again
 from dss_jax.data.rationales import records_digest
 from dss_jax.data.store import TokenStore, key_of, open_store
 from dss_jax.records.files import read_records
+from dss_jax.teacher.prompting import PromptOptions, prompt_sha256
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,28 @@ def warn(folder: Path, store: TokenStore) -> None:
         folder,
         "; ".join(lines),
     )
+
+
+def warn_of_prompts(task: config.Task, task_dirs: Sequence[str]) -> None:
+    """Says loudly which records were asked for by another prompt than their task has now."""
+    for name in task.record_files:
+        header, _ = read_records(storage.local_file(name))
+        if not header.prompt or header.task not in (task.name, *task.extra_tasks):
+            continue
+        prompt = registry.load_task(header.task, task_dirs).prompt
+        try:
+            same = prompt and prompt_sha256(prompt, PromptOptions(**header.prompt))
+        except UsageError:  # It has fewer exemplars now.
+            same = ""
+        except TypeError:  # Of a newer version, which nothing can be said about.
+            continue
+        if same != header.prompt_sha256:
+            log.warning(
+                "%s was asked for by another prompt than task %s has now. To ask by that: %s",
+                name,
+                header.task,
+                again(header, name),
+            )
 
 
 def without_task_file(folder: Path, name: str, given: str | None) -> tuple[Scorer, str]:
