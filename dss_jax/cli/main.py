@@ -7,7 +7,7 @@ from importlib import import_module
 
 from dss_jax import __version__
 from dss_jax.cli import ending
-from dss_jax.core import log, signals
+from dss_jax.core import log, processes, signals
 from dss_jax.core.errors import Diverged, UsageError, unknown_name
 
 COMMANDS = {
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(arguments)
     with ending.ends_soon():
         status = _main(sys.argv[1:])
-    if status in (signals.INTERRUPTED, signals.TERMINATED):
+    alone = processes.count() == 1  # Several end together.
+    if status in (signals.INTERRUPTED, signals.TERMINATED) or (status == signals.SAVED and alone):
         ending.leave(status)
     return status
 

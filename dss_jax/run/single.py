@@ -168,7 +168,7 @@ def _train_and_score(
 
 def _shut(pool: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:
     """Whoever is told to end does not wait for the compiler."""
-    now = kind is not None and not issubclass(kind, Exception)
+    now = kind is Interrupted or (kind is not None and not issubclass(kind, Exception))
     pool.shutdown(wait=not now, cancel_futures=True)
 
 
