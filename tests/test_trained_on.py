@@ -13,10 +13,11 @@ from toy import heard
 from dss_jax.cli import saved_run
 from dss_jax.core import registry
 from dss_jax.core.errors import UsageError
+from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import write_store
 from dss_jax.report.found_runs import find_runs
-from dss_jax.run import trained_on
+from dss_jax.run import single, trained_on
 from dss_jax.run.session import Session
 
 TASK = '''"""Executed only where the user has named it."""
@@ -130,7 +131,7 @@ def test_a_run_scored_on_changed_data_says_so(
         assert not said
         trained_on.warn(folder, other_store(store, tmp_path / "changed", column))
     assert says in said[0]
-    assert "give dss train another --output_dir" in said[0]
+    assert "dss train with another --output_dir" in said[0]
 
 
 class TestReports:
@@ -160,3 +161,14 @@ class TestReports:
         assert ["are of different data (" in line for line in found.mixed] == [True] * (
             column == "input"
         )
+
+
+def test_a_run_that_goes_on_with_changed_data_is_told_what_has_changed(
+    tmp_path: Path, store: TokenStore
+) -> None:
+    folder = tmp_path / "run"
+    run = student_maker.make_student(folder, store)
+    changed = other_store(store, tmp_path / "changed", "input")
+    with heard() as said, pytest.raises(UsageError, match="token store: changed"):
+        single.train(run, changed, TEXT_ACCURACY)
+    assert "train: other rows (30 and 30)" in said[0]

@@ -40,16 +40,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _seeds(args: argparse.Namespace) -> list[int]:
-    """ "0,1,2" -> [0, 1, 2]."""
-    words = [word.strip() for word in args.seeds.split(",")]
-    if not all(word.isdecimal() for word in words):
-        raise UsageError(f"--seeds takes whole numbers, as in 0,1,2,3, not {args.seeds!r}.")
-    seeds = [int(word) for word in words]
-    if len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds {args.seeds} has a seed twice.")
+    from dss_jax.run.seeds import seeds_of
+
     if _given(args, "Train.seed"):
         raise UsageError("give --seeds or --gin.Train.seed, not both.")
-    return seeds
+    return seeds_of(args.seeds)
 
 
 def _given(args: argparse.Namespace, setting: str) -> bool:

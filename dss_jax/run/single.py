@@ -13,6 +13,7 @@ import jax
 
 from dss_jax.core import config, processes, storage
 from dss_jax.core.digest import file_digest
+from dss_jax.core.errors import UsageError
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
@@ -101,7 +102,13 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
     """
 
     def look() -> list:
-        folder = run_folder.open_run_folder(run, data_key(run, store))
+        try:
+            folder = run_folder.open_run_folder(run, data_key(run, store))
+        except UsageError:
+            from dss_jax.run import trained_on
+
+            trained_on.warn(storage.place(str(run.train.output_dir)), store)
+            raise
         finished = run_folder.read_results(folder)
         if finished is None:
             set_broken_aside(folder / run_folder.CHECKPOINTS)

@@ -125,7 +125,7 @@ def warn(folder: Path, store: TokenStore) -> None:
         return
     log.warning(
         "the data have changed since %s was trained: %s. Scores of then and of now are of "
-        "different data. To train on what is there now, give dss train another --output_dir.",
+        "different data. To train on what is there now: dss train with another --output_dir.",
         folder,
         "; ".join(lines),
     )
