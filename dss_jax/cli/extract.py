@@ -33,8 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--task", required=True, help="a task file's name: see `dss tasks`")
     add("--split", default="train", help="train (default), validation, test; several: train,test")
     add("--model", help="the teacher, as its server knows it; or jax:CHECKPOINT")
-    out = "the record file, JSONL; of several splits NAME.jsonl is NAME_train.jsonl and so on"
-    add("--out", type=Path, help=out)
+    add("--out", type=Path, help="the record file, JSONL; of several splits, OUT_SPLIT.jsonl each")
     add("--data_dir", help="folder of the data (also: DSS_DATA_DIR)")
     add("--task_dir", action="append", default=[], help="folder of task files")
     add("--limit", type=int, help="only the first rows")

@@ -41,8 +41,7 @@ def join_records(
     """Joins records to rows by id.
 
     Once there are record files, all teacher text comes from them, so that two teachers are never
-    mixed: a row whose record is missing, not "ok" or older than the row has none, and so has a
-    split without a file.
+    mixed: a row whose record is missing, not "ok" or old has none; so has a split without a file.
 
     Args:
       splits: split -> its rows; a file for a split that is not among them is passed over.
@@ -55,19 +54,17 @@ def join_records(
       tell the user: how many rows have a record, missing and surplus ids.
 
     Raises:
-      UsageError: a file is of another task; no record of a file is for a row of its split, or none
-        has its row's text; an id comes twice.
+      UsageError: a file is of another task or of other rows; an id comes twice.
     """
     if not files:
         return splits, []
+    old = [] if old is None else old
     shared: tuple[str, ...] = ("train", "validation") if sources.held_out(task, data_dir) else ()
     joined = {
         s: [replace(e, teacher_label="", rationale="", rationales=()) for e in found]
         for s, found in splits.items()
     }
-    given: Given = {}
-    unused: set[Place] = set()
-    said = []
+    given, unused, said = Given(), set[Place](), list[str]()
     for file in files:
         header, records = read_records(Path(file))
         if header.task != task.name:
@@ -75,13 +72,13 @@ def join_records(
                 f"{file} has records of task {header.task!r}, not of {task.name!r}. Give the "
                 "records of that task with --rationales, or another --task."
             )
-        own = [s for s in (shared if header.split in shared else (header.split,)) if s in joined]
+        names = shared if header.split in shared else (header.split,)
+        own = {s: joined[s] for s in names if s in joined}
         if not own:
             said.append(f"{file} is not used: {task.name} has no {header.split} split here")
             continue
-        mine = {s: joined[s] for s in own}
-        ages = Ages(task, mine, header)
-        surplus = _fill(mine, file, records, given, ages)
+        ages = Ages(task, own, header)
+        surplus = _fill(own, file, records, given, ages)
         if file not in given.values() and header.split in joined:
             theirs = f"its ids: {some(surplus)}" if surplus else "it is empty"
             raise UsageError(
@@ -90,8 +87,7 @@ def join_records(
                 "records were made from."
             )
         unused.update(ages.unused)
-        if old is not None:
-            old += ages.lines(file)
+        old += ages.lines(file)
         if surplus:
             said.append(f"{file}: {len(surplus):,} records are for no row: {some(surplus)}")
     return joined, [*_counts(joined, given, unused), *said]
