@@ -32,6 +32,19 @@ OURS = {"scorer": "TEXT_ACCURACY", "made": "TEXT_ACCURACY"}
 OWN = {"scorer": "Scorer", "made": 'Scorer(name="text_accuracy", correct=str.startswith)'}
 
 
+WHOLE = {"format": 1, "folder": "/", "store": {}, "splits": {}, "extra": {}}
+BROKEN = [
+    json.dumps(WHOLE | change)
+    for change in [
+        {"format": 9},
+        {"folder": 3},
+        {"store": []},
+        {"splits": {"test": {"rows": "1", "data": "a", "teacher": "b"}}},
+        {"extra": {"other": []}},
+    ]
+]
+
+
 def other_store(store: TokenStore, path: Path, column: str) -> TokenStore:
     """The store with other text in a column of one row of each split."""
     splits = {}
@@ -92,7 +105,7 @@ class TestFromAnotherFolder:
         assert not registry._loaded
         assert reopen(run, dirs=[str(tmp_path / "home")]).evaluator.scorer.correct("ab", "a")
 
-    @pytest.mark.parametrize("damage", ["", "[]", '{"format": 9, "splits": {}}', "{"])
+    @pytest.mark.parametrize("damage", ["", "[]", "{", *BROKEN])
     def test_without_a_sound_file(
         self, tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch, damage: str
     ) -> None:

@@ -93,10 +93,16 @@ def read(folder: Path) -> dict[str, Any]:
         return {}
     try:
         found: dict[str, Any] = strict_json.loads(text)
-        if not isinstance(found["splits"], dict) or found["format"] > FORMAT:
-            raise TypeError("of a newer version, or no such file")
+        if found["format"] > FORMAT:
+            raise ValueError("of a newer version")
+        for splits in (found["splits"], *found["extra"].values()):
+            for one in splits.values():
+                if not (type(one["rows"]) is int and one["data"] and one["teacher"]):
+                    raise TypeError("no digests of a split")
+        if not (isinstance(found["folder"], str) and isinstance(found["store"], dict)):
+            raise TypeError("folder or store")
         return found
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{folder / FILE} is damaged ({error}). Take a whole copy, or remove it: then nobody "
             "knows what the run was trained on."
