@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ import toy
 from toy import heard
 
 from dss_jax.cli import saved_run
-from dss_jax.core import registry
+from dss_jax.core import config, registry
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import write_store
+from dss_jax.records.files import write_records
+from dss_jax.records.records import Header
 from dss_jax.report.found_runs import find_runs
 from dss_jax.run import single, trained_on
 from dss_jax.run.session import Session
+from dss_jax.teacher.prompting import PromptOptions, prompt_sha256
 
 TASK = '''"""Executed only where the user has named it."""
 from dss_jax.core.scoring import {scorer}
@@ -125,6 +129,41 @@ class TestFromAnotherFolder:
         file.write_text(json.dumps(known | {"store": {"path": str(store.path), "key": "other"}}))
         with pytest.raises(UsageError, match=r"token store is not here either \(--store\)"):
             reopen(run, "Data.store = None")
+
+    def test_whoever_scores_it_on_other_rows_is_told(
+        self, tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = student(tmp_path, store, monkeypatch, **OURS)
+        changed = other_store(store, tmp_path / "changed", "input")
+        with heard() as said:
+            reopen(run, f"Data.store = {str(changed.path)!r}")
+        assert "test: other rows (30 and 30)" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, False),
+        ({"prompt_sha256": "other"}, True),
+        ({"prompt": {"exemplars": 99}}, True),  # The task had more.
+        ({"prompt": {"of_a_newer_version": 1}}, False),
+        ({"prompt": {}, "prompt_sha256": "of an earlier version"}, False),
+        ({"task": "svamp", "prompt_sha256": "other"}, False),
+    ],
+)
+def test_records_of_another_prompt_are_told(tmp_path: Path, change: dict, told: bool) -> None:
+    prompt, options = registry.load_task("cqa").prompt, PromptOptions(exemplars=2, hint=True)
+    assert prompt is not None
+    asked = {"prompt": asdict(options), "prompt_sha256": prompt_sha256(prompt, options)}
+    file = tmp_path / "cqa.jsonl"
+    write_records(
+        file, Header(**{"task": "cqa", "split": "test", "teacher": "m"} | asked | change), []
+    )
+    with heard() as said:
+        trained_on.warn_of_prompts(config.Task(name="cqa", record_files=str(file)), ())
+    assert bool(said) is told
+    if told:
+        assert f"dss extract --task cqa --split test --model m --out {file}" in said[0]
 
 
 @pytest.mark.parametrize(
