@@ -23,14 +23,19 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "SHOWN_AFTER", 0.05)
+    monkeypatch.setattr(clock, "LINE_AFTER", 0.1)
 
 
-def test_without_a_terminal_it_is_two_lines() -> None:
+@pytest.mark.parametrize("after", [0.1, 60.0])
+def test_without_a_terminal_it_is_a_line_or_two(
+    after: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "LINE_AFTER", after)
     with heard() as said, clock.clocked("compiling"):
-        time.sleep(0.2)
-    assert said[0] == "compiling ..."
-    assert said[1].startswith("compiling: 0.")
-    assert said[1].endswith(" s")
+        time.sleep(0.3)
+    assert said[:-1] == (["compiling ..."] if after < 1 else [])
+    assert said[-1].startswith("compiling: 0.")
+    assert said[-1].endswith(" s")
 
 
 def test_what_takes_no_time_is_not_worth_a_line() -> None:
@@ -51,7 +56,7 @@ def test_a_terminal_has_a_clock_that_goes_away(monkeypatch: pytest.MonkeyPatch) 
 def test_what_was_stopped_has_not_taken_so_long() -> None:
     def told() -> None:
         with clock.clocked("compiling"):
-            time.sleep(0.1)
+            time.sleep(0.3)
             raise KeyboardInterrupt
 
     with heard() as said, pytest.raises(KeyboardInterrupt):

@@ -13,8 +13,8 @@ from dss_jax.core import processes
 
 log = logging.getLogger(__name__)
 
-SHOWN_AFTER = 1.0
-"""Seconds. What takes less is not worth a line."""
+SHOWN_AFTER, LINE_AFTER = 1.0, 10.0
+"""Seconds. What takes less is not worth a line; without a terminal, one line at the end will do."""
 
 
 @contextmanager
@@ -33,13 +33,13 @@ def clocked(what: str) -> Iterator[None]:
 
 
 def _show(what: str, done: threading.Event) -> None:
-    if done.wait(SHOWN_AFTER):
+    terminal = sys.stderr.isatty() and processes.is_first()
+    if done.wait(SHOWN_AFTER if terminal else LINE_AFTER):
         return
-    if not (sys.stderr.isatty() and processes.is_first()):
+    if not terminal:
         log.info("%s ...", what)
         return
-    form = f"{what} ... {{elapsed}}"
-    with tqdm(bar_format=form, leave=False, initial=0) as bar:
+    with tqdm(bar_format=f"{what} ... {{elapsed}}", leave=False) as bar:
         bar.start_t -= SHOWN_AFTER
         while not done.wait(1.0):
             bar.refresh()
