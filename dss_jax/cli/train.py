@@ -69,7 +69,7 @@ def _open_store(args: argparse.Namespace, run: config.Run) -> "TokenStore":
     if run.method.form != "spans":  # Its pieces fit.
         health.report(store, run.data)
     health.check(run, store)
-    if run.task.record_files:
+    if run.task.record_files and run.data.store is None:
         from dss_jax.run import trained_on
 
         trained_on.warn_of_prompts(run.task, args.task_dir)
