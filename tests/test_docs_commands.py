@@ -29,17 +29,17 @@ RUN = {"predict.md": "test_docs_predict.py", "serve.md": "test_serve_docs.py"}
 NEEDS = {"beam", "docker", "gcloud", "network", "sky", "slurm", "t5x", "xpk"}
 """What a block may be marked with."""
 
-SHELL = {"cd", "echo", "export"}
+TRUSTED = {"cd", "echo", "export", "pre-commit"}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.M))
 LAUNCHED = [shlex.split(line.removeprefix("$ "), comments=True) for line in LINES]
-MADE_BY_A_RUN = ("runs/",)
-"""Where gin files lie that are there only after another command."""
+MADE_BY_A_RUN = "/config.gin"
+"""End of the names of gin files that are there only after another command."""
 
 
 def command_blocks(text: str) -> Iterator[tuple[str, list[list[str]]]]:
-    """(what a block needs, the words of its commands) of each block that has any. In a block of
-    no language, and after a prompt, the lines that call a program.
+    """(what a block needs, the words of its commands) of each block that has any: of a language of
+    shells, after a prompt, or of no language and with a line that calls one of our programs.
     """
     blocks = r"(?:^<!-- needs: (\w+) -->\n)?^```(\w*)\n(.*?)^```$"
     for needs, language, block in re.findall(blocks, text, re.M | re.S):
@@ -47,8 +47,8 @@ def command_blocks(text: str) -> Iterator[tuple[str, list[list[str]]]]:
         if language == "console":
             lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
         elif language not in ("bash", "sh"):
-            lines = [x for x in lines if re.match(r"(\S*/)?(dss|make|pip|python) ", x)]
-            lines = [] if language else lines
+            calls = any(re.match(r"(\S*/)?(dss|make|pip|python) ", line) for line in lines)
+            lines = lines if calls and not language else []
         found = [words for line in lines if (words := shlex.split(line, comments=True))]
         if found:
             yield needs, found
@@ -91,7 +91,7 @@ def check_dss(words: list[str], page: str) -> bool:
     assert command in COMMANDS, command
     args = options.parse(parser_of(command), arguments)
     check_names(args, page, teacher=command == "extract")
-    files = [f for f in getattr(args, "gin_file", []) if not f.startswith(MADE_BY_A_RUN)]
+    files = [f for f in getattr(args, "gin_file", []) if not f.endswith(MADE_BY_A_RUN)]
     if files or args.bindings:
         paths = options.search_paths(args) if hasattr(args, "gin_search_paths") else []
         gin_config.load_run([options.BASE_GIN_FILE, *files], args.bindings, paths)
@@ -144,7 +144,7 @@ def checked(words: list[str], page: str) -> bool:
     name, arguments = program(words)
     if name in CHECKS:
         return CHECKS[name](arguments, page)
-    return name in SHELL or words in LAUNCHED
+    return name in TRUSTED or words in LAUNCHED
 
 
 @each_page
