@@ -72,9 +72,12 @@ def flags_of(command: str) -> set[str]:
 
 
 def check_names(args: argparse.Namespace, page: str, teacher: bool) -> None:
-    """Tasks, models and methods are there; a teacher's model is its server's."""
+    """Tasks, models and methods are there, but for tasks that the page makes; a teacher's model is
+    its server's.
+    """
     folders = [folder for folder in getattr(args, "task_dir", []) if Path(folder).is_dir()]
-    tasks = {*registry.task_names(folders), *re.findall(r'name="(\w+)"', page)}
+    made = re.findall(r'(?:\bname="|^dss init )(\w+)', page, re.M)
+    tasks = {*registry.task_names(folders), *made}
     models, methods = gin_config.gin_names("models"), gin_config.gin_names("methods")
     known = {"task": tasks, "extra_task": tasks, "method": methods, "methods": methods}
     if not teacher:
@@ -90,7 +93,7 @@ def check_dss(words: list[str], page: str) -> bool:
         return True
     assert command in COMMANDS, command
     args = options.parse(parser_of(command), arguments)
-    check_names(args, page, teacher=command == "extract")
+    check_names(args, page, teacher=command in ("extract", "init"))
     files = [f for f in getattr(args, "gin_file", []) if not f.endswith(MADE_BY_A_RUN)]
     if files or args.bindings:
         paths = options.search_paths(args) if hasattr(args, "gin_search_paths") else []
@@ -109,7 +112,7 @@ def check_pip(words: list[str], page: str) -> bool:
     """Other packages than ours it cannot tell."""
     files = {words[i + 1] for i, word in enumerate(words) if word in ("-r", "-c")}
     assert all((ROOT / file).exists() for file in files), files
-    extras = [m[1] for word in words if (m := re.fullmatch(r"(?:dss-jax|\.)\[(\w+)\]", word))]
+    extras = [m[1] for word in words if (m := re.fullmatch(r"(?:dss-jax|\.)\[([\w-]+)\]", word))]
     assert set(extras) <= set(EXTRAS), extras
     return bool(files or extras)
 

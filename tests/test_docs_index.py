@@ -1,5 +1,5 @@
-"""The commands of docs/index.md run one after another; with two steps of training, and but for those
-that tests/test_cli.py (`make demo`) and tests/test_serve_docs.py (`dss serve`) run.
+"""The commands of docs/index.md run, one after another: with two steps of a tiny model, and but for
+those that tests/test_cli.py (`make demo`) and tests/test_serve_docs.py (`dss serve`) run.
 """
 
 import json
@@ -10,7 +10,10 @@ from test_docs_predict import run
 
 pytestmark = pytest.mark.slow
 
-SHORT = " --gin.Train.steps=2 --gin.Evaluate.validation_examples=4"
+SHORT = (
+    " --gin.Train.steps=2 --gin.Evaluate.validation_examples=4 --gin.Task.train_count=64"
+    " --gin.T5Config.emb_dim=16 --gin.T5Config.head_dim=4 --gin.T5Config.mlp_dim=16"
+)
 
 
 def test_the_road_of_the_quick_start(
