@@ -1,8 +1,8 @@
 """Every command in a fenced block of the documentation is accepted by what it calls.
 
-Each line is held against the real parser, gin files, names of tasks and models, Makefile, extras and
-launchers. What none of these can tell is on a page of RUN, whose test runs it, or is marked, on the
-line before its block, with what this machine lacks: `<!-- needs: docker -->`.
+Each line is held against the real parser, gin files, names of tasks and models, Makefile, extras
+and launchers. What none of these can tell is on a page of RUN, whose test runs it, or is marked, on
+the line before its block, with what this machine lacks: `<!-- needs: docker -->`.
 """
 
 import argparse
@@ -15,20 +15,15 @@ from pathlib import Path
 
 import pytest
 from record_docs import DOCS, ROOT
-from test_docs import LAUNCHERS, PAGES, SETTINGS, each_page, ours, spans
+from test_docs import LAUNCHERS, PAGES, each_page, ours, spans
 from test_launch_docs import LINES
 
 from dss_jax.cli import gin_config, options
 from dss_jax.cli.main import COMMANDS
 from dss_jax.core import registry
 
-RUN = {
-    "add_a_task.md": "test_add_a_task.py",
-    "index.md": "test_docs_index.py",
-    "predict.md": "test_docs_predict.py",
-    "serve.md": "test_serve_docs.py",
-}
-"""Page -> the test that runs its commands."""
+RUN = {"predict.md": "test_docs_predict.py", "serve.md": "test_serve_docs.py"}
+"""Page -> the test that runs all commands of it."""
 
 NEEDS = {"beam", "docker", "gcloud", "network", "sky", "slurm", "t5x", "xpk"}
 """What a block may be marked with."""
@@ -196,4 +191,3 @@ def test_the_checks_find_something_to_check() -> None:
     names = [program(words)[0] for words in found]
     assert names.count("dss") > 90
     assert {"make", "pip", "python", "tpu_vm.sh"} <= set(names)
-    assert SETTINGS
