@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import Field, fields
 from math import inf
 from pathlib import Path
-from typing import Any
 
 from dss_jax.core import config
 from dss_jax.core.checks import rule_of
@@ -21,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SECTIONS: dict[str, type] = {**config.SECTIONS, "Sweep": Sweep}
 """Names in gin files: of what a run has, and of the grid of `dss sweep`."""
+
+RULES = "logical_axis_rules"
+"""The setting whose type and default are too long for a cell."""
 
 HEAD = """\
 # Settings
@@ -34,7 +36,7 @@ A `*` marks what may change when a run goes on in its folder.
 """
 
 
-def nav(entry: Any = None) -> Iterator[tuple[str, str]]:
+def nav() -> Iterator[tuple[str, str]]:
     """(section, page) of each entry of the site's navigation, in its order."""
     for item in tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]:
         ((title, pages),) = item.items()
@@ -54,14 +56,11 @@ def described(section: type) -> tuple[str, dict[str, str]]:
 def kind(field: Field) -> str:
     """The type of a setting, and what is allowed for it."""
     rule = rule_of(field)
-    name = inspect.formatannotation(field.type)
-    name = "AxisRules" if field.name == "logical_axis_rules" else name
+    name = "pairs" if field.name == RULES else inspect.formatannotation(field.type)
     allowed = ", ".join(f'"{value}"' for value in rule.among)
-    low, high = (f"{limit:g}" for limit in (rule.low, rule.high))
-    if rule.low > -inf and rule.high < inf:
-        allowed = f"{low} to {high}"
-    elif rule.low > -inf:
-        allowed = f"at least {low}"
+    if rule.low > -inf:
+        low = f"above {rule.low:g}" if rule.positive else f"at least {rule.low:g}"
+        allowed = low if rule.high == inf else f"{low}, at most {rule.high:g}"
     # Bars would end the cell of a table.
     shown = " or ".join(f"`{part}`" for part in name.split(" | "))
     return shown + (f": {allowed}" if allowed else "")
@@ -83,8 +82,11 @@ def gin_reference() -> str:
 
 
 def _shown(field: Field) -> str:
-    value = field.default
-    return "T5X's rules" if field.name == "logical_axis_rules" else repr(value).replace("'", '"')
+    return (
+        "DEFAULT_LOGICAL_AXIS_RULES"
+        if field.name == RULES
+        else repr(field.default).replace("'", '"')
+    )
 
 
 def llms_txt() -> str:
@@ -110,8 +112,6 @@ def _prose(page: str) -> str:
     return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text).replace("`", "")
 
 
-MADE = {"gin_reference.md": gin_reference, "llms.txt": llms_txt}
-
 if __name__ == "__main__":
-    for name, text in MADE.items():
-        (DOCS / name).write_text(text())
+    (DOCS / "gin_reference.md").write_text(gin_reference())
+    (DOCS / "llms.txt").write_text(llms_txt())

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from record_docs import DOCS, ROOT, SECTIONS, gin_reference, nav
+from record_docs import DOCS, ROOT, SECTIONS, gin_reference, llms_txt, nav
 
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 SETTINGS = {f"{n}.{f.name}" for n, section in SECTIONS.items() for f in fields(section)}
@@ -80,6 +80,7 @@ def test_python_blocks_parse(page: Path) -> None:
 def test_each_page_has_a_place_on_the_site() -> None:
     listed = [page for _, page in nav()]
     assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
+    assert llms_txt().count("\n- [") == len(listed)
 
 
 def test_the_reference_of_settings_is_new() -> None:
