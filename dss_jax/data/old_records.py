@@ -85,9 +85,12 @@ class Ages:
         shown = {w: f"{w}: {len(p):,}: {some([i for _, i in p])}" for w, p in self.found.items()}
         if count := len(self.unused):
             why = "; ".join(shown[what] for what in (TEXT, LABEL) if self.found[what])
+            prompt = (
+                " in the task's prompt name the labels of now, then" if self.found[LABEL] else ""
+            )
             yield (
                 f"{file} is older than {count:,} of its rows ({why}), which have no rationale so. "
-                f"To ask for these alone: {again(self.header, file)}"
+                f"To ask for these alone:{prompt} {again(self.header, file)}"
             )
         if self.found[GOLD]:
             yield (

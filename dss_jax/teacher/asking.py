@@ -286,7 +286,7 @@ class ServerTeacher:
         """
         self.reached = self.reached or not error.unreachable
         if not self.reached and time.monotonic() - self.began > UNREACHED:
-            raise Fatal(f"no connection: {error}. Is it started, at that address and port")
+            raise Fatal(f"no connection: {error} (is it started, at that address and port?)")
 
     async def once(self, request: Request) -> Reply:
         done = self.progress
