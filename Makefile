@@ -2,6 +2,7 @@
 # make test   the tests
 # make check  format, lint, types
 # make test-all  the tests and the slow tier (installs PyTorch for parity)
+# make docs   the documentation as a site: site/index.html
 # make t5x    T5X, the optional second engine (needs git and the network); docs/t5x.md
 # make install EXTRAS=cuda   sets up .venv only; the launchers call it
 # make lock   new versions in requirements-hashes.lock and requirements.lock
@@ -16,7 +17,7 @@ UV := uv==0.13.9
 # Resolves and unpacks several times as fast as pip, and compares each file with its hash.
 UV_PIP = $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements-hashes.lock
 
-.PHONY: install demo test test-all check format t5x lock clean
+.PHONY: install demo test test-all check format docs t5x lock clean
 
 # Made anew whenever the project's needs change; otherwise a second run starts at once.
 $(VENV)/.installed-$(EXTRAS): pyproject.toml requirements-hashes.lock
@@ -54,6 +55,16 @@ format: $(VENV)/.installed-$(EXTRAS)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+# Beside the site go the pages as they are written, for llms.txt.
+docs: $(VENV)/.installed-docs
+	@$(BIN)/python tests/record_docs.py
+	@$(BIN)/zensical build --clean --strict
+	@cp docs/*.md site/
+
+$(VENV)/.installed-docs: pyproject.toml requirements-hashes.lock | $(VENV)/.installed-$(EXTRAS)
+	@$(UV_PIP) -e '.[docs]'
+	@touch $@
+
 # Two calls: T5X and what it takes from git must come without their dependencies, which would
 # overwrite the locked versions.
 t5x: $(VENV)/.installed-$(EXTRAS)
@@ -69,10 +80,10 @@ lock:
 	@$(PYTHON) -m venv $(VENV)-lock
 	@$(VENV)-lock/bin/python -m pip install --quiet $(UV)
 	@$(VENV)-lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
-	  --extra dev --extra cuda --extra tpu --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+	  --extra dev --extra docs --extra cuda --extra tpu --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
 	  --generate-hashes -o requirements-hashes.lock
 	@sed -e '/^ *--hash=/d' -e 's/ \\$$//' requirements-hashes.lock > requirements.lock
 	@rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-lock runs site .cache .pytest_cache .ruff_cache .mypy_cache

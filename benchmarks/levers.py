@@ -310,7 +310,7 @@ PARTS: dict[str, Callable[[], dict[str, Variant]]] = {
 
 LEVERS: dict[str, Callable[[], Calls]] = {
     **{name: partial(_jitted, make) for name, make in PARTS.items()},
-    STEP_OPTIONS: lambda: _jitted(_sums, step_options()),
+    STEP_OPTIONS: lambda: _jitted(_sums, step_options(jax.devices()[0])),
     "one jitted step for both tasks, state donated": _one_step,
     "batches from a thread": _thread,
 }

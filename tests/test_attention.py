@@ -12,14 +12,8 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.layouts.blocks import Block, StreamRows
 from dss_jax.layouts.flat import stream_rows
-from dss_jax.model.attention import (
-    MASKED,
-    Pattern,
-    block_patterns,
-    from_rows,
-    fused_attention,
-    to_rows,
-)
+from dss_jax.model import fused
+from dss_jax.model.attention import MASKED, Pattern, block_patterns, from_rows, to_rows
 from dss_jax.model.t5 import T5
 
 LENGTHS = np.array([[3, 5, 0, 2], [4, 1, 1, 5]])
@@ -93,14 +87,21 @@ def _compare(implementation: str, causal: bool, dtype: str, tolerance: float) ->
         pattern = Pattern(bias=bias, query_lengths=q_lengths, key_lengths=k_lengths)
         return jnp.sum(jnp.where(real, function(q, k, v, pattern) * weigh, 0.0))
 
-    def fused(q, k, v, pattern: Pattern) -> jax.Array:
+    def in_one_kernel(q, k, v, pattern: Pattern) -> jax.Array:
         cast = (x.astype(dtype) for x in (q, k, v))
-        out = fused_attention(*cast, pattern, causal=causal, implementation=implementation)
+        out = fused.attention(
+            *cast,
+            pattern.bias,
+            pattern.query_lengths,
+            pattern.key_lengths,
+            causal=causal,
+            implementation=implementation,
+        )
         return out.astype(jnp.float32)
 
     inputs = (q, k, v, bias)
     expected = jax.value_and_grad(lambda x: loss(lambda *a: _reference(*a, causal), x))(inputs)
-    got = jax.value_and_grad(lambda x: loss(fused, x))(inputs)
+    got = jax.value_and_grad(lambda x: loss(in_one_kernel, x))(inputs)
     assert np.abs(expected[1][3]).max() > 0.01, "a bias without gradient would prove nothing"
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         scale = np.abs(y).max()
@@ -146,22 +147,20 @@ def test_cudnn_needs_bfloat16_and_no_segments() -> None:
 @pytest.mark.slow
 def test_the_setting_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of the whole model through the fused call, here in XLA's implementation."""
-    import dss_jax.model.attention as attention
-
     small = dataclasses.replace(toy.MODEL, vocab_size=64, dropout_rate=0.0, dtype="bfloat16")
-    real, calls = attention.fused_attention, []
+    real, calls = fused.attention, []
 
     def xla(*args, **kwargs) -> jax.Array:
         calls.append(kwargs["causal"])
         return real(*args, **kwargs, implementation="xla")
 
-    monkeypatch.setattr(attention, "fused_attention", xla)
+    monkeypatch.setattr(fused, "attention", xla)
     inputs = jnp.array([[5, 6, 7, 1, 0, 0], [9, 1, 0, 0, 0, 0]])
     targets = jnp.array([[0, 8, 9, 1], [0, 4, 1, 0]])
     params = T5(small).init(jax.random.key(0), inputs, targets)["params"]
     expected = T5(small).apply({"params": params}, inputs, targets)
     assert not calls
-    fused = T5(dataclasses.replace(small, attention="cudnn"))
-    got = fused.apply({"params": params}, inputs, targets)
+    in_one_kernel = T5(dataclasses.replace(small, attention="cudnn"))
+    got = in_one_kernel.apply({"params": params}, inputs, targets)
     assert set(calls) == {True, False}
     np.testing.assert_allclose(got, expected, rtol=0.1, atol=0.1)

@@ -1,24 +1,17 @@
-"""What the documentation names is there: links, commands and their flags, settings, variables."""
+"""What the documentation names is there: links, pages, settings, variables; and what is made from
+the code is as the code is. Commands: test_docs_commands.py; the site: test_site.py.
+"""
 
-import argparse
 import ast
+import os
 import re
-import shlex
-from collections.abc import Iterator
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 
 import pytest
+from record_docs import DOCS, ROOT, SECTIONS, gin_reference, llms_txt, nav
 
-from dss_jax.cli import gin_config, options
-from dss_jax.cli.main import COMMANDS
-from dss_jax.core import config
-from dss_jax.core.sweep_config import Sweep
-
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-SECTIONS = {**config.SECTIONS, "Sweep": Sweep}
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 SETTINGS = {f"{n}.{f.name}" for n, section in SECTIONS.items() for f in fields(section)}
 SOURCE = "".join(f.read_text() for f in sorted((ROOT / "dss_jax").rglob("*.py")))
 LAUNCHERS = "".join(f.read_text() for f in sorted((ROOT / "launch").iterdir()))
@@ -37,30 +30,16 @@ def spans(text: str) -> list[str]:
     return [" ".join(s.split()) for s in re.findall(r"`([^`]+)`", prose)]
 
 
+def ours(page: Path) -> str:
+    """A page without what it says of other programs: the first cells of tables of from_*.md."""
+    foreign = r"^\|[^|]*\|" if page.name.startswith("from_") else r"$^"
+    return re.sub(foreign, "|", page.read_text(), flags=re.M)
+
+
 def anchors(page: Path) -> set[str]:
     """GitHub's anchors of a page's headings."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
-
-
-def parser_of(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"dss {command}", allow_abbrev=False)
-    import_module(f"dss_jax.cli.{command}").add_flags(parser)
-    return parser
-
-
-def flags_of(command: str) -> set[str]:
-    return {flag for action in parser_of(command)._actions for flag in action.option_strings}
-
-
-def command_lines(text: str) -> Iterator[list[str]]:
-    """The arguments of each `dss` line in a fenced block; settings of variables before it go."""
-    for _, block in blocks(text):
-        for line in block.replace("\\\n", " ").splitlines():
-            if re.match(r"(\$ )?([A-Z_]+=\S+ )*(\S*/)?dss ", line):
-                words = shlex.split(line.removeprefix("$ "), comments=True)
-                start = next(i for i, word in enumerate(words) if Path(word).name == "dss")
-                yield words[start + 1 :]
 
 
 @each_page
@@ -70,45 +49,14 @@ def test_links_lead_somewhere(page: Path) -> None:
             name, _, anchor = link.partition("#")
             target = (page.parent / name) if name else page
             assert target.exists(), link
+            # The site has nothing else.
+            assert page.parent != DOCS or target.resolve().is_relative_to(DOCS), link
             assert not anchor or anchor in anchors(target), link
 
 
 @each_page
-def test_command_lines_are_accepted(page: Path) -> None:
-    for command, *arguments in command_lines(page.read_text()):
-        if command.startswith("--"):
-            continue
-        assert command in COMMANDS, command
-        parser = parser_of(command)
-        args = options.parse(parser, arguments)
-        for binding in args.bindings:
-            assert binding.partition(" = ")[0] in SETTINGS, binding
-        for kind in ("model", "method"):
-            # A teacher's model is its server's.
-            name = getattr(args, kind, None) if command not in ("extract", "init") else None
-            assert name is None or name in gin_config.gin_names(f"{kind}s"), name
-
-
-@each_page
-def test_commands_and_flags_in_the_text_are_known(page: Path) -> None:
-    every_flag = set(re.findall(r"(--\w+)[ =|)]", LAUNCHERS))
-    every_flag |= set().union(*(flags_of(command) for command in COMMANDS))
-    for span in spans(page.read_text()):
-        words = span.split()
-        if words[0] == "dss" and len(words) > 1:
-            assert words[1] in COMMANDS or words[1].startswith("--"), span
-            known = flags_of(words[1])
-        elif words[0].startswith("--"):
-            known = every_flag
-        else:
-            continue
-        for flag in (w.partition("=")[0] for w in words if w.startswith("--")):
-            assert flag in known or flag.startswith(("--gin.", "--xla_")), span
-
-
-@each_page
 def test_settings_are_fields_of_the_configuration(page: Path) -> None:
-    text = page.read_text()
+    text = ours(page)
     for section, name in re.findall(rf"\b({'|'.join(SECTIONS)})\.(\w+)", text):
         assert f"{section}.{name}" in SETTINGS, f"{section}.{name}"
     for span in spans(text):
@@ -129,7 +77,32 @@ def test_python_blocks_parse(page: Path) -> None:
             ast.parse(text)
 
 
+def test_each_page_has_a_place_on_the_site() -> None:
+    listed = [page for _, page in nav()]
+    assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
+    assert llms_txt().count("\n- [") == len(listed)
+
+
+def test_the_reference_of_settings_is_new() -> None:
+    file, text = DOCS / "gin_reference.md", gin_reference()
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text(), "UPDATE_GOLDEN=1, or python tests/record_docs.py, writes it"
+
+
+def test_numbers_of_speed_are_measured_ones() -> None:
+    """Those of docs/performance.md stand in benchmarks/README.md."""
+
+    def numbers(text: str) -> set[str]:
+        prose = re.sub(r"^```.*?^```$|`[^`\n]+`", "", text, flags=re.M | re.S)
+        return set(re.findall(r"(?<![\w.])\d(?:[\d,.]*\d)?", prose))
+
+    measured = numbers((ROOT / "benchmarks" / "README.md").read_text())
+    shown = numbers((DOCS / "performance.md").read_text())
+    assert len(shown) > 50
+    assert shown <= measured
+
+
 def test_the_checks_find_something_to_check() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
-    assert len(list(command_lines(text))) > 15
     assert len(set(re.findall(r"\b[A-Z]\w+\.\w+", text)) & SETTINGS) > 25

@@ -465,6 +465,54 @@ def test_shards_samples_and_dry_run(tmp_path: Path, task_dir: Path, capsys) -> N
     assert lines[0]["prices"] == "10 USD in, 30 USD out a million tokens, as given"
 
 
+class TestSeveralSplits:
+    def both(self, task_dir: Path) -> None:
+        source = TASK.replace('"train": "rows.jsonl"', '"train": "rows.jsonl", "test": "new.jsonl"')
+        (task_dir / "rows.py").write_text(source)
+        lines = [json.dumps({"id": f"n{i}", "input": f"new row {i}"}) for i in range(3)]
+        (task_dir / "new.jsonl").write_text("\n".join(lines))
+
+    def test_each_has_a_file_and_the_next_command_is_said(
+        self, tmp_path: Path, task_dir: Path, capsys
+    ) -> None:
+        self.both(task_dir)
+        more = ("--split", "train,test", "--limit", "3")
+        with serving(tmp_path / "log") as url:
+            assert main(command(task_dir, url, tmp_path / "r.jsonl", *more)) == 0
+        files = [tmp_path / f"r_{split}.jsonl" for split in ("train", "test")]
+        for split, file in zip(("train", "test"), files, strict=True):
+            header, *records = map(json.loads, file.read_text().splitlines())
+            assert (header["split"], len(records)) == (split, 3)
+        assert f"--rationales {files[0]},{files[1]}" in capsys.readouterr().out
+
+    def test_they_share_a_budget(self, tmp_path: Path, task_dir: Path, capsys) -> None:
+        self.both(task_dir)
+        # Each row takes 100 tokens, 0.001 USD; less by the estimate.
+        priced = ("--price_in", "10", "--price_out", "0", "--budget", "0.0031")
+        more = ("--split", "train,test", "--limit", "3", *priced)
+        with serving(tmp_path / "log") as url:
+            assert main(command(task_dir, url, tmp_path / "r.jsonl", *more)) == 2
+        assert "more than --budget 0.0001" in capsys.readouterr().err
+        assert (tmp_path / "r_train.jsonl").is_file()
+        assert not (tmp_path / "r_test.jsonl").exists()
+
+    @pytest.mark.parametrize(
+        ("split", "says"),
+        [
+            ("train,train", "has a split twice"),
+            ("train,tset", "Did you mean 'test'?"),
+            ("train,validation", "has no validation split"),
+        ],
+    )
+    def test_nothing_is_asked_where_one_is_wrong(
+        self, tmp_path: Path, task_dir: Path, capsys, split: str, says: str
+    ) -> None:
+        out = tmp_path / "r.jsonl"
+        assert main(command(task_dir, "http://127.0.0.1:9/v1", out, "--split", split)) == 2
+        assert says in capsys.readouterr().err
+        assert not list(tmp_path.glob("r_*"))
+
+
 def test_the_key_is_nowhere(tmp_path: Path, task_dir: Path) -> None:
     """The server repeats the key in its errors."""
     out = tmp_path / "out" / "records.jsonl"

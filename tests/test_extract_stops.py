@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -15,7 +16,7 @@ from protocol_server import answering
 
 from dss_jax.core.errors import UsageError
 from dss_jax.records.records import Reply
-from dss_jax.teacher import client, limits, replies
+from dss_jax.teacher import asking, client, limits, replies
 from dss_jax.teacher.asking import (
     ExtractionProgress,
     ExtractionRun,
@@ -109,6 +110,36 @@ def test_an_interrupt_does_not_wait_for_repetitions(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal") as journal:
         assert len(journal.missing(list(requests(50)))) == 49
         assert len(journal.claim(list(requests(50)))) == 49
+
+
+def test_where_nothing_listens_it_ends_within_seconds(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # Which does not listen.
+        send = Client(f"http://127.0.0.1:{unused.getsockname()[1]}/v1", "NO_KEY")
+        start = time.monotonic()
+        with pytest.raises(TeacherUnavailable, match=r"no connection: .*is it started, at that"):
+            asked(tmp_path, send, requests(50), SendOptions())
+    assert time.monotonic() - start < 8
+    with Journal(tmp_path / "journal") as journal:
+        assert len(journal.missing(list(requests(50)), only_failed=True)) == 0, "no row is given up"
+
+
+@pytest.mark.parametrize("first", [GOOD, Rejected("400"), Retryable("503: loading", overload=True)])
+def test_a_server_that_was_there_may_be_away_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Reply | Exception
+) -> None:
+    monkeypatch.setattr(asking, "UNREACHED", 0.0)
+    said = [first, *[Retryable("refused", unreachable=True)] * 4]
+
+    async def send(body: dict) -> Reply:
+        found = said.pop(0) if said else GOOD
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    options = SendOptions(concurrency=1, first_wait=0.001)
+    summary = asked(tmp_path, send, requests(3), options)
+    assert summary.answered == 3 - isinstance(first, Rejected)
 
 
 def test_a_servers_long_wish_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ SELDOM = (
     "interop.t5x",
     "layouts.rows",
     "model.beam",
+    "model.fused",
     "run.hosts",
     "run.init_from",
     "run.pictures",

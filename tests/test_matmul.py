@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax._src.mesh import AbstractDevice  # of a mesh that this machine lacks
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.model import matmul as matmul_module
 from dss_jax.model.matmul import matmul
@@ -138,7 +139,17 @@ def test_a_cpu_multiplies_in_bfloat16(shape: str, transposed: bool) -> None:
 def test_this_xla_knows_the_options_of_the_step() -> None:
     if jax.default_backend() != "cpu":
         pytest.skip("they are a CPU's")
-    assert step_options()
+    assert step_options(jax.devices()[0])
+
+
+@pytest.mark.parametrize(("platform", "kept"), [("cpu", "uint16"), ("tpu", "bfloat16")])
+def test_the_form_is_that_of_the_devices_of_the_mesh(platform: str, kept: str) -> None:
+    """Whatever this machine has: what is traced here may be compiled for another."""
+    device = AbstractDevice(device_kind="a kind", num_cores=None, platform=platform)
+    x, weight, _ = _inputs(transposed=False)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=device)):
+        back = jax.eval_shape(lambda x, w: jax.vjp(matmul, x, w)[1], x, weight)
+    assert kept in {leaf.dtype.name for leaf in jax.tree.leaves(back)}
 
 
 def test_an_accelerator_gathers_no_logits_for_their_argmax(monkeypatch: pytest.MonkeyPatch) -> None:

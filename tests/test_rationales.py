@@ -52,10 +52,15 @@ class Cqa:
         return {s: examples(self.task, s, RELEASE) for s in SPLITS}
 
     def write(
-        self, records: Iterable[Record], split: str = "train", name: str = "", task: str = "cqa"
+        self,
+        records: Iterable[Record],
+        split: str = "train",
+        name: str = "",
+        task: str = "cqa",
+        **about: Any,
     ) -> Path:
         file = self.folder / f"{name or split}.jsonl"
-        write_records(file, Header(task=task, split=split, teacher="t"), records)
+        write_records(file, Header(task=task, split=split, teacher="t", **about), records)
         return file
 
     def join(
@@ -145,6 +150,82 @@ def test_a_split_that_is_not_there_is_told(cqa: Cqa) -> None:
     assert said[-1] == f"{files[1]} is not used: cqa has no test split here"
 
 
+class TestOlderThanTheRows:
+    """Rows were changed after the teacher was asked about them."""
+
+    def join(self, cqa: Cqa, rows: list[Example], file: Path) -> tuple[list[Example], str, str]:
+        old: list[str] = []
+        joined, said = join_records(cqa.task, {"train": rows}, [file], RELEASE, old)
+        return joined["train"], said[0], "\n".join(old)
+
+    def test_another_text(self, cqa: Cqa) -> None:
+        first, *rest = rows = cqa.splits["train"]
+        file = cqa.write(map(record, rows))
+        assert self.join(cqa, rows, file)[2] == ""
+        changed = dataclasses.replace(first, input=f"{first.input} Now?")
+        found, count, old = self.join(cqa, [changed, *rest], file)
+        assert [text(e) for e in found] == [("", ""), *(text(e) for e in found[1:])]
+        assert all(e.rationale for e in found[1:])
+        assert count == "train: 17 of 18 rows have text of the records (older than their rows: 1)"
+        assert f"1 of its rows (another text: 1: {first.id})" in old
+        assert f"dss extract --task cqa --split train --model t --out {file}, with" in old
+
+    def test_a_label_that_is_not_allowed_any_more(self, cqa: Cqa) -> None:
+        first, *rest = rows = cqa.splits["train"]
+        file = cqa.write(map(record, rows))
+        renamed = [label if label != first.label else "new" for label in first.allowed_labels]
+        changed = dataclasses.replace(first, label="new", allowed_labels=tuple(renamed))
+        found, _, old = self.join(cqa, [changed, *rest], file)
+        assert [bool(e.rationale) for e in found] == [False, *[True] * 17]
+        assert f"(no such label now: 1: {first.id})" in old
+
+    def open_rows(self, cqa: Cqa) -> list[Example]:
+        """Any text may be a label; there are two."""
+        return [
+            dataclasses.replace(e, label=("acount", "billing")[n % 2], allowed_labels=())
+            for n, e in enumerate(cqa.splits["train"])
+        ]
+
+    def test_a_label_that_no_row_has_any_more(self, cqa: Cqa) -> None:
+        rows = self.open_rows(cqa)
+        # Of the last row the teacher says what another's label was.
+        wrong = dataclasses.replace(record(rows[-1]), teacher_label="acount")
+        file = cqa.write([*map(record, rows[:-1]), wrong], filters=({"filter": "only"},))
+        assert self.join(cqa, rows, file)[2] == ""
+        found, _, old = self.join(
+            cqa, [dataclasses.replace(e, label=e.label.replace("ac", "acc")) for e in rows], file
+        )
+        assert {e.label for e in found if e.rationale} == {"billing"}
+        assert [text(e) for e in found[::2]] == [("", "")] * 9
+        assert text(found[-1]) == ("", "")
+        assert "no such label now: 10: " in old
+        assert old.endswith("Then filter as before.")
+
+    @pytest.mark.parametrize("hint", [False, True])
+    def test_a_corrected_gold_label(self, cqa: Cqa, hint: bool) -> None:
+        rows = self.open_rows(cqa)
+        file = cqa.write(map(record, rows), prompt={"hint": hint})
+        changed = dataclasses.replace(rows[0], label="billing")
+        found, _, old = self.join(cqa, [changed, *rows[1:]], file)
+        assert bool(found[0].rationale) is not hint
+        what = "no such label now" if hint else "rows have another gold label"
+        assert f"{what}: 1: {changed.id}" in old
+
+    def test_it_is_said_whenever_the_store_is_opened(
+        self, cqa: Cqa, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first, *rest = map(record, cqa.splits["train"])
+        other = dataclasses.replace(first, input="Where does a fish live?")
+        file = str(cqa.write([other, *rest]))
+        task = config.Task(name="cqa", data_dir=str(RELEASE), record_files=file)
+        data, vocabulary = config.Data(store_dir=str(tmp_path)), config.Vocabulary(path=str(MODEL))
+        for _ in range(2):
+            caplog.clear()
+            ensure_store(task, vocabulary, data)
+            (said,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+            assert f"{file} is older than 1 of its rows (another text: 1: {first.id})" in said
+
+
 class TestMistakes:
     def test_records_of_another_task(self, cqa: Cqa) -> None:
         file = cqa.write(map(record, cqa.splits["train"]), task="svamp")
@@ -161,8 +242,7 @@ class TestMistakes:
             cqa.join(cqa.write(records, "test"))
 
     def test_ids_of_other_data(self, cqa: Cqa) -> None:
-        first, *rest = cqa.splits["train"]
-        records = [record(first, input="Where does a fish live?"), *map(record, rest)]
+        records = [record(e, input="Where does a fish live?") for e in cqa.splits["train"]]
         with pytest.raises(UsageError, match=r"input of id 'train\d+' .*'Where does a fish"):
             cqa.join(cqa.write(records))
 

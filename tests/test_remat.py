@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dss_jax.core import config as run_config
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.layouts.batches import TrainBatches
+from dss_jax.layouts.blocks import Batch
 from dss_jax.model.t5 import T5
+from dss_jax.train.memory import _kept
 
 pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
 
@@ -70,6 +74,52 @@ def test_loss_and_gradients_are_the_same_with_less_memory(
         kept = {("minimal", 1): 0.8, ("full", 1): 0.6, ("full", 3): 0.9}[policy, unroll]
         memory = [c.memory_analysis().temp_size_in_bytes for c in (compiled, expected)]
         assert memory[0] < kept * memory[1], memory
+
+
+def _products(config: T5Config, batch: Batch) -> int:
+    """Numbers of the layers' products that their backward pass needs: all but that of `wo`, which
+    goes into the next layer's input.
+    """
+    joined, emb, mlp = config.num_heads * config.head_dim, config.emb_dim, config.mlp_dim
+    hidden = len(config.mlp_activations) * mlp
+    numbers = 0
+    for block in batch:
+        inputs, targets = block.encoder_input_tokens.size, block.decoder_input_tokens.size
+        encoder = inputs * (3 * joined + emb + hidden)
+        # Of cross-attention the keys and values are the encoder's.
+        decoder = targets * (3 * joined + emb + joined + emb + hidden) + inputs * 2 * joined
+        numbers += config.num_encoder_layers * encoder + config.num_decoder_layers * decoder
+    return numbers
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", ["padded", "flat", "packed"])
+def test_what_the_backward_pass_finds_kept(toy_store: Any, layout: str, dtype: str) -> None:
+    data = run_config.Data(batch_size=8, layout=layout)
+    method = run_config.Method(name="dss", label="gold", rationale=True)
+    train = toy_store.split("train")
+    batch = TrainBatches(train, run_config.Task(name="toy"), data, method)(0)
+    config = dataclasses.replace(PLAIN, vocab_size=1024, dtype=dtype)
+    params = jax.eval_shape(
+        lambda: nn.meta.unbox(T5(config).init(jax.random.key(0), INPUTS, TARGETS)["params"])
+    )
+
+    def kept(policy: str) -> int:
+        model = T5(dataclasses.replace(config, remat_policy=policy))
+
+        def logits(params: Any, batch: Batch, key: jax.Array) -> tuple[list[jax.Array], None]:
+            run = jax.tree_util.Partial(model.apply, method=model.block_logits)
+            rngs = {"dropout": key}
+            return [
+                run({"params": params}, block, deterministic=False, rngs=rngs) for block in batch
+            ], None
+
+        return _kept(logits, params, batch, jax.eval_shape(lambda: jax.random.key(0)))
+
+    everything, minimal, full = map(kept, ("none", "minimal", "full"))
+    itemsize = jnp.dtype(dtype).itemsize
+    assert minimal - full == itemsize * _products(config, batch)
+    assert everything - minimal > minimal - full
 
 
 def test_an_unknown_policy_is_refused() -> None:

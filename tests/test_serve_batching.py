@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -193,3 +194,16 @@ def test_a_thread_that_fails_leaves_nobody_waiting() -> None:
     assert isinstance(batcher.failure, MemoryError)
     assert not batcher.ready
     batcher.stop()
+
+
+def test_who_has_nothing_to_answer_does_not_wait_for_the_warm_up() -> None:
+    go_on = threading.Event()
+    batcher = Batcher(Doubling(), rows_at_once=4, max_waiting=20, on_batch=lambda *_: None)
+    batcher.start(lambda: go_on.wait(20) and None, lambda: None)
+    try:
+        began = time.monotonic()
+        batcher.stop(20)
+        assert time.monotonic() - began < 5
+        assert batcher.alive
+    finally:
+        go_on.set()

@@ -3,6 +3,7 @@
   dss extract --task cqa --split train --model gpt-4o-mini --out cqa_train.jsonl
   dss extract --task cqa --split train --model llama3.2 --base_url http://localhost:11434/v1 \
       --out cqa_train.jsonl
+  dss extract --task cqa --split train,validation,test --model gpt-4o-mini --out cqa.jsonl
   dss extract --task cqa --split test --from_release DIR --out cqa_test.jsonl
 
 Every reply is kept in a journal beside the output as it comes: a second run asks only for what is
@@ -12,7 +13,9 @@ missing. The key comes from the environment. docs/extract.md.
 import argparse
 from pathlib import Path
 
+from dss_jax.cli import options
 from dss_jax.core import registry
+from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import SPLITS
 
@@ -28,9 +31,9 @@ COUNTS = (
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--task", required=True, help="a task file's name: see `dss tasks`")
-    add("--split", choices=SPLITS, default="train", help="default: train")
+    add("--split", default="train", help="train (default), validation, test; several: train,test")
     add("--model", help="the teacher, as its server knows it; or jax:CHECKPOINT")
-    add("--out", type=Path, help="the record file, JSONL")
+    add("--out", type=Path, help="the record file, JSONL; of several splits, OUT_SPLIT.jsonl each")
     add("--data_dir", help="folder of the data (also: DSS_DATA_DIR)")
     add("--task_dir", action="append", default=[], help="folder of task files")
     add("--limit", type=int, help="only the first rows")
@@ -94,14 +97,31 @@ def main(args: argparse.Namespace) -> int:
 
     from dss_jax.cli import extraction
 
+    several = [_of_split(args, split) for split in args.splits]
     if args.from_release:
-        extraction.from_release(args, task)
+        for own in several:
+            extraction.from_release(own, task)
         return 0
-    return extraction.main(args, task)
+    return extraction.main(several, task)
+
+
+def _of_split(args: argparse.Namespace, split: str) -> argparse.Namespace:
+    """The flags for one of the splits, with its own record file."""
+    out = args.out
+    if out is not None and len(args.splits) > 1:
+        out = out.with_name(f"{out.stem}_{split}{out.suffix}")
+    return argparse.Namespace(**vars(args) | {"split": split, "out": out})
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises UsageError for flags that do not go together, before anything is read."""
+    """Raises UsageError for flags that do not go together, before anything is read; fills in
+    `splits`.
+    """
+    args.splits = list(map(options.split_of, args.split.split(",")))
+    for name in args.splits:
+        among("split", name, SPLITS)
+    if len(set(args.splits)) < len(args.splits):
+        raise UsageError(f"--split {args.split} has a split twice.")
     for name, least in [*((count, 1) for count in COUNTS.split()), ("exemplars", 0)]:
         value = getattr(args, name)
         if value is not None and value < least:

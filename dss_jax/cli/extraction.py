@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import sys
@@ -33,9 +34,24 @@ SHOWN_REASONS = 5
 """At most so many different reasons of failures."""
 
 
-def main(args: argparse.Namespace, task: DistillationTask) -> int:
-    """Shows prompts, or asks. Returns the exit status."""
-    whole = rows.examples(task, args.split, args.data_dir)
+def main(several: Sequence[argparse.Namespace], task: DistillationTask) -> int:
+    """Shows prompts, or asks, for one split after another; all of them share a budget. Returns the
+    exit status: that of the first split that does not end well, which is the last one then.
+    """
+    # All are read before anything is paid for.
+    read = [rows.examples(task, args.split, args.data_dir) for args in several]
+    left = several[0].budget
+    for args, whole in zip(several, read, strict=True):
+        args.budget, args.spent = left, 0.0
+        if status := _one_split(args, task, whole):
+            return status
+        left = None if left is None else max(0.0, left - args.spent)
+    if len(several) > 1 and several[0].show_prompt is None and not several[0].dry_run:
+        say(f"for dss train: --rationales {','.join(str(args.out) for args in several)}")
+    return 0
+
+
+def _one_split(args: argparse.Namespace, task: DistillationTask, whole: list[Example]) -> int:
     examples = recipes.shard_of(whole[: args.limit], args.shard)
     if not examples:
         raise UsageError("no row is left to ask about. See --limit and --shard.")
@@ -138,6 +154,7 @@ def _ask(args: argparse.Namespace, extraction: Extraction, examples: Sequence[Ex
         run.on_progress, run.may_go_on = bar, limit
         with contextlib.closing(bar):
             progress = teacher.ask(extraction.requests(examples), run)
+        args.spent = price(progress.prompt_tokens, progress.completion_tokens) or 0.0
         if progress.stopped:
             say(
                 f"stopped: {progress.stopped}. {progress.done:,} of {bar.total:,} requests are "
@@ -154,16 +171,22 @@ def _ask(args: argparse.Namespace, extraction: Extraction, examples: Sequence[Ex
 def _teacher(args: argparse.Namespace, server: str) -> asking.Teacher:
     """Who is asked. Fails here if it could not work at all."""
     if args.local:
-        from dss_jax.teacher.jax_teacher import JaxTeacher
-
         names = ("batch_size", "input_length", "dtype", "fsdp", "vocabulary")
-        return JaxTeacher(args.model, **{name: getattr(args, name) for name in names})
+        return _local_teacher(args.model, **{name: getattr(args, name) for name in names})
     if args.batch:
         from dss_jax.teacher.batch import BatchTeacher
 
         return BatchTeacher(server, args.api_key_env)
     sender = client.Client(server, args.api_key_env, args.timeout, args.concurrency)
     return asking.ServerTeacher(sender, asking.SendOptions(**_named(args, asking.SendOptions)))
+
+
+@functools.cache
+def _local_teacher(name: str, **options: Any) -> asking.Teacher:
+    """Opened once for all splits."""
+    from dss_jax.teacher.jax_teacher import JaxTeacher
+
+    return JaxTeacher(name, **options)
 
 
 def _estimate(

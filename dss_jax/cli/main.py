@@ -7,7 +7,7 @@ from importlib import import_module
 
 from dss_jax import __version__
 from dss_jax.cli import ending
-from dss_jax.core import log, signals
+from dss_jax.core import log, processes, signals
 from dss_jax.core.errors import Diverged, UsageError, unknown_name
 
 COMMANDS = {
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(arguments)
     with ending.ends_soon():
         status = _main(sys.argv[1:])
-    if status in (signals.INTERRUPTED, signals.TERMINATED):
+    alone = processes.count() == 1  # Several end together.
+    if status in (signals.INTERRUPTED, signals.TERMINATED) or (status == signals.SAVED and alone):
         ending.leave(status)
     return status
 
@@ -70,8 +71,10 @@ def _main(given: Sequence[str]) -> int:
         parser = argparse.ArgumentParser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         module.add_flags(parser)
+        verbose = "say more: the whole configuration, where compiled code is kept"
+        parser.add_argument("-v", "--verbose", action="store_true", help=verbose)
         args = options.parse(parser, given[1:])
-        with log.shown():
+        with log.shown(verbose=args.verbose):
             return module.main(args) or 0
     except (UsageError, Diverged) as error:
         print(f"dss: error: {error}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
   dss prepare --task cqa --data_dir ../release --vocabulary t5.model
 
-With --beam, Apache Beam tokenises it on many machines: docs/data.md.
+With --beam, Apache Beam tokenises it on many machines: docs/beam.md.
 The store can be copied to a machine without TensorFlow and used there with --store.
 """
 

@@ -1,6 +1,7 @@
 """A run that a folder holds, opened again: for the commands that look at it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
     if vocabulary is None and own.is_file():
         local = storage.local_file(own).absolute()
         bindings = [f"Vocabulary.path = {str(local)!r}", *bindings]
-    paths = _whole_paths(gin_config.read_saved(saved).values, saved.read_text())
+    paths = _whole_paths(folder, gin_config.read_saved(saved).values, saved.read_text())
     run = gin_config.read_saved(saved, [*paths, *bindings]).run()
     if not run.method.trains:
         raise UsageError(
@@ -57,13 +58,17 @@ def _saved_config(folder: Path) -> Path:
     return storage.local_file(file)
 
 
-def _whole_paths(values: Mapping[str, Any], configuration: str) -> list[str]:
+def _whole_paths(folder: Path, values: Mapping[str, Any], configuration: str) -> list[str]:
     """Bindings by which the paths of a run's data hold in any folder: they are those of the folder
-    in which it began.
+    in which it began, by this user's note, else by what the run's folder says.
     """
     began, _ = registry.remembered(configuration)
     if began is None:
-        return []
+        from dss_jax.run import trained_on
+
+        if "folder" not in (known := trained_on.read(folder)):
+            return []
+        began = Path(known["folder"])
 
     def whole(path: str) -> str:
         return path if "://" in path else str(began / Path(path).expanduser())
@@ -80,15 +85,21 @@ def reopen(
     run: config.Run, folder: Path, task_dirs: Sequence[str], splits: Sequence[str]
 ) -> "Session":
     """The run's data and program; with several processes, all must call it. Its task is looked for
-    in `task_dirs`, then where it was when the run began. Raises UsageError where the processes do
-    not have the same, or there is no such task, data or split.
+    in `task_dirs`, then where it was when the run began; where it is not found, the run's own token
+    store does. Says what of the data has changed. Raises UsageError where the processes do not have
+    the same, or there is no such task, data or split.
     """
+    from dss_jax.data.prepare import ensure_store
+    from dss_jax.run import trained_on
 
     _, own = registry.remembered(_saved_config(folder).read_text())
     task_dirs = [*task_dirs, *map(str, own)]
-    scorer = registry.scorer_of(run.task.name, task_dirs)
+    if run.task.name is None or run.task.name in registry.task_names(task_dirs):
+        scorer = registry.scorer_of(run.task.name, task_dirs)
+    else:
+        scorer, path = trained_on.without_task_file(folder, run.task.name, run.data.store)
+        run = replace(run, data=replace(run.data, store=path))
 
-    from dss_jax.data.prepare import ensure_store
     from dss_jax.data.store import TokenStore
     from dss_jax.run.hosts import same_store
     from dss_jax.run.session import open_session
@@ -100,4 +111,5 @@ def reopen(
         return store
 
     store = same_store(run, open_store)
+    trained_on.warn(folder, store)
     return open_session(run, folder, store, scorer)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dss_jax.core import config
 from dss_jax.core.texts import visible
 
 if TYPE_CHECKING:
@@ -87,6 +88,22 @@ def print_scores(title: str, scores: dict, metric: str) -> None:
         for name, value in numbers.items():
             if name not in shown and not name.startswith(("label/", "rationale/")):
                 say(f"{split}  {name} {number(value)}")
+
+
+def print_results(run: config.Run, results: dict[str, Any]) -> None:
+    """Prints what a run, or the seeds of one, has come to."""
+    name, metric = run.task.shown_name, results["metric"]
+    scores = {split: results[split] for split in ("validation", "test") if split in results}
+    if not run.method.trains:
+        print_scores(f"{name}, the teacher's own labels: {metric}", scores, metric)
+        return
+    if "seeds" in results:
+        print_seeds(f"{name}, {run.method.name}", results)
+    else:
+        which = "the best on validation" if "validation" in results else "the last"
+        title = f"{name}, {run.method.name}: {metric} of step {results['best_step']}, {which}"
+        print_scores(title, scores, metric)
+    say(f"curves: {run.train.output_dir}/curves.png")
 
 
 def print_seeds(title: str, numbers: dict) -> None:

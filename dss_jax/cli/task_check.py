@@ -22,9 +22,10 @@ def main(args: argparse.Namespace) -> int:
     run, task = resolved.run, resolved.task
     assert task is not None
     splits, findings = _splits(task, run.task.data_dir, run.task.bad_rows == "skip")
+    own, old = run.task, list[str]()
     try:
-        splits, said = join_records(task, splits, run.task.record_files, run.task.data_dir)
-        findings += [Finding("records", {}, note=line) for line in said]
+        splits, said = join_records(task, splits, own.record_files, own.data_dir, old)
+        findings += [Finding("records", {}, note=line) for line in [*said, *old]]
     except UsageError as error:
         findings.append(Finding("records", {}, str(error)))
     file = vocabulary_at_hand(task) if run.vocabulary.path is None else resolve(run.vocabulary.path)

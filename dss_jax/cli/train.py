@@ -13,7 +13,7 @@ import logging
 import os
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
 from dss_jax.core import config, processes, registry
@@ -40,31 +40,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _seeds(args: argparse.Namespace) -> list[int]:
-    """ "0,1,2" -> [0, 1, 2]."""
-    words = [word.strip() for word in args.seeds.split(",")]
-    if not all(word.isdecimal() for word in words):
-        raise UsageError(f"--seeds takes whole numbers, as in 0,1,2,3, not {args.seeds!r}.")
-    seeds = [int(word) for word in words]
-    if len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds {args.seeds} has a seed twice.")
+    from dss_jax.run.seeds import seeds_of
+
     if _given(args, "Train.seed"):
         raise UsageError("give --seeds or --gin.Train.seed, not both.")
-    return seeds
+    return seeds_of(args.seeds)
 
 
 def _given(args: argparse.Namespace, setting: str) -> bool:
     return any(binding.startswith(f"{setting} =") for binding in args.bindings)
-
-
-def _profile(text: str, steps: int) -> tuple[int, int]:
-    """ "10:15" -> (10, 15)."""
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop) <= steps):
-        raise UsageError(
-            f"--profile takes START:STOP with 0 <= START < STOP <= {steps} (Train.steps), for "
-            f"example 10:15 for the steps 10 to 14, not {text!r}."
-        )
-    return int(start), int(stop)
 
 
 def _open_store(args: argparse.Namespace, run: config.Run) -> "TokenStore":
@@ -83,6 +67,10 @@ def _open_store(args: argparse.Namespace, run: config.Run) -> "TokenStore":
     else:
         store = open_store()
     health.say_and_check(run, store)
+    if run.task.record_files and run.data.store is None:
+        from dss_jax.run import trained_on
+
+        trained_on.warn_of_prompts(run.task, args.task_dir)
     return store
 
 
@@ -121,8 +109,12 @@ def main(args: argparse.Namespace) -> int:
     options.start_processes(args)
     run = processes.all_or_raise(lambda: options.resolve(args)).run
     _check(args, run)
-    profile = None if args.profile is None else _profile(args.profile, run.train.steps)
-    log.info(config.to_gin(run))
+    profile = None
+    if args.profile is not None:
+        from dss_jax.train.tracing import steps_of
+
+        profile = steps_of(args.profile, run.train.steps)
+    log.debug(config.to_gin(run))
     clock.lap("imports")
 
     store = _open_store(args, run)
@@ -154,22 +146,7 @@ def main(args: argparse.Namespace) -> int:
         log.info(f"\n{stop}. To go on, give the same command again:\n  {again}")
         return stop.status
     if processes.is_first():
-        _report(run, results)
+        from dss_jax.cli.tables import print_results
+
+        print_results(run, results)
     return 0
-
-
-def _report(run: config.Run, results: dict[str, Any]) -> None:
-    from dss_jax.cli.tables import print_scores, print_seeds
-
-    name, metric = run.task.shown_name, results["metric"]
-    scores = {name: results[name] for name in ("validation", "test") if name in results}
-    if not run.method.trains:
-        print_scores(f"{name}, the teacher's own labels: {metric}", scores, metric)
-        return
-    if "seeds" in results:
-        print_seeds(f"{name}, {run.method.name}", results)
-    else:
-        which = "the best on validation" if "validation" in results else "the last"
-        title = f"{name}, {run.method.name}: {metric} of step {results['best_step']}, {which}"
-        print_scores(title, scores, metric)
-    print(f"curves: {run.train.output_dir}/curves.png")

@@ -43,11 +43,13 @@ class TerminalHandler(logging.Handler):
 
 
 @contextlib.contextmanager
-def shown(handler: logging.Handler | None = None) -> Iterator[None]:
-    """Within it, messages go to a handler (None: the terminal) and nowhere else."""
+def shown(handler: logging.Handler | None = None, verbose: bool = False) -> Iterator[None]:
+    """Within it, messages go to a handler (None: the terminal) and nowhere else; where it is
+    `verbose`, those of level debug too.
+    """
     handler = handler or TerminalHandler()
     before = LOGGER.level, LOGGER.propagate
-    LOGGER.setLevel(logging.INFO)
+    LOGGER.setLevel(logging.DEBUG if verbose else logging.INFO)
     # Absl, which JAX's libraries import, gives the root logger a handler of its own.
     LOGGER.propagate = False
     LOGGER.addHandler(handler)

@@ -72,8 +72,8 @@ def remember(name: str | None, configuration: str) -> None:
     working directory, and the file of its task where that does not come with the package. A
     `config.gin` itself may come from anywhere, so it must not say which file is executed.
     """
-    files = [str(file) for file, task in _loaded.items() if task.name == name]
-    note = {"folder": str(Path.cwd()), "task_file": files[-1] if files else None}
+    task = loaded(name)
+    note = {"folder": str(Path.cwd()), "task_file": task.file if task else None}
     with contextlib.suppress(OSError, UsageError):  # A cache that cannot be written.
         write_whole(_note_of(configuration), json.dumps(note))
 
@@ -89,6 +89,11 @@ def remembered(configuration: str) -> tuple[Path | None, list[Path]]:
     file = Path(note["task_file"] or "")
     own = file.is_file() and not file.is_relative_to(shipped("tasks").resolve())
     return Path(note["folder"]), [file.parent] if own else []
+
+
+def loaded(name: str | None) -> DistillationTask | None:
+    """The task of that name that this process has loaded last; None: none."""
+    return next((task for task in reversed(_loaded.values()) if task.name == name), None)
 
 
 def scorer_of(name: str | None, dirs: TaskDirs = ()) -> Scorer:

@@ -86,6 +86,8 @@ def ensure_store(
             storage.upload_folder(store.path, remote, last=MANIFEST)
     for line in store.manifest.get("rationales", ()):
         log.info(line)
+    for line in store.manifest.get("old_records", ()):
+        log.warning(line)
     return store
 
 

@@ -96,7 +96,8 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
             log.warning("\n".join([f"{split}: {len(wrong):,} rows are left out", *wrong[:3]]))
     if not read:
         raise UsageError("\n".join(unavailable.values()))
-    examples, joined = join_records(task, read, request["rationales"], folder)
+    old: list[str] = []
+    examples, joined = join_records(task, read, request["rationales"], folder, old)
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
     check_labels(task, chain.from_iterable(examples.values()), vocabulary)
     counts = {split: {"rows": len(found)} for split, found in examples.items()}
@@ -131,6 +132,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
             "health": health,
             "unavailable": unavailable,
             "rationales": joined,
+            "old_records": old,
             **({"source_files": files} if files else {}),
         },
     )

@@ -6,7 +6,7 @@ stream, R rows of a stream (layout `flat`: B = G * R).
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -207,35 +207,6 @@ def _lengths(mask_Bx1x1xS: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.sum(mask_Bx1x1xS, axis=(1, 2, 3), dtype=jnp.int32), 1)
 
 
-def fused_attention(
-    query_BxTxHxD: jax.Array,
-    key_BxSxHxD: jax.Array,
-    value_BxSxHxD: jax.Array,
-    pattern: Pattern,
-    *,
-    causal: bool,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
-) -> jax.Array:
-    """Attention in one kernel, [B, T, H, D]: the scores are never written to memory. No dropout.
-
-    cuDNN's flash attention wants bfloat16 and even T and S, and takes the lengths of the rows:
-    a mask would be merged with the bias into an array [B, H, T, S]. Of the pattern its bias
-    [1, H, T, S] and its lengths are read. `causal`: a query sees no key after it.
-    """
-    bias = pattern.bias
-    return jax.nn.dot_product_attention(
-        query_BxTxHxD,
-        key_BxSxHxD,
-        value_BxSxHxD,
-        bias=None if bias is None else bias.astype(query_BxTxHxD.dtype),
-        scale=1.0,
-        is_causal=causal,
-        query_seq_lengths=pattern.query_lengths,
-        key_value_seq_lengths=pattern.key_lengths,
-        implementation=implementation,
-    )
-
-
 class Attention(nn.Module):
     """Multi-head attention without scaling by 1/sqrt(D), kernels [E, J] and [J, E].
 
@@ -280,8 +251,12 @@ class Attention(nn.Module):
         """
         q_BxHxTxD = self._heads(self.query(x_BxTxE), pattern.queries)
         if self.config.attention == "cudnn" and pattern.key_lengths is not None:
+            from dss_jax.model import fused
+
             query, key, value = (x.swapaxes(1, 2) for x in (q_BxHxTxD, *key_value))
-            mixed_BxTxHxD = fused_attention(query, key, value, pattern, causal=self.causal)
+            lengths = pattern.query_lengths, pattern.key_lengths
+            bias, causal = pattern.bias, self.causal
+            mixed_BxTxHxD = fused.attention(query, key, value, bias, *lengths, causal=causal)
         else:
             mixed_BxTxHxD = self._attend(q_BxHxTxD, key_value, pattern, deterministic)
         mixed_BxTxJ = mixed_BxTxHxD.reshape(*mixed_BxTxHxD.shape[:2], -1)

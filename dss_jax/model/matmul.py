@@ -13,7 +13,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
+
+PRODUCT = "product"
+"""The name of a product with a kernel, for what a remat policy keeps: policies that look at
+primitives see none inside a `custom_vjp`."""
 
 _ROW_BY_ROW = Layout((0, 1))
 
@@ -30,8 +35,10 @@ def matmul(
     """
     if x_NxI.dtype == weight.dtype:
         right = weight.T if transposed else weight
-        return jnp.matmul(x_NxI, right, preferred_element_type=jnp.dtype(out_dtype))
-    return _narrow(x_NxI, weight, jnp.dtype(out_dtype), transposed)
+        product = jnp.matmul(x_NxI, right, preferred_element_type=jnp.dtype(out_dtype))
+    else:
+        product = _narrow(x_NxI, weight, jnp.dtype(out_dtype), transposed)
+    return checkpoint_name(product, PRODUCT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -81,5 +88,8 @@ def _in_rows(x: jax.Array) -> jax.Array:
 
 
 def on_cpu() -> bool:
-    """Whether what is traced now is for a CPU, whose XLA wants other forms than accelerators."""
-    return jax.default_backend() == "cpu"
+    """Whether what is traced now is for a CPU, whose XLA wants other forms than accelerators: by
+    the devices of `jax.set_mesh`, which need not be this machine's; by JAX's default without.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.platform if device else jax.default_backend()) == "cpu"

@@ -37,11 +37,12 @@ from dss_jax.model.attention import (
     padding_mask,
 )
 from dss_jax.model.layers import Dense, Dropout, Embed, Mlp, RMSNorm
+from dss_jax.model.matmul import PRODUCT
 
 _HIDDEN = ("batch", "length", "activation_embed")
 
 _REMAT_POLICIES = {
-    "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "minimal": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 """What the backward pass finds kept of each layer, beside its input."""

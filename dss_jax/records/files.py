@@ -25,7 +25,10 @@ _SAMPLE = tuple(f.name for f in fields(RecordSample))
 _LATER = ("thoughts", "flag")
 """Fields of a sample that earlier files have not; left out where they are empty."""
 
-_TYPES = {"samples": list, "agreement": float, "sampling": dict, "totals": dict, "filters": list}
+_TYPES = {
+    **{"samples": list, "agreement": float, "filters": list},
+    **{"sampling": dict, "prompt": dict, "totals": dict},
+}
 """Field -> its type in JSON, of header, record and sample; the others are text."""
 
 _KINDS = {str: "text", float: "a number", list: "a list", dict: "an object"}
@@ -56,7 +59,10 @@ def _line(content: dict[str, Any]) -> bytes:
 
 def header_line(header: Header) -> bytes:
     """The first line of a record file."""
-    return _line({"dss_records": FORMAT, **asdict(header)})
+    content = asdict(header)
+    if not header.prompt:  # Which earlier versions do not know.
+        del content["prompt"]
+    return _line({"dss_records": FORMAT, **content})
 
 
 def record_line(record: Record) -> bytes:

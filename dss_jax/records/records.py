@@ -149,6 +149,8 @@ class Header:
     teacher: str  # The model asked for.
     endpoint: str = ""  # Host of the server, without path, query or key; "" for none.
     prompt_sha256: str = ""  # Of the prompt with an empty row (what all requests share).
+    # The fields of `teacher.prompting.PromptOptions`; {}: not noted.
+    prompt: dict[str, Any] = field(default_factory=dict)
     # Temperature, max_tokens, top_p, samples, ...
     sampling: dict[str, Any] = field(default_factory=dict)
     date: str = ""  # Day on which it was written, ISO 8601, UTC.

@@ -15,7 +15,7 @@ import numpy as np
 from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER
-from dss_jax.run import run_folder
+from dss_jax.run import run_folder, trained_on
 from dss_jax.sweep.plan import read_grid
 
 PASSED_OVER = ("checkpoints", run_folder.TENSORBOARD, run_folder.PREDICTIONS)
@@ -123,12 +123,14 @@ class FoundRuns:
       cells: of students, ordered by task, model size, method, number of examples.
       teachers: task -> the run of method "teacher".
       left: a line for each run that is not finished, or not there yet.
+      mixed: a line for each cell that has other data than another of its task.
     """
 
     folder: Path
     cells: list[FoundCell]
     teachers: dict[str, FoundRun]
     left: list[str]
+    mixed: list[str] = field(default_factory=list)
 
     @property
     def tasks(self) -> list[str]:
@@ -177,6 +179,25 @@ def _settings(folder: Path) -> dict[str, str]:
     return {name: value for name, value in pairs if name not in SEEDS}
 
 
+def _other_data(run: FoundRun, other: FoundRun) -> list[str]:
+    """What differs between the data of two runs, where both say what these were."""
+    return [*trained_on.changed(trained_on.read(run.folder), trained_on.read(other.folder))]
+
+
+def _mixed_data(cells: list[FoundCell]) -> Iterator[str]:
+    """A line for each cell whose rows are not those of the first cell of its task."""
+    firsts: dict[str, FoundRun] = {}
+    for run in (cell.runs[0] for cell in cells):
+        first = firsts.setdefault(run.results["task"], run)
+        differ = [x for x in _other_data(first, run) if trained_on.OTHER_ROWS in x]
+        if differ:
+            yield (
+                f"{first.folder} and {run.folder} are of different data ({'; '.join(differ)}), so "
+                "that their scores do not compare. Train one of them again on the other's, or "
+                "report them apart."
+            )
+
+
 def _check_same(cell: FoundCell, new: FoundRun) -> None:
     """Raises UsageError where a run does not belong beside the others of its cell."""
     if not cell.runs:
@@ -189,6 +210,12 @@ def _check_same(cell: FoundCell, new: FoundRun) -> None:
             f"{old.folder} and {new.folder} are both {cell.task}, {cell.model}, {cell.method} with "
             f"{cell.examples:,} examples, but differ in more than their seed:\n{''.join(shown)}"
             "Report them apart, or give one of them a Method.name of its own (docs/methods.md)."
+        )
+    if differ := _other_data(old, new):
+        raise UsageError(
+            f"{old.folder} and {new.folder} are both {cell.task}, {cell.model}, {cell.method} with "
+            f"{cell.examples:,} examples, but of different data: {'; '.join(differ)}. Report them "
+            "apart, or train one of them again."
         )
     if new.seed in [run.seed for run in cell.runs]:
         raise UsageError(
@@ -242,7 +269,8 @@ def find_runs(folder: Path) -> FoundRuns:
         rank = [*BASELINES, c.method].index(c.method)
         return c.task, c.parameters, c.model, rank, c.method, c.examples
 
-    return FoundRuns(folder, sorted(cells.values(), key=order), teachers, left)
+    ordered = sorted(cells.values(), key=order)
+    return FoundRuns(folder, ordered, teachers, left, [*_mixed_data(ordered)])
 
 
 def right_answers(runs: list[FoundRun], split: str) -> tuple[list[str], np.ndarray]:

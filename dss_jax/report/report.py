@@ -65,7 +65,7 @@ def write(
         report.files += draw(found, out / name, view)
     # After the figures, which are shown in it.
     texts = {
-        "report.md": _markdown(folder, report, view),
+        "report.md": _markdown(found, report, view),
         "results.csv": _results_csv(found),
         "runs.csv": _runs_csv(found),
     }
@@ -78,6 +78,8 @@ def write(
     for name, text in texts.items():
         write_whole(out / name, text)
         report.files.append(out / name)
+    for line in found.mixed:
+        log.warning(line)
     for line in found.left[:SHOWN]:
         log.info("left out: %s", line)
     if len(found.left) > SHOWN:
@@ -85,10 +87,10 @@ def write(
     return report
 
 
-def _markdown(folder: Path, report: Report, view: View) -> str:
+def _markdown(found: FoundRuns, report: Report, view: View) -> str:
     """The report before it has files other than pictures."""
     lines = [
-        f"# {as_markdown(folder.resolve().name)}",
+        f"# {as_markdown(found.folder.resolve().name)}",
         "",
         f"Accuracy on {view.split} in %, mean and standard error over seeds (number of seeds). "
         "Each run is scored once, with the checkpoint that was best on validation. "
@@ -103,6 +105,8 @@ def _markdown(folder: Path, report: Report, view: View) -> str:
             lines += [table.note, ""]
     if view.published:
         lines += [f"Rows in parentheses: {published.LABEL}; not run here.", ""]
+    if found.mixed:
+        lines += ["## Different data", "", *(f"- {as_markdown(line)}" for line in found.mixed), ""]
     if report.left:
         lines += ["## Left out", "", *(f"- {as_markdown(line)}" for line in report.left), ""]
     return "\n".join(lines)

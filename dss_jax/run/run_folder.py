@@ -4,6 +4,7 @@ config.gin            the resolved configuration
 t5_config.json        the model's shape, so that the checkpoints can be read without gin
 spiece.model          the vocabulary
 student.json          how the student is asked: prefixes, labels, lengths; a few test rows
+data.json             what it is trained on: digests of its rows; where its files were
 checkpoints/STEP/     params, optimizer
 metrics.jsonl         a line a logged step
 bad_steps.jsonl       a line a batch that was not trained on, for its loss was not finite

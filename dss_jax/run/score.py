@@ -50,7 +50,10 @@ def _score_split(
     """Predicts a split, writes the predictions, and scores them, with the teacher's accuracy if
     there is one. Where no row has a gold label there is no score among the numbers.
     """
-    result = session.evaluator(params, name, limit=limit, rationales=rationales)
+    from dss_jax.run.clock import clocked
+
+    with clocked(f"scoring {name}"):
+        result = session.evaluator(params, name, limit=limit, rationales=rationales)
     numbers = dict(result.numbers) | {"examples": result.examples}
     _say_unlabelled(session, name, result)
     if not result.predictions:

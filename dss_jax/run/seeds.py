@@ -27,6 +27,17 @@ log = logging.getLogger(__name__)
 SUMMARY = "seeds.json"
 
 
+def seeds_of(text: str) -> list[int]:
+    """ "0,1,2" -> [0, 1, 2]; UsageError: they are none, or one is there twice."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise UsageError(f"--seeds takes whole numbers, as in 0,1,2,3, not {text!r}.")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {text} has a seed twice.")
+    return seeds
+
+
 def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -> list[config.Run]:
     """The configurations of single runs, one a seed: of `Train.seed`, and of `Data.seed` unless all
     shall see the training examples in the `same_order`. Raises UsageError where there is no output

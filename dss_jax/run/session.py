@@ -217,7 +217,7 @@ def describe(session: Session, batches: TrainBatches) -> None:
     )
     if session.compile_cache is not None:
         off = f"{COMPILE_CACHE}=off: it is not"
-        log.info(f"compiled code is kept in {session.compile_cache} ({off})")
+        log.debug(f"compiled code is kept in {session.compile_cache} ({off})")
     if run.method.form == "spans":
         return
     log.info("exact match near 0 is normal in the first 250 to 750 steps of pre-trained T5 v1.1 at")

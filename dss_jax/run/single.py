@@ -13,6 +13,7 @@ import jax
 
 from dss_jax.core import config, processes, storage
 from dss_jax.core.digest import file_digest
+from dss_jax.core.errors import UsageError
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
@@ -101,7 +102,13 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
     """
 
     def look() -> list:
-        folder = run_folder.open_run_folder(run, data_key(run, store))
+        try:
+            folder = run_folder.open_run_folder(run, data_key(run, store))
+        except UsageError:
+            from dss_jax.run import trained_on
+
+            trained_on.warn(storage.place(str(run.train.output_dir)), store)
+            raise
         finished = run_folder.read_results(folder)
         if finished is None:
             set_broken_aside(folder / run_folder.CHECKPOINTS)
@@ -123,6 +130,8 @@ def _train_and_score(
     clock: StartClock,
     profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
+    from dss_jax.run.clock import clocked
+
     run, program = session.run, session.program
     with ExitStack() as stack, ExitStack() as told:
         pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="compile")
@@ -130,10 +139,11 @@ def _train_and_score(
         program.train_step.ahead(batches.shapes, pool)
         # The evaluation's may still be at work when the first step runs.
         session.evaluator.compile_ahead("validation", run.evaluate.validation_examples, pool)
-        state = jax.block_until_ready(first_state(session, checkpoints))
-        clock.lap("state")
-        program.train_step.wait()
-        clock.lap("compile")
+        with clocked("compiling"):
+            state = jax.block_until_ready(first_state(session, checkpoints))
+            clock.lap("state")
+            program.train_step.wait()
+            clock.lap("compile")
         first = int(state.step)
         write, own = _outputs(stack, session, batches, profile, first)
         stop = told.enter_context(stop_on_signals())
@@ -165,7 +175,7 @@ def _train_and_score(
 
 def _shut(pool: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:
     """Whoever is told to end does not wait for the compiler."""
-    now = kind is not None and not issubclass(kind, Exception)
+    now = kind is Interrupted or (kind is not None and not issubclass(kind, Exception))
     pool.shutdown(wait=not now, cancel_futures=True)
 
 

@@ -9,13 +9,17 @@ import numpy as np
 from dss_jax.core import config, student_card
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.interop.model_files import ModelFiles, write_model_files
+from dss_jax.run import trained_on
 
 LOOKED_AT = 1000
 """Rows of each split whose allowed labels are compared."""
 
 
 def write_student_files(run: config.Run, folder: Path, store: TokenStore, metric: str) -> None:
-    """Writes the model's shape, the vocabulary and, but for pre-training, the student's card."""
+    """Writes the model's shape, the vocabulary, what it is trained on and the student's card, which
+    pre-training has not.
+    """
+    trained_on.write(folder, run, store)
     write_model_files(folder, ModelFiles(run.model, store.vocabulary_path, store.extra_ids))
     if run.method.form != "spans":
         student_card.write(folder, student_card.of_run(run, metric, **_known(store)))

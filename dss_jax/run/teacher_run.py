@@ -8,7 +8,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.evaluate.evaluator import write_predictions
-from dss_jax.run import run_folder
+from dss_jax.run import run_folder, trained_on
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
     if not store.has("teacher_label_targets"):
         raise UsageError(f"{run.task.shown_name} has no teacher text, so there is none to score.")
     folder = run_folder.open_run_folder(run, store.key)
+    trained_on.write(folder, run, store)
     results: dict[str, Any] = {
         "metric": scorer.name,
         "best_step": 0,

@@ -114,12 +114,14 @@ class Batcher:
         self._thread.start()
 
     def stop(self, seconds: float | None = None) -> None:
-        """Answers what is in the queue, and ends the thread; waits so long for it at most."""
+        """Answers what is in the queue, and ends the thread; waits so long for it at most, and not
+        for its first step where nothing is in the queue.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join(seconds)
+            self._thread.join(seconds if self.ready or self._jobs or seconds is None else 0)
 
     @property
     def alive(self) -> bool:

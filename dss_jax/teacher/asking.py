@@ -27,6 +27,7 @@ from dss_jax.teacher.replies import Exhausted, Fatal, Rejected, Retryable
 CHUNK = 512  # Requests that are looked up in the journal at once; what bounds the memory.
 HOPELESS = 5  # The first so many requests were all given up: the mistake is in each.
 WAIT_FOR_OTHERS = 2.0  # Seconds between looks at requests that another process has claimed.
+UNREACHED = 3.0  # Seconds after which a server that no connection was made to counts as not there.
 LOOK_FOR_STOP = 0.2  # Seconds between looks, while waiting to send, whether the run was stopped.
 
 
@@ -154,6 +155,7 @@ class ServerTeacher:
         self.dice = random.Random(self.options.jitter_seed)
         self.fatal: Exception | None = None
         self.begun = self.first_lost = 0
+        self.reached = False  # Whether any connection was made; later ones may fail for a while.
 
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
         """As `send_all`; closes the client."""
@@ -171,9 +173,10 @@ class ServerTeacher:
         for; a second one at once.
 
         Raises:
-          TeacherUnavailable: the server refuses all requests (key, model, money).
+          TeacherUnavailable: the server refuses all requests (key, model, money), or there is none.
         """
         self.run, self.journal, self.progress = run, run.journal, run.progress
+        self.began = time.monotonic()
         # Twice what is sent at once: some wait for their next attempt, and the limiter bounds the
         # rest.
         count, claimed, turn = 2 * self.options.concurrency, self.claimed(requests), asyncio.Lock()
@@ -248,11 +251,13 @@ class ServerTeacher:
                 reply = await self.once(request)
                 break
             except Rejected as error:
+                self.reached = True
                 reply = Reply.failure(str(error))
                 # Where others like it were answered in an earlier run, it is this row alone.
                 is_first = is_first and not self.progress.reused
                 break
             except Retryable as error:
+                self.check_reached(error)
                 if error.overload:
                     self.limiter.overloaded(error.retry_after)
                 if error.paid != (0, 0):
@@ -263,6 +268,8 @@ class ServerTeacher:
                     reply = Reply.failure(f"given up after {attempt} attempts: {error}")
                     break
                 wait = backoff(attempt, self.options.first_wait, self.dice)
+                if not self.reached:
+                    wait = UNREACHED / 3
                 await self.pause(max(min(error.retry_after or 0.0, LONGEST_RETRY_AFTER), wait))
                 self.progress.retries += 1
         self.run.keep(request, reply, lost)
@@ -273,6 +280,14 @@ class ServerTeacher:
         if self.first_lost == HOPELESS and not self.progress.answered:
             raise Fatal(f"none of the first {HOPELESS} requests was answered: {reply.refusal}")
 
+    def check_reached(self, error: Retryable) -> None:
+        """Raises Fatal where no server is there: not one connection was made, for some seconds. One
+        that has been there may be away for as long as the attempts take.
+        """
+        self.reached = self.reached or not error.unreachable
+        if not self.reached and time.monotonic() - self.began > UNREACHED:
+            raise Fatal(f"no connection: {error} (is it started, at that address and port?)")
+
     async def once(self, request: Request) -> Reply:
         done = self.progress
         spent = done.prompt_tokens + done.completion_tokens
@@ -282,7 +297,9 @@ class ServerTeacher:
         try:
             if self.progress.stopped:
                 raise _Halted
-            return await self.send(request.body)
+            reply = await self.send(request.body)
+            self.reached = True
+            return reply
         finally:
             self.limiter.release()
 

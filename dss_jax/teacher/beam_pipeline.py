@@ -57,6 +57,7 @@ class _Ask(beam.DoFn):
     def setup(self) -> None:
         """Loads the task, once a worker."""
         self.extraction = self.make_extraction()
+        self.reached = False
 
     def process(self, batch: Sequence[Example]) -> Iterator[Record]:
         """Asks about the rows of a batch; a `TeacherUnavailable` ends the pipeline."""
@@ -64,7 +65,9 @@ class _Ask(beam.DoFn):
         # SQLite connection nor an event loop may change threads.
         with Journal(self.journal) as journal:
             teacher = ServerTeacher(self.make_client(), self.options)
+            teacher.reached = self.reached
             teacher.ask(self.extraction.requests(batch), ExtractionRun(journal))
+            self.reached = True
             yield from (record for record, _ in answered(self.extraction, batch, journal))
 
 

@@ -27,6 +27,8 @@ OWN_SERVER_KEY = "none"  # Sent to a server of the user's own where no key is se
 ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 """Header -> the variable that it is taken from, where that is set."""
 
+CONNECT_SECONDS = 10.0  # For one connection; a machine that is not there does not answer at all.
+
 REASON_LENGTH = 300  # Characters of a server's message that are kept.
 
 
@@ -66,7 +68,7 @@ class Client:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections),
                 headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=None),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 proxy=None if own else getproxies().get(self._url.scheme),
             )
         return self._session
@@ -91,6 +93,8 @@ class Client:
                 # Not through `openai`, which takes ten times the processor time for a request.
                 async with self._opened().post(url, data=sent) as response:
                     content = await response.read()
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Retryable(self._clean(str(error)), unreachable=True) from None
         except TimeoutError:
             raise Retryable(f"no answer within {self._timeout:g} seconds") from None
         except aiohttp.ClientError as error:

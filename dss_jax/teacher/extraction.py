@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,7 @@ def write(
         extraction,
         totals | effort,
         prompt_sha256=prompt_sha256(extraction.prompt, extraction.options),
+        prompt=asdict(extraction.options),
         sampling={**extraction.settings, "samples": extraction.samples},
         **provenance,
     )

@@ -79,6 +79,7 @@ class Retryable(Exception):  # noqa: N818
     overload: bool = False  # Too much to do (429 or 503), so that all should slow down.
     paid: tuple[int, int] = (0, 0)  # Prompt, completion tokens of an answer that is of no use.
     attempts: int | None = None  # How often such a request is sent at most; None: as any.
+    unreachable: bool = False  # No connection was made, so that nothing was sent.
 
     def __str__(self) -> str:
         return self.reason

@@ -31,7 +31,6 @@ from dss_jax.core.digest import code_digest
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder, write_whole
 from dss_jax.layouts.blocks import Batch
-from dss_jax.model.matmul import on_cpu
 from dss_jax.train.sharding import on_mesh
 
 COMPILE_CACHE = "DSS_COMPILE_CACHE"
@@ -56,16 +55,17 @@ _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache
 
 
 @functools.cache
-def step_options() -> dict[str, str]:
-    """What XLA is told when it compiles training steps; empty but on CPU, where XLA gives sums over
-    all tokens (gradients of norms and of the position bias) to YNNPACK together with what is
-    summed. In a step that is slower than XLA's own code, by 7 to 10 % of the step
+def step_options(device: jax.Device) -> dict[str, str]:
+    """What XLA is told when it compiles training steps for a device; empty but on CPU, where XLA
+    gives sums over all tokens (gradients of norms and of the position bias) to YNNPACK together
+    with what is summed. In a step that is slower than XLA's own code, by 7 to 10 % of the step
     (benchmarks/README.md, "Levers"), so YNNPACK is left the products of matrices only.
     """
-    if not on_cpu():
+    if device.platform != "cpu":
         return {}
     try:
-        jax.jit(lambda: 0.0, compiler_options=_CPU_OPTIONS)()
+        with jax.default_device(device):
+            jax.jit(lambda: 0.0, compiler_options=_CPU_OPTIONS)()
     except jax.errors.JaxRuntimeError:  # an XLA without this option
         return {}
     return _CPU_OPTIONS

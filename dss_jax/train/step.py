@@ -263,7 +263,7 @@ class Program:
             in_shardings=(self._placed, rows),
             out_shardings=(self._placed, replicated),
             donate_argnums=0,
-            compiler_options=step_options(),
+            compiler_options=step_options(mesh.devices.flat[0]),
         )
         eval_step = jax.jit(
             lambda params, batch: losses.task_sums(self.model, params, batch, run.loss, None),

@@ -6,10 +6,22 @@ from pathlib import Path
 
 import jax
 
+from dss_jax.core.errors import UsageError
 from dss_jax.train.loop import Hook
 from dss_jax.train.step import TrainState
 
 log = logging.getLogger(__name__)
+
+
+def steps_of(text: str, steps: int) -> tuple[int, int]:
+    """ "10:15" -> (10, 15), of `Profile`; UsageError: it is not within so many steps."""
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop) <= steps):
+        raise UsageError(
+            f"--profile takes START:STOP with 0 <= START < STOP <= {steps} (Train.steps), for "
+            f"example 10:15 for the steps 10 to 14, not {text!r}."
+        )
+    return int(start), int(stop)
 
 
 @dataclass

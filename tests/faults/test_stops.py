@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import toy
 
 from dss_jax.core import signals
 from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.evaluate.evaluator import Evaluator
 from dss_jax.run import run_folder, single
 from dss_jax.train import loop
 from dss_jax.train.compile import Compiled
@@ -101,6 +103,24 @@ def test_nobody_waits_for_the_compiler(
     finally:
         go_on.set()
         thread.join()
+
+
+def test_who_has_saved_does_not_wait_for_the_compiler_of_the_evaluation(
+    tmp_path: Path, toy_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, compiling = threading.Event(), list[Future]()
+
+    def ahead(self: object, split: str, limit: int | None, pool: ThreadPoolExecutor) -> None:
+        compiling.append(pool.submit(go_on.wait, 60))
+
+    monkeypatch.setattr(Evaluator, "compile_ahead", ahead)
+    toy.interrupt_before(monkeypatch, 1)
+    try:
+        with toy.linear_programs(), pytest.raises(loop.Interrupted):
+            single.train(_run(tmp_path), toy_store, TEXT_ACCURACY)
+        assert compiling[0].running()
+    finally:
+        go_on.set()
 
 
 @pytest.mark.parametrize("when", ["steps", "scoring"])
