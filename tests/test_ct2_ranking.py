@@ -183,3 +183,19 @@ def test_a_search_finds_what_would_be_scored_one_by_one(
     assert encoded < 0.9 * sum(spy.encoded.values())
 
 
+def test_long_labels_need_no_more_memory(engines: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engines[6, "float32"]
+    inputs, labels = asked(engine)
+    whole = engine.rank(inputs, labels)
+    asked_for = []
+    real = engine._written
+
+    def written(named: list, longest: int, **options: Any) -> Any:
+        asked_for.append(longest if "return_logits_vocab" in options else 0)
+        return real(named, longest, **options)
+
+    monkeypatch.setattr(engine, "_written", written)
+    monkeypatch.setattr(ct2, "LOGITS_BYTES", 2 * 4 * ct2.AT_ONCE * BASE.vocab_size)
+    for cut, own in zip(engine.rank(inputs, labels), whole, strict=True):
+        assert shares(cut) == pytest.approx(shares(own), abs=2e-3)
+    assert max(asked_for) == 2

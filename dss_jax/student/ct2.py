@@ -27,8 +27,8 @@ NEGLIGIBLE = 1e-4
 probability is then too low by less than this, times the labels that were left out.
 """
 
-LOGITS_STEPS = 16
-"""Most tokens whose distributions are kept: 32 rows of T5's vocabulary take 4 MB a token."""
+LOGITS_BYTES = 2**28
+"""Most memory for the distributions of tokens: of 65 tokens for T5's vocabulary, of 8 for mT5's."""
 
 MOST_BEAMS = 8
 """Likeliest texts that are looked at."""
@@ -101,7 +101,8 @@ class CTranslate2Engine:
 
     def _follow(self, inputs: Sequence[Sequence[str]], rows: Sequence["LabelScores"]) -> None:
         """Scores what one greedy text of each row tells of its labels."""
-        longest = min(LOGITS_STEPS, 1 + max(row.longest for row in rows))
+        most = max(1, LOGITS_BYTES // (4 * AT_ONCE * len(self._tokens)))
+        longest = min(most, 1 + max(row.longest for row in rows))
         found = self._written(inputs, longest, beam_size=1, return_logits_vocab=True)
         for row, one in zip(rows, found, strict=True):
             ids = [self._ids[name] for name in one.hypotheses[0]]
