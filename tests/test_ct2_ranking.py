@@ -51,7 +51,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[float, str],
     """(How sure, quantization) -> the engine of a student."""
     from dss_jax.interop.ctranslate2 import write_ct2
 
-    made = {}
+    made: dict[tuple[float, str], Any] = {}
     for sure, quantization in ((1, "float32"), (6, "float32"), (6, "int8")):
         weights = random_weights(BASE)
         tree = weights.tree()
