@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", help="of a run's folder: best (default), latest or a step")
     add("--engine", help="jax or ctranslate2 (default: by the folder)")
     add("--threads", type=int, help="of the processor (default: all)")
-    text = "of the engine jax: float32 or bfloat16 (default: as in the run)"
+    text = "of the engine jax: float32 or bfloat16 (default: float32 on a CPU, else the run's)"
     add("--dtype", help=text)
 
 

@@ -36,7 +36,8 @@ def load(
         own. None: by the folder.
       threads: of the processor that are used; None: all.
       checkpoint: of a run's folder: "best" on validation (also None), "latest" or a step.
-      dtype: of the engine jax's activations: "float32" or "bfloat16"; None: as in the run.
+      dtype: of the engine jax's activations: "float32" or "bfloat16"; None: float32 on a CPU,
+        which takes longer for bfloat16, else as in the run.
 
     Raises:
       UsageError: there is no student in the folder, or none for this engine.
