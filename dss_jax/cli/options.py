@@ -106,7 +106,10 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--extra_task", metavar="NAME", help=text)
     add("--method", help="a file of gin_configs/methods (default: dss)")
     add("--model", help="for example t5_1_1_base: gin_configs/models/")
-    add("--init_from", help="checkpoint to start from: Hugging Face, Orbax or T5X; gives the model")
+    add(
+        "--init_from",
+        help="checkpoint, or a name of the hub (google/flan-t5-base); gives the model",
+    )
     add("--engine", help="what runs the loop: jax (default), or t5x: docs/t5x.md")
     add("--output_dir", help="where the run writes, and goes on from")
     add("--store", help="one token store to use as it is")
@@ -198,7 +201,7 @@ def named_run(
         raise UsageError(f"no task: give --task NAME. Known: {known}.")
     if needs_model and run.method.trains and not (model or args.gin_file or run.train.init_from):
         known = ", ".join(sorted(gin_config.gin_names("models", search)))
-        raise UsageError(f"no model: give --model NAME, or --init_from PATH. Known: {known}.")
+        raise UsageError(f"no model: give --model NAME, or --init_from OWNER/NAME. Known: {known}.")
     found = registry.load_task(run.task.name, args.task_dir) if run.task.name else None
     given = run.vocabulary.path
     if run.train.init_from is not None:

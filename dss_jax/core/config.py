@@ -254,8 +254,8 @@ class Train(Section):
       max_bad_steps: batches in a row, not finite and so skipped, after which the run stops.
       log_every: optimiser updates between lines of `metrics.jsonl`.
       output_dir: where everything that the run makes goes.
-      init_from: checkpoint whose parameters the run starts from: a Hugging Face folder, an Orbax
-        model folder or run folder, or a T5X checkpoint; None: random parameters.
+      init_from: checkpoint whose parameters the run starts from: Hugging Face's (a folder or a name
+        of the hub), an Orbax model or run folder, or T5X's; None: random parameters.
       engine: what runs the loop: "jax", this package, or "t5x", T5X's own `train`.
     """
 
