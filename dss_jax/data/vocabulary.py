@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -24,7 +23,8 @@ T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 SEPARATOR = "</s>"
 """In an input this text stands for the end-of-sequence id, as in Hugging Face's tokenizer."""
 
-FETCH_SECONDS = 60.0
+FETCH_SECONDS = 5.0
+"""Without an answer."""
 
 
 def wanted(path: str | None, task: DistillationTask | None) -> str:
@@ -57,9 +57,11 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
     if not file.is_file():
         try:
             _fetch(url, name, file)
-        except UsageError:
-            # Over https:// only public buckets can be read.
-            if not (name.startswith("gs://") and importlib.util.find_spec("gcsfs")):
+        except UsageError as error:
+            # Over https:// only public buckets can be read. gcsfs would try for a minute to reach
+            # one that did not answer.
+            denied = getattr(error.__cause__, "code", None) in (401, 403, 404)
+            if not (denied and name.startswith("gs://") and storage.has_extra(name)):
                 raise
             return storage.local_file(name)
     return file
