@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dss_jax.cli import gin_config
 from dss_jax.core import config, processes, registry
-from dss_jax.core.errors import UsageError, nearest
+from dss_jax.core.errors import UsageError
 from dss_jax.core.types import DistillationTask
 
 BASE_GIN_FILE = "runs/train.gin"
@@ -130,12 +130,11 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     """
     args, rest = parser.parse_known_intermixed_args(words)
     bindings = []
-    for flag in rest:
+    for at, flag in enumerate(rest):
         if not flag.startswith("--gin."):
-            known = [o for action in parser._actions for o in action.option_strings]
-            near = nearest(flag.partition("=")[0], known)
-            hint = f" Did you mean {near}?" if near else ""
-            raise UsageError(f"unknown argument {flag!r}.{hint} See {parser.prog} --help.")
+            from dss_jax.core.hints import unknown_argument
+
+            raise unknown_argument(parser, rest[at:], settings=hasattr(args, "bindings"))
         name, separator, value = flag.removeprefix("--gin.").partition("=")
         if not separator:
             raise UsageError(f"{flag} needs a value: --gin.{name}=VALUE.")

@@ -1,6 +1,9 @@
 """A run that a folder holds, opened again: for the commands that look at it."""
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,8 @@ from dss_jax.core.errors import UsageError
 
 if TYPE_CHECKING:
     from dss_jax.run.session import Session
+
+log = logging.getLogger(__name__)
 
 DATA_PATHS = (
     "Task.data_dir",
@@ -80,11 +85,13 @@ def reopen(
     run: config.Run, folder: Path, task_dirs: Sequence[str], splits: Sequence[str]
 ) -> "Session":
     """The run's data and program; with several processes, all must call it. Its task is looked for
-    in `task_dirs`, then where it was when the run began. Raises UsageError where the processes do
+    in `task_dirs`, then where it was when the run began. A mesh of the run that does not fit the
+    devices that are here is replaced by one that does. Raises UsageError where the processes do
     not have the same, or there is no such task, data or split.
     """
 
-    _, own = registry.remembered(_saved_config(folder).read_text())
+    saved = _saved_config(folder).read_text()
+    _, own = registry.remembered(saved)
     task_dirs = [*task_dirs, *map(str, own)]
     scorer = registry.scorer_of(run.task.name, task_dirs)
 
@@ -100,4 +107,27 @@ def reopen(
         return store
 
     store = same_store(run, open_store)
+    if run.mesh == config.from_gin(saved).mesh:  # Or one was asked for.
+        run = replace(run, mesh=_fitting(run.mesh))
     return open_session(run, folder, store, scorer)
+
+
+def _fitting(mesh: config.Mesh) -> config.Mesh:
+    """The mesh, or where it does not fit the devices that are here, one that does and cuts the
+    parameters up as far as it did.
+    """
+    import jax
+
+    from dss_jax.train.sharding import make_mesh
+
+    try:
+        make_mesh(mesh)
+    except UsageError as error:
+        count = jax.device_count()
+        model = math.gcd(mesh.model, count)
+        fsdp = math.gcd(mesh.fsdp, count // model)
+        mesh = replace(mesh, data=-1, fsdp=fsdp, model=model)
+        shape = " x ".join(f"{a} {n}" for a, n in make_mesh(mesh).shape.items())
+        log.info("%s", error)
+        log.info("this mesh is taken instead: %s (--gin.Mesh.data=N and so on choose one)", shape)
+    return mesh

@@ -118,7 +118,7 @@ def local(path: str) -> str:
         except Exception as error:
             if not _unreachable(error):
                 raise
-            return _cached(name, error)
+            return _cached(name, path, error)
         wanted = _wanted([file.rfilename for file in found.siblings or ()], name)
         log.info("%s of the Hugging Face hub: %s", name, ", ".join(wanted))
         return snapshot_download(
@@ -144,7 +144,7 @@ def _unreachable(error: Exception) -> bool:
     return isinstance(error, ConnectionError) or type(error).__module__.startswith(_LIBRARIES[1:])
 
 
-def _cached(name: HubName, reason: Exception) -> str:
+def _cached(name: HubName, path: str, reason: Exception) -> str:
     """The folder in the cache, of a hub that cannot be asked."""
     from huggingface_hub import constants, snapshot_download
 
@@ -156,12 +156,16 @@ def _cached(name: HubName, reason: Exception) -> str:
         off = constants.HF_HUB_OFFLINE
         why = "HF_HUB_OFFLINE is set" if off else str(reason).strip().partition("\n")[0]
         raise UsageError(
-            f"the Hugging Face hub cannot be reached ({why}), and {name} is not in its cache, "
-            f"{constants.HF_HUB_CACHE}. Fetch it where there is a network: hf download {name.repo} "
-            f"--local-dir {name.repo.rpartition('/')[2]}, and give that folder's path."
+            f"{_no_folder(path)}the Hugging Face hub cannot be reached ({why}), and {name} is "
+            f"not in its cache, {constants.HF_HUB_CACHE}. Fetch it where there is a network: "
+            f"hf download {name.repo} --local-dir DIR, and give DIR."
         ) from reason
     log.info("%s is taken from the cache: the Hugging Face hub cannot be reached", name)
     return folder
+
+
+def _no_folder(path: str) -> str:
+    return "" if path.startswith(SCHEME) else f"there is no folder {path}, and "
 
 
 def _wanted(names: Collection[str], name: HubName) -> list[str]:
@@ -218,8 +222,7 @@ def _explained(name: HubName, path: str) -> Iterator[None]:
             near = nearest(name.repo, KNOWN, 0.7)
             hint = f" Did you mean {near!r}?" if near and near != name.repo else ""
             private = "" if token else f", or it is private: put a token into {TOKEN}"
-            folder = "" if path.startswith(SCHEME) else f"there is no folder {path}, and "
-            said = f"{folder}{hub} has no model {name.repo}{private}.{hint}"
+            said = f"{_no_folder(path)}{hub} has no model {name.repo}{private}.{hint}"
         else:
             said = f"cannot fetch {name} from {hub}: {_line(error)}"
         raise UsageError(said) from None
