@@ -13,6 +13,7 @@ from threading import Thread
 import pytest
 
 from dss_jax.cli.main import main
+from dss_jax.core.paths import NEW
 from dss_jax.core.registry import load_task
 from dss_jax.data import release, rows, sources
 
@@ -45,6 +46,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             wanted = self.headers.get("Range")
             own.ranges.append(wanted)
             start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+            if start >= len(own.content):
+                return self.send_error(416)
             self.send_response(206 if wanted else 200)
             self.send_header("Content-Length", str(len(own.content) - start))
             self.end_headers()
@@ -112,6 +115,10 @@ def test_a_download_goes_on_where_it_was_cut(server: Server, capsys) -> None:
     assert not sources.fetched_folder().exists()
     assert fetched() == 0
     assert server.ranges == [None, "bytes=400-"]
+    # One that was killed before the digest was looked at.
+    (file,) = Path("cache/downloads").glob("*.zip")
+    file.rename(f"{file}{NEW}")
+    assert fetched("--data_dir", "again") == 0
 
 
 def test_another_file_is_refused_and_not_kept(

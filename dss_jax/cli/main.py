@@ -55,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _main(arguments)
+    if "_ARGCOMPLETE" in os.environ:
+        from dss_jax.cli.completion import complete
+
+        complete(COMMANDS)
     with ending.ends_soon():
         try:
             status = _main(sys.argv[1:])

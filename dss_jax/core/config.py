@@ -160,8 +160,8 @@ class Data(Section):
 
 
 LEARNING_RATES = {"checkpoint": 5e-5, "nothing": 1e-3}
-"""The default, by what a run starts from: the authors' for pre-trained T5; from random parameters
-that would learn next to nothing (a tiny T5 v1.1 none of the embedded problems in 600 steps)."""
+"""The default, by what a run starts from: the authors' for pre-trained T5, with which a model from
+nothing learns next to nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

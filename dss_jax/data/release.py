@@ -4,6 +4,7 @@ import hashlib
 import logging
 import shutil
 import stat
+import time
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,10 @@ ARCHIVE = f"{REPOSITORY}/raw/{COMMIT}/datasets.zip"
 
 GIT_BLOB = "fb9d88a0b44c2daac1ec1639f0bdae993e7e5bcd"
 """Git's name of that file in that commit: SHA-1 of "blob SIZE", a zero byte, and its content."""
+
+PIECE = 1 << 20
+SAID_EVERY = 10.0
+"""Seconds between lines of a download."""
 
 MOST_BYTES = 8_000_000_000
 """Of one data set, unpacked."""
@@ -63,15 +68,17 @@ def _archive(given: str | None) -> Path:
     with locks.held(file.with_suffix(".lock"), "{owner} is fetching it; waiting", wait=True):
         if not file.is_file():
             partial = file.with_name(f"{file.name}{NEW}")
-            _download(url, partial)
+            try:
+                _download(url, partial)
+            except UsageError as error:
+                if getattr(error.__cause__, "code", None) != 416:  # Or all of it is there.
+                    raise
             _check(partial, url)
             partial.rename(file)
     return file
 
 
 def _download(url: str, partial: Path) -> None:
-    from tqdm import tqdm
-
     fix = (
         "Fetch it where there is a network, and give --archive FILE; or give the folder of the "
         "data with --data_dir."
@@ -81,11 +88,13 @@ def _download(url: str, partial: Path) -> None:
         mode = "ab" if response.status == 206 else "wb"  # 200: from the beginning after all.
         left = int(response.headers.get("Content-Length") or 0)
         log.info("fetching %s: %.1f MB", url, left / 1e6)
-        with (
-            partial.open(mode) as out,
-            tqdm.wrapattr(response, "read", total=left or None, leave=False) as counted,
-        ):
-            shutil.copyfileobj(counted, out)
+        with partial.open(mode) as out:
+            said = time.monotonic()
+            while piece := response.read(PIECE):
+                out.write(piece)
+                if time.monotonic() - said > SAID_EVERY:
+                    said = time.monotonic()
+                    log.info("  %.1f MB are there", out.tell() / 1e6)
             # Of a connection that was closed too soon, reading in pieces says nothing.
             if (missing := left - (out.tell() - (start if mode == "ab" else 0))) > 0:
                 raise ConnectionError(f"{missing:,} bytes are missing; the same command goes on")
@@ -95,7 +104,7 @@ def _check(file: Path, where: str) -> None:
     """Raises UsageError where a file is not the authors'; what was fetched is removed then."""
     digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
     with file.open("rb") as content:
-        while piece := content.read(1 << 20):
+        while piece := content.read(PIECE):
             digest.update(piece)
     if digest.hexdigest() != GIT_BLOB:
         if file.name.endswith(NEW):

@@ -120,7 +120,6 @@ def local(path: str) -> str:
                 raise
             return _cached(name, path, error)
         wanted = _wanted([file.rfilename for file in found.siblings or ()], name)
-        log.info("%s of the Hugging Face hub: %s", name, ", ".join(wanted))
         return snapshot_download(
             name.repo,
             revision=name.revision,
