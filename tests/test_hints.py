@@ -74,13 +74,18 @@ def test_a_file_in_the_place_of_a_folder(
     assert "Give another path, or remove that file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["-h", "train -h", "config --task cqa --model t5_base"])
-def test_a_reader_that_goes_is_no_error(words: str) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["-h", "train -h"])
+def test_a_reader_that_goes_is_no_error(words: str, unbuffered: str) -> None:
     command = f"{shlex.quote(sys.executable)} -m dss_jax.cli.main {words}; echo $? >&2"
     reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)
     reader.wait()
     done = subprocess.run(
-        ["bash", "-c", command], stdout=reader.stdin, stderr=subprocess.PIPE, text=True
+        ["bash", "-c", command],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=reader.stdin,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert done.stderr == "0\n"
 
