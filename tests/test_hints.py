@@ -1,5 +1,6 @@
 """What people try: each answer names the command that does it, and none is a traceback."""
 
+import logging
 import os
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from dss_jax.cli.main import main
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lfs import MARK
+from dss_jax.core.log import shown
 from dss_jax.data import rows
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.interop.formats import read_weights
@@ -88,6 +90,19 @@ def test_a_reader_that_goes_is_no_error(words: str, unbuffered: str) -> None:
         text=True,
     )
     assert done.stderr == "0\n"
+
+
+def test_what_is_said_to_a_reader_that_has_gone_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    class Gone:
+        def write(self, _: str) -> None:
+            raise BrokenPipeError
+
+    with shown():
+        monkeypatch.setattr(sys, "stdout", Gone())
+        logging.getLogger("dss_jax.test").info("step 1")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture

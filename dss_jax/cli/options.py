@@ -106,10 +106,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--extra_task", metavar="NAME", help=text)
     add("--method", help="a file of gin_configs/methods (default: dss)")
     add("--model", help="for example t5_1_1_base: gin_configs/models/")
-    add(
-        "--init_from",
-        help="checkpoint, or a name of the hub (google/flan-t5-base); gives the model",
-    )
+    text = "checkpoint, or a name of the hub (google/flan-t5-base); gives the model"
+    add("--init_from", metavar="PATH", help=text)
     add("--engine", help="what runs the loop: jax (default), or t5x: docs/t5x.md")
     add("--output_dir", help="where the run writes, and goes on from")
     add("--store", help="one token store to use as it is")
