@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.hf import write_hf
 from dss_jax.interop.pieces import read_model
+from dss_jax.student.tables import open_table
 
 TRAIN = "train --task word_problems --model t5_1_1_tiny --output_dir runs/x"
 POINTER = f"{MARK}v1\noid sha256:{'0' * 64}\nsize 990345061\n"
@@ -121,6 +123,9 @@ def test_pointers_of_git_lfs_are_named(folder: Path, tmp_path: Path) -> None:
         lambda: list(rows.jsonl_rows(tmp_path / "rows.csv")),
         lambda: list(rows.csv_rows(tmp_path / "rows.csv")),
     ]
+    if find_spec("pyarrow"):
+        (tmp_path / "rows.parquet").write_text(POINTER)
+        readers.append(lambda: open_table(str(tmp_path / "rows.parquet")))
     for read in readers:
         with pytest.raises(UsageError, match=says):
             read()
