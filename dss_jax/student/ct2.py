@@ -13,9 +13,10 @@ import numpy as np
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
+from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.machine import processors
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.interop.ct2_files import TOKENS
+from dss_jax.interop.ct2_files import MODEL, TOKENS
 from dss_jax.interop.model_files import T5_CONFIG, VOCABULARY, read_model_files
 from dss_jax.student.student import GeneratedIds, Ids
 
@@ -192,6 +193,7 @@ def open_engine(
             str(local), device="cpu", intra_threads=threads or processors()
         )
     except (RuntimeError, ValueError) as error:
+        refuse_pointer(local / MODEL)
         raise UsageError(
             f"{folder} cannot be read by CTranslate2 {ctranslate2.__version__}: {error}. Convert "
             "the student again."

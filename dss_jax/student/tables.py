@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from dss_jax.core import storage, strict_json
 from dss_jax.core.errors import UsageError
+from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.paths import write_whole
 from dss_jax.core.texts import is_utf8
 from dss_jax.data.rows import Located, csv_rows, jsonl_rows, lines_of
@@ -125,6 +126,7 @@ def _of_parquet(file: Path) -> RowTable:
     try:
         table = arrow.parquet.ParquetFile(file)
     except (arrow.ArrowInvalid, OSError) as error:
+        refuse_pointer(file)
         raise UsageError(f"{file} cannot be read as Parquet: {error}") from error
 
     def rows() -> Iterator[Located]:
