@@ -1,4 +1,6 @@
-"""A server that speaks as much of the Hugging Face hub as a push needs, in this process."""
+"""A server that speaks as much of the Hugging Face hub as a push and a download need, in this
+process.
+"""
 
 import base64
 import hashlib
@@ -11,7 +13,11 @@ from typing import Any
 
 
 class Hub:
-    """What was sent: `files` of the last commit of each repository; `asked`, (path, token)."""
+    """What was sent: `files` of the last commit of each repository; `asked`, (path, token).
+
+    Repositories are downloaded from `files`; those in `gated` need the token. Where `cut` is set, a
+    file of more bytes than it is sent in part, and the connection closed, as often as `cuts` says.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
@@ -21,6 +27,10 @@ class Hub:
         self.blobs: dict[str, bytes] = {}
         self.address = ""
         self.token = "hf_good"
+        self.gated: set[str] = set()
+        self.revisions = {"main", COMMIT}
+        self.cut, self.cuts = 0, 0
+        self.ranges: list[str] = []
 
     def answer(self, path: str, body: bytes, token: str) -> tuple[int, Any]:
         """Status and JSON for a POST."""
@@ -73,6 +83,37 @@ class Hub:
         self.files[repo] = files
         return {"commitUrl": f"{self.address}/{repo}/commit/0123abc", "commitOid": "0123abc"}
 
+    def info(self, path: str, token: str) -> tuple[int, Any, str]:
+        """Status, JSON and the hub's code of an error, for a GET of a repository's API."""
+        repo, _, rest = path.removeprefix("/api/models/").partition("/revision/")
+        if "/tree/" in repo:
+            repo, _, rest = repo.partition("/tree/")
+        if repo not in self.files:
+            return 401, {"error": "Invalid username or password."}, "RepoNotFound"
+        if (rest or "main") not in self.revisions:
+            return 404, {"error": f"Invalid rev id: {rest}"}, "RevisionNotFound"
+        files = self.files[repo]
+        if "/tree/" in path:
+            found = [
+                {"type": "file", "path": n, "size": len(b), "oid": hashlib.sha1(b).hexdigest()}
+                for n, b in files.items()
+            ]
+            return 200, found, ""
+        siblings = [{"rfilename": name} for name in files]
+        return 200, {"id": repo, "sha": COMMIT, "siblings": siblings, "tags": []}, ""
+
+    def file(self, path: str, token: str) -> tuple[int, bytes, str]:
+        """Status, content and the hub's code of an error, for a file."""
+        repo, _, rest = path.removeprefix("/").partition("/resolve/")
+        if repo in self.gated and token != f"Bearer {self.token}":
+            return 403, b"", "GatedRepo"
+        content = self.files.get(repo, {}).get(rest.partition("/")[2])
+        return (404, b"", "EntryNotFound") if content is None else (200, content, "")
+
+
+COMMIT = "0123abcd" * 5
+"""Of every repository."""
+
 
 @contextmanager
 def running() -> Iterator[Hub]:
@@ -90,9 +131,11 @@ def running() -> Iterator[Hub]:
                 return b"".join(parts)
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-        def _send(self, status: int, content: Any) -> None:
+        def _send(self, status: int, content: Any, code: str = "") -> None:
             data = json.dumps(content).encode()
             self.send_response(status)
+            if code:
+                self.send_header("X-Error-Code", code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -109,10 +152,35 @@ def running() -> Iterator[Hub]:
             self._send(200, {})
 
         def do_GET(self) -> None:
-            hub.asked.append((self.path, self.headers.get("Authorization", "")))
-            self._send(404, {"error": f"the stand-in has no {self.path}"})
+            path, token = self.path.partition("?")[0], self.headers.get("Authorization", "")
+            hub.asked.append((path, token))
+            if "/resolve/" in path:
+                self._send_file(*hub.file(path, token))
+            elif path.startswith("/api/models/"):
+                self._send(*hub.info(path, token))
+            else:
+                self._send(404, {"error": f"the stand-in has no {self.path}"})
 
         do_HEAD = do_GET
+
+        def _send_file(self, status: int, content: bytes, code: str) -> None:
+            start, wanted = 0, self.headers.get("Range", "")
+            if wanted and self.command == "GET":
+                hub.ranges.append(wanted)
+                start, status = int(wanted.removeprefix("bytes=").partition("-")[0]), 206
+            self.send_response(status)
+            if code:
+                self.send_header("X-Error-Code", code)
+            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            if self.command == "GET":
+                ends = len(content)
+                if hub.cuts and len(content) > hub.cut:
+                    hub.cuts, ends = hub.cuts - 1, start + hub.cut
+                self.wfile.write(content[start:ends])
+                self.close_connection = True
 
         def log_message(self, *_: Any) -> None:
             """Says nothing."""

@@ -203,3 +203,16 @@ def test_the_configuration_that_a_run_has_saved_binds_and_does_nothing_else(
     file.write_text("Train.seed = 3\nTrain:\n  steps = 4\n")
     run = gin_config.read_saved(file, ["Train.log_every = 2"]).run()
     assert (run.train.seed, run.train.steps, run.train.log_every) == (3, 4, 2)
+
+
+def test_the_learning_rate_is_that_of_what_a_run_starts_from() -> None:
+    """A default only: what is given stays, and a run's configuration always has a number."""
+
+    def rate(*bindings: str) -> float | None:
+        return gin_config.load_run(["runs/train.gin"], bindings).optimizer.learning_rate
+
+    assert rate() == 1e-3
+    assert rate("Train.init_from = 'google/flan-t5-base'") == 5e-5
+    assert rate("Optimizer.learning_rate = 2e-4") == 2e-4
+    assert config.Run().optimizer.learning_rate == 1e-3
+    assert config.from_gin(config.to_gin(config.Run())) == config.Run()

@@ -2,15 +2,18 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import hub_server
 import pytest
 
 from dss_jax.cli import doctor
 from dss_jax.cli.main import main
-from dss_jax.core import environment
+from dss_jax.core import environment, road
 from dss_jax.core.environment import Check
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import shipped
@@ -146,6 +149,9 @@ def test_a_library_out_of_range_is_named(tmp_path: Path) -> None:
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(doctor, "device_check", lambda _: Check("devices", "8 x TPU v4 (tpu)"))
+    monkeypatch.setattr(doctor, "work_checks", lambda _: [])
+    monkeypatch.setattr(road, "SERVERS", {})
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     missing = [Check("t5x", "not installed", "git cc342d4 is needed")]
     monkeypatch.setattr(environment, "t5x_checks", lambda: missing)
     assert main(["doctor"]) == 0
@@ -154,6 +160,10 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert "8 x TPU v4" in out
     assert "make t5x" in out
     assert re.search(r"OPENAI_API_KEY +set\n", out)
+    assert re.search(r"Hugging Face hub +not reached: .*refused", out)
+    assert re.search(r"memory +[\d.]+ GB, [\d.]+ GB free|not known", out)
+    assert re.search(r"extras +\S.*; not installed: ", out)
+    assert str(Path.home()) not in out
     assert KEY not in out
     assert main(["doctor", "--engine", "t5x"]) == doctor.FOUND_WRONG
     assert "! t5x" in capsys.readouterr().out
@@ -190,3 +200,66 @@ def test_doctor_imports_no_library() -> None:
     assert not {"jax", "numpy", "flax", "tensorflow", "rich"} & set(
         re.findall(r"'([^']+)'", done.stdout)
     )
+
+
+def test_no_names_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/jane"))
+    text = "/home/jane/.cache, /scratch/jane/x, /scratch/janet/x, jane.txt"
+    shown = road.without_names(text, {"USER": "jane"})
+    assert shown == "~/.cache, /scratch/USER/x, /scratch/janet/x, jane.txt"
+
+
+def test_a_server_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(road, "SECONDS", 0.3)
+    monkeypatch.setattr(road, "SERVERS", {"nobody": "http://127.0.0.1:9"})
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        found = {check.name: check.found for check in road.server_checks()}
+        assert time.monotonic() - began < 3
+    assert found.keys() == {"Hugging Face hub", "nobody"}
+    assert all(said.startswith("not reached: ") for said in found.values())
+    missing = environment.vocabulary_check(found["nobody"]).found
+    assert missing.startswith("none here: --init_from brings one")
+    with hub_server.running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        assert road.server_checks()[0].found == "reached"
+
+
+def test_extras_are_found_by_what_they_bring(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = ["jax>=0.10", "gcsfs>=2; extra == 'gcs'", "jax[cuda12]>=0.10; extra == 'cuda'"]
+    lines += ["ruff; extra == 'dev'", "fastapi; extra == 'serve'", "uvicorn; extra == 'serve'"]
+    there = {"gcsfs", "jax", "ruff", "uvicorn"}
+
+    class Own:
+        requires = lines
+
+    monkeypatch.setattr(
+        road, "distribution", lambda name: Own() if name in {*there, "dss-jax"} else None
+    )
+    assert road.extras_check().found == "gcs; not installed: cuda, serve"
+
+
+@pytest.mark.slow
+def test_a_step_is_made_on_the_devices() -> None:
+    product, step = doctor.work_checks(300)
+    assert re.fullmatch(r"[\d,]+ GFLOP/s \(float32, 1,536 x 1,536\)", product.found)
+    assert re.fullmatch(r"[\d.]+ s with compilation, then [\d.]+ ms .*", step.found)
+    assert not step.problem
+
+
+def test_a_step_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.run
+
+    def run(command: list[str], **given: object) -> subprocess.CompletedProcess:
+        assert command[1:] == ["-m", "dss_jax.run.probe"]
+        return real([sys.executable, "-c", code], **given)
+
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    code = "raise RuntimeError('out of memory')"
+    assert doctor.work_checks(60)[-1].problem == "it fails: RuntimeError: out of memory"
+    code = "import time; time.sleep(60)"
+    assert "within 1 s" in doctor.work_checks(1)[-1].problem

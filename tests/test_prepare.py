@@ -11,13 +11,15 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dss_jax.core import config, locks
+from dss_jax.core import config, locks, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
 from dss_jax.core.log import shown
@@ -389,6 +391,24 @@ class TestVocabularyFile:
             with pytest.raises(UsageError, match=r"cannot fetch .*IncompleteRead\(999 bytes"):
                 vocabulary.resolve(f"http://127.0.0.1:{served.server_port}/v.model")
         assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+    def test_no_network_is_said_at_once_and_after_what_is_wrong_with_the_data(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """gcsfs, where it is installed, is not asked: it would try for most of a minute."""
+
+        def none(*_: object, **__: object) -> None:
+            raise urllib.error.URLError(OSError("Name or service not known"))
+
+        monkeypatch.setattr(urllib.request, "urlopen", none)
+        monkeypatch.setattr(storage, "local_file", lambda name: pytest.fail(f"asks for {name}"))
+        with pytest.raises(
+            UsageError, match=r"^cannot fetch .* \(Name or .*--vocabulary FILE"
+        ) as said:
+            vocabulary.resolve(None)
+        assert "\n" not in str(said.value)
+        with pytest.raises(UsageError, match="has no train split"):
+            prepare.make_request(config.Task(name="cqa"), config.Vocabulary())
 
     def test_a_public_bucket_is_fetched_over_https(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[str] = []

@@ -223,6 +223,23 @@ class TestFromAnotherFolder:
         (project / "runs" / "run").rename(moved)
         assert main(["eval", "--output_dir", str(moved)]) == 0
 
+    def test_a_mesh_that_does_not_fit_here_is_replaced(self, project: Path, capsys) -> None:
+        """The run was trained on 32 devices; here are 4."""
+        folder = project / "runs" / "run"
+        before = (folder / run_folder.CONFIG).read_text()
+        text = before.replace("Mesh.data = -1", "Mesh.data = 4")
+        text = text.replace("Mesh.fsdp = 1", "Mesh.fsdp = 2")
+        text = text.replace("Mesh.model = 1", "Mesh.model = 4")
+        (folder / run_folder.CONFIG).write_text(text)
+        own = ["--store", str(project / "store"), "--task_dir", str(project / "tasks")]
+        assert main(["eval", "--output_dir", str(folder), *own]) == 0
+        out = capsys.readouterr().out
+        assert "Mesh.model = 4) does not fit 4 devices" in out
+        assert "this mesh is taken instead: data 1 x fsdp 1 x model 4" in out
+        assert "predictions/test-6.jsonl" in out, "a mesh makes no other run"
+        assert main(["eval", "--output_dir", str(folder), *own, "--gin.Mesh.data=3"]) == 2
+        assert "does not fit 4 devices" in capsys.readouterr().err
+
     def test_what_comes_from_anywhere_says_not_what_is_executed(
         self, project: Path, capsys
     ) -> None:

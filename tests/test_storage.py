@@ -9,7 +9,9 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
+from urllib.error import HTTPError
 
 import jax
 import numpy as np
@@ -275,7 +277,7 @@ def test_data_vocabulary_and_records_are_read_from_buckets(bucket: str, tmp_path
 
 
 def _no_fetch(*_: object) -> None:
-    raise UsageError("private")
+    raise UsageError("private") from HTTPError("", 403, "Forbidden", Message(), None)
 
 
 @pytest.mark.parametrize("format", ["hf", pytest.param("orbax", marks=pytest.mark.slow), "t5x"])

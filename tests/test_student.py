@@ -154,6 +154,16 @@ def test_inputs_are_encoded_as_in_training(student: Student, folder: Path) -> No
     assert (len(cut), cut[-1]) == (40, 1)
 
 
+def test_a_cpu_computes_in_float32_unless_it_is_told(copy: Path) -> None:
+    file = copy / "config.gin"
+    text = file.read_text()
+    assert "T5Config.dtype = 'float32'" in text
+    file.write_text(text.replace("T5Config.dtype = 'float32'", "T5Config.dtype = 'bfloat16'"))
+    for asked, used in ((None, "float32"), ("bfloat16", "bfloat16")):
+        student = dss_jax.load(copy, dtype=asked)
+        assert student._engine._run.model.dtype == used  # type: ignore[attr-defined]
+
+
 def test_a_folder_in_hugging_faces_form_answers_alike(
     student: Student, folder: Path, tmp_path: Path
 ) -> None:

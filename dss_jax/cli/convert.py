@@ -1,6 +1,6 @@
 """Convert a checkpoint between Hugging Face's, our own, T5X's and CTranslate2's format.
 
-  dss convert --from hf flan-t5-base --to orbax models/flan_t5_base
+  dss convert --from hf google/flan-t5-base --to orbax models/flan_t5_base
   dss convert --from orbax runs/cqa --to hf students/cqa
   dss convert --from orbax runs/cqa --to ctranslate2 students/cqa-ct2 --quantization int8
 
@@ -31,7 +31,7 @@ CT2 = "ctranslate2"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     form: dict[str, Any] = {"nargs": 2, "metavar": ("FORMAT", "DIR"), "required": True}
     add = parser.add_argument
-    text = f"format ({', '.join(CHECKPOINT_FORMATS)}) and folder to read, local, gs:// or s3://"
+    text = f"format ({', '.join(CHECKPOINT_FORMATS)}) and folder (gs://, s3:// too), or OWNER/NAME"
     add("--from", dest="from_", help=text, **form)
     text = (
         f"format ({', '.join((*CHECKPOINT_FORMATS, CT2))}) and folder to write, which must be new"

@@ -1,5 +1,6 @@
-"""Check this installation: versions, devices, folders, and the T5X engine. Or a folder: whether the
-files of a run or of a token store are whole.
+"""Check this installation: versions, memory, devices, a training step, folders, servers, and the
+T5X engine; without keys and users' names, to be shown to others. Or a folder: whether the files of
+a run or of a token store are whole.
 
   dss doctor
   dss doctor --engine t5x
@@ -15,8 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dss_jax import __version__
 from dss_jax.cli.tables import say
-from dss_jax.core import environment
+from dss_jax.core import environment, road
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.environment import Check
 from dss_jax.core.errors import UsageError
@@ -37,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("folder", nargs="?", metavar="DIR", help="a run's folder, or a token store, to check")
     add("--repair", action="store_true", help="of a run: set damaged checkpoints aside")
     add("--engine", help="jax, or t5x: that T5X must be able to run")
-    text = "how long JAX may take to find its devices (default 60)"
+    text = "how long JAX may take to find its devices, and twice as long for a step (default 60)"
     add("--device_seconds", type=int, default=60, help=text)
     text = "variable with the key of your LLM server"
     add("--api_key_env", default="OPENAI_API_KEY", help=text)
@@ -51,12 +53,19 @@ def main(args: argparse.Namespace) -> int:
     at_least("--device_seconds", args.device_seconds, 1)
     if args.engine is not None:
         among("--engine", args.engine, ENGINES)
+    servers = road.server_checks()
     wanted = [
+        Check("dss-jax", __version__),
         environment.python_check(),
         *environment.package_checks(),
+        road.extras_check(),
+        *road.machine_checks(),
         device_check(args.device_seconds),
+        *work_checks(2 * args.device_seconds),
         *environment.folder_checks(),
-        environment.vocabulary_check(),
+        *road.cache_checks(),
+        environment.vocabulary_check({c.name: c.found for c in servers}.get("T5's vocabulary")),
+        *servers,
         environment.key_check(args.api_key_env),
     ]
     t5x = environment.t5x_checks()
@@ -102,6 +111,27 @@ def device_check(seconds: int) -> Check:
     return Check("devices", shown + (f", {processes} processes" if processes > 1 else ""))
 
 
+def work_checks(seconds: int) -> list[Check]:
+    """A product of matrices and a training step on the devices, in a child process."""
+    command = [sys.executable, "-m", "dss_jax.run.probe"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return [Check("training step", "no answer", f"it did not end within {seconds} s")]
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return [Check("training step", "none", f"it fails: {last}")]
+    found = json.loads(done.stdout.splitlines()[-1])
+    product, step = found["matmul"], found["step"]
+    wrong = "" if step["loss"] is not None else "its loss is not finite"
+    shown = f"{step['first']:.1f} s with compilation, then {1e3 * step['second']:.1f} ms"
+    side = f"{product['dtype']}, {product['side']:,} x {product['side']:,}"
+    return [
+        Check("matrix product", f"{product['gflops']:,.0f} GFLOP/s ({side})"),
+        Check("training step", f"{shown} (a very small T5)", wrong),
+    ]
+
+
 def _show(title: str, checks: Sequence[Check]) -> None:
     # Not a table of rich's: this must run where the installation is broken.
     width = max(len(c.name) for c in checks)
@@ -109,5 +139,5 @@ def _show(title: str, checks: Sequence[Check]) -> None:
     for check in checks:
         mark = "!" if check.problem else " "
         tail = f"   <- {check.problem}" if check.problem else ""
-        say(f"{mark} {check.name:<{width}}  {check.found}{tail}")
+        say(road.without_names(f"{mark} {check.name:<{width}}  {check.found}{tail}"))
     print()

@@ -7,7 +7,6 @@ would do more than bind, is refused.
 """
 
 import logging
-import re
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gin import config_parser
 
 from dss_jax.core import config, storage
-from dss_jax.core.errors import Mistakes, UsageError, nearest, unknown_name
+from dss_jax.core.errors import Mistakes, UsageError, unknown_name
 from dss_jax.core.paths import shipped
 
 log = logging.getLogger(__name__)
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 SECTIONS = (*config.SECTIONS, "Sweep")
 """Names in gin files: of what a run has, and of the grid of `dss sweep`, which it passes over."""
-
-_NAMES_OF_T5X = {"INITIAL_CHECKPOINT_PATH": "Train.init_from", "MODEL_DIR": "Train.output_dir"}
-"""Macros of T5X's gin files -> the setting here, where the name itself does not tell."""
 
 
 def settings() -> list[str]:
@@ -159,7 +155,9 @@ class _Reader:
                 values[name] = self._filled(name, *bound)
         self._mistakes.done()
         for name in self._macros.keys() - self._used:
-            raise _without_effect(name, self._macros[name][1])
+            from dss_jax.core.hints import without_effect
+
+            raise without_effect(name, self._macros[name][1], settings())
         return Settings(values)
 
     def file(self, name: str | Path) -> None:
@@ -244,24 +242,6 @@ def _check_section(scope: str, section: str, place: str) -> None:
         raise UsageError(f"{unknown_name('section', section, SECTIONS)} ({place})")
 
 
-def _without_effect(name: str, place: str) -> UsageError:
-    """The error for a macro that nothing uses: most likely a setting without its section."""
-    fields_of = {s: s.partition(".")[2] for s in settings()}
-    bare = name.lower().replace("_", "")
-    alike = {s for s in fields_of if s.lower().replace("_", "").replace(".", "") == bare}
-    found = [s for s, own in fields_of.items() if own == name.lower() or s in alike]
-    if not found:
-        near = nearest(name, fields_of.values())
-        found = [s for s, own in fields_of.items() if own == near]
-    if name in _NAMES_OF_T5X:
-        found = [_NAMES_OF_T5X[name]]
-    hint = f" Did you mean {' or '.join(found)}?" if found else ""
-    return UsageError(
-        f"{name} = ... has no effect: it is no setting, and no value uses it as %{name}.{hint} "
-        f"({place})"
-    )
-
-
 def _place(where: str, line: int) -> str:
     return where if where.startswith("in ") else f"{where}:{line}"
 
@@ -272,17 +252,6 @@ def _statements(text: str, where: str) -> Iterator[Any]:
         yield from parser
     except (SyntaxError, ValueError, tokenize.TokenError) as error:
         line = getattr(error, "lineno", None) or 1
-        raise _unreadable(text.splitlines()[line - 1 : line], _place(where, line), error) from error
+        from dss_jax.core.hints import unreadable
 
-
-def _unreadable(lines: list[str], place: str, error: Exception) -> UsageError:
-    """The error for text that gin's parser does not take; it says where quotes are missing."""
-    reason = getattr(error, "msg", None) or str(error)
-    found = re.fullmatch(r"\s*([\w.]+)\s*=\s*([^\s\"'()\[\]{}#]+)\s*(?:#.*)?", "".join(lines))
-    if found is None:
-        return UsageError(f"gin cannot read the configuration ({place}): {reason.splitlines()[0]}")
-    name, value = found.groups()
-    return UsageError(
-        f"{name} = {value} is no value ({place}). Text needs quotes: {name} = {value!r}, and on a "
-        f"""command line --gin.{name}='"{value}"'. Others: 300, 1e-3, True, None, (1, 2)."""
-    )
+        raise unreadable(text.splitlines()[line - 1 : line], _place(where, line), error) from error

@@ -1,14 +1,17 @@
 """`dss`: one file a command. Imports nothing heavy until the arguments are known to be right."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 from dss_jax import __version__
 from dss_jax.cli import ending
 from dss_jax.core import log, processes, signals
-from dss_jax.core.errors import Diverged, UsageError, unknown_name
+from dss_jax.core.errors import Diverged, UsageError
 
 COMMANDS = {
     "init": "make a task of a labelled table: CSV, JSONL, Parquet or a data set of the hub",
@@ -35,6 +38,15 @@ COMMANDS = {
 may give an exit status."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Of a command's flags; what is wrong with them is a UsageError."""
+
+    def error(self, message: str) -> NoReturn:
+        from dss_jax.core.hints import wrong_arguments
+
+        raise wrong_arguments(self, message)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; without `arguments`, as the program, which may end the process.
 
@@ -44,8 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _main(arguments)
+    if "_ARGCOMPLETE" in os.environ:
+        from dss_jax.cli.completion import complete
+
+        complete(COMMANDS)
     with ending.ends_soon():
-        status = _main(sys.argv[1:])
+        try:
+            status = _main(sys.argv[1:])
+        except BrokenPipeError:
+            status = 0
+        finally:
+            _flush()
     alone = processes.count() == 1  # Several end together.
     if status in (signals.INTERRUPTED, signals.TERMINATED) or (status == signals.SAVED and alone):
         ending.leave(status)
@@ -64,11 +85,13 @@ def _main(given: Sequence[str]) -> int:
     name = given[0]
     try:
         if name not in COMMANDS:
-            raise unknown_name("command", name, COMMANDS)
+            from dss_jax.core.hints import unknown_command
+
+            raise unknown_command(given, COMMANDS)
         from dss_jax.cli import options
 
         module = import_module(f"dss_jax.cli.{name}")
-        parser = argparse.ArgumentParser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
+        parser = Parser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         module.add_flags(parser)
         verbose = "say more: the whole configuration, where compiled code is kept"
@@ -88,8 +111,6 @@ def _main(given: Sequence[str]) -> int:
         print("dss: stopped (SIGTERM)", file=sys.stderr)
         return signals.TERMINATED
     except BrokenPipeError:
-        # The reader (head, less) has gone; Python would complain again at exit.
-        sys.stdout = None  # type: ignore[assignment]
         return 0
     except OSError as error:
         from dss_jax.core.disk import trouble
@@ -98,6 +119,17 @@ def _main(given: Sequence[str]) -> int:
             raise
         print(f"dss: error: {said}", file=sys.stderr)
         return 1
+
+
+def _flush() -> None:
+    """Writes out what was printed. Where the reader (head, less) has gone, Python would complain at
+    exit, too.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

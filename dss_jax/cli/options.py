@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dss_jax.cli import gin_config
 from dss_jax.core import config, processes, registry
-from dss_jax.core.errors import UsageError, nearest
+from dss_jax.core.errors import UsageError
 from dss_jax.core.types import DistillationTask
 
 BASE_GIN_FILE = "runs/train.gin"
@@ -106,7 +106,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--extra_task", metavar="NAME", help=text)
     add("--method", help="a file of gin_configs/methods (default: dss)")
     add("--model", help="for example t5_1_1_base: gin_configs/models/")
-    add("--init_from", help="checkpoint to start from: Hugging Face, Orbax or T5X; gives the model")
+    text = "checkpoint, or a name of the hub (google/flan-t5-base); gives the model"
+    add("--init_from", metavar="PATH", help=text)
     add("--engine", help="what runs the loop: jax (default), or t5x: docs/t5x.md")
     add("--output_dir", help="where the run writes, and goes on from")
     add("--store", help="one token store to use as it is")
@@ -127,12 +128,11 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     """
     args, rest = parser.parse_known_intermixed_args(words)
     bindings = []
-    for flag in rest:
+    for at, flag in enumerate(rest):
         if not flag.startswith("--gin."):
-            known = [o for action in parser._actions for o in action.option_strings]
-            near = nearest(flag.partition("=")[0], known)
-            hint = f" Did you mean {near}?" if near else ""
-            raise UsageError(f"unknown argument {flag!r}.{hint} See {parser.prog} --help.")
+            from dss_jax.core.hints import unknown_argument
+
+            raise unknown_argument(parser, rest[at:], settings=hasattr(args, "bindings"))
         name, separator, value = flag.removeprefix("--gin.").partition("=")
         if not separator:
             raise UsageError(f"{flag} needs a value: --gin.{name}=VALUE.")
@@ -198,7 +198,7 @@ def named_run(
         raise UsageError(f"no task: give --task NAME. Known: {known}.")
     if needs_model and run.method.trains and not (model or args.gin_file or run.train.init_from):
         known = ", ".join(sorted(gin_config.gin_names("models", search)))
-        raise UsageError(f"no model: give --model NAME, or --init_from PATH. Known: {known}.")
+        raise UsageError(f"no model: give --model NAME, or --init_from OWNER/NAME. Known: {known}.")
     found = registry.load_task(run.task.name, args.task_dir) if run.task.name else None
     given = run.vocabulary.path
     if run.train.init_from is not None:

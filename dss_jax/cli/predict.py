@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--student", required=True, help="a run's folder, or one that dss convert wrote")
+    student = "a run's folder, one that dss convert wrote, or OWNER/NAME of the hub"
+    add("--student", required=True, help=student)
     add("--input", required=True, help="rows: .csv, .tsv, .jsonl, .parquet, .txt; - is stdin")
     add("--out", required=True, help="where they go with their labels; - is stdout (JSONL)")
     add("--input_column", default="input", help="whose texts are read (default: input)")
@@ -38,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", help="of a run's folder: best (default), latest or a step")
     add("--engine", help="jax or ctranslate2 (default: by the folder)")
     add("--threads", type=int, help="of the processor (default: all)")
-    text = "of the engine jax: float32 or bfloat16 (default: as in the run)"
+    text = "of the engine jax: float32 or bfloat16 (default: float32 on a CPU, else the run's)"
     add("--dtype", help=text)
 
 

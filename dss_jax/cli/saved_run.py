@@ -1,5 +1,7 @@
 """A run that a folder holds, opened again: for the commands that look at it."""
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,8 @@ from dss_jax.core.errors import UsageError
 
 if TYPE_CHECKING:
     from dss_jax.run.session import Session
+
+log = logging.getLogger(__name__)
 
 DATA_PATHS = (
     "Task.data_dir",
@@ -86,13 +90,15 @@ def reopen(
 ) -> "Session":
     """The run's data and program; with several processes, all must call it. Its task is looked for
     in `task_dirs`, then where it was when the run began; where it is not found, the run's own token
-    store does. Says what of the data has changed. Raises UsageError where the processes do not have
+    store does. A mesh of the run that does not fit the devices that are here is replaced by one
+    that does. Says what of the data has changed. Raises UsageError where the processes do not have
     the same, or there is no such task, data or split.
     """
     from dss_jax.data.prepare import ensure_store
     from dss_jax.run import trained_on
 
-    _, own = registry.remembered(_saved_config(folder).read_text())
+    saved = _saved_config(folder).read_text()
+    _, own = registry.remembered(saved)
     task_dirs = [*task_dirs, *map(str, own)]
     if run.task.name is None or run.task.name in registry.task_names(task_dirs):
         scorer = registry.scorer_of(run.task.name, task_dirs)
@@ -112,4 +118,27 @@ def reopen(
 
     store = same_store(run, open_store)
     trained_on.warn(folder, store)
+    if run.mesh == config.from_gin(saved).mesh:  # Or one was asked for.
+        run = replace(run, mesh=_fitting(run.mesh))
     return open_session(run, folder, store, scorer)
+
+
+def _fitting(mesh: config.Mesh) -> config.Mesh:
+    """The mesh, or where it does not fit the devices that are here, one that does and cuts the
+    parameters up as far as it did.
+    """
+    import jax
+
+    from dss_jax.train.sharding import make_mesh
+
+    try:
+        make_mesh(mesh)
+    except UsageError as error:
+        count = jax.device_count()
+        model = math.gcd(mesh.model, count)
+        fsdp = math.gcd(mesh.fsdp, count // model)
+        mesh = replace(mesh, data=-1, fsdp=fsdp, model=model)
+        shape = " x ".join(f"{a} {n}" for a, n in make_mesh(mesh).shape.items())
+        log.info("%s", error)
+        log.info("this mesh is taken instead: %s (--gin.Mesh.data=N and so on choose one)", shape)
+    return mesh

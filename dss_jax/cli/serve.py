@@ -39,8 +39,8 @@ LIMITS = {
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    student = "a run's folder, or one that dss convert has written"
-    add("--student", required=True, metavar="DIR", help=student)
+    student = "a run's folder, one that dss convert has written, or OWNER/NAME of the hub"
+    add("--student", required=True, metavar="STUDENT", help=student)
     add("--engine", help="jax or ctranslate2 (default: by the folder)")
     add("--checkpoint", help="of a run's folder: best (default), latest or a step")
     add("--threads", type=int, metavar="N", help="of the processor (default: all)")

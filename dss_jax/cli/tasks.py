@@ -1,6 +1,7 @@
-"""List tasks, show examples as the model sees them, and count.
+"""List tasks, show examples as the model sees them, count, and fetch the authors' release.
 
 dss tasks
+dss tasks fetch cqa
 dss tasks show cqa --n 3
 dss tasks stats cqa
 dss tasks check cqa --out cqa.png
@@ -11,12 +12,14 @@ their label, labels that are too long or written alike, records that do not fit.
 """
 
 import argparse
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
 from dss_jax.cli.tables import number, print_characters, print_table, say
-from dss_jax.core import registry
+from dss_jax.core import registry, storage
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError, unknown_name
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    text = "list (default), show, stats or check"
+    text = "list (default), show, stats, check or fetch"
     parser.add_argument("action", nargs="?", default="list", help=text)
     parser.add_argument("task", nargs="?", help="a task's name")
     parser.add_argument("--n", type=int, default=3, help="show: how many examples (default 3)")
@@ -34,6 +37,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", type=Path, help=text)
     parser.add_argument("--prefixes", help="paper or released_code")
     parser.add_argument("--store", help="one token store to use as it is")
+    text = "fetch: the authors' datasets.zip from elsewhere, a file or https://"
+    parser.add_argument("--archive", metavar="FILE", help=text)
     options.add_data_flags(parser)
     options.add_rationales_flag(parser)
     options.add_bad_rows_flag(parser)
@@ -42,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    actions = {"list": _list, "show": _show, "stats": _stats, "check": _check}
+    actions = {"list": _list, "show": _show, "stats": _stats, "check": _check, "fetch": _fetch}
     if args.action not in actions:
         raise unknown_name("action", args.action, actions)
     if args.action != "list" and args.task is None:
@@ -66,6 +71,17 @@ def _list(args: argparse.Namespace) -> None:
         sources = ", ".join(type(s).__name__.lower() for s in task.sources)
         rows.append([name, task.description, sources, task.scorer.name, task.licence])
     print_table("tasks", ("name", "what", "from", "metric", "licence"), rows, texts=True)
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from dss_jax.data import release, sources
+
+    if storage.is_remote(given := args.data_dir or os.environ.get("DSS_DATA_DIR") or ""):
+        raise UsageError(f"fetch writes to a local folder, not to {given}. Give --data_dir DIR.")
+    folder = Path(given).expanduser() if given else sources.fetched_folder()
+    release.fetch(registry.load_task(args.task, args.task_dir), folder, args.archive)
+    where = f" --data_dir {shlex.quote(args.data_dir)}" if args.data_dir else ""
+    say(f"next: dss tasks stats {args.task}{where}")
 
 
 def _resolved(args: argparse.Namespace) -> tuple[options.Resolved, "TokenStore"]:

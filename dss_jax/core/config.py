@@ -8,7 +8,7 @@ in the same output folder, all others may not: they would make it another experi
 import ast
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from dss_jax.core.checks import Section, among, rule_of, setting
@@ -159,13 +159,18 @@ class Data(Section):
     store: str | None = setting(None, free=True)
 
 
+LEARNING_RATES = {"checkpoint": 5e-5, "nothing": 1e-3}
+"""The default, by what a run starts from: the authors' for pre-trained T5, with which a model from
+nothing learns next to nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Section):
     """The optimiser. The defaults are the authors' released code.
 
     Attributes:
       name: "adamw" or "adafactor" (as T5X uses it: factored, scaled by the parameters' RMS).
-      learning_rate: peak.
+      learning_rate: peak; None: see `LEARNING_RATES`. A `Run` has a number.
       schedule: "linear" (to 0 at Train.steps) or "constant".
       warmup_steps: linear warm-up, optimiser updates.
       b1, b2, eps, weight_decay: of AdamW.
@@ -174,7 +179,7 @@ class Optimizer(Section):
     """
 
     name: str = setting("adamw", among=("adamw", "adafactor"))
-    learning_rate: float = setting(5e-5, low=0, high=10)
+    learning_rate: float | None = setting(None, low=0, high=10)
     schedule: str = setting("linear", among=("linear", "constant"))
     warmup_steps: int = setting(0, low=0)
     b1: float = setting(0.9, low=0, high=1)
@@ -254,8 +259,8 @@ class Train(Section):
       max_bad_steps: batches in a row, not finite and so skipped, after which the run stops.
       log_every: optimiser updates between lines of `metrics.jsonl`.
       output_dir: where everything that the run makes goes.
-      init_from: checkpoint whose parameters the run starts from: a Hugging Face folder, an Orbax
-        model folder or run folder, or a T5X checkpoint; None: random parameters.
+      init_from: checkpoint whose parameters the run starts from: Hugging Face's (a folder or a name
+        of the hub), an Orbax model or run folder, or T5X's; None: random parameters.
       engine: what runs the loop: "jax", this package, or "t5x", T5X's own `train`.
     """
 
@@ -291,6 +296,9 @@ class Run:
     train: Train = Train()
 
     def __post_init__(self) -> None:
+        if self.optimizer.learning_rate is None:
+            rate = LEARNING_RATES["checkpoint" if self.train.init_from else "nothing"]
+            object.__setattr__(self, "optimizer", replace(self.optimizer, learning_rate=rate))
         mistakes = Mistakes()
         mistakes.found += self._wrong()
         mistakes.done()

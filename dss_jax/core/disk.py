@@ -6,7 +6,11 @@ import re
 import shutil
 from pathlib import Path
 
+_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+"""A file is in the place of a folder, or the other way round."""
+
 _CODES = {
+    *_PLACE,
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -42,6 +46,10 @@ def trouble(error: BaseException, path: Path | str | None, needed: int | None = 
     where = at or Path() if path is None else Path(path)
     if at is not None and not at.absolute().is_relative_to(where.absolute().parent):
         return None  # Something else could not be read.
+    if isinstance(error, OSError) and error.errno in _PLACE:
+        return (
+            f"{where} could not be written: {said.lower()}. Give another path, or remove that file."
+        )
     size = "" if needed is None else f", about {needed / 1e6:,.1f} MB needed"
     return (
         f"{'a file' if path is None and at is None else where} could not be written: {said}. "

@@ -187,7 +187,7 @@ def check_for_t5x(run: Run) -> None:
         raise UsageError("--engine t5x cannot take this run:\n  " + "\n  ".join(lines))
 
 
-def _folder(name: str, path: str | Path) -> Check:
+def folder_check(name: str, path: str | Path) -> Check:
     if "://" in str(path):
         return Check(name, str(path))
     folder = Path(path).expanduser()
@@ -199,22 +199,26 @@ def _folder(name: str, path: str | Path) -> Check:
 def folder_checks() -> list[Check]:
     """Cache, token stores and JAX's compilation cache."""
     stores = os.environ.get("DSS_STORE_DIR") or cache_folder() / "stores"
-    checks = [_folder("cache", cache_folder()), _folder("token stores", stores)]
+    checks = [folder_check("cache", cache_folder()), folder_check("token stores", stores)]
     if compiled := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        checks.append(_folder("compilation cache", compiled))
+        checks.append(folder_check("compilation cache", compiled))
     if data := os.environ.get("DSS_DATA_DIR"):
         wrong = "" if Path(data).expanduser().is_dir() else "there is no such folder"
         checks.append(Check("data", data, wrong))
     return checks
 
 
-def vocabulary_check() -> Check:
-    """The vocabulary of tasks that ship none: DSS_VOCABULARY, or T5's public one in the cache."""
+def vocabulary_check(server: str | None = None) -> Check:
+    """The vocabulary of tasks that ship none: DSS_VOCABULARY, or T5's public one in the cache;
+    `server`: what was found out about the one that it is fetched from.
+    """
     if own := os.environ.get("DSS_VOCABULARY"):
         is_file = "://" in own or Path(own).expanduser().is_file()
         return Check("vocabulary", own, "" if is_file else "there is no such file")
     cached = sorted((cache_folder() / "vocabularies").glob("*.model"))
     shown = f"in the cache: {cached[0].name}" if cached else "T5's is fetched when it is needed"
+    if not cached and server and server != "reached":
+        shown = "none here: --init_from brings one, else give --vocabulary FILE or DSS_VOCABULARY"
     return Check("vocabulary", shown)
 
 

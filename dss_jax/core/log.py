@@ -38,6 +38,8 @@ class TerminalHandler(logging.Handler):
             else:
                 bars.tqdm.write(text, file=stream)
                 stream.flush()
+        except BrokenPipeError:
+            pass  # The reader (head, tee) has gone; the work goes on.
         except Exception:
             self.handleError(record)
 

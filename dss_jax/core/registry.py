@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 from dss_jax.core.digest import file_digest, imported_files, installed
-from dss_jax.core.errors import UsageError, unknown_name
+from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder, shipped, write_whole
 from dss_jax.core.types import DistillationTask, Scorer
 
@@ -57,8 +57,9 @@ def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
     """
     known = task_names(dirs)
     if name not in known:
-        looked = ", ".join(map(str, task_folders(dirs)))
-        raise UsageError(f"{unknown_name('task', name, known)} Looked in: {looked} (--task_dir).")
+        from dss_jax.core.hints import unknown_task
+
+        raise unknown_task(name, known, task_folders(dirs))
     return load_task_file(known[name])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.lfs import refuse_pointer
 
 ROW_GROUP = 1024
 """Rows that are read at once."""
@@ -38,6 +39,7 @@ def read_parquet(file: Path) -> ParquetTable:
     try:
         table = arrow.parquet.ParquetFile(file)
     except (arrow.ArrowInvalid, OSError) as error:
+        refuse_pointer(file)
         raise UsageError(f"{file} cannot be read as Parquet: {error}") from error
 
     def rows() -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from typing import Any
 from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.fields import FIELDS, first_twice
+from dss_jax.core.lfs import MARK, pointer
 from dss_jax.core.table import TableSource, text_id
 from dss_jax.core.texts import is_utf8
 from dss_jax.core.types import (
@@ -273,7 +274,7 @@ def _completions(
         )
     texts: list[str] = []
     for file in files:
-        part = parse_json(file.read_text(encoding="utf-8", errors="surrogateescape"), str(file))
+        part = parse_json("".join(lines_of(file)), str(file))
         if not isinstance(part, list) or not all(isinstance(t, str) for t in part):
             raise UsageError(f"{file}: must be a JSON list of strings, the raw completions.")
         texts += part
@@ -311,7 +312,10 @@ def lines_of(file: Path, newline: str | None = None) -> Iterator[str]:
     """Lines with bytes that are no UTF-8 come too: see `is_utf8`. UsageError: it cannot be read."""
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
-            yield from lines
+            for number, line in enumerate(lines):
+                if not number and line.startswith(MARK):
+                    raise pointer(file)
+                yield line
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}.") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import cache_folder
 from dss_jax.core.types import SPLITS, DistillationTask, Jsonl, Release, Source, Tfds
 
 DataDir = str | os.PathLike[str] | None
@@ -17,18 +18,23 @@ DATA_DIR_HELP = "Give the folder with --data_dir, or set DSS_DATA_DIR."
 
 
 def data_folder(data_dir: DataDir) -> Path | None:
-    """The data directory: the argument, else DSS_DATA_DIR, else None. Of a remote one, a copy.
-    UsageError: it is given but is no folder.
+    """The data directory: the argument, else DSS_DATA_DIR, else what `dss tasks fetch` has fetched,
+    else None. Of a remote one, a copy. UsageError: it is given but is no folder.
     """
     folder = data_dir or os.environ.get("DSS_DATA_DIR")
     if not folder:
-        return None
+        return fetched if (fetched := fetched_folder()).is_dir() else None
     if storage.is_remote(folder):
         return _copy_of(str(folder))
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise UsageError(f"the data folder {str(path)!r} does not exist. {DATA_DIR_HELP}")
     return path
+
+
+def fetched_folder() -> Path:
+    """Where `dss tasks fetch` puts the authors' release, if no other folder is given."""
+    return cache_folder() / "release"
 
 
 @functools.cache
@@ -102,6 +108,8 @@ def no_split(task: DistillationTask, split: str, folder: Path | None) -> UsageEr
     available = ", ".join(available_splits(task, folder))
     have = f"It has: {available}." if available else "It has no split at all here."
     where = f" Looked for {'; '.join(looked)}. {DATA_DIR_HELP}" if looked else ""
+    if any(isinstance(other, Release) for other in task.sources):
+        where += f" dss tasks fetch {task.name} fetches the authors' release."
     return UsageError(f"task {task.name!r} has no {split} split. {have}{where}")
 
 

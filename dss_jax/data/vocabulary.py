@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -23,8 +22,6 @@ T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 
 SEPARATOR = "</s>"
 """In an input this text stands for the end-of-sequence id, as in Hugging Face's tokenizer."""
-
-FETCH_SECONDS = 60.0
 
 
 def wanted(path: str | None, task: DistillationTask | None) -> str:
@@ -57,9 +54,11 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
     if not file.is_file():
         try:
             _fetch(url, name, file)
-        except UsageError:
-            # Over https:// only public buckets can be read.
-            if not (name.startswith("gs://") and importlib.util.find_spec("gcsfs")):
+        except UsageError as error:
+            # Over https:// only public buckets can be read. gcsfs would try for a minute to reach
+            # one that did not answer.
+            denied = getattr(error.__cause__, "code", None) in (401, 403, 404)
+            if not (denied and name.startswith("gs://") and storage.has_extra(name)):
                 raise
             return storage.local_file(name)
     return file
@@ -77,18 +76,11 @@ def cached(url: str) -> Path:
 
 
 def _fetch(url: str, name: str, file: Path) -> None:
-    import urllib.request
-    from http.client import HTTPException
+    from dss_jax.data.download import answer
 
-    try:
-        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as response:
-            write_whole(file, response.read())
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UsageError(
-            f"cannot fetch the vocabulary {name} ({reason}). Give a local SentencePiece .model "
-            "file with --vocabulary FILE, or set DSS_VOCABULARY."
-        ) from error
+    fix = "Give a local SentencePiece .model file with --vocabulary FILE, or set DSS_VOCABULARY."
+    with answer(url, f"the vocabulary {name}", fix) as response:
+        write_whole(file, response.read())
 
 
 class SentencePiece:
@@ -110,6 +102,9 @@ class SentencePiece:
             model = self.path.read_bytes()
             self._processor.LoadFromSerializedProto(model + _extra_pieces(extra_ids))
         except (OSError, RuntimeError) as error:
+            from dss_jax.core.lfs import refuse_pointer
+
+            refuse_pointer(self.path)
             raise UsageError(f"{self.path} cannot be read as a SentencePiece model.") from error
         ids = (self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id())
         if ids != (PAD_ID, EOS_ID, UNK_ID):

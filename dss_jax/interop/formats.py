@@ -9,6 +9,8 @@ from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import CHECKPOINT_FORMATS
+from dss_jax.interop.foreign import advice
+from dss_jax.interop.hub import local
 from dss_jax.interop.weights import Weights
 
 LOOKED_FOR = (
@@ -34,6 +36,10 @@ def detect(path: str) -> str:
     if not found and t5x.is_t5x(path):
         found = ["t5x"]
     if len(found) != 1:
+        with storage.explained(path):
+            what = advice([file.name for file in folder.iterdir()], path) if not found else ""
+        if what:
+            raise UsageError(what)
         what = f"is of several formats ({', '.join(found)})" if found else "is of no known format"
         raise UsageError(f"{path} {what}. Looked for: {LOOKED_FOR}.")
     return found[0]
@@ -42,7 +48,8 @@ def detect(path: str) -> str:
 def read_weights(
     path: str, format: str | None = None, checkpoint: int | str | None = None
 ) -> Weights:
-    """Opens a checkpoint, local or remote; its parameters are read later, one at a time.
+    """Opens a checkpoint, local, remote, or of the Hugging Face hub by its name (see `hub.local`);
+    its parameters are read later, one at a time.
 
     `format`: one of `CHECKPOINT_FORMATS`; None: see `detect`. `checkpoint`: of an Orbax run folder:
     "best", "latest" or a step.
@@ -52,10 +59,13 @@ def read_weights(
     """
     from dss_jax.interop import hf, orbax_folder, t5x
 
+    path = local(path) if format in (None, "hf") else path
     remote = storage.is_remote(path)
     path = path if remote else str(Path(path).expanduser())
     if format != "t5x" and not remote and not Path(path).is_dir():
-        raise UsageError(f"there is no folder {path}.")
+        raise UsageError(
+            f"there is no folder {path}. Names of the Hugging Face hub are OWNER/NAME."
+        )
     format = format or detect(path)
     among("format of a checkpoint", format, CHECKPOINT_FORMATS)
     if checkpoint is not None and format != "orbax":

@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from dss_jax.core import storage, student_card
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.paths import check_name, write_whole
 from dss_jax.interop import hf_config
 from dss_jax.interop.hf_config import written_by_transformers_5
@@ -51,6 +52,9 @@ EMBEDDING_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight
 ONE_TENSOR = "In T5 they are one tensor, so this is another model, or a damaged file."
 UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 """In checkpoints of v1.0 from 2019 and 2020; no implementation of T5 has ever read it."""
+
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
+"""Parts of names: of torch.compile, FSDP, activation checkpointing, (Distributed)DataParallel."""
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 """Types that tensors can be written in."""
@@ -123,9 +127,9 @@ def read_hf(path: Path) -> Weights:
     it stands for; configuration and tensors that disagree on the head.
     """
     origin = f"the Hugging Face folder {path}"
+    tensors, notes = _unwrapped(open_tensors(path), origin)
     fields = hf_config.read_json(path / hf_config.CONFIG)
     config = hf_config.shape_of(fields, origin)
-    tensors, notes = open_tensors(path), []
     if tensors.pop(UNUSED, None) is not None:
         notes.append(f"left out: {UNUSED}, which no implementation of T5 uses")
     for alias in EMBEDDING_ALIASES:
@@ -156,6 +160,18 @@ def read_hf(path: Path) -> Weights:
         card=student_card.read(path),
         notes=tuple(notes),
     )
+
+
+def _unwrapped(tensors: Mapping[str, Leaf], origin: str) -> tuple[dict[str, Leaf], list[str]]:
+    """The tensors without what PyTorch's wrappers of a model put before and between the names."""
+    found = {
+        ".".join(part for part in name.split(".") if part not in WRAPPERS): tensor
+        for name, tensor in tensors.items()
+    }
+    if len(found) < len(tensors):
+        raise UsageError(f"{origin} has tensors both with and without the names of {WRAPPERS}.")
+    wrapped = sorted({part for name in tensors for part in name.split(".")} & {*WRAPPERS})
+    return found, [f"names were read without {', '.join(wrapped)}"] if wrapped else []
 
 
 def _drop_alias(
@@ -314,6 +330,7 @@ def _safetensors_in(file: Path) -> Iterator[tuple[str, str, bool, Leaf]]:
     try:
         handle: Any = safe_open(file, framework="np")
     except (OSError, SafetensorError) as error:
+        refuse_pointer(file)
         raise UsageError(f"{file} cannot be read as safetensors: {error}.") from error
     for name in handle.keys():  # noqa: SIM118 - it is no mapping
         view = handle.get_slice(name)
@@ -337,6 +354,7 @@ def _pytorch_in(file: Path) -> Iterator[tuple[str, str, bool, Leaf]]:
         except RuntimeError:  # The format before torch 1.6 cannot be mapped.
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
+        refuse_pointer(file)
         raise UsageError(f"{file} cannot be read as PyTorch weights only: {error}") from error
     for name, x in state.items():
         read = partial(lambda tensor: tensor.detach().float().numpy(), x)

@@ -5,6 +5,7 @@ from typing import Any
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.fields import first_twice
+from dss_jax.core.lfs import refuse_pointer
 
 
 def read_model(vocabulary: Path) -> Any:
@@ -16,6 +17,7 @@ def read_model(vocabulary: Path) -> Any:
     try:
         return made.ModelProto.FromString(vocabulary.read_bytes())
     except (OSError, DecodeError) as error:
+        refuse_pointer(vocabulary)
         raise UsageError(f"{vocabulary} cannot be read as a SentencePiece model.") from error
 
 

@@ -18,6 +18,7 @@ from dss_jax.core.t5_config import SHAPE_FIELDS
 from dss_jax.data.store import TokenStore
 from dss_jax.data.vocabulary import T5_PUBLIC, resolve
 from dss_jax.interop.formats import read_weights
+from dss_jax.interop.hub import full_name
 from dss_jax.interop.model_files import ModelFiles, read_model_files, vocabulary_size
 from dss_jax.interop.weights import flat
 from dss_jax.run import run_folder
@@ -49,7 +50,9 @@ def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
         origin = weights.origin
     model = _model(run.model, files.config, given, origin)
     vocabulary = _vocabulary(run, files, given, origin)
-    return dataclasses.replace(run, model=model, vocabulary=vocabulary)
+    # A name of the hub stays one where the run goes on in another folder.
+    train = dataclasses.replace(run.train, init_from=full_name(path))
+    return dataclasses.replace(run, model=model, vocabulary=vocabulary, train=train)
 
 
 def _model(own: T5Config, checkpoint: T5Config, given: Collection[str], origin: str) -> T5Config:

@@ -17,6 +17,7 @@ from dss_jax import __version__
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.student_card import StudentCard
+from dss_jax.interop.hub import SCHEME, hub_name
 from dss_jax.run import run_folder
 from dss_jax.run.seeds import SUMMARY
 
@@ -104,10 +105,12 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _base_model(run: config.Run) -> str:
-    """The hub's name of what the run started from, where its folder is in the hub's cache; else the
-    folder's; "" for random parameters.
+    """The hub's name of what the run started from, where it was given or its folder is in the hub's
+    cache; else the folder's; "" for random parameters.
     """
     path = run.train.init_from or ""
+    if path.startswith(SCHEME) and (name := hub_name(path)):
+        return name.repo
     if found := re.search(r"models--([\w.-]+?)--([\w.-]+)(/|$)", path):
         return f"{found[1]}/{found[2]}"
     return path.rstrip("/").rpartition("/")[2]

@@ -196,7 +196,12 @@ def check_output_dir(path: str) -> Path:
             "to local folders and gs:// only. Give one of these; `dss convert` writes the student "
             "to s3://."
         )
-    return storage.place(path)
+    place = storage.place(path)
+    if isinstance(place, Path):
+        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        if not there.is_dir():
+            raise UsageError(f"--output_dir {path}: {there} is a file. Give a folder.")
+    return place
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

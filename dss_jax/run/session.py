@@ -25,7 +25,7 @@ from dss_jax.run import run_folder
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.compile import COMPILE_CACHE, cache_counts, keep_compiled_code
 from dss_jax.train.sharding import data_parallelism, data_slice, make_mesh
-from dss_jax.train.step import Program, TrainState
+from dss_jax.train.step import Program, TrainState, settings
 
 if TYPE_CHECKING:
     from dss_jax.data.spans import Pieces
@@ -205,6 +205,8 @@ def describe(session: Session, batches: TrainBatches) -> None:
 
         trained = sum(x.size for x in jax.tree.leaves(lora.split(program.abstract_state.params)[0]))
         log.info(f"LoRA of rank {run.lora.rank}: {trained / 1e6:.2f}M of them are trained")
+    chosen = settings(run)
+    log.info(f"learning rate: {chosen.learning_rate:g}, {chosen.schedule} ({chosen.name})")
     mesh = " x ".join(f"{a} {n}" for a, n in program.mesh.shape.items())
     log.info(f"mesh: {mesh} on {device.device_kind} ({device.platform})")
     left_out = f" ({batches.left_out} left out: no {run.method.label} label)"

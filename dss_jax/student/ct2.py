@@ -4,7 +4,7 @@ Neither JAX nor TensorFlow is imported. CTranslate2 takes tokens by their names.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,26 @@ import numpy as np
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
+from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.machine import processors
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.interop.ct2_files import TOKENS
+from dss_jax.interop.ct2_files import MODEL, TOKENS
 from dss_jax.interop.model_files import T5_CONFIG, VOCABULARY, read_model_files
 from dss_jax.student.student import GeneratedIds, Ids
 
 AT_ONCE = 32
 """Inputs in a batch; CTranslate2 sorts them by length first."""
+
+NEGLIGIBLE = 1e-4
+"""A label is not scored where it is surely less probable than this share of the best one. A
+probability is then too low by less than this, times the labels that were left out.
+"""
+
+LOGITS_BYTES = 2**28
+"""Most memory for the distributions of tokens: of 65 tokens for T5's vocabulary, of 8 for mT5's."""
+
+MOST_BEAMS = 8
+"""Likeliest texts that are looked at."""
 
 
 class CTranslate2Engine:
@@ -37,19 +49,7 @@ class CTranslate2Engine:
         return [[self._tokens[i] for i in ids] for ids in rows]
 
     def generate(self, inputs: Sequence[Ids], longest: int) -> list[GeneratedIds]:
-        found = self._translator.translate_batch(
-            self._named(inputs),
-            max_batch_size=AT_ONCE,
-            beam_size=1,
-            max_input_length=0,
-            max_decoding_length=longest,
-            # With its default, 1, the first token's distribution lacks </s>.
-            min_decoding_length=0,
-            # A score is then the sum, not the mean.
-            length_penalty=0,
-            return_scores=True,
-            return_end_token=True,
-        )
+        found = self._written(self._named(inputs), longest, beam_size=1)
         written = []
         for one in found:
             ids = [self._ids[name] for name in one.hypotheses[0]]
@@ -58,18 +58,108 @@ class CTranslate2Engine:
         return written
 
     def rank(self, inputs: Sequence[Ids], labels: Sequence[Sequence[Ids]]) -> list[np.ndarray]:
-        # It encodes an input once for each of its labels: there is no call that keeps what it has
-        # encoded.
-        named = self._named(inputs)
-        sources = [source for source, row in zip(named, labels, strict=True) for _ in row]
-        targets = [target for row in labels for target in self._named(row)]
-        # </s> is added to a target, and scored.
-        scored = iter(
-            self._translator.score_batch(
-                sources, targets, max_batch_size=AT_ONCE, max_input_length=0
+        """See `StudentEngine`; of a label that is surely less probable than `NEGLIGIBLE` times the
+        best one, a bound from above that says so.
+        """
+        # CTranslate2 encodes an input in each call, and that takes longer than all labels. So what
+        # the student writes by itself comes first: each step on its way tells of all labels that
+        # begin so. Then the likeliest texts at once, and last the labels that are still open.
+        named, rows = self._named(inputs), [LabelScores(row) for row in labels]
+        order = sorted(range(len(rows)), key=lambda n: -len(named[n]))
+        for at in (order[i : i + AT_ONCE] for i in range(0, len(order), AT_ONCE)):
+            self._follow([named[n] for n in at], [rows[n] for n in at])
+        # Where a student writes no label, its likeliest texts are none either.
+        searched = [n for n in order if rows[n].known.any() and len(rows[n].open()) > 1]
+        if searched:
+            self._search([named[n] for n in searched], [rows[n] for n in searched])
+        while asked := [(n, row.open()[0]) for n, row in enumerate(rows) if len(row.open())]:
+            scored = self._translator.score_batch(
+                [named[n] for n, _ in asked],
+                # </s> is added to a target, and scored.
+                self._named([rows[n].labels[label] for n, label in asked]),
+                max_batch_size=AT_ONCE,
+                max_input_length=0,
             )
+            for (n, label), one in zip(asked, scored, strict=True):
+                rows[n].set(label, sum(one.log_probs), True)
+        return [row.log_probs.astype(np.float32) for row in rows]
+
+    def _written(self, inputs: Sequence[Sequence[str]], longest: int, **options: Any) -> Any:
+        """What the student writes after inputs, its scores sums of log-probabilities."""
+        return self._translator.translate_batch(
+            inputs,
+            max_batch_size=AT_ONCE,
+            max_input_length=0,
+            max_decoding_length=longest,
+            # With its default, 1, the first token's distribution lacks </s>.
+            min_decoding_length=0,
+            # A score is then the sum, not the mean.
+            length_penalty=0,
+            return_scores=True,
+            return_end_token=True,
+            **options,
         )
-        return [np.array([sum(next(scored).log_probs) for _ in row], np.float32) for row in labels]
+
+    def _follow(self, inputs: Sequence[Sequence[str]], rows: Sequence["LabelScores"]) -> None:
+        """Scores what one greedy text of each row tells of its labels."""
+        most = max(1, LOGITS_BYTES // (4 * AT_ONCE * len(self._tokens)))
+        longest = min(most, 1 + max(row.longest for row in rows))
+        found = self._written(inputs, longest, beam_size=1, return_logits_vocab=True)
+        for row, one in zip(rows, found, strict=True):
+            ids = [self._ids[name] for name in one.hypotheses[0]]
+            row.follow(ids, map(np.asarray, one.logits[0]))
+
+    def _search(self, inputs: Sequence[Sequence[str]], rows: Sequence["LabelScores"]) -> None:
+        """Scores the labels that are among the likeliest texts of each row."""
+        beams = min(MOST_BEAMS, 2 + max(len(row.open()) for row in rows))
+        longest = 1 + max(row.longest for row in rows)
+        found = self._written(inputs, longest, beam_size=beams, num_hypotheses=beams)
+        for row, one in zip(rows, found, strict=True):
+            for names, score in zip(one.hypotheses, one.scores, strict=True):
+                *ids, last = [self._ids[name] for name in names]
+                if last == EOS_ID and tuple(ids) in row.labels:
+                    row.set(row.labels.index(tuple(ids)), score, True)
+
+
+class LabelScores:
+    """What is known of the log-probabilities of a row's labels.
+
+    Attributes:
+      labels: ids without `</s>`.
+      log_probs: float64 [labels], with `</s>`; where they are not `known`, bounds from above.
+    """
+
+    def __init__(self, labels: Sequence[Ids]) -> None:
+        self.labels = [tuple(label) for label in labels]
+        self.log_probs, self.known = np.zeros(len(labels)), np.zeros(len(labels), bool)
+        self.longest = max(map(len, self.labels))
+
+    def set(self, label: int, log_prob: float, known: bool) -> None:
+        self.log_probs[label], self.known[label] = log_prob, known
+
+    def open(self) -> np.ndarray:
+        """Labels that may not be left out, int, that of the highest bound first."""
+        best = self.log_probs[self.known].max(initial=-np.inf)
+        left = np.flatnonzero(~self.known & (self.log_probs >= best + np.log(NEGLIGIBLE)))
+        return left[np.argsort(-self.log_probs[left], kind="stable")]
+
+    def follow(self, ids: Ids, logits: Iterable[np.ndarray]) -> None:
+        """Takes what the steps of one text tell: `logits`, float [V], of each token of `ids`. A
+        label that goes another way is at most as probable as its first other token.
+        """
+        written = 0.0
+        for step, logits_V in enumerate(logits):
+            beginning = tuple(ids[:step])
+            on = [n for n, label in enumerate(self.labels) if label[:step] == beginning]
+            if not on:
+                break
+            highest = logits_V.max()
+            total = highest + np.log(np.exp(logits_V - highest).sum(dtype=np.float64))
+            for n in on:
+                ended = len(self.labels[n]) == step
+                token = EOS_ID if ended else self.labels[n][step]
+                self.set(n, written + float(logits_V[token] - total), ended)
+            written += float(logits_V[ids[step]] - total)
 
 
 def open_engine(
@@ -103,6 +193,7 @@ def open_engine(
             str(local), device="cpu", intra_threads=threads or processors()
         )
     except (RuntimeError, ValueError) as error:
+        refuse_pointer(local / MODEL)
         raise UsageError(
             f"{folder} cannot be read by CTranslate2 {ctranslate2.__version__}: {error}. Convert "
             "the student again."

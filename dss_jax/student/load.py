@@ -7,6 +7,7 @@ from dss_jax.core import storage
 from dss_jax.core.checks import among, at_least
 from dss_jax.core.errors import UsageError
 from dss_jax.interop.ct2_files import MODEL
+from dss_jax.interop.hub import local
 from dss_jax.student import card
 from dss_jax.student.student import Student
 
@@ -31,12 +32,13 @@ def load(
     """Opens the student in a run's folder, or in one that `dss convert` wrote.
 
     Args:
-      folder: local, gs:// or s3://.
+      folder: local, gs:// or s3://, or a name of the Hugging Face hub: see `hub.local`.
       engine: "jax", for folders of runs and in Hugging Face's form; "ctranslate2", for those in its
         own. None: by the folder.
       threads: of the processor that are used; None: all.
       checkpoint: of a run's folder: "best" on validation (also None), "latest" or a step.
-      dtype: of the engine jax's activations: "float32" or "bfloat16"; None: as in the run.
+      dtype: of the engine jax's activations: "float32" or "bfloat16"; None: float32 on a CPU,
+        which takes longer for bfloat16, else as in the run.
 
     Raises:
       UsageError: there is no student in the folder, or none for this engine.
@@ -45,6 +47,7 @@ def load(
         among("engine", engine, ENGINES)
     if threads is not None:
         at_least("threads", threads, 1)
+    folder = local(str(folder))
     place = storage.place(folder)
     if not storage.exists(place):
         raise UsageError(f"there is no folder {folder}. Give the folder of a student.")

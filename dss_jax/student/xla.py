@@ -19,6 +19,7 @@ from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import Engine
 from dss_jax.evaluate.ranking import TrieRanker
 from dss_jax.interop.open_model import OpenedModel, open_model
+from dss_jax.model.matmul import on_cpu
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.run.run_folder import CONFIG
 from dss_jax.student.student import WARM_UP, GeneratedIds, Ids
@@ -39,14 +40,15 @@ def open_engine(
     """The student in a run's folder, or in one of another format that `dss convert` knows.
 
     `threads` has an effect before JAX has begun its work in this process. `dtype`: of the
-    activations; None: as in the run, float32 elsewhere. Raises UsageError: see `open_model`.
+    activations; None: float32 on a CPU, else as in the run. Raises UsageError: see `open_model`.
     """
     if threads is not None:
         os.environ["NPROC"] = str(threads)  # XLA's, for its own threads.
     run = _run_of(folder)
     if dtype is not None:
         among("dtype", dtype, DTYPES)
-    dtype = dtype or run.model.dtype
+    # On a CPU a product in bfloat16 takes longer: docs/predict.md.
+    dtype = dtype or ("float32" if on_cpu() else run.model.dtype)
     opened = open_model(str(folder), dtype=dtype, checkpoint=checkpoint)
     return XlaEngine(run, opened), opened.vocabulary
 

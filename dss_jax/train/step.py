@@ -40,13 +40,16 @@ def learning_rate_schedule(cfg: config.Optimizer, steps: int) -> Callable[[jax.A
     at `steps`, is `transformers.get_linear_schedule_with_warmup`.
     """
 
+    rate = cfg.learning_rate
+    assert rate is not None
+
     def schedule(count: jax.Array) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
         warm = jnp.minimum(1.0, step / cfg.warmup_steps) if cfg.warmup_steps else 1.0
         if cfg.schedule == "constant":
-            return jnp.asarray(cfg.learning_rate * warm)
+            return jnp.asarray(rate * warm)
         left = jnp.clip((steps - step) / max(1, steps - cfg.warmup_steps), 0.0, 1.0)
-        return cfg.learning_rate * jnp.where(step < cfg.warmup_steps, warm, left)
+        return rate * jnp.where(step < cfg.warmup_steps, warm, left)
 
     return schedule
 
