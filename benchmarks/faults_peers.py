@@ -78,7 +78,8 @@ class Tries:
                 text = str(error).strip()
                 clear = len(text) <= LONGEST and any(str(name) in text for name in named)
                 result = {"outcome": "refused" if clear else "traceback"}
-                result["said"] = f"{type(error).__name__}: {text}".replace(str(self.folder), "DIR")
+                said = f"{type(error).__name__}: {text}".replace(str(self.folder), "DIR")
+                result["said"] = said[:300]
             file.write_text(json.dumps(result))
         finally:
             os._exit(0)
