@@ -5,6 +5,7 @@
 # make docs   the documentation as a site: site/index.html
 # make t5x    T5X, the optional second engine (needs git and the network); docs/t5x.md
 # make install EXTRAS=cuda   sets up .venv only; the launchers call it
+# make audit  known weaknesses of the locked versions (needs PyPI itself)
 # make lock   new versions in requirements-hashes.lock and requirements.lock
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ UV := uv==0.13.9
 # Resolves and unpacks several times as fast as pip, and compares each file with its hash.
 UV_PIP = $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements-hashes.lock
 
-.PHONY: install demo test test-all check format docs t5x lock clean
+.PHONY: install demo test test-all check format docs t5x lock audit clean
 
 # Made anew whenever the project's needs change; otherwise a second run starts at once.
 $(VENV)/.installed-$(EXTRAS): pyproject.toml requirements-hashes.lock
@@ -85,5 +86,12 @@ lock:
 	@sed -e '/^ *--hash=/d' -e 's/ \\$$//' requirements-hashes.lock > requirements.lock
 	@rm -rf $(VENV)-lock
 
+# Strict: a package that could not be looked up is no package without weaknesses.
+audit:
+	@test -x $(VENV)-audit/bin/pip-audit || ($(PYTHON) -m venv $(VENV)-audit && \
+	  $(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1)
+	@$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	  -r requirements-hashes.lock
+
 clean:
-	rm -rf $(VENV) $(VENV)-lock runs site .cache .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-lock $(VENV)-audit runs site .cache .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,8 @@
 """Token stores by Apache Beam, and SeqIO's own cached tasks as a source; on the direct runner."""
 
+import hashlib
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +126,23 @@ def test_beam_makes_the_same_bytes(task: config.Task, folder: Path) -> None:
     assert columns == {"train": task.name == "lines", "test": False}
     # Nothing is left of the parts.
     assert not list((folder / "parts").iterdir())
+
+
+def test_rows_that_somebody_else_put_there_are_not_unpickled(tmp_path: Path) -> None:
+    pytest.importorskip("apache_beam", reason='needs pip install "dss-jax[beam]"')
+    from dss_jax.data import seqio_beam
+
+    name, rows = tmp_path / "train-000000", pickle.dumps(["a row"])
+    seen: list = []
+    worker = seqio_beam._Tokenise(lambda part: seen.append(part) or {})
+    digest = hashlib.sha256(rows).hexdigest()
+    Path(f"{name}.rows").write_bytes(rows)
+    worker.process((str(name), digest))
+    assert seen == [["a row"]]
+    Path(f"{name}.rows").write_bytes(pickle.dumps(["another"]))
+    with pytest.raises(RuntimeError, match=r"train-000000\.rows was changed by others"):
+        worker.process((str(name), digest))
+    assert seen == [["a row"]]
 
 
 def test_beam_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

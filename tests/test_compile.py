@@ -1,6 +1,7 @@
 """Steps compiled ahead of time, and the folder of compiled code."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from dss_jax.core import processes
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import work_of_rows
+from dss_jax.core.own_folder import own_folder
 from dss_jax.core.startup import StartClock, process_start
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Block
@@ -179,6 +181,27 @@ class TestFolder:
         monkeypatch.setenv(compiling.COMPILE_CACHE, str(tmp_path / "file" / "x"))
         with pytest.raises(UsageError, match=r"DSS_COMPILE_CACHE: .* cannot be made.*or \"off\""):
             keep_compiled_code()
+
+    def test_nobody_else_can_put_code_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("DSS_CACHE_DIR", str(tmp_path))
+        folder = Path(keep_compiled_code() or "")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert keep_compiled_code() is None
+        assert f"{folder} is not a folder of this user's" in caplog.text
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+    def test_what_others_could_put_there_is_removed(self, tmp_path: Path) -> None:
+        folder = tmp_path / "compiled"
+        folder.mkdir()
+        folder.chmod(0o777)
+        for name in ("mine", "theirs"):
+            (folder / name).write_text("x")
+        os.chown(folder / "theirs", 12345, -1)
+        assert own_folder(folder, "X") == folder
+        assert [file.name for file in folder.iterdir()] == ["mine"]
 
     def test_a_file_that_was_cut_short_does_not_end_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

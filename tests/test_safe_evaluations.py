@@ -222,6 +222,7 @@ class TestFromAnotherFolder:
         moved = project.parent / "moved"
         (project / "runs" / "run").rename(moved)
         assert main(["eval", "--output_dir", str(moved)]) == 0
+        assert not any(Path.cwd().iterdir()), "its own output folder is not written to"
 
     def test_a_mesh_that_does_not_fit_here_is_replaced(self, project: Path, capsys) -> None:
         """The run was trained on 32 devices; here are 4."""
@@ -247,3 +248,43 @@ class TestFromAnotherFolder:
         file.write_text(file.read_text() + f"\n# task file: {project}/tasks/toy.py\n")
         assert main(["eval", "--output_dir", str(project / "runs" / "run")]) == 2
         assert "unknown task 'toy'" in capsys.readouterr().err
+
+    def test_a_module_is_imported_where_the_user_names_it(
+        self, project: Path, capsys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(project)
+        (project / "theirs.py").write_text("open('imported', 'w')")
+        folder = project / "runs" / "run"
+        run = config.from_gin((folder / run_folder.CONFIG).read_text())
+        task = config.Task(mixture_or_task_name="words", mixture_or_task_module="theirs")
+        standard = config.Method(name="standard", label="gold", rationale=False)
+        changed = config.to_gin(dataclasses.replace(run, task=task, method=standard))
+        (folder / run_folder.CONFIG).write_text(changed)
+        command = ["eval", "--output_dir", str(folder), "--store", "store"]
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{folder} holds a run that you did not begin here" in error
+        assert "the Python module 'theirs'" in error
+        assert "--mixture_or_task_module theirs." in error
+        assert main([*command, "--mixture_or_task_module", "theirs"]) == 2
+        assert "the store store is for 'toy', not for 'words'" in capsys.readouterr().err
+        registry.remember(None, changed)  # As the one who begins it does.
+        assert main(command) == 2
+        assert "the store store is for 'toy', not for 'words'" in capsys.readouterr().err
+        assert not (project / "imported").exists()
+
+    def test_stores_are_written_where_the_user_says(self, project: Path, capsys) -> None:
+        folder = project / "runs" / "run"
+        text = (folder / run_folder.CONFIG).read_text()
+        text = re.sub(r"Data.store = .*", "Data.store = None", text)
+        text = re.sub(r"Data.store_dir = .*", "Data.store_dir = 'theirs'", text)
+        (folder / run_folder.CONFIG).write_text(text)
+        command = ["eval", "--output_dir", str(folder), "--task_dir", str(project / "tasks")]
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "'theirs' as the folder to write token stores to" in error
+        assert "--store_dir DIR" in error
+        assert not any(Path.cwd().iterdir())
+        assert main([*command, "--store", str(project / "store")]) == 0
+        assert main([*command, "--store_dir", "mine"]) == 2
+        assert "'toy' has no train split" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """The routes of `dss serve`, asked in this process: answers, refusals, limits, probes."""
 
+import argparse
 import dataclasses
+import ipaddress
 import json
 import subprocess
 import sys
@@ -16,6 +18,7 @@ pytest.importorskip("fastapi", reason='needs pip install -e ".[serve]"')
 
 from serving import CARD, EXAMPLES, client_of, make_student
 
+from dss_jax.cli import serve as serve_command
 from dss_jax.cli.main import main
 from dss_jax.serve.limits import ServeLimits
 from dss_jax.serve.server import bind, run
@@ -434,6 +437,12 @@ class TestCommand:
     def test_a_mistake_is_named(self, arguments, says, capsys) -> None:
         assert main(["serve", *arguments]) == 2
         assert says in capsys.readouterr().err
+
+    def test_it_listens_on_this_machine_alone_unless_told(self) -> None:
+        parser = argparse.ArgumentParser()
+        serve_command.add_flags(parser)
+        host = parser.parse_args(["--student", "x"]).host
+        assert ipaddress.ip_address(host).is_loopback
 
     def test_a_port_that_is_taken(self, capsys) -> None:
         with bind("127.0.0.1", 0) as taken:

@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _check_folder(folder: Path, repair: bool) -> int:
     from dss_jax.run import health, run_folder
-    from dss_jax.train.checkpoint import set_broken_aside
+    from dss_jax.train.broken import set_broken_aside
 
     if repair:
         health.checks_of(folder)  # Or it is no folder of ours.

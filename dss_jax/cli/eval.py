@@ -22,6 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--decode", help="greedy, beam, sample or rank (the most probable allowed label)")
     add("--limit", type=int, help="score the first so many rows only")
     add("--store", help="one token store to use as it is")
+    add("--mixture_or_task_module", help="the Python module that registers its SeqIO task")
     options.add_data_flags(parser)
     options.add_process_flags(parser)
     options.add_gin_flags(parser, files=False)

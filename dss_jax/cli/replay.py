@@ -18,6 +18,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="diverged.json in the folder of the run")
     parser.add_argument("--rows", type=int, default=10, help="rows shown (10)")
     parser.add_argument("--store", help="one token store to use as it is")
+    text = "the Python module that registers its SeqIO task"
+    parser.add_argument("--mixture_or_task_module", help=text)
     options.add_data_flags(parser)
     options.add_gin_flags(parser, files=False)
 

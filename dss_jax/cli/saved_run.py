@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MODULE, STORES = "Task.mixture_or_task_module", "Data.store_dir"
+"""Settings by which a run executes code, and where it writes beside its folder."""
+
 DATA_PATHS = (
     "Task.data_dir",
     "Task.record_files",
     "Task.seqio_cache_dirs",
     "Vocabulary.path",
     "Data.store",
-    "Data.store_dir",
+    STORES,
 )
 
 
@@ -32,7 +36,8 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
     that was given, with the run's own copy, which is there where the original has moved.
 
     Raises:
-      UsageError: the folder holds no run, or one that has trained nothing.
+      UsageError: the folder holds no run, one that has trained nothing, or one of somebody else's
+        that would execute a module or write where nobody has said so.
     """
     from dss_jax.interop.model_files import VOCABULARY
 
@@ -40,8 +45,12 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
     if vocabulary is None and own.is_file():
         local = storage.local_file(own).absolute()
         bindings = [f"Vocabulary.path = {str(local)!r}", *bindings]
-    paths = _whole_paths(folder, gin_config.read_saved(saved).values, saved.read_text())
+    values, text = gin_config.read_saved(saved).values, saved.read_text()
+    began, _ = registry.remembered(text)
+    paths = _whole_paths(folder, values, began)
     run = gin_config.read_saved(saved, [*paths, *bindings]).run()
+    if began is None:
+        _check_named(folder, run, {binding.partition(" = ")[0] for binding in bindings})
     if not run.method.trains:
         raise UsageError(
             f"{folder} holds the teacher's own labels: nothing was trained. Its scores are in "
@@ -62,11 +71,28 @@ def _saved_config(folder: Path) -> Path:
     return storage.local_file(file)
 
 
-def _whole_paths(folder: Path, values: Mapping[str, Any], configuration: str) -> list[str]:
+def _check_named(folder: Path, run: config.Run, named: Collection[str]) -> None:
+    """Checks what a run would do that this user did not begin: what executes or writes must be
+    among the settings that were `named` with the command; what only reads need not.
+    """
+    not_begun = f"{folder} holds a run that you did not begin here, and its configuration names"
+    module, stores = run.task.mixture_or_task_module, run.data.store_dir
+    if module is not None and MODULE not in named:
+        raise UsageError(
+            f"{not_begun} the Python module {module!r}, which would be imported, and so executed. "
+            f"If you trust it, name it yourself: --mixture_or_task_module {shlex.quote(module)}."
+        )
+    if stores is not None and run.data.store is None and STORES not in named:
+        raise UsageError(
+            f"{not_begun} {stores!r} as the folder to write token stores to ({STORES}). Give one "
+            "of your own, or that one, with --store_dir DIR; or a store with --store."
+        )
+
+
+def _whole_paths(folder: Path, values: Mapping[str, Any], began: Path | None) -> list[str]:
     """Bindings by which the paths of a run's data hold in any folder: they are those of the folder
     in which it began, by this user's note, else by what the run's folder says.
     """
-    began, _ = registry.remembered(configuration)
     if began is None:
         from dss_jax.run import trained_on
 

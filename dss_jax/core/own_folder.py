@@ -9,8 +9,9 @@ log = logging.getLogger(__name__)
 
 
 def own_folder(folder: Path, instead: str) -> Path | None:
-    """The folder, made if it is not there, with mode 0700. None where it cannot be made; and, with
-    a line that says so, where it is another user's or a link.
+    """The folder, made if it is not there, with mode 0700; files of others are removed from one
+    that they could write to. None where it cannot be made; and, with a line that says so, where it
+    is another user's or a link.
 
     Args:
       instead: environment variable that names another place.
@@ -27,6 +28,9 @@ def own_folder(folder: Path, instead: str) -> Path | None:
             return None
         if stat.S_IMODE(found.st_mode) != 0o700:
             folder.chmod(0o700)
+        for file in folder.iterdir() if found.st_mode & 0o022 else ():
+            if file.lstat().st_uid != found.st_uid and not file.is_dir():
+                file.unlink()
     except OSError:
         return None
     return folder

@@ -1,9 +1,11 @@
 """Makes a token store with Apache Beam: as `seqio_prepare` makes it, on many machines.
 
 Runs in a child process: it imports TensorFlow. The parts' rows go to the workers through files, and
-their columns come back through files; then one machine puts them together.
+their columns come back through files; then one machine puts them together. Rows are pickled, so the
+pipeline itself tells the workers their digests: who can write to the files can run no code.
 """
 
+import hashlib
 import io
 import logging
 import pickle
@@ -37,12 +39,13 @@ def answer(request: Mapping[str, Any]) -> None:
         tokenise: seqio_prepare.Tokenise, parts: seqio_prepare.Parts
     ) -> dict[str, list[_Written]]:
         written: dict[str, list[_Written]] = {split: [] for split in parts}
+        every = []
         for split, own in parts.items():
             for number, part in enumerate(own):
                 name = FileSystems.join(folder, f"{split}-{number:06}")
-                _write(f"{name}.rows", pickle.dumps(part))
+                _write(f"{name}.rows", content := pickle.dumps(part))
+                every.append((name, hashlib.sha256(content).hexdigest()))
                 written[split].append(_Written(name))
-        every = [one.name for own in written.values() for one in own]
         log.info(f"  Apache Beam: {len(every)} parts")
         with beam.Pipeline(options=PipelineOptions(wanted["pipeline_options"])) as pipeline:
             # Without a reshuffle all of them would be done where they were made.
@@ -66,14 +69,20 @@ class _Tokenise(beam.DoFn):
     def __init__(self, tokenise: seqio_prepare.Tokenise) -> None:
         self._tokenise = tokenise
 
-    def process(self, name: str) -> None:
-        """Writes the file; a part that Beam repeats writes the same again."""
+    def process(self, part: tuple[str, str]) -> None:
+        """Writes the file; a part that Beam repeats writes the same again. RuntimeError: its rows
+        are not those that were written.
+        """
+        name, digest = part
+        content = _read(f"{name}.rows")
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise RuntimeError(f"{name}.rows was changed by others: it is not unpickled.")
         arrays: dict[str, Any] = {}
-        for column, ragged in self._tokenise(pickle.loads(_read(f"{name}.rows"))).items():
+        for column, ragged in self._tokenise(pickle.loads(content)).items():
             arrays |= {f"{column}.values": ragged.values, f"{column}.offsets": ragged.offsets}
-        content = io.BytesIO()
-        np.savez(content, **arrays)
-        _write(f"{name}.npz", content.getvalue())
+        columns = io.BytesIO()
+        np.savez(columns, **arrays)
+        _write(f"{name}.npz", columns.getvalue())
 
 
 class _Written:

@@ -12,7 +12,8 @@ from dss_jax.data.store import MANIFEST, open_store
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.interop.model_files import CHECKPOINTS, T5_CONFIG, VOCABULARY, read_model_files
 from dss_jax.run import run_folder
-from dss_jax.train.checkpoint import BROKEN, damage_of
+from dss_jax.train.broken import BROKEN
+from dss_jax.train.checkpoint import damage_of
 
 
 def checks_of(folder: Path) -> list[Check]:

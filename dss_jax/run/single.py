@@ -30,7 +30,7 @@ from dss_jax.run.session import (
     train_batches,
 )
 from dss_jax.train import hooks
-from dss_jax.train.checkpoint import Checkpoints, set_broken_aside
+from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.loop import Hook, Interrupted, fit, prefetch, stop_on_signals
 from dss_jax.train.metric_log import MetricLog, Progress
 from dss_jax.train.sharding import put_batch
@@ -111,6 +111,8 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
             raise
         finished = run_folder.read_results(folder)
         if finished is None:
+            from dss_jax.train.broken import set_broken_aside
+
             set_broken_aside(folder / run_folder.CHECKPOINTS)
         return [str(folder), finished]
 

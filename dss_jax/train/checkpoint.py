@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import math
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,8 +17,6 @@ from dss_jax.core import storage, sums
 from dss_jax.core.errors import UsageError
 from dss_jax.train.step import TrainState
 
-log = logging.getLogger(__name__)
-
 PARAMS, OPTIMIZER = "params", "optimizer"
 """Folders of a checkpoint's two items."""
 
@@ -29,12 +25,12 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates what it does
 LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 """Files of a checkpoint that Orbax writes last, after the sums; nothing that is restored."""
 
+SUMMED = b'"has_sums": true'
+"""In the first of them, which is JSON, where there are sums too."""
+
 OTHER = (MemoryError, RuntimeError, UsageError)
 """Raised where an array does not fit, and our own; files that Orbax cannot read raise
 anything else."""
-
-BROKEN = "broken"
-"""Folder beside the checkpoints for those that were set aside."""
 
 BEST_METRIC = "score"
 """Metric under which a checkpoint's validation score is kept; the highest is the best."""
@@ -69,22 +65,11 @@ def damage_of(checkpoint: Path) -> str | None:
         return f"it has no {PARAMS}/"
     if storage.is_remote(checkpoint):
         return None
+    if checkpoint.name.isdigit() and not (checkpoint / sums.FILE).is_file():
+        last = checkpoint / LATER[0]  # Those of older versions have this one, and no sums.
+        if not last.is_file() or SUMMED in last.read_bytes():
+            return f"it has no {sums.FILE}: a part of it is missing"
     return sums.damage(checkpoint) or sums.damage(checkpoint / PARAMS)
-
-
-def set_broken_aside(folder: Path) -> None:
-    """Moves checkpoints that are damaged out of the way of a run that goes on, with a line each."""
-    with storage.explained(folder):
-        found = sorted(folder.iterdir(), key=os.fspath) if folder.is_dir() else []
-    for checkpoint in found:
-        if not checkpoint.name.isdigit() or (wrong := damage_of(checkpoint)) is None:
-            continue
-        aside = folder.parent / BROKEN / f"{checkpoint.name}-{time.time_ns()}"
-        aside.parent.mkdir(exist_ok=True)
-        checkpoint.rename(aside)
-        log.warning(
-            "checkpoint %s is damaged (%s): it is set aside, as %s", checkpoint, wrong, aside
-        )
 
 
 @contextmanager
@@ -137,9 +122,7 @@ class Checkpoints:
         self._save(step, score, params=state.params, optimizer=optimizer)
 
     def save_params(self, params: Any, step: int, score: float | None) -> None:
-        """The same of the plain model's parameters alone: they can be scored and exported, but not
-        trained on from.
-        """
+        """The same of the plain model's parameters alone: to score and export, not to train on."""
         self._save(step, score, params=params)
 
     def _save(self, step: int, score: float | None, **items: Any) -> None:
@@ -147,8 +130,10 @@ class Checkpoints:
             self._check_there()  # Orbax would make it again.
             args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
             self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+            has_sums = {"has_sums": not storage.is_remote(self._folder)}
+            given = {"metrics": _metrics(score), "custom_metadata": has_sums}
             with self._written():
-                self._manager.save(step, args=ocp.args.Composite(**args), metrics=_metrics(score))
+                self._manager.save(step, args=ocp.args.Composite(**args), **given)
 
     @contextmanager
     def _written(self) -> Iterator[None]:

@@ -8,9 +8,10 @@ settings, what of the configuration is compiled in, the devices, and the shapes.
 differs, the step is made anew.
 
 The files hold machine code, as JAX's own do, and pickles: who can write there can run code here. So
-the folder of the steps is the user's own, and nobody else may write to it (`core/own_folder.py`).
+both folders are the user's own, and nobody else may write to them (`core/own_folder.py`).
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -97,9 +98,9 @@ def keep_compiled_code() -> str | None:
 
     The folder is DSS_COMPILE_CACHE ("off" for none), else `compiled` in the package's cache
     folder, with a folder for each kind of processor in it. JAX's own JAX_COMPILATION_CACHE_DIR
-    goes before both. A folder in a bucket (gs://) is used as it is, and never made smaller. To be
-    called before anything is compiled. Gives the folder; None where nothing is kept, also where
-    the package's cache folder cannot be written.
+    goes before both, and is used as it is, as is a folder in a bucket (gs://). To be called before
+    anything is compiled. Gives the folder; None where nothing is kept, also where the package's
+    cache folder cannot be written, or see `own_folder`.
 
     Raises:
       UsageError: the folder that DSS_COMPILE_CACHE names cannot be made.
@@ -124,6 +125,7 @@ def keep_compiled_code() -> str | None:
                     f"{COMPILE_CACHE}: {folder} cannot be made ({error.strerror}). Give a folder "
                     'that can be written, or "off".'
                 ) from error
+        if _own(folder) is None:
             return None
         _remove_cut_short(Path(folder))
     jax.config.update("jax_compilation_cache_dir", folder)
@@ -317,7 +319,8 @@ class Compiled:
         """Keeps it, where JAX and the disk can."""
         if self.folder is None:
             return
-        try:
+        # Not each executable can be kept, and no run shall fail because one was not.
+        with contextlib.suppress(Exception):
             content = pickle.dumps(serialize_executable.serialize(compiled))
             content = hashlib.sha256(content).digest() + content
             write_whole(self.folder / self._name(batch), content)
@@ -326,20 +329,17 @@ class Compiled:
                 total += file.stat().st_size
                 if total > MAX_BYTES:
                     file.unlink(missing_ok=True)
-        except Exception:
-            # Not each executable can be kept, and no run shall fail because one was not.
-            return
 
 
 def _folder() -> Path | None:
-    """Where steps are kept; None where compiled code is not kept on a local disk, where several
-    processes run one function, or see `own_folder`.
-    """
+    """Where steps are kept; None: no code is kept on a local disk, or see `own_folder`."""
     settings = jax.config.values
     folder = settings["jax_compilation_cache_dir"]
     kept = folder and settings["jax_enable_compilation_cache"] and "://" not in folder
-    if not kept or jax.process_count() > 1:
-        return None
+    return None if not kept or jax.process_count() > 1 else _own(f"{folder}/steps")
+
+
+def _own(folder: str) -> Path | None:
     from dss_jax.core.own_folder import own_folder
 
-    return own_folder(Path(folder) / "steps", COMPILE_CACHE)
+    return own_folder(Path(folder), COMPILE_CACHE)

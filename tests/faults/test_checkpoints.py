@@ -22,7 +22,8 @@ from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.interop.orbax_folder import read_orbax
 from dss_jax.run import run_folder, single
 from dss_jax.train import checkpoint
-from dss_jax.train.checkpoint import BROKEN, LATER, Checkpoints, damage_of
+from dss_jax.train.broken import BROKEN
+from dss_jax.train.checkpoint import LATER, SUMMED, Checkpoints, damage_of
 from dss_jax.train.loop import Interrupted
 
 pytestmark = pytest.mark.usefixtures("linear_programs")
@@ -92,6 +93,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no parameters": lambda c: shutil.rmtree(c / "params"),
     "no optimizer": lambda c: shutil.rmtree(c / "optimizer"),
     "a score cut short": lambda c: cut(next(p for p in (c / "metrics").iterdir() if p.is_file())),
+    "no sums, as in a copy that ended early": lambda c: (c / sums.FILE).unlink(),
+    "nor what Orbax writes last": lambda c: [(c / n).unlink() for n in (sums.FILE, LATER[0])],
     "sums of something else": lambda c: (c / sums.FILE).write_text("{}]"),
 }
 
@@ -151,6 +154,8 @@ def test_files_that_orbax_cannot_read_are_one_clear_line(
     folder = Path(shutil.copytree(stopped, tmp_path / "run"))
     for saved in (folder / "checkpoints").iterdir():
         (saved / sums.FILE).unlink()
+        last = saved / LATER[0]
+        last.write_bytes(last.read_bytes().replace(SUMMED, b""))
     file = largest(folder / "checkpoints" / "5" / "params")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UsageError, match=r"checkpoints/5 cannot be read: ValueError: OUT_OF_RANGE"):
