@@ -174,17 +174,32 @@ class Server:
         return True
 
 
+def completing(answer: Callable[[str], str]) -> Callable[[dict], tuple[int, object, dict]]:
+    """For `answering`: what a chat request's last message is answered with."""
+
+    def completion(request: dict) -> tuple[int, object, dict]:
+        text = answer(request["messages"][-1]["content"])
+        choice = {"index": 0, "finish_reason": "stop", "message": {"content": text}}
+        usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
+        return 200, {"id": "x", "model": "m", "choices": [choice], "usage": usage}, {}
+
+    return completion
+
+
 @contextmanager
-def answering(*answers: tuple[int, object, dict]) -> Iterator[str]:
-    """A server of these answers (status, body, headers), the last again and again: its URL."""
+def answering(*answers: tuple[int, object, dict] | Callable) -> Iterator[str]:
+    """A server of these answers (status, body, headers), the last again and again: its URL. One may
+    be a function of the request.
+    """
     left = list(answers)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            status, body, headers = left.pop(0) if len(left) > 1 else left[0]
+            asked = self.rfile.read(int(self.headers["content-length"]))
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            status, body, headers = answer(json.loads(asked)) if callable(answer) else answer
             data = json.dumps(body).encode()
             self.send_response(status)
             for name, value in ({"content-length": str(len(data))} | headers).items():

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import re
 import threading
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +23,7 @@ from dss_jax.run import run_folder, single
 from dss_jax.run.session import open_session
 from dss_jax.train import hooks, loop
 from dss_jax.train.checkpoint import Checkpoints
-from dss_jax.train.metric_log import read_metrics
+from dss_jax.train.metric_log import Progress, read_metrics
 
 pytestmark = pytest.mark.usefixtures("linear_programs")
 
@@ -359,3 +360,14 @@ def test_a_damaged_line_of_metrics_is_named_not_dropped(tmp_path: Path, bad: byt
         with pytest.raises(UsageError, match=r"metrics.jsonl:2: no line of metrics"):
             read()
     assert file.read_bytes() == content
+
+
+def test_the_first_numbers_say_how_long_it_will_take(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(100, 0)
+    for step in range(1, 10):
+        progress(step)
+    assert not capsys.readouterr().err
+    progress(10, {"label/loss": 1.0})
+    assert re.match(r"step 10/100  label 1  ETA \d+:\d\d\n", capsys.readouterr().err)
+    progress(20, {"label/loss": 1.0})
+    assert not capsys.readouterr().err, "then one every ten seconds"

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -522,7 +523,9 @@ def store_of(folder: Path, **splits: list[Example]) -> TokenStore:
                 dict(zip(TOKEN_COLUMNS, tokens, strict=True)),
                 {**shown_texts, "allowed_labels": json.dumps(e.allowed_labels)},
             )
+    labels = [*{label for e in chain(*splits.values()) for label in e.allowed_labels}]
     about = {"name": "toy", "kind": "task", "key": folder.name, "prefixes": "paper"}
+    about["labels"] = labels
     return write_store(folder / "store", built, toy.VOCABULARY, 0, about)
 
 
@@ -560,6 +563,31 @@ class TestBeforeTraining:
     def test_few_are_not(self, toy_store: TokenStore, tmp_path: Path, said: list[str]) -> None:
         health.check(toy.make_run(), store_of(tmp_path, train=[*some(1), *some(20, rationale="s")]))
         assert not said
+
+    def test_gold_labels_that_are_not_allowed(self, tmp_path: Path, said: list[str]) -> None:
+        rows = [replace(e, allowed_labels=("yes", "no")) for e in some(6, rationale="So.")]
+        health.check(toy.make_run(), store_of(tmp_path, train=rows))
+        assert not said
+        rows[2] = replace(rows[2], label="yse")
+        health.check(toy.make_run(), store_of(tmp_path / "slip", train=rows))
+        assert "gold labels that are not allowed: 'yse' (1)." in said[0]
+        assert "dss tasks check toy" in said[0]
+
+    def test_the_plan_says_what_a_run_does(self, tmp_path: Path) -> None:
+        rows = [*some(5), *some(5, rationale="Sun")]
+        store = store_of(tmp_path, train=rows, validation=some(3), test=some(4))
+        task = config.Task(name="toy", record_files=("r.jsonl",))
+        train = config.Train(steps=40, init_from="google/flan-t5-base", output_dir="runs/t")
+        first, *lines = health.plan(toy.make_run(task=task, train=train), store).splitlines()
+        assert first == (
+            "plan: --method dss on toy: 10 rows with a gold label, 5 of them with a rationale of "
+            "r.jsonl"
+        )
+        assert lines[0] == "  student: from google/flan-t5-base, into runs/t"
+        assert lines[1] == (
+            "  40 steps of 8 rows, 32.0 times through them; validation every 2 steps. Scored: "
+            "validation (3 rows), test (4 rows)"
+        )
 
     def test_labels_that_cannot_be_decoded(self, tmp_path: Path, said: list[str]) -> None:
         long = "the answer to this question is the colour red"

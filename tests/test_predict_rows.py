@@ -127,9 +127,9 @@ def test_parquet_keeps_types(echo: Echo, here: Path, monkeypatch: pytest.MonkeyP
 def test_without_pyarrow_it_says_what_to_install(
     echo: Echo, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dss_jax.student import tables
+    from dss_jax.data import parquet
 
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    monkeypatch.setattr(parquet, "find_spec", lambda name: None)
     Path("in.parquet").touch()
     assert command("in.parquet", "out.jsonl") == 2
     assert 'pip install "dss-jax[parquet]"' in capsys.readouterr().err

@@ -14,6 +14,7 @@ from dss_jax.core import log, processes, signals
 from dss_jax.core.errors import Diverged, UsageError
 
 COMMANDS = {
+    "init": "make a task of a labelled table: CSV, JSONL, Parquet or a data set of the hub",
     "train": "train a student, and score it",
     "eval": "score a trained student",
     "predict": "label new rows with a trained student",

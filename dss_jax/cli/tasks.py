@@ -4,6 +4,11 @@ dss tasks
 dss tasks fetch cqa
 dss tasks show cqa --n 3
 dss tasks stats cqa
+dss tasks check cqa --out cqa.png
+
+`check` looks for what is wrong before money is spent, and ends with 1 where it should stop you:
+no gold labels, labels that are not allowed or not in train, copies across splits, inputs that tell
+their label, labels that are too long or written alike, records that do not fit.
 """
 
 import argparse
@@ -23,12 +28,13 @@ if TYPE_CHECKING:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "action", nargs="?", default="list", help="list (default), show, stats or fetch"
-    )
+    text = "list (default), show, stats, check or fetch"
+    parser.add_argument("action", nargs="?", default="list", help=text)
     parser.add_argument("task", nargs="?", help="a task's name")
     parser.add_argument("--n", type=int, default=3, help="show: how many examples (default 3)")
     parser.add_argument("--split", default="train", help="show: train, validation or test")
+    text = "check: draw it, too: .png, .svg or .pdf"
+    parser.add_argument("--out", metavar="FILE", type=Path, help=text)
     parser.add_argument("--prefixes", help="paper or released_code")
     parser.add_argument("--store", help="one token store to use as it is")
     text = "fetch: the authors' datasets.zip from elsewhere, a file or https://"
@@ -40,8 +46,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(needs_model=False, model=None, method=None, mixture_or_task_name=None)
 
 
-def main(args: argparse.Namespace) -> None:
-    actions = {"list": _list, "show": _show, "stats": _stats, "fetch": _fetch}
+def main(args: argparse.Namespace) -> int:
+    actions = {"list": _list, "show": _show, "stats": _stats, "check": _check, "fetch": _fetch}
     if args.action not in actions:
         raise unknown_name("action", args.action, actions)
     if args.action != "list" and args.task is None:
@@ -49,7 +55,13 @@ def main(args: argparse.Namespace) -> None:
     at_least("--n", args.n, 1)
     if args.prefixes:
         args.bindings.append(f"Task.prefixes = {args.prefixes!r}")
-    actions[args.action](args)
+    return actions[args.action](args) or 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from dss_jax.cli import task_check
+
+    return task_check.main(args)
 
 
 def _list(args: argparse.Namespace) -> None:

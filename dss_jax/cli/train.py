@@ -66,9 +66,7 @@ def _open_store(args: argparse.Namespace, run: config.Run) -> "TokenStore":
         store = same_store(run, open_store)
     else:
         store = open_store()
-    if run.method.form != "spans":  # Its pieces fit.
-        health.report(store, run.data)
-    health.check(run, store)
+    health.say_and_check(run, store)
     if run.task.record_files and run.data.store is None:
         from dss_jax.run import trained_on
 

@@ -3,7 +3,7 @@
 import re
 import shlex
 from argparse import ArgumentParser
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from dss_jax.core.config import SETTINGS
@@ -57,8 +57,8 @@ def init_command(table: str) -> str:
     return f"dss init {stem} --from {given} --input COLUMN --label COLUMN"
 
 
-def unknown_task(name: str, known: Collection[str]) -> UsageError:
-    """The error for a task's name that is none."""
+def unknown_task(name: str, known: Collection[str], folders: Iterable[Path]) -> UsageError:
+    """The error for a task's name that is none in the folders that were searched."""
     if is_table(name):
         return UsageError(
             f"{name} is a table, not the name of a task. Make a task of it: {init_command(name)}"
@@ -68,7 +68,10 @@ def unknown_task(name: str, known: Collection[str]) -> UsageError:
         folder = shlex.quote(str(path.parent))
         return UsageError(f"a task is given by its name: --task {path.stem} --task_dir {folder}")
     error = unknown_name("task", name, known)
-    return UsageError(f"{error} A task of a table of yours is made by dss init.")
+    looked = ", ".join(map(str, folders))
+    return UsageError(
+        f"{error} Looked in: {looked} (--task_dir). A task of a table of yours is made by dss init."
+    )
 
 
 def unknown_command(words: Sequence[str], commands: Collection[str]) -> UsageError:

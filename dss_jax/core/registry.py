@@ -59,7 +59,7 @@ def load_task(name: str, dirs: TaskDirs = ()) -> DistillationTask:
     if name not in known:
         from dss_jax.core.hints import unknown_task
 
-        raise unknown_task(name, known)
+        raise unknown_task(name, known, task_folders(dirs))
     return load_task_file(known[name])
 
 

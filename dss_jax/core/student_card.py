@@ -39,6 +39,7 @@ class StudentCard(Section):
       rationale_prefix: the same for rationales; None: it was not trained to give them so.
       labels: the allowed labels of every row; (): rows have their own, or any text may be.
       row_labels: whether rows have their own allowed labels.
+      columns: of a table, of which its inputs are made (`table.input_of`); (): of none.
       input_length: longest input, in tokens, end-of-sequence included; longer ones are cut.
       max_decode_length, max_rationale_length: longest label and rationale, in tokens.
       metric: name of the task's scorer.
@@ -54,6 +55,7 @@ class StudentCard(Section):
     rationale_prefix: str | None = None
     labels: tuple[str, ...] = ()
     row_labels: bool = False
+    columns: tuple[str, ...] = ()
     input_length: int = setting(1024, low=2)
     max_decode_length: int = setting(64, low=1)
     max_rationale_length: int = setting(128, low=1)
@@ -73,7 +75,7 @@ class StudentCard(Section):
 
 def of_run(run: Run, metric: str, **known: Any) -> StudentCard:
     """The card of a run's student. `known`: the fields that its configuration does not tell, of the
-    task: description, labels, row_labels, examples.
+    task: description, labels, row_labels, columns, examples.
     """
     method = run.method
     # A SeqIO task of the user's has whole inputs.

@@ -130,8 +130,8 @@ class DistillationTask:
     sources: tuple[Source, ...]
     to_example: Callable[[Row, str | None], Example]  # (row, raw completion or None) -> `Example`.
     scorer: Scorer  # Judges predicted labels.
-    # What a teacher may answer about rows without `allowed_labels` of their own; (): `dss extract`
-    # takes the gold labels of train where they are few, else any text.
+    # The allowed labels of rows without any of their own; (): `dss extract` takes the gold labels
+    # of train where they are few, else any text.
     labels: tuple[str, ...] = ()
     # How `dss extract` asks a teacher; None: this task cannot be extracted.
     prompt: "Prompt | None" = None

@@ -6,12 +6,14 @@ mistakes are seen at once.
 """
 
 import csv
+import functools
 import itertools
 import json
 import logging
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.fields import FIELDS, first_twice
 from dss_jax.core.lfs import MARK, pointer
+from dss_jax.core.table import TableSource, text_id
 from dss_jax.core.texts import is_utf8
 from dss_jax.core.types import (
     SPLITS,
@@ -34,6 +37,7 @@ from dss_jax.core.types import (
     Source,
     Tfds,
 )
+from dss_jax.data.parquet import read_parquet
 from dss_jax.data.sources import (
     DATA_DIR_HELP,
     DataDir,
@@ -66,6 +70,7 @@ class Located:
     row: Row = field(default_factory=dict)
     completion: str | None = None
     wrong: str = ""  # Why the row cannot be used; "": it can.
+    id: str = ""  # Of an example that has none; "": its number.
 
 
 def examples(
@@ -116,7 +121,7 @@ def _read(
         try:
             example = example_of(task, located)
             if not example.id:
-                example = replace(example, id=f"{split}-{number}")
+                example = replace(example, id=located.id or f"{split}-{number}")
             before = first_seen.setdefault(example.id, located.where)
             if before != located.where:
                 raise UsageError(
@@ -180,6 +185,8 @@ def example_of(task: DistillationTask, located: Located) -> Example:
             ) from error
     if not example.input.strip():
         raise UsageError(f"{located.where}: the input is empty.")
+    if task.labels and not example.allowed_labels:
+        return replace(example, allowed_labels=task.labels)
     return example
 
 
@@ -189,6 +196,8 @@ def _located(
     if isinstance(source, Release | Jsonl):
         file = file_of(task, source, split, folder)
         assert file is not None
+        if isinstance(source, TableSource):
+            return _of_table(source, file, split)
         found = csv_rows(file) if isinstance(source, Csv) else jsonl_rows(file)
         if not isinstance(source, Release):
             return found
@@ -196,21 +205,57 @@ def _located(
         return _join(list(found), texts, str(file))
     name = f"task {task.name!r}, {split}"
     if isinstance(source, Generated):
-        return _numbered(source.rows(split), name)
+        return numbered(source.rows(split), name)
 
     from dss_jax.data import seqio_sources
 
     if isinstance(source, SeqioSource):
-        return _numbered(seqio_sources.rows(source.make(), split), name)
+        return numbered(seqio_sources.rows(source.make(), split), name)
     texts = _completions(source, split, folder, required=False)
     # Completions are joined by position, so the rows must come in their original order.
     own = seqio_sources.tfds_rows(source, split, in_order=texts is not None)
     name = f"TFDS {source.name}, split {source.splits[split]!r}"
-    return _join(list(_numbered(own, name)), texts, name)
+    return _join(list(numbered(own, name)), texts, name)
 
 
-def _numbered(rows: Iterable[Row], where: str) -> Iterator[Located]:
-    return (Located(where=f"{where}, row {n}", row=row) for n, row in enumerate(rows))
+def _of_table(source: TableSource, file: Path, split: str) -> Iterator[Located]:
+    """The rows of a split of a table, but for those without a label that are left out."""
+    times: Counter[str] = Counter()
+    lacking, without = dict.fromkeys(source.columns), 0
+    found: Sequence[str] = ()
+    for located in table_rows(file):
+        found = [*located.row] or found
+        for name in lacking.keys() & located.row.keys():
+            del lacking[name]
+        example, side = None, split
+        try:
+            if not located.wrong and (side := source.split_of(located.row, split)) == split:
+                example = source.to_example(located.row)
+        except UsageError as error:
+            located = replace(located, wrong=f"{located.where}: {error}")
+        if example is None:
+            if side == split:
+                yield located
+        elif example.label or (source.unlabelled and split == "train"):
+            own = text_id(example.input)
+            times[own] += 1
+            yield replace(located, id=own if times[own] == 1 else f"{own}-{times[own]}")
+        else:
+            without += 1
+    if lacking and found:
+        raise UsageError(f"{file}: {unknown_name('column', next(iter(lacking)), found)}")
+    if without:
+        _say_once(f"{file}: {without:,} rows of {split} have no label and are left out")
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """Each split reads the file."""
+    log.info(text)
+
+
+def numbered(rows: Iterable[Row], where: str, first: int = 0) -> Iterator[Located]:
+    return (Located(where=f"{where}, row {n}", row=row) for n, row in enumerate(rows, first))
 
 
 def _completions(
@@ -294,10 +339,21 @@ def jsonl_rows(file: Path, lines: Iterable[str] | None = None) -> Iterator[Locat
         yield Located(where=where, row={} if wrong else row, wrong=wrong)
 
 
+def table_rows(file: Path) -> Iterator[Located]:
+    """The rows of a CSV, TSV, JSONL or Parquet file, by the end of its name."""
+    ending = file.suffix.lower()
+    if ending in (".csv", ".tsv"):
+        return csv_rows(file, "\t" if ending == ".tsv" else None)
+    if ending == ".parquet":
+        return numbered(read_parquet(file).rows, str(file), 1)
+    return jsonl_rows(file)
+
+
 def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     """The rows of a CSV file with a header line, which shows the quotes, and the delimiter where
-    none is given. Raises UsageError where quotes do not close: where the next row begins is not
-    known then.
+    none is given. Rows whose fields are all empty, as Excel leaves them, are passed over and
+    counted. Raises UsageError where quotes do not close: where the next row begins is not known
+    then.
     """
     csv.field_size_limit(LONGEST_FIELD)
     lines = lines_of(file, newline="")
@@ -306,20 +362,23 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     outside = re.sub(f"{quote}[^{quote}]*{quote}", "", header)
     found = delimiter or max(DELIMITERS, key=outside.count)
     if (quote, found) != ('"', delimiter or ","):
-        log.info(f"{file}: {DELIMITERS.get(found, found)} between fields, {quote} around them")
+        _say_once(f"{file}: {DELIMITERS.get(found, found)} between fields, {quote} around them")
     reader = csv.reader(
         itertools.chain([header], lines), strict=True, delimiter=found, quotechar=quote
     )
-    begin = 1  # Of a row, which may have several lines.
+    begin, empty = 1, 0  # Of a row, which may have several lines; rows without anything.
     try:
         names = next(reader, [])
         if (twice := first_twice(names)) is not None:
             raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
+        if not all(map(is_utf8, names)):
+            raise UsageError(f"{file}, line 1: not UTF-8 text. In Excel: Save as, CSV UTF-8.")
         begin = reader.line_num + 1
         for fields in reader:
             where, wrong = f"{file}, line {begin}", ""
             begin = reader.line_num + 1
-            if not fields:
+            if not any(fields) and len(fields) != 1:
+                empty += bool(fields)
                 continue
             if len(fields) != len(names):
                 wrong = f"{where}: has not as many fields as the header line ({len(names)})."
@@ -332,3 +391,5 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
             f"{file}, line {begin - 1}: {error}, in the row that begins after this line. "
             f"Text that holds {quote} is written between {quote}, and its own are doubled."
         ) from error
+    if empty:
+        _say_once(f"{file}: {empty:,} empty rows are left out")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
+from dss_jax.core.table import input_columns
 from dss_jax.core.types import SPLITS, Example, SeqioSource, SplitUnavailable
 from dss_jax.data import prepare, rows, sources
 from dss_jax.data.characters import Characters, check_labels
@@ -125,6 +126,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
         description={
             "description": task.description,
             "labels": task.labels,
+            "columns": input_columns(task),
             "prefixes": request["prefixes"],
             "counts": counts,
             "health": health,

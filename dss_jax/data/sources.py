@@ -123,7 +123,8 @@ def places(
     if isinstance(source, Release):
         return [folder / source.folder / file] if folder else []
     beside = Path(task.file).parent if task.file else None
-    return [file] if file.is_absolute() else [base / file for base in (folder, beside) if base]
+    bases = [Path()] if file.is_absolute() else [base for base in (folder, beside) if base]
+    return [Path(os.path.normpath(base / file)) for base in bases]  # "tasks/../tickets.csv"
 
 
 def file_of(

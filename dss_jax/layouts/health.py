@@ -1,7 +1,9 @@
 """What a run should know of its data before it begins: a line of numbers, and what is wrong."""
 
 import itertools
+import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +18,9 @@ from dss_jax.layouts.batches import subset_rows
 log = logging.getLogger(__name__)
 
 SCORED = ("validation", "test")
+
+SHOWN = 8
+"""Labels that a line names."""
 
 MISSING = 0.1
 """From this share of rows without a rationale on, a line says so."""
@@ -65,6 +70,16 @@ def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths
                 cut=count_overlong(split, column, length_limit(column, data)),
                 unknown=len(unknown_rows(split.tokens(column))),
             )
+
+
+def say_and_check(run: config.Run, store: TokenStore) -> None:
+    """Before a run: `report`, `check` and `plan`. Text for pre-training is cut so that it fits."""
+    if run.method.form == "spans":
+        return
+    report(store, run.data)
+    check(run, store)
+    if run.method.trains:
+        log.info(plan(run, store))
 
 
 def report(store: TokenStore, data: config.Data) -> None:
@@ -120,10 +135,9 @@ def check(run: config.Run, store: TokenStore) -> None:
     """Raises UsageError for what a run could not learn or never be right about, and says loudly
     what it will do in part only.
     """
-    if run.method.form == "spans":
-        return
     if run.method.uses_rationales:
         _check_rationales(run, store)
+    _check_allowed(run, store)
     for name in (s for s in SCORED if s in store.splits):
         split = store.split(name)
         if not _has(split, "label_targets").any():
@@ -136,7 +150,31 @@ def check(run: config.Run, store: TokenStore) -> None:
             _check_lengths(run, split)
 
 
-def _check_rationales(run: config.Run, store: TokenStore) -> None:
+def plan(run: config.Run, store: TokenStore) -> str:
+    """What a run will do, in a few lines."""
+    method, task, train = run.method, run.task, run.train
+    rows, explained = _usable(run, store)
+    text = f"{rows:,} rows with a {method.label} label"
+    if method.uses_rationales:
+        files = f" of {', '.join(task.record_files)}" if task.record_files else ""
+        text += f", {explained:,} of them with a rationale{files}"
+    scored = [f"{s} ({len(store.split(s)):,} rows)" for s in SCORED if s in store.splits]
+    epochs = train.steps * run.data.batch_size / max(1, rows)
+    start = train.init_from or f"random parameters (Train.seed = {train.seed})"
+    lines = [
+        f"plan: --method {method.name} on {task.shown_name}: {text}",
+        f"student: from {start}, into {train.output_dir}",
+        f"{train.steps:,} steps of {run.data.batch_size} rows, {epochs:,.1f} times through them; "
+        f"validation every {run.evaluate.every:,} steps. Scored: {', '.join(scored) or 'nothing'}",
+        "how long: measured by the first steps, and shown with them (ETA)",
+    ]
+    return "\n  ".join(lines)
+
+
+def _usable(run: config.Run, store: TokenStore) -> tuple[int, int]:
+    """Training rows that the method can use, those of extra tasks too, and of them with a
+    rationale.
+    """
     train, teacher = store.split("train"), "teacher_label_targets"
     label = "label_targets" if run.method.label == "gold" else teacher
     parts = [(train, label, subset_rows(len(train), run.task))]
@@ -145,7 +183,13 @@ def _check_rationales(run: config.Run, store: TokenStore) -> None:
     for split, column, own in parts:
         usable = _has(split, column)[own]
         rows += int(usable.sum())
-        explained += int((usable & _has(split, "rationale_targets")[own]).sum())
+        if split.has("rationale_targets"):
+            explained += int((usable & _has(split, "rationale_targets")[own]).sum())
+    return rows, explained
+
+
+def _check_rationales(run: config.Run, store: TokenStore) -> None:
+    rows, explained = _usable(run, store)
     missing = rows - explained
     if rows and not explained:
         raise UsageError(
@@ -157,6 +201,22 @@ def _check_rationales(run: config.Run, store: TokenStore) -> None:
         log.warning(
             f"{missing:,} of {rows:,} training rows have no rationale: they train the label only. "
             "dss extract asks a teacher for them."
+        )
+
+
+def _check_allowed(run: config.Run, store: TokenStore) -> None:
+    """Warns of gold labels that are none of the row's, where the task names labels."""
+    wrong: Counter[str] = Counter()
+    for split in map(store.split, store.splits) if store.manifest.get("labels") else ():
+        pairs = Counter(zip(split.text("label")[:], split.text("allowed_labels")[:], strict=True))
+        for (label, allowed), n in pairs.items():
+            if label and label not in json.loads(allowed):
+                wrong[label] += n
+    if wrong:
+        named = ", ".join(f"{label!r} ({n:,})" for label, n in wrong.most_common(SHOWN))
+        log.warning(
+            f"gold labels that are not allowed: {named}. They are trained on, and "
+            f"never predicted. `dss tasks check {run.task.shown_name}` says more."
         )
 
 

@@ -42,6 +42,7 @@ def _known(store: TokenStore) -> dict[str, Any]:
         "description": store.manifest.get("description", ""),
         "labels": () if own else labels or store.manifest.get("labels", ()),
         "row_labels": own,
+        "columns": store.manifest.get("columns", ()),
         "examples": [_example(shown, int(row)) for row in rows],
     }
 

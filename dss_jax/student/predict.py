@@ -15,7 +15,8 @@ from dss_jax.core import locks
 from dss_jax.core.checks import shard_numbers
 from dss_jax.core.errors import UsageError
 from dss_jax.core.method_config import JOINT
-from dss_jax.core.student_card import to_json
+from dss_jax.core.student_card import StudentCard, to_json
+from dss_jax.core.table import input_of
 from dss_jax.core.types import DistillationTask
 from dss_jax.data.rows import Located, example_of, parse_json
 from dss_jax.data.vocabulary import SEPARATOR
@@ -76,8 +77,8 @@ class AskedRow(NamedTuple):
     labels: tuple[str, ...]
 
 
-def asked(located: Located, job: PredictJob, form: str) -> AskedRow:
-    """What is asked about a row, by a student of `form`; UsageError: with file and line."""
+def asked(located: Located, job: PredictJob, card: StudentCard) -> AskedRow:
+    """What a student of this card is asked about a row; UsageError: with file and line."""
     if located.wrong:
         raise UsageError(located.wrong)
     row = dict(located.row)
@@ -85,14 +86,20 @@ def asked(located: Located, job: PredictJob, form: str) -> AskedRow:
         example = example_of(job.task, located)
         text, labels, rationale = example.input, example.allowed_labels, example.rationale
     else:
-        text, labels = _text_of(located, job.input_column), _labels_of(located)
+        text, labels = _text_of(located, job.input_column, card.columns), _labels_of(located)
         rationale = str(row.get("rationale") or "")
-    if form == "rationale_input" and rationale and SEPARATOR not in text:
+    if card.form == "rationale_input" and rationale and SEPARATOR not in text:
         text = f"{text}{SEPARATOR}{rationale}"
     return AskedRow(row, text, job.labels or labels)
 
 
-def _text_of(located: Located, column: str) -> str:
+def _text_of(located: Located, column: str, own: tuple[str, ...]) -> str:
+    """Of the column, or, where a table has none and its columns are the student's own, of these."""
+    if own and column not in located.row and located.row.keys() >= {*own}:
+        try:
+            return input_of(located.row, own)
+        except UsageError as error:
+            raise UsageError(f"{located.where}: {error}") from error
     text = located.row.get(column)
     if isinstance(text, str):
         return text
@@ -100,9 +107,10 @@ def _text_of(located: Located, column: str) -> str:
     if column in located.row:
         raise UsageError(f"{what}, but {text!r}. Fill the row, or remove it.")
     columns = ", ".join(map(repr, located.row)) or "none"
+    learned = f" The student was trained on {', '.join(map(repr, own))}." if own else ""
     raise UsageError(
-        f"{what}. Columns: {columns}. Give --input_column NAME, or --task NAME for a task's raw "
-        "rows."
+        f"{what}. Columns: {columns}.{learned} Give --input_column NAME, or --task NAME for a "
+        "task's raw rows."
     )
 
 
@@ -165,7 +173,7 @@ def predict_table(student: Student, job: PredictJob) -> int:
         of = f" for --shard {job.shard}" if job.shard else ""
         raise UsageError(f"--input {job.input} has no rows{of}.")
     names = names_of(first.row, job)
-    if student.card.row_labels and not asked(first, job, student.card.form).labels:
+    if student.card.row_labels and not asked(first, job, student.card).labels:
         log.info("the first row has no allowed labels (column %s): any text may be one", ALLOWED)
     whole = {"student": student.origin, "card": _digest(to_json(student.card))} | job.settings
     kinds = {name: float if field == "probability" else str for name, field in names.items()}
@@ -179,9 +187,8 @@ def predict_table(student: Student, job: PredictJob) -> int:
             log.info("going on after %d rows", done)
             _pass_over(left, writer.state, job)
         total = None if table.total is None else max(0, table.total - index + count - 1) // count
-        form = student.card.form
         with closing(PredictProgress(total, done)) as progress:
-            while chunk := [asked(one, job, form) for one in itertools.islice(left, CHUNK)]:
+            while chunk := [asked(one, job, student.card) for one in itertools.islice(left, CHUNK)]:
                 writer.write(_answered(student, chunk, names, job), sha256=left.sha256)
                 progress(len(chunk))
         writer.finish()

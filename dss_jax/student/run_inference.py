@@ -59,8 +59,8 @@ class StudentModelHandler(ModelHandler):
         inference_args: dict[str, Any] | None = None,
     ) -> list[PredictionResult]:
         """The predictions of a batch, in its order."""
-        job, form = self._job, model.card.form
+        job = self._job
         rows = [{job.input_column: one} if isinstance(one, str) else one for one in batch]
-        every = [asked(Located(where="an element", row=row), job, form) for row in rows]
+        every = [asked(Located(where="an element", row=row), job, model.card) for row in rows]
         pairs = zip(batch, answers(model, every, job.explain), strict=True)
         return [PredictionResult(element, found, model.origin) for element, found in pairs]

@@ -12,16 +12,15 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dss_jax.core import storage, strict_json
 from dss_jax.core.errors import UsageError
-from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.paths import write_whole
 from dss_jax.core.texts import is_utf8
-from dss_jax.data.rows import Located, csv_rows, jsonl_rows, lines_of
+from dss_jax.data.parquet import pyarrow, read_parquet
+from dss_jax.data.rows import Located, jsonl_rows, lines_of, numbered, table_rows
 
 Row = dict[str, Any]
 """Column -> value."""
@@ -37,10 +36,6 @@ STANDARD = "-"
 
 INPUT = "input"
 """The column of plain lines."""
-
-ROW_GROUP = 1024
-"""Rows of a Parquet file that are read at once."""
-
 
 _ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 """What a terminal may obey and JSON may hold as it is; it reads as the same."""
@@ -76,9 +71,10 @@ def open_table(name: str) -> RowTable:
     if not file.is_file():
         raise UsageError(f"--input {name}: there is no such file.")
     if form == "parquet":
-        return _of_parquet(file)
+        table = read_parquet(file)
+        return RowTable(numbered(table.rows, str(file), 1), table.schema, table.total)
     if form in DELIMITERS:
-        return RowTable(csv_rows(file, DELIMITERS[form]), None, _line_count(file, -1))
+        return RowTable(table_rows(file), None, _line_count(file, -1))
     if form == "jsonl":
         return RowTable(jsonl_rows(file), None, _line_count(file))
     return RowTable(_plain(file, lines_of(file)), None, _line_count(file))
@@ -107,39 +103,6 @@ def _plain(name: Path, lines: Iterable[str]) -> Iterator[Located]:
         where = f"{name}, line {number}"
         wrong = "" if is_utf8(line) else f"{where}: not UTF-8 text."
         yield Located(where=where, row={INPUT: line.rstrip("\r\n")}, wrong=wrong)
-
-
-def _pyarrow(name: str | Path) -> Any:
-    if find_spec("pyarrow") is None:
-        raise UsageError(
-            f"{name}: Parquet needs pyarrow, which is not installed: "
-            'pip install "dss-jax[parquet]". CSV and JSONL need nothing.'
-        )
-    import pyarrow
-    import pyarrow.parquet
-
-    return pyarrow
-
-
-def _of_parquet(file: Path) -> RowTable:
-    arrow = _pyarrow(file)
-    try:
-        table = arrow.parquet.ParquetFile(file)
-    except (arrow.ArrowInvalid, OSError) as error:
-        refuse_pointer(file)
-        raise UsageError(f"{file} cannot be read as Parquet: {error}") from error
-
-    def rows() -> Iterator[Located]:
-        number = 0
-        try:
-            for batch in table.iter_batches(ROW_GROUP):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Located(where=f"{file}, row {number}", row=row)
-        except (arrow.ArrowInvalid, OSError) as error:
-            raise UsageError(f"{file} is damaged after row {number}: {error}") from error
-
-    return RowTable(rows(), table.schema_arrow, table.metadata.num_rows)
 
 
 class RowWriter:
@@ -268,7 +231,7 @@ class ParquetWriter(FileWriter):
     def __init__(
         self, out: str, job: dict[str, Any], schema: Any, added: Mapping[str, type]
     ) -> None:
-        self._arrow = _pyarrow(out)
+        self._arrow = pyarrow(out)
         super().__init__(out, job)
         self._schema, self._added = schema, added
         self._partial.mkdir(exist_ok=True)

@@ -125,7 +125,7 @@ class Progress:
     def __init__(self, total: int, start: int) -> None:
         self._stream: TextIO = sys.stderr
         self._total, self._start = total, start
-        self._began = self._last_line = time.monotonic()
+        self._began, self._last_line = time.monotonic(), -math.inf  # The first numbers are shown.
         self._text = ""
         self._bar = (
             tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, file=self._stream)

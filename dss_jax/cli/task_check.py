@@ -1,0 +1,81 @@
+"""`dss tasks check`: reads the splits, looks at them, and shows what was found."""
+
+import argparse
+from collections.abc import Mapping
+
+from dss_jax.cli import options
+from dss_jax.cli.tables import print_table, say
+from dss_jax.core.errors import UsageError
+from dss_jax.core.types import DistillationTask, Example, SplitUnavailable
+from dss_jax.data import rows, sources
+from dss_jax.data.characters import vocabulary_at_hand
+from dss_jax.data.check import Finding, TaskCheck, check
+from dss_jax.data.rationales import join_records
+from dss_jax.data.vocabulary import SentencePiece, resolve
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints a table, and what should stop one; draws it where asked. The exit status: 1 for such
+    a finding.
+    """
+    resolved = options.resolve(args)
+    run, task = resolved.run, resolved.task
+    assert task is not None
+    splits, findings = _splits(task, run.task.data_dir, run.task.bad_rows == "skip")
+    own, old = run.task, list[str]()
+    try:
+        splits, said = join_records(task, splits, own.record_files, own.data_dir, old)
+        findings += [Finding("records", {}, note=line) for line in [*said, *old]]
+    except UsageError as error:
+        findings.append(Finding("records", {}, str(error)))
+    file = vocabulary_at_hand(task) if run.vocabulary.path is None else resolve(run.vocabulary.path)
+    vocabulary = None if file is None else SentencePiece(file, run.vocabulary.extra_ids)
+    found = check(task, splits, run, vocabulary)
+    found.findings += findings
+    _print(task.name, found, tuple(splits))
+    if vocabulary is None:
+        say("no vocabulary is at hand: tokens and characters were not looked at. --vocabulary FILE")
+    if args.out is not None:
+        from dss_jax.report.check_chart import plot_check
+
+        plot_check(found, args.out, title=f"{task.name}: the data")
+        say(f"picture: {args.out}")
+    for stop in found.stops:
+        say(f"stop: {stop}")
+    if not found.stops:
+        say("nothing found that should stop you")
+    return 1 if found.stops else 0
+
+
+def _splits(
+    task: DistillationTask, data_dir: str | None, skip: bool
+) -> tuple[Mapping[str, list[Example]], list[Finding]]:
+    """The rows of the splits that can be had, and what is to be said of the others."""
+    splits, findings = {}, []
+    for split in sources.available_splits(task, data_dir):
+        left_out: list[str] = []
+        try:
+            splits[split] = rows.examples(task, split, data_dir, left_out if skip else None)
+        except SplitUnavailable as error:
+            findings.append(Finding(split, {}, note=str(error)))
+        if left_out:
+            text = f"{len(left_out):,} rows are left out that cannot be used"
+            findings.append(Finding(split, {}, note=text))
+    if not splits:
+        raise sources.no_split(task, "train", sources.data_folder(data_dir))
+    return splits, findings
+
+
+def _print(name: str, found: TaskCheck, splits: tuple[str, ...]) -> None:
+    def state(one: Finding) -> str:
+        return "STOP" if one.stop else "look" if one.note else "ok"
+
+    table = [
+        [one.what, *(one.found.get(s, "") for s in splits), state(one)]
+        for one in found.findings
+        if one.found
+    ]
+    print_table(f"{name}: the data", ("", *splits, ""), table, texts=True)
+    for one in found.findings:
+        if one.note:
+            say(f"{one.what}: {one.note}")

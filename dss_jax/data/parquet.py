@@ -1,0 +1,55 @@
+"""Parquet tables, read a row group at a time; pyarrow is imported when one is opened."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dss_jax.core.errors import UsageError
+from dss_jax.core.lfs import refuse_pointer
+
+ROW_GROUP = 1024
+"""Rows that are read at once."""
+
+
+def pyarrow(name: str | Path) -> Any:
+    """pyarrow with `parquet`, for a file of this name; UsageError: it is not installed."""
+    if find_spec("pyarrow") is None:
+        raise UsageError(
+            f"{name}: Parquet needs pyarrow, which is not installed: "
+            'pip install "dss-jax[parquet]". CSV and JSONL need nothing.'
+        )
+    import pyarrow
+    import pyarrow.parquet
+
+    return pyarrow
+
+
+class ParquetTable(NamedTuple):
+    """Rows as they are read, column -> value, the schema, and how many there are."""
+
+    rows: Iterator[dict[str, Any]]
+    schema: Any
+    total: int
+
+
+def read_parquet(file: Path) -> ParquetTable:
+    """Opens a file; UsageError: it cannot be read, then or when a row is."""
+    arrow = pyarrow(file)
+    try:
+        table = arrow.parquet.ParquetFile(file)
+    except (arrow.ArrowInvalid, OSError) as error:
+        refuse_pointer(file)
+        raise UsageError(f"{file} cannot be read as Parquet: {error}") from error
+
+    def rows() -> Iterator[dict[str, Any]]:
+        number = 0
+        try:
+            for batch in table.iter_batches(ROW_GROUP):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield row
+        except (arrow.ArrowInvalid, OSError) as error:
+            raise UsageError(f"{file} is damaged after row {number}: {error}") from error
+
+    return ParquetTable(rows(), table.schema_arrow, table.metadata.num_rows)

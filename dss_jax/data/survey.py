@@ -1,0 +1,120 @@
+"""What is in a labelled table: which labels there are, which of them are slips of the pen, how long
+they are, and the seed by which its splits are most even. No TensorFlow.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from dss_jax.core.errors import UsageError, nearest
+from dss_jax.core.table import TableSource
+from dss_jax.core.types import SPLITS
+from dss_jax.data.rows import table_rows
+from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.records.near import folded_text
+
+NO_LABEL = ("n/a", "#n/a", "na", "nan", "null", "-", "--", "?")
+"""What spreadsheets have where there is nothing, in lower case."""
+
+MOST_LABELS, ROWS_OF_A_LABEL = 200, 3
+"""Labels are a set to choose from where they are at most so many, with so many rows on average."""
+
+SLIP_ROWS, SLIP_FACTOR, SLIP_LIKE = 3, 10, 0.8
+"""A label of so few rows is a slip of one that has so many times as many and is so like it."""
+
+SEEDS, KEYS = 500, 400_000
+"""At most so many seeds are tried, on about so many keys all together."""
+
+
+class Survey(NamedTuple):
+    """Of the rows of a table: how many there are, the labels' counts, and the rows with a label, as
+    (key, label): see `TableSource.key`. Rows that cannot be used are not in it.
+    """
+
+    rows: int
+    labels: Counter[str]
+    keys: list[tuple[str, str]]
+
+
+def survey(table: TableSource, file: Path) -> Survey:
+    """Looks at all rows of a file."""
+    count, keys = 0, []
+    for located in table_rows(file):
+        try:
+            label = table.to_example(located.row).label
+            key = table.key(located.row)
+        except UsageError:
+            continue  # Whoever reads the splits is told of it, with its line.
+        count += bool(key)
+        if label and key:
+            keys.append((key, label))
+    return Survey(count, Counter(label for _, label in keys), keys)
+
+
+def missing_marks(labels: Iterable[str]) -> tuple[str, ...]:
+    """Those of some labels that say that there is none."""
+    return tuple(label for label in labels if label.casefold() in NO_LABEL)
+
+
+def closed_labels(counts: Mapping[str, int]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The labels to choose from, sorted; (): they are too many, so that any text may be one. And
+    slip -> the label that is meant.
+    """
+    if (
+        not counts
+        or len(counts) > MOST_LABELS
+        or sum(counts.values()) < ROWS_OF_A_LABEL * len(counts)
+    ):
+        return (), {}
+    labels: dict[str, str] = {}
+    slips = {}
+    for label in sorted(counts, key=lambda one: -counts[one]):
+        meant = labels.get(folded_text(label))
+        if meant is None and counts[label] <= SLIP_ROWS:
+            larger = [one for one in labels.values() if counts[one] >= SLIP_FACTOR * counts[label]]
+            meant = nearest(label, larger, SLIP_LIKE)
+        if meant is None:
+            labels[folded_text(label)] = label
+        else:
+            slips[label] = meant
+    return tuple(sorted(labels.values())), slips
+
+
+def evenest_seed(table: TableSource, keys: Sequence[tuple[str, str]]) -> int:
+    """The seed by which the table's shares hold best for each label, of the first few: a hash
+    knows no labels, but it can be chosen. Later rows fall where it puts them.
+    """
+    tried = range(max(1, min(SEEDS, KEYS // max(1, len(keys)))))
+    return min(tried, key=lambda seed: _unevenness(replace(table, seed=seed), keys))
+
+
+def _unevenness(table: TableSource, keys: Sequence[tuple[str, str]]) -> float:
+    """Sum of (count - expected)^2 / expected over labels and splits, Pearson's chi-squared."""
+    carved = {s: share for s, share in _shares(table).items() if table.files.get(s) == table.file}
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for key, label in keys:
+        found[label][table.side(key)] += 1
+    return sum(
+        (counts[split] - share * counts.total()) ** 2 / (share * counts.total())
+        for counts in found.values()
+        for split, share in carved.items()
+        if share
+    )
+
+
+def _shares(table: TableSource) -> dict[str, float]:
+    return dict(
+        zip(SPLITS, (1 - table.validation - table.test, table.validation, table.test), strict=True)
+    )
+
+
+def longest_label(labels: Iterable[str], vocabulary: Path | None) -> int:
+    """Tokens of the longest label, end-of-sequence included; without a vocabulary the most that it
+    could have: a token a character, one for the space before it, and the end.
+    """
+    labels = list(labels)
+    if vocabulary is None:
+        return max(map(len, labels), default=0) + 2
+    return max(map(len, SentencePiece(vocabulary).encode_all(labels)), default=0) + 1

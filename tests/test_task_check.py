@@ -1,0 +1,200 @@
+"""`dss tasks check`: each fault of a data set is found, and a sound one passes."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import tickets
+
+from dss_jax.cli.main import main
+from dss_jax.core import config
+from dss_jax.core.paths import shipped
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.types import DistillationTask, Example, plain_example
+from dss_jax.data.check import check
+from dss_jax.data.vocabulary import SentencePiece
+
+VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
+LABELS = ("Account", "Billing", "Technical")
+
+
+def task_of(labels: tuple[str, ...] = LABELS) -> DistillationTask:
+    return DistillationTask(
+        name="t",
+        description="",
+        licence="",
+        sources=(),
+        to_example=plain_example,
+        scorer=TEXT_ACCURACY,
+        labels=labels,
+    )
+
+
+def sound() -> dict[str, list[Example]]:
+    """Three splits without a fault, all labels in each."""
+    counts = {"train": 60, "validation": 20, "test": 20}
+    return {
+        split: [
+            Example(
+                id=row[0],
+                input=f"{row[2]}\n{row[3]}",
+                label=row[4],
+                allowed_labels=LABELS,
+                teacher_label=row[4],
+                rationale=f"Because it is {row[0]}.",
+            )
+            for row in tickets.rows(count, seed)
+        ]
+        for seed, (split, count) in enumerate(counts.items(), 1)
+    }
+
+
+def stops(
+    splits: dict[str, list[Example]],
+    labels: tuple[str, ...] = LABELS,
+    evaluate: config.Evaluate = config.Evaluate(max_decode_length=32),  # noqa: B008
+) -> list[str]:
+    run = config.Run(task=config.Task(name="t"), evaluate=evaluate)
+    return check(task_of(labels), splits, run, SentencePiece(VOCABULARY)).stops
+
+
+def notes(splits: dict[str, list[Example]], labels: tuple[str, ...] = LABELS) -> str:
+    found = check(task_of(labels), splits, config.Run(), SentencePiece(VOCABULARY)).findings
+    return "\n".join(one.note for one in found)
+
+
+def change(splits: dict, split: str, at: int, **fields: object) -> None:
+    splits[split][at] = dataclasses.replace(splits[split][at], **fields)
+
+
+def test_a_sound_data_set_passes() -> None:
+    assert not stops(sound())
+
+
+def _copied(splits: dict, text: str) -> None:
+    change(splits, "train", 0, input="Reset my password, ticket 5")
+    change(splits, "test", 3, input=text)
+
+
+def _renamed(splits: dict, label: str, split: str = "train") -> None:
+    change(splits, split, 0, label=label)
+
+
+def _told(splits: dict) -> None:
+    for rows in splits.values():
+        rows[:] = [dataclasses.replace(e, input=f"[{e.label}] {e.input}") for e in rows]
+
+
+def _bare(splits: dict, split: str, field: str) -> None:
+    splits[split] = [dataclasses.replace(e, **{field: ""}) for e in splits[split]]
+
+
+def _unseen(splits: dict) -> None:
+    rows = splits["train"]
+    rows[:] = [e for e in rows if e.label != "Billing"]
+
+
+FAULTS = {
+    "an exact copy": (
+        lambda s: _copied(s, "Reset my password, ticket 5"),
+        r"rows of test are in a split before it, too \(exact\): test T-30003 and train T-10000",
+    ),
+    "a copy but for case": (
+        lambda s: _copied(s, "RESET my  password, ticket 5 "),
+        r"rows of test are in a split before it, too \(normalised\)",
+    ),
+    "a slip": (lambda s: _renamed(s, "acount"), r"'acount' \(1\), near 'Account'"),
+    "a space": (lambda s: _renamed(s, "Account "), r"'Account ' \(1\), near 'Account'"),
+    "a mark": (lambda s: _renamed(s, "N/A", "test"), r"not allowed: 'N/A' \(1\)"),
+    "the label in the input": (_told, "the input tells its label: 100 % of the inputs name one"),
+    "no gold label": (lambda s: _bare(s, "test", "label"), "no row of test has a gold label"),
+    "no rationale": (lambda s: _bare(s, "train", "rationale"), "no row of train has a rationale"),
+    "a label that train has not": (_unseen, "labels that train has not: 'Billing'"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_should_stop_one(fault: str) -> None:
+    plant, said = FAULTS[fault]
+    splits = sound()
+    plant(splits)
+    with pytest.raises(AssertionError, match=said):
+        raise AssertionError("\n".join(stops(splits)))
+
+
+def test_labels_that_are_too_long_or_written_alike() -> None:
+    (found,) = stops(sound(), evaluate=config.Evaluate(max_decode_length=2))
+    assert "labels are longer than the 2 tokens that are decoded" in found
+    splits = sound()
+    for at in range(10):
+        change(splits, "train", at, label="正面", allowed_labels=("正面", "负面"))
+    assert any("no student can tell them apart" in stop for stop in stops(splits))
+
+
+def test_slips_are_found_where_the_task_names_no_labels() -> None:
+    splits = sound()
+    for rows in splits.values():
+        rows[:] = [dataclasses.replace(e, allowed_labels=()) for e in rows]
+    assert not stops(splits, labels=())
+    change(splits, "train", 0, label="acount")
+    assert any("'acount' (1), near 'Account'" in stop for stop in stops(splits, labels=()))
+
+
+def test_what_is_worth_a_look() -> None:
+    splits = sound()
+    same = splits["train"][1]
+    other = "Billing" if same.label != "Billing" else "Account"
+    change(splits, "train", 0, input=same.input.upper(), label=other)
+    change(splits, "test", 0, input="正 " * 1100)
+    said = notes(splits)
+    assert f"same text, different labels: T-10000 {other!r} and T-10001 {same.label!r}" in said
+    assert "1 are cut at 1024 tokens (Data.input_length)" in said
+    assert "input: 1 rows with characters that the vocabulary lacks: 正 (1,100)" in said
+
+
+def test_the_baseline_is_that_of_the_commonest_label() -> None:
+    splits = sound()
+    for rows in splits.values():
+        rows[:] = [
+            dataclasses.replace(e, label="Billing" if n % 4 else "Account")
+            for n, e in enumerate(rows)
+        ]
+    found = check(task_of(), splits, config.Run(), None).findings
+    (one,) = (f for f in found if f.what == "right who always says 'Billing'")
+    assert dict(one.found) == dict.fromkeys(splits, "75.0 %")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    tickets.write(tmp_path)
+    columns = ["--input", "Subject,Body", "--label", "Category", "--id", "Ticket"]
+    assert main(["init", "tickets", "--from", "tickets.csv", *columns]) == 0
+    return tmp_path
+
+
+def test_the_command_ends_with_1_for_what_should_stop_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["tasks", "check", "tickets"]) == 1
+    said = capsys.readouterr().out
+    assert "stop: gold labels that are not allowed: 'Acount' (1), near 'Account'" in said
+    assert "no vocabulary is at hand" in said
+    tickets.write(here, tickets.rows())
+    flags = ["--vocabulary", str(VOCABULARY), "--out", "check.png"]
+    assert main(["tasks", "check", "tickets", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "nothing found that should stop you" in said
+    assert "tokens of the input" in said
+    assert Path("check.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_records_of_another_task_should_stop_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tickets.write(here, tickets.rows())
+    header = '{"dss_records": 1, "task": "other", "split": "train", "teacher": "m"}\n'
+    Path("r.jsonl").write_text(header)
+    assert main(["tasks", "check", "tickets", "--rationales", "r.jsonl"]) == 1
+    assert "stop: r.jsonl has records of task 'other'" in capsys.readouterr().out
