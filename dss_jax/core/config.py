@@ -170,7 +170,7 @@ class Optimizer(Section):
 
     Attributes:
       name: "adamw" or "adafactor" (as T5X uses it: factored, scaled by the parameters' RMS).
-      learning_rate: peak; None: see `LEARNING_RATES`. A `Run` has a number.
+      learning_rate: peak; None: 5e-5 from a checkpoint, 1e-3 from nothing (`LEARNING_RATES`).
       schedule: "linear" (to 0 at Train.steps) or "constant".
       warmup_steps: linear warm-up, optimiser updates.
       b1, b2, eps, weight_decay: of AdamW.
