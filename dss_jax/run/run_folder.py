@@ -7,6 +7,7 @@ student.json          how the student is asked: prefixes, labels, lengths; a few
 checkpoints/STEP/     params, optimizer
 metrics.jsonl         a line a logged step
 bad_steps.jsonl       a line a batch that was not trained on, for its loss was not finite
+loss_spikes.jsonl     a line a loss far above those before
 diverged.json         after so many in a row that the run has ended, with diverged/: `dss replay`
 startup.jsonl         a line a start: where the time went before the first step
 tensorboard/          the same numbers; a trace of `--profile`
