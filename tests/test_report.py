@@ -315,6 +315,9 @@ class TestLittle:
             file.unlink()
         made = report.write(sweep)
         assert [row[2] for row in rows(made, "against standard")] == ["25 % (250)", "100 % (1,000)"]
+        missing = "dss/count_500/seed_0: answers to test (its test-best.jsonl is missing)"
+        assert missing in made.left
+        assert missing in (sweep / "report" / "report.md").read_text()
 
     def test_unfinished_runs_are_named(self, sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "dss_jax")

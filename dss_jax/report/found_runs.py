@@ -15,6 +15,7 @@ import numpy as np
 from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER
+from dss_jax.core.types import SPLITS
 from dss_jax.run import run_folder
 from dss_jax.sweep.plan import read_grid
 
@@ -56,18 +57,26 @@ class FoundRun:
     def has(self, split: str) -> bool:
         return split in self.results
 
+    def predictions_file(self, split: str) -> Path:
+        return self.folder / run_folder.PREDICTIONS / f"{split}-best.jsonl"
+
+    def without_predictions(self) -> list[str]:
+        """Splits whose answers were written when they were scored, and are missing."""
+        spans = "/" in self.results["metric"]  # Of pre-training, which has no answers.
+        scored = () if spans else filter(self.has, SPLITS[1:])
+        return [s for s in scored if not self.predictions_file(s).is_file()]
+
     def predictions(self, split: str) -> list[dict[str, Any]]:
         """The run's answers to each row of a split, with the rationales that `dss eval` has written
         since of the same checkpoint; [] where none are there, or the split is not scored.
         Raises UsageError where there are not as many as rows were scored.
         """
-        folder = self.folder / run_folder.PREDICTIONS
-        file = folder / f"{split}-best.jsonl"
+        file = self.predictions_file(split)
         if not (self.has(split) and file.is_file()):
             return []
         rationales: dict[str, str] = {}
         step = self.results.get("best_step")
-        later = folder.glob(f"{split}-{step}[-.]*jsonl") if isinstance(step, int) else ()
+        later = file.parent.glob(f"{split}-{step}[-.]*jsonl") if isinstance(step, int) else ()
         for other in sorted(later, key=lambda file: file.stat().st_mtime):
             if run_folder.OTHER not in other.name:
                 rationales |= {p["id"]: p["rationale"] for p in _lines(other) if "rationale" in p}
@@ -122,7 +131,7 @@ class FoundRuns:
     Attributes:
       cells: of students, ordered by task, model size, method, number of examples.
       teachers: task -> the run of method "teacher".
-      left: a line for each run that is not finished, or not there yet.
+      left: a line for each run that is not finished, or not there yet, or whose answers are not.
     """
 
     folder: Path
@@ -221,6 +230,10 @@ def find_runs(folder: Path) -> FoundRuns:
             left.append(f"{name}: made by an older version ({file.name} has no {lacking[0]})")
             continue
         run = FoundRun(at, results)
+        left += [
+            f"{name}: answers to {split} (its {run.predictions_file(split).name} is missing)"
+            for split in run.without_predictions()
+        ]
         if results["method"] == TEACHER:
             teachers[results["task"]] = run
             continue

@@ -94,7 +94,7 @@ def asked(located: Located, job: PredictJob, form: str) -> AskedRow:
 
 def _text_of(located: Located, column: str) -> str:
     text = located.row.get(column)
-    if isinstance(text, str) and text.strip():
+    if isinstance(text, str):
         return text
     what = f"{located.where}: no text in column {column!r}"
     if column in located.row:

@@ -13,6 +13,7 @@ from typing import Any
 
 import children
 import things
+import toy
 from children import FINE, LOST, REFUSED, SAID, SILENT, Ended
 from results_maker import accuracy_of, write_run
 from test_extract import command
@@ -218,10 +219,11 @@ def _students(place: things.Place) -> dict[str, Kind]:
     def answers(at: Path) -> dict:
         return things.texts(at, ["out.jsonl"])
 
-    def converted(form: str) -> Callable[[Path], Ended]:
+    def converted(form: str, below: str) -> Callable[[Path], Ended]:
         def read(at: Path, **more: Any) -> Ended:
             shutil.rmtree(at / "hf", ignore_errors=True)
-            words = ["--from", form, at, "--to", "hf", at / "hf"]
+            words = ["--from", form, at / below, "--to", "hf", at / "hf"]
+            words += ["--vocabulary", toy.VOCABULARY] if form == "t5x" else []
             return place.dss("convert", *words, **more)
 
         return read
@@ -263,16 +265,16 @@ def _students(place: things.Place) -> dict[str, Kind]:
     return {
         "a run, dss predict": Kind(place.student, asked("run"), answers, own),
         "a student in hf, dss predict": Kind(
-            lambda: place.exported("hf"), asked("."), answers, own
+            lambda: place.exported("hf"), asked("student"), answers, own
         ),
         "a student in ctranslate2, dss predict": Kind(
-            lambda: place.exported("ctranslate2"), asked("."), answers, own
+            lambda: place.exported("ctranslate2"), asked("student"), answers, own
         ),
         "a student in orbax, dss convert": Kind(
-            lambda: place.exported("orbax"), converted("orbax"), weights, own
+            lambda: place.exported("orbax"), converted("orbax", "student"), weights, own
         ),
         "a student in t5x, dss convert": Kind(
-            lambda: place.exported("t5x"), converted("t5x"), weights, own, most=20
+            lambda: place.exported("t5x"), converted("t5x", "checkpoint_0"), weights, own, most=20
         ),
         "a table half answered, dss predict": Kind(partial, go_on, answers),
     }

@@ -56,6 +56,7 @@ OBJECTS: dict[str, bytes] = {
     "an html page": b"<html><body>502 Bad Gateway</body></html>",
     "a merge conflict": b"<<<<<<< HEAD",
 }
+ANSWERED = ("half a character", "an empty input", "an input of spaces")
 ONLY_OF_TASKS = {
     "a label in a list": b'{"input": "x", "label": ["y"]}',
     "a label that is true": b'{"input": "x", "label": true}',
@@ -124,10 +125,12 @@ def rows(folder: Path) -> Iterator[tuple[str, Try]]:
     table = [b"input,label,id", *(f"row {n},y,row-{n}".encode() for n in range(COUNT))]
     for form, read in (("of a task", _of_task), ("for a student", _for_student)):
         bad = OBJECTS | ONLY_OF_TASKS
-        if form == "for a student":  # It is written as it came.
-            bad = {k: v for k, v in OBJECTS.items() if k != "half a character"}
+        tables = TABLES
+        if form == "for a student":  # It answers these, too, and they are written as they came.
+            bad = {k: v for k, v in OBJECTS.items() if k not in ANSWERED}
+            tables = {k: v for k, v in TABLES.items() if k not in ANSWERED}
         yield from _files(folder, f"JSONL {form}", read, lines, bad, ".jsonl", 0)
-        yield from _files(folder, f"CSV {form}", read, table, TABLES, ".csv", 1)
+        yield from _files(folder, f"CSV {form}", read, table, tables, ".csv", 1)
         for name, header in HEADERS.items():
             content = b"\n".join([header, *table[1:]]) + b"\n"
             yield f"CSV {form}: {name}", _try(read, folder / "t.csv", content, None)
@@ -188,7 +191,7 @@ class _Student:
     origin, card = "student", StudentCard(form="tasks")
 
     def predict(self, texts: list[str], **_: object) -> list[Prediction]:
-        return [Prediction(text, text, 1.0, 0.0) for text in texts]
+        return [Prediction(input=t, label=t, probability=1.0, log_prob=0.0) for t in texts]
 
 
 def _for_student(file: Path) -> list:

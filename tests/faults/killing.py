@@ -37,6 +37,9 @@ STATUSES = {
 }
 """How a command may end that got the signal; by the signal itself only while it starts."""
 
+SOON = 0.6
+"""Of a run's time: until then it is killed."""
+
 MOST = 30
 """Attempts at one run, after which nobody kills it any more."""
 
@@ -140,7 +143,7 @@ def killed(task: Task, at: Path, chance: random.Random) -> Iterator[dict]:
         starts, child = _starts(at), task.start(at, log)
         name = chance.choice(list(SIGNALS))
         if attempt < MOST:
-            time.sleep(chance.uniform(0.0, task.seconds))
+            time.sleep(chance.uniform(0.0, SOON * task.seconds))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, SIGNALS[name])
         ended = children.wait(child, log)

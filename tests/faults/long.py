@@ -8,6 +8,7 @@ after so many minutes. What is tried follows from the seed. Needs a system with 
 """
 
 import argparse
+import itertools
 import json
 import random
 import shutil
@@ -40,8 +41,9 @@ class Journal:
     ended well is forgotten.
     """
 
-    def __init__(self, file: Path, again: bool = False) -> None:
-        self.file = file
+    def __init__(self, file: Path, again: bool = False, part: str = "0/1") -> None:
+        first, count = map(int, part.split("/"))
+        self.file, self.part = file, (first, None, count)
         lines = file.read_text().splitlines() if file.exists() else []
         self.lines = [json.loads(line) for line in lines]
         if again:
@@ -97,7 +99,7 @@ def damage(place: things.Place, journal: Journal, seed: int) -> Found:
     with serving(place.folder / "server.log") as url:
         kinds = damaging.kinds(place, url)
         expected: dict[str, dict] = {}
-        for kind, file, what in damaging.cases(kinds, seed):
+        for kind, file, what in itertools.islice(damaging.cases(kinds, seed), *journal.part):
             case = f"{kind}: {file}, {what}"
             if case in done:
                 continue
@@ -169,10 +171,11 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(MODES), help=", ".join(MODES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="what has not ended well, too")
+    parser.add_argument("--part", default="0/1", help="I/N: of the damaged files every N-th")
     parser.add_argument("--table", action="store_true", help="what the journal holds")
     args = parser.parse_args()
     end, place = time.monotonic() + 60 * args.minutes, things.Place(args.out)
-    journal = Journal(place.folder / "journal.jsonl", args.again)
+    journal = Journal(place.folder / "journal.jsonl", args.again, args.part)
     for mode in args.only.split(",") if not args.table else ():
         for found in MODES[mode](place, journal, args.seed):
             journal.add(mode, **found)

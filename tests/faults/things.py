@@ -49,10 +49,11 @@ class Place:
     def once(self, name: str, make: Callable[[Path], object], status: int = 0) -> Path:
         """A thing that is made in a child, which ends so, where it is not there yet."""
         if not (at := self.folder / name).exists():
-            part = self.folder / f"part-{name}"
+            part = self.folder / "part"
             shutil.rmtree(part, ignore_errors=True)
-            children.made(lambda: make(part), self.log, status)
-            part.rename(at)
+            part.mkdir()
+            children.made(lambda: make(part / name), self.log, status)
+            (part / name).rename(at)
         return at
 
     def dss(self, *arguments: object, **options: Any) -> children.Ended:
@@ -106,7 +107,9 @@ class Place:
     def exported(self, form: str) -> Path:
         run = self.student() / "run"
         words = ["convert", "--from", "orbax", str(run), "--to", form]
-        return self.once(f"student-{form}", lambda at: check(children.dss([*words, str(at)])))
+        # By this name T5X finds a checkpoint.
+        below = "checkpoint_0" if form == "t5x" else "student"
+        return self.once(f"{form}-form", lambda at: check(children.dss([*words, str(at / below)])))
 
     def records(self) -> Path:
         def make(at: Path) -> None:

@@ -1,4 +1,4 @@
-"""Losses far above those before: said once, with the ids of their rows."""
+"""Losses far above those before: said once, with the ids of their rows. Lines that are missing."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from dss_jax.run import single
 from dss_jax.train.bad_steps import keep_line
 from dss_jax.train.compile import Compiled
 from dss_jax.train.metric_log import MetricLog
-from dss_jax.train.spikes import LEAST, LOG, LossSpikes
+from dss_jax.train.watch import LEAST, LOG, LossSpikes, say_missing
 from dss_jax.train.step import TrainState
 
 
@@ -68,6 +68,30 @@ def test_lines_of_later_steps_go_and_damaged_ones_stay(tmp_path: Path) -> None:
     file.write_text('{"step": 3, "a": 1}\n{"st\n{"step": 7, "a": 1}\n')
     keep_line(file, {"step": 5})
     assert file.read_text() == '{"step": 3, "a": 1}\n{"st\n{"step": 5}\n'
+
+
+@pytest.mark.parametrize(
+    ("steps", "goes_on", "every", "missing"),
+    [
+        ([10, 20, 30], 30, 10, False),
+        ([10, 20, 30], 39, 10, False),
+        ([10, 20, 30], 40, 10, True),
+        ([], 9, 10, False),
+        ([], 10, 10, True),
+        ([], 0, 1, False),
+        ([50, 100], 140, 10, False),  # It was logged less often before.
+        ([50, 100], 150, 10, True),
+        ([10, 20, 25, 30], 36, 5, False),
+    ],
+)
+def test_lines_that_are_missing_are_said(
+    steps: list[int], goes_on: int, every: int, missing: bool, said: list[str]
+) -> None:
+    lines = [{"step": step, "group": group} for step in steps for group in ("train", "validation")]
+    say_missing(lines, goes_on, every)
+    assert bool(said) == missing
+    if missing:
+        assert said[0].startswith(f"metrics.jsonl ends at step {([0] + steps)[-1]}, and the run")
 
 
 def test_a_run_names_the_rows_of_its_batch(

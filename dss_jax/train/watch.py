@@ -1,12 +1,11 @@
-"""Losses far above those before them, said with the ids of their rows: a bad row, or a learning
-rate that is too high. Looks at the losses that are logged, every `Train.log_every` steps, so the
-devices are asked for nothing more.
-"""
+"""What is watched in a run's numbers: losses that jump, and lines that are missing."""
 
 import logging
 import math
 from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +28,24 @@ for losses may hardly differ.
 """
 
 
+def say_missing(before: Sequence[Mapping[str, Any]], step: int, every: int) -> None:
+    """Says that the lines of a run that goes on from `step` end too early: it logs every `every`
+    steps, or has logged less often before.
+    """
+    steps = [0, *(line["step"] for line in before if line["group"] == "train")]
+    if step - steps[-1] >= max(every, *np.diff(steps), 1):
+        log.warning(
+            f"metrics.jsonl ends at step {steps[-1]}, and the run goes on from step {step}: the "
+            "numbers between them are lost, for the file was cut short. What it trains is not "
+            "changed by that."
+        )
+
+
 class LossSpikes:
-    """Hands numbers on to `write`, and says where a training loss jumps: once, until it is back.
-    What was logged before, by a run that goes on, counts too.
+    """Hands numbers on to `write`, and says where a training loss is far above those before it,
+    with the ids of its rows: once, until it is back. A bad row, or a learning rate that is too
+    high. Looked at are the losses that are logged, every `Train.log_every` steps, so the devices
+    are asked for nothing more; those that a run that goes on has logged before count, too.
     """
 
     def __init__(self, write: MetricLog, folder: Path, ids_at: IdsAt) -> None:
