@@ -399,6 +399,26 @@ class TestMistakes:
         with pytest.raises(UsageError, match=rf"seed_0/{name}(:1)?: not JSON"):
             report.write(sweep)
 
+    @pytest.mark.parametrize(
+        ("name", "old", "new", "says"),
+        [
+            ("predictions/test-best.jsonl", '"correct"', '"corrdct"', "best.jsonl:1: no line of"),
+            ("predictions/test-best.jsonl", '{"id"', '[{"id"', "not JSON"),
+            ("results.json", '"metric": "text_ac', '"metric": "text_bc', "no score of validation"),
+            ("results.json", '"train_total": 1000', '"train_total": null', "no number of"),
+            ("results.json", '"validation": {', '"validation": 3, "x": {', "no score of"),
+        ],
+    )
+    def test_what_is_json_and_damaged(
+        self, sweep: Path, name: str, old: str, new: str, says: str
+    ) -> None:
+        file = sweep / "dss" / "count_250" / "seed_0" / name
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        with pytest.raises(UsageError, match=says):
+            report.write(sweep)
+
     def test_predictions_that_are_not_all_there(self, sweep: Path) -> None:
         file = sweep / "dss" / "count_250" / "seed_0" / "predictions/test-best.jsonl"
         lines = file.read_text().splitlines(keepends=True)

@@ -12,8 +12,8 @@ from dss_jax.run import single
 from dss_jax.train.bad_steps import keep_line
 from dss_jax.train.compile import Compiled
 from dss_jax.train.metric_log import MetricLog
-from dss_jax.train.watch import LEAST, LOG, LossSpikes, say_missing
 from dss_jax.train.step import TrainState
+from dss_jax.train.watch import LEAST, LOG, LossSpikes, say_missing
 
 
 def _told(folder: Path, losses: list[float], said: list[str], first: int = 1) -> list[int]:
@@ -91,7 +91,7 @@ def test_lines_that_are_missing_are_said(
     say_missing(lines, goes_on, every)
     assert bool(said) == missing
     if missing:
-        assert said[0].startswith(f"metrics.jsonl ends at step {([0] + steps)[-1]}, and the run")
+        assert said[0].startswith(f"metrics.jsonl ends at step {[0, *steps][-1]}, and the run")
 
 
 def test_a_run_names_the_rows_of_its_batch(

@@ -1,6 +1,7 @@
 """`dss`: one file a command. Imports nothing heavy until the arguments are known to be right."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -60,6 +61,7 @@ def _main(given: Sequence[str]) -> int:
         print(f"dss-jax {__version__}")
         return 0
     name = given[0]
+    signals.told.clear()
     try:
         if name not in COMMANDS:
             raise unknown_name("command", name, COMMANDS)
@@ -72,28 +74,35 @@ def _main(given: Sequence[str]) -> int:
         args = options.parse(parser, given[1:])
         with log.shown():
             return module.main(args) or 0
-    except (UsageError, Diverged) as error:
-        print(f"dss: error: {error}", file=sys.stderr)
-        return error.status
     except KeyboardInterrupt:
-        print("dss: stopped", file=sys.stderr)
-        return signals.INTERRUPTED
+        return ending.said(signal.SIGINT)
     except SystemExit as stop:
         if stop.code != signals.TERMINATED:
             raise
-        print("dss: stopped (SIGTERM)", file=sys.stderr)
-        return signals.TERMINATED
-    except BrokenPipeError:
+        return ending.said(signal.SIGTERM)
+    except Exception as error:
+        if signals.told:
+            return ending.said(signals.told[0])
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """The status of a command that ended by an error, which is said; raises what is none of the
+    user's.
+    """
+    if isinstance(error, UsageError | Diverged):
+        print(f"dss: error: {error}", file=sys.stderr)
+        return error.status
+    if isinstance(error, BrokenPipeError):
         # The reader (head, less) has gone; Python would complain again at exit.
         sys.stdout = None  # type: ignore[assignment]
         return 0
-    except OSError as error:
-        from dss_jax.core.disk import trouble
+    from dss_jax.core.disk import trouble
 
-        if (said := trouble(error, None)) is None:
-            raise
-        print(f"dss: error: {said}", file=sys.stderr)
-        return 1
+    if (said := trouble(error, None)) is None:
+        raise error
+    print(f"dss: error: {said}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,13 @@ import conftest
 # Quicker, with one device.
 os.environ["XLA_FLAGS"] = conftest.FAST_COMPILE.replace("device_count=4", "device_count=1")
 import matplotlib.pyplot  # noqa: F401 - this and the next take seconds
+import pytest
 import tensorboardX  # noqa: F401
 import toy
 
 from dss_jax.cli.main import main
+from dss_jax.report import figures
+from dss_jax.run import pictures
 
 FINE, REFUSED, SAID, SILENT, LOST, TRACEBACK, HUNG = OUTCOMES = (
     "fine",
@@ -114,8 +117,18 @@ def dss(arguments: Sequence[str], *, linear: bool = False, **environment: str) -
         signal.signal(number, own)
     os.environ.update(environment)
     sys.argv = ["dss", *arguments]
-    with toy.linear_programs() if linear else contextlib.nullcontext():
+    with _undrawn(), toy.linear_programs() if linear else contextlib.nullcontext():
         return main()
+
+
+@contextlib.contextmanager
+def _undrawn() -> Iterator[None]:
+    """Pictures take most of the time of the smallest runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "plot_curves", lambda *args, **options: None)
+        for name in ("by_data", "by_size"):
+            patch.setattr(figures, name, lambda *args: [])
+        yield
 
 
 def command(

@@ -13,7 +13,6 @@ from typing import Any
 
 import children
 import things
-import toy
 from children import FINE, LOST, REFUSED, SAID, SILENT, Ended
 from results_maker import accuracy_of, write_run
 from test_extract import command
@@ -75,7 +74,7 @@ class Kind:
     read: Callable[..., Ended]
     outcome: Callable[[Path], dict]
     files: Callable[[Path], bool] = lambda file: True
-    most: int = 20
+    most: int = 12
 
     def ended(self, at: Path) -> Ended:
         """The command on a copy; `made` is the outcome."""
@@ -160,7 +159,9 @@ def _runs(place: things.Place) -> dict[str, Kind]:
         return place.once("compiled-once", make)
 
     def files(*names: str) -> Callable[[Path], bool]:
-        return lambda file: file.name != run_folder.LOCK and any(n in str(file) for n in names)
+        # Nothing is read from what Orbax writes last.
+        out = (run_folder.LOCK, "_CHECKPOINT_METADATA")
+        return lambda file: file.name not in out and any(n in str(file) for n in names)
 
     def of_eval(at: Path) -> dict:
         (file,) = (at / "predictions").glob("test-[0-9]*.jsonl")
@@ -176,7 +177,7 @@ def _runs(place: things.Place) -> dict[str, Kind]:
             place.stopped,
             lambda at, **more: place.dss(*place.train(at), linear=True, **more),
             trained,
-            most=40,
+            most=34,
         ),
         "a finished run, dss eval": Kind(
             place.whole, evaluated, of_eval, files("checkpoints", "config", "spiece", "student")
@@ -185,13 +186,20 @@ def _runs(place: things.Place) -> dict[str, Kind]:
             place.whole,
             lambda at, **more: place.dss("report", at, "--html", "--out", at / "report", **more),
             lambda at: things.texts(at / "report", ["report.md", "results.csv"]),
-            files("results", "-best", "config.gin", "metrics"),
+            files("results", "-best", "config.gin"),
+            most=40,
         ),
         "a finished run, dss doctor": Kind(
             place.whole,
             lambda at, **more: place.dss("doctor", at, **more),
             lambda at: things.contents(at, files(*said)),
             files(*said),
+            most=60,
+        ),
+        "a token store, dss doctor": Kind(
+            lambda: toy_store,
+            lambda at, **more: place.dss("doctor", at, **more),
+            lambda at: things.contents(at, lambda file: True),
             most=40,
         ),
         "a token store, dss train": Kind(store, of_store, lambda at: trained(at / "out")),
@@ -223,7 +231,6 @@ def _students(place: things.Place) -> dict[str, Kind]:
         def read(at: Path, **more: Any) -> Ended:
             shutil.rmtree(at / "hf", ignore_errors=True)
             words = ["--from", form, at / below, "--to", "hf", at / "hf"]
-            words += ["--vocabulary", toy.VOCABULARY] if form == "t5x" else []
             return place.dss("convert", *words, **more)
 
         return read
@@ -232,7 +239,8 @@ def _students(place: things.Place) -> dict[str, Kind]:
         import hashlib
 
         files = [at / "hf" / name for name in ("model.safetensors", "spiece.model", "config.json")]
-        return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        found = [file for file in files if file.is_file()]  # T5X has no vocabulary.
+        return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in found}
 
     def partial() -> Path:
         def make(at: Path) -> None:
@@ -268,15 +276,15 @@ def _students(place: things.Place) -> dict[str, Kind]:
             lambda: place.exported("hf"), asked("student"), answers, own
         ),
         "a student in ctranslate2, dss predict": Kind(
-            lambda: place.exported("ctranslate2"), asked("student"), answers, own
+            lambda: place.exported("ctranslate2"), asked("student"), answers, own, most=30
         ),
         "a student in orbax, dss convert": Kind(
             lambda: place.exported("orbax"), converted("orbax", "student"), weights, own
         ),
         "a student in t5x, dss convert": Kind(
-            lambda: place.exported("t5x"), converted("t5x", "checkpoint_0"), weights, own, most=20
+            lambda: place.exported("t5x"), converted("t5x", "checkpoint_0"), weights, own
         ),
-        "a table half answered, dss predict": Kind(partial, go_on, answers),
+        "a table half answered, dss predict": Kind(partial, go_on, answers, most=16),
     }
 
 
@@ -303,9 +311,9 @@ def _stage_1(place: things.Place, url: str) -> dict[str, Kind]:
         return place.dss("records", "filter", at / "r.jsonl", *words, **more)
 
     return {
-        "a journal, dss extract": Kind(journal, asked, answers),
+        "a journal, dss extract": Kind(journal, asked, answers, most=20),
         "records, dss records": Kind(
-            place.records, filtered, lambda at: things.texts(at, ["out.jsonl"])
+            place.records, filtered, lambda at: things.texts(at, ["out.jsonl"]), most=20
         ),
     }
 
@@ -349,5 +357,6 @@ def _many(place: things.Place) -> dict[str, Kind]:
             sweep,
             lambda at, **more: place.dss("report", at, "--out", at / "report", **more),
             lambda at: things.texts(at / "report", ["report.md", "results.csv"]),
+            most=30,
         ),
     }

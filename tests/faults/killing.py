@@ -38,7 +38,7 @@ STATUSES = {
 """How a command may end that got the signal; by the signal itself only while it starts."""
 
 SOON = 0.6
-"""Of a run's time: until then it is killed."""
+"""Of a run's time: until then it is killed; half of the attempts, counted from the first step."""
 
 MOST = 30
 """Attempts at one run, after which nobody kills it any more."""
@@ -143,7 +143,11 @@ def killed(task: Task, at: Path, chance: random.Random) -> Iterator[dict]:
         starts, child = _starts(at), task.start(at, log)
         name = chance.choice(list(SIGNALS))
         if attempt < MOST:
-            time.sleep(chance.uniform(0.0, SOON * task.seconds))
+            moment = chance.uniform(0.0, SOON * task.seconds)
+            if chance.random() < 0.5:
+                _await_steps(at, starts, task.seconds)
+                moment /= 2
+            time.sleep(moment)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, SIGNALS[name])
         ended = children.wait(child, log)
@@ -160,7 +164,16 @@ def killed(task: Task, at: Path, chance: random.Random) -> Iterator[dict]:
             return
     assert task.done(at)
     found, expected = things.of(task.outcome, at, log), task.expected or {}
+    # A kill before an old one is deleted leaves it.
+    if found and {*expected["checkpoints"]} <= {*found["checkpoints"]}:
+        found["checkpoints"] = expected["checkpoints"]
     yield {"differs": [part for part, value in expected.items() if found.get(part) != value]}
+
+
+def _await_steps(at: Path, starts: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while _starts(at) == starts and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def kill_until(folder: Path, kills: int, seed: int = 0) -> dict:

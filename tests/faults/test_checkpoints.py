@@ -229,3 +229,19 @@ def test_the_doctor_looks_at_stores_and_at_nothing_else(
     assert re.search(r"damaged: \S+ was changed\. Make it again", capsys.readouterr().out)
     assert main(["doctor", str(tmp_path)]) == 2
     assert "is neither a run's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["zeros", "another number", "another name"])
+def test_scores_that_are_damaged_choose_no_best(damage: str, stopped: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    (file,) = (p for p in (folder / "checkpoints/2/metrics").iterdir() if "score" in p.read_text())
+    text = file.read_text()
+    wrong = {"zeros": "\0" * len(text), "another name": text.replace("score", "scorf")}
+    file.write_text(wrong.get(damage, text.replace("0", "1", 1)))
+    with pytest.raises(UsageError) as error:
+        read_orbax(folder)
+    assert re.search(r"2.*metrics/metrics is not what was written", str(error.value))
+    if damage == "zeros":
+        assert f"dss doctor {folder} --repair" in str(error.value)
+    assert main(["doctor", str(folder), "--repair"]) == 0
+    read_orbax(folder)
