@@ -20,7 +20,6 @@ run.lock              who trains or scores there at the moment
 
 import difflib
 import functools
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -207,4 +206,5 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 def read_results(folder: Path) -> dict[str, Any] | None:
     """The results of a finished run; None while it is not finished."""
     file = folder / RESULTS
-    return json.loads(file.read_text()) if file.exists() else None
+    fix = "Take a whole copy, or remove it and give the run's dss train again: it scores anew."
+    return strict_json.read(file, fix) if file.exists() else None

@@ -93,8 +93,8 @@ def linear(place: things.Place, cold: bool = False) -> Task:
 def program(place: things.Place) -> Task:
     """T5 in a new process that makes its token store first, with TensorFlow in a child of it."""
     settings = ("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1", "Train.steps=12")
-    settings += ("Evaluate.every=4", "Evaluate.max_decode_length=4", "Train.log_every=1")
-    settings += ("Task.train_count=32", "Data.batch_size=8", "T5Config.emb_dim=16")
+    settings += ("Evaluate.every=4", "Evaluate.max_decode_length=14", "Train.log_every=1")
+    settings += ("Task.train_count=32", "Data.batch_size=8", "Evaluate.validation_examples=16")
 
     def start(at: Path, log: Path) -> int:
         words = ["train", "--task", "word_problems", "--model", "t5_1_1_tiny", "--method", "dss"]

@@ -28,7 +28,7 @@ import several
 import things
 from test_extract import serving
 
-KILLS = {"warm": 190, "compiling": 20, "new process": 10}
+KILLS = {"new process": 10, "warm": 190, "compiling": 20}
 """Of children that have imported all, with and without compiled code, and of new processes."""
 
 RIGHT = (children.FINE, children.REFUSED)
@@ -65,9 +65,9 @@ class Journal:
 def kills(place: things.Place, journal: Journal, seed: int) -> Found:
     """Runs are killed until they are done. A run that was not finished here begins anew."""
     tasks = {
+        "new process": killing.program(place),
         "warm": killing.linear(place),
         "compiling": killing.linear(place, cold=True),
-        "new process": killing.program(place),
     }
     for name, task in tasks.items():
         mine = [line for line in journal.lines if line["mode"] == "kills" and line["task"] == name]

@@ -122,13 +122,15 @@ def check(status: int) -> None:
     assert status == 0, status
 
 
-def run_outcome(folder: Path) -> dict:
-    """What two runs must have in common: parameters, optimiser, results, numbers, predictions."""
+def run_outcome(folder: Path, read: bool = True) -> dict:
+    """What two runs must have in common: parameters, optimiser (not without `read`), results,
+    numbers, predictions.
+    """
     import orbax.checkpoint as ocp
 
     arrays, steps = {}, sorted(int(p.name) for p in (folder / "checkpoints").iterdir())
     with ocp.PyTreeCheckpointer() as reader:
-        for item in ("params", "optimizer"):
+        for item in ("params", "optimizer") if read else ():
             tree = reader.restore((folder / "checkpoints" / str(steps[-1]) / item).absolute())
             for name, array in ocp.tree.to_flat_dict(tree, sep="/").items():
                 digest = hashlib.sha256(np.asarray(array).tobytes()).hexdigest()
