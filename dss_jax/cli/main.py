@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(arguments)
     with ending.ends_soon():
         status = _main(sys.argv[1:])
-    if status in (signals.INTERRUPTED, signals.TERMINATED):
+    # Who has saved goes as others do: where there are several processes, JAX waits for all of them.
+    if signals.told and status in (signals.INTERRUPTED, signals.TERMINATED):
         ending.leave(status)
     return status
 

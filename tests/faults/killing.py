@@ -70,7 +70,7 @@ class Task:
         for _ in range(2):
             shutil.rmtree(folder, ignore_errors=True)
             began = time.monotonic()
-            ended = children.wait(self.start(folder, log), log)
+            ended = children.wait(self.start(folder, log), log, 10 * children.PATIENCE)
             assert ended.status == 0, ended.said[-3000:]
             self.seconds = time.monotonic() - began
         self.expected = things.of(self.outcome, folder, log)
@@ -150,7 +150,7 @@ def killed(task: Task, at: Path, chance: random.Random) -> Iterator[dict]:
             time.sleep(moment)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, SIGNALS[name])
-        ended = children.wait(child, log)
+        ended = children.wait(child, log, children.PATIENCE + 10 * task.seconds)
         if ended.status == 0:
             break
         right = ended.status in STATUSES[name] and ended.outcome != children.HUNG
