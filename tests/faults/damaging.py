@@ -68,6 +68,7 @@ class Kind:
       read: (copy, outcome=...) runs the command.
       outcome: of the copy, what must be as with the whole one.
       files: which of its files are damaged.
+      lists: whether it names all files anyway.
       most: cases, at most.
     """
 
@@ -76,6 +77,7 @@ class Kind:
     outcome: Callable[[Path], dict]
     files: Callable[[Path], bool] = lambda file: True
     most: int = 12
+    lists: bool = False
 
     def ended(self, at: Path) -> Ended:
         """The command on a copy; `made` is the outcome."""
@@ -110,7 +112,8 @@ def damaged(kind: Kind, file: str, damage: str, at: Path, expected: dict, seed: 
     ended = kind.ended(at)
     found = {"status": ended.status, "outcome": ended.outcome, "said": ""}
     if ended.outcome == FINE and left != content and ended.made != expected:
-        said = any(x in ended.said for x in (Path(file).name, "damaged", "left out"))
+        words = (Path(file).name, "damaged", "left out")
+        said = not kind.lists and any(word in ended.said for word in words)
         found["outcome"] = SAID if said else SILENT
     elif ended.outcome == REFUSED and (at / file).parent.is_dir():
         # Nothing else is lost: with the right file again it does.
@@ -196,6 +199,7 @@ def _runs(place: things.Place) -> dict[str, Kind]:
             lambda at: things.contents(at, files(*said)),
             files(*said),
             most=60,
+            lists=True,
         ),
         "a token store, dss doctor": Kind(
             lambda: toy_store,

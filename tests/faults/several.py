@@ -120,8 +120,8 @@ def _difference(one: dict, other: dict) -> str:
 
 
 def _disturbed(number: signal.Signals, count: int, after: int, **settings: object) -> Callable:
-    """One of several gets a signal; the same command goes on with another number of processes. After
-    SIGKILL the others are ended by JAX, which has a text and a stack of its own.
+    """One of several gets a signal; the same command goes on with another number of processes.
+    After SIGKILL the others are ended by JAX, which has a text and a stack of its own.
     """
     expected = {signal.SIGTERM: {185}, signal.SIGINT: {130, 185}}.get(number)
 

@@ -21,6 +21,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.interop.orbax_folder import read_orbax
 from dss_jax.run import run_folder, single
+from dss_jax.run.health import checks_of
 from dss_jax.train import checkpoint
 from dss_jax.train.checkpoint import BROKEN, LATER, Checkpoints, damage_of
 from dss_jax.train.loop import Interrupted
@@ -196,6 +197,10 @@ def test_the_doctor_says_what_is_whole_and_sets_the_rest_aside(
     assert shown.endswith("nothing is wrong\n")
     single.train(_run(folder), toy_store, TEXT_ACCURACY)
     flip(largest(folder / "checkpoints" / "4"))
+    kept = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(b"")
+    assert any("it is empty" in c.problem for c in checks_of(folder))
+    (folder / "metrics.jsonl").write_bytes(kept)
     cut(folder / "spiece.model")
     lines = (folder / "predictions" / "test-best.jsonl").read_text().splitlines(keepends=True)
     (folder / "predictions" / "test-best.jsonl").write_text("".join(lines[:-1]))
