@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import test_predict_rows
 from results_maker import accuracy_of, write_run
+from test_odd_rows import task_of
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.types import Csv
+from dss_jax.data.rows import examples
 from dss_jax.records.records import Reply
 from dss_jax.run import run_folder
 from dss_jax.student import load, predict
@@ -98,3 +101,18 @@ def test_a_journal_whose_pages_are_damaged_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match=r"the journal .* cannot be used: .*malformed"):
         read()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"input,label\nx\0,y\n", "t.csv, line 2: not UTF-8 text, or a NUL byte"),
+        (bytes(100), r"t.csv, line 1: not UTF-8 text\. Is it a CSV file"),
+        (b"\x1f\x8b\x08\xff\xfe,x\n", r"t.csv, line 1: not UTF-8 text\. Is it a CSV file"),
+        (b"", r"the train split of task 'mine' \(t.csv\) has no rows"),
+    ],
+)
+def test_what_is_no_csv_is_named(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UsageError, match=says):
+        examples(task_of(tmp_path, Csv(files={"train": "t.csv"})), "train")
