@@ -263,6 +263,16 @@ class TestMistakes:
         with pytest.raises(UsageError, match="447 different tokens for 448 rows"):
             ct2.open_engine(made)
 
+    def test_a_bit_is_flipped(self, folder: Callable[[str], Path], tmp_path: Path) -> None:
+        """CTranslate2 does not notice."""
+        made = _copy(folder("v1_0"), tmp_path / "copy")
+        model = made / "model.bin"
+        content = bytearray(model.read_bytes())
+        content[-100] ^= 64
+        model.write_bytes(content)
+        with pytest.raises(UsageError, match=r"copy is damaged: model.bin is not what was written"):
+            ct2.open_engine(made)
+
     def test_the_vocabulary_is_another_students(
         self, folder: Callable[[str], Path], tmp_path: Path
     ) -> None:

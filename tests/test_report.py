@@ -315,6 +315,9 @@ class TestLittle:
             file.unlink()
         made = report.write(sweep)
         assert [row[2] for row in rows(made, "against standard")] == ["25 % (250)", "100 % (1,000)"]
+        missing = "dss/count_500/seed_0: answers to test (its test-best.jsonl is missing)"
+        assert missing in made.left
+        assert missing in (sweep / "report" / "report.md").read_text()
 
     def test_unfinished_runs_are_named(self, sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "dss_jax")
@@ -394,6 +397,26 @@ class TestMistakes:
     def test_damaged_json_names_its_place(self, sweep: Path, name: str) -> None:
         (sweep / "dss" / "count_250" / "seed_0" / name).write_text("{\n")
         with pytest.raises(UsageError, match=rf"seed_0/{name}(:1)?: not JSON"):
+            report.write(sweep)
+
+    @pytest.mark.parametrize(
+        ("name", "old", "new", "says"),
+        [
+            ("predictions/test-best.jsonl", '"correct"', '"corrdct"', "best.jsonl:1: no line of"),
+            ("predictions/test-best.jsonl", '{"id"', '[{"id"', "not JSON"),
+            ("results.json", '"metric": "text_ac', '"metric": "text_bc', "no score of validation"),
+            ("results.json", '"train_total": 1000', '"train_total": null', "no number of"),
+            ("results.json", '"validation": {', '"validation": 3, "x": {', "no score of"),
+        ],
+    )
+    def test_what_is_json_and_damaged(
+        self, sweep: Path, name: str, old: str, new: str, says: str
+    ) -> None:
+        file = sweep / "dss" / "count_250" / "seed_0" / name
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        with pytest.raises(UsageError, match=says):
             report.write(sweep)
 
     def test_predictions_that_are_not_all_there(self, sweep: Path) -> None:

@@ -175,13 +175,22 @@ class Guess:
     def __call__(
         self, params: dict, inputs: Slices, rows: np.ndarray, *, lengths: tuple[int, ...]
     ) -> Decoded:
-        embedding, kernel, bias = (np.asarray(params[k]) for k in ("embedding", "kernel", "bias"))
+        embedding, kernel, bias = (_on_host(params[k]) for k in ("embedding", "kernel", "bias"))
         tokens = np.zeros((len(rows), 1, self._length), np.int32)
         for n, row in enumerate(rows):
             best = np.argmax(embedding[inputs[int(row)][: self._length]] @ kernel + bias, axis=1)
             tokens[n, 0, : len(best)] = best
         none = np.zeros((len(rows), 1), np.float32)
         return Decoded(tokens, none, none)
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    """Also of what several processes share out among them."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        from jax.experimental.multihost_utils import process_allgather
+
+        return np.asarray(process_allgather(array, tiled=True))
+    return np.asarray(array)
 
 
 @contextmanager

@@ -54,6 +54,13 @@ def ends_soon() -> Iterator[None]:
             thread.join()
 
 
+def said(number: int) -> int:
+    """The status of a command that this signal has ended, when it is said."""
+    terminated = number == signal.SIGTERM
+    print("dss: stopped (SIGTERM)" if terminated else "dss: stopped", file=sys.stderr)
+    return signals.TERMINATED if terminated else signals.INTERRUPTED
+
+
 def leave(status: int) -> NoReturn:
     """Ends the process when all is cleaned up. Python would wait for threads that still compile."""
     for stream in (sys.stdout, sys.stderr):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -67,8 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = 0
         finally:
             _flush()
-    alone = processes.count() == 1  # Several end together.
-    if status in (signals.INTERRUPTED, signals.TERMINATED) or (status == signals.SAVED and alone):
+    # Who has saved waits for the others, where there are several processes: JAX would end them.
+    leaves = signals.told and status in (signals.INTERRUPTED, signals.TERMINATED)
+    alone = processes.count() == 1
+    if leaves or (alone and status in (signals.INTERRUPTED, signals.SAVED)):
         ending.leave(status)
     return status
 
@@ -83,6 +86,7 @@ def _main(given: Sequence[str]) -> int:
         print(f"dss-jax {__version__}")
         return 0
     name = given[0]
+    signals.told.clear()
     try:
         if name not in COMMANDS:
             from dss_jax.core.hints import unknown_command
@@ -99,26 +103,33 @@ def _main(given: Sequence[str]) -> int:
         args = options.parse(parser, given[1:])
         with log.shown(verbose=args.verbose):
             return module.main(args) or 0
-    except (UsageError, Diverged) as error:
-        print(f"dss: error: {error}", file=sys.stderr)
-        return error.status
     except KeyboardInterrupt:
-        print("dss: stopped", file=sys.stderr)
-        return signals.INTERRUPTED
+        return ending.said(signal.SIGINT)
     except SystemExit as stop:
         if stop.code != signals.TERMINATED:
             raise
-        print("dss: stopped (SIGTERM)", file=sys.stderr)
-        return signals.TERMINATED
-    except BrokenPipeError:
-        return 0
-    except OSError as error:
-        from dss_jax.core.disk import trouble
+        return ending.said(signal.SIGTERM)
+    except Exception as error:
+        if signals.told:
+            return ending.said(signals.told[0])
+        return _failed(error)
 
-        if (said := trouble(error, None)) is None:
-            raise
-        print(f"dss: error: {said}", file=sys.stderr)
-        return 1
+
+def _failed(error: Exception) -> int:
+    """The status of a command that ended by an error, which is said; raises what is none of the
+    user's.
+    """
+    if isinstance(error, UsageError | Diverged):
+        print(f"dss: error: {error}", file=sys.stderr)
+        return error.status
+    if isinstance(error, BrokenPipeError):
+        return 0
+    from dss_jax.core.disk import trouble
+
+    if (said := trouble(error, None)) is None:
+        raise error
+    print(f"dss: error: {said}", file=sys.stderr)
+    return 1
 
 
 def _flush() -> None:

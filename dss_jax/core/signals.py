@@ -12,8 +12,13 @@ last two. 185 is above 128, where xpk starts again by itself, and no signal that
 """
 
 
+told: list[int] = []
+"""Signals that `end` got; JAX, where it traces, may raise something else then."""
+
+
 def end(number: int, _: Any = None) -> NoReturn:
     """A handler: raises KeyboardInterrupt or SystemExit, so what is half written is removed."""
+    told.append(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(TERMINATED)

@@ -9,7 +9,6 @@ Libraries are imported only for a remote path.
 import contextlib
 import hashlib
 import importlib.util
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,8 +17,6 @@ from typing import Any
 
 from dss_jax.core import paths
 from dss_jax.core.errors import UsageError
-
-log = logging.getLogger(__name__)
 
 # epath would take TensorFlow where it is installed, which costs 4 s and 800 MB. It asks once in a
 # process, perhaps for Orbax before anybody comes here with a remote path.

@@ -6,7 +6,10 @@ and says nothing; here they are an error.
 """
 
 import json
+from pathlib import Path
 from typing import Any
+
+from dss_jax.core.errors import UsageError
 
 
 class DuplicateKeyError(ValueError):
@@ -28,6 +31,18 @@ def loads(text: str | bytes, **options: Any) -> Any:
         return json.loads(text, object_pairs_hook=_object, **options)
     except RecursionError as error:
         raise ValueError("too many brackets") from error
+
+
+def read(file: Path, fix: str) -> dict[str, Any]:
+    """The object in a file of ours; UsageError: it is damaged, and `fix`, what to do then."""
+    try:
+        found = loads(file.read_bytes())
+        if isinstance(found, dict):
+            return found
+        error = ValueError("it holds no object")
+    except ValueError as wrong:
+        error = wrong
+    raise UsageError(f"{file} is damaged: {error}. {fix}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def write_sums(folder: Path, leave_out: Iterable[str] = ()) -> None:
     write_whole(folder / FILE, json.dumps(sums, indent=1) + "\n")
 
 
-def damage(folder: Path) -> str | None:
+def damage(folder: Path, part: str = "") -> str | None:
     """What is wrong with a folder, with the name of the first file that is missing or another than
-    its sum says; None: nothing, or the folder has no sums.
+    its sum says; None: nothing, or the folder has no sums. `part`: of files whose names begin so.
     """
     if not (folder / FILE).is_file():
         return None
@@ -39,6 +39,8 @@ def damage(folder: Path) -> str | None:
         return f"{FILE} cannot be read"
     there = dict(_files(folder, set()))
     for name, (size, crc) in sums.items():
+        if not name.startswith(part):
+            continue
         if name not in there:
             return f"{name} is missing"
         if (found := there[name].stat().st_size) != size:

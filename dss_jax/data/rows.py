@@ -141,7 +141,9 @@ def _read(
         )
     if not found:
         without = f" It had {len(wrong):,} that cannot be used: {wrong[0]}" if wrong else ""
-        raise UsageError(f"the {split} split of task {task.name!r} has no rows.{without}")
+        files = getattr(source, "files", {})
+        of = f" ({files[split]})" if split in files else ""
+        raise UsageError(f"the {split} split of task {task.name!r}{of} has no rows.{without}")
     if left_out is not None:
         left_out += wrong
     return found
@@ -349,6 +351,11 @@ def table_rows(file: Path) -> Iterator[Located]:
     return jsonl_rows(file)
 
 
+def _is_text(field: str) -> bool:
+    """Whether it was UTF-8, without NUL bytes, which disks leave where something was lost."""
+    return is_utf8(field) and "\0" not in field
+
+
 def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     """The rows of a CSV file with a header line, which shows the quotes, and the delimiter where
     none is given. Rows whose fields are all empty, as Excel leaves them, are passed over and
@@ -369,10 +376,10 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     begin, empty = 1, 0  # Of a row, which may have several lines; rows without anything.
     try:
         names = next(reader, [])
+        if not all(map(_is_text, names)):
+            raise UsageError(f"{file}, line 1: not UTF-8 text. Is it a CSV file? In Excel: Save as, CSV UTF-8.")
         if (twice := first_twice(names)) is not None:
             raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
-        if not all(map(is_utf8, names)):
-            raise UsageError(f"{file}, line 1: not UTF-8 text. In Excel: Save as, CSV UTF-8.")
         begin = reader.line_num + 1
         for fields in reader:
             where, wrong = f"{file}, line {begin}", ""
@@ -382,8 +389,8 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
                 continue
             if len(fields) != len(names):
                 wrong = f"{where}: has not as many fields as the header line ({len(names)})."
-            elif not all(map(is_utf8, fields)):
-                wrong = f"{where}: not UTF-8 text."
+            elif not all(map(_is_text, fields)):
+                wrong = f"{where}: not UTF-8 text, or a NUL byte in it."
             row = {} if wrong else dict(zip(names, fields, strict=True))
             yield Located(where=where, row=row, wrong=wrong)
     except csv.Error as error:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax.core import storage, student_card
+from dss_jax.core import storage, student_card, sums
 from dss_jax.core.checks import among
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
@@ -125,6 +125,8 @@ def write_ct2(
                 f", allowed {found.allowed:.3g}. Nothing was written. "
                 + ("Take another --quantization." if quantization != "float32" else "")
             )
+        # CTranslate2 reads a flipped bit as another number.
+        sums.write_sums(folder, (README, student_card.FILE))
     return found
 
 

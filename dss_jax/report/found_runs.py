@@ -5,7 +5,7 @@ alone.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER
+from dss_jax.core.types import SPLITS
 from dss_jax.run import run_folder, trained_on
 from dss_jax.sweep.plan import read_grid
 
@@ -25,6 +26,8 @@ BASELINES = ("standard", "distill")
 """What other methods are held against, the first that is there."""
 
 SEEDS = ("Train.seed", "Data.seed")
+COUNTS = "train_examples", "train_total", "parameters"
+ANSWER = "id", "input", "target", "prediction", "correct"
 FIELDS = ("task", "seed", "train_examples", "train_total", "parameters", "metric", "method")
 
 
@@ -56,22 +59,30 @@ class FoundRun:
     def has(self, split: str) -> bool:
         return split in self.results
 
+    def predictions_file(self, split: str) -> Path:
+        return self.folder / run_folder.PREDICTIONS / f"{split}-best.jsonl"
+
+    def without_predictions(self) -> list[str]:
+        """Splits whose answers were written when they were scored, and are missing."""
+        spans = "/" in self.results["metric"]  # Of pre-training, which has no answers.
+        scored = () if spans else filter(self.has, SPLITS[1:])
+        return [s for s in scored if not self.predictions_file(s).is_file()]
+
     def predictions(self, split: str) -> list[dict[str, Any]]:
         """The run's answers to each row of a split, with the rationales that `dss eval` has written
         since of the same checkpoint; [] where none are there, or the split is not scored.
         Raises UsageError where there are not as many as rows were scored.
         """
-        folder = self.folder / run_folder.PREDICTIONS
-        file = folder / f"{split}-best.jsonl"
+        file = self.predictions_file(split)
         if not (self.has(split) and file.is_file()):
             return []
         rationales: dict[str, str] = {}
         step = self.results.get("best_step")
-        later = folder.glob(f"{split}-{step}[-.]*jsonl") if isinstance(step, int) else ()
+        later = file.parent.glob(f"{split}-{step}[-.]*jsonl") if isinstance(step, int) else ()
         for other in sorted(later, key=lambda file: file.stat().st_mtime):
             if run_folder.OTHER not in other.name:
                 rationales |= {p["id"]: p["rationale"] for p in _lines(other) if "rationale" in p}
-        found = [{"rationale": rationales.get(p["id"]), **p} for p in _lines(file)]
+        found = [{"rationale": rationales.get(p["id"]), **p} for p in _lines(file, ANSWER)]
         if len(found) != (rows := self.results[split].get("examples", len(found))):
             raise UsageError(
                 f"{file} has {len(found):,} lines, but {run_folder.RESULTS} counts {rows:,} rows: "
@@ -122,7 +133,7 @@ class FoundRuns:
     Attributes:
       cells: of students, ordered by task, model size, method, number of examples.
       teachers: task -> the run of method "teacher".
-      left: a line for each run that is not finished, or not there yet.
+      left: a line for each run that is not finished, or not there yet, or whose answers are not.
       mixed: a line for each cell that has other data than another of its task.
     """
 
@@ -153,16 +164,37 @@ class FoundRuns:
         return next((float(score) for score in noted if score is not None), None)
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str | bytes, where: str) -> Any:
     try:
         return strict_json.loads(text)
     except ValueError as error:
         raise UsageError(f"{where}: not JSON ({error}). Score the run again.") from error
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        return [_json(line, f"{file}:{n}") for n, line in enumerate(lines, 1)]
+def _lines(file: Path, needed: Sequence[str] = ("id",)) -> list[dict[str, Any]]:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        found = [_json(line, f"{file}:{n}") for n, line in enumerate(lines, 1)]
+    for n, line in enumerate(found, 1):
+        if not isinstance(line, dict) or not line.keys() >= {*needed}:
+            raise UsageError(
+                f"{file}:{n}: no line of predictions, which has {', '.join(needed)}. The file is "
+                "damaged: take a whole copy."
+            )
+    return found
+
+
+def _check_scores(file: Path, results: Any) -> None:
+    """Raises UsageError where a `results.json` of this version is not what was written."""
+    for split in SPLITS:
+        scored = results.get(split, {})
+        if not (isinstance(scored, dict) and (not scored or _is_number(scored, results["metric"]))):
+            raise UsageError(f"{file}: no score of {split}. It is damaged: take a whole copy.")
+    if not all(isinstance(results[n], int) for n in ("seed", *COUNTS)):
+        raise UsageError(f"{file}: no number of {', '.join(COUNTS)}. It is damaged.")
+
+
+def _is_number(scored: dict, metric: object) -> bool:
+    return isinstance(metric, str) and isinstance(scored.get(metric), int | float)
 
 
 def _folders(folder: Path) -> Iterator[Path]:
@@ -243,11 +275,18 @@ def find_runs(folder: Path) -> FoundRuns:
         if not file.is_file():
             left.append(f"{name}: {'not finished' if run_folder.begun(at) else 'not begun'}")
             continue
-        results = _json(file.read_text(), str(file))
+        results = _json(file.read_bytes(), str(file))
+        if not isinstance(results, dict):
+            raise UsageError(f"{file}: no object. It is damaged: take a whole copy.")
         if lacking := [f for f in FIELDS if f not in results]:
             left.append(f"{name}: made by an older version ({file.name} has no {lacking[0]})")
             continue
+        _check_scores(file, results)
         run = FoundRun(at, results)
+        left += [
+            f"{name}: answers to {split} (its {run.predictions_file(split).name} is missing)"
+            for split in run.without_predictions()
+        ]
         if results["method"] == TEACHER:
             teachers[results["task"]] = run
             continue

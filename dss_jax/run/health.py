@@ -39,7 +39,8 @@ def _run(folder: Path) -> Iterator[Check]:
         )
     for left in sorted((folder / BROKEN).glob("*")):
         yield Check(f"{BROKEN}/{left.name}", "was set aside; remove it when it is not needed")
-    yield _read(folder / run_folder.METRICS, _lines)
+    least = int((folder / run_folder.RESULTS).is_file())
+    yield _read(folder / run_folder.METRICS, partial(_lines, least=least))
     results: dict[str, Any] = {}
 
     def finished(_: Path) -> str:
@@ -78,8 +79,8 @@ def _model(folder: Path) -> str:
     return f"width {config.emb_dim}, {config.num_encoder_layers}+{config.num_decoder_layers} layers"
 
 
-def _lines(file: Path, rows: int | None = None) -> str:
-    """How many lines of JSON; ValueError: one is none, or there are not `rows`."""
+def _lines(file: Path, rows: int | None = None, least: int = 0) -> str:
+    """How many lines of JSON; ValueError: one is none, or there are not `rows`, or `least`."""
     count = 0
     with file.open(encoding="utf-8") as lines:
         for count, line in enumerate(lines, 1):
@@ -87,6 +88,8 @@ def _lines(file: Path, rows: int | None = None) -> str:
                 json.loads(line)
             except ValueError as error:
                 raise ValueError(f"line {count} is no JSON: {error}") from error
+    if count < least:
+        raise ValueError("it is empty, and the run is finished")
     if rows is not None and rows != count:
         raise ValueError(f"{count} lines, but {run_folder.RESULTS} counts {rows} rows")
     return f"{count} lines"

@@ -5,7 +5,6 @@ as text: it is put into code, or escaped.
 """
 
 import html
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax import __version__
-from dss_jax.core import config, storage
+from dss_jax.core import config, storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.student_card import StudentCard
 from dss_jax.interop.hub import SCHEME, hub_name
@@ -238,7 +237,7 @@ def _scores(folder: Path, results: Mapping[str, Any], scored: Mapping[str, Any])
     ]
     summary = folder.parent / SUMMARY
     if summary.is_file():
-        whole = json.loads(summary.read_text())
+        whole = strict_json.read(summary, "Give the dss train of the seeds again.")
         rows = [
             [split, str(len(whole["seeds"])), f"{one['mean']:.2f} ± {one['standard_error']:.2f}"]
             for split in scored

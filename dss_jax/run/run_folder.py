@@ -8,6 +8,7 @@ data.json             what it is trained on: digests of its rows; where its file
 checkpoints/STEP/     params, optimizer
 metrics.jsonl         a line a logged step
 bad_steps.jsonl       a line a batch that was not trained on, for its loss was not finite
+loss_spikes.jsonl     a line a loss far above those before
 diverged.json         after so many in a row that the run has ended, with diverged/: `dss replay`
 startup.jsonl         a line a start: where the time went before the first step
 tensorboard/          the same numbers; a trace of `--profile`
@@ -20,7 +21,6 @@ run.lock              who trains or scores there at the moment
 
 import difflib
 import functools
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -212,4 +212,5 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 def read_results(folder: Path) -> dict[str, Any] | None:
     """The results of a finished run; None while it is not finished."""
     file = folder / RESULTS
-    return json.loads(file.read_text()) if file.exists() else None
+    fix = "Take a whole copy, or remove it and give the run's dss train again: it scores anew."
+    return strict_json.read(file, fix) if file.exists() else None

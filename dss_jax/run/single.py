@@ -198,13 +198,16 @@ def _outputs(
         own.append(tracing)
     if not processes.is_first():
         return lambda step, group, numbers: None, own
+    from dss_jax.train.watch import LossSpikes, say_missing
+
     write, progress = MetricLog(session.folder, step), Progress(run.train.steps, step)
+    say_missing(write.before, step, run.train.log_every)
     stack.callback(write.close)
     stack.callback(progress.close)
     log_hook = hooks.Log(
         run.train.log_every,
         run.train.steps,
-        write,
+        LossSpikes(write, session.folder, batches.ids_at),
         batches.work_at,
         run.data.batch_size,
         run.model,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.core import storage
+from dss_jax.core import storage, sums
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
 from dss_jax.core.lfs import refuse_pointer
@@ -211,4 +211,6 @@ def open_engine(
             f"{folder}: {VOCABULARY} has {vocabulary.vocab_size} ids, and {TOKENS} names {used}: "
             "one of them is another student's. Convert the student again."
         )
+    if wrong := sums.damage(local):
+        raise UsageError(f"{folder} is damaged: {wrong}. Convert the student again.")
     return CTranslate2Engine(translator, tokens), vocabulary

@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,8 +141,13 @@ class FileWriter(RowWriter):
             raise UsageError(f"--out {out} is there already. Give another name, or remove it.")
         # As JSON gives it back.
         self.state = {"job": json.loads(json.dumps(job)), "rows": 0, "bytes": 0, "columns": None}
+        self.state["crc"] = 0  # Of the bytes.
         if self._state_file.is_file():
-            self._go_on(json.loads(self._state_file.read_text()))
+            fix = f"Remove it and {self._partial}, and give the same command again."
+            found = strict_json.read(self._state_file, fix)
+            if not found.keys() >= self.state.keys() or not isinstance(found["job"], dict):
+                raise UsageError(f"{self._state_file} is damaged. {fix}")
+            self._go_on(found)
         self.file.parent.mkdir(parents=True, exist_ok=True)
 
     def _go_on(self, found: dict[str, Any]) -> None:
@@ -189,16 +196,32 @@ class TextWriter(FileWriter):
     def __init__(self, out: str, job: dict[str, Any], form: str) -> None:
         super().__init__(out, job)
         self._form = form
+        if self._sum() != (self.state["bytes"], self.state["crc"]):
+            raise UsageError(
+                f"{self._partial} is damaged: it is not what was written. Remove it and "
+                f"{self._state_file}, and give the same command again."
+            )
         self._stream = self._partial.open("ab")
         # Of a chunk that was cut short nothing stays.
         self._stream.truncate(self.state["bytes"])
 
+    def _sum(self) -> tuple[int, int]:
+        """How many bytes of those that were written are there, and their CRC-32."""
+        left, crc = self.state["bytes"], 0
+        if left:
+            with suppress(FileNotFoundError), self._partial.open("rb") as file:
+                while block := file.read(min(left, 2**20)):
+                    left, crc = left - len(block), zlib.crc32(block, crc)
+        return self.state["bytes"] - left, crc
+
     def _write(self, rows: Sequence[Row]) -> None:
         text = "".join(map(_json_line, rows)) if self._form == "jsonl" else self._csv(rows)
-        self._stream.write(text.encode("utf-8", "backslashreplace"))
+        content = text.encode("utf-8", "backslashreplace")
+        self._stream.write(content)
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self.state["bytes"] = self._stream.tell()
+        self.state["crc"] = zlib.crc32(content, self.state["crc"])
 
     def _csv(self, rows: Sequence[Row]) -> str:
         text, delimiter = io.StringIO(newline=""), DELIMITERS[self._form]
@@ -269,7 +292,12 @@ class ParquetWriter(FileWriter):
 
     def _move(self) -> None:
         whole, parts = self._partial / "whole", self._parts()
-        schema = self._whole_schema([])
+        schema, read = self._whole_schema([]), self._arrow.parquet.read_metadata
+        if sum(read(part).num_rows for part in parts) != self.state["rows"]:
+            raise UsageError(
+                f"{self._partial} is damaged: rows are missing. Remove it and {self._state_file}, "
+                "and give the same command again."
+            )
         with self._arrow.parquet.ParquetWriter(whole, schema) as writer:
             for part in parts:
                 writer.write_table(self._arrow.parquet.read_table(part))

@@ -101,8 +101,8 @@ def read_grid(folder: Path) -> dict[str, Any]:
     if not storage.exists(file):
         return {"cells": []}
     with storage.explained(file):
-        grid: dict[str, Any] = json.loads(file.read_text())
-    if grid.get("format") != FORMAT:
+        grid = strict_json.read(file, "Remove it, and give the same dss sweep again.")
+    if not isinstance(grid.get("cells", []), list) or grid.get("format") != FORMAT:
         raise UsageError(
             f"{file} has format {grid.get('format')!r}, but this version reads {FORMAT}. Give "
             "another --output_dir."

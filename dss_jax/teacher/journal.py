@@ -146,7 +146,7 @@ class Journal:
         Those that were given up count as missing; with `only_failed` they alone.
         """
         keys = [request.key for request in requests]
-        rows = self._db.execute(_FAILED, (json.dumps(keys),))
+        rows = self._read(_FAILED, json.dumps(keys))
         failed = dict(rows) | {key: row[3] for key, row in self._waiting.items()}
         pairs = zip(keys, requests, strict=True)
         return [request for key, request in pairs if failed.get(key, not only_failed)]
@@ -215,18 +215,26 @@ class Journal:
     def effort(self, extraction: str) -> tuple[float, int]:
         """(seconds, retries) of all runs that got a reply; those of processes at once add up."""
         self.flush()
-        return self._db.execute(_EFFORT, (extraction,)).fetchone()
+        return self._read(_EFFORT, extraction)[0]
 
     def reply(self, key: str) -> Reply | None:
         """The reply to a request; None where there is none yet."""
         if key in self._waiting:
             self.flush()
-        kept = self._db.execute(_REPLY, (key,)).fetchone()
-        if kept is None:
-            return None
-        # The columns have the tokens of all attempts, the text those of the last.
-        tokens = {"prompt_tokens": kept[0], "completion_tokens": kept[1]}
-        return Reply(**json.loads(kept[2]) | tokens)
+        for kept in self._read(_REPLY, key):
+            # The columns have the tokens of all attempts, the text those of the last.
+            tokens = {"prompt_tokens": kept[0], "completion_tokens": kept[1]}
+            try:
+                return Reply(**json.loads(kept[2]) | tokens)
+            except (ValueError, TypeError) as error:
+                raise self._trouble(error) from error
+        return None
+
+    def _read(self, query: str, value: str) -> list[tuple]:
+        try:
+            return self._db.execute(query, (value,)).fetchall()
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
 
     def release_claims(self) -> None:
         """Lets others take what this process has claimed and not answered."""
@@ -266,5 +274,6 @@ class Journal:
     def _trouble(self, error: Exception) -> UsageError:
         return UsageError(
             f"the journal {self.path} cannot be used: {error}. What it holds is kept. Make room on "
-            "the disk or give another --journal, and run the same command again."
+            "the disk, take a whole copy of it or give another --journal, and run the same command "
+            "again."
         )

@@ -4,6 +4,7 @@ a run that makes no others. See `hooks.BadSteps`.
 
 import logging
 import math
+import re
 import shlex
 from collections.abc import Callable
 from contextlib import closing
@@ -43,12 +44,20 @@ def noted(
         f"Rows: {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''} (all: {LOG})"
     )
     if processes.is_first():
-        line = strict_json.dumps({"step": step, "numbers": numbers, "ids": ids}) + "\n"
-        file = folder / LOG
-        # Whole, because objects of a bucket do not grow.
-        write_whole(file, (file.read_text() if file.exists() else "") + line)
+        keep_line(folder / LOG, {"step": step, "numbers": numbers, "ids": ids})
     if in_a_row >= most:
         raise _diverged(step - in_a_row, numbers, newest, folder, most, ids_at)
+
+
+def keep_line(file: Path, line: dict[str, Any]) -> None:
+    """Adds a line about a step. Those of this step and later ones go: a run that was killed wrote
+    them after its last checkpoint.
+    """
+    lines = file.read_text().splitlines() if file.exists() else []
+    steps = [int(x[1]) if (x := re.match(r'{"step": (\d+)', text)) else 0 for text in lines]
+    kept = [text for text, step in zip(lines, steps, strict=True) if step < line["step"]]
+    # Whole, because objects of a bucket do not grow.
+    write_whole(file, "\n".join([*kept, strict_json.dumps(line), ""]))
 
 
 def _diverged(

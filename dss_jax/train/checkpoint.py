@@ -44,7 +44,7 @@ def _score(metrics: dict[str, float]) -> float:
     """The score for Orbax, whose sort NaN breaks, so that it deletes the best: a folder of an older
     version may hold one.
     """
-    score = metrics[BEST_METRIC]
+    score = metrics.get(BEST_METRIC, -math.inf)
     return score if math.isfinite(score) else -math.inf
 
 
@@ -57,7 +57,7 @@ class _Summed(ocp.path.atomicity.AtomicRenameTemporaryPath):
         await super().finalize()
 
 
-def damage_of(checkpoint: Path) -> str | None:
+def damage_of(checkpoint: Path, part: str = "") -> str | None:
     """What is wrong with the folder of one checkpoint; None: nothing that can be seen. Those of
     older versions and those in buckets, which have sums of their own, are looked at less closely.
     """
@@ -69,7 +69,7 @@ def damage_of(checkpoint: Path) -> str | None:
         last = checkpoint / LATER[0]  # Those of older versions have this one, and no sums.
         if not last.is_file() or SUMMED in last.read_bytes():
             return f"it has no {sums.FILE}: a part of it is missing"
-    return sums.damage(checkpoint) or sums.damage(checkpoint / PARAMS)
+    return sums.damage(checkpoint, part) or sums.damage(checkpoint / PARAMS, part)
 
 
 @contextmanager
@@ -82,10 +82,9 @@ def readable(path: Path | str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OTHER):
             raise
-        raise UsageError(
-            f"the checkpoint {path} cannot be read: {_cause(error)}. A file of it may have been "
-            "cut short: copy it again, or give another checkpoint."
-        ) from error
+        from dss_jax.train.checkpoint_errors import unreadable
+
+        raise unreadable(path, error) from error
 
 
 class Checkpoints:
@@ -98,18 +97,17 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 1) -> None:
         """Opens the folder, which need not exist; `keep`: how many of the latest are kept."""
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
-        self._folder, self._damage, self._bytes = folder, dict[int, str | None](), 0
-        self._manager = ocp.CheckpointManager(
-            storage.absolute(folder),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-                best_fn=_score,
-                best_mode="max",
-                # On buckets Orbax has another way to finish, and the bucket sums.
-                temporary_path_class=None if storage.is_remote(folder) else _Summed,
-            ),
-            item_names=(PARAMS, OPTIMIZER),
+        self._folder, self._damage, self._bytes = folder, dict[tuple[int, str], str | None](), 0
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            best_fn=_score,
+            best_mode="max",
+            # On buckets Orbax has another way to finish, and the bucket sums.
+            temporary_path_class=None if storage.is_remote(folder) else _Summed,
         )
+        at, items = storage.absolute(folder), (PARAMS, OPTIMIZER)
+        with readable(folder):
+            self._manager = ocp.CheckpointManager(at, options=options, item_names=items)
 
     def save(self, state: TrainState, step: int, score: float | None) -> None:
         """Starts writing a checkpoint after `step` updates; training may go on at once.
@@ -144,14 +142,9 @@ class Checkpoints:
             if isinstance(error, OTHER):
                 raise
             self._check_there()
-            from dss_jax.core.disk import free  # Seldom.
+            from dss_jax.train.checkpoint_errors import unwritten
 
-            room = "" if storage.is_remote(self._folder) else f"{free(self._folder):,.1f} MB free, "
-            raise UsageError(
-                f"a checkpoint could not be written to {self._folder}: {_cause(error)}. There: "
-                f"{room}about {self._bytes / 1e6:,.1f} MB needed; whole: {_listed(self._whole())}. "
-                "Make room, or the folder writable, and give the same command again to go on."
-            ) from error
+            raise unwritten(self._folder, self._bytes, self._whole(), error) from error
 
     def _check_there(self) -> None:
         from dss_jax.core.presence import check_there
@@ -183,6 +176,8 @@ class Checkpoints:
         """
         if not self.steps():
             raise UsageError(f"{self._manager.directory} has no checkpoint yet.")
+        for step in self.steps() if name == "best" else ():
+            self._check(step, "metrics/")  # Or another would be taken for the best.
         known = {"best": self.best_step(), "latest": self.latest_step()}
         found = str(known.get(str(name), name))
         if not found.isdigit():
@@ -190,22 +185,17 @@ class Checkpoints:
         self._check(int(found))
         return int(found)
 
-    def _check(self, step: int) -> None:
-        if step not in self.steps():
-            there = _listed(self.steps())
-            raise UsageError(f"there is no checkpoint of step {step}. There: {there}.")
-        if step not in self._damage:
-            self._damage[step] = damage_of(self._folder / str(step))
-        if self._damage[step] is not None:
-            raise self._damaged(step, str(self._damage[step]))
+    def _check(self, step: int, part: str = "") -> None:
+        from dss_jax.train.checkpoint_errors import damaged, listed
 
-    def _damaged(self, step: int, wrong: str) -> UsageError:
-        others = [other for other in self._whole() if other != step]
-        return UsageError(
-            f"checkpoint {self._folder / str(step)} is damaged: {wrong}. Whole: {_listed(others)}. "
-            "Copy it again from where it came from, or name another one with --checkpoint. To "
-            "train on from another one, move this folder away and give `dss train` again."
-        )
+        if step not in self.steps():
+            there = listed(self.steps())
+            raise UsageError(f"there is no checkpoint of step {step}. There: {there}.")
+        if (step, part) not in self._damage:
+            self._damage[step, part] = damage_of(self._folder / str(step), part)
+        if (wrong := self._damage[step, part]) is not None:
+            others = [other for other in self._whole() if other != step]
+            raise damaged(self._folder / str(step), wrong, others)
 
     def _whole(self) -> list[int]:
         """Steps of those on the disk; after a failure the manager has forgotten some."""
@@ -239,15 +229,3 @@ class Checkpoints:
         """Waits, and frees the threads; errors as `check`."""
         with self._written():
             self._manager.close()
-
-
-def _cause(error: BaseException) -> str:
-    """Of all that was raised, the first line of the first: Orbax's own texts are long."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {line[:200]}"
-
-
-def _listed(steps: list[int]) -> str:
-    return ", ".join(map(str, steps)) or "none"

@@ -2,7 +2,6 @@
 losses that are not finite. Tracing is in `tracing`.
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,6 @@ from dss_jax.core.flops import Work, peak_flops, training_flops
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.loop import Hook, Interrupted, StopRequest
 from dss_jax.train.step import Metrics, TrainState
-
-log = logging.getLogger(__name__)
 
 Numbers = dict[str, float]
 

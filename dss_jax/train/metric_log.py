@@ -67,8 +67,8 @@ class MetricLog:
 
     def __init__(self, folder: Path, step: int) -> None:
         # Test is scored last of all, and again where the run ended before its results were written.
-        before = read_metrics(folder / "metrics.jsonl")
-        kept = [line for line in before if line["step"] <= step and line["group"] != "test"]
+        lines = read_metrics(folder / "metrics.jsonl")
+        self.before = [line for line in lines if line["step"] <= step and line["group"] != "test"]
         self._mirror: Any = None
         if storage.is_remote(folder):
             from dss_jax.train.mirror import Mirror
@@ -77,7 +77,7 @@ class MetricLog:
             self._mirror = Mirror(Path(self._temporary.name), folder)
             folder = Path(self._temporary.name)
         file = folder / "metrics.jsonl"
-        write_whole(file, "".join(strict_json.dumps(line) + "\n" for line in kept))
+        write_whole(file, "".join(strict_json.dumps(line) + "\n" for line in self.before))
         self._file = file.open("a", buffering=1)
         self._tensorboard, self._first = folder / "tensorboard", step + 1
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")

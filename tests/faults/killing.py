@@ -3,153 +3,199 @@ compares it with the run that was never killed.
 
   python tests/faults/killing.py FOLDER --kills 200
 
-Needs a system with fork: JAX is imported once, and each attempt is a child that starts its devices
-itself. What was done is kept in FOLDER, so that the same command goes on. Prints a line of JSON.
+What was done is kept in FOLDER, so that the same command goes on. Prints a line of JSON. See also
+`long.py`, which kills more.
 """
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import conftest  # noqa: F401 - its settings of JAX
-import numpy as np
-import toy
+sys.path.insert(0, str(Path(__file__).parent))
+import children
+import things
 
-from dss_jax.core import config
-from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.data.store import open_store
-from dss_jax.run import run_folder, single
-from dss_jax.train.loop import Interrupted
+from dss_jax.core import signals
+from dss_jax.run import run_folder
 from dss_jax.train.metric_log import read_metrics
 
 SIGNALS = {"TERM": signal.SIGTERM, "INT": signal.SIGINT, "KILL": signal.SIGKILL}
-TIMES = ("examples_per_second", "tokens_per_second", "useful_tflops_per_second")
-STEPS = 40
-FAILED, STOPPED = 1, 130
-"""Exit statuses of a child."""
+STATUSES = {
+    "TERM": {signals.SAVED, signals.TERMINATED, -signal.SIGTERM},
+    "INT": {signals.INTERRUPTED, -signal.SIGINT},
+    "KILL": {-signal.SIGKILL},
+}
+"""How a command may end that got the signal; by the signal itself only while it starts."""
+
+SOON = 0.6
+"""Of a run's time: until then it is killed; half of the attempts, counted from the first step."""
+
+MOST = 30
+"""Attempts at one run, after which nobody kills it any more."""
 
 
-def _run(folder: Path) -> config.Run:
-    train = config.Train(steps=STEPS, log_every=1, output_dir=str(folder), checkpoint_every=3)
-    return toy.make_run(train=train, evaluate=config.Evaluate(every=5, max_decode_length=5))
+@dataclass
+class Task:
+    """A command that is given again and again, and what it makes.
+
+    Attributes:
+      start: (folder, log) -> process id of an attempt.
+      done: whether it has ended well.
+      outcome: what two of its folders must have in common.
+      phase: what it was doing, from what there is in the folder; the number is that of lines that
+        `startup.jsonl` had before.
+      seconds: how long it takes when nobody kills it.
+    """
+
+    start: Callable[[Path, Path], int]
+    outcome: Callable[[Path], dict]
+    phase: Callable[[Path, int], str]
+    done: Callable[[Path], bool] = lambda at: (at / run_folder.RESULTS).is_file()
+    seconds: float = 0.0
+    expected: dict | None = None
+
+    def prepare(self, folder: Path) -> None:
+        """Runs it twice undisturbed, the first time to compile; what it makes is expected."""
+        log = folder.parent / f"{folder.name}.log"
+        for _ in range(2):
+            shutil.rmtree(folder, ignore_errors=True)
+            began = time.monotonic()
+            ended = children.wait(self.start(folder, log), log, 10 * children.PATIENCE)
+            assert ended.status == 0, ended.said[-3000:]
+            self.seconds = time.monotonic() - began
+        self.expected = things.of(self.outcome, folder, log)
+        assert self.expected
 
 
-def _attempt(folder: Path, store: Path) -> int:
-    """A child that trains; its process id."""
+def linear(place: things.Place, cold: bool = False) -> Task:
+    """Three arrays, trained in a child; `cold`: without the code that was compiled before, so that
+    most of the time it compiles.
+    """
 
-    def train() -> None:
-        with toy.linear_programs():
-            single.train(_run(folder), open_store(store), TEXT_ACCURACY)
+    def start(at: Path, log: Path) -> int:
+        words = place.train(at)
+        more = {"DSS_COMPILE_CACHE": str(at.parent / f"{at.name}-compiled")} if cold else {}
+        return children.child(lambda: children.dss(words, linear=True, **more), log)
 
-    return _child(train, folder.parent / "said.log")
-
-
-def _child(work: Callable[[], object], log: Path) -> int:
-    """A child that does the work; its process id. This process must not have used JAX."""
-    if pid := os.fork():
-        return pid
-    status = FAILED
-    try:
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        work()
-        status = 0
-    except (Interrupted, KeyboardInterrupt):
-        status = STOPPED
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
+    return Task(start, things.run_outcome, phase_of)
 
 
-def _ended(child: int, log: Path) -> bool:
-    """Whether a child did its work; False: it was killed, or stopped. AssertionError: it failed."""
-    _, status = os.waitpid(child, 0)
-    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else STOPPED
-    assert code in (0, STOPPED), log.read_text()[-5000:]
-    return code == 0
+def program(place: things.Place) -> Task:
+    """T5 in a new process that makes its token store first, with TensorFlow in a child of it."""
+    settings = ("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1", "Train.steps=12")
+    settings += ("Evaluate.every=4", "Evaluate.max_decode_length=14", "Train.log_every=1")
+    settings += ("Task.train_count=32", "Data.batch_size=8", "Evaluate.validation_examples=16")
+
+    def start(at: Path, log: Path) -> int:
+        words = ["train", "--task", "word_problems", "--model", "t5_1_1_tiny", "--method", "dss"]
+        words += ["--output_dir", str(at), "--store_dir", str(at.parent / f"{at.name}-stores")]
+        words += [f"--gin.{one}" for one in settings]
+        command = [sys.executable, "-m", "dss_jax.cli.main", *words]
+        with log.open("ab") as out:
+            # Waited for by its number.
+            return subprocess.Popen(command, stdout=out, stderr=out).pid
+
+    def phase(at: Path, starts: int) -> str:
+        stores = at.parent / f"{at.name}-stores"
+        made = stores.is_dir() and any((s / "manifest.json").is_file() for s in stores.iterdir())
+        return phase_of(at, starts, 12) if made else "store making"
+
+    return Task(start, things.run_outcome, phase)
 
 
-def _outcome(folder: Path) -> dict:
-    """What two runs must have in common: parameters, optimiser, results, numbers, predictions."""
-    import orbax.checkpoint as ocp
-
-    arrays = {}
-    with ocp.PyTreeCheckpointer() as reader:
-        for item in ("params", "optimizer"):
-            tree = reader.restore((folder / "checkpoints" / str(STEPS) / item).absolute())
-            leaves = ocp.tree.to_flat_dict(tree, sep="/")
-            for name, array in leaves.items():
-                digest = hashlib.sha256(np.asarray(array).tobytes()).hexdigest()
-                arrays[f"{item}/{name}"] = digest
-    metrics = read_metrics(folder / run_folder.METRICS)
-    lines = [{k: v for k, v in line.items() if k not in TIMES} for line in metrics]
-    files = sorted((folder / run_folder.PREDICTIONS).glob("*-best.jsonl"))
-    return {
-        "arrays": arrays,
-        "metrics": lines,
-        "results": run_folder.read_results(folder),
-        "predictions": {file.name: file.read_text() for file in files},
-        "checkpoints": sorted(p.name for p in (folder / "checkpoints").iterdir()),
-    }
+def phase_of(folder: Path, starts: int, steps: int = things.STEPS) -> str:
+    """What a run that was killed was doing."""
+    checkpoints = folder / run_folder.CHECKPOINTS
+    if not (folder / run_folder.CONFIG).is_file():
+        return "start"
+    if checkpoints.is_dir() and any(not p.name.isdigit() for p in checkpoints.iterdir()):
+        return "checkpoint writing"
+    lines = read_metrics(folder / run_folder.METRICS)
+    if _starts(folder) == starts or not lines:
+        return "compilation"
+    step = max(line["step"] for line in lines)
+    evaluated = any(line["step"] == step and line["group"] == "validation" for line in lines)
+    if step == steps and evaluated:
+        return "final scoring"
+    return "evaluation" if step % things.EVERY == 0 and not evaluated else "steps"
 
 
-def outcome(folder: Path) -> dict:
-    """The same, from a child."""
-    file = folder.with_suffix(".json")
-    child = _child(lambda: file.write_text(json.dumps(_outcome(folder))), file)
-    assert _ended(child, file)
-    return json.loads(file.read_text().splitlines()[-1])
+def _starts(folder: Path) -> int:
+    file = folder / run_folder.STARTUP
+    return len(file.read_text().splitlines()) if file.is_file() else 0
+
+
+def killed(task: Task, at: Path, chance: random.Random) -> Iterator[dict]:
+    """Kills a run again and again until it is done: one dict a kill, then one with `differs`."""
+    log = at.parent / f"{at.name}.log"
+    for attempt in range(10**6):
+        log.unlink(missing_ok=True)
+        starts, child = _starts(at), task.start(at, log)
+        name = chance.choice(list(SIGNALS))
+        if attempt < MOST:
+            moment = chance.uniform(0.0, SOON * task.seconds)
+            if chance.random() < 0.5:
+                _await_steps(at, starts, task.seconds)
+                moment /= 2
+            time.sleep(moment)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, SIGNALS[name])
+        ended = children.wait(child, log, children.PATIENCE + 10 * task.seconds)
+        if ended.status == 0:
+            break
+        right = ended.status in STATUSES[name] and ended.outcome != children.HUNG
+        quiet = "Traceback" not in ended.said
+        outcome = children.FINE if right and quiet else ended.outcome
+        if outcome == children.REFUSED:
+            outcome = children.TRACEBACK  # It refuses to go on.
+        kill = {"signal": name, "phase": task.phase(at, starts), "status": ended.status}
+        yield kill | {"outcome": outcome, "said": "" if outcome == "fine" else ended.said[-1500:]}
+        if not right:
+            return
+    assert task.done(at)
+    found, expected = things.of(task.outcome, at, log), task.expected or {}
+    # A kill before an old one is deleted leaves it.
+    if found and {*expected["checkpoints"]} <= {*found["checkpoints"]}:
+        found["checkpoints"] = expected["checkpoints"]
+    yield {"differs": [part for part, value in expected.items() if found.get(part) != value]}
+
+
+def _await_steps(at: Path, starts: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while _starts(at) == starts and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def kill_until(folder: Path, kills: int, seed: int = 0) -> dict:
     """Kills `kills` times, over as many runs as it takes; AssertionError: one of them differs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    store, chance = folder / "store", random.Random(seed)
-    if not store.is_dir():
-        toy.make_store(store, np.random.default_rng(0))
+    place, chance = things.Place(folder), random.Random(seed)
     done = folder / "done.json"
     counts = json.loads(done.read_text()) if done.exists() else dict.fromkeys(SIGNALS, 0)
-    seconds = _whole(folder / "whole", store)
-    expected = outcome(folder / "whole")
+    task = linear(place)
+    task.prepare(folder / "whole")
     run = 0
     while sum(counts.values()) < kills:
         at, run = folder / f"killed-{run}", run + 1
         shutil.rmtree(at, ignore_errors=True)
-        while not run_folder.read_results(at):
-            child = _attempt(at, store)
-            name = chance.choice(list(SIGNALS))
-            time.sleep(chance.uniform(0.0, seconds))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, SIGNALS[name])
-            counts[name] += not _ended(child, folder / "said.log")
+        for kill in killed(task, at, chance):
+            if "differs" in kill:
+                assert not kill["differs"], f"{at}: another than {folder / 'whole'}: {kill}"
+                continue
+            assert kill["outcome"] == children.FINE, kill["said"]
+            counts[kill["signal"]] += 1
             done.write_text(json.dumps(counts))
-        found = outcome(at)
-        for part, value in expected.items():
-            assert found[part] == value, f"{at}: {part} differ from those of {folder / 'whole'}"
         shutil.rmtree(at)
-    return {"kills": counts, "runs": run, "seconds": round(seconds, 1)}
-
-
-def _whole(folder: Path, store: Path) -> float:
-    """The run that nobody kills; how long it takes when all is compiled."""
-    for _ in range(2):
-        shutil.rmtree(folder, ignore_errors=True)
-        began = time.monotonic()
-        assert _ended(_attempt(folder, store), folder.parent / "said.log")
-    return time.monotonic() - began
+    return {"kills": counts, "runs": run, "seconds": round(task.seconds, 1)}
 
 
 if __name__ == "__main__":
@@ -158,5 +204,4 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    os.environ["DSS_COMPILE_CACHE"] = str(args.folder.absolute() / "compiled")
     print(json.dumps(kill_until(args.folder, args.kills, args.seed)))

@@ -21,6 +21,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.interop.orbax_folder import read_orbax
 from dss_jax.run import run_folder, single
+from dss_jax.run.health import checks_of
 from dss_jax.train import checkpoint
 from dss_jax.train.broken import BROKEN
 from dss_jax.train.checkpoint import LATER, SUMMED, Checkpoints, damage_of
@@ -201,6 +202,10 @@ def test_the_doctor_says_what_is_whole_and_sets_the_rest_aside(
     assert shown.endswith("nothing is wrong\n")
     single.train(_run(folder), toy_store, TEXT_ACCURACY)
     flip(largest(folder / "checkpoints" / "4"))
+    kept = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(b"")
+    assert any("it is empty" in c.problem for c in checks_of(folder))
+    (folder / "metrics.jsonl").write_bytes(kept)
     cut(folder / "spiece.model")
     lines = (folder / "predictions" / "test-best.jsonl").read_text().splitlines(keepends=True)
     (folder / "predictions" / "test-best.jsonl").write_text("".join(lines[:-1]))
@@ -234,3 +239,24 @@ def test_the_doctor_looks_at_stores_and_at_nothing_else(
     assert re.search(r"damaged: \S+ was changed\. Make it again", capsys.readouterr().out)
     assert main(["doctor", str(tmp_path)]) == 2
     assert "is neither a run's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["zeros", "another number", "another name"])
+def test_scores_that_are_damaged_choose_no_best(damage: str, stopped: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    (file,) = (p for p in (folder / "checkpoints/2/metrics").iterdir() if "score" in p.read_text())
+    text = file.read_text()
+    wrong = {"zeros": "\0" * len(text), "another name": text.replace("score", "scorf")}
+    file.write_text(wrong.get(damage, text.replace("0", "1", 1)))
+
+    def best() -> int:
+        with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+            return checkpoints.find("best")
+
+    with pytest.raises(UsageError) as error:
+        best()
+    assert re.search(r"2.*metrics/metrics is not what was written", str(error.value))
+    if damage == "zeros":
+        assert f"dss doctor {folder} --repair" in str(error.value)
+    assert main(["doctor", str(folder), "--repair"]) == 0
+    assert best() == 4

@@ -17,19 +17,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import t5_weights
+import test_predict_rows
 import toy
 from test_record_files import HEADER, record
 
 from dss_jax.cli import tasks
 from dss_jax.cli.main import main
 from dss_jax.core import config
+from dss_jax.core.disk import trouble
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.interop.hf import write_hf
 from dss_jax.records.files import write_records
+from dss_jax.records.records import Reply
 from dss_jax.run import run_folder, score, single
 from dss_jax.run.session import open_session
+from dss_jax.student import load, predict
+from dss_jax.sweep.plan import Job, Times, write_grid
+from dss_jax.sweep.runner import Runner
+from dss_jax.teacher.journal import Journal, Request
 from dss_jax.train.compile import Compiled
 from dss_jax.train.step import TrainState
 
@@ -225,6 +232,76 @@ class TestRuns:
             assert main(["report", str(finished)]) == 2
         error = capsys.readouterr().err
         assert "could not be written: Read-only file system" in error
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_a_table_that_is_half_answered_goes_on(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow", reason="Parquet is an extra")
+    student = test_predict_rows.Echo()
+    monkeypatch.setattr(load, "load", lambda folder, **options: student)
+    monkeypatch.setattr(predict, "CHUNK", 10)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    texts = ["".join(map(chr, rng.integers(97, 123, 50 if n < 20 else 900))) for n in range(40)]
+    test_predict_rows.write_rows("in.jsonl", [{"id": n, "input": t} for n, t in enumerate(texts)])
+    assert test_predict_rows.command("in.jsonl", f"whole.{form}") == 0
+    with room(6000):
+        assert test_predict_rows.command("in.jsonl", f"out.{form}") in (1, 2)
+    error = capsys.readouterr().err
+    assert re.search(r"could not be written: (File too large|No space).*same command", error)
+    assert "Traceback" not in error
+    asked = len(student.asked)
+    assert test_predict_rows.command("in.jsonl", f"out.{form}") == 0
+    assert len(student.asked) == asked + 2, "what was answered before is not asked again"
+    assert Path(f"out.{form}").read_bytes() == Path(f"whole.{form}").read_bytes()
+    assert not [*tmp_path.glob("*.partial*")]
+
+
+def test_replies_that_find_no_room_are_asked_again_and_no_others(tmp_path: Path) -> None:
+    asked = [Request(str(n), 0, {"model": "m", "prompt": f"row {n}"}) for n in range(300)]
+    reply = Reply(text="because " * 100, finish_reason="stop")
+    clock = iter(range(10**6))  # So that each reply is brought to the disk.
+    with Journal(tmp_path / "journal", clock=lambda: next(clock)):
+        pass
+
+    def put() -> None:
+        with Journal(tmp_path / "journal", clock=lambda: next(clock)) as journal, room(100_000):
+            for request in asked:
+                journal.put(request, reply)
+
+    with pytest.raises(UsageError, match=r"the journal .* cannot be used: .* Make room"):
+        put()
+    with Journal(tmp_path / "journal") as journal:
+        left = journal.missing(asked)
+        assert 0 < len(left) < len(asked), "what was flushed is there"
+        assert left == asked[-len(left) :]
+        assert journal.claim(left) == left
+        for request in left:
+            journal.put(request, reply)
+        journal.flush()
+        assert not journal.missing(asked)
+        assert journal.reply(asked[0].key) == reply
+
+
+@pytest.mark.parametrize("what", ["sweep.json", "sweep_times.jsonl", "task"])
+def test_a_sweep_that_finds_no_room_says_so(what: str, tmp_path: Path) -> None:
+    job = Job((), "task", ("--x",))
+
+    def work() -> None:
+        if what == "sweep.json":
+            write_grid(tmp_path, [], [], [])
+        elif what == "task":
+            Runner(tmp_path, [{}], lambda text: None)._spawn(job, 0)
+        else:
+            Times(tmp_path).add(job, "done", 1.0, 1e12)
+
+    with bad(tmp_path, errno.ENOSPC), pytest.raises((OSError, UsageError)) as error:
+        work()
+    assert trouble(error.value, None) or "could not be written" in str(error.value)
+    assert not _content(tmp_path)
 
 
 def test_what_the_command_line_says_of_a_full_disk(

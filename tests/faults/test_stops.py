@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import toy
 
+from dss_jax.cli import ending, tasks
+from dss_jax.cli.main import main
 from dss_jax.core import signals
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.evaluate.evaluator import Evaluator
@@ -65,6 +67,44 @@ def test_a_command_ends_within_a_second_also_while_it_compiles(
     assert b"Traceback" not in said
     # What is in a library cannot clean up; `write_whole` and the like leave nothing half written.
     assert (tmp_path / "cleaned").exists() == (where != "here")
+
+
+@pytest.mark.parametrize(("told", "left"), [([], []), ([signal.SIGINT], [130])])
+def test_who_has_saved_ends_as_others_do(
+    told: list[int], left: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several processes, JAX's end would not be waited for, and abort the others."""
+    found: list[int] = []
+
+    def work(args: object) -> int:
+        signals.told.extend(told)
+        return signals.INTERRUPTED
+
+    monkeypatch.setattr(ending, "leave", found.append)
+    monkeypatch.setattr(tasks, "main", work)
+    monkeypatch.setattr(sys, "argv", ["dss", "tasks"])
+    assert main() == 130
+    assert found == left
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_library_may_make_another_error_of_a_signal(
+    number: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """JAX does where it compares trees: ValueError, and a traceback with status 1."""
+
+    def work(args: object) -> None:
+        try:
+            signals.end(number)
+        except BaseException as error:
+            raise ValueError("Exception raised while checking equality") from error
+
+    monkeypatch.setattr(tasks, "main", work)
+    assert main(["tasks"]) == status
+    assert capsys.readouterr().err.startswith("dss: stopped")
+    monkeypatch.setattr(tasks, "main", lambda args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["tasks"])
 
 
 @pytest.mark.parametrize(
