@@ -377,7 +377,7 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     try:
         names = next(reader, [])
         if not all(map(_is_text, names)):
-            raise UsageError(f"{file}, line 1: not UTF-8 text. Is it a CSV file? In Excel: Save as, CSV UTF-8.")
+            raise UsageError(f"{file}, line 1: not UTF-8 text. Is it a CSV file?")
         if (twice := first_twice(names)) is not None:
             raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
         begin = reader.line_num + 1
