@@ -244,10 +244,15 @@ class TestFromAnotherFolder:
     def test_what_comes_from_anywhere_says_not_what_is_executed(
         self, project: Path, capsys
     ) -> None:
-        file = project / "runs" / "run" / run_folder.CONFIG
-        file.write_text(file.read_text() + f"\n# task file: {project}/tasks/toy.py\n")
-        assert main(["eval", "--output_dir", str(project / "runs" / "run")]) == 2
-        assert "unknown task 'toy'" in capsys.readouterr().err
+        file, task = project / "runs" / "run" / run_folder.CONFIG, project / "tasks" / "toy.py"
+        file.write_text(file.read_text() + f"\n# task file: {task}\n")
+        task.write_text(f"{task.read_text()}\nopen({str(project / 'executed')!r}, 'w')\n")
+        assert main(["eval", "--output_dir", str(project / "runs" / "run")]) == 0
+        assert "the task file of toy is not found" in capsys.readouterr().out
+        assert not (project / "executed").exists()
+        command = ["eval", "--output_dir", str(file.parent), "--task_dir", str(task.parent)]
+        assert main(command) == 0, "the user has named it"
+        assert (project / "executed").exists()
 
     def test_a_module_is_imported_where_the_user_names_it(
         self, project: Path, capsys, monkeypatch: pytest.MonkeyPatch
@@ -282,7 +287,7 @@ class TestFromAnotherFolder:
         command = ["eval", "--output_dir", str(folder), "--task_dir", str(project / "tasks")]
         assert main(command) == 2
         error = capsys.readouterr().err
-        assert "'theirs' as the folder to write token stores to" in error
+        assert f"{str(project / 'theirs')!r} as the folder to write token stores to" in error
         assert "--store_dir DIR" in error
         assert not any(Path.cwd().iterdir())
         assert main([*command, "--store", str(project / "store")]) == 0

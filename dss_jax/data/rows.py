@@ -358,9 +358,8 @@ def _is_text(field: str) -> bool:
 
 def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     """The rows of a CSV file with a header line, which shows the quotes, and the delimiter where
-    none is given. Rows whose fields are all empty, as Excel leaves them, are passed over and
-    counted. Raises UsageError where quotes do not close: where the next row begins is not known
-    then.
+    none is given; empty ones, as Excel leaves them, are passed over and counted. Raises UsageError
+    where quotes do not close: where the next row begins is not known then.
     """
     csv.field_size_limit(LONGEST_FIELD)
     lines = lines_of(file, newline="")
@@ -370,9 +369,8 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     found = delimiter or max(DELIMITERS, key=outside.count)
     if (quote, found) != ('"', delimiter or ","):
         _say_once(f"{file}: {DELIMITERS.get(found, found)} between fields, {quote} around them")
-    reader = csv.reader(
-        itertools.chain([header], lines), strict=True, delimiter=found, quotechar=quote
-    )
+    both = itertools.chain([header], lines)
+    reader = csv.reader(both, strict=True, delimiter=found, quotechar=quote)
     begin, empty = 1, 0  # Of a row, which may have several lines; rows without anything.
     try:
         names = next(reader, [])

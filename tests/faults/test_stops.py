@@ -14,7 +14,7 @@ import toy
 
 from dss_jax.cli import ending, tasks
 from dss_jax.cli.main import main
-from dss_jax.core import signals
+from dss_jax.core import processes, signals
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.evaluate.evaluator import Evaluator
 from dss_jax.run import run_folder, single
@@ -69,11 +69,14 @@ def test_a_command_ends_within_a_second_also_while_it_compiles(
     assert (tmp_path / "cleaned").exists() == (where != "here")
 
 
-@pytest.mark.parametrize(("told", "left"), [([], []), ([signal.SIGINT], [130])])
+@pytest.mark.parametrize(
+    ("told", "count", "left"), [([], 2, []), ([], 1, [130]), ([signal.SIGINT], 2, [130])]
+)
 def test_who_has_saved_ends_as_others_do(
-    told: list[int], left: list[int], monkeypatch: pytest.MonkeyPatch
+    told: list[int], count: int, left: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of several processes, JAX's end would not be waited for, and abort the others."""
+    """Of several processes, JAX's end would not be waited for, and abort the others; one alone
+    waits for no compiler."""
     found: list[int] = []
 
     def work(args: object) -> int:
@@ -81,6 +84,7 @@ def test_who_has_saved_ends_as_others_do(
         return signals.INTERRUPTED
 
     monkeypatch.setattr(ending, "leave", found.append)
+    monkeypatch.setattr(processes, "count", lambda: count)
     monkeypatch.setattr(tasks, "main", work)
     monkeypatch.setattr(sys, "argv", ["dss", "tasks"])
     assert main() == 130
