@@ -97,8 +97,8 @@ Open = Callable[[config.Run, Path, TokenStore, Scorer], Session]
 
 
 def sharing() -> Open:
-    """`open_session` for runs that differ in their seeds and folders only: all get the program and
-    the evaluator of the first, so that nothing is traced twice.
+    """`open_session` for runs that differ in their seeds, subsets and folders only: all get the
+    program and the evaluator of the first, so that nothing is traced twice.
     """
     first: list[Session] = []
 
