@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.scoring import EQUATION_ACCURACY, TEXT_ACCURACY, normal_text
+from dss_jax.core.scoring import EQUATION_ACCURACY, TEXT_ACCURACY, folded_text, normal_text
 from dss_jax.core.texts import utf8, well_formed
 from dss_jax.core.types import (
     Csv,
@@ -37,7 +37,6 @@ from dss_jax.evaluate import evaluator
 from dss_jax.layouts import health
 from dss_jax.model.decoding import Decoded
 from dss_jax.records.files import read_records, write_records
-from dss_jax.records.near import folded_text
 from dss_jax.records.records import Header, Record, RecordSample
 from dss_jax.run import single, teacher_run
 from dss_jax.run.session import open_session
