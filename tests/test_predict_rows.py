@@ -19,7 +19,7 @@ from dss_jax.core.student_card import StudentCard
 from dss_jax.student import load, predict
 from dss_jax.student.predict import PredictJob, predict_table
 from dss_jax.student.student import Prediction, Predictions
-from dss_jax.student.tables import open_table
+from dss_jax.student.tables import TextWriter, open_table
 
 
 class Echo:
@@ -150,6 +150,17 @@ def test_parquet_that_is_damaged_is_named(echo: Echo, here: Path, capsys: Any) -
         Path("in.parquet").write_bytes(damaged)
         with suppress(UsageError):
             assert len([*open_table("in.parquet").rows]) == 100, at
+
+
+@pytest.mark.parametrize("name", ["rows", "bytes", "crc"])
+def test_what_is_noted_of_a_table_is_checked(here: Path, name: str) -> None:
+    writer = TextWriter("out.jsonl", {}, "jsonl")
+    writer.write([{"a": 1}], sha256="")
+    for wrong in (None, "1", -1, 1.5, []):
+        text = json.dumps(writer.state | {name: wrong})
+        Path("out.jsonl.partial.json").write_text(text)
+        with pytest.raises(UsageError, match=r"out.jsonl.partial.json is damaged\. Remove it"):
+            TextWriter("out.jsonl", {}, "jsonl")
 
 
 def test_without_pyarrow_it_says_what_to_install(
