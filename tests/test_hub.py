@@ -161,6 +161,11 @@ def test_what_is_in_the_cache_is_taken_without_the_hub(
     assert said[-1] == f"{NAME} is taken from the cache: the Hugging Face hub cannot be reached"
     with pytest.raises(UsageError, match=r"cannot be reached .*hf download them/other "):
         read_weights("them/other")
+    # A download that was cut short.
+    for file in Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/*.safetensors"):
+        file.unlink()
+    with pytest.raises(UsageError, match=rf"cannot be reached .*hf download {NAME} "):
+        read_weights(NAME)
 
 
 def test_what_the_hub_does_not_have(

@@ -342,6 +342,11 @@ class TestHub:
     def test_its_splits_stay(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "datasets", _Library)
         monkeypatch.setattr("dss_jax.interop.hub_data.find_spec", lambda name: True)
+        # A command that failed may be given again.
+        with monkeypatch.context() as patch:
+            patch.setattr("dss_jax.cli.init.FEWEST", 100)
+            assert main(["init", "e", "--from", "hf:a/b:c", "--input", "text", "--label", "y"]) == 2
+        assert not Path("tasks/e").exists()
         assert main(["init", "e", "--from", "hf:a/b:c", "--input", "text", "--label", "y"]) == 0
         splits = splits_of(load_task("e"))
         assert len(splits["test"]) == 7

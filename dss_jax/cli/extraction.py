@@ -210,7 +210,8 @@ def _confirm(args: argparse.Namespace, expected: prices.Estimate) -> bool:
         return True
     if sys.stdin.isatty() and input(f"{text}. Go on? [y/N] ").strip().lower() in ("y", "yes"):
         return True
-    raise UsageError(f"{text}. Nothing was sent. Raise --budget, ask for fewer rows, or add --yes.")
+    fix = "Raise --budget, ask for fewer rows, or add --yes."
+    raise UsageError(f"{text}. Nothing of {args.split} was sent. {fix}")
 
 
 def _spending_limit(

@@ -10,9 +10,11 @@ Prints what was found, and the next three commands. docs/your_data.md.
 import argparse
 import os
 import shlex
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +27,8 @@ from dss_jax.core.paths import shipped, write_whole
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.table import TableSource
 from dss_jax.core.types import SPLITS, DistillationTask, Example
+from dss_jax.interop.hub import SCHEME
 
-HUB = "hf:"
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 FEWEST = 20
 """Labelled rows."""
@@ -82,12 +84,16 @@ def main(args: argparse.Namespace) -> None:
         "gin": args.dir / "gin_configs" / "tasks" / f"{args.name}.gin",
     }
     _check_new(args, files)
-    found = _look(args, files["task"], _table(args, files["task"].parent))
-    splits = _examples(found.task)
-    exemplars = _exemplars(args, found.task, splits["train"])
-    longest, measured = _longest_label(found.task, splits)
-    about = args.name, _title(args), found.table, found.task.labels, exemplars
-    write_whole(files["task"], init_files.task_file(*about))
+    with ExitStack() as undo:
+        if args.source.startswith(SCHEME):
+            undo.callback(shutil.rmtree, files["task"].with_suffix(""), ignore_errors=True)
+        found = _look(args, files["task"], _table(args, files["task"].parent))
+        splits = _examples(found.task)
+        exemplars = _exemplars(args, found.task, splits["train"])
+        longest, measured = _longest_label(found.task, splits)
+        about = args.name, _title(args), found.table, found.task.labels, exemplars
+        write_whole(files["task"], init_files.task_file(*about))
+        undo.pop_all()
     gin = init_files.gin_file(args.name, _title(args), splits, longest, measured)
     write_whole(files["gin"], gin)
     _report(found, splits, longest, measured)
@@ -99,7 +105,7 @@ def _title(args: argparse.Namespace) -> str:
 
 
 def _check_new(args: argparse.Namespace, files: Mapping[str, Path]) -> None:
-    data = [args.dir / "tasks" / args.name] if args.source.startswith(HUB) else []
+    data = [args.dir / "tasks" / args.name] if args.source.startswith(SCHEME) else []
     there = [file for file in [*files.values(), *data] if file.exists()]
     if there:
         raise UsageError(
@@ -112,7 +118,7 @@ def _check_new(args: argparse.Namespace, files: Mapping[str, Path]) -> None:
 
 def _table(args: argparse.Namespace, tasks: Path) -> TableSource:
     """The table as asked for; of a data set of the hub, with its splits' own files."""
-    if args.source.startswith(HUB):
+    if args.source.startswith(SCHEME):
         if not (args.input and args.label):
             raise UsageError("which columns? Give --input COL,COL and --label COL.")
         return _of_hub(args, tasks)
@@ -267,7 +273,7 @@ def _next(
             "rationale, so not shown yet. Read them before you ask for more."
         )
     where = [] if args.dir.resolve() == Path.cwd() else ["--task_dir", str(args.dir / "tasks")]
-    ending = ".jsonl" if args.source.startswith(HUB) else Path(args.source).suffix
+    ending = ".jsonl" if args.source.startswith(SCHEME) else Path(args.source).suffix
     records, run = f"{args.name}_train.jsonl", f"runs/{args.name}"
     server = ["--base_url", args.base_url] if args.base_url else []
     teacher = ["--model", args.model or "gpt-4o-mini", *server]

@@ -13,13 +13,13 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.prefixes import prefixes
+from dss_jax.core.scoring import folded_text
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.characters import lines as character_lines
 from dss_jax.data.store_writer import text_column
 from dss_jax.data.survey import closed_labels
 from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
-from dss_jax.records.near import folded_text
 
 Splits = Mapping[str, Sequence[Example]]
 

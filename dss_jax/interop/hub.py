@@ -151,6 +151,8 @@ def _cached(name: HubName, path: str, reason: Exception) -> str:
         folder = snapshot_download(
             name.repo, revision=name.revision, allow_patterns=[CONFIG], local_files_only=True
         )
+        if not {".safetensors", ".bin"} & {file.suffix for file in Path(folder).iterdir()}:
+            raise FileNotFoundError("its weights were not fetched to the end")
     except (OSError, ValueError):
         off = constants.HF_HUB_OFFLINE
         why = "HF_HUB_OFFLINE is set" if off else str(reason).strip().partition("\n")[0]

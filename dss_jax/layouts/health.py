@@ -210,7 +210,7 @@ def _check_allowed(run: config.Run, store: TokenStore) -> None:
     for split in map(store.split, store.splits) if store.manifest.get("labels") else ():
         pairs = Counter(zip(split.text("label")[:], split.text("allowed_labels")[:], strict=True))
         for (label, allowed), n in pairs.items():
-            if label and label not in json.loads(allowed):
+            if label and label not in (json.loads(allowed) or [label]):
                 wrong[label] += n
     if wrong:
         named = ", ".join(f"{label!r} ({n:,})" for label, n in wrong.most_common(SHOWN))
