@@ -1,6 +1,7 @@
 """Models of the Hugging Face hub by name, from a stand-in of it on this machine."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,6 +192,10 @@ def test_what_the_hub_does_not_have(
     refused(NAME, r"adapter of PEFT .*merge_and_unload")
     standin.files[NAME] = {"README.md": b""}
     refused(NAME, "It has: README.md")
+    with monkeypatch.context() as patch:
+        host = os.environ["HF_ENDPOINT"].removeprefix("http://")
+        patch.setenv("HF_ENDPOINT", f"http://me:secret@{host}")
+        refused("them/none", rf"^(?!.*secret).*http://{host} has no model")
     standin.files[NAME] = {"model.safetensors": b""}
     refused(NAME, "has no config.json")
     assert not fetched(standin)
