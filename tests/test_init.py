@@ -83,6 +83,12 @@ def test_each_label_has_its_share_of_each_split(here: Path) -> None:
         assert abs(counts["test"] - 0.15 * sum(counts.values())) <= 2, counts
 
 
+def test_columns_may_be_given_one_by_one(here: Path) -> None:
+    columns = ["--input", "Subject", "--input", "Body", "--label", "Category", "--id", "Ticket"]
+    assert main(["init", "tickets", "--from", "tickets.csv", *columns]) == 0
+    assert "inputs=('Subject', 'Body')" in Path("tasks/tickets.py").read_text().replace('"', "'")
+
+
 @pytest.mark.parametrize("name", ["tasks/tickets.py", "gin_configs/tasks/tickets.gin"])
 def test_nothing_is_overwritten(here: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(name).parent.mkdir(parents=True)

@@ -291,6 +291,8 @@ def _print_report(out: str, header: Header, progress: asking.ExtractionProgress)
     rows |= {"sent now": progress.answered, "taken from the journal": progress.reused}
     rows["retries now"] = progress.retries
     print_table(out, ("", ""), [*rows.items()])
+    if statuses and not statuses.get("ok"):
+        say(f"No reply can be trained on. What they say: dss records show {out}")
     for reason, count in progress.reasons.most_common(SHOWN_REASONS):
         say(f"failed, {count:,}: {reason}")
     if progress.failed:

@@ -26,6 +26,7 @@ from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import shipped, write_whole
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.table import TableSource
+from dss_jax.core.texts import AS_UTF8
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.interop.hub import SCHEME
 
@@ -40,12 +41,17 @@ SHOWN = 20
 """Labels in the table that is printed."""
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", help="of the new task")
     text = "the table: .csv, .tsv, .jsonl, .parquet, or hf:DATASET[:CONFIG] of the hub"
     add("--from", dest="source", required=True, metavar="FILE", help=text)
-    add("--input", metavar="COL,COL", help="columns that the student reads")
+    text = "columns that the student reads; may be given several times"
+    add("--input", metavar="COL,COL", type=_names, action="extend", help=text)
     add("--label", metavar="COL", help="the column with the gold label")
     add("--id", metavar="COL", help="a column that names each row (default: known by its text)")
     add("--group", metavar="COL", help="rows that agree in it stay in one split")
@@ -101,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _title(args: argparse.Namespace) -> str:
-    return " ".join(f"{args.label} of {Path(args.source).name}, by {args.input}".split())
+    return " ".join(f"{args.label} of {Path(args.source).name}, by {', '.join(args.input)}".split())
 
 
 def _check_new(args: argparse.Namespace, files: Mapping[str, Path]) -> None:
@@ -126,7 +132,7 @@ def _table(args: argparse.Namespace, tasks: Path) -> TableSource:
     if not file.is_file():
         raise UsageError(f"--from {args.source}: there is no such file.")
     if file.suffix.lower() not in ENDINGS:
-        excel = " In Excel: Save as, CSV UTF-8." if file.suffix.startswith(".xl") else ""
+        excel = f" {AS_UTF8}" if file.suffix.startswith(".xl") else ""
         raise UsageError(f"--from {file}: must end in one of {', '.join(ENDINGS)}.{excel}")
     known = _columns_of(file)
     if not (args.input and args.label):
@@ -157,7 +163,7 @@ def _columns_of(file: Path) -> dict[str, None]:
 def _columns(args: argparse.Namespace) -> dict[str, Any]:
     """The columns of a `TableSource`."""
     columns: dict[str, Any] = {n: getattr(args, n) for n in ("label", "id", "rationale", "group")}
-    columns["inputs"] = tuple(name.strip() for name in args.input.split(","))
+    columns["inputs"] = tuple(args.input)
     if args.label in columns["inputs"]:
         raise UsageError(f"--input has the column of the label, {args.label!r}: it would tell it.")
     return columns

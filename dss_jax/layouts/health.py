@@ -194,8 +194,9 @@ def _check_rationales(run: config.Run, store: TokenStore) -> None:
     if rows and not explained:
         raise UsageError(
             f"--method {run.method.name} learns from rationales, but none of the {rows:,} training "
-            'rows has one. Give rows a field "rationale", or records of dss extract with '
-            "--rationales; or take --method standard (gold labels) or distill (the teacher's)."
+            'rows has one. Give rows a field "rationale", or records of dss extract whose replies '
+            "are ok with --rationales; or take --method standard (gold labels) or distill (the "
+            "teacher's)."
         )
     if missing >= MISSING * rows > 0:
         log.warning(
