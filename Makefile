@@ -21,18 +21,19 @@ UV_PIP = $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements-ha
 .PHONY: install demo test test-all check format docs t5x lock audit clean
 
 # Made anew whenever the project's needs change; otherwise a second run starts at once.
-$(VENV)/.installed-$(EXTRAS): pyproject.toml requirements-hashes.lock
+$(VENV)/.installed $(VENV)/.installed-$(EXTRAS): pyproject.toml requirements-hashes.lock
 	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), \
 	  f"Python 3.11, 3.12 or 3.13 is needed, not {sys.version.split()[0]}: make PYTHON=python3.12 ..."'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing locked versions into $(VENV) (a minute the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
-	@$(UV_PIP) -e '.[$(EXTRAS)]'
+	@$(UV_PIP) -e '.[$(word 2,$(subst -, ,$(@F)))]'
 	@touch $@
 
 install: $(VENV)/.installed-$(EXTRAS)
 
-demo: $(VENV)/.installed-$(EXTRAS)
+# Needs no extra; an installation with one will do.
+demo: $(or $(wildcard $(VENV)/.installed-$(EXTRAS)),$(VENV)/.installed)
 	@$(BIN)/dss demo --output_dir runs/demo
 
 test: $(VENV)/.installed-$(EXTRAS)

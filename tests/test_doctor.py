@@ -225,6 +225,8 @@ def test_a_server_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPat
     with hub_server.running() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
         assert road.server_checks()[0].found == "reached"
+    monkeypatch.setenv("HF_ENDPOINT", "hub")
+    assert "unknown url type: 'hub'" in road.server_checks()[0].found
 
 
 def test_extras_are_found_by_what_they_bring(

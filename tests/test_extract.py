@@ -492,7 +492,9 @@ class TestSeveralSplits:
         more = ("--split", "train,test", "--limit", "3", *priced)
         with serving(tmp_path / "log") as url:
             assert main(command(task_dir, url, tmp_path / "r.jsonl", *more)) == 2
-        assert "more than --budget 0.0001" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "more than --budget 0.0001" in said
+        assert "Nothing of test was sent" in said
         assert (tmp_path / "r_train.jsonl").is_file()
         assert not (tmp_path / "r_test.jsonl").exists()
 

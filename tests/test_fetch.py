@@ -133,6 +133,23 @@ def test_another_file_is_refused_and_not_kept(
     assert fetched() == 0
 
 
+def test_a_full_disk_is_no_network_that_is_missing(server: Server, capsys) -> None:
+    partial = Path(f"cache/downloads/{release.GIT_BLOB[:12]}-datasets.zip{NEW}")
+    partial.parent.mkdir(parents=True)
+    partial.symlink_to("/dev/full")
+    assert fetched() == 2
+    said = capsys.readouterr().err
+    assert f"{partial} could not be written: No space left on device" in said
+    assert "cannot fetch" not in said
+
+
+def test_a_file_of_the_users_own_is_never_removed(server: Server, capsys) -> None:
+    Path(f"mine.zip{NEW}").write_text("another")
+    assert fetched("--archive", f"mine.zip{NEW}") == 2
+    assert "is not the authors' file" in capsys.readouterr().err
+    assert Path(f"mine.zip{NEW}").read_text() == "another"
+
+
 @pytest.mark.parametrize(
     "name", ["datasets/cqa/../../x", "datasets/cqa//etc/x", "datasets/cqa/a\\b"]
 )

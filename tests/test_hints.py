@@ -34,6 +34,7 @@ TRIED = [
     ("tasks show tasks/mine.py", "--task mine --task_dir tasks"),
     ("--data my.csv", "dss init my --from my.csv"),
     ("my.csv", "dss init my --from my.csv"),
+    ("2026.csv", "dss init my_2026 --from 2026.csv"),
     (f"{TRAIN} my.csv", "dss init my --from my.csv"),
     ("--task cqa train --model t5_1_1_tiny", "dss train --task cqa --model t5_1_1_tiny"),
     ("--task cqa", "a command comes first: dss train --task cqa"),

@@ -1,6 +1,7 @@
 """Models of the Hugging Face hub by name, from a stand-in of it on this machine."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,11 @@ def test_what_is_in_the_cache_is_taken_without_the_hub(
     assert said[-1] == f"{NAME} is taken from the cache: the Hugging Face hub cannot be reached"
     with pytest.raises(UsageError, match=r"cannot be reached .*hf download them/other "):
         read_weights("them/other")
+    # A download that was cut short.
+    for file in Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/*.safetensors"):
+        file.unlink()
+    with pytest.raises(UsageError, match=rf"cannot be reached .*hf download {NAME} "):
+        read_weights(NAME)
 
 
 def test_what_the_hub_does_not_have(
@@ -186,6 +192,10 @@ def test_what_the_hub_does_not_have(
     refused(NAME, r"adapter of PEFT .*merge_and_unload")
     standin.files[NAME] = {"README.md": b""}
     refused(NAME, "It has: README.md")
+    with monkeypatch.context() as patch:
+        host = os.environ["HF_ENDPOINT"].removeprefix("http://")
+        patch.setenv("HF_ENDPOINT", f"http://me:secret@{host}")
+        refused("them/none", rf"^(?!.*secret).*http://{host} has no model")
     standin.files[NAME] = {"model.safetensors": b""}
     refused(NAME, "has no config.json")
     assert not fetched(standin)

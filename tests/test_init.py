@@ -83,6 +83,12 @@ def test_each_label_has_its_share_of_each_split(here: Path) -> None:
         assert abs(counts["test"] - 0.15 * sum(counts.values())) <= 2, counts
 
 
+def test_columns_may_be_given_one_by_one(here: Path) -> None:
+    columns = ["--input", "Subject", "--input", "Body", "--label", "Category", "--id", "Ticket"]
+    assert main(["init", "tickets", "--from", "tickets.csv", *columns]) == 0
+    assert "inputs=('Subject', 'Body')" in Path("tasks/tickets.py").read_text().replace('"', "'")
+
+
 @pytest.mark.parametrize("name", ["tasks/tickets.py", "gin_configs/tasks/tickets.gin"])
 def test_nothing_is_overwritten(here: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(name).parent.mkdir(parents=True)
@@ -342,6 +348,11 @@ class TestHub:
     def test_its_splits_stay(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "datasets", _Library)
         monkeypatch.setattr("dss_jax.interop.hub_data.find_spec", lambda name: True)
+        # A command that failed may be given again.
+        with monkeypatch.context() as patch:
+            patch.setattr("dss_jax.cli.init.FEWEST", 100)
+            assert main(["init", "e", "--from", "hf:a/b:c", "--input", "text", "--label", "y"]) == 2
+        assert not Path("tasks/e").exists()
         assert main(["init", "e", "--from", "hf:a/b:c", "--input", "text", "--label", "y"]) == 0
         splits = splits_of(load_task("e"))
         assert len(splits["test"]) == 7

@@ -35,10 +35,14 @@ METHODS = {
 
 
 def _batches(
-    store, layout: str, method: str = "dss", size: int = 8, lengths=(1024, 256), **kwargs
+    store, layout: str, method="dss", size=8, lengths=(1024, 256), max_shapes=3, **kwargs
 ) -> TrainBatches:
     data = config.Data(
-        batch_size=size, layout=layout, input_length=lengths[0], target_length=lengths[1]
+        batch_size=size,
+        layout=layout,
+        input_length=lengths[0],
+        target_length=lengths[1],
+        max_shapes=max_shapes,
     )
     return TrainBatches(
         store.split("train"), config.Task(name="toy"), data, METHODS[method], **kwargs
@@ -181,6 +185,9 @@ def test_a_batch_can_be_built_in_any_shape_with_room(toy_store, layout: str) -> 
     for step in range(40):
         assert jax.tree.map(np.shape, make(step, shape=last)) == expected
         assert _targets(make(step, shape=last)) == _targets(make(step))
+    one = _batches(toy_store, layout, steps=40, max_shapes=1)
+    assert one.layout.shapes == 1
+    assert {one.shape_at(step) for step in range(40)} == {0}
     assert not any(b.decoder_roles.any() for b in make.empty(last))
 
 

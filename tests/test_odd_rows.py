@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.scoring import EQUATION_ACCURACY, TEXT_ACCURACY, normal_text
+from dss_jax.core.scoring import EQUATION_ACCURACY, TEXT_ACCURACY, folded_text, normal_text
 from dss_jax.core.texts import utf8, well_formed
 from dss_jax.core.types import (
     Csv,
@@ -37,7 +37,6 @@ from dss_jax.evaluate import evaluator
 from dss_jax.layouts import health
 from dss_jax.model.decoding import Decoded
 from dss_jax.records.files import read_records, write_records
-from dss_jax.records.near import folded_text
 from dss_jax.records.records import Header, Record, RecordSample
 from dss_jax.run import single, teacher_run
 from dss_jax.run.session import open_session
@@ -567,6 +566,9 @@ class TestBeforeTraining:
     def test_gold_labels_that_are_not_allowed(self, tmp_path: Path, said: list[str]) -> None:
         rows = [replace(e, allowed_labels=("yes", "no")) for e in some(6, rationale="So.")]
         health.check(toy.make_run(), store_of(tmp_path, train=rows))
+        # In stores of earlier versions only rows with labels of their own have any.
+        bare = [*rows[:3], *(replace(e, allowed_labels=()) for e in rows[3:])]
+        health.check(toy.make_run(), store_of(tmp_path / "bare", train=bare))
         assert not said
         rows[2] = replace(rows[2], label="yse")
         health.check(toy.make_run(), store_of(tmp_path / "slip", train=rows))

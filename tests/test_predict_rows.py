@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import student_maker
 
 from dss_jax.cli.main import main
 from dss_jax.core import locks
+from dss_jax.core.errors import UsageError
 from dss_jax.core.student_card import StudentCard
 from dss_jax.student import load, predict
 from dss_jax.student.predict import PredictJob, predict_table
 from dss_jax.student.student import Prediction, Predictions
+from dss_jax.student.tables import TextWriter, open_table
 
 
 class Echo:
@@ -122,6 +125,42 @@ def test_parquet_keeps_types(echo: Echo, here: Path, monkeypatch: pytest.MonkeyP
     write_rows("in.jsonl", ROWS)
     assert command("in.jsonl", "of_jsonl.parquet") == 0
     assert parquet.read_table("of_jsonl.parquet")["more"].to_pylist()[24] == ROWS[24]["more"]
+
+
+def test_parquet_that_is_damaged_is_named(echo: Echo, here: Path, capsys: Any) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="Parquet is an extra")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parts = [None, arrow.py_buffer(b"\0\0\0\0\2\0\0\0"), arrow.py_buffer(b"\xff\xfe")]
+    texts = arrow.Array.from_buffers(arrow.string(), 1, parts)
+    far = arrow.array([86_400_000 * 10**10], arrow.date64())
+    for table, said in (
+        (arrow.table({"input": texts}), "after row 0: 'utf-8' codec can't decode"),
+        (arrow.table({"input": ["a"], "day": far}), "after row 0: days="),
+        (arrow.table([["a"], ["b"]], names=["input", "input"]), "two columns are called 'input'"),
+    ):
+        parquet.write_table(table, "in.parquet")
+        assert command("in.parquet", "out.jsonl") == 2
+        assert said in capsys.readouterr().err
+    # Of numbers of rows there are several, and one may have a bit that is wrong.
+    parquet.write_table(arrow.table({"input": ["a"] * 100}), "in.parquet", compression="none")
+    content = bytearray(Path("in.parquet").read_bytes())
+    for at in range(len(content)):
+        damaged = content.copy()
+        damaged[at] ^= 1
+        Path("in.parquet").write_bytes(damaged)
+        with suppress(UsageError):
+            assert len([*open_table("in.parquet").rows]) == 100, at
+
+
+@pytest.mark.parametrize("name", ["rows", "bytes", "crc"])
+def test_what_is_noted_of_a_table_is_checked(here: Path, name: str) -> None:
+    writer = TextWriter("out.jsonl", {}, "jsonl")
+    writer.write([{"a": 1}], sha256="")
+    for wrong in (None, "1", -1, 1.5, []):
+        text = json.dumps(writer.state | {name: wrong})
+        Path("out.jsonl.partial.json").write_text(text)
+        with pytest.raises(UsageError, match=r"out.jsonl.partial.json is damaged\. Remove it"):
+            TextWriter("out.jsonl", {}, "jsonl")
 
 
 def test_without_pyarrow_it_says_what_to_install(

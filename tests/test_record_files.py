@@ -204,7 +204,9 @@ def test_shards_become_one_file(tmp_path: Path) -> None:
     first = [record("a"), record("b", FAILED), record("c")]
     second = [record("b"), record("c"), record("d", FAILED)]
     out = tmp_path / "m.jsonl"
-    done = merge(two_files(tmp_path, first, second, date="2026-11-25"), out)
+    # The first file is of a version that did not note how the prompt was used.
+    later = {"date": "2026-11-25", "prompt": {"hint": True}}
+    done = merge(two_files(tmp_path, first, second, **later), out)
     assert (done.rows, done.equal, done.answered, done.conflicts) == (4, 1, 1, [])
     header, lines = read_records(out)
     merged = list(lines)
@@ -212,7 +214,7 @@ def test_shards_become_one_file(tmp_path: Path) -> None:
     assert header == replace(
         HEADER,
         endpoint="a:1, b:1",
-        date="2026-11-25",
+        **later,
         totals={"requests": 4, "cost": {"amount": 1.0, "currency": "USD"}, **row_totals(merged)},
     )
     assert header.totals["statuses"] == {"ok": 3, "error": 1}

@@ -407,6 +407,9 @@ class TestMistakes:
             ("results.json", '"metric": "text_ac', '"metric": "text_bc', "no score of validation"),
             ("results.json", '"train_total": 1000', '"train_total": null', "no number of"),
             ("results.json", '"validation": {', '"validation": 3, "x": {', "no score of"),
+            ("results.json", '"examples": ', '"examples": null, "x": ', "no score of validation"),
+            ("results.json", '"method": "', '"method": [], "x": "', "no text of task, metric, me"),
+            ("predictions/test-best.jsonl", '"id": "', '"id": [], "x": "', "best.jsonl:1: no line"),
         ],
     )
     def test_what_is_json_and_damaged(

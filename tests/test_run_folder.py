@@ -53,6 +53,7 @@ def test_what_a_sweep_hands_over_is_begun_when_a_run_has_opened_it(
 def test_a_run_that_goes_on_is_handed_over_with_its_data(run: config.Run, tmp_path: Path) -> None:
     file = tmp_path / "run" / run_folder.CONFIG
     open_run_folder(run, KEY)
+    (tmp_path / "run" / run_folder.CHECKPOINTS).mkdir()
     hand_over(changed(run, log_every=3))
     assert file.read_text().startswith(f"{run_folder.STORE_LINE}{KEY}\n# Task\n")
     assert gin_config.load_run([file]).train.log_every == 3
@@ -63,6 +64,21 @@ def test_a_run_that_goes_on_is_handed_over_with_its_data(run: config.Run, tmp_pa
     with pytest.raises(UsageError, match=rf"\+{run_folder.STORE_LINE}other"):
         open_run_folder(run, "other")
     assert KEY in file.read_text()
+
+
+@pytest.mark.parametrize("trained", [run_folder.CHECKPOINTS, run_folder.METRICS])
+def test_settings_may_be_mended_until_something_was_trained(
+    run: config.Run, tmp_path: Path, trained: str
+) -> None:
+    """As after a mesh that does not fit the devices: the run is opened, and refused after that."""
+    file = tmp_path / "run" / run_folder.CONFIG
+    open_run_folder(run, KEY)
+    open_run_folder(changed(run, steps=7), KEY)
+    assert gin_config.load_run([file]).train.steps == 7
+    (tmp_path / "run" / trained).touch()
+    with pytest.raises(UsageError, match=r"-Train.steps = 7\n\+Train.steps = 10000"):
+        open_run_folder(run, KEY)
+    assert gin_config.load_run([file]).train.steps == 7
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(run: config.Run, tmp_path: Path) -> None:
@@ -89,6 +105,7 @@ OLDER = (
 
 def test_runs_of_older_versions_go_on(run: config.Run, tmp_path: Path) -> None:
     open_run_folder(run, KEY)
+    (tmp_path / "run" / run_folder.CHECKPOINTS).mkdir()
     file = tmp_path / "run" / run_folder.CONFIG
     text = file.read_text()
     for now, before in OLDER:

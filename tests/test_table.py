@@ -115,5 +115,9 @@ def test_a_student_knows_its_columns() -> None:
     row = {"a": "x", "b": "y", "c": "z"}
     assert asked(Located(where="r", row=row), job, card).text == "a: x\nb: y"
     assert asked(Located(where="r", row=row | {"input": "own"}), job, card).text == "own"
+    # One of the columns that it was trained on may be called so.
+    card = StudentCard(columns=("input", "b"))
+    assert asked(Located(where="r", row=row | {"input": "x"}), job, card).text == "input: x\nb: y"
+    card = StudentCard(columns=("a", "b"))
     with pytest.raises(UsageError, match="The student was trained on 'a', 'b'"):
         asked(Located(where="r", row={"a": "x"}), job, card)

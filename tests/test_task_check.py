@@ -9,6 +9,8 @@ import tickets
 from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.paths import shipped
+from dss_jax.core.prompt import Exemplar
+from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import DistillationTask, Example, plain_example
 from dss_jax.data.check import check
@@ -138,6 +140,18 @@ def test_slips_are_found_where_the_task_names_no_labels() -> None:
     assert not stops(splits, labels=())
     change(splits, "train", 0, label="acount")
     assert any("'acount' (1), near 'Account'" in stop for stop in stops(splits, labels=()))
+
+
+def test_worked_examples_of_a_label_that_was_renamed() -> None:
+    written = load_task("word_problems").prompt
+    assert written is not None
+    exemplars = tuple(
+        Exemplar(input="x", rationale="y", output=text) for text in ("it is billing", "Invoices")
+    )
+    prompt = dataclasses.replace(written, exemplars=exemplars)
+    task = dataclasses.replace(task_of(), prompt=prompt)
+    found = check(task, sound(), config.Run(), SentencePiece(VOCABULARY)).stops
+    assert found == ["exemplars answer with no allowed label: 'Invoices'"]
 
 
 def test_what_is_worth_a_look() -> None:

@@ -109,13 +109,14 @@ class TestFromAnotherFolder:
         assert not registry._loaded
         assert reopen(run, dirs=[str(tmp_path / "home")]).evaluator.scorer.correct("ab", "a")
 
-    @pytest.mark.parametrize("damage", ["", "[]", "{", *BROKEN])
+    @pytest.mark.parametrize("damage", ["", "[]", "{", "\udcff", *BROKEN])
     def test_without_a_sound_file(
         self, tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch, damage: str
     ) -> None:
         run = student(tmp_path, store, monkeypatch, **OURS)
         file = run / trained_on.FILE
-        file.write_text(damage) if damage else file.unlink()
+        content = damage.encode(errors="surrogateescape")
+        file.write_bytes(content) if damage else file.unlink()
         says = "data.json is damaged" if damage else r"its place is not known\).*no data.json"
         with pytest.raises(UsageError, match=says):
             reopen(run)

@@ -210,7 +210,8 @@ def _confirm(args: argparse.Namespace, expected: prices.Estimate) -> bool:
         return True
     if sys.stdin.isatty() and input(f"{text}. Go on? [y/N] ").strip().lower() in ("y", "yes"):
         return True
-    raise UsageError(f"{text}. Nothing was sent. Raise --budget, ask for fewer rows, or add --yes.")
+    fix = "Raise --budget, ask for fewer rows, or add --yes."
+    raise UsageError(f"{text}. Nothing of {args.split} was sent. {fix}")
 
 
 def _spending_limit(
@@ -290,6 +291,8 @@ def _print_report(out: str, header: Header, progress: asking.ExtractionProgress)
     rows |= {"sent now": progress.answered, "taken from the journal": progress.reused}
     rows["retries now"] = progress.retries
     print_table(out, ("", ""), [*rows.items()])
+    if statuses and not statuses.get("ok"):
+        say(f"No reply can be trained on. What they say: dss records show {out}")
     for reason, count in progress.reasons.most_common(SHOWN_REASONS):
         say(f"failed, {count:,}: {reason}")
     if progress.failed:

@@ -10,9 +10,11 @@ Prints what was found, and the next three commands. docs/your_data.md.
 import argparse
 import os
 import shlex
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +26,10 @@ from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import shipped, write_whole
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.table import TableSource
+from dss_jax.core.texts import AS_UTF8
 from dss_jax.core.types import SPLITS, DistillationTask, Example
+from dss_jax.interop.hub import SCHEME
 
-HUB = "hf:"
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 FEWEST = 20
 """Labelled rows."""
@@ -38,12 +41,17 @@ SHOWN = 20
 """Labels in the table that is printed."""
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", help="of the new task")
     text = "the table: .csv, .tsv, .jsonl, .parquet, or hf:DATASET[:CONFIG] of the hub"
     add("--from", dest="source", required=True, metavar="FILE", help=text)
-    add("--input", metavar="COL,COL", help="columns that the student reads")
+    text = "columns that the student reads; may be given several times"
+    add("--input", metavar="COL,COL", type=_names, action="extend", help=text)
     add("--label", metavar="COL", help="the column with the gold label")
     add("--id", metavar="COL", help="a column that names each row (default: known by its text)")
     add("--group", metavar="COL", help="rows that agree in it stay in one split")
@@ -82,12 +90,16 @@ def main(args: argparse.Namespace) -> None:
         "gin": args.dir / "gin_configs" / "tasks" / f"{args.name}.gin",
     }
     _check_new(args, files)
-    found = _look(args, files["task"], _table(args, files["task"].parent))
-    splits = _examples(found.task)
-    exemplars = _exemplars(args, found.task, splits["train"])
-    longest, measured = _longest_label(found.task, splits)
-    about = args.name, _title(args), found.table, found.task.labels, exemplars
-    write_whole(files["task"], init_files.task_file(*about))
+    with ExitStack() as undo:
+        if args.source.startswith(SCHEME):
+            undo.callback(shutil.rmtree, files["task"].with_suffix(""), ignore_errors=True)
+        found = _look(args, files["task"], _table(args, files["task"].parent))
+        splits = _examples(found.task)
+        exemplars = _exemplars(args, found.task, splits["train"])
+        longest, measured = _longest_label(found.task, splits)
+        about = args.name, _title(args), found.table, found.task.labels, exemplars
+        write_whole(files["task"], init_files.task_file(*about))
+        undo.pop_all()
     gin = init_files.gin_file(args.name, _title(args), splits, longest, measured)
     write_whole(files["gin"], gin)
     _report(found, splits, longest, measured)
@@ -95,11 +107,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _title(args: argparse.Namespace) -> str:
-    return " ".join(f"{args.label} of {Path(args.source).name}, by {args.input}".split())
+    return " ".join(f"{args.label} of {Path(args.source).name}, by {', '.join(args.input)}".split())
 
 
 def _check_new(args: argparse.Namespace, files: Mapping[str, Path]) -> None:
-    data = [args.dir / "tasks" / args.name] if args.source.startswith(HUB) else []
+    data = [args.dir / "tasks" / args.name] if args.source.startswith(SCHEME) else []
     there = [file for file in [*files.values(), *data] if file.exists()]
     if there:
         raise UsageError(
@@ -112,7 +124,7 @@ def _check_new(args: argparse.Namespace, files: Mapping[str, Path]) -> None:
 
 def _table(args: argparse.Namespace, tasks: Path) -> TableSource:
     """The table as asked for; of a data set of the hub, with its splits' own files."""
-    if args.source.startswith(HUB):
+    if args.source.startswith(SCHEME):
         if not (args.input and args.label):
             raise UsageError("which columns? Give --input COL,COL and --label COL.")
         return _of_hub(args, tasks)
@@ -120,7 +132,7 @@ def _table(args: argparse.Namespace, tasks: Path) -> TableSource:
     if not file.is_file():
         raise UsageError(f"--from {args.source}: there is no such file.")
     if file.suffix.lower() not in ENDINGS:
-        excel = " In Excel: Save as, CSV UTF-8." if file.suffix.startswith(".xl") else ""
+        excel = f" {AS_UTF8}" if file.suffix.startswith(".xl") else ""
         raise UsageError(f"--from {file}: must end in one of {', '.join(ENDINGS)}.{excel}")
     known = _columns_of(file)
     if not (args.input and args.label):
@@ -151,7 +163,7 @@ def _columns_of(file: Path) -> dict[str, None]:
 def _columns(args: argparse.Namespace) -> dict[str, Any]:
     """The columns of a `TableSource`."""
     columns: dict[str, Any] = {n: getattr(args, n) for n in ("label", "id", "rationale", "group")}
-    columns["inputs"] = tuple(name.strip() for name in args.input.split(","))
+    columns["inputs"] = tuple(args.input)
     if args.label in columns["inputs"]:
         raise UsageError(f"--input has the column of the label, {args.label!r}: it would tell it.")
     return columns
@@ -267,7 +279,7 @@ def _next(
             "rationale, so not shown yet. Read them before you ask for more."
         )
     where = [] if args.dir.resolve() == Path.cwd() else ["--task_dir", str(args.dir / "tasks")]
-    ending = ".jsonl" if args.source.startswith(HUB) else Path(args.source).suffix
+    ending = ".jsonl" if args.source.startswith(SCHEME) else Path(args.source).suffix
     records, run = f"{args.name}_train.jsonl", f"runs/{args.name}"
     server = ["--base_url", args.base_url] if args.base_url else []
     teacher = ["--model", args.model or "gpt-4o-mini", *server]

@@ -13,6 +13,7 @@ from dss_jax import __version__
 from dss_jax.cli import ending
 from dss_jax.core import log, processes, signals
 from dss_jax.core.errors import Diverged, UsageError
+from dss_jax.core.texts import visible
 
 COMMANDS = {
     "init": "make a task of a labelled table: CSV, JSONL, Parquet or a data set of the hub",
@@ -128,7 +129,7 @@ def _failed(error: Exception) -> int:
 
     if (said := trouble(error, None)) is None:
         raise error
-    print(f"dss: error: {said}", file=sys.stderr)
+    print(f"dss: error: {visible(said)}", file=sys.stderr)
     return 1
 
 

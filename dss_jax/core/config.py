@@ -144,6 +144,7 @@ class Data(Section):
         tokens a device), "packed" (several examples a row), or "auto": packed on TPU, flat
         elsewhere. The loss is the same.
       length_multiple: padded lengths are rounded up to a multiple of this, in tokens.
+      max_shapes: of batches; each is compiled before the first step, and more of them pad less.
       seed: seed of the order of the training examples.
       store_dir: folder of all token stores; None: DSS_STORE_DIR, or the user's cache folder.
       store: one store to use as it is, for example copied from a machine with TensorFlow.
@@ -154,6 +155,7 @@ class Data(Section):
     target_length: int = setting(256, low=2)
     layout: str = setting("auto", among=LAYOUTS, free=True)
     length_multiple: int = setting(8, low=1)
+    max_shapes: int = setting(3, low=1, free=True)
     seed: int = setting(0, low=0)
     store_dir: str | None = setting(None, free=True)
     store: str | None = setting(None, free=True)

@@ -52,7 +52,8 @@ def is_table(word: str) -> bool:
 
 def init_command(table: str) -> str:
     """How a task is made of a table."""
-    stem = "".join(c if c.isalnum() else "_" for c in Path(table).stem) or "mine"
+    stem = "".join(c if c.isalnum() else "_" for c in Path(table).stem)
+    stem = stem if stem.isidentifier() else f"my_{stem}"
     given = shlex.quote(table)
     return f"dss init {stem} --from {given} --input COLUMN --label COLUMN"
 

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 from dss_jax.core.environment import Check, distribution, folder_check
@@ -110,7 +111,7 @@ def _reached(url: str) -> str:
             pass
     except urllib.error.HTTPError:
         pass  # It answers; what it has there does not matter.
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: of HF_ENDPOINT.
         return f"not reached: {getattr(error, 'reason', None) or error}"
     return "reached"
 

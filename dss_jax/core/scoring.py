@@ -45,6 +45,11 @@ def normal_text(text: str) -> str:
     return " ".join(text.split())
 
 
+def folded_text(text: str) -> str:
+    """The text under which two are the same to most readers: `normal_text`, case folded."""
+    return normal_text(text).casefold()
+
+
 def _folded(character: str) -> str:
     if unicodedata.decomposition(character).startswith(_OTHER_CHARACTERS):
         return character

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.fields import text_of
-from dss_jax.core.scoring import normal_text
+from dss_jax.core.scoring import folded_text
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import SPLITS, DistillationTask, Example, Jsonl, Row
 
@@ -77,7 +77,7 @@ class TableSource(Jsonl):
         white space, so that copies are on one side.
         """
         own = _cell(row, self.group) or _cell(row, self.id)
-        return own or _folded(input_of(row, self.inputs))
+        return own or folded_text(input_of(row, self.inputs))
 
     def split_of(self, row: Row, asked: str) -> str:
         """The split of a row that is in the file of the split `asked`."""
@@ -97,11 +97,7 @@ class TableSource(Jsonl):
 
 def text_id(text: str) -> str:
     """The id of a row that has none, whatever else is in the table: a digest of its text."""
-    return hashlib.blake2b(utf8(_folded(text)), digest_size=6).hexdigest()
-
-
-def _folded(text: str) -> str:
-    return normal_text(text).casefold()
+    return hashlib.blake2b(utf8(folded_text(text)), digest_size=6).hexdigest()
 
 
 def input_of(row: Row, columns: tuple[str, ...]) -> str:

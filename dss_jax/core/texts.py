@@ -5,6 +5,8 @@ import re
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 """What the error handler "surrogateescape" makes of bytes that are no UTF-8."""
 
+AS_UTF8 = "In Excel: Save as, CSV UTF-8."
+
 
 def is_utf8(line: str) -> bool:
     """Whether text was UTF-8 that was read with errors="surrogateescape", by which a file's other

@@ -13,13 +13,13 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.prefixes import prefixes
+from dss_jax.core.scoring import folded_text
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.characters import lines as character_lines
 from dss_jax.data.store_writer import text_column
 from dss_jax.data.survey import closed_labels
 from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
-from dss_jax.records.near import folded_text
 
 Splits = Mapping[str, Sequence[Example]]
 
@@ -76,6 +76,7 @@ def check(
         _majority(found.labels),
         _balance(found.labels),
         _allowed(task, splits),
+        _exemplars(task),
         _within(splits),
         *_across(splits),
         _told(task, splits),
@@ -154,6 +155,18 @@ def _allowed(task: DistillationTask, splits: Splits) -> Finding:
     ]
     stop = f"gold labels that are not allowed: {_some(named)}" if named else ""
     return Finding("labels that are not allowed", shown, stop)
+
+
+def _exemplars(task: DistillationTask) -> Finding:
+    """Worked examples of the prompt whose answers name a label that is not allowed: a teacher takes
+    them as its measure.
+    """
+    examples = task.prompt.exemplars if task.prompt else ()
+    texts = [example.output for example in examples]
+    labels = [label.casefold() for label in task.labels]
+    other = [x for x in texts if labels and not any(label in x.casefold() for label in labels)]
+    stop = f"exemplars answer with no allowed label: {_some(map(repr, other))}" if other else ""
+    return Finding("worked examples", {}, stop)
 
 
 def _within(splits: Splits) -> Finding:

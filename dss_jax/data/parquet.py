@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.fields import first_twice
 from dss_jax.core.lfs import refuse_pointer
 
 ROW_GROUP = 1024
@@ -36,11 +37,16 @@ class ParquetTable(NamedTuple):
 def read_parquet(file: Path) -> ParquetTable:
     """Opens a file; UsageError: it cannot be read, then or when a row is."""
     arrow = pyarrow(file)
+    # ValueError: a text is not UTF-8; OverflowError: Python has no such date.
+    unreadable = (arrow.ArrowException, OSError, ValueError, OverflowError)
     try:
         table = arrow.parquet.ParquetFile(file)
-    except (arrow.ArrowInvalid, OSError) as error:
+        total, schema = table.metadata.num_rows, table.schema_arrow
+    except unreadable as error:
         refuse_pointer(file)
         raise UsageError(f"{file} cannot be read as Parquet: {error}") from error
+    if (twice := first_twice(schema.names)) is not None:
+        raise UsageError(f"{file}: two columns are called {twice!r}. Rename one.")
 
     def rows() -> Iterator[dict[str, Any]]:
         number = 0
@@ -49,7 +55,9 @@ def read_parquet(file: Path) -> ParquetTable:
                 for row in batch.to_pylist():
                     number += 1
                     yield row
-        except (arrow.ArrowInvalid, OSError) as error:
+        except unreadable as error:
             raise UsageError(f"{file} is damaged after row {number}: {error}") from error
+        if number != total:
+            raise UsageError(f"{file} is damaged: {number:,} rows, but it counts {total:,}.")
 
-    return ParquetTable(rows(), table.schema_arrow, table.metadata.num_rows)
+    return ParquetTable(rows(), schema, total)

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from dss_jax.core import locks
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import NEW, cache_folder, check_name, check_new_folder, whole_folder
+from dss_jax.core.paths import (
+    NEW,
+    cache_folder,
+    check_name,
+    check_new_folder,
+    whole_folder,
+    written,
+)
 from dss_jax.core.types import DistillationTask, Release, Tfds
 from dss_jax.data.download import answer
 from dss_jax.data.sources import completions_folder
@@ -73,7 +80,11 @@ def _archive(given: str | None) -> Path:
             except UsageError as error:
                 if getattr(error.__cause__, "code", None) != 416:  # Or all of it is there.
                     raise
-            _check(partial, url)
+            try:
+                _check(partial, url)
+            except UsageError:
+                partial.unlink()
+                raise
             partial.rename(file)
     return file
 
@@ -88,7 +99,7 @@ def _download(url: str, partial: Path) -> None:
         mode = "ab" if response.status == 206 else "wb"  # 200: from the beginning after all.
         left = int(response.headers.get("Content-Length") or 0)
         log.info("fetching %s: %.1f MB", url, left / 1e6)
-        with partial.open(mode) as out:
+        with written(partial), partial.open(mode) as out:
             said = time.monotonic()
             while piece := response.read(PIECE):
                 out.write(piece)
@@ -101,14 +112,12 @@ def _download(url: str, partial: Path) -> None:
 
 
 def _check(file: Path, where: str) -> None:
-    """Raises UsageError where a file is not the authors'; what was fetched is removed then."""
+    """Raises UsageError where a file is not the authors'."""
     digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
     with file.open("rb") as content:
         while piece := content.read(PIECE):
             digest.update(piece)
     if digest.hexdigest() != GIT_BLOB:
-        if file.name.endswith(NEW):
-            file.unlink()
         raise UsageError(
             f"{where} is not the authors' file of commit {COMMIT[:7]}: its git digest is "
             f"{digest.hexdigest()}, not {GIT_BLOB}. Nothing was unpacked."

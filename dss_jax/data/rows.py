@@ -23,7 +23,7 @@ from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.fields import FIELDS, first_twice
 from dss_jax.core.lfs import MARK, pointer
 from dss_jax.core.table import TableSource, text_id
-from dss_jax.core.texts import is_utf8
+from dss_jax.core.texts import AS_UTF8, is_utf8
 from dss_jax.core.types import (
     SPLITS,
     Csv,
@@ -375,7 +375,7 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
     try:
         names = next(reader, [])
         if not all(map(_is_text, names)):
-            raise UsageError(f"{file}, line 1: not UTF-8 text. Is it a CSV file?")
+            raise UsageError(f"{file}, line 1: not UTF-8 text. Is it a CSV file? {AS_UTF8}")
         if (twice := first_twice(names)) is not None:
             raise UsageError(f"{file}, line 1: two columns are called {twice!r}. Rename one.")
         begin = reader.line_num + 1
@@ -388,7 +388,7 @@ def csv_rows(file: Path, delimiter: str | None = None) -> Iterator[Located]:
             if len(fields) != len(names):
                 wrong = f"{where}: has not as many fields as the header line ({len(names)})."
             elif not all(map(_is_text, fields)):
-                wrong = f"{where}: not UTF-8 text, or a NUL byte in it."
+                wrong = f"{where}: not UTF-8 text, or a NUL byte in it. {AS_UTF8}"
             row = {} if wrong else dict(zip(names, fields, strict=True))
             yield Located(where=where, row=row, wrong=wrong)
     except csv.Error as error:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dss_jax.core.errors import UsageError, nearest
+from dss_jax.core.scoring import folded_text
 from dss_jax.core.table import TableSource
 from dss_jax.core.types import SPLITS
 from dss_jax.data.rows import table_rows
 from dss_jax.data.vocabulary import SentencePiece
-from dss_jax.records.near import folded_text
 
 NO_LABEL = ("n/a", "#n/a", "na", "nan", "null", "-", "--", "?")
 """What spreadsheets have where there is nothing, in lower case."""

@@ -151,6 +151,8 @@ def _cached(name: HubName, path: str, reason: Exception) -> str:
         folder = snapshot_download(
             name.repo, revision=name.revision, allow_patterns=[CONFIG], local_files_only=True
         )
+        if not {".safetensors", ".bin"} & {file.suffix for file in Path(folder).iterdir()}:
+            raise FileNotFoundError("its weights were not fetched to the end")
     except (OSError, ValueError):
         off = constants.HF_HUB_OFFLINE
         why = "HF_HUB_OFFLINE is set" if off else str(reason).strip().partition("\n")[0]
@@ -209,7 +211,7 @@ def _explained(name: HubName, path: str) -> Iterator[None]:
             type(error).__name__,
             getattr(getattr(error, "response", None), "status_code", 0),
         )
-        hub = (_endpoint() or "https://huggingface.co").rstrip("/")
+        hub = _without_user(_endpoint() or "https://huggingface.co").rstrip("/")
         if kind == "GatedRepoError":
             said = f"{name} is gated: agree to its terms at {hub}/{name.repo}"
             said += (
@@ -236,7 +238,12 @@ def _of_hub(error: Exception) -> bool:
 def _line(error: Exception) -> str:
     """What an error says, without the token, which the hub may repeat."""
     token = os.environ.get(TOKEN) or "\0"
-    return " ".join(str(error).replace(token, "...").strip().splitlines())
+    return " ".join(_without_user(str(error)).replace(token, "...").strip().splitlines())
+
+
+def _without_user(text: str) -> str:
+    """Addresses in a text without `user:password@`."""
+    return re.sub(r"(?<=://)[^/\s@]*@", "", text)
 
 
 def push(folder: Path, repo: str, *, private: bool, message: str) -> str:
@@ -265,5 +272,7 @@ def push(folder: Path, repo: str, *, private: bool, message: str) -> str:
     except Exception as error:
         if not _of_hub(error):
             raise
-        raise UsageError(f"cannot push to {repo} at {api.endpoint}: {_line(error)}") from None
+        raise UsageError(
+            f"cannot push to {repo} at {_without_user(api.endpoint)}: {_line(error)}"
+        ) from None
     return str(done.commit_url)

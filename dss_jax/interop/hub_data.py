@@ -8,8 +8,7 @@ from typing import Any
 from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import write_whole
-
-PREFIX = "hf:"
+from dss_jax.interop.hub import SCHEME
 
 NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 """Of splits, beside ours."""
@@ -37,7 +36,7 @@ def fetch(name: str, columns: Sequence[str], label: str, folder: Path) -> dict[s
         )
     import datasets
 
-    path, _, config = name.removeprefix(PREFIX).partition(":")
+    path, _, config = name.removeprefix(SCHEME).partition(":")
     try:
         found = datasets.load_dataset(path, config or None)
     except Exception as error:

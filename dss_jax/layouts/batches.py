@@ -147,7 +147,7 @@ class TrainBatches:
         self._order = lru_cache(maxsize=2)(self._epoch)
         batches = self._all_items(steps, sorted({*plan_seeds, data.seed}))
         share = shares or process_count, process_index, process_count
-        plan = LayoutPlan(batches, *share, cost=cost, numbered=numbered)
+        plan = LayoutPlan(batches, *share, cost, data.max_shapes, numbered)
         rows = np.unique(np.concatenate(self._subsets))
         self.layout: Layout = make_layout(data, rows, self._examples, plan)
         self._chunk = lru_cache(maxsize=2)(self._assigned)

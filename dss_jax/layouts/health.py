@@ -194,8 +194,9 @@ def _check_rationales(run: config.Run, store: TokenStore) -> None:
     if rows and not explained:
         raise UsageError(
             f"--method {run.method.name} learns from rationales, but none of the {rows:,} training "
-            'rows has one. Give rows a field "rationale", or records of dss extract with '
-            "--rationales; or take --method standard (gold labels) or distill (the teacher's)."
+            'rows has one. Give rows a field "rationale", or records of dss extract whose replies '
+            "are ok with --rationales; or take --method standard (gold labels) or distill (the "
+            "teacher's)."
         )
     if missing >= MISSING * rows > 0:
         log.warning(
@@ -210,7 +211,7 @@ def _check_allowed(run: config.Run, store: TokenStore) -> None:
     for split in map(store.split, store.splits) if store.manifest.get("labels") else ():
         pairs = Counter(zip(split.text("label")[:], split.text("allowed_labels")[:], strict=True))
         for (label, allowed), n in pairs.items():
-            if label and label not in json.loads(allowed):
+            if label and label not in (json.loads(allowed) or [label]):
                 wrong[label] += n
     if wrong:
         named = ", ".join(f"{label!r} ({n:,})" for label, n in wrong.most_common(SHOWN))

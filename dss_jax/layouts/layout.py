@@ -25,9 +25,6 @@ Blocks = tuple[BlockShape, ...]
 Cost = Callable[[BlockShape], np.ndarray]
 """FLOPs of a block of some shape; element by element for arrays."""
 
-MAX_SHAPES = 3
-"""Each is compiled before the first step."""
-
 WORTH = 0.02
 """Another shape has to save this share of the FLOPs."""
 
@@ -58,7 +55,7 @@ class LayoutPlan:
     process_index: int = 0
     process_count: int = 1
     cost: Cost = base_cost
-    max_shapes: int = MAX_SHAPES
+    max_shapes: int = 3
     numbered: bool = False
 
     def __post_init__(self) -> None:
@@ -147,7 +144,7 @@ def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:
 
 
 def choose_block_shapes(
-    needed: Blocks, cost: Cost, max_shapes: int = MAX_SHAPES, worth: float = WORTH
+    needed: Blocks, cost: Cost, max_shapes: int = 3, worth: float = WORTH
 ) -> tuple[Blocks, ...]:
     """Few shapes of which each batch takes the first that has room for it, at the least cost.
 

@@ -315,6 +315,7 @@ def _merged_header(headers: Sequence[Header], records: Sequence[Record]) -> Head
         date=max(h.date for h in headers),
         terms=joined("terms", "; "),
         prices=joined("prices", "; "),
+        prompt=next((h.prompt for h in headers if h.prompt), {}),  # Of one prompt_sha256.
         totals={**totals, **row_totals(records)},
         filters=tuple(entry for h in headers for entry in h.filters),
     )

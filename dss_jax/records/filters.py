@@ -7,8 +7,9 @@ from typing import Any
 
 from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
+from dss_jax.core.scoring import folded_text
 from dss_jax.records.files import row_totals
-from dss_jax.records.near import folded_text, near_duplicates
+from dss_jax.records.near import near_duplicates
 from dss_jax.records.records import STATUSES, Header, Record, RecordSample
 
 Correct = Callable[[str, str], bool]

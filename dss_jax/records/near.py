@@ -12,16 +12,11 @@ from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 
-from dss_jax.core.scoring import normal_text
+from dss_jax.core.scoring import folded_text
 
 SHINGLE_WORDS = 3
 ROUNDING = 1e-9
 """So that 0.8 * 5 is 4 and not a little more."""
-
-
-def folded_text(text: str) -> str:
-    """The text under which two are exact duplicates: `normal_text`, case folded."""
-    return normal_text(text).casefold()
 
 
 def shingles(text: str) -> set[str]:

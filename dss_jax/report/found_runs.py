@@ -28,7 +28,8 @@ BASELINES = ("standard", "distill")
 SEEDS = ("Train.seed", "Data.seed")
 COUNTS = "train_examples", "train_total", "parameters"
 ANSWER = "id", "input", "target", "prediction", "correct"
-FIELDS = ("task", "seed", "train_examples", "train_total", "parameters", "metric", "method")
+TEXTS = "task", "metric", "method"
+FIELDS = (*TEXTS, "seed", *COUNTS)
 
 
 class View(NamedTuple):
@@ -175,7 +176,8 @@ def _lines(file: Path, needed: Sequence[str] = ("id",)) -> list[dict[str, Any]]:
     with file.open(encoding="utf-8", errors="replace") as lines:
         found = [_json(line, f"{file}:{n}") for n, line in enumerate(lines, 1)]
     for n, line in enumerate(found, 1):
-        if not isinstance(line, dict) or not line.keys() >= {*needed}:
+        whole = isinstance(line, dict) and line.keys() >= {*needed}
+        if not (whole and isinstance(line["id"], str)):
             raise UsageError(
                 f"{file}:{n}: no line of predictions, which has {', '.join(needed)}. The file is "
                 "damaged: take a whole copy."
@@ -185,16 +187,19 @@ def _lines(file: Path, needed: Sequence[str] = ("id",)) -> list[dict[str, Any]]:
 
 def _check_scores(file: Path, results: Any) -> None:
     """Raises UsageError where a `results.json` of this version is not what was written."""
+    if not all(isinstance(results[n], str) for n in TEXTS):
+        raise UsageError(f"{file}: no text of {', '.join(TEXTS)}. It is damaged.")
     for split in SPLITS:
         scored = results.get(split, {})
-        if not (isinstance(scored, dict) and (not scored or _is_number(scored, results["metric"]))):
+        if not (isinstance(scored, dict) and (not scored or _is_score(scored, results["metric"]))):
             raise UsageError(f"{file}: no score of {split}. It is damaged: take a whole copy.")
     if not all(isinstance(results[n], int) for n in ("seed", *COUNTS)):
         raise UsageError(f"{file}: no number of {', '.join(COUNTS)}. It is damaged.")
 
 
-def _is_number(scored: dict, metric: object) -> bool:
-    return isinstance(metric, str) and isinstance(scored.get(metric), int | float)
+def _is_score(scored: dict, metric: str) -> bool:
+    numbers = scored.get(metric), scored.get("examples", 0)
+    return all(isinstance(number, int | float) for number in numbers)
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -120,10 +120,11 @@ def begun(folder: Path) -> bool:
 
 def other_settings(run: config.Run, folder: Path) -> str:
     """How the run in a folder differs from this one, its data left out; "" where it does not, or
-    where the folder holds none that has begun.
+    where the folder holds none that has trained.
     """
     saved = saved_text(folder)
-    return difference(saved, config.to_gin(run), folder) if STORE_LINE in saved else ""
+    fixed = STORE_LINE in saved and has_trained(folder)
+    return difference(saved, config.to_gin(run), folder) if fixed else ""
 
 
 def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
@@ -171,7 +172,9 @@ def _write_config(run: config.Run, store: str | None) -> Path:
         )
     own = config.to_gin(run)
     text = own if store is None else f"{store}\n{own}"
-    if (store or STORE_LINE in saved) and saved and (diff := difference(saved, text, folder)):
+    opened = STORE_LINE in saved
+    compared = has_trained(folder) if opened else saved and store
+    if compared and (diff := difference(saved, text, folder)):
         raise UsageError(
             f"{folder} holds a run with another configuration:\n{diff}\n"
             "Give another --output_dir, or the same settings to go on with that run."
@@ -184,6 +187,14 @@ def _write_config(run: config.Run, store: str | None) -> Path:
             write_whole(folder / CONFIG, text)
     registry.remember(run.task.name, text)
     return folder
+
+
+def has_trained(folder: Path) -> bool:
+    """Whether the run in a folder came as far as training. One that was refused before, for a mesh
+    that does not fit, say, may have its settings mended.
+    """
+    with storage.explained(folder):
+        return bool({file.name for file in folder.iterdir()} & {CHECKPOINTS, METRICS, RESULTS})
 
 
 def check_output_dir(path: str) -> Path:

@@ -97,8 +97,8 @@ Open = Callable[[config.Run, Path, TokenStore, Scorer], Session]
 
 
 def sharing() -> Open:
-    """`open_session` for runs that differ in their seeds and folders only: all get the program and
-    the evaluator of the first, so that nothing is traced twice.
+    """`open_session` for runs that differ in their seeds, subsets and folders only: all get the
+    program and the evaluator of the first, so that nothing is traced twice.
     """
     first: list[Session] = []
 
@@ -220,7 +220,7 @@ def describe(session: Session, batches: TrainBatches) -> None:
     if session.compile_cache is not None:
         off = f"{COMPILE_CACHE}=off: it is not"
         log.debug(f"compiled code is kept in {session.compile_cache} ({off})")
-    if run.method.form == "spans":
+    if run.method.form == "spans" or run.train.init_from is None:
         return
     log.info("exact match near 0 is normal in the first 250 to 750 steps of pre-trained T5 v1.1 at")
     log.info("batch 64: it has only seen span corruption. The losses show that it learns.")

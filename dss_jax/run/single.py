@@ -38,7 +38,7 @@ from dss_jax.train.sharding import put_batch
 log = logging.getLogger(__name__)
 
 MAX_THREADS = 4
-"""That compile: at most three shapes of a training step, and one of the evaluation's."""
+"""That compile: three shapes of a training step as a rule, and one of the evaluation's."""
 
 
 @run_folder.alone

@@ -88,7 +88,7 @@ def read(folder: Path) -> dict[str, Any]:
     file is damaged.
     """
     with storage.explained(folder):
-        text = (folder / FILE).read_text() if (folder / FILE).is_file() else None
+        text = (folder / FILE).read_bytes() if (folder / FILE).is_file() else None
     if text is None:
         return {}
     try:

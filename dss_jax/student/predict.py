@@ -94,8 +94,11 @@ def asked(located: Located, job: PredictJob, card: StudentCard) -> AskedRow:
 
 
 def _text_of(located: Located, column: str, own: tuple[str, ...]) -> str:
-    """Of the column, or, where a table has none and its columns are the student's own, of these."""
-    if own and column not in located.row and located.row.keys() >= {*own}:
+    """Of the column; but of the student's `own`, where a table has these and no such column beside
+    them: `INPUT` may be one of several.
+    """
+    beside = column in located.row and not (column == INPUT and column in own)
+    if own and not beside and located.row.keys() >= {*own}:
         try:
             return input_of(located.row, own)
         except UsageError as error:

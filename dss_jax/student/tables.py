@@ -145,7 +145,9 @@ class FileWriter(RowWriter):
         if self._state_file.is_file():
             fix = f"Remove it and {self._partial}, and give the same command again."
             found = strict_json.read(self._state_file, fix)
-            if not found.keys() >= self.state.keys() or not isinstance(found["job"], dict):
+            numbers = [found.get(name) for name in ("rows", "bytes", "crc")]
+            whole = all(type(number) is int and number >= 0 for number in numbers)
+            if not (whole and isinstance(found.get("job"), dict) and "columns" in found):
                 raise UsageError(f"{self._state_file} is damaged. {fix}")
             self._go_on(found)
         self.file.parent.mkdir(parents=True, exist_ok=True)

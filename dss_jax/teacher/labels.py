@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 
 from dss_jax.core.arithmetic import evaluate
 from dss_jax.core.prompt import Prompt
-from dss_jax.core.scoring import same_value
+from dss_jax.core.scoring import folded_text, same_value
 from dss_jax.core.types import Example
-from dss_jax.records.near import folded_text
 from dss_jax.teacher.prompting import outputs, written
 
 LONGEST = 500  # Characters of an answer that are looked at.

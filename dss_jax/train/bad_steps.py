@@ -53,11 +53,11 @@ def keep_line(file: Path, line: dict[str, Any]) -> None:
     """Adds a line about a step. Those of this step and later ones go: a run that was killed wrote
     them after its last checkpoint.
     """
-    lines = file.read_text().splitlines() if file.exists() else []
-    steps = [int(x[1]) if (x := re.match(r'{"step": (\d+)', text)) else 0 for text in lines]
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    steps = [int(x[1]) if (x := re.match(rb'{"step": (\d+)', text)) else 0 for text in lines]
     kept = [text for text, step in zip(lines, steps, strict=True) if step < line["step"]]
     # Whole, because objects of a bucket do not grow.
-    write_whole(file, "\n".join([*kept, strict_json.dumps(line), ""]))
+    write_whole(file, b"\n".join([*kept, strict_json.dumps(line).encode(), b""]))
 
 
 def _diverged(
