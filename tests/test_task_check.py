@@ -154,6 +154,16 @@ def test_worked_examples_of_a_label_that_was_renamed() -> None:
     assert found == ["exemplars answer with no allowed label: 'Invoices'"]
 
 
+def test_a_split_that_nobody_was_asked_about_is_not_called_wrong() -> None:
+    splits = sound()
+    for at in range(len(splits["test"])):
+        change(splits, "test", at, teacher_label="", rationale="")
+    found = check(task_of(), splits, config.Run(), SentencePiece(VOCABULARY)).findings
+    (one,) = (f for f in found if f.what == "with a rationale")
+    assert one.found["test"] == "0 of 20"
+    assert one.found["train"] == "60 of 60, right 100.0 %"
+
+
 def test_what_is_worth_a_look() -> None:
     splits = sound()
     same = splits["train"][1]

@@ -20,7 +20,7 @@ from dss_jax.data.store_writer import write_store
 from dss_jax.records.files import write_records
 from dss_jax.records.records import Header
 from dss_jax.report.found_runs import find_runs
-from dss_jax.run import single, trained_on
+from dss_jax.run import run_folder, single, trained_on
 from dss_jax.run.session import Session
 from dss_jax.teacher.prompting import PromptOptions, prompt_sha256
 
@@ -225,3 +225,17 @@ def test_a_run_that_goes_on_with_changed_data_is_told_what_has_changed(
     with heard() as said, pytest.raises(UsageError, match="token store: changed"):
         single.train(run, changed, TEXT_ACCURACY)
     assert "train: other rows (30 and 30)" in said[0]
+
+
+def test_a_damaged_note_does_not_hide_why_a_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UsageError("another configuration")
+
+    monkeypatch.setattr(run_folder, "open_run_folder", refuse)
+    monkeypatch.setattr(single, "data_key", lambda run, store: "0")
+    (tmp_path / trained_on.FILE).write_text("{")
+    run = config.Run(train=config.Train(output_dir=str(tmp_path)))
+    with pytest.raises(UsageError, match="another configuration"):
+        single._open_folder(run, None)  # type: ignore[arg-type]

@@ -244,8 +244,10 @@ def _teacher(task: DistillationTask, splits: Splits) -> Finding:
     shown = {}
     for split, rows in splits.items():
         text, judged = sum(bool(e.rationale) for e in rows), [e for e in rows if e.label]
-        right = sum(task.scorer.correct(e.label, e.teacher_label) for e in judged)
-        shown[split] = f"{text:,} of {len(rows):,}, right {100 * right / max(1, len(judged)):.1f} %"
+        shown[split] = f"{text:,} of {len(rows):,}"
+        if any(e.teacher_label for e in judged):  # Else nobody was asked about this split.
+            right = sum(task.scorer.correct(e.label, e.teacher_label) for e in judged)
+            shown[split] += f", right {100 * right / len(judged):.1f} %"
     bare = "train" in splits and not any(e.rationale for e in splits["train"])
     stop = "no row of train has a rationale" if bare else ""
     return Finding("with a rationale", shown, stop)

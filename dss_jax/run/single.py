@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,8 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
         except UsageError:
             from dss_jax.run import trained_on
 
-            trained_on.warn(storage.place(str(run.train.output_dir)), store)
+            with suppress(UsageError):  # Of a damaged data.json: the first error is the run's.
+                trained_on.warn(storage.place(str(run.train.output_dir)), store)
             raise
         finished = run_folder.read_results(folder)
         if finished is None:
