@@ -134,6 +134,7 @@ def test_other_text_is_another_run(tmp_path: Path, with_sentinels: TokenStore) -
     pretrain = config.Pretrain(text_files=str(text))
     run = _run(tmp_path / "run", _method("spans"), pretrain=pretrain)
     run_folder.open_run_folder(run, data_key(run, with_sentinels))
+    (tmp_path / "run" / run_folder.CHECKPOINTS).mkdir()
     run_folder.open_run_folder(run, data_key(run, with_sentinels))
     text.write_text("Faye lost 12 marbles. " * 50)
     with pytest.raises(UsageError, match="token store"):
