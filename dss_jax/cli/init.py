@@ -184,9 +184,9 @@ def _look(args: argparse.Namespace, task_file: Path, table: TableSource) -> Foun
     from dss_jax.data import survey
 
     path = Path(os.path.normpath(task_file.parent / table.file))
-    found = survey.survey(table, path)
-    table = replace(table, no_label=survey.missing_marks(found.labels))
-    found = survey.survey(table, path)
+    every = survey.survey(table, path)
+    table = replace(table, no_label=survey.missing_marks(every.labels))
+    found = every.without(table.no_label)
     if len(found.keys) < FEWEST:
         raise UsageError(
             f"{args.source}: {len(found.keys)} of {found.rows} rows have a label in "

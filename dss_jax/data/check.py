@@ -22,6 +22,8 @@ from dss_jax.data.survey import closed_labels
 from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
 
 Splits = Mapping[str, Sequence[Example]]
+Texts = Mapping[str, Sequence[str]]
+"""Split -> a text of each of its rows."""
 
 SHARED_STOP = 0.01
 """From this share of a scored split's rows on that are in train too, its score says little."""
@@ -71,15 +73,18 @@ def check(
 ) -> TaskCheck:
     """Looks at the splits of a task, teacher text joined; without a vocabulary not at tokens."""
     found = TaskCheck(labels={s: Counter(e.label for e in r if e.label) for s, r in splits.items()})
+    every = sum(found.labels.values(), Counter[str]())
+    known, slips = (task.labels, {}) if task.labels else closed_labels(every)
+    folded = {s: [folded_text(e.input) for e in rows] for s, rows in splits.items()}
     found.findings += [
         _rows(splits),
         _majority(found.labels),
         _balance(found.labels),
-        _allowed(task, splits),
+        _allowed(known, slips, splits),
         _exemplars(task),
-        _within(splits),
-        *_across(splits),
-        _told(task, splits),
+        _within(splits, folded),
+        *_across(splits, folded),
+        _told(known, splits, folded),
     ]
     if any(e.teacher_label for rows in splits.values() for e in rows):
         found.findings.append(_teacher(task, splits))
@@ -133,10 +138,8 @@ def _few(counts: Counter[str]) -> bool:
     return bool(closed_labels(counts)[0])
 
 
-def _allowed(task: DistillationTask, splits: Splits) -> Finding:
+def _allowed(known: tuple[str, ...], slips: Mapping[str, str], splits: Splits) -> Finding:
     """Gold labels that are none of the allowed; where none are named, what looks like a slip."""
-    counts = Counter(e.label for rows in splits.values() for e in rows if e.label)
-    known, slips = (task.labels, {}) if task.labels else closed_labels(counts)
     outside: Counter[str] = Counter()
     near: dict[str, str | None] = dict(slips)
     shown = {}
@@ -169,14 +172,14 @@ def _exemplars(task: DistillationTask) -> Finding:
     return Finding("worked examples", {}, stop)
 
 
-def _within(splits: Splits) -> Finding:
+def _within(splits: Splits, folded: Texts) -> Finding:
     """Rows whose text is there before in the split; with another label, one of them is wrong."""
     shown, torn = {}, []
     for split, rows in splits.items():
         seen: dict[str, Example] = {}
         copies = 0
-        for example in rows:
-            first = seen.setdefault(folded_text(example.input), example)
+        for example, text in zip(rows, folded[split], strict=True):
+            first = seen.setdefault(text, example)
             copies += first is not example
             if first.label and example.label and first.label != example.label:
                 torn.append(f"{first.id} {first.label!r} and {example.id} {example.label!r}")
@@ -185,18 +188,20 @@ def _within(splits: Splits) -> Finding:
     return Finding("copies within a split", shown, note=note)
 
 
-def _across(splits: Splits) -> list[Finding]:
+def _across(splits: Splits, folded: Texts) -> list[Finding]:
     """Rows of a split whose text is in a split before it: as it is, and without case and space."""
     findings = []
-    for what, same in (("exact", str), ("normalised", folded_text)):
+    as_it_is = {split: [e.input for e in rows] for split, rows in splits.items()}
+    for what, texts in (("exact", as_it_is), ("normalised", folded)):
         before: dict[str, tuple[str, str]] = {}
         shown, pairs, stop = {}, [], ""
         for split, rows in splits.items():
-            hits = [(e.id, *before[t]) for e in rows if (t := same(e.input)) in before]
-            for example in rows:
-                before.setdefault(same(example.input), (split, example.id))
+            own = [*zip(rows, texts[split], strict=True)]
+            hits = [(e.id, *before[text]) for e, text in own if text in before]
+            for example, text in own:
+                before.setdefault(text, (split, example.id))
             shown[split] = f"{len(hits):,}" if split != "train" else ""
-            pairs += [f"{split} {own} and {other} {theirs}" for own, other, theirs in hits]
+            pairs += [f"{split} {row} and {other} {theirs}" for row, other, theirs in hits]
             if split != "train" and len(hits) > SHARED_STOP * len(rows):
                 stop = f"rows of {split} are in a split before it, too ({what}): {_some(pairs)}"
         note = "" if stop or not pairs else _some(pairs)
@@ -206,19 +211,18 @@ def _across(splits: Splits) -> list[Finding]:
     return [exact, normalised._replace(stop="" if exact.stop else normalised.stop)]
 
 
-def _told(task: DistillationTask, splits: Splits) -> Finding:
+def _told(labels: tuple[str, ...], splits: Splits, folded: Texts) -> Finding:
     """Rows whose input names one of the labels and no other, and how often it is the gold one."""
-    counts = Counter(e.label for rows in splits.values() for e in rows if e.label)
-    labels = task.labels or closed_labels(counts)[0]
     patterns: dict[tuple[str, ...], list[tuple[str, re.Pattern[str]]]] = {}
     shown, told, right, total = {}, 0, 0, 0
     for split, rows in splits.items():
         own = hits = 0
-        for example in (e for e in rows if e.label):
+        for example, text in zip(rows, folded[split], strict=True):
+            if not example.label:
+                continue
             choices = example.allowed_labels or labels
             if choices not in patterns:
                 patterns[choices] = [(c, _whole(c)) for c in choices]
-            text = folded_text(example.input)
             named = [c for c, pattern in patterns[choices] if pattern.search(text)]
             total += 1
             if len(named) == 1:

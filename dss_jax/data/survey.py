@@ -3,7 +3,7 @@ they are, and the seed by which its splits are most even. No TensorFlow.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +36,11 @@ class Survey(NamedTuple):
     rows: int
     labels: Counter[str]
     keys: list[tuple[str, str]]
+
+    def without(self, marks: Collection[str]) -> "Survey":
+        """The same, where these labels mean that there is none."""
+        keys = [(key, label) for key, label in self.keys if label not in marks]
+        return Survey(self.rows, Counter(label for _, label in keys), keys)
 
 
 def survey(table: TableSource, file: Path) -> Survey:

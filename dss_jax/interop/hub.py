@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.paths import written
-from dss_jax.interop.ct2_files import MODEL
+from dss_jax.interop.ct2_files import MODEL, TOKENS
 from dss_jax.interop.foreign import PEFT, advice
 from dss_jax.interop.hf_config import CONFIG
 from dss_jax.interop.model_files import VOCABULARY
@@ -177,8 +177,8 @@ def _wanted(names: Collection[str], name: HubName) -> list[str]:
         tensors = [whole]
     elif index in names:
         tensors = [index, *shards]
-    elif {MODEL, "shared_vocabulary.json"} <= {*names}:  # CTranslate2's, which is no pickle.
-        tensors = [MODEL, "shared_vocabulary.json"]
+    elif {MODEL, TOKENS} <= {*names}:  # CTranslate2's, which is no pickle.
+        tensors = [MODEL, TOKENS]
     else:
         raise _without_weights(names, name)
     if CONFIG not in names:
@@ -211,7 +211,9 @@ def _explained(name: HubName, path: str) -> Iterator[None]:
             type(error).__name__,
             getattr(getattr(error, "response", None), "status_code", 0),
         )
-        hub = _without_user(_endpoint() or "https://huggingface.co").rstrip("/")
+        from dss_jax.core.road import HUB
+
+        hub = _without_user(_endpoint() or HUB).rstrip("/")
         if kind == "GatedRepoError":
             said = f"{name} is gated: agree to its terms at {hub}/{name.repo}"
             said += (

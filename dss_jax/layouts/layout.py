@@ -55,7 +55,7 @@ class LayoutPlan:
     process_index: int = 0
     process_count: int = 1
     cost: Cost = base_cost
-    max_shapes: int = 3
+    max_shapes: int = config.Data.max_shapes
     numbered: bool = False
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ def round_up(numbers: np.ndarray | int, multiple: int) -> np.ndarray | int:
 
 
 def choose_block_shapes(
-    needed: Blocks, cost: Cost, max_shapes: int = 3, worth: float = WORTH
+    needed: Blocks, cost: Cost, max_shapes: int = config.Data.max_shapes, worth: float = WORTH
 ) -> tuple[Blocks, ...]:
     """Few shapes of which each batch takes the first that has room for it, at the least cost.
 

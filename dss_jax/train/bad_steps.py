@@ -41,12 +41,18 @@ def noted(
     ids = ids_at(step - 1)
     log.warning(
         f"step {step}: {not_finite(numbers)}, so the update is skipped ({in_a_row} in a row). "
-        f"Rows: {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''} (all: {LOG})"
+        f"{rows_of(ids, LOG)}"
     )
     if processes.is_first():
         keep_line(folder / LOG, {"step": step, "numbers": numbers, "ids": ids})
     if in_a_row >= most:
         raise _diverged(step - in_a_row, numbers, newest, folder, most, ids_at)
+
+
+def rows_of(ids: list[str], log_file: str) -> str:
+    """How a message names the rows of a step, all of which are in a file of the run's folder."""
+    more = ", ..." if len(ids) > SHOWN else ""
+    return f"Rows: {', '.join(ids[:SHOWN])}{more} (all: {log_file})"
 
 
 def keep_line(file: Path, line: dict[str, Any]) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.core import processes
-from dss_jax.train.bad_steps import SHOWN, IdsAt, keep_line
+from dss_jax.train.bad_steps import IdsAt, keep_line, rows_of
 from dss_jax.train.metric_log import MetricLog, Numbers
 
 log = logging.getLogger(__name__)
@@ -65,11 +64,10 @@ class LossSpikes:
         loss, ids = numbers["loss"], self._ids_at(step - 1)
         log.warning(
             f"step {step}: the loss is {loss:.4g}, far above the {median:.4g} of before. "
-            f"Rows: {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''} (all: {LOG})"
+            f"{rows_of(ids, LOG)}"
         )
-        if processes.is_first():
-            line = {"step": step, "loss": loss, "median": median, "ids": ids}
-            keep_line(self._folder / LOG, line)
+        line = {"step": step, "loss": loss, "median": median, "ids": ids}
+        keep_line(self._folder / LOG, line)
 
     def _above(self, loss: float | None) -> float | None:
         """The median that a loss is far above; None: it is not."""
