@@ -25,7 +25,7 @@ PASSED_OVER = ("checkpoints", run_folder.TENSORBOARD, run_folder.PREDICTIONS)
 BASELINES = ("standard", "distill")
 """What other methods are held against, the first that is there."""
 
-SEEDS = ("Train.seed", "Data.seed")
+SEEDS = ("Train.seed", "Data.seed", "Task.subset_seed")
 COUNTS = "train_examples", "train_total", "parameters"
 ANSWER = "id", "input", "target", "prediction", "correct"
 TEXTS = "task", "metric", "method"
@@ -122,6 +122,16 @@ class FoundCell:
     def percent(self) -> float:
         return 100 * self.fraction
 
+    @property
+    def subsets(self) -> int:
+        """How many subsets of the training data its runs have, by `Task.subset_seed`."""
+        return len({_settings(run.folder, ()).get("Task.subset_seed") for run in self.runs})
+
+    @property
+    def trained_rows(self) -> set[int]:
+        """How many examples each run really had, extra tasks' too, where it says so."""
+        return {n for run in self.runs if (n := run.results.get("trained_rows")) is not None}
+
     def scores(self, split: str) -> list[float]:
         """Accuracy of each seed that has the split, per cent."""
         return [run.score(split) for run in self.runs if run.has(split)]
@@ -135,7 +145,7 @@ class FoundRuns:
       cells: of students, ordered by task, model size, method, number of examples.
       teachers: task -> the run of method "teacher".
       left: a line for each run that is not finished, or not there yet, or whose answers are not.
-      mixed: a line for each cell that has other data than another of its task.
+      mixed: a line for each task whose runs are of different rows, which are tasks apart then.
     """
 
     folder: Path
@@ -209,11 +219,11 @@ def _folders(folder: Path) -> Iterator[Path]:
         names[:] = sorted(n for n in names if n not in PASSED_OVER)
 
 
-def _settings(folder: Path) -> dict[str, str]:
+def _settings(folder: Path, without: Sequence[str] = SEEDS) -> dict[str, str]:
     """The settings that make a run what it is, but for its seeds."""
     lines = run_folder.fixed_lines((folder / run_folder.CONFIG).read_text())
     pairs = (line.split(" = ", 1) for line in lines if " = " in line)
-    return {name: value for name, value in pairs if name not in SEEDS}
+    return {name: value for name, value in pairs if name not in without}
 
 
 def _other_data(run: FoundRun, other: FoundRun) -> list[str]:
@@ -221,18 +231,36 @@ def _other_data(run: FoundRun, other: FoundRun) -> list[str]:
     return [*trained_on.changed(trained_on.read(run.folder), trained_on.read(other.folder))]
 
 
-def _mixed_data(cells: list[FoundCell]) -> Iterator[str]:
-    """A line for each cell whose rows are not those of the first cell of its task."""
-    firsts: dict[str, FoundRun] = {}
-    for run in (cell.runs[0] for cell in cells):
-        first = firsts.setdefault(run.results["task"], run)
-        differ = [x for x in _other_data(first, run) if trained_on.OTHER_ROWS in x]
+class _Versions:
+    """The data that runs of a task were of: a name for each, and a line for each but the first."""
+
+    def __init__(self) -> None:
+        self._firsts: dict[str, list[FoundRun]] = {}
+        self.lines: list[str] = []
+
+    def name(self, run: FoundRun) -> str:
+        """The run's task, and which of its versions where the rows are not the first run's."""
+        task = str(run.results["task"])
+        firsts = self._firsts.setdefault(task, [])
+        differ: list[str] = []
+        for i, first in enumerate(firsts):
+            found = [x for x in _other_data(first, run) if trained_on.OTHER_ROWS in x]
+            if not found:
+                return _version(task, i)
+            differ = differ or found
+        firsts.append(run)
+        name = _version(task, len(firsts) - 1)
         if differ:
-            yield (
-                f"{first.folder} and {run.folder} are of different data ({'; '.join(differ)}), so "
-                "that their scores do not compare. Train one of them again on the other's, or "
-                "report them apart."
+            self.lines.append(
+                f"{firsts[0].folder} and {run.folder} are of different data ({'; '.join(differ)}), "
+                f"so that their scores do not compare: the latter is shown apart, as {name}. To "
+                "compare them, train one again on the other's."
             )
+        return name
+
+
+def _version(task: str, number: int) -> str:
+    return f"{task}, data {number + 1}" if number else task
 
 
 def _check_same(cell: FoundCell, new: FoundRun) -> None:
@@ -274,6 +302,7 @@ def find_runs(folder: Path) -> FoundRuns:
     left: list[str] = []
     cells: dict[tuple[str, str, str, int], FoundCell] = {}
     teachers: dict[str, FoundRun] = {}
+    versions = _Versions()
     folders = {at.relative_to(folder).as_posix(): at for at in _folders(folder)}
     for name, at in folders.items():
         file = at / run_folder.RESULTS
@@ -293,10 +322,10 @@ def find_runs(folder: Path) -> FoundRuns:
             for split in run.without_predictions()
         ]
         if results["method"] == TEACHER:
-            teachers[results["task"]] = run
+            teachers[versions.name(run)] = run
             continue
         model = models.get(name) or f"{results['parameters'] / 1e6:,.1f}M"
-        names = results["task"], model, results["method"], results["train_examples"]
+        names = versions.name(run), model, results["method"], results["train_examples"]
         numbers = (results[n] for n in ("train_total", "metric", "parameters"))
         cell = cells.setdefault(names, FoundCell(*names, *numbers))
         _check_same(cell, run)
@@ -314,7 +343,7 @@ def find_runs(folder: Path) -> FoundRuns:
         return c.task, c.parameters, c.model, rank, c.method, c.examples
 
     ordered = sorted(cells.values(), key=order)
-    return FoundRuns(folder, ordered, teachers, left, [*_mixed_data(ordered)])
+    return FoundRuns(folder, ordered, teachers, left, versions.lines)
 
 
 def right_answers(runs: list[FoundRun], split: str) -> tuple[list[str], np.ndarray]:
