@@ -167,7 +167,7 @@ class _OfTask:
         return Table(f"{self.task}: against {baseline}", header + tests, rows, note)
 
     def needed(self) -> Table:
-        """The smallest model, and with it the least data, that reaches each target: the teacher,
+        """The smallest model, and with it the least data, that is above each target: the teacher,
         and the baseline on the most data with each model.
         """
         targets = [] if self.teacher is None else [("the teacher", Mean(self.teacher, None, 1))]
@@ -184,11 +184,12 @@ class _OfTask:
                 for cell in (c for c in cells if c.method == method):
                     score = self.mean(cell)
                     beaten = beats(score, target)
-                    equal = math.isclose(score.value, target.value, abs_tol=1e-6)
-                    if beaten.above or equal:
-                        clearly = "equal" if equal else "yes" if beaten.clear else "no"
-                        place = [cell.model, share_of(cell), f"{score.value:.2f}", clearly]
+                    there = cell.model, share_of(cell), f"{score.value:.2f}"
+                    if beaten.above:
+                        place = [*there, "yes" if beaten.clear else "no"]
                         break
+                    if math.isclose(score.value, target.value, abs_tol=1e-6) and "-" in place:
+                        place = [*there, "equal"]
                 rows.append((name, f"{target.value:.2f}", method, *place))
         return Table(
             f"{self.task}: the smallest model and the least data above a target",
