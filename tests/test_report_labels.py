@@ -7,8 +7,8 @@ import pytest
 from results_maker import write_run
 
 from dss_jax.report import report
-from dss_jax.report.found_runs import find_runs
-from dss_jax.report.labels import closed_labels, named_other
+from dss_jax.report.found_runs import closed_labels, find_runs
+from dss_jax.report.labels import named_other
 from dss_jax.report.page import page_data
 
 
@@ -41,6 +41,10 @@ def test_precision_recall_and_confusion_by_hand(runs: Path) -> None:
     )
 
 
+def test_the_most_frequent_label_is_a_baseline(runs: Path) -> None:
+    assert report.write(runs).tables[0].rows[-1] == ("the most frequent label", "-", "50.00")
+
+
 def test_the_page_knows_where_a_rationale_argues_for_another_label(runs: Path) -> None:
     (task,) = page_data(find_runs(runs), [], "test", "t")["tasks"]
     names = [item["answers"][0].get("names") for item in task["items"]]
@@ -60,7 +64,7 @@ def test_what_is_no_class_has_no_table() -> None:
     def answers(*targets: str) -> list[dict]:
         return [{"id": str(i), "target": t} for i, t in enumerate(targets)]
 
-    assert closed_labels(answers("a", "b", "b", "b")) == ["b", "a"]
-    assert closed_labels(answers("a", "a")) == []
-    assert closed_labels(answers("1 + 2", "3 - 1", "4")) == []
-    assert closed_labels(answers(*(str(i % 13) for i in range(100)))) == []
+    assert closed_labels(answers("a", "b", "b", "b")) == {"b": 0.75, "a": 0.25}
+    assert closed_labels(answers("a", "a")) == {}
+    assert closed_labels(answers("1 + 2", "3 - 1", "4")) == {}
+    assert closed_labels(answers(*(str(i % 13) for i in range(100)))) == {}

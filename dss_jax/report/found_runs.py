@@ -5,6 +5,7 @@ alone.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,10 @@ COUNTS = "train_examples", "train_total", "parameters"
 ANSWER = "id", "input", "target", "prediction", "correct"
 TEXTS = "task", "metric", "method"
 FIELDS = (*TEXTS, "seed", *COUNTS)
+
+
+MOST_LABELS = 12
+"""Gold labels that count as classes; with more, what is predicted is none."""
 
 
 class View(NamedTuple):
@@ -344,6 +349,16 @@ def find_runs(folder: Path) -> FoundRuns:
 
     ordered = sorted(cells.values(), key=order)
     return FoundRuns(folder, ordered, teachers, left, versions.lines)
+
+
+def closed_labels(predictions: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The gold labels of some answers, and the share of the items that have each, the most frequent
+    first; {} where they are no classes: one, more than `MOST_LABELS`, or nearly as many as the
+    items.
+    """
+    gold = Counter({p["id"]: p["target"] for p in predictions}.values())
+    classes = 2 <= len(gold) <= min(MOST_LABELS, gold.total() / 2)
+    return {label: n / gold.total() for label, n in gold.most_common() if classes}
 
 
 def right_answers(runs: list[FoundRun], split: str) -> tuple[list[str], np.ndarray]:

@@ -5,22 +5,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dss_jax.report.found_runs import FoundRuns, View
+from dss_jax.report.found_runs import FoundRuns, View, closed_labels
 from dss_jax.report.tables import Table, share_of
 
-MOST = 12
-"""Gold labels that a table shows; with more, what is predicted is no class."""
-
 OTHER = "no label"
-
-
-def closed_labels(predictions: Sequence[dict[str, Any]]) -> list[str]:
-    """The gold labels of some answers, the most frequent first; [] where they are no classes: one,
-    more than `MOST`, or nearly as many as the items.
-    """
-    gold = Counter({p["id"]: p["target"] for p in predictions}.values())
-    classes = 2 <= len(gold) <= min(MOST, gold.total() / 2)
-    return [label for label, _ in gold.most_common()] if classes else []
 
 
 def named_other(rationale: str | None, prediction: str, labels: Sequence[str]) -> str | None:
@@ -42,7 +30,7 @@ def tables(found: FoundRuns, view: View) -> Iterator[Table]:
             predictions = [p for answers in runs for p in answers]
             if labels := closed_labels(predictions):
                 title = f"{task}: labels, {cell.method}, {cell.model}, {share_of(cell)}"
-                yield _of_labels(title, predictions, labels, len(runs))
+                yield _of_labels(title, predictions, [*labels], len(runs))
 
 
 def _of_labels(

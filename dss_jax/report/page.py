@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core import strict_json
-from dss_jax.report.found_runs import FoundRuns
-from dss_jax.report.labels import closed_labels, named_other
+from dss_jax.report.found_runs import FoundRuns, closed_labels
+from dss_jax.report.labels import named_other
 from dss_jax.report.tables import Table, share_of
 
 Item = dict[str, Any]
@@ -104,7 +104,7 @@ def _task(found: FoundRuns, task: str, split: str) -> dict[str, Any]:
     for cell in found.scored(task, split):
         predictions = [p for run in cell.runs for p in run.predictions(split)]
         rows = {p["id"]: p for p in predictions} | rows
-        answers.append(_answers(predictions, closed_labels(predictions)))
+        answers.append(_answers(predictions, [*closed_labels(predictions)]))
         name, scores = f"{cell.method}, {cell.model}, {share_of(cell)}", cell.scores(split)
         accuracy = sum(scores) / len(scores)
         methods.append({"name": name, "seeds": len(scores), "accuracy": accuracy})

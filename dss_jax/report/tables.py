@@ -17,7 +17,14 @@ from dss_jax.evaluate.statistics import (
     mean,
 )
 from dss_jax.report import published
-from dss_jax.report.found_runs import BASELINES, FoundCell, FoundRuns, View, right_answers
+from dss_jax.report.found_runs import (
+    BASELINES,
+    FoundCell,
+    FoundRuns,
+    View,
+    closed_labels,
+    right_answers,
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,10 @@ class _OfTask:
         ]
         if self.teacher is not None:
             rows.append(("teacher's labels", "-", *(f"{self.teacher:.2f}" for _ in sizes or [0])))
+        answers = (run.predictions(self.split) for cell in cells for run in cell.runs)
+        if shares := closed_labels(next(filter(None, answers), [])):
+            share = f"{100 * max(shares.values()):.2f}"
+            rows.append(("the most frequent label", "-", *(share for _ in sizes)))
         if self.view.published:
             teacher = {"teacher (PaLM 540B)": published.TEACHER.get(self.task)}
             empty = ["-"] * (len(sizes) - 1)
