@@ -429,6 +429,16 @@ class TestMistakes:
         with pytest.raises(UsageError, match=r"Loss.alpha: 0.5 and 0.25\nReport them apart"):
             report.write(tmp_path)
 
+    def test_a_run_of_a_version_without_a_setting(self, tmp_path: Path) -> None:
+        """Which is at its default since."""
+        for seed in range(2):
+            write_run(tmp_path / str(seed), accuracy_of(50), seed=seed)
+        file = tmp_path / "0" / "config.gin"
+        text = file.read_text()
+        assert "\nMethod.control = 'none'\n" in text
+        file.write_text(text.replace("Method.control = 'none'\n", ""))
+        assert len(find_runs(tmp_path).cells[0].runs) == 2
+
     def test_a_seed_twice(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a", accuracy_of(50))
         write_run(tmp_path / "b", accuracy_of(50))

@@ -20,7 +20,6 @@ from dss_jax.core.types import ENGINES
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 LAYOUTS = ("auto", "padded", "flat", "packed")
-
 MESH_AXES = ("data", "fsdp", "model")
 
 DEFAULT_LOGICAL_AXIS_RULES: AxisRules = (

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dss_jax.core import strict_json
+from dss_jax.core import config, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER
 from dss_jax.core.types import SPLITS
@@ -274,7 +274,10 @@ def _check_same(cell: FoundCell, new: FoundRun) -> None:
         return
     old = cell.runs[0]
     before, now = _settings(old.folder), _settings(new.folder)
-    values = ((n, before.get(n, "not set"), now.get(n, "not set")) for n in {**before, **now})
+    # A version that had not a setting yet did what it does at its default.
+    defaults = {name: repr(field.default) for name, field in config.SETTINGS.items()}
+    names = [*(defaults | before | now)]
+    values = ((n, *((defaults | one).get(n, "not set") for one in (before, now))) for n in names)
     if shown := [f"  {n}: {one} and {other}\n" for n, one, other in values if one != other]:
         raise UsageError(
             f"{old.folder} and {new.folder} are both {cell.task}, {cell.model}, {cell.method} with "
