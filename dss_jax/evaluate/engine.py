@@ -203,11 +203,12 @@ class Engine:
 
 def make_engine(run: config.Run, program: Program, max_decode_length: int) -> Engine:
     """The decoding engine of a run: as Evaluate.decode says, and greedy where that is "rank"."""
-    search: Search = SampleSearch(run.sample if run.evaluate.decode == "sample" else GREEDY)
+    sampled, eos_id = run.evaluate.decode == "sample", program.model.config.eos_token_id
+    search: Search = SampleSearch(run.sample if sampled else GREEDY, eos_id)
     if run.evaluate.decode == "beam":
         from dss_jax.model.beam import BeamSearch
 
-        search = BeamSearch(run.beam)
+        search = BeamSearch(run.beam, eos_id)
     return Engine(
         program.model,
         program.mesh,

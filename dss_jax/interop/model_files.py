@@ -15,7 +15,7 @@ from dss_jax.core import storage, strict_json
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
-from dss_jax.core.t5_config import SHAPE_FIELDS, LATER
+from dss_jax.core.t5_config import LATER, SHAPE_FIELDS
 from dss_jax.data.vocabulary import SentencePiece
 
 T5_CONFIG, VOCABULARY, README = "t5_config.json", "spiece.model", "README.md"
@@ -36,9 +36,16 @@ class ModelFiles(NamedTuple):
 
 def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:
     """Ids of a checkpoint's vocabulary, extra ids included. Raises UsageError: the embedding has
-    fewer rows.
+    fewer rows, or the checkpoint ends texts, or pads them, with another id.
     """
-    ids = SentencePiece(vocabulary, extra_ids).vocab_size
+    opened = SentencePiece(vocabulary, extra_ids)
+    for name, own in (("eos_token_id", opened.eos_id), ("pad_token_id", opened.pad_id)):
+        if (given := getattr(config, name)) != own:
+            raise UsageError(
+                f"{origin} has {name} {given}, but the vocabulary {vocabulary} {own}: it is not "
+                "that of the checkpoint, or the checkpoint's config.json is wrong."
+            )
+    ids = opened.vocab_size
     assert config.vocab_size is not None
     if ids > config.vocab_size:
         raise UsageError(

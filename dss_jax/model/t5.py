@@ -13,8 +13,12 @@ Parameters are named as in T5X:
   decoder/decoder_norm
   decoder/logits_dense                      (v1.1 only; v1.0 uses the embedding)
 
-Shape letters are those of `dss_jax.model.layers`. Masks and the position bias are built once, in
-`T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
+With `T5Config.relative_attention_per_layer` each layer has its own relpos_bias (umT5, Pile-T5,
+T5X's scalable_t5), in STACK/layers.
+
+Shape letters are those of `dss_jax.model.layers`. Masks and the position bias, or its buckets, are
+built once, in `T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or
+order.
 """
 
 import math
@@ -26,6 +30,7 @@ import jax.numpy as jnp
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import PAD_ID
 from dss_jax.layouts.blocks import Block
 from dss_jax.model.attention import (
     Attention,
@@ -33,6 +38,7 @@ from dss_jax.model.attention import (
     Pattern,
     RelativePositionBias,
     block_patterns,
+    bucket_one_hots,
     decoder_length,
     padding_mask,
 )
@@ -78,6 +84,14 @@ class _Layer(nn.Module):
         self.pre_mlp_layer_norm = self._norm()
         self.mlp = Mlp(self.config)
         self.dropout = Dropout(self.config.dropout_rate)
+        if self.config.relative_attention_per_layer:
+            self.relpos_bias = RelativePositionBias(self.config)
+
+    def _biased(self, pattern: Pattern) -> Pattern:
+        """The pattern of self-attention with this layer's own bias, if it has one."""
+        if not self.config.relative_attention_per_layer:
+            return pattern
+        return pattern._replace(bias=self.relpos_bias(pattern.bias))
 
     def _norm(self) -> RMSNorm:
         return RMSNorm(self.config.layer_norm_epsilon)
@@ -104,7 +118,7 @@ class EncoderLayer(_Layer):
         """[B, S, E] -> [B, S, E], and None for the scan."""
         h_BxSxE = self.pre_attention_layer_norm(x_BxSxE)
         key_value = self.attention.key_value(h_BxSxE, pattern.keys)
-        h_BxSxE = self.attention(h_BxSxE, key_value, pattern, deterministic)
+        h_BxSxE = self.attention(h_BxSxE, key_value, self._biased(pattern), deterministic)
         x_BxSxE = self._add(x_BxSxE, h_BxSxE, deterministic)
         return self._feed_forward(x_BxSxE, deterministic), None
 
@@ -130,7 +144,8 @@ class DecoderLayer(_Layer):
         """[B, T, E] -> [B, T, E], and None for the scan."""
         h_BxTxE = self.pre_self_attention_layer_norm(x_BxTxE)
         key_value = self.self_attention.key_value(h_BxTxE, self_pattern.keys)
-        h_BxTxE = self.self_attention(h_BxTxE, key_value, self_pattern, deterministic)
+        biased = self._biased(self_pattern)
+        h_BxTxE = self.self_attention(h_BxTxE, key_value, biased, deterministic)
         x_BxTxE = self._add(x_BxTxE, h_BxTxE, deterministic)
         cross = self.encoder_decoder_attention.key_value(encoded_BxSxE, cross_pattern.keys)
         return self._after_self_attention(x_BxTxE, cross, cross_pattern, deterministic), None
@@ -140,7 +155,7 @@ class DecoderLayer(_Layer):
         x_BxKxE: jax.Array,
         cache: KeyValue,
         position: jax.Array,
-        self_bias_1xHx1xT: jax.Array,
+        self_bias: jax.Array,
         cross_key_value: KeyValue,
         cross_mask: jax.Array,
     ) -> tuple[jax.Array, KeyValue]:
@@ -149,7 +164,7 @@ class DecoderLayer(_Layer):
 
         Args:
           cache: this layer's, each [R, H, T, D] with R = B * K; written at `position`.
-          self_bias_1xHx1xT: the position's row of the bias.
+          self_bias: the position's row of `Decoder.position_bias`, [1, H or N, 1, T].
           cross_key_value: this layer's keys and values of the encoder, [B, H, S, D].
           cross_mask: bool [B, 1, 1, S].
 
@@ -163,7 +178,7 @@ class DecoderLayer(_Layer):
         pairs = zip(cache, new_RxHx1xD, strict=True)
         cache = KeyValue(*(update(old, new, (0, 0, position, 0)) for old, new in pairs))
         mask_T = jnp.arange(cache.key.shape[2]) <= position
-        pattern = Pattern(mask=mask_T, bias=self_bias_1xHx1xT)
+        pattern = self._biased(Pattern(mask=mask_T, bias=self_bias))
         h_BxKxE = self.self_attention(h_Rx1xE, cache, pattern, True).reshape(x_BxKxE.shape)
         x_BxKxE, cross = x_BxKxE + h_BxKxE, Pattern(mask=cross_mask)
         # The K sequences of an input are K queries of the same keys: nothing is repeated.
@@ -177,14 +192,31 @@ class DecoderLayer(_Layer):
         return self._feed_forward(self._add(x_BxTxE, h_BxTxE, deterministic), deterministic)
 
 
-class Encoder(nn.Module):
-    """The encoder's stack, its position bias and its final norm."""
+class _Stack(nn.Module):
+    """What both stacks have: the position bias, unless each layer has its own."""
 
     config: T5Config
 
     def setup(self) -> None:
+        if not self.config.relative_attention_per_layer:
+            self.relpos_bias = RelativePositionBias(self.config)
+
+    def position_bias(self, positions: jax.Array) -> jax.Array:
+        """`Pattern.bias` of the layers for these positions, int32 [T] or [B, T]: the bias that all
+        share, [1 or B, H, T, T], or the buckets, [1 or B, N, T, T], of which each makes its own.
+        """
+        bidirectional = isinstance(self, Encoder)
+        one_hots = bucket_one_hots(self.config, positions, bidirectional=bidirectional)
+        shared = not self.config.relative_attention_per_layer
+        return self.relpos_bias(one_hots) if shared else one_hots
+
+
+class Encoder(_Stack):
+    """The encoder's stack and its final norm."""
+
+    def setup(self) -> None:
+        super().setup()
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
         self.layers = _stacked(EncoderLayer, config, config.num_encoder_layers, 2)(config)
         self.encoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)
@@ -192,21 +224,20 @@ class Encoder(nn.Module):
     def __call__(self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool) -> jax.Array:
         """Embedded tokens [B, S, E] -> [B, S, E]; the pattern has no bias yet."""
         length = x_BxSxE.shape[1] if pattern.keys is None else pattern.keys.take.shape[-1]
-        pattern = pattern._replace(bias=self.relpos_bias(jnp.arange(length)))
+        pattern = pattern._replace(bias=self.position_bias(jnp.arange(length)))
         x_BxSxE = self.dropout(x_BxSxE, deterministic)
         x_BxSxE, _ = self.layers(x_BxSxE, pattern, deterministic)
         return self.dropout(self.encoder_norm(x_BxSxE), deterministic)
 
 
-class Decoder(nn.Module):
-    """The decoder's stack, its position bias, its final norm and, for v1.1, the logits."""
+class Decoder(_Stack):
+    """The decoder's stack, its final norm and, for v1.1, the logits."""
 
-    config: T5Config
     vocab_size: int
 
     def setup(self) -> None:
+        super().setup()
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
         self.layers = _stacked(DecoderLayer, config, config.num_decoder_layers, 4)(config)
         self.decoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)
@@ -227,17 +258,18 @@ class Decoder(nn.Module):
         `positions` are those of attention's rows, int32 [T], or [B, T] where rows differ;
         `self_pattern` has no bias yet.
         """
-        self_pattern = self_pattern._replace(bias=self.relpos_bias(positions))
+        self_pattern = self_pattern._replace(bias=self.position_bias(positions))
         x_BxTxE = self.dropout(x_BxTxE, deterministic)
         x_BxTxE, _ = self.layers(x_BxTxE, encoded_BxSxE, self_pattern, cross_pattern, deterministic)
         return x_BxTxE
 
 
 class T5(nn.Module):
-    """T5 v1.0 or v1.1, as the configuration says.
+    """T5 v1.0, v1.1 or umT5, as the configuration says.
 
     Token 0 is padding: as a key it is hidden in the encoder and in cross-attention. The decoder
-    is causal only, so the logits after a target's end must be ignored by the loss.
+    is causal only, so the logits after a target's end must be ignored by the loss. What the decoder
+    begins with is 0 as well, whatever `T5Config.decoder_start_token_id`, which is put in here.
     """
 
     config: T5Config
@@ -273,7 +305,7 @@ class T5(nn.Module):
         x_BxSxE = self.token_embedder(block.encoder_input_tokens)
         encoded_BxSxE = self.encoder(x_BxSxE, own, deterministic)
         positions_T = jnp.arange(decoder_length(block))
-        x_BxTxE = self.token_embedder(block.decoder_input_tokens)
+        x_BxTxE = self._embed_targets(block.decoder_input_tokens)
         x_BxTxE = self.decoder(x_BxTxE, encoded_BxSxE, positions_T, decoder, cross, deterministic)
         return self.logits(x_BxTxE, deterministic=deterministic)
 
@@ -299,7 +331,7 @@ class T5(nn.Module):
           sees_BxTxT: bool, whether a token, axis 1, comes after another in a target, or is it.
         """
         x_BxTxE = self.decoder(
-            self.token_embedder(decoder_input_tokens),
+            self._embed_targets(decoder_input_tokens),
             encoded_BxSxE,
             positions_BxT,
             Pattern(mask=sees_BxTxT[:, None]),
@@ -307,6 +339,14 @@ class T5(nn.Module):
             True,
         )
         return self.logits(x_BxTxE)
+
+    def _embed_targets(self, tokens_BxT: jax.Array) -> jax.Array:
+        """The decoder's inputs, int32 [B, T] -> [B, T, E]. A 0 is its first token, or padding, whose
+        embedding no result depends on.
+        """
+        if start := self.config.decoder_start_token_id:
+            tokens_BxT = jnp.where(jnp.asarray(tokens_BxT) == PAD_ID, start, tokens_BxT)
+        return self.token_embedder(tokens_BxT)
 
     def logits(self, x_BxTxE: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Output of the decoder's last layer [B, T, E] -> logits [B, T, V] in float32."""
