@@ -32,6 +32,7 @@ MODELS = {
         relative_attention_max_distance=40,
         layer_norm_epsilon=1e-3,
         num_decoder_layers=1,
+        decoder_start_token_id=3,
     ),
 }
 UNUSED = 440

@@ -86,8 +86,6 @@ def _fetch(url: str, name: str, file: Path) -> None:
 class SentencePiece:
     """Encodes and decodes exactly as `seqio.SentencePieceVocabulary(path, extra_ids)`."""
 
-    pad_id, eos_id = PAD_ID, EOS_ID
-
     def __init__(self, path: str | os.PathLike[str], extra_ids: int = 100) -> None:
         """Opens a `.model` file; the extra ids `<extra_id_...>` come with the highest number first.
 

@@ -203,12 +203,11 @@ class Engine:
 
 def make_engine(run: config.Run, program: Program, max_decode_length: int) -> Engine:
     """The decoding engine of a run: as Evaluate.decode says, and greedy where that is "rank"."""
-    sampled, eos_id = run.evaluate.decode == "sample", program.model.config.eos_token_id
-    search: Search = SampleSearch(run.sample if sampled else GREEDY, eos_id)
+    search: Search = SampleSearch(run.sample if run.evaluate.decode == "sample" else GREEDY)
     if run.evaluate.decode == "beam":
         from dss_jax.model.beam import BeamSearch
 
-        search = BeamSearch(run.beam, eos_id)
+        search = BeamSearch(run.beam)
     return Engine(
         program.model,
         program.mesh,

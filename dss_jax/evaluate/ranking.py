@@ -69,7 +69,7 @@ class TrieRanker:
         shardings.
         """
         self._mesh, self._batch_size = mesh, run.evaluate.batch_size
-        self._limit, self._eos_id = run.data.input_length, model.config.eos_token_id
+        self._limit = run.data.input_length
         jitted = jax.jit(
             lambda params, batch: edge_log_probs(model, params, batch),
             in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, params), batch_sharding(mesh)),
@@ -95,7 +95,7 @@ class TrieRanker:
           labels: of each of them, ids without end-of-sequence.
           lengths: the padded input lengths that may be compiled, ascending; longer inputs are cut.
         """
-        tries, found = _tries_of(labels, self._eos_id), [np.zeros(0, np.float32)] * len(rows)
+        tries, found = _tries_of(labels), [np.zeros(0, np.float32)] * len(rows)
         row_lengths = inputs.lengths()[rows]
         for at in self._batches(row_lengths, np.array([len(t.tokens) for t in tries], int)):
             real = at[at >= 0]
@@ -131,14 +131,14 @@ class TrieRanker:
         return eval_batches(order, size)
 
 
-def _tries_of(labels: Sequence[Sequence[Ids]], eos_id: int) -> list[Trie]:
+def _tries_of(labels: Sequence[Sequence[Ids]]) -> list[Trie]:
     """The trie of each row; rows with the same labels share one."""
     known: dict[tuple, Trie] = {}
     tries = []
     for row in labels:
         key = tuple(map(tuple, row))
         if key not in known:
-            known[key] = trie_of(row, eos_id)
+            known[key] = trie_of(row)
         tries.append(known[key])
     return tries
 

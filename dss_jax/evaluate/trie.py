@@ -43,23 +43,21 @@ class Trie:
       tokens, parents: of each node; the first has token 0 and is its own parent.
       edges: (node, next token), each once.
       paths: of each label, the numbers of its edges.
-      eos_id: end-of-sequence.
     """
 
     tokens: list[int] = field(default_factory=lambda: [PAD_ID])
     parents: list[int] = field(default_factory=lambda: [0])
     edges: dict[tuple[int, int], int] = field(default_factory=dict)
     paths: list[list[int]] = field(default_factory=list)
-    eos_id: int = EOS_ID
 
     def add(self, label: Ids) -> None:
         """Adds a label, ids without end-of-sequence."""
         node, path = 0, []
-        for token in (*label, self.eos_id):
+        for token in (*label, EOS_ID):
             edge = (node, int(token))
             number = self.edges.setdefault(edge, len(self.edges))
             path.append(number)
-            if token != self.eos_id:
+            if token != EOS_ID:
                 node = self._children.setdefault(edge, len(self.tokens))
                 if node == len(self.tokens):
                     self.tokens.append(int(token))
@@ -73,9 +71,9 @@ class Trie:
         return np.array([log_probs_N[path].sum() for path in self.paths], np.float32)
 
 
-def trie_of(labels: Sequence[Ids], eos_id: int = EOS_ID) -> Trie:
+def trie_of(labels: Sequence[Ids]) -> Trie:
     """The trie of some labels, ids without end-of-sequence."""
-    trie = Trie(eos_id=eos_id)
+    trie = Trie()
     for label in labels:
         trie.add(label)
     return trie

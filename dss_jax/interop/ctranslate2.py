@@ -25,7 +25,7 @@ from dss_jax.core import storage, student_card, sums
 from dss_jax.core.checks import among
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import PAD_ID, UNK_ID
+from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
 from dss_jax.core.paths import write_whole
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.interop.ct2_files import MODEL, QUANTIZATIONS
@@ -166,8 +166,8 @@ def _spec(tree: dict[str, Any], config: T5Config, names: list[str]) -> Any:
     spec.register_source_vocabulary(names)
     spec.register_target_vocabulary(names)
     own = spec.config
-    own.bos_token = own.decoder_start_token = names[config.decoder_start_token_id]
-    own.eos_token, own.unk_token = names[config.eos_token_id], names[UNK_ID]
+    own.bos_token = own.decoder_start_token = names[PAD_ID]
+    own.eos_token, own.unk_token = names[EOS_ID], names[UNK_ID]
     own.layer_norm_epsilon = config.layer_norm_epsilon
     return spec
 
@@ -227,8 +227,8 @@ at which T5's position bias ends."""
 def _examples(weights: Weights) -> list[tuple[list[int], list[int]]]:
     """Inputs and targets that end with `</s>`: random ones, and those of the student's card."""
     rng = np.random.default_rng(0)
-    rows, end = weights.config.vocab_size, weights.config.eos_token_id
-    pairs = [tuple([*rng.integers(end + 1, rows, n - 1), end] for n in ns) for ns in LENGTHS]
+    rows = weights.config.vocab_size
+    pairs = [tuple([*rng.integers(2, rows, n - 1), EOS_ID] for n in ns) for ns in LENGTHS]
     card = weights.card
     if card is not None:
         vocabulary = SentencePiece(weights.vocabulary or "", weights.extra_ids)
@@ -238,7 +238,7 @@ def _examples(weights: Weights) -> list[tuple[list[int], list[int]]]:
         for prefix, target in asked:
             for one in card.examples:
                 ids = vocabulary.encode(prefix + one["input"])[: card.input_length - 1]
-                pairs.append(([*ids, end], [*vocabulary.encode(one[target]), end]))
+                pairs.append(([*ids, EOS_ID], [*vocabulary.encode(one[target]), EOS_ID]))
     return [([*map(int, x)], [*map(int, y)]) for x, y in pairs]
 
 

@@ -136,15 +136,15 @@ def read_hf(path: Path) -> Weights:
         notes.append(f"left out: {UNUSED}, which no implementation of T5 uses")
     for alias in EMBEDDING_ALIASES:
         _drop_alias(tensors, alias, origin)
-    if fields["model_type"] == "umt5" and written_by_transformers_5(fields):
-        if {EMBEDDING, HEAD} <= tensors.keys() and not _same(tensors[HEAD], tensors[EMBEDDING]):
-            # Its configuration says "tied" of every umT5.
-            config = dataclasses.replace(config, logits_via_embedding=False)
-            notes.append(
-                f"{HEAD} is read as umT5's own, unscaled, as in T5X and transformers 4; "
-                "transformers 5 scales by d_model^-0.5 before it, so what was trained there has "
-                "other probabilities here"
-            )
+    head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
+    own = head is not None and embedding is not None and not _same(head, embedding)
+    if own and fields["model_type"] == "umt5" and written_by_transformers_5(fields):
+        # Its configuration says "tied" of every umT5.
+        config = dataclasses.replace(config, logits_via_embedding=False)
+        notes.append(
+            f"{HEAD} is read as umT5's own, unscaled, as in T5X and transformers 4; transformers 5 "
+            "scales by d_model^-0.5 before it, so what was trained there is too sure here"
+        )
     if config.logits_via_embedding:
         said = f"{hf_config.CONFIG} says that the logits come from the embedding"
         fix = (

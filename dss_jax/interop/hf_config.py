@@ -78,11 +78,12 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
         why = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
         raise UsageError(
             f"{origin} is of model_type {model_type!r}, which this T5 cannot hold{why}. "
-            "Allowed: t5 (v1.0, v1.1, LM-adapted, Flan, ByT5, CodeT5, UL2), mt5, and umt5 (Pile-T5)."
+            f"Allowed: {', '.join(MODEL_TYPES)}."
         )
     missing = [name for name in SHAPE.values() if name not in fields]
     if missing:
         raise UsageError(f"{origin}: {CONFIG} lacks {', '.join(missing)}.")
+    ids: dict[str, Any] = {name: _token_id(fields, name, origin) for name in TOKEN_IDS}
     return T5Config(
         **{ours: fields[theirs] for ours, theirs in SHAPE.items()},
         **{name: fields.get(name, default) for name, default in OPTIONAL.items()},
@@ -90,7 +91,7 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
         mlp_activations=_activations(fields, origin),
         logits_via_embedding=is_scaled(fields),
         relative_attention_per_layer=model_type == "umt5",
-        **{name: _token_id(fields, name, origin) for name in TOKEN_IDS},
+        **ids,
     )
 
 

@@ -36,16 +36,9 @@ class ModelFiles(NamedTuple):
 
 def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:
     """Ids of a checkpoint's vocabulary, extra ids included. Raises UsageError: the embedding has
-    fewer rows, or the checkpoint ends texts, or pads them, with another id.
+    fewer rows.
     """
-    opened = SentencePiece(vocabulary, extra_ids)
-    for name, own in (("eos_token_id", opened.eos_id), ("pad_token_id", opened.pad_id)):
-        if (given := getattr(config, name)) != own:
-            raise UsageError(
-                f"{origin} has {name} {given}, but the vocabulary {vocabulary} {own}: it is not "
-                "that of the checkpoint, or the checkpoint's config.json is wrong."
-            )
-    ids = opened.vocab_size
+    ids = SentencePiece(vocabulary, extra_ids).vocab_size
     assert config.vocab_size is not None
     if ids > config.vocab_size:
         raise UsageError(

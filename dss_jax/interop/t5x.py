@@ -54,7 +54,6 @@ CONSTANTS: dict[str, Any] = {n: T5X_CONSTANTS[n] for n in SHAPE_FIELDS if n in T
 _STACKS = {"encoder": "attention", "decoder": "self_attention"}
 """Stack -> the name of self-attention in it."""
 
-
 SCANNED = tuple(f"target/{stack}/{stack}/" for stack in _STACKS)
 """What the names of the layers' parameters begin with in `scalable_t5`."""
 
@@ -291,7 +290,7 @@ def _scanned_state(name: str, shape: Shape) -> dict[str, np.ndarray]:
     else:
         rows = {len(shape) - 1 if name.endswith(("/out/kernel", "/wo/kernel")) else 0}
         columns = axes - rows - {1}
-    sizes = {"m": (1,), "v": (1,)}
+    sizes: dict[str, Shape] = {"m": (1,), "v": (1,)}
     for kind, dropped in (("v_row", columns), ("v_col", rows)):
         sizes[kind] = tuple(shape[axis] for axis in sorted(axes - dropped))
     return {name: np.zeros(size, np.float32) for name, size in sizes.items()}

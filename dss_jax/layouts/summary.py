@@ -8,6 +8,7 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.config import LAYOUTS
+from dss_jax.core.ids import EOS_ID
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.data.rationales import join_records
@@ -154,6 +155,6 @@ def describe_examples(
             cut = ", cut" if len(ids) > length_limit(column, data) else ""
             lines.append(f"{column} ({len(ids)} tokens{cut}): {ids.tolist()}")
             # Decoding stops at an end of sequence, and NLI has two.
-            parts = np.split(ids, np.flatnonzero(ids == store.vocabulary.eos_id) + 1)
+            parts = np.split(ids, np.flatnonzero(ids == EOS_ID) + 1)
             lines.append(f"    {SEPARATOR.join(map(store.vocabulary.decode, parts))}")
         yield "\n".join(lines)

@@ -23,9 +23,9 @@ MASKED = -1e10  # finite, so that a row with no key at all gives a flat softmax 
 _fan_avg_uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
-def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
-    """Bool [B, 1, 1, S]: True where the key is a real token (not 0)."""
-    return (tokens_BxS != PAD_ID)[:, None, None, :]
+def padding_mask(tokens_BxS: jax.Array, pad_id: int = PAD_ID) -> jax.Array:
+    """Bool [B, 1, 1, S]: True where the key is a real token."""
+    return (tokens_BxS != pad_id)[:, None, None, :]
 
 
 def causal_mask(length: int) -> jax.Array:
@@ -125,7 +125,7 @@ class Pattern(NamedTuple):
 def segment_mask(queries_BxT: jax.Array, keys_BxS: jax.Array) -> jax.Array:
     """Bool [B, 1, T, S]: True where query and key are of one segment; 0 is padding."""
     same = queries_BxT[:, :, None] == keys_BxS[:, None, :]
-    return (same & (keys_BxS != PAD_ID)[:, None, :])[:, None]
+    return (same & (keys_BxS != 0)[:, None, :])[:, None]
 
 
 def row_mask(rows: StreamRows) -> jax.Array:
@@ -176,7 +176,9 @@ def decoder_length(block: Block) -> int:
     return block.decoder_input_tokens.shape[1]
 
 
-def block_patterns(block: Block, *, with_lengths: bool = False) -> tuple[Pattern, Pattern, Pattern]:
+def block_patterns(
+    block: Block, pad_id: int = PAD_ID, *, with_lengths: bool = False
+) -> tuple[Pattern, Pattern, Pattern]:
     """The patterns of a block's encoder and decoder self-attention and of cross-attention, without
     position bias: of layout `flat` if it has rows, of `packed` if it has segment ids, else
     `padded`; `with_lengths` of the rows for cuDNN's attention, but in `packed`.
@@ -191,7 +193,7 @@ def block_patterns(block: Block, *, with_lengths: bool = False) -> tuple[Pattern
         )
     keys, queries = block.encoder_rows, block.decoder_rows
     tokens = jnp.asarray(block.encoder_input_tokens)
-    mask = padding_mask(tokens) if keys is None else row_mask(keys)
+    mask = padding_mask(tokens, pad_id) if keys is None else row_mask(keys)
     lengths = decoder_lengths = None
     if with_lengths:
         lengths = _lengths(mask)

@@ -30,7 +30,6 @@ import jax.numpy as jnp
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import PAD_ID
 from dss_jax.layouts.blocks import Block
 from dss_jax.model.attention import (
     Attention,
@@ -196,6 +195,7 @@ class _Stack(nn.Module):
     """What both stacks have: the position bias, unless each layer has its own."""
 
     config: T5Config
+    bidirectional = False
 
     def setup(self) -> None:
         if not self.config.relative_attention_per_layer:
@@ -205,14 +205,14 @@ class _Stack(nn.Module):
         """`Pattern.bias` of the layers for these positions, int32 [T] or [B, T]: the bias that all
         share, [1 or B, H, T, T], or the buckets, [1 or B, N, T, T], of which each makes its own.
         """
-        bidirectional = isinstance(self, Encoder)
-        one_hots = bucket_one_hots(self.config, positions, bidirectional=bidirectional)
-        shared = not self.config.relative_attention_per_layer
-        return self.relpos_bias(one_hots) if shared else one_hots
+        one_hots = bucket_one_hots(self.config, positions, bidirectional=self.bidirectional)
+        return one_hots if self.config.relative_attention_per_layer else self.relpos_bias(one_hots)
 
 
 class Encoder(_Stack):
     """The encoder's stack and its final norm."""
+
+    bidirectional = True
 
     def setup(self) -> None:
         super().setup()
@@ -267,9 +267,8 @@ class Decoder(_Stack):
 class T5(nn.Module):
     """T5 v1.0, v1.1 or umT5, as the configuration says.
 
-    Token 0 is padding: as a key it is hidden in the encoder and in cross-attention. The decoder
-    is causal only, so the logits after a target's end must be ignored by the loss. What the decoder
-    begins with is 0 as well, whatever `T5Config.decoder_start_token_id`, which is put in here.
+    Padding is hidden as a key in the encoder and in cross-attention. The decoder is causal only, so
+    the logits after a target's end must be ignored by the loss.
     """
 
     config: T5Config
@@ -301,17 +300,18 @@ class T5(nn.Module):
 
     def block_logits(self, block: Block, *, deterministic: bool = True) -> jax.Array:
         """Logits of a block's targets, in any layout: [R, T, V] in float32."""
-        own, decoder, cross = block_patterns(block, with_lengths=self.config.attention == "cudnn")
+        pad_id, cudnn = self.config.pad_token_id, self.config.attention == "cudnn"
+        own, decoder, cross = block_patterns(block, pad_id, with_lengths=cudnn)
         x_BxSxE = self.token_embedder(block.encoder_input_tokens)
         encoded_BxSxE = self.encoder(x_BxSxE, own, deterministic)
         positions_T = jnp.arange(decoder_length(block))
-        x_BxTxE = self._embed_targets(block.decoder_input_tokens)
+        x_BxTxE = self.token_embedder(block.decoder_input_tokens)
         x_BxTxE = self.decoder(x_BxTxE, encoded_BxSxE, positions_T, decoder, cross, deterministic)
         return self.logits(x_BxTxE, deterministic=deterministic)
 
     def encode(self, encoder_input_tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """int32 [B, S] -> [B, S, E] in the activations' dtype."""
-        pattern = Pattern(mask=padding_mask(encoder_input_tokens))
+        pattern = Pattern(mask=padding_mask(encoder_input_tokens, self.config.pad_token_id))
         return self.encoder(self.token_embedder(encoder_input_tokens), pattern, deterministic)
 
     def decode(
@@ -331,22 +331,14 @@ class T5(nn.Module):
           sees_BxTxT: bool, whether a token, axis 1, comes after another in a target, or is it.
         """
         x_BxTxE = self.decoder(
-            self._embed_targets(decoder_input_tokens),
+            self.token_embedder(decoder_input_tokens),
             encoded_BxSxE,
             positions_BxT,
             Pattern(mask=sees_BxTxT[:, None]),
-            Pattern(mask=padding_mask(encoder_input_tokens)),
+            Pattern(mask=padding_mask(encoder_input_tokens, self.config.pad_token_id)),
             True,
         )
         return self.logits(x_BxTxE)
-
-    def _embed_targets(self, tokens_BxT: jax.Array) -> jax.Array:
-        """The decoder's inputs, int32 [B, T] -> [B, T, E]. A 0 is its first token, or padding, whose
-        embedding no result depends on.
-        """
-        if start := self.config.decoder_start_token_id:
-            tokens_BxT = jnp.where(jnp.asarray(tokens_BxT) == PAD_ID, start, tokens_BxT)
-        return self.token_embedder(tokens_BxT)
 
     def logits(self, x_BxTxE: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Output of the decoder's last layer [B, T, E] -> logits [B, T, V] in float32."""

@@ -40,9 +40,9 @@ class CTranslate2Engine:
 
     name = "ctranslate2"
 
-    def __init__(self, translator: Any, tokens: Sequence[str], eos_id: int) -> None:
-        """`tokens`: the name of each id; `eos_id`: that of `</s>`."""
-        self._translator, self._tokens, self._eos_id = translator, tokens, eos_id
+    def __init__(self, translator: Any, tokens: Sequence[str]) -> None:
+        """`tokens`: the name of each id."""
+        self._translator, self._tokens = translator, tokens
         self._ids = {name: i for i, name in enumerate(tokens)}
 
     def _named(self, rows: Sequence[Ids]) -> list[list[str]]:
@@ -53,7 +53,7 @@ class CTranslate2Engine:
         written = []
         for one in found:
             ids = [self._ids[name] for name in one.hypotheses[0]]
-            ended = bool(ids) and ids[-1] == self._eos_id
+            ended = bool(ids) and ids[-1] == EOS_ID
             written.append(GeneratedIds(ids[:-1] if ended else ids, float(one.scores[0]), ended))
         return written
 
@@ -64,7 +64,7 @@ class CTranslate2Engine:
         # CTranslate2 encodes an input in each call, and that takes longer than all labels. So what
         # the student writes by itself comes first: each step on its way tells of all labels that
         # begin so. Then the likeliest texts at once, and last the labels that are still open.
-        named, rows = self._named(inputs), [LabelScores(x, self._eos_id) for x in labels]
+        named, rows = self._named(inputs), [LabelScores(row) for row in labels]
         order = sorted(range(len(rows)), key=lambda n: -len(named[n]))
         for at in (order[i : i + AT_ONCE] for i in range(0, len(order), AT_ONCE)):
             self._follow([named[n] for n in at], [rows[n] for n in at])
@@ -117,7 +117,7 @@ class CTranslate2Engine:
         for row, one in zip(rows, found, strict=True):
             for names, score in zip(one.hypotheses, one.scores, strict=True):
                 *ids, last = [self._ids[name] for name in names]
-                if last == self._eos_id and tuple(ids) in row.labels:
+                if last == EOS_ID and tuple(ids) in row.labels:
                     row.set(row.labels.index(tuple(ids)), score, True)
 
 
@@ -129,8 +129,7 @@ class LabelScores:
       log_probs: float64 [labels], with `</s>`; where they are not `known`, bounds from above.
     """
 
-    def __init__(self, labels: Sequence[Ids], eos_id: int = EOS_ID) -> None:
-        self._eos_id = eos_id
+    def __init__(self, labels: Sequence[Ids]) -> None:
         self.labels = [tuple(label) for label in labels]
         self.log_probs, self.known = np.zeros(len(labels)), np.zeros(len(labels), bool)
         self.longest = max(map(len, self.labels))
@@ -158,7 +157,7 @@ class LabelScores:
             total = highest + np.log(np.exp(logits_V - highest).sum(dtype=np.float64))
             for n in on:
                 ended = len(self.labels[n]) == step
-                token = self._eos_id if ended else self.labels[n][step]
+                token = EOS_ID if ended else self.labels[n][step]
                 self.set(n, written + float(logits_V[token] - total), ended)
             written += float(logits_V[ids[step]] - total)
 
@@ -214,4 +213,4 @@ def open_engine(
         )
     if wrong := sums.damage(local):
         raise UsageError(f"{folder} is damaged: {wrong}. Convert the student again.")
-    return CTranslate2Engine(translator, tokens, files.config.eos_token_id), vocabulary
+    return CTranslate2Engine(translator, tokens), vocabulary

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID
 from dss_jax.core.method_config import JOINT
 from dss_jax.core.student_card import StudentCard
 from dss_jax.data.joint import label_in, rationale_in
@@ -194,12 +195,11 @@ class Student:
         """
         parts = [(prefix + text).split(SEPARATOR) for text in texts]
         encoded = iter(self._vocabulary.encode_all([one for row in parts for one in row]))
-        end = self._vocabulary.eos_id
-        rows = [[i for _ in row for i in (*next(encoded), end)] for row in parts]
+        rows = [[i for _ in row for i in (*next(encoded), EOS_ID)] for row in parts]
         longest = self.card.input_length
         if not cut:
             return rows
-        return [row if len(row) <= longest else [*row[: longest - 1], end] for row in rows]
+        return [row if len(row) <= longest else [*row[: longest - 1], EOS_ID] for row in rows]
 
     def warm_up(self) -> None:
         """Loads and compiles what `predict` needs for inputs like the card's examples, one or many,

@@ -12,6 +12,7 @@ import numpy as np
 
 from dss_jax.core import config, storage
 from dss_jax.core.checks import among
+from dss_jax.core.ids import EOS_ID
 from dss_jax.core.t5_config import GREEDY
 from dss_jax.data.store import Ragged
 from dss_jax.data.vocabulary import SentencePiece
@@ -86,7 +87,7 @@ class XlaEngine:
             self._model,
             self._mesh,
             self._run.mesh.logical_axis_rules,
-            SampleSearch(GREEDY, self._model.config.eos_token_id),
+            SampleSearch(GREEDY),
             max_decode_length=max_decode_length,
             batch_size=self._run.evaluate.batch_size,
             input_length=self._run.data.input_length,
@@ -106,8 +107,7 @@ class XlaEngine:
             longest=longest,
         )
         rows = zip(decoded.tokens[:count, 0], decoded.log_probs[:count, 0], strict=True)
-        eos_id = self._model.config.eos_token_id
-        return [_generated(tokens[:longest], float(log_prob), eos_id) for tokens, log_prob in rows]
+        return [_generated(tokens[:longest], float(log_prob)) for tokens, log_prob in rows]
 
     def rank(self, inputs: Sequence[Ids], labels: Sequence[Sequence[Ids]]) -> list[np.ndarray]:
         rows = np.arange(len(inputs))
@@ -131,7 +131,7 @@ def _column(rows: Sequence[Ids]) -> Ragged:
     return Ragged(values, np.cumsum([0, *map(len, rows)], dtype=np.int64))
 
 
-def _generated(tokens_T: np.ndarray, log_prob: float, eos_id: int) -> GeneratedIds:
-    ends = np.flatnonzero(tokens_T == eos_id)
+def _generated(tokens_T: np.ndarray, log_prob: float) -> GeneratedIds:
+    ends = np.flatnonzero(tokens_T == EOS_ID)
     ids = tokens_T[: ends[0]] if len(ends) else tokens_T
     return GeneratedIds(ids.tolist(), log_prob, bool(len(ends)))

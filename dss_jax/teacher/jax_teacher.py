@@ -12,6 +12,7 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import EOS_ID
 from dss_jax.core.t5_config import Sample
 from dss_jax.data.store import Ragged
 from dss_jax.evaluate.engine import Engine
@@ -86,8 +87,7 @@ class JaxTeacher:
         at_once = BATCHES_AT_ONCE * self.batch_size
         while some := list(itertools.islice(requests, at_once)):
             engine = engine or self._engine(some[0])
-            end = self.model.config.eos_token_id
-            rows = [[*self.vocabulary.encode(r.body["prompt"]), end] for r in some]
+            rows = [[*self.vocabulary.encode(r.body["prompt"]), EOS_ID] for r in some]
             fitting = [i for i, row in enumerate(rows) if len(row) <= self.input_length]
             column = Ragged(
                 np.array(list(itertools.chain.from_iterable(rows)), np.int32),
@@ -114,14 +114,14 @@ class JaxTeacher:
             self.model,
             self.mesh,
             config.DEFAULT_LOGICAL_AXIS_RULES,
-            SampleSearch(settings, self.model.config.eos_token_id),
+            SampleSearch(settings),
             max_decode_length=int(body.get("max_tokens") or body["max_completion_tokens"]),
             batch_size=self.batch_size,
             input_length=self.input_length,
         )
 
     def _reply(self, prompt: Sequence[int], tokens_T: np.ndarray) -> Reply:
-        ends = np.flatnonzero(tokens_T == self.model.config.eos_token_id)
+        ends = np.flatnonzero(tokens_T == EOS_ID)
         return Reply(
             text=self.vocabulary.decode(tokens_T),
             finish_reason="stop" if len(ends) else "length",
