@@ -9,6 +9,7 @@ import student_maker
 import toy
 
 import dss_jax
+from dss_jax.cli.main import main
 from dss_jax.core.ids import EOS_ID
 from dss_jax.core.student_card import StudentCard, write
 
@@ -58,3 +59,29 @@ def test_labels_over_a_trie_have_the_log_probabilities_of_pytorch(config, tmp_pa
         assert expected[one.label] == pytest.approx(expected[best], abs=1e-4)
         shares = torch.softmax(torch.tensor([*expected.values()]), dim=0).tolist()
         assert [*one.probabilities.values()] == pytest.approx(shares, abs=1e-4)
+
+
+def test_a_umt5_of_transformers_is_trained_and_goes_back(tmp_path: Path) -> None:
+    """`dss train` from a folder of transformers, `dss convert` to one: both write the same."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4}
+    made = transformers.UMT5Config(**shape, num_layers=2, dropout_rate=0.0)
+    transformers.UMT5ForConditionalGeneration(made).save_pretrained(tmp_path / "umt5")
+    shutil.copyfile(toy.VOCABULARY, tmp_path / "umt5" / "spiece.model")
+    (tmp_path / "umt5" / "tokenizer_config.json").write_text('{"extra_ids": 0}')
+    run, out = tmp_path / "run", tmp_path / "out"
+    settings = ["Train.steps=40", "Data.batch_size=8", "Optimizer.learning_rate=0.01"]
+    settings += ["Evaluate.every=40", "Evaluate.validation_examples=8", "Task.train_count=64"]
+    train = ["train", "--task", "word_problems", "--method", "dss", "--output_dir", str(run)]
+    flags = [f"--gin.{one}" for one in settings]
+    assert main([*train, "--init_from", str(tmp_path / "umt5"), *flags]) == 0
+    assert main(["convert", "--from", "orbax", str(run), "--to", "hf", str(out)]) == 0
+    student = dss_jax.load(run)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(out).eval()
+    assert type(model).__name__ == "UMT5ForConditionalGeneration"
+    texts = [f"Tom has {n} apples and gets {n + 3} more. How many?" for n in range(20)]
+    written = student.complete([f"[rationale] {text}" for text in texts], 16)
+    assert len({one.text for one in written}) > 1
+    for ids, one in zip(student.encode(texts, "[rationale] "), written, strict=True):
+        tokens = model.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False)[0, 1:]
+        assert student._vocabulary.decode(tokens.tolist()) == one.text

@@ -28,8 +28,7 @@ class T5Config(Section):
       mlp_activations: ("relu",) for v1.0, ("gelu", "linear") for v1.1.
       logits_via_embedding: v1.0: logits are the scaled product with the input embedding.
       relative_attention_num_buckets, relative_attention_max_distance: of the position bias.
-      relative_attention_per_layer: whether each layer has its own position bias, as in umT5,
-        Pile-T5 and T5X's scalable_t5; in T5 and mT5 all layers of a stack share one.
+      relative_attention_per_layer: each layer has its own bias (umT5, Pile-T5, scalable_t5).
       layer_norm_epsilon: of the RMS norm.
       pad_token_id, eos_token_id, decoder_start_token_id: ids of padding, of the end of a text, and
         of what the decoder begins with; a checkpoint's, else the vocabulary's.

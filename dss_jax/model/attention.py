@@ -59,39 +59,41 @@ def relative_position_buckets(
     return (offset + np.where(distances < max_exact, distances, far)).astype(np.int32)
 
 
-def bucket_one_hots(config: T5Config, positions: jax.Array, *, bidirectional: bool) -> jax.Array:
-    """The buckets of queries and keys at these positions, int32 [T] or [B, T]: float32
-    [1, N, T, T], or [B, N, T, T], 1 where a pair is in the bucket.
-    """
-    furthest = config.relative_attention_max_distance
-    num_buckets = config.relative_attention_num_buckets
-    table = relative_position_buckets(
-        np.arange(-furthest, furthest + 1),
-        bidirectional=bidirectional,
-        num_buckets=num_buckets,
-        max_distance=furthest,
-    )
-    positions_BxT = positions.reshape(-1, positions.shape[-1])
-    relative_BxTxT = positions_BxT[:, None, :] - positions_BxT[:, :, None]
-    bucket_BxTxT = jnp.take(table, jnp.clip(relative_BxTxT, -furthest, furthest) + furthest)
-    return jax.nn.one_hot(bucket_BxTxT, num_buckets, dtype=jnp.float32, axis=1)
-
-
 class RelativePositionBias(nn.Module):
-    """T5's learned bias by bucketed relative position: of a layer, or of all layers of a stack."""
+    """T5's learned bias by bucketed relative position: of a stack, or of one of its layers."""
 
     config: T5Config
+    bidirectional: bool = False
+
+    def __call__(self, positions: jax.Array) -> jax.Array:
+        """Of queries and keys at these positions, int32 [T] or [B, T]: float32 [1, H, T, T], or
+        [B, H, T, T]. Where each layer has its own: what `of_buckets` takes, with N in place of H.
+        """
+        num_buckets = self.config.relative_attention_num_buckets
+        furthest = self.config.relative_attention_max_distance
+        table = relative_position_buckets(
+            np.arange(-furthest, furthest + 1),
+            bidirectional=self.bidirectional,
+            num_buckets=num_buckets,
+            max_distance=furthest,
+        )
+        positions_BxT = positions.reshape(-1, positions.shape[-1])
+        relative_BxTxT = positions_BxT[:, None, :] - positions_BxT[:, :, None]
+        bucket_BxTxT = jnp.take(table, jnp.clip(relative_BxTxT, -furthest, furthest) + furthest)
+        one_hot_BxNxTxT = jax.nn.one_hot(bucket_BxTxT, num_buckets, dtype=jnp.float32, axis=1)
+        own = self.config.relative_attention_per_layer
+        return one_hot_BxNxTxT if own else self.of_buckets(one_hot_BxNxTxT)
 
     @nn.compact
-    def __call__(self, one_hots_BxNxTxS: jax.Array) -> jax.Array:
-        """Float32 [B, N, T, S], see `bucket_one_hots` -> [B, H, T, S]."""
+    def of_buckets(self, one_hot_BxNxTxS: jax.Array) -> jax.Array:
+        """[B, N, T, S], 1 where a query and a key are in the bucket -> the bias, [B, H, T, S]."""
         shape = (self.config.num_heads, self.config.relative_attention_num_buckets)
         axes = ("heads", "relpos_buckets")
         rel_embedding_HxN = parameter(self, "rel_embedding", _fan_avg_uniform, axes, shape)
-        # A product, as in T5X: its gradient is a matmul, where that of a gather is a scatter-add,
-        # slow on accelerators. Highest precision, because it only selects.
+        # A one-hot product, as in T5X: its gradient is a matmul, where that of a gather is a
+        # scatter-add, slow on accelerators. Highest precision, because it only selects.
         highest = jax.lax.Precision.HIGHEST
-        return jnp.einsum("bnts,hn->bhts", one_hots_BxNxTxS, rel_embedding_HxN, precision=highest)
+        return jnp.einsum("bnts,hn->bhts", one_hot_BxNxTxS, rel_embedding_HxN, precision=highest)
 
 
 class KeyValue(NamedTuple):
@@ -107,8 +109,8 @@ class Pattern(NamedTuple):
 
     Attributes:
       mask: bool, broadcastable to [B, H, T, S]; False hides the key. None: nothing is hidden.
-      bias: float32, broadcastable to [B, H, T, S], added to the scores; None: zero. Where each
-        layer has its own, `bucket_one_hots` until then.
+      bias: float32, broadcastable to [B, H, T, S], added to the scores; None: zero. Until a layer
+        has made its own of it, what `RelativePositionBias` gives.
       queries, keys: where attention's rows are in the streams; None: the input has rows.
       query_lengths, key_lengths: int32 [B], real tokens of each row, which cuDNN's attention takes
         in place of the mask. None: XLA's is used.

@@ -180,18 +180,18 @@ def _step(
     params: Any,
     layers: list[Any],
     prepared: Prepared,
-    bias: jax.Array,
+    bias_1xHxTxT: jax.Array,
     rows: DecodeRows,
     position: jax.Array,
 ) -> tuple[jax.Array, tuple[KeyValue, ...]]:
     """Logits [B, K, V] after `rows.tokens_BxK`, which stand at `position`, and the cache."""
     t5, layer_module = model.bind({"params": params}), DecoderLayer(model.config, parent=None)
-    bias_of_row = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
+    bias_1xHx1xT = jax.lax.dynamic_slice_in_dim(bias_1xHxTxT, position, 1, axis=2)
     x_BxKxE = t5.token_embedder(rows.tokens_BxK)
     mask, cache = prepared.cross_mask_Bx1x1xS, []
     for layer_params, old, cross in zip(layers, rows.cache, prepared.cross, strict=True):
         layer = layer_module.bind({"params": layer_params})
-        x_BxKxE, new = layer.step(x_BxKxE, old, position, bias_of_row, cross, mask)
+        x_BxKxE, new = layer.step(x_BxKxE, old, position, bias_1xHx1xT, cross, mask)
         cache.append(new)
     return t5.logits(x_BxKxE), tuple(cache)
 
@@ -209,7 +209,7 @@ def advance(
     # Sliced here, outside of the loop: a scan over layers would copy every weight at each position.
     stacked, count = _decoder_layers(model, params), model.config.num_decoder_layers
     layers = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
-    bias = model.bind({"params": params}).decoder.position_bias(jnp.arange(length))
+    bias_1xHxTxT = model.bind({"params": params}).decoder.relpos_bias(jnp.arange(length))
 
     # The loop's cache has inputs and sequences in one axis. With a reshape between its update and
     # its use, XLA would update a copy at each position.
@@ -224,7 +224,7 @@ def advance(
 
     def one_position(state: DecodeState) -> DecodeState:
         position, rows = state
-        logits_BxKxV, cache = _step(model, params, layers, prepared, bias, rows, position)
+        logits_BxKxV, cache = _step(model, params, layers, prepared, bias_1xHxTxT, rows, position)
         chosen = search.choose(rows.search, logits_BxKxV, position)
         if (parents_BxK := chosen.parents_BxK) is not None:
             cache = jax.tree.map(lambda x: joined(gather(parted(x), parents_BxK)), cache)

@@ -13,12 +13,10 @@ Parameters are named as in T5X:
   decoder/decoder_norm
   decoder/logits_dense                      (v1.1 only; v1.0 uses the embedding)
 
-With `T5Config.relative_attention_per_layer` each layer has its own relpos_bias (umT5, Pile-T5,
-T5X's scalable_t5), in STACK/layers.
+Where each layer has its own relpos_bias (umT5), it is in `layers`.
 
-Shape letters are those of `dss_jax.model.layers`. Masks and the position bias, or its buckets, are
-built once, in `T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or
-order.
+Shape letters are those of `dss_jax.model.layers`. Masks and the position bias are built once, in
+`T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
 """
 
 import math
@@ -37,7 +35,6 @@ from dss_jax.model.attention import (
     Pattern,
     RelativePositionBias,
     block_patterns,
-    bucket_one_hots,
     decoder_length,
     padding_mask,
 )
@@ -87,10 +84,9 @@ class _Layer(nn.Module):
             self.relpos_bias = RelativePositionBias(self.config)
 
     def _biased(self, pattern: Pattern) -> Pattern:
-        """The pattern of self-attention with this layer's own bias, if it has one."""
-        if not self.config.relative_attention_per_layer:
-            return pattern
-        return pattern._replace(bias=self.relpos_bias(pattern.bias))
+        """A pattern of self-attention, with this layer's own bias where it has one."""
+        own = self.config.relative_attention_per_layer
+        return pattern._replace(bias=self.relpos_bias.of_buckets(pattern.bias)) if own else pattern
 
     def _norm(self) -> RMSNorm:
         return RMSNorm(self.config.layer_norm_epsilon)
@@ -154,7 +150,7 @@ class DecoderLayer(_Layer):
         x_BxKxE: jax.Array,
         cache: KeyValue,
         position: jax.Array,
-        self_bias: jax.Array,
+        self_bias_1xHx1xT: jax.Array,
         cross_key_value: KeyValue,
         cross_mask: jax.Array,
     ) -> tuple[jax.Array, KeyValue]:
@@ -163,7 +159,7 @@ class DecoderLayer(_Layer):
 
         Args:
           cache: this layer's, each [R, H, T, D] with R = B * K; written at `position`.
-          self_bias: the position's row of `Decoder.position_bias`, [1, H or N, 1, T].
+          self_bias_1xHx1xT: the position's row of the bias, see `Pattern.bias`.
           cross_key_value: this layer's keys and values of the encoder, [B, H, S, D].
           cross_mask: bool [B, 1, 1, S].
 
@@ -177,7 +173,7 @@ class DecoderLayer(_Layer):
         pairs = zip(cache, new_RxHx1xD, strict=True)
         cache = KeyValue(*(update(old, new, (0, 0, position, 0)) for old, new in pairs))
         mask_T = jnp.arange(cache.key.shape[2]) <= position
-        pattern = self._biased(Pattern(mask=mask_T, bias=self_bias))
+        pattern = self._biased(Pattern(mask=mask_T, bias=self_bias_1xHx1xT))
         h_BxKxE = self.self_attention(h_Rx1xE, cache, pattern, True).reshape(x_BxKxE.shape)
         x_BxKxE, cross = x_BxKxE + h_BxKxE, Pattern(mask=cross_mask)
         # The K sequences of an input are K queries of the same keys: nothing is repeated.
@@ -191,32 +187,14 @@ class DecoderLayer(_Layer):
         return self._feed_forward(self._add(x_BxTxE, h_BxTxE, deterministic), deterministic)
 
 
-class _Stack(nn.Module):
-    """What both stacks have: the position bias, unless each layer has its own."""
+class Encoder(nn.Module):
+    """The encoder's stack, its position bias and its final norm."""
 
     config: T5Config
-    bidirectional = False
 
     def setup(self) -> None:
-        if not self.config.relative_attention_per_layer:
-            self.relpos_bias = RelativePositionBias(self.config)
-
-    def position_bias(self, positions: jax.Array) -> jax.Array:
-        """`Pattern.bias` of the layers for these positions, int32 [T] or [B, T]: the bias that all
-        share, [1 or B, H, T, T], or the buckets, [1 or B, N, T, T], of which each makes its own.
-        """
-        one_hots = bucket_one_hots(self.config, positions, bidirectional=self.bidirectional)
-        return one_hots if self.config.relative_attention_per_layer else self.relpos_bias(one_hots)
-
-
-class Encoder(_Stack):
-    """The encoder's stack and its final norm."""
-
-    bidirectional = True
-
-    def setup(self) -> None:
-        super().setup()
         config = self.config
+        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
         self.layers = _stacked(EncoderLayer, config, config.num_encoder_layers, 2)(config)
         self.encoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)
@@ -224,20 +202,21 @@ class Encoder(_Stack):
     def __call__(self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool) -> jax.Array:
         """Embedded tokens [B, S, E] -> [B, S, E]; the pattern has no bias yet."""
         length = x_BxSxE.shape[1] if pattern.keys is None else pattern.keys.take.shape[-1]
-        pattern = pattern._replace(bias=self.position_bias(jnp.arange(length)))
+        pattern = pattern._replace(bias=self.relpos_bias(jnp.arange(length)))
         x_BxSxE = self.dropout(x_BxSxE, deterministic)
         x_BxSxE, _ = self.layers(x_BxSxE, pattern, deterministic)
         return self.dropout(self.encoder_norm(x_BxSxE), deterministic)
 
 
-class Decoder(_Stack):
-    """The decoder's stack, its final norm and, for v1.1, the logits."""
+class Decoder(nn.Module):
+    """The decoder's stack, its position bias, its final norm and, for v1.1, the logits."""
 
+    config: T5Config
     vocab_size: int
 
     def setup(self) -> None:
-        super().setup()
         config = self.config
+        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
         self.layers = _stacked(DecoderLayer, config, config.num_decoder_layers, 4)(config)
         self.decoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)
@@ -258,7 +237,7 @@ class Decoder(_Stack):
         `positions` are those of attention's rows, int32 [T], or [B, T] where rows differ;
         `self_pattern` has no bias yet.
         """
-        self_pattern = self_pattern._replace(bias=self.position_bias(positions))
+        self_pattern = self_pattern._replace(bias=self.relpos_bias(positions))
         x_BxTxE = self.dropout(x_BxTxE, deterministic)
         x_BxTxE, _ = self.layers(x_BxTxE, encoded_BxSxE, self_pattern, cross_pattern, deterministic)
         return x_BxTxE
