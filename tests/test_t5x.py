@@ -308,6 +308,25 @@ def test_optimizer_state_is_that_of_a_fresh_adafactor(tmp_path: Path) -> None:
     assert shapes("decoder/decoder_norm/scale") == [one, (130,), one, one]
 
 
+def test_optimizer_state_of_scanned_parameters(tmp_path: Path) -> None:
+    """As `adafactor.standard_logical_factor_rules` of T5X make it: tests/test_t5x_live.py."""
+    weights = random_weights(relative_attention_per_layer=True)
+    write_t5x(weights, str(tmp_path / "checkpoint_20"))
+    content = serialization.msgpack_restore((tmp_path / "checkpoint_20/checkpoint").read_bytes())
+    states = flat(content["optimizer"]["state"]["param_states"])
+
+    def shapes(name: str) -> list[tuple[int, ...]]:
+        return [states[f"decoder/decoder/{name}/{k}"].shape for k in ("m", "v", "v_row", "v_col")]
+
+    one, (e, h, d, f, n, layers) = (1,), (6, 2, 5, 14, 32, 3)
+    assert shapes("self_attention/query/kernel") == [one, one, (e, layers), (layers, h, d)]
+    assert shapes("self_attention/out/kernel") == [one, one, (layers, e), (h, layers, d)]
+    assert shapes("mlp/wi_0/kernel") == [one, one, (e, layers), (layers, f)]
+    assert shapes("mlp/wo/kernel") == [one, one, (layers, e), (f, layers)]
+    assert shapes("pre_mlp_layer_norm/scale") == [one, (e, layers), one, one]
+    assert shapes("relpos_bias/rel_embedding") == [one, (h, layers, n), one, one]
+
+
 def test_large_arrays_are_written_in_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

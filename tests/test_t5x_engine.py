@@ -50,7 +50,7 @@ CASES = {
         "train": {"microbatches": 2},
     },
     "umt5": {
-        "optimizer": OPTIMIZERS["adafactor"],
+        "optimizer": OPTIMIZERS["adamw"],
         "model": dataclasses.replace(NO_DROPOUT, relative_attention_per_layer=True),
     },
     "labels only": {

@@ -248,10 +248,10 @@ def write_t5x(weights: Weights, path: str) -> None:
             theirs = parameter.to_theirs(weights.leaves[parameter.path].read())
             target |= t5x_store.write_arrays(folder, theirs)
             for name in parameter.names:
-                state_of = _scanned_state if name.startswith(SCANNED) else _adafactor_state
-                states[name.removeprefix("target/")] = state_of(name, parameter.their_shape)
-        state = {"step": np.asarray(int(match[1]), np.int32), "param_states": nested(states)}
-        optimizer = {"state": state, **nested(target)}
+                state = _adafactor_state(name, parameter.their_shape)
+                states[name.removeprefix("target/")] = state
+        step = np.asarray(int(match[1]), np.int32)
+        optimizer = {"state": {"step": step, "param_states": nested(states)}, **nested(target)}
         t5x_store.write_index(folder, {"version": 3, "optimizer": optimizer})
 
 
@@ -269,28 +269,23 @@ def _fresh(path: str) -> Iterator[str]:
         yield str(folder)
 
 
-def _adafactor_state(_: str, shape: Shape) -> dict[str, np.ndarray]:
+def _adafactor_state(name: str, shape: Shape) -> dict[str, np.ndarray]:
     """As `t5x.adafactor.Adafactor.init_param_state` makes it, without momentum.
 
-    The second moment of a matrix is factored where both its sizes are at least 128.
+    The second moment of a matrix is factored where both its sizes are at least 128. Of scanned
+    parameters that of all kernels is: the layers, on axis 1, stand for themselves, the axis "embed"
+    is the row, and all others are columns.
     """
+    rows, columns = set[int](), set[int]()
+    if name.startswith(SCANNED):
+        if name.endswith("/kernel"):
+            rows = {len(shape) - 1 if name.endswith(("/out/kernel", "/wo/kernel")) else 0}
+            columns = set(range(len(shape))) - rows - {1}
+    elif len(shape) == 2 and min(shape) >= _MIN_DIM_SIZE_TO_FACTOR:
+        rows, columns = ({int(axis)} for axis in np.argsort(shape))
     sizes = {"m": (1,), "v": shape, "v_row": (1,), "v_col": (1,)}
-    if len(shape) == 2 and min(shape) >= _MIN_DIM_SIZE_TO_FACTOR:
-        sizes |= {"v": (1,), "v_row": (min(shape),), "v_col": (max(shape),)}
-    return {name: np.zeros(size, np.float32) for name, size in sizes.items()}
-
-
-def _scanned_state(name: str, shape: Shape) -> dict[str, np.ndarray]:
-    """The same of a scanned parameter, for which T5X's rules for its axes hold: layers, on axis 1,
-    stand for themselves, "embed" is a row, and all others but the buckets are columns.
-    """
-    axes = set(range(len(shape)))
-    if name.endswith("/rel_embedding"):
-        rows, columns = set[int](), {0}
-    else:
-        rows = {len(shape) - 1 if name.endswith(("/out/kernel", "/wo/kernel")) else 0}
-        columns = axes - rows - {1}
-    sizes: dict[str, Shape] = {"m": (1,), "v": (1,)}
-    for kind, dropped in (("v_row", columns), ("v_col", rows)):
-        sizes[kind] = tuple(shape[axis] for axis in sorted(axes - dropped))
-    return {name: np.zeros(size, np.float32) for name, size in sizes.items()}
+    if columns:
+        kept = (("v_row", columns), ("v_col", rows))
+        sizes = {k: tuple(n for i, n in enumerate(shape) if i not in left) for k, left in kept}
+        sizes |= {"m": (1,), "v": (1,)}
+    return {kind: np.zeros(size, np.float32) for kind, size in sizes.items()}
