@@ -136,10 +136,10 @@ def read_hf(path: Path) -> Weights:
         notes.append(f"left out: {UNUSED}, which no implementation of T5 uses")
     for alias in EMBEDDING_ALIASES:
         _drop_alias(tensors, alias, origin)
-    head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
-    own = head is not None and embedding is not None and not _same(head, embedding)
-    if own and fields["model_type"] == "umt5" and written_by_transformers_5(fields):
-        # Its configuration says "tied" of every umT5.
+    both = {HEAD, EMBEDDING} <= tensors.keys()
+    unsure = fields["model_type"] == "umt5" and written_by_transformers_5(fields)
+    # The configuration says "tied" of every umT5.
+    if both and unsure and not _same(tensors[HEAD], tensors[EMBEDDING]):
         config = dataclasses.replace(config, logits_via_embedding=False)
         notes.append(
             f"{HEAD} is read as umT5's own, unscaled, as in T5X and transformers 4; transformers 5 "

@@ -20,6 +20,7 @@ from dss_jax.core.student_card import StudentCard
 CONFIG = "config.json"
 
 MODEL_TYPES = ("t5", "mt5", "umt5")
+"""Whose models are ours."""
 
 REFUSED = {
     "longt5": "its encoder has local or transient-global attention",
