@@ -15,7 +15,7 @@ from dss_jax.core import storage, strict_json
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
-from dss_jax.core.t5_config import SHAPE_FIELDS
+from dss_jax.core.t5_config import SHAPE_FIELDS, LATER
 from dss_jax.data.vocabulary import SentencePiece
 
 T5_CONFIG, VOCABULARY, README = "t5_config.json", "spiece.model", "README.md"
@@ -67,8 +67,8 @@ def read_model_files(folder: Path) -> ModelFiles:
         fields = strict_json.loads(file.read_text())
         extra_ids = fields.pop("extra_ids")
         fields["mlp_activations"] = tuple(fields["mlp_activations"])
-        if fields.keys() != set(SHAPE_FIELDS):
-            raise KeyError(", ".join(sorted(fields.keys() ^ set(SHAPE_FIELDS))))
+        if wrong := (fields.keys() ^ set(SHAPE_FIELDS)) - (set(LATER) - fields.keys()):
+            raise KeyError(", ".join(sorted(wrong)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{file} cannot be read ({error}). It is written by `dss train` and `dss convert "
