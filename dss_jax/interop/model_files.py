@@ -3,7 +3,8 @@
 A run folder and a model folder have both:
 
 t5_config.json   the model's shape, and the vocabulary's extra ids
-spiece.model     the SentencePiece vocabulary, by Hugging Face's name for it
+spiece.model     the SentencePiece vocabulary, by Hugging Face's name for it; or the files of its
+                 tokenizer, by Hugging Face's names for them
 """
 
 import dataclasses
@@ -15,8 +16,7 @@ from dss_jax.core import storage, strict_json
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
-from dss_jax.core.t5_config import SHAPE_FIELDS, LATER
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.core.t5_config import LATER, SHAPE_FIELDS
 
 T5_CONFIG, VOCABULARY, README = "t5_config.json", "spiece.model", "README.md"
 
@@ -26,7 +26,7 @@ CHECKPOINTS = "checkpoints"
 
 class ModelFiles(NamedTuple):
     """What the files say: of `config` its shape fields, the others are the defaults; where the
-    SentencePiece file is, if there is one; how many sentinel ids are above its pieces.
+    vocabulary is, if there is one; how many sentinel ids are above a SentencePiece file's pieces.
     """
 
     config: T5Config
@@ -36,9 +36,17 @@ class ModelFiles(NamedTuple):
 
 def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:
     """Ids of a checkpoint's vocabulary, extra ids included. Raises UsageError: the embedding has
-    fewer rows.
+    fewer rows, or its texts end otherwise.
     """
-    ids = SentencePiece(vocabulary, extra_ids).vocab_size
+    from dss_jax.data.vocabulary import open_vocabulary
+
+    opened = open_vocabulary(vocabulary, extra_ids)
+    ids, end = opened.vocab_size, config.eos_token_id
+    if opened.eos_id != end:
+        raise UsageError(
+            f"texts end with id {opened.eos_id} in the vocabulary {vocabulary}, and with {end} "
+            f"(eos_token_id) in {origin}: it is another model's."
+        )
     assert config.vocab_size is not None
     if ids > config.vocab_size:
         raise UsageError(
@@ -55,7 +63,10 @@ def write_model_files(folder: Path, files: ModelFiles) -> None:
     fields = {name: getattr(files.config, name) for name in SHAPE_FIELDS}
     text = json.dumps({**fields, "extra_ids": files.extra_ids}, indent=2)
     if files.vocabulary is not None:
-        write_whole(folder / VOCABULARY, files.vocabulary.read_bytes())
+        from dss_jax.data.vocabulary import files_of
+
+        for name, file in files_of(files.vocabulary).items():
+            write_whole(folder / name, file.read_bytes())
     # Last: a folder that has it is taken for a whole one.
     write_whole(folder / T5_CONFIG, text + "\n")
 
@@ -74,6 +85,15 @@ def read_model_files(folder: Path) -> ModelFiles:
             f"{file} cannot be read ({error}). It is written by `dss train` and `dss convert "
             f"--to orbax`, and has the fields {', '.join(SHAPE_FIELDS)} and extra_ids."
         ) from error
-    file = folder / VOCABULARY
-    vocabulary = storage.local_file(file) if file.is_file() else None
+    vocabulary = vocabulary_of(folder, extra_ids)
     return ModelFiles(dataclasses.replace(T5Config(), **fields), vocabulary, extra_ids)
+
+
+def vocabulary_of(folder: Path, extra_ids: int = 100) -> Path | None:
+    """The vocabulary in a folder of a run or a model, a copy where that is remote; None: none."""
+    file = folder / VOCABULARY
+    if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        from dss_jax.data.tokenizer_files import at_hand, vocabulary_in
+
+        return vocabulary_in(at_hand(folder), extra_ids)
+    return storage.local_file(file) if file.is_file() else None
