@@ -19,15 +19,18 @@ import record_hf_reference as hf  # noqa: E402 - it imports torch
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("config", [hf.V1_0, hf.V1_1], ids=["v1.0", "v1.1"])
+UMT5 = dataclasses.replace(hf.V1_0, relative_attention_per_layer=True)
+
+
+@pytest.mark.parametrize("config", [hf.V1_0, hf.V1_1, UMT5], ids=["v1.0", "v1.1", "umt5"])
 def test_labels_over_a_trie_have_the_log_probabilities_of_pytorch(config, tmp_path: Path) -> None:
     from dss_jax.interop.hf_config import config_json
 
     torch.manual_seed(0)
     # transformers 5.23 sizes the decoder's cache by the encoder's layers.
     config = dataclasses.replace(config, vocab_size=512, num_decoder_layers=2)
-    model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(**config_json(config, "float32"))
+    model = transformers.AutoModelForSeq2SeqLM.from_config(
+        transformers.AutoConfig.for_model(**config_json(config, "float32"))
     ).eval()
     model.save_pretrained(tmp_path)
     shutil.copyfile(toy.VOCABULARY, tmp_path / "spiece.model")

@@ -113,7 +113,8 @@ def _print_written(
         "parameters": count_parameters(dict(weights.leaves)),
         "shape": f"{m.num_encoder_layers} + {m.num_decoder_layers} layers, width {m.emb_dim}, "
         f"{m.num_heads} heads of {m.head_dim}, feed-forward {m.mlp_dim} "
-        f"({' x '.join(m.mlp_activations)})",
+        f"({' x '.join(m.mlp_activations)})"
+        + (", a position bias in each layer" if m.relative_attention_per_layer else ""),
         "embedding": f"{m.vocab_size:,} rows, {logits}",
         "vocabulary": vocabulary,
         "written": written,

@@ -28,6 +28,8 @@ class T5Config(Section):
       mlp_activations: ("relu",) for v1.0, ("gelu", "linear") for v1.1.
       logits_via_embedding: v1.0: logits are the scaled product with the input embedding.
       relative_attention_num_buckets, relative_attention_max_distance: of the position bias.
+      relative_attention_per_layer: whether each layer has its own position bias, as in umT5,
+        Pile-T5 and T5X's scalable_t5; in T5 and mT5 all layers of a stack share one.
       layer_norm_epsilon: of the RMS norm.
       pad_token_id, eos_token_id, decoder_start_token_id: ids of padding, of the end of a text, and
         of what the decoder begins with; a checkpoint's, else the vocabulary's.
@@ -54,6 +56,7 @@ class T5Config(Section):
     logits_via_embedding: bool = False
     relative_attention_num_buckets: int = setting(32, low=4)
     relative_attention_max_distance: int = 128
+    relative_attention_per_layer: bool = False
     layer_norm_epsilon: float = 1e-6
     pad_token_id: int = setting(0, low=0)
     eos_token_id: int = setting(1, low=0)
@@ -93,7 +96,7 @@ OF_A_RUN = ("dropout_rate", "dtype", "attention", "remat_policy", "scan_unroll")
 SHAPE_FIELDS = tuple(f.name for f in fields(T5Config) if f.name not in OF_A_RUN)
 """The fields of `T5Config` that belong to a checkpoint; the others belong to a run."""
 
-LATER = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
+LATER = ("relative_attention_per_layer", "pad_token_id", "eos_token_id", "decoder_start_token_id")
 """Those that a `t5_config.json` of an older version lacks, and has the defaults of."""
 
 

@@ -183,7 +183,6 @@ def _linear(*dense: dict[str, Any]) -> np.ndarray:
 def _fill_stack(stack: Any, tree: dict[str, Any], norm: np.ndarray, config: T5Config) -> None:
     stack.scale_embeddings = False
     stack.layer_norm.gamma = np.array(norm)
-    bias = np.array(tree["relpos_bias"]["rel_embedding"].T, np.float32, order="C")
     for i, layer in enumerate(stack.layer):
         ours = _layer(tree["layers"], i)
         decoder = "self_attention" in ours
@@ -192,8 +191,9 @@ def _fill_stack(stack: Any, tree: dict[str, Any], norm: np.ndarray, config: T5Co
         attention.queries_scale = 1.0
         attention.linear[0].weight = _linear(own["query"], own["key"], own["value"])
         attention.linear[1].weight = _linear(own["out"])
-        # T5 has the bias of the first layer in all.
-        attention.relative_attention_bias = bias
+        # In T5 all layers have one bias, in umT5 each its own.
+        bias = ours.get("relpos_bias") or tree["relpos_bias"]
+        attention.relative_attention_bias = np.ascontiguousarray(bias["rel_embedding"].T)
         distance = np.int32(config.relative_attention_max_distance)
         attention.relative_attention_max_distance = distance
         before = "pre_self_attention_layer_norm" if decoder else "pre_attention_layer_norm"

@@ -5,6 +5,7 @@ Parameters are compared under Hugging Face's names. Nothing is left out silently
 a reader had to decide is in `Weights.notes`.
 """
 
+import dataclasses
 import json
 import logging
 import math
@@ -94,8 +95,9 @@ def _names() -> dict[str, str]:
             for kernel, letter in (_MLP if ours == "mlp" else _ATTENTION).items():
                 name = f"{block}.{theirs}.{letter}.weight"
                 names[f"{stack}/layers/{ours}/{kernel}/kernel"] = name
-        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        names[f"{stack}/relpos_bias/rel_embedding"] = bias
+        bias = f"{stack}.block.{{i}}.layer.0.SelfAttention.relative_attention_bias.weight"
+        names[f"{stack}/layers/relpos_bias/rel_embedding"] = bias
+        names[f"{stack}/relpos_bias/rel_embedding"] = bias.format(i=0)
         names[f"{stack}/{stack}_norm/scale"] = f"{stack}.final_layer_norm.weight"
     return names | {"decoder/logits_dense/kernel": "lm_head.weight"}
 
@@ -124,9 +126,9 @@ def is_hf(path: Path) -> bool:
 
 
 def read_hf(path: Path) -> Weights:
-    """Opens a folder of T5 v1.0 or v1.1, mT5, ByT5, and those trained from them. Raises UsageError:
-    another architecture; missing, unexpected or misshapen tensors; an alias that differs from what
-    it stands for; configuration and tensors that disagree on the head.
+    """Opens a folder of a T5 of `hf_config.MODEL_TYPES`. Raises UsageError: another architecture;
+    missing, unexpected or misshapen tensors; an alias that differs from what it stands for;
+    configuration and tensors that disagree on the head.
     """
     origin = f"the Hugging Face folder {path}"
     tensors, notes = _unwrapped(open_tensors(path), origin)
@@ -136,6 +138,15 @@ def read_hf(path: Path) -> Weights:
         notes.append(f"left out: {UNUSED}, which no implementation of T5 uses")
     for alias in EMBEDDING_ALIASES:
         _drop_alias(tensors, alias, origin)
+    head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
+    own = head is not None and embedding is not None and not _same(head, embedding)
+    if own and fields["model_type"] == "umt5" and written_by_transformers_5(fields):
+        # Its configuration says "tied" of every umT5.
+        config = dataclasses.replace(config, logits_via_embedding=False)
+        notes.append(
+            f"{HEAD} is read as umT5's own, unscaled, as in T5X and transformers 4; transformers 5 "
+            "scales by d_model^-0.5 before it, so what was trained there is too sure here"
+        )
     if config.logits_via_embedding:
         said = f"{hf_config.CONFIG} says that the logits come from the embedding"
         fix = (
@@ -184,16 +195,20 @@ def _drop_alias(
     if tensor is None:
         return
     embedding = tensors.setdefault(EMBEDDING, tensor)
-    if tensor.shape != embedding.shape or not np.array_equal(tensor.read(), embedding.read()):
+    if not _same(tensor, embedding):
         raise UsageError(
             f"{origin}: {before}{alias} {list(tensor.shape)} differs from {EMBEDDING} "
             f"{list(embedding.shape)}. {after}"
         )
 
 
+def _same(one: Leaf, other: Leaf) -> bool:
+    return one.shape == other.shape and np.array_equal(one.read(), other.read())
+
+
 def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
     """Sentinels above the SentencePiece model's pieces; those of mT5 are inside the model."""
-    default = 0 if fields["model_type"] == "mt5" else 100
+    default = {"mt5": 0, "umt5": 300}.get(fields["model_type"], 100)
     file = path / "tokenizer_config.json"
     return int(hf_config.read_json(file).get("extra_ids", default)) if file.is_file() else default
 
@@ -208,7 +223,7 @@ def write_hf(
     card, vocabulary = weights.card, weights.vocabulary
     files = {
         hf_config.CONFIG: hf_config.config_json(weights.config, dtype, card),
-        "generation_config.json": hf_config.generation_json(card),
+        "generation_config.json": hf_config.generation_json(weights.config, card),
     }
     own = files_of(vocabulary) if vocabulary is not None else {}
     if vocabulary is not None and not is_tokenizer(vocabulary):

@@ -23,9 +23,9 @@ MASKED = -1e10  # finite, so that a row with no key at all gives a flat softmax 
 _fan_avg_uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
-def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
-    """Bool [B, 1, 1, S]: True where the key is a real token (not 0)."""
-    return (tokens_BxS != PAD_ID)[:, None, None, :]
+def padding_mask(tokens_BxS: jax.Array, pad_id: int = PAD_ID) -> jax.Array:
+    """Bool [B, 1, 1, S]: True where the key is a real token."""
+    return (tokens_BxS != pad_id)[:, None, None, :]
 
 
 def causal_mask(length: int) -> jax.Array:
@@ -59,37 +59,39 @@ def relative_position_buckets(
     return (offset + np.where(distances < max_exact, distances, far)).astype(np.int32)
 
 
+def bucket_one_hots(config: T5Config, positions: jax.Array, *, bidirectional: bool) -> jax.Array:
+    """The buckets of queries and keys at these positions, int32 [T] or [B, T]: float32
+    [1, N, T, T], or [B, N, T, T], 1 where a pair is in the bucket.
+    """
+    furthest = config.relative_attention_max_distance
+    num_buckets = config.relative_attention_num_buckets
+    table = relative_position_buckets(
+        np.arange(-furthest, furthest + 1),
+        bidirectional=bidirectional,
+        num_buckets=num_buckets,
+        max_distance=furthest,
+    )
+    positions_BxT = positions.reshape(-1, positions.shape[-1])
+    relative_BxTxT = positions_BxT[:, None, :] - positions_BxT[:, :, None]
+    bucket_BxTxT = jnp.take(table, jnp.clip(relative_BxTxT, -furthest, furthest) + furthest)
+    return jax.nn.one_hot(bucket_BxTxT, num_buckets, dtype=jnp.float32, axis=1)
+
+
 class RelativePositionBias(nn.Module):
-    """T5's learned bias by bucketed relative position; one for all layers of a stack."""
+    """T5's learned bias by bucketed relative position: of a layer, or of all layers of a stack."""
 
     config: T5Config
-    bidirectional: bool
 
     @nn.compact
-    def __call__(self, positions: jax.Array) -> jax.Array:
-        """Of queries and keys at these positions, int32 [T] or [B, T]: float32 [1, H, T, T], or
-        [B, H, T, T].
-        """
-        num_buckets = self.config.relative_attention_num_buckets
-        furthest = self.config.relative_attention_max_distance
-        shape = (self.config.num_heads, num_buckets)
+    def __call__(self, one_hots_BxNxTxS: jax.Array) -> jax.Array:
+        """Float32 [B, N, T, S], see `bucket_one_hots` -> [B, H, T, S]."""
+        shape = (self.config.num_heads, self.config.relative_attention_num_buckets)
         axes = ("heads", "relpos_buckets")
         rel_embedding_HxN = parameter(self, "rel_embedding", _fan_avg_uniform, axes, shape)
-        table = relative_position_buckets(
-            np.arange(-furthest, furthest + 1),
-            bidirectional=self.bidirectional,
-            num_buckets=num_buckets,
-            max_distance=furthest,
-        )
-        positions_BxT = positions.reshape(-1, positions.shape[-1])
-        relative_BxTxT = positions_BxT[:, None, :] - positions_BxT[:, :, None]
-        bucket_BxTxT = jnp.take(table, jnp.clip(relative_BxTxT, -furthest, furthest) + furthest)
-        # A one-hot product, as in T5X: its gradient is a matmul, where that of a gather is a
-        # scatter-add, slow on accelerators. Highest precision, because it only selects.
-        one_hot_BxTxTxN = jax.nn.one_hot(bucket_BxTxT, num_buckets, dtype=jnp.float32)
-        return jnp.einsum(
-            "btsn,hn->bhts", one_hot_BxTxTxN, rel_embedding_HxN, precision=jax.lax.Precision.HIGHEST
-        )
+        # A product, as in T5X: its gradient is a matmul, where that of a gather is a scatter-add,
+        # slow on accelerators. Highest precision, because it only selects.
+        highest = jax.lax.Precision.HIGHEST
+        return jnp.einsum("bnts,hn->bhts", one_hots_BxNxTxS, rel_embedding_HxN, precision=highest)
 
 
 class KeyValue(NamedTuple):
@@ -105,7 +107,8 @@ class Pattern(NamedTuple):
 
     Attributes:
       mask: bool, broadcastable to [B, H, T, S]; False hides the key. None: nothing is hidden.
-      bias: float32, broadcastable to [B, H, T, S], added to the scores; None: zero.
+      bias: float32, broadcastable to [B, H, T, S], added to the scores; None: zero. Where each
+        layer has its own, `bucket_one_hots` until then.
       queries, keys: where attention's rows are in the streams; None: the input has rows.
       query_lengths, key_lengths: int32 [B], real tokens of each row, which cuDNN's attention takes
         in place of the mask. None: XLA's is used.
@@ -122,7 +125,7 @@ class Pattern(NamedTuple):
 def segment_mask(queries_BxT: jax.Array, keys_BxS: jax.Array) -> jax.Array:
     """Bool [B, 1, T, S]: True where query and key are of one segment; 0 is padding."""
     same = queries_BxT[:, :, None] == keys_BxS[:, None, :]
-    return (same & (keys_BxS != PAD_ID)[:, None, :])[:, None]
+    return (same & (keys_BxS != 0)[:, None, :])[:, None]
 
 
 def row_mask(rows: StreamRows) -> jax.Array:
@@ -173,7 +176,9 @@ def decoder_length(block: Block) -> int:
     return block.decoder_input_tokens.shape[1]
 
 
-def block_patterns(block: Block, *, with_lengths: bool = False) -> tuple[Pattern, Pattern, Pattern]:
+def block_patterns(
+    block: Block, pad_id: int = PAD_ID, *, with_lengths: bool = False
+) -> tuple[Pattern, Pattern, Pattern]:
     """The patterns of a block's encoder and decoder self-attention and of cross-attention, without
     position bias: of layout `flat` if it has rows, of `packed` if it has segment ids, else
     `padded`; `with_lengths` of the rows for cuDNN's attention, but in `packed`.
@@ -188,7 +193,7 @@ def block_patterns(block: Block, *, with_lengths: bool = False) -> tuple[Pattern
         )
     keys, queries = block.encoder_rows, block.decoder_rows
     tokens = jnp.asarray(block.encoder_input_tokens)
-    mask = padding_mask(tokens) if keys is None else row_mask(keys)
+    mask = padding_mask(tokens, pad_id) if keys is None else row_mask(keys)
     lengths = decoder_lengths = None
     if with_lengths:
         lengths = _lengths(mask)

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import EOS_ID, PAD_ID
+from dss_jax.core.ids import EOS_ID
 from dss_jax.model.attention import KeyValue, padding_mask
 from dss_jax.model.t5 import T5, DecoderLayer
 
@@ -162,13 +162,13 @@ def start(
 
     A row that is all padding (as fills up a last batch) is done at once.
     """
-    batch_size = encoder_input_tokens.shape[0]
+    batch_size, config = encoder_input_tokens.shape[0], model.config
     encoded_BxSxE = model.bind({"params": params}).encode(encoder_input_tokens)
     cross = _cross_attention(model, params, encoded_BxSxE)
-    prepared = Prepared(cross, padding_mask(encoder_input_tokens))
+    prepared = Prepared(cross, padding_mask(encoder_input_tokens, config.pad_token_id))
     rows = DecodeRows(
-        tokens_BxK=jnp.zeros((batch_size, search.width), jnp.int32),
-        done_B=jnp.all(encoder_input_tokens == PAD_ID, axis=1),
+        tokens_BxK=jnp.full((batch_size, search.width), config.decoder_start_token_id, jnp.int32),
+        done_B=jnp.all(encoder_input_tokens == config.pad_token_id, axis=1),
         cache=empty_cache(model, batch_size, search.width, max_decode_length),
         search=search.start(ids_B, max_decode_length),
     )
@@ -180,18 +180,18 @@ def _step(
     params: Any,
     layers: list[Any],
     prepared: Prepared,
-    bias_1xHxTxT: jax.Array,
+    bias: jax.Array,
     rows: DecodeRows,
     position: jax.Array,
 ) -> tuple[jax.Array, tuple[KeyValue, ...]]:
     """Logits [B, K, V] after `rows.tokens_BxK`, which stand at `position`, and the cache."""
     t5, layer_module = model.bind({"params": params}), DecoderLayer(model.config, parent=None)
-    bias_1xHx1xT = jax.lax.dynamic_slice_in_dim(bias_1xHxTxT, position, 1, axis=2)
+    bias_of_row = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
     x_BxKxE = t5.token_embedder(rows.tokens_BxK)
     mask, cache = prepared.cross_mask_Bx1x1xS, []
     for layer_params, old, cross in zip(layers, rows.cache, prepared.cross, strict=True):
         layer = layer_module.bind({"params": layer_params})
-        x_BxKxE, new = layer.step(x_BxKxE, old, position, bias_1xHx1xT, cross, mask)
+        x_BxKxE, new = layer.step(x_BxKxE, old, position, bias_of_row, cross, mask)
         cache.append(new)
     return t5.logits(x_BxKxE), tuple(cache)
 
@@ -209,7 +209,7 @@ def advance(
     # Sliced here, outside of the loop: a scan over layers would copy every weight at each position.
     stacked, count = _decoder_layers(model, params), model.config.num_decoder_layers
     layers = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
-    bias_1xHxTxT = model.bind({"params": params}).decoder.relpos_bias(jnp.arange(length))
+    bias = model.bind({"params": params}).decoder.position_bias(jnp.arange(length))
 
     # The loop's cache has inputs and sequences in one axis. With a reshape between its update and
     # its use, XLA would update a copy at each position.
@@ -224,7 +224,7 @@ def advance(
 
     def one_position(state: DecodeState) -> DecodeState:
         position, rows = state
-        logits_BxKxV, cache = _step(model, params, layers, prepared, bias_1xHxTxT, rows, position)
+        logits_BxKxV, cache = _step(model, params, layers, prepared, bias, rows, position)
         chosen = search.choose(rows.search, logits_BxKxV, position)
         if (parents_BxK := chosen.parents_BxK) is not None:
             cache = jax.tree.map(lambda x: joined(gather(parted(x), parents_BxK)), cache)
@@ -262,7 +262,7 @@ def decode(
 
     Args:
       params: of the model, boxed with logical axes or not.
-      encoder_input_tokens: int32 [B, S], 0 is padding. A row of padding only gives zeros.
+      encoder_input_tokens: int32 [B, S], padded. A row of padding only gives zeros.
       max_decode_length: longest output in tokens, EOS included.
       ids_B: int32 [B], numbers of the inputs, on which a sampled sequence depends; None: 0, 1, ...
     """

@@ -13,8 +13,12 @@ Parameters are named as in T5X:
   decoder/decoder_norm
   decoder/logits_dense                      (v1.1 only; v1.0 uses the embedding)
 
-Shape letters are those of `dss_jax.model.layers`. Masks and the position bias are built once, in
-`T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
+With `T5Config.relative_attention_per_layer` each layer has its own relpos_bias (umT5, Pile-T5,
+T5X's scalable_t5), in STACK/layers.
+
+Shape letters are those of `dss_jax.model.layers`. Masks and the position bias, or its buckets, are
+built once, in `T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or
+order.
 """
 
 import math
@@ -33,6 +37,7 @@ from dss_jax.model.attention import (
     Pattern,
     RelativePositionBias,
     block_patterns,
+    bucket_one_hots,
     decoder_length,
     padding_mask,
 )
@@ -78,6 +83,14 @@ class _Layer(nn.Module):
         self.pre_mlp_layer_norm = self._norm()
         self.mlp = Mlp(self.config)
         self.dropout = Dropout(self.config.dropout_rate)
+        if self.config.relative_attention_per_layer:
+            self.relpos_bias = RelativePositionBias(self.config)
+
+    def _biased(self, pattern: Pattern) -> Pattern:
+        """The pattern of self-attention with this layer's own bias, if it has one."""
+        if not self.config.relative_attention_per_layer:
+            return pattern
+        return pattern._replace(bias=self.relpos_bias(pattern.bias))
 
     def _norm(self) -> RMSNorm:
         return RMSNorm(self.config.layer_norm_epsilon)
@@ -104,7 +117,7 @@ class EncoderLayer(_Layer):
         """[B, S, E] -> [B, S, E], and None for the scan."""
         h_BxSxE = self.pre_attention_layer_norm(x_BxSxE)
         key_value = self.attention.key_value(h_BxSxE, pattern.keys)
-        h_BxSxE = self.attention(h_BxSxE, key_value, pattern, deterministic)
+        h_BxSxE = self.attention(h_BxSxE, key_value, self._biased(pattern), deterministic)
         x_BxSxE = self._add(x_BxSxE, h_BxSxE, deterministic)
         return self._feed_forward(x_BxSxE, deterministic), None
 
@@ -130,7 +143,8 @@ class DecoderLayer(_Layer):
         """[B, T, E] -> [B, T, E], and None for the scan."""
         h_BxTxE = self.pre_self_attention_layer_norm(x_BxTxE)
         key_value = self.self_attention.key_value(h_BxTxE, self_pattern.keys)
-        h_BxTxE = self.self_attention(h_BxTxE, key_value, self_pattern, deterministic)
+        biased = self._biased(self_pattern)
+        h_BxTxE = self.self_attention(h_BxTxE, key_value, biased, deterministic)
         x_BxTxE = self._add(x_BxTxE, h_BxTxE, deterministic)
         cross = self.encoder_decoder_attention.key_value(encoded_BxSxE, cross_pattern.keys)
         return self._after_self_attention(x_BxTxE, cross, cross_pattern, deterministic), None
@@ -140,7 +154,7 @@ class DecoderLayer(_Layer):
         x_BxKxE: jax.Array,
         cache: KeyValue,
         position: jax.Array,
-        self_bias_1xHx1xT: jax.Array,
+        self_bias: jax.Array,
         cross_key_value: KeyValue,
         cross_mask: jax.Array,
     ) -> tuple[jax.Array, KeyValue]:
@@ -149,7 +163,7 @@ class DecoderLayer(_Layer):
 
         Args:
           cache: this layer's, each [R, H, T, D] with R = B * K; written at `position`.
-          self_bias_1xHx1xT: the position's row of the bias.
+          self_bias: the position's row of `Decoder.position_bias`, [1, H or N, 1, T].
           cross_key_value: this layer's keys and values of the encoder, [B, H, S, D].
           cross_mask: bool [B, 1, 1, S].
 
@@ -163,7 +177,7 @@ class DecoderLayer(_Layer):
         pairs = zip(cache, new_RxHx1xD, strict=True)
         cache = KeyValue(*(update(old, new, (0, 0, position, 0)) for old, new in pairs))
         mask_T = jnp.arange(cache.key.shape[2]) <= position
-        pattern = Pattern(mask=mask_T, bias=self_bias_1xHx1xT)
+        pattern = self._biased(Pattern(mask=mask_T, bias=self_bias))
         h_BxKxE = self.self_attention(h_Rx1xE, cache, pattern, True).reshape(x_BxKxE.shape)
         x_BxKxE, cross = x_BxKxE + h_BxKxE, Pattern(mask=cross_mask)
         # The K sequences of an input are K queries of the same keys: nothing is repeated.
@@ -177,14 +191,32 @@ class DecoderLayer(_Layer):
         return self._feed_forward(self._add(x_BxTxE, h_BxTxE, deterministic), deterministic)
 
 
-class Encoder(nn.Module):
-    """The encoder's stack, its position bias and its final norm."""
+class _Stack(nn.Module):
+    """What both stacks have: the position bias, unless each layer has its own."""
 
     config: T5Config
+    bidirectional = False
 
     def setup(self) -> None:
+        if not self.config.relative_attention_per_layer:
+            self.relpos_bias = RelativePositionBias(self.config)
+
+    def position_bias(self, positions: jax.Array) -> jax.Array:
+        """`Pattern.bias` of the layers for these positions, int32 [T] or [B, T]: the bias that all
+        share, [1 or B, H, T, T], or the buckets, [1 or B, N, T, T], of which each makes its own.
+        """
+        one_hots = bucket_one_hots(self.config, positions, bidirectional=self.bidirectional)
+        return one_hots if self.config.relative_attention_per_layer else self.relpos_bias(one_hots)
+
+
+class Encoder(_Stack):
+    """The encoder's stack and its final norm."""
+
+    bidirectional = True
+
+    def setup(self) -> None:
+        super().setup()
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
         self.layers = _stacked(EncoderLayer, config, config.num_encoder_layers, 2)(config)
         self.encoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)
@@ -192,21 +224,20 @@ class Encoder(nn.Module):
     def __call__(self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool) -> jax.Array:
         """Embedded tokens [B, S, E] -> [B, S, E]; the pattern has no bias yet."""
         length = x_BxSxE.shape[1] if pattern.keys is None else pattern.keys.take.shape[-1]
-        pattern = pattern._replace(bias=self.relpos_bias(jnp.arange(length)))
+        pattern = pattern._replace(bias=self.position_bias(jnp.arange(length)))
         x_BxSxE = self.dropout(x_BxSxE, deterministic)
         x_BxSxE, _ = self.layers(x_BxSxE, pattern, deterministic)
         return self.dropout(self.encoder_norm(x_BxSxE), deterministic)
 
 
-class Decoder(nn.Module):
-    """The decoder's stack, its position bias, its final norm and, for v1.1, the logits."""
+class Decoder(_Stack):
+    """The decoder's stack, its final norm and, for v1.1, the logits."""
 
-    config: T5Config
     vocab_size: int
 
     def setup(self) -> None:
+        super().setup()
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
         self.layers = _stacked(DecoderLayer, config, config.num_decoder_layers, 4)(config)
         self.decoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)
@@ -227,17 +258,17 @@ class Decoder(nn.Module):
         `positions` are those of attention's rows, int32 [T], or [B, T] where rows differ;
         `self_pattern` has no bias yet.
         """
-        self_pattern = self_pattern._replace(bias=self.relpos_bias(positions))
+        self_pattern = self_pattern._replace(bias=self.position_bias(positions))
         x_BxTxE = self.dropout(x_BxTxE, deterministic)
         x_BxTxE, _ = self.layers(x_BxTxE, encoded_BxSxE, self_pattern, cross_pattern, deterministic)
         return x_BxTxE
 
 
 class T5(nn.Module):
-    """T5 v1.0 or v1.1, as the configuration says.
+    """T5 v1.0, v1.1 or umT5, as the configuration says.
 
-    Token 0 is padding: as a key it is hidden in the encoder and in cross-attention. The decoder
-    is causal only, so the logits after a target's end must be ignored by the loss.
+    Padding is hidden as a key in the encoder and in cross-attention. The decoder is causal only, so
+    the logits after a target's end must be ignored by the loss.
     """
 
     config: T5Config
@@ -269,7 +300,8 @@ class T5(nn.Module):
 
     def block_logits(self, block: Block, *, deterministic: bool = True) -> jax.Array:
         """Logits of a block's targets, in any layout: [R, T, V] in float32."""
-        own, decoder, cross = block_patterns(block, with_lengths=self.config.attention == "cudnn")
+        pad_id, cudnn = self.config.pad_token_id, self.config.attention == "cudnn"
+        own, decoder, cross = block_patterns(block, pad_id, with_lengths=cudnn)
         x_BxSxE = self.token_embedder(block.encoder_input_tokens)
         encoded_BxSxE = self.encoder(x_BxSxE, own, deterministic)
         positions_T = jnp.arange(decoder_length(block))
@@ -279,7 +311,7 @@ class T5(nn.Module):
 
     def encode(self, encoder_input_tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """int32 [B, S] -> [B, S, E] in the activations' dtype."""
-        pattern = Pattern(mask=padding_mask(encoder_input_tokens))
+        pattern = Pattern(mask=padding_mask(encoder_input_tokens, self.config.pad_token_id))
         return self.encoder(self.token_embedder(encoder_input_tokens), pattern, deterministic)
 
     def decode(
@@ -303,7 +335,7 @@ class T5(nn.Module):
             encoded_BxSxE,
             positions_BxT,
             Pattern(mask=sees_BxTxT[:, None]),
-            Pattern(mask=padding_mask(encoder_input_tokens)),
+            Pattern(mask=padding_mask(encoder_input_tokens, self.config.pad_token_id)),
             True,
         )
         return self.logits(x_BxTxE)
