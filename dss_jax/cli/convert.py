@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
 
     from dss_jax.data.vocabulary import open_vocabulary, resolve, vocabulary_digest
     from dss_jax.interop.formats import read_weights
-    from dss_jax.interop.model_files import vocabulary_size
+    from dss_jax.interop.vocabularies import vocabulary_size
 
     rows_given = _rows(args.compare_on)
     weights = read_weights(source, source_format, args.checkpoint)

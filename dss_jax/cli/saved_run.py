@@ -39,7 +39,7 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
       UsageError: the folder holds no run, one that has trained nothing, or one of somebody else's
         that would execute a module or write where nobody has said so.
     """
-    from dss_jax.interop.model_files import vocabulary_of
+    from dss_jax.interop.vocabularies import vocabulary_of
 
     saved = _saved_config(folder).absolute()
     if vocabulary is None and (own := vocabulary_of(folder)) is not None:

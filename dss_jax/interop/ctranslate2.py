@@ -28,8 +28,9 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.data.vocabulary import open_vocabulary
 from dss_jax.interop.ct2_files import MODEL, QUANTIZATIONS
-from dss_jax.interop.model_files import README, ModelFiles, vocabulary_size, write_model_files
+from dss_jax.interop.model_files import README, ModelFiles, write_model_files
 from dss_jax.interop.pieces import token_names
+from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import Weights
 from dss_jax.model.sampling import log_probs_of
 from dss_jax.model.t5 import T5

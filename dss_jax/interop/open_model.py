@@ -11,7 +11,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.vocabulary import T5_PUBLIC, open_vocabulary, resolve
 from dss_jax.interop.formats import read_weights
-from dss_jax.interop.model_files import vocabulary_size
+from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import boxed_parameters, flat, nested
 from dss_jax.model.t5 import T5
 from dss_jax.train.compile import keep_compiled_code

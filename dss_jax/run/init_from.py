@@ -18,7 +18,8 @@ from dss_jax.data.store import TokenStore
 from dss_jax.data.vocabulary import T5_PUBLIC, resolve, vocabulary_digest
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.hub import full_name
-from dss_jax.interop.model_files import ModelFiles, read_model_files, vocabulary_size
+from dss_jax.interop.model_files import ModelFiles, read_model_files
+from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import flat
 from dss_jax.run import run_folder
 from dss_jax.train.step import Program, TrainState
