@@ -127,7 +127,12 @@ def settings_of(files: Mapping[str, Path]) -> dict[str, Any]:
 def _named(settings: Mapping[str, Any]) -> dict[str, str]:
     """Role ("eos_token") -> text of the token."""
     found = {**NAMES, **{role: settings[role] for role in (*SILENT, *NAMES) if role in settings}}
-    return {role: t["content"] if isinstance(t, dict) else str(t) for role, t in found.items()}
+    return {role: token_text(token) for role, token in found.items()}
+
+
+def token_text(token: Any) -> str:
+    """The text of a token as the files have it, with its flags or without."""
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def open_tokenizer(path: Path) -> "FileTokenizer":
@@ -254,6 +259,7 @@ class FastTokenizer(FileTokenizer):
         self.extra_ids = len(self.sentinels)
         around = self._backend.encode("").ids
         self.begin = around[: around.index(self.eos_id)] if self.eos_id in around else around
+        self._silent |= {*self.begin}
         self._words: dict[str, list[int]] = {}
 
     def names(self) -> list[str]:

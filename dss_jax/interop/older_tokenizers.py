@@ -77,8 +77,6 @@ def _of_merges(files: Mapping[str, Path]) -> dict[str, Any]:
     special = {ids[name]: name for name in names} | {
         n: str(one["content"]) for n, one in added_tokens(files).items()
     }
-    # RoBERTa's mask takes the space before it.
-    flags.setdefault("<mask>", {"lstrip": True})
     space = bool(settings.get("add_prefix_space", False))
     level = {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True}
     end, begin = (names[[*tokens].index(role)] for role in ("sep_token", "cls_token"))

@@ -1,12 +1,26 @@
 """The vocabulary beside a checkpoint: where it is, and whether it is the checkpoint's."""
 
+import re
 from pathlib import Path
 
 from dss_jax.core import storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.tokenizer_files import FAST, PIECES, SETTINGS, at_hand, vocabulary_in
-from dss_jax.data.vocabulary import open_vocabulary
+from dss_jax.data.tokenizer_files import (
+    FAST,
+    NAMES,
+    PIECES,
+    SETTINGS,
+    added_tokens,
+    at_hand,
+    read,
+    settings_of,
+    token_text,
+    vocabulary_in,
+)
+from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary
+
+SENTINEL = re.compile(r"<extra_id_\d+>")
 
 
 def vocabulary_of(folder: Path, extra_ids: int = 100) -> Path | None:
@@ -15,6 +29,25 @@ def vocabulary_of(folder: Path, extra_ids: int = 100) -> Path | None:
     if any((folder / name).is_file() for name in (FAST, SETTINGS)):
         return vocabulary_in(at_hand(folder), extra_ids)
     return storage.local_file(file) if file.is_file() else None
+
+
+def added_to(vocabulary: Path | None, extra_ids: int) -> list[str]:
+    """Tokens that somebody has added to a vocabulary."""
+    if vocabulary is None or not is_tokenizer(vocabulary):
+        return []
+    files = files_of(vocabulary)
+    settings = settings_of(files)
+    roles = (settings[role] for role in settings if role.endswith("_token"))
+    own = {*NAMES.values(), *map(token_text, roles)}
+    model = read(files[FAST])["model"]["vocab"] if FAST in files else ()
+    # Of its own are special ones that the model has too, RoBERTa's <mask> for one.
+    own |= {
+        token_text(token)
+        for token in added_tokens(files).values()
+        if token.get("special") and token_text(token) in model
+    }
+    found = [token_text(token) for _, token in sorted(added_tokens(files).items())]
+    return [text for text in found if text not in own and not SENTINEL.fullmatch(text)]
 
 
 def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:
