@@ -21,7 +21,7 @@ from dss_jax.core.paths import shipped
 from dss_jax.core.t5_config import GREEDY
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
-from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
+from dss_jax.data.tokenizer import SEPARATOR, SentencePiece
 from dss_jax.evaluate import evaluator
 from dss_jax.layouts.blocks import Block
 from dss_jax.model.decoding import Decoded, Search, decode

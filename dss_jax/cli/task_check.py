@@ -11,7 +11,7 @@ from dss_jax.data import rows, sources
 from dss_jax.data.characters import vocabulary_at_hand
 from dss_jax.data.check import Finding, TaskCheck, check
 from dss_jax.data.rationales import join_records
-from dss_jax.data.vocabulary import SentencePiece, resolve
+from dss_jax.data.vocabulary import open_vocabulary, resolve
 
 
 def main(args: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     except UsageError as error:
         findings.append(Finding("records", {}, str(error)))
     file = vocabulary_at_hand(task) if run.vocabulary.path is None else resolve(run.vocabulary.path)
-    vocabulary = None if file is None else SentencePiece(file, run.vocabulary.extra_ids)
+    vocabulary = None if file is None else open_vocabulary(file, run.vocabulary.extra_ids)
     found = check(task, splits, run, vocabulary)
     found.findings += findings
     _print(task.name, found, tuple(splits))

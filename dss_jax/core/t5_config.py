@@ -66,6 +66,11 @@ class T5Config(Section):
     remat_policy: str = setting("none", among=REMAT_POLICIES, free=True)
     scan_unroll: int = setting(1, low=1, free=True)
 
+    @property
+    def pad_and_start(self) -> tuple[int, int]:
+        """What a batch is filled up with, and what comes before its targets."""
+        return self.pad_token_id, self.decoder_start_token_id
+
     def check(self) -> None:
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
             raise UsageError(

@@ -1,5 +1,5 @@
-"""Hugging Face folders of T5: `config.json`, the SentencePiece file, and tensors: safetensors or
-PyTorch's files, whole or in shards.
+"""Hugging Face folders of T5: `config.json`, the SentencePiece file or the tokenizer's files, and
+tensors: safetensors or PyTorch's files, whole or in shards.
 
 Parameters are compared under Hugging Face's names. Nothing is left out silently or made up: what
 a reader had to decide is in `Weights.notes`.
@@ -25,9 +25,11 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.paths import check_name, write_whole
+from dss_jax.data.vocabulary import files_of, is_tokenizer
 from dss_jax.interop import hf_config
 from dss_jax.interop.hf_config import written_by_transformers_5
-from dss_jax.interop.model_files import README, VOCABULARY
+from dss_jax.interop.model_files import README
+from dss_jax.interop.older_tokenizers import readable_vocabulary
 from dss_jax.interop.pieces import token_names
 from dss_jax.interop.tokenizer_json import tokenizer_json
 from dss_jax.interop.weights import (
@@ -159,14 +161,14 @@ def read_hf(path: Path) -> Weights:
             "with the same values, and training will part the two"
         )
     found = {name: tensor.shape for name, tensor in tensors.items()}
-    vocabulary = path / VOCABULARY
+    extra_ids = _extra_ids(path, fields)
     return Weights(
         config=config,
         leaves=checked_leaves(
             parameters(config), found, lambda names: (tensors[n].read() for n in names), origin
         ),
-        vocabulary=vocabulary if vocabulary.is_file() else None,
-        extra_ids=_extra_ids(path, fields),
+        vocabulary=readable_vocabulary(path, extra_ids),
+        extra_ids=extra_ids,
         origin=origin,
         card=student_card.read(path),
         notes=tuple(notes),
@@ -223,20 +225,21 @@ def write_hf(
         hf_config.CONFIG: hf_config.config_json(weights.config, dtype, card),
         "generation_config.json": hf_config.generation_json(weights.config, card),
     }
-    if vocabulary is not None:
+    own = files_of(vocabulary) if vocabulary is not None else {}
+    if vocabulary is not None and not is_tokenizer(vocabulary):
         fast = tokenizer_json(vocabulary, weights.extra_ids)
         if fast is None:
             log.info("no tokenizer.json: %s is not of T5's kind; transformers needs it", vocabulary)
         else:
             files["tokenizer.json"] = fast
         names = token_names(vocabulary, weights.extra_ids, 0)
-        own = hf_config.tokenizer_config_json(names, weights.extra_ids, fast=fast is not None)
-        files["tokenizer_config.json"] = own
+        settings = hf_config.tokenizer_config_json(names, weights.extra_ids, fast=fast is not None)
+        files["tokenizer_config.json"] = settings
     with storage.whole_place(path, hf_config.CONFIG) as folder:
         for name, content in files.items():
             _write_json(folder / name, content)
-        if vocabulary is not None:
-            shutil.copyfile(vocabulary, folder / VOCABULARY)
+        for name, file in own.items():
+            shutil.copyfile(file, folder / name)
         if card is not None:
             student_card.write(folder, card)
         if readme is not None:
