@@ -111,7 +111,7 @@ class XlaEngine:
 
     def rank(self, inputs: Sequence[Ids], labels: Sequence[Sequence[Ids]]) -> list[np.ndarray]:
         rows = np.arange(len(inputs))
-        return self._ranker(self._params, _column(inputs), rows, labels, self._lengths)
+        return self._ranker(self._params, _column(inputs), rows, labels)
 
 
 def padded_lengths(longest: int) -> tuple[int, ...]:
