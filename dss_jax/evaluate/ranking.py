@@ -94,7 +94,7 @@ class TrieRanker:
             in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, params), batch_sharding(mesh)),
             out_shardings=NamedSharding(mesh, PartitionSpec()),
         )
-        self._score = Compiled.kept("rank", run, mesh, jitted, params)
+        self._score = Compiled.kept("rank", run, mesh, jitted.lower, params)
 
     def __call__(
         self, params: Any, inputs: Slices, rows: np.ndarray, labels: Sequence[Sequence[Ids]]
