@@ -66,6 +66,8 @@ def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_i
         length=length,
         unroll=config.scan_unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
+        # Flax would trace each stack once more, to see that it broadcasts no results.
+        check_constancy_invariants=False,
     )
 
 
