@@ -97,7 +97,7 @@ def carried_over(file: Path, form: str, tensors: str) -> str:
             f"{file} begins with YAML that cannot be read ({first}). Put it right, or remove the "
             "file."
         ) from error
-    card.data.library_name = "transformers" if form == "hf" else form
+    card.data["library_name"] = "transformers" if form == "hf" else form
     said = f"Converted by dss-jax {__version__}: {form}, {tensors}. What is above was said before."
     alone = "" if form == "hf" else f"\n\n{_CTRANSLATE2}"
     return f"{str(card).rstrip()}\n\n## This folder\n\n{said}{alone}\n"
