@@ -7,7 +7,7 @@ output.
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,15 +63,6 @@ def input_lengths(
     return (*best, needed[0])
 
 
-class _Functions(NamedTuple):
-    """What an engine compiles: see `dss_jax.model.decoding`."""
-
-    start: Compiled
-    advance: Compiled
-    take_rows: Compiled
-    finish: Compiled
-
-
 class Engine:
     """Decodes with one model, one search and one mesh; compiled once a shape, and kept.
 
@@ -103,13 +94,12 @@ class Engine:
         self.mesh, self.batch_size, self.max_decode_length = mesh, batch_size, max_decode_length
         self._model, self._rules, self._search, self._shapes = model, rules, search, shapes
         self._limit, self._multiple = input_length, length_multiple
-        self._functions: _Functions | None = None
+        self._functions: tuple[Compiled, ...] = ()
 
-    def _made(self, params: Any) -> "_Functions":
-        """The functions for parameters of these shapes, kept where compiled code is."""
+    def _made(self, params: Any) -> tuple[Compiled, ...]:
+        """To start, advance, take rows and finish; for such parameters, and kept on the disk."""
         mesh, search, longest = self.mesh, self._search, self.max_decode_length
         run = config.Run(model=self._model.config, mesh=config.Mesh(logical_axis_rules=self._rules))
-        rows = batch_sharding(mesh)
         # Small results are on every device, so that every process can read them.
         everywhere = NamedSharding(mesh, PartitionSpec())
 
@@ -126,22 +116,17 @@ class Engine:
             jitted = jax.jit(advance, donate_argnums=2, out_shardings=places)
             return jitted.lower(params, prepared, state, until)
 
-        def take_rows(_: None, prepared: Any, state: Any, rows_B: Any) -> Any:
-            return decoding.take_rows(prepared, state, rows_B)
+        def lower_take_rows(_: None, *batch: Any) -> Any:
+            places = jax.tree.map(lambda x: x.sharding, batch[:2])
+            take_rows = jax.jit(lambda _, *batch: decoding.take_rows(*batch), out_shardings=places)
+            return take_rows.lower(None, *batch)
 
-        def lower_take_rows(_: None, prepared: Any, state: Any, rows_B: Any) -> Any:
-            places = jax.tree.map(lambda x: x.sharding, (prepared, state))
-            return jax.jit(take_rows, out_shardings=places).lower(None, prepared, state, rows_B)
-
-        start = partial(decoding.start, self._model, search=search, max_decode_length=longest)
+        begin = partial(decoding.start, self._model, search=search, max_decode_length=longest)
+        start = jax.jit(begin, in_shardings=(None, *[batch_sharding(mesh)] * 2))
         finish = jax.jit(lambda _, found: search.finish(found), out_shardings=everywhere)
         shapes = jax.tree.map(abstract, params)
-        return _Functions(
-            kept("start", jax.jit(start, in_shardings=(None, rows, rows)).lower, shapes),
-            kept("advance", lower_advance, shapes),
-            kept("take rows", lower_take_rows, None),
-            kept("finish", finish.lower, None),
-        )
+        whole = kept("start", start.lower, shapes), kept("advance", lower_advance, shapes)
+        return *whole, kept("take rows", lower_take_rows, None), kept("finish", finish.lower, None)
 
     def lengths_for(self, inputs: Slices, rows: np.ndarray) -> tuple[int, ...]:
         """The padded lengths for these rows: see `input_lengths`."""
@@ -163,23 +148,23 @@ class Engine:
         self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray, longest: int
     ) -> Iterator[tuple[np.ndarray, Decoded]]:
         """Decodes a batch: places in it and their results, the last ones of a place count."""
-        do = self._functions = self._functions or self._made(params)
-        prepared, state = do.start(params, *put_whole((tokens_BxS, ids_B), self.mesh))
+        start, advance, take_rows, finish = self._functions = self._functions or self._made(params)
+        prepared, state = start(params, *put_whole((tokens_BxS, ids_B), self.mesh))
         places, first = np.arange(len(ids_B)), len(ids_B)
         for until in range(CHUNK, longest + CHUNK, CHUNK):
-            state, done = do.advance(params, prepared, state, np.int32(min(until, longest)))
+            state, done = advance(params, prepared, state, np.int32(min(until, longest)))
             left = np.flatnonzero(~np.asarray(done))
             size = self._smaller_batch(len(places), first, len(left))
             if not len(left) or until >= longest:
                 break
             if size < len(places):
-                yield places, do.finish(None, state.rows.search)
+                yield places, finish(None, state.rows.search)
                 # Filled up with a row that is done, and so takes no part.
                 filled = np.full(size, np.flatnonzero(np.asarray(done))[0], np.int32)
                 filled[: len(left)] = left
-                prepared, state = do.take_rows(None, prepared, state, filled)
+                prepared, state = take_rows(None, prepared, state, filled)
                 places = places[filled]
-        yield places, do.finish(None, state.rows.search)
+        yield places, finish(None, state.rows.search)
 
     def __call__(
         self,

@@ -187,7 +187,10 @@ def _shape_of(
     for each in (lengths, nodes):
         own = np.where(streams < 0, 0, each[streams])
         # One more for the padding that a stream and a row must end with.
-        sizes += [_size_up(int(own.sum(axis=1).max()) + 1, steps), _size_up(int(own.max()) + 1, 1)]
+        sizes += [
+            _size_up(int(own.sum(axis=1).max()) + 1, steps),
+            _size_up(int(own.max()) + 1, steps),
+        ]
     return RankShape(streams.shape[1], *sizes)
 
 

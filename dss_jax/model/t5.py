@@ -279,13 +279,9 @@ class T5(nn.Module):
     ) -> jax.Array:
         """Logits of a block's targets, in any layout: [R, T, V] in float32.
 
-        Where targets share their beginnings, as in a trie, their tokens may stand in any order.
-        B are attention's rows, and T is the length of the decoder's.
-
-        Args:
-          positions_BxT: int32, where each token stands in its target; None: as they come.
-          sees_BxTxT: bool, whether a token, axis 1, comes after another in a target, or is it;
-            None: it sees all before it.
+        Tokens of targets that share their beginnings may come in any order: in attention's rows B,
+        `positions_BxT`, int32, is where each stands in its target, and `sees_BxTxT`, bool, whether
+        it, axis 1, comes after another, or is it.
         """
         own, decoder, cross = block_patterns(block, with_lengths=self.config.attention == "cudnn")
         if sees_BxTxT is not None:

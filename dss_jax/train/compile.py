@@ -235,10 +235,9 @@ class Compiled:
     def kept(
         cls, name: str, run: config.Run, mesh: Mesh, lower_whole: Callable[..., Any], first: Any
     ) -> Self:
-        """A step of a run, kept where compiled code is; `name` tells it from its others.
-
-        `lower_whole`: a jitted function's `lower`. `first`: shapes, dtypes and shardings of its
-        first argument. Logical axes in the model mean axes of the mesh while it is traced.
+        """A step of a run, kept where compiled code is; `name` tells it from its others. Logical
+        axes in the model mean axes of the mesh while it is traced, by a jitted function's
+        `lower_whole`; `first`: shapes, dtypes and shardings of its first argument.
         """
 
         def lower(*batch: Any) -> jax.stages.Lowered:
