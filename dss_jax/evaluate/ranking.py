@@ -126,6 +126,16 @@ class TrieRanker:
                     first += edges
         return found
 
+    def _tries_of(self, labels: Sequence[Sequence[Ids]]) -> list[Trie]:
+        """The trie of each row; rows with the same labels share one."""
+        known: dict[tuple, Trie] = {}
+        start, eos = self._config.decoder_start_token_id, self._config.eos_token_id
+        for row in map(tuple, labels):
+            key = tuple(map(tuple, row))
+            if key not in known:
+                known[key] = trie_of(row, start, eos)
+        return [known[tuple(map(tuple, row))] for row in labels]
+
     def _stream(
         self,
         inputs: Slices,
@@ -153,9 +163,8 @@ class TrieRanker:
 
     def _most_rows(self, nodes: float) -> int:
         """Rows of a batch at most, of so many nodes each."""
-        fitting = (
-            max(1, int(LOGITS_BYTES / (4 * (self._config.vocab_size or 0) * nodes))) * self._streams
-        )
+        bytes_of_row = 4 * (self._config.vocab_size or 0) * nodes
+        fitting = max(1, int(LOGITS_BYTES / bytes_of_row)) * self._streams
         return min(self._batch_size, 1 << (fitting.bit_length() - 1))
 
 
@@ -214,16 +223,6 @@ def _dealt(rows: np.ndarray, nodes: np.ndarray, streams: int) -> np.ndarray:
         had[places] += own[order]
         columns.append(column)
     return np.stack(columns, axis=1)
-
-    def _tries_of(self, labels: Sequence[Sequence[Ids]]) -> list[Trie]:
-        """The trie of each row; rows with the same labels share one."""
-        known: dict[tuple, Trie] = {}
-        start, eos = self._config.decoder_start_token_id, self._config.eos_token_id
-        for row in map(tuple, labels):
-            key = tuple(map(tuple, row))
-            if key not in known:
-                known[key] = trie_of(row, start, eos)
-        return [known[tuple(map(tuple, row))] for row in labels]
 
 
 class LabelRanker:
