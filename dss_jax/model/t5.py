@@ -289,9 +289,8 @@ class T5(nn.Module):
     ) -> jax.Array:
         """Logits of a block's targets, in any layout: [R, T, V] in float32.
 
-        Tokens of targets that share their beginnings may come in any order: in attention's rows B,
-        `positions_BxT`, int32, is where each stands in its target, and `sees_BxTxT`, bool, whether
-        it, axis 1, comes after another, or is it.
+        Targets that share their beginnings may come in any order: `positions_BxT`, int32, is where
+        a token stands, `sees_BxTxT`, bool, whether it (axis 1) comes after another, or is it.
         """
         pad_id, cudnn = self.config.pad_token_id, self.config.attention == "cudnn"
         own, decoder, cross = block_patterns(block, pad_id, with_lengths=cudnn)
