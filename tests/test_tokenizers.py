@@ -19,11 +19,12 @@ from test_seqio_tokens import TRICKY, check_against_pipelines, rows_of
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.data.columns import Examples
+from dss_jax.data.file_tokenizers import FastTokenizer
 from dss_jax.data.joint import joint_pair
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.tokenizer import Tokenizer
-from dss_jax.data.tokenizer_files import FAST, FastTokenizer
+from dss_jax.data.tokenizer_files import FAST
 from dss_jax.data.vocabulary import files_of, open_vocabulary, resolve, vocabulary_digest
 from dss_jax.interop import extend, older_tokenizers
 from dss_jax.interop.formats import read_weights, write_weights
@@ -299,7 +300,7 @@ class TestConversions:
     def test_another_end_than_the_models(self, weights: Weights) -> None:
         assert weights.vocabulary is not None
         wrong = dataclasses.replace(weights.config, eos_token_id=1)
-        with pytest.raises(UsageError, match="end with id 2 .*with 1"):
+        with pytest.raises(UsageError, match=r"end with id 2 .*with 1"):
             vocabulary_size(weights.vocabulary, 0, wrong, "a test")
 
     def test_what_t5x_cannot_keep_is_named(
