@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import script_texts
 import toy
-from hypothesis import given
-from hypothesis import strategies as st
 from record_tokenizers import ADDED, FOLDER, GOLDEN, t5_folder
 from t5_weights import BASE, random_weights
 from test_seqio_tokens import TRICKY, check_against_pipelines, rows_of
@@ -111,10 +109,11 @@ def test_there_and_back(name: str, opened: dict[str, Tokenizer]) -> None:
             assert own.decode(own.encode(text)) == text
 
 
-@given(st.lists(st.integers(0, 800)))
-def test_any_ids_are_a_text(opened: dict[str, Tokenizer], ids: list[int]) -> None:
+def test_any_ids_are_a_text(opened: dict[str, Tokenizer]) -> None:
+    rng = np.random.default_rng(0)
     for own in opened.values():
-        assert own.decode(ids).encode() is not None
+        for _ in range(200):
+            own.decode(rng.integers(3, 800, rng.integers(0, 30))).encode()
 
 
 def test_bytes_that_are_no_utf8_are_left_out(opened: dict[str, Tokenizer]) -> None:
