@@ -87,7 +87,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--input_length", type=int, default=2048, help="longest prompt in tokens (default 2,048)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--fsdp", type=int, default=1, help="devices that share the parameters (default 1)")
-    add("--vocabulary", help="SentencePiece file, where the checkpoint has none")
+    add("--vocabulary", help="SentencePiece file or tokenizer, where the checkpoint has none")
 
 
 def main(args: argparse.Namespace) -> int:

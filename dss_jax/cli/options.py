@@ -46,7 +46,10 @@ class Resolved:
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data_dir", help="folder of the data (also: DSS_DATA_DIR); all paths: gs:// or s3:// too")
-    add("--vocabulary", help="SentencePiece model: a file, or https://")
+    add(
+        "--vocabulary",
+        help="SentencePiece model (a file, or https://), tokenizer's folder, or bytes",
+    )
     add("--store_dir", help="folder of the token stores (also: DSS_STORE_DIR)")
     add("--task_dir", action="append", default=[], help="a folder with task files of yours")
 

@@ -120,12 +120,13 @@ class Task(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary(Section):
-    """The SentencePiece vocabulary.
+    """The vocabulary.
 
     Attributes:
-      path: the `.model` file: a local path, https://, or gs:// of a public bucket (fetched once
-        into the cache); None: the task's own where it ships one, else T5's public vocabulary.
-      extra_ids: sentinel ids above the model's pieces (T5: 100).
+      path: a SentencePiece `.model` file, a folder with a `tokenizer.json`, or "bytes" (ByT5's): a
+        local path, https://, or gs:// of a public bucket (fetched once into the cache); None: the
+        task's own where it ships one, else T5's public vocabulary.
+      extra_ids: sentinel ids above a SentencePiece model's pieces (T5: 100); others tell their own.
     """
 
     path: str | None = setting(None, free=True)  # What is in the file decides: as for records.

@@ -97,6 +97,6 @@ def open_vocabulary(path: str | os.PathLike[str], extra_ids: int = 100) -> Token
     """
     if not is_tokenizer(Path(path)):
         return SentencePiece(path, extra_ids)
-    from dss_jax.data.tokenizer_files import open_tokenizer
+    from dss_jax.data.file_tokenizers import open_tokenizer
 
     return open_tokenizer(Path(path))
