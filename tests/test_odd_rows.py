@@ -32,6 +32,7 @@ from dss_jax.data.characters import Characters, check_labels, lines
 from dss_jax.data.rows import examples
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TextColumn, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, text_column, write_store
+from dss_jax.data.survey import not_allowed
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate import evaluator
 from dss_jax.layouts import health
@@ -525,6 +526,9 @@ def store_of(folder: Path, **splits: list[Example]) -> TokenStore:
     labels = [*{label for e in chain(*splits.values()) for label in e.allowed_labels}]
     about = {"name": "toy", "kind": "task", "key": folder.name, "prefixes": "paper"}
     about["labels"] = labels
+    about["health"] = {name: {"not_allowed": not_allowed(rows)} for name, rows in splits.items()}
+    gold = {e.label for e in chain(*splits.values())}
+    about["unused_labels"] = [label for label in labels if label not in gold]
     return write_store(folder / "store", built, toy.VOCABULARY, 0, about)
 
 
@@ -574,6 +578,13 @@ class TestBeforeTraining:
         health.check(toy.make_run(), store_of(tmp_path / "slip", train=rows))
         assert "gold labels that are not allowed: 'yse' (1)." in said[0]
         assert "dss tasks check toy" in said[0]
+
+    def test_a_label_that_was_renamed_in_the_table_alone(self, tmp_path: Path) -> None:
+        rows = [replace(e, allowed_labels=("yes", "no")) for e in some(6, "nope", "So.")]
+        yes = [replace(e, allowed_labels=("yes", "no")) for e in some(6, rationale="Because.")]
+        store = store_of(tmp_path, train=[*rows, *yes])
+        with pytest.raises(UsageError, match=r"'nope' \(6\), and none has its 'no': was a label"):
+            health.check(toy.make_run(), store)
 
     def test_the_plan_says_what_a_run_does(self, tmp_path: Path) -> None:
         rows = [*some(5), *some(5, rationale="Sun")]

@@ -60,7 +60,8 @@ class Ages:
             return False
         if corrected:
             self.found[GOLD].append(place)
-        if not allowed and label not in self._labels:
+        # Labels of a row's own are no fewer when other rows lose theirs.
+        if allowed in ((), self._task.labels) and label not in self._labels:
             self._doubtful[place] = label
         return True
 
@@ -68,8 +69,9 @@ class Ages:
         return one == other or self._task.scorer.correct(one, other)
 
     def gone(self) -> list[Place]:
-        """Of the rows whose records fit, where any text may be a label: those that a teacher gave a
-        label that rows had when they were asked, and none has now. To be called once, at the end.
+        """Of the rows whose records fit, but for those with allowed labels of their own: those that
+        a teacher gave a label that rows had when they were asked, and none has now. To be called
+        once, at the end.
         """
         gone = {place: None for place, label in self._doubtful.items() if label in self._before}
         self.found[LABEL] += gone

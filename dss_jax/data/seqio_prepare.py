@@ -23,6 +23,7 @@ from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import ColumnPart, Columns, Joined, text_column, write_store
+from dss_jax.data.survey import not_allowed, unused_labels
 from dss_jax.data.vocabulary import SentencePiece
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
         right = (e.label and task.scorer.correct(e.label, e.teacher_label) for e in found)
         teacher_right = sum(map(bool, right))
         health[split] = {"left_out": left_out.get(split, 0), "teacher_right": teacher_right}
+        if task.labels:
+            health[split]["not_allowed"] = not_allowed(found)
     # Of SeqIO's own sources, which the key does not cover.
     files: dict[str, Any] = {}
     for source in task.sources:
@@ -126,6 +129,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
         description={
             "description": task.description,
             "labels": task.labels,
+            "unused_labels": unused_labels(task, chain.from_iterable(examples.values())),
             "columns": input_columns(task),
             "prefixes": request["prefixes"],
             "counts": counts,

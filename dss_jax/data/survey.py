@@ -11,7 +11,7 @@ from typing import NamedTuple
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.scoring import folded_text
 from dss_jax.core.table import TableSource
-from dss_jax.core.types import SPLITS
+from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data.rows import table_rows
 from dss_jax.data.vocabulary import SentencePiece
 
@@ -23,6 +23,9 @@ MOST_LABELS, ROWS_OF_A_LABEL = 200, 3
 
 SLIP_ROWS, SLIP_FACTOR, SLIP_LIKE = 3, 10, 0.8
 """A label of so few rows is a slip of one that has so many times as many and is so like it."""
+
+SHOWN = 8
+"""Labels, or pairs of rows, that a line names."""
 
 SEEDS, KEYS = 500, 400_000
 """At most so many seeds are tried, on about so many keys all together."""
@@ -85,6 +88,41 @@ def closed_labels(counts: Mapping[str, int]) -> tuple[tuple[str, ...], dict[str,
         else:
             slips[label] = meant
     return tuple(sorted(labels.values())), slips
+
+
+def not_allowed(examples: Iterable[Example], known: Collection[str] = ()) -> Counter[str]:
+    """Gold labels of rows that are none of the row's allowed ones, nor of the `known` where it has
+    none of its own.
+    """
+    found = ((e.label, e.allowed_labels or known) for e in examples)
+    return Counter(label for label, allowed in found if label and allowed and label not in allowed)
+
+
+def renamed(outside: Mapping[str, int], unused: Collection[str]) -> str:
+    """What is wrong where gold labels that are not allowed are no slips of the pen, for a label of
+    the task is `unused`, no row's any more; "": nothing.
+    """
+    new = [f"{label!r} ({n:,})" for label, n in outside.items() if n > SLIP_ROWS]
+    if not (new and unused):
+        return ""
+    return (
+        f"rows have gold labels that the task does not name, {some(new)}, and none has its "
+        f"{some(map(repr, unused))}: was a label renamed? Write it into the task file as the rows "
+        "have it, in its labels and its prompt."
+    )
+
+
+def some(texts: Iterable[str]) -> str:
+    """The first of many."""
+    found = list(texts)
+    more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+    return f"{', '.join(found[:SHOWN])}{more}"
+
+
+def unused_labels(task: DistillationTask, examples: Iterable[Example]) -> list[str]:
+    """Those of the task's labels that no row has."""
+    gold = {e.label for e in examples}
+    return [label for label in task.labels if label not in gold]
 
 
 def evenest_seed(table: TableSource, keys: Sequence[tuple[str, str]]) -> int:

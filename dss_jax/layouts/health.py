@@ -1,7 +1,6 @@
 """What a run should know of its data before it begins: a line of numbers, and what is wrong."""
 
 import itertools
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -18,9 +17,6 @@ from dss_jax.layouts.batches import subset_rows
 log = logging.getLogger(__name__)
 
 SCORED = ("validation", "test")
-
-SHOWN = 8
-"""Labels that a line names."""
 
 MISSING = 0.1
 """From this share of rows without a rationale on, a line says so."""
@@ -206,19 +202,22 @@ def _check_rationales(run: config.Run, store: TokenStore) -> None:
 
 
 def _check_allowed(run: config.Run, store: TokenStore) -> None:
-    """Warns of gold labels that are none of the row's, where the task names labels."""
-    wrong: Counter[str] = Counter()
-    for split in map(store.split, store.splits) if store.manifest.get("labels") else ():
-        pairs = Counter(zip(split.text("label")[:], split.text("allowed_labels")[:], strict=True))
-        for (label, allowed), n in pairs.items():
-            if label and label not in (json.loads(allowed) or [label]):
-                wrong[label] += n
-    if wrong:
-        named = ", ".join(f"{label!r} ({n:,})" for label, n in wrong.most_common(SHOWN))
-        log.warning(
-            f"gold labels that are not allowed: {named}. They are trained on, and "
-            f"never predicted. `dss tasks check {run.task.shown_name}` says more."
-        )
+    """Warns of gold labels that are none of the row's, where the task names labels; UsageError:
+    one was renamed.
+    """
+    health = store.manifest.get("health", {}).values()
+    wrong = sum((Counter(own.get("not_allowed", {})) for own in health), Counter[str]())
+    if not wrong:
+        return
+    from dss_jax.data.survey import renamed, some
+
+    if said := renamed(wrong, store.manifest.get("unused_labels", ())):
+        raise UsageError(f"{run.task.shown_name}: {said}")
+    named = some(f"{label!r} ({n:,})" for label, n in wrong.most_common())
+    log.warning(
+        f"gold labels that are not allowed: {named}. They are trained on, and "
+        f"never predicted. `dss tasks check {run.task.shown_name}` says more."
+    )
 
 
 def _check_lengths(run: config.Run, split: StoreSplit) -> None:
