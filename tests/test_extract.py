@@ -468,7 +468,9 @@ def test_shards_samples_and_dry_run(tmp_path: Path, task_dir: Path, capsys) -> N
 def test_labels_that_were_renamed_are_found_before_anything_is_paid(
     tmp_path: Path, task_dir: Path, capsys
 ) -> None:
-    (task_dir / "rows.py").write_text(TASK.replace("prompt=", 'labels=("yesses", "no"), prompt=', 1))
+    (task_dir / "rows.py").write_text(
+        TASK.replace("prompt=", 'labels=("yesses", "no"), prompt=', 1)
+    )
     assert main(command(task_dir, "http://127.0.0.1:9/v1", tmp_path / "r.jsonl")) == 2
     said = capsys.readouterr().err
     assert "exemplars answer with no allowed label: 'yes'. Nothing was sent." in said
@@ -515,11 +517,12 @@ class TestSeveralSplits:
         more = ("--split", "train,test", "--price_in", "10", "--price_out", "0")
         out = tmp_path / "r.jsonl"
         assert main(command(task_dir, "http://127.0.0.1:9/v1", out, *more, "--dry_run")) == 0
-        costs = [float(x) for x in re.findall(r"cost, about +([\d.]+) USD", capsys.readouterr().out)]
+        costs = [
+            float(x) for x in re.findall(r"cost, about +([\d.]+) USD", capsys.readouterr().out)
+        ]
         assert len(costs) == 2
-        between = f"{costs[0] + costs[1] / 2:.4f}"  # Enough for the first alone.
-        command_ = command(task_dir, "http://127.0.0.1:9/v1", out, *more, "--budget", between)
-        assert main(command_) == 2
+        more += ("--budget", f"{costs[0] + costs[1] / 2:.4f}")  # Enough for the first alone.
+        assert main(command(task_dir, "http://127.0.0.1:9/v1", out, *more)) == 2
         assert "Nothing was sent." in capsys.readouterr().err
 
     @pytest.mark.parametrize(

@@ -40,6 +40,17 @@ def written(path: Path, needed: int | None = None) -> Iterator[None]:
         raise UsageError(said) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, where there is none; UsageError: it cannot be made."""
+    try:
+        with written(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # Below /proc, say, or a name that is too long.
+        raise UsageError(
+            f"the folder {folder} cannot be made: {error.strerror}. Give another path."
+        ) from error
+
+
 def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Writes a file that appears whole or not at all, and its folder where there is none. The path
     may be a remote one of `dss_jax.core.storage.place`; `content` may come in pieces. UsageError:
@@ -53,8 +64,8 @@ def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
         return
     # Several processes may write the same one.
     fresh = file.with_name(f"{file.name}.{os.getpid()}{NEW}")
+    make_folder(file.parent)
     with written(file, len(content) if isinstance(content, bytes) else None):
-        file.parent.mkdir(parents=True, exist_ok=True)
         try:
             with fresh.open("wb") as out:
                 out.writelines(parts)
@@ -105,8 +116,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     UsageError: see `written`.
     """
     check_new_folder(path)
+    make_folder(path.parent)
     with written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         own = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
         try:
             # With the mode of the umask, which nobody is told without changing it.

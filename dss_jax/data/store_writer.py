@@ -15,7 +15,7 @@ import numpy as np
 
 from dss_jax.core.digest import file_digest
 from dss_jax.core.machine import is_alive
-from dss_jax.core.paths import written
+from dss_jax.core.paths import make_folder, written
 from dss_jax.core.texts import utf8
 from dss_jax.data.store import (
     FORMAT,
@@ -117,8 +117,8 @@ def write_store(
     """
     partial = path.parent / f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}"
     try:
+        make_folder(partial)
         with written(path):
-            partial.mkdir(parents=True)
             shutil.copyfile(vocabulary_file, partial / VOCABULARY)
             entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
             manifest = _manifest(partial, entries, extra_ids, description)
