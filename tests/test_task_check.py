@@ -162,6 +162,11 @@ def test_a_split_that_nobody_was_asked_about_is_not_called_wrong() -> None:
     (one,) = (f for f in found if f.what == "with a rationale")
     assert one.found["test"] == "0 of 20"
     assert one.found["train"] == "60 of 60, right 100.0 %"
+    change(splits, "train", 0, teacher_label="", rationale="")
+    (one,) = (
+        f for f in check(task_of(), splits, config.Run(), None).findings if f.what == one.what
+    )
+    assert one.found["train"] == "59 of 60, right 100.0 %"
 
 
 def test_what_is_worth_a_look() -> None:

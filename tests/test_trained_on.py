@@ -100,6 +100,16 @@ class TestFromAnotherFolder:
         assert f"(it was {known['task_file']})" in said[0]
         assert not registry._loaded, "a task file was executed because a run names it"
 
+    def test_its_records_may_be_others_now(
+        self, tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Extracted again; nobody has named them to the command."""
+        run = student(tmp_path, store, monkeypatch, **OURS)
+        file = tmp_path / "r.jsonl"
+        write_records(file, Header(task="choices", split="train", teacher="m"), [])
+        records = f"Task.record_files = ({str(file)!r},)"
+        assert reopen(run, "Data.store = None", records).store.path == store.path
+
     def test_a_scorer_of_the_task_files_own_needs_the_file_to_be_named(
         self, tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -41,11 +41,16 @@ def written(path: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder, and those above it, where there is none; UsageError: it cannot be made."""
+    """Makes a folder, and those above it, where there is none. UsageError: there cannot be one, as
+    below /proc; OSError: what the disk says, of which `core.disk` makes a line.
+    """
     try:
-        with written(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # Below /proc, say, or a name that is too long.
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        from dss_jax.core.disk import reason  # Seldom.
+
+        if reason(error):
+            raise
         raise UsageError(
             f"the folder {folder} cannot be made: {error.strerror}. Give another path."
         ) from error
@@ -64,8 +69,8 @@ def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
         return
     # Several processes may write the same one.
     fresh = file.with_name(f"{file.name}.{os.getpid()}{NEW}")
-    make_folder(file.parent)
     with written(file, len(content) if isinstance(content, bytes) else None):
+        make_folder(file.parent)
         try:
             with fresh.open("wb") as out:
                 out.writelines(parts)
@@ -116,8 +121,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     UsageError: see `written`.
     """
     check_new_folder(path)
-    make_folder(path.parent)
     with written(path):
+        make_folder(path.parent)
         own = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
         try:
             # With the mode of the umask, which nobody is told without changing it.

@@ -249,9 +249,10 @@ def _whole(label: str) -> re.Pattern[str]:
 def _teacher(task: DistillationTask, splits: Splits) -> Finding:
     shown = {}
     for split, rows in splits.items():
-        text, judged = sum(bool(e.rationale) for e in rows), [e for e in rows if e.label]
+        text = sum(bool(e.rationale) for e in rows)
+        judged = [e for e in rows if e.label and e.teacher_label]
         shown[split] = f"{text:,} of {len(rows):,}"
-        if any(e.teacher_label for e in judged):  # Else nobody was asked about this split.
+        if judged:  # Else nobody was asked about this split.
             right = sum(task.scorer.correct(e.label, e.teacher_label) for e in judged)
             shown[split] += f", right {100 * right / len(judged):.1f} %"
     bare = "train" in splits and not any(e.rationale for e in splits["train"])

@@ -300,7 +300,7 @@ def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabu
         given = vocabulary.resolve(vocabulary_cfg.path)
         if file_digest(given) != manifest["vocabulary"]["sha256"]:
             raise UsageError(
-                f"the store {path} was made with another vocabulary than {given}. Leave "
-                f"--vocabulary out to use the store's own, {store.vocabulary_path}."
+                f"the store {path} was made with another vocabulary than {given}: its own is "
+                f"{store.vocabulary_path}. Give a store that was made with it, or that vocabulary."
             )
     return store

@@ -106,8 +106,8 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     for split, found in examples.items():
         for field in ("label", "teacher_label", "rationale"):
             counts[split][field] = sum(bool(getattr(e, field)) for e in found)
-        right = (e.label and task.scorer.correct(e.label, e.teacher_label) for e in found)
-        teacher_right = sum(map(bool, right))
+        judged = (e for e in found if e.label and e.teacher_label)
+        teacher_right = sum(task.scorer.correct(e.label, e.teacher_label) for e in judged)
         health[split] = {"left_out": left_out.get(split, 0), "teacher_right": teacher_right}
         if task.labels:
             health[split]["not_allowed"] = not_allowed(found)

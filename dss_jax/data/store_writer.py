@@ -117,8 +117,8 @@ def write_store(
     """
     partial = path.parent / f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        make_folder(partial)
         with written(path):
+            make_folder(partial)
             shutil.copyfile(vocabulary_file, partial / VOCABULARY)
             entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
             manifest = _manifest(partial, entries, extra_ids, description)

@@ -110,12 +110,16 @@ def health_line(store: TokenStore, name: str, data: config.Data) -> str:
     for column in columns:
         cut |= split.tokens(column).lengths() > length_limit(column, data)
     odd = {int(row) for column in columns for row in unknown_rows(split.tokens(column))}
-    labels = int(_has(split, "label_targets").sum())
+    labelled = _has(split, "label_targets")
+    labels = int(labelled.sum())
     parts = [f"{len(split):,} rows", f"{labels:,} with a label"]
     if split.has("rationale_targets"):
         parts.append(f"{int(_has(split, 'rationale_targets').sum()):,} with a rationale")
-    if labels and made and _has(split, "teacher_label_targets").any():
-        parts.append(f"teacher right {100 * made['teacher_right'] / labels:.2f} %")
+    # Of the others nobody knows here whether a teacher was asked about them.
+    answered = int((labelled & _has(split, "teacher_label_targets")).sum())
+    if answered and made:
+        some = "" if answered == labels else f" of {answered:,} answers"
+        parts.append(f"teacher right {100 * made['teacher_right'] / answered:.2f} %{some}")
     parts += [f"{int(cut.sum()):,} cut", f"{len(odd):,} with unknown characters"]
     if made.get("left_out"):
         parts.append(f"{made['left_out']:,} left out that cannot be used")

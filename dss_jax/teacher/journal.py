@@ -113,8 +113,8 @@ class Journal:
         self._waiting: dict[str, tuple] = {}
         self._run: tuple[str, float, int] | None = None
         self._last_commit = self._last_beat = clock()
-        make_folder(self.path.parent)
         try:
+            make_folder(self.path.parent)
             self._db = sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None)
             self._use_write_ahead_log()
             self._db.execute("pragma synchronous = full")
