@@ -36,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="the record file, JSONL; of several splits, OUT_SPLIT.jsonl each")
     add("--data_dir", help="folder of the data (also: DSS_DATA_DIR)")
     add("--task_dir", action="append", default=[], help="folder of task files")
+    options.add_bad_rows_flag(parser)
     add("--limit", type=int, help="only the first rows")
     add("--shard", metavar="I/N", help="every N-th row from the I-th (from 0)")
     release = "no LLM: parse the completions of the authors' release"
@@ -118,6 +119,7 @@ def _check(args: argparse.Namespace) -> None:
     `splits`.
     """
     args.splits = list(map(options.split_of, args.split.split(",")))
+    args.skip = args.bad_rows == "skip"
     for name in args.splits:
         among("split", name, SPLITS)
     if len(set(args.splits)) < len(args.splits):

@@ -49,7 +49,7 @@ def main(several: Sequence[argparse.Namespace], task: DistillationTask) -> int:
     exit status: that of the first split that does not end well, which is the last one then.
     """
     # All are read, and counted, before anything is paid for.
-    read = [rows.examples(task, args.split, args.data_dir) for args in several]
+    read = [_rows(args, task) for args in several]
     if several[0].exemplars != 0:
         check_labels_asked(task, [*itertools.chain.from_iterable(read)])
     asked = [_asking(args, task, whole) for args, whole in zip(several, read, strict=True)]
@@ -74,6 +74,14 @@ def main(several: Sequence[argparse.Namespace], task: DistillationTask) -> int:
     if len(several) > 1:
         say(f"for dss train: --rationales {','.join(str(args.out) for args in several)}")
     return 0
+
+
+def _rows(args: argparse.Namespace, task: DistillationTask) -> list[Example]:
+    left: list[str] | None = [] if args.skip else None
+    found = rows.examples(task, args.split, args.data_dir, left)
+    if left:
+        say(f"{args.split}: {number(len(left))} rows are left out that cannot be used")
+    return found
 
 
 def _asking(args: argparse.Namespace, task: DistillationTask, whole: list[Example]) -> Asking:
@@ -114,12 +122,13 @@ def _rows_with_gold(
     """The rows of train where they are here, else those that are asked about; read when needed."""
     if args.split != "train":
         with contextlib.suppress(UsageError):
-            examples = rows.examples(task, "train", args.data_dir)
+            examples = rows.examples(task, "train", args.data_dir, [] if args.skip else None)
     yield from examples
 
 
 def from_release(args: argparse.Namespace, task: DistillationTask) -> None:
-    completions = rows.examples_with_completions(task, args.split, args.from_release)
+    left: list[str] | None = [] if args.skip else None
+    completions = rows.examples_with_completions(task, args.split, args.from_release, left)
     header, records = recipes.from_release(task, args.split, completions)
     write_records(args.out, header, records)
     print_table(f"{args.out}", ("rows", ""), [*header.totals["statuses"].items()])

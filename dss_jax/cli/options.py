@@ -66,7 +66,7 @@ def add_rationales_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_bad_rows_flag(parser: argparse.ArgumentParser) -> None:
     text = "error (default), or skip: leave out rows that cannot be used, and count them"
-    parser.add_argument("--bad_rows", metavar="error|skip", help=text)
+    parser.add_argument("--bad_rows", choices=("error", "skip"), help=text)
 
 
 def add_gin_flags(parser: argparse.ArgumentParser, files: bool = True) -> None:

@@ -120,6 +120,10 @@ def rule_of(field: "dataclasses.Field[Any]") -> Rule:
     return field.metadata.get("rule") or Rule()
 
 
+class Derived(float):
+    """A default that follows other settings, also where `dataclasses.replace` changes these."""
+
+
 class Section:
     """Settings that belong together: a frozen dataclass that checks itself when it is made, and
     says all that is wrong with its fields at once.

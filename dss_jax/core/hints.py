@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dss_jax.core.config import SETTINGS
 from dss_jax.core.errors import UsageError, nearest, unknown_name
+from dss_jax.core.table import FORMS
 
-TABLES = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".parquet")
+TABLES = (*FORMS, ".xlsx")
 """Endings of files with rows."""
 
 NAMES_ELSEWHERE = {
@@ -118,11 +119,8 @@ def unknown_argument(parser: ArgumentParser, rest: Sequence[str], settings: bool
     if flag in known:
         return UsageError(f"unknown argument {word!r}. Did you mean {flag}?")
     if settings and (found := _settings(bare)):
-        own = OTHER_VALUES.get(bare)
-        given = " or ".join(
-            f"--gin.{one}=VALUE, {own}" if own else f"--gin.{one}={shlex.quote(value)}"
-            for one in found
-        )
+        value = f"VALUE, {OTHER_VALUES[bare]}" if bare in OTHER_VALUES else shlex.quote(value)
+        given = " or ".join(f"--gin.{one}={value}" for one in found)
         unit = "".join(f" ({one}: {UNIT[one]})" for one in found if one in UNIT)
         return UsageError(f"{name} is a setting: give {given}{unit}.")
     if is_table(word) and not word.startswith("-"):

@@ -41,19 +41,13 @@ def written(path: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder, and those above it, where there is none. UsageError: there cannot be one, as
-    below /proc; OSError: what the disk says, of which `core.disk` makes a line.
-    """
+    """Makes a folder and those above it; OSError: see `core.disk.unmade`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        from dss_jax.core.disk import reason  # Seldom.
+        from dss_jax.core.disk import unmade  # Seldom.
 
-        if reason(error):
-            raise
-        raise UsageError(
-            f"the folder {folder} cannot be made: {error.strerror}. Give another path."
-        ) from error
+        raise unmade(folder, error) from None
 
 
 def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:

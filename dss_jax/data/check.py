@@ -18,8 +18,9 @@ from dss_jax.core.scoring import folded_text
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.characters import lines as character_lines
+from dss_jax.data.old_records import some
 from dss_jax.data.store_writer import text_column
-from dss_jax.data.survey import closed_labels, not_allowed, renamed, some, unused_labels
+from dss_jax.data.survey import closed_labels, not_allowed, renamed, unused_labels
 from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
 
 Splits = Mapping[str, Sequence[Example]]

@@ -102,7 +102,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
     check_labels(task, chain.from_iterable(examples.values()), vocabulary)
     counts = {split: {"rows": len(found)} for split, found in examples.items()}
-    health = {}
+    health: dict[str, dict[str, Any]] = {}
     for split, found in examples.items():
         for field in ("label", "teacher_label", "rationale"):
             counts[split][field] = sum(bool(getattr(e, field)) for e in found)

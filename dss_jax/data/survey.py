@@ -11,7 +11,8 @@ from typing import NamedTuple
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.scoring import folded_text
 from dss_jax.core.table import TableSource
-from dss_jax.core.types import SPLITS, DistillationTask, Example
+from dss_jax.core.types import DistillationTask, Example
+from dss_jax.data.old_records import some
 from dss_jax.data.rows import table_rows
 from dss_jax.data.vocabulary import SentencePiece
 
@@ -23,9 +24,6 @@ MOST_LABELS, ROWS_OF_A_LABEL = 200, 3
 
 SLIP_ROWS, SLIP_FACTOR, SLIP_LIKE = 3, 10, 0.8
 """A label of so few rows is a slip of one that has so many times as many and is so like it."""
-
-SHOWN = 8
-"""Labels, or pairs of rows, that a line names."""
 
 SEEDS, KEYS = 500, 400_000
 """At most so many seeds are tried, on about so many keys all together."""
@@ -112,13 +110,6 @@ def renamed(outside: Mapping[str, int], unused: Collection[str]) -> str:
     )
 
 
-def some(texts: Iterable[str]) -> str:
-    """The first of many."""
-    found = list(texts)
-    more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
-    return f"{', '.join(found[:SHOWN])}{more}"
-
-
 def unused_labels(task: DistillationTask, examples: Iterable[Example]) -> list[str]:
     """Those of the task's labels that no row has."""
     gold = {e.label for e in examples}
@@ -135,7 +126,7 @@ def evenest_seed(table: TableSource, keys: Sequence[tuple[str, str]]) -> int:
 
 def _unevenness(table: TableSource, keys: Sequence[tuple[str, str]]) -> float:
     """Sum of (count - expected)^2 / expected over labels and splits, Pearson's chi-squared."""
-    carved = {s: share for s, share in _shares(table).items() if table.files.get(s) == table.file}
+    carved = {s: share for s, share in table.shares.items() if table.files.get(s) == table.file}
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for key, label in keys:
         found[label][table.side(key)] += 1
@@ -144,12 +135,6 @@ def _unevenness(table: TableSource, keys: Sequence[tuple[str, str]]) -> float:
         for counts in found.values()
         for split, share in carved.items()
         if share
-    )
-
-
-def _shares(table: TableSource) -> dict[str, float]:
-    return dict(
-        zip(SPLITS, (1 - table.validation - table.test, table.validation, table.test), strict=True)
     )
 
 

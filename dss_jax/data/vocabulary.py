@@ -12,13 +12,10 @@ from typing import Any
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
+from dss_jax.core.ids import EOS_ID, GCS, PAD_ID, T5_PUBLIC, UNK_ID
 from dss_jax.core.paths import cache_folder, write_whole
 from dss_jax.core.texts import well_formed
 from dss_jax.core.types import DistillationTask
-
-T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
-"""T5's and T5 v1.1's vocabulary: 32,000 pieces, used with 100 extra ids."""
 
 SEPARATOR = "</s>"
 """In an input this text stands for the end-of-sequence id, as in Hugging Face's tokenizer."""
@@ -66,7 +63,7 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
 
 def web_address(name: str) -> str:
     """An address as `https://`, by which public buckets need no extra; a path as it is."""
-    return name.replace("gs://", "https://storage.googleapis.com/", 1)
+    return name.replace("gs://", GCS, 1)
 
 
 def cached(url: str) -> Path:

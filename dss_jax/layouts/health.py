@@ -11,7 +11,7 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import UNK_ID
-from dss_jax.data.store import TOKEN_COLUMNS, Slices, StoreSplit, TokenStore, count_overlong
+from dss_jax.data.store import TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
 from dss_jax.layouts.batches import subset_rows
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,11 @@ def unknown_rows(tokens: Slices) -> np.ndarray:
 def length_limit(column: str, data: config.Data) -> int:
     """The longest row of a column that is not cut, in tokens."""
     return data.input_length if column.endswith("_inputs") else data.target_length
+
+
+def count_overlong(split: StoreSplit, column: str, limit: int) -> int:
+    """How many rows of a token column have more than `limit` tokens and would be cut."""
+    return int((split.tokens(column).lengths() > limit).sum())
 
 
 def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths]:
@@ -213,7 +218,8 @@ def _check_allowed(run: config.Run, store: TokenStore) -> None:
     wrong = sum((Counter(own.get("not_allowed", {})) for own in health), Counter[str]())
     if not wrong:
         return
-    from dss_jax.data.survey import renamed, some
+    from dss_jax.data.old_records import some
+    from dss_jax.data.survey import renamed
 
     if said := renamed(wrong, store.manifest.get("unused_labels", ())):
         raise UsageError(f"{run.task.shown_name}: {said}")

@@ -8,6 +8,7 @@ OUTPUT_DIR/curves.png
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,29 @@ from dss_jax.data.store import TokenStore
 from dss_jax.evaluate.statistics import mean
 from dss_jax.run import run_folder, single
 from dss_jax.run.pictures import plot_curves
-from dss_jax.run.session import sharing
+from dss_jax.run.session import Open, Session, functions_counted, open_session
 
 log = logging.getLogger(__name__)
 
 SUMMARY = "seeds.json"
+
+
+def sharing() -> Open:
+    """`open_session` for runs that differ in their seeds, subsets and folders only: all get the
+    program and the evaluator of the first, so that nothing is traced twice.
+    """
+    first: list[Session] = []
+
+    def opened(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
+        if not first:
+            first.append(open_session(run, folder, store, scorer))
+        (like,) = first
+        # What the first has found out holds for all.
+        data = replace(run.data, layout=like.run.data.layout)
+        run = replace(run, model=like.run.model, data=data)
+        return replace(like, run=run, folder=folder, counted=functions_counted())
+
+    return opened
 
 
 def seeds_of(text: str) -> list[int]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from dss_jax.core import storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import make_folder, write_whole
+from dss_jax.core.table import FORMS
 from dss_jax.core.texts import is_utf8
 from dss_jax.data.parquet import pyarrow, read_parquet
 from dss_jax.data.rows import Located, jsonl_rows, lines_of, numbered, table_rows
@@ -27,10 +28,7 @@ from dss_jax.data.rows import Located, jsonl_rows, lines_of, numbered, table_row
 Row = dict[str, Any]
 """Column -> value."""
 
-ENDINGS = {
-    **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "lines"},
-    **{".jsonl": "jsonl", ".json": "jsonl"},  # The authors' release has lines in .json.
-}
+ENDINGS = {**FORMS, ".txt": "lines"}
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 STANDARD = "-"
