@@ -82,8 +82,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--price_table", type=Path, help="JSON file of prices, in LiteLLM's form")
     add("--budget", type=float, help="USD; asks before it would be passed")
     add("--yes", action="store_true", help="do not ask")
-    family = "a teacher of T5's family: --model jax:CHECKPOINT"
-    add = parser.add_argument_group(family).add_argument
+    add = parser.add_argument_group("a teacher of T5's family: --model jax:CHECKPOINT").add_argument
     add("--batch_size", type=int, default=32, help="prompts at once (default 32)")
     add("--input_length", type=int, default=2048, help="longest prompt in tokens (default 2,048)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")

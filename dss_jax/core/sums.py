@@ -8,13 +8,14 @@ costs little beside writing.
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dss_jax.core.paths import write_whole
 
-BLOCK = 2**22
-"""Bytes that are read at once."""
+BLOCK, THREADS = 2**18, 4
+"""Bytes that are read at once, so that they are still in the processor's cache; files at once."""
 
 FILE = "sums.json"
 """In the folder: name below it -> [bytes, CRC-32]."""
@@ -22,8 +23,9 @@ FILE = "sums.json"
 
 def write_sums(folder: Path, leave_out: Iterable[str] = ()) -> None:
     """Writes the sums of all that the folder holds now, but for files that may still change."""
-    out = {FILE, *leave_out}
-    sums = {name: [path.stat().st_size, _crc32(path)] for name, path in _files(folder, out)}
+    found = _files(folder, {FILE, *leave_out})
+    both = zip(found, _crcs(found), strict=True)
+    sums = {name: [path.stat().st_size, crc] for (name, path), crc in both}
     write_whole(folder / FILE, json.dumps(sums, indent=1) + "\n")
 
 
@@ -37,17 +39,15 @@ def damage(folder: Path, part: str = "") -> str | None:
         sums = {name: (int(size), int(crc)) for name, (size, crc) in _read(folder).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return f"{FILE} cannot be read"
-    there = dict(_files(folder, set()))
-    for name, (size, crc) in sums.items():
-        if not name.startswith(part):
-            continue
+    there, sums = dict(_files(folder, set())), {n: s for n, s in sums.items() if n.startswith(part)}
+    for name, (size, _) in sums.items():
         if name not in there:
             return f"{name} is missing"
-        if (found := there[name].stat().st_size) != size:
-            return f"{name} has {found:,} bytes, not {size:,}"
-        if _crc32(there[name]) != crc:
-            return f"{name} is not what was written (CRC-32)"
-    return None
+        if (bytes_now := there[name].stat().st_size) != size:
+            return f"{name} has {bytes_now:,} bytes, not {size:,}"
+    found = _crcs([(name, there[name]) for name in sums])
+    other = (name for (name, (_, crc)), now in zip(sums.items(), found, strict=True) if now != crc)
+    return next((f"{name} is not what was written (CRC-32)" for name in other), None)
 
 
 def _read(folder: Path) -> dict:
@@ -58,6 +58,11 @@ def _files(folder: Path, leave_out: set[str]) -> list[tuple[str, Path]]:
     found = (Path(at, name) for at, _, names in os.walk(folder) for name in names)
     below = sorted((path.relative_to(folder).as_posix(), path) for path in found)
     return [(name, path) for name, path in below if name not in leave_out]
+
+
+def _crcs(files: Sequence[tuple[str, Path]]) -> list[int]:
+    with ThreadPoolExecutor(THREADS, "sums") as pool:
+        return [*pool.map(_crc32, [path for _, path in files])]
 
 
 def _crc32(path: Path) -> int:

@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -208,6 +208,26 @@ def _check_rationales(run: config.Run, store: TokenStore) -> None:
             f"{missing:,} of {rows:,} training rows have no rationale: they train the label only. "
             "dss extract asks a teacher for them."
         )
+
+
+def right_rows(
+    run: config.Run, split: StoreSplit, correct: Callable[[str, str], bool]
+) -> np.ndarray:
+    """For `Method.only_correct`: the rows whose teacher label is right, or that have no gold label;
+    bool [rows]. UsageError: none of them has a rationale.
+    """
+    pairs = zip(split.text("label")[:], split.text("teacher_label")[:], strict=True)
+    right = np.array([not gold or correct(gold, teacher) for gold, teacher in pairs], bool)
+    if run.method.uses_rationales:
+        explained = _has(split, "rationale_targets")
+        kept = int((explained & right).sum())
+        if explained.any() and not kept:
+            raise UsageError(
+                "Method.only_correct keeps the rationales of rows whose teacher label is right: "
+                "there is no such row. Leave it out, or take --method standard."
+            )
+        log.info(f"Method.only_correct: {kept:,} of {explained.sum():,} rationales are kept")
+    return right
 
 
 def _check_allowed(run: config.Run, store: TokenStore) -> None:

@@ -55,11 +55,11 @@ class Session:
     compile_cache: str | None
     counted: tuple[int, int]
 
-    def checkpoints(self) -> Checkpoints:
-        """The run's checkpoints, open; with several processes, all must call this."""
+    def checkpoints(self, whole: Sequence[int] = ()) -> Checkpoints:
+        """The run's checkpoints, open, see there; with several processes, all must call this."""
         processes.barrier()  # Orbax connects them.
         folder = self.folder / run_folder.CHECKPOINTS
-        return Checkpoints(folder, keep=self.run.train.keep_checkpoints)
+        return Checkpoints(folder, keep=self.run.train.keep_checkpoints, whole=whole)
 
 
 def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
@@ -110,9 +110,9 @@ def _training_rows(session: Session) -> tuple["StoreSplit | Pieces", np.ndarray 
         split = JoinedSplit(split, [extra.split("train") for extra in store.extras])
     if not run.method.only_correct:
         return split, None
-    correct = session.evaluator.scorer.correct
-    pairs = zip(split.text("label")[:], split.text("teacher_label")[:], strict=True)
-    return split, np.array([not gold or correct(gold, teacher) for gold, teacher in pairs], bool)
+    from dss_jax.layouts.health import right_rows
+
+    return split, right_rows(run, split, session.evaluator.scorer.correct)
 
 
 def train_batches(session: Session, plan_subsets: Sequence[config.Task] = ()) -> TrainBatches:

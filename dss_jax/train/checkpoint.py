@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,9 @@ PARAMS, OPTIMIZER = "params", "optimizer"
 """Folders of a checkpoint's two items."""
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates what it does.
+
+SCORES = "metrics/"
+"""In a checkpoint, what its scores are in."""
 
 LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 """Files of a checkpoint that Orbax writes last, after the sums; nothing that is restored."""
@@ -94,10 +97,13 @@ class Checkpoints:
     renames a checkpoint into place when it is whole.
     """
 
-    def __init__(self, folder: Path, keep: int = 1) -> None:
-        """Opens the folder, which need not exist; `keep`: how many of the latest are kept."""
+    def __init__(self, folder: Path, keep: int = 1, whole: Iterable[int] = ()) -> None:
+        """Opens the folder, which need not exist; `keep`: how many of the latest are kept; `whole`:
+        steps of those that were just looked at (`broken.set_broken_aside`).
+        """
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
-        self._folder, self._damage, self._bytes = folder, dict[tuple[int, str], str | None](), 0
+        self._folder, self._bytes, self._damage = folder, 0, dict[tuple[int, str], str | None]()
+        self._damage |= {(step, part): None for step in whole for part in ("", SCORES)}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             best_fn=_score,
@@ -177,7 +183,7 @@ class Checkpoints:
         if not self.steps():
             raise UsageError(f"{self._manager.directory} has no checkpoint yet.")
         for step in self.steps() if name == "best" else ():
-            self._check(step, "metrics/")  # Or another would be taken for the best.
+            self._check(step, SCORES)  # Or another would be taken for the best.
         known = {"best": self.best_step(), "latest": self.latest_step()}
         found = str(known.get(str(name), name))
         if not found.isdigit():

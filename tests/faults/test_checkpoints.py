@@ -119,6 +119,25 @@ def test_a_run_goes_on_from_the_latest_that_is_whole(
         np.testing.assert_array_equal(array, _params(folder)[name])
 
 
+def test_a_start_looks_at_each_once(
+    stopped: Path, tmp_path: Path, toy_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def damage(folder: Path, part: str = "") -> str | None:
+        looked.append(folder.name)
+        return sums_damage(folder, part)
+
+    sums_damage = sums.damage
+    monkeypatch.setattr(sums, "damage", damage)
+    monkeypatch.setattr(single, "fit", lambda *args, **options: stop.append(looked[:]) or exit())
+    stop: list[list[str]] = []
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    with pytest.raises(SystemExit):
+        single.train(_run(folder), toy_store, TEXT_ACCURACY)
+    assert sorted(name for name in stop[0] if name.isdigit()) == ["2", "4", "5"]
+
+
 def test_every_bit_of_every_file_is_noticed(stopped: Path, tmp_path: Path) -> None:
     checkpoint = Path(shutil.copytree(stopped / "checkpoints" / "4", tmp_path / "4"))
     assert damage_of(checkpoint) is None
