@@ -8,7 +8,7 @@ costs little beside writing.
 import json
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,28 +30,35 @@ def write_sums(folder: Path, leave_out: Iterable[str] = ()) -> None:
 
 
 def damage(folder: Path, part: str = "") -> str | None:
-    """What is wrong with a folder, with the name of the first file that is missing or another than
-    its sum says; None: nothing, or the folder has no sums. `part`: of files whose names begin so.
+    """The first of `faults`; None: there is none."""
+    return next(faults(folder, part), None)
+
+
+def faults(folder: Path, part: str = "") -> Iterator[str]:
+    """What is wrong with a folder that has sums, with the names of files that are missing or others
+    than their sums say. `part`: of files whose names begin so.
     """
     if not (folder / FILE).is_file():
-        return None
+        return
     try:
-        sums = {name: (int(size), int(crc)) for name, (size, crc) in _read(folder).items()}
+        read = json.loads((folder / FILE).read_text())
+        sums = {name: (int(size), int(crc)) for name, (size, crc) in read.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        return f"{FILE} cannot be read"
-    there, sums = dict(_files(folder, set())), {n: s for n, s in sums.items() if n.startswith(part)}
+        yield f"{FILE} cannot be read"
+        return
+    there, same = dict(_files(folder, set())), list[str]()
     for name, (size, _) in sums.items():
+        if not name.startswith(part):
+            continue
         if name not in there:
-            return f"{name} is missing"
-        if (bytes_now := there[name].stat().st_size) != size:
-            return f"{name} has {bytes_now:,} bytes, not {size:,}"
-    found = _crcs([(name, there[name]) for name in sums])
-    other = (name for (name, (_, crc)), now in zip(sums.items(), found, strict=True) if now != crc)
-    return next((f"{name} is not what was written (CRC-32)" for name in other), None)
-
-
-def _read(folder: Path) -> dict:
-    return json.loads((folder / FILE).read_text())
+            yield f"{name} is missing"
+        elif (found := there[name].stat().st_size) != size:
+            yield f"{name} has {found:,} bytes, not {size:,}"
+        else:
+            same.append(name)
+    crcs = _crcs([(name, there[name]) for name in same])
+    for name in (n for n, crc in zip(same, crcs, strict=True) if crc != sums[n][1]):
+        yield f"{name} is not what was written (CRC-32)"
 
 
 def _files(folder: Path, leave_out: set[str]) -> list[tuple[str, Path]]:

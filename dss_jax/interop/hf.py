@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dss_jax.core import storage, student_card
+from dss_jax.core import storage, student_card, sums
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lfs import refuse_pointer
@@ -230,6 +230,8 @@ def write_hf(
         for file in folder.glob(f"*.{SAFETENSORS.split('.')[1]}"):
             # safetensors gives its files mode 0600, whatever the umask.
             file.chmod((folder / hf_config.CONFIG).stat().st_mode)
+        # For `dss doctor` alone: whoever has the folder may save into it again.
+        sums.write_sums(folder, (README,))
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
