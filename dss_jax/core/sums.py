@@ -8,25 +8,25 @@ costs little beside writing.
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dss_jax.core.paths import write_whole
-
-BLOCK, THREADS = 2**18, 4
-"""Bytes that are read at once, so that they are still in the processor's cache; files at once."""
+BLOCK = 2**20
+"""Bytes that are read at once."""
 
 FILE = "sums.json"
 """In the folder: name below it -> [bytes, CRC-32]."""
 
 
 def write_sums(folder: Path, leave_out: Iterable[str] = ()) -> None:
-    """Writes the sums of all that the folder holds now, but for files that may still change."""
-    found = _files(folder, {FILE, *leave_out})
-    both = zip(found, _crcs(found), strict=True)
-    sums = {name: [path.stat().st_size, crc] for (name, path), crc in both}
-    write_whole(folder / FILE, json.dumps(sums, indent=1) + "\n")
+    """Writes the sums of all that the folder, which has not got its name yet, holds now, but for
+    files that may still change.
+    """
+    files = _files(folder, {FILE, *leave_out})
+    sums = {name: [path.stat().st_size, _crc32(path)] for name, path in files}
+    # Not forced to the disk, which takes longer than all else here: nor are Orbax's own small files
+    # and the new name. What of them a power cut takes away is known by the sums, or by their lack.
+    (folder / FILE).write_text(json.dumps(sums, indent=1) + "\n")
 
 
 def damage(folder: Path, part: str = "") -> str | None:
@@ -46,30 +46,22 @@ def faults(folder: Path, part: str = "") -> Iterator[str]:
     except (OSError, ValueError, TypeError, AttributeError):
         yield f"{FILE} cannot be read"
         return
-    there, same = dict(_files(folder, set())), list[str]()
-    for name, (size, _) in sums.items():
+    there = dict(_files(folder, set()))
+    for name, (size, crc) in sums.items():
         if not name.startswith(part):
             continue
         if name not in there:
             yield f"{name} is missing"
         elif (found := there[name].stat().st_size) != size:
             yield f"{name} has {found:,} bytes, not {size:,}"
-        else:
-            same.append(name)
-    crcs = _crcs([(name, there[name]) for name in same])
-    for name in (n for n, crc in zip(same, crcs, strict=True) if crc != sums[n][1]):
-        yield f"{name} is not what was written (CRC-32)"
+        elif _crc32(there[name]) != crc:
+            yield f"{name} is not what was written (CRC-32)"
 
 
 def _files(folder: Path, leave_out: set[str]) -> list[tuple[str, Path]]:
     found = (Path(at, name) for at, _, names in os.walk(folder) for name in names)
     below = sorted((path.relative_to(folder).as_posix(), path) for path in found)
     return [(name, path) for name, path in below if name not in leave_out]
-
-
-def _crcs(files: Sequence[tuple[str, Path]]) -> list[int]:
-    with ThreadPoolExecutor(THREADS, "sums") as pool:
-        return [*pool.map(_crc32, [path for _, path in files])]
 
 
 def _crc32(path: Path) -> int:
