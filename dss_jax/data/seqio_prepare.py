@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.table import input_columns
-from dss_jax.core.types import SPLITS, Example, SeqioSource, SplitUnavailable
+from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource, SplitUnavailable
 from dss_jax.data import prepare, rows, sources
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.rationales import join_records
@@ -101,16 +101,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     examples, joined = join_records(task, read, request["rationales"], folder, old)
     vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
     check_labels(task, chain.from_iterable(examples.values()), vocabulary)
-    counts = {split: {"rows": len(found)} for split, found in examples.items()}
-    health: dict[str, dict[str, Any]] = {}
-    for split, found in examples.items():
-        for field in ("label", "teacher_label", "rationale"):
-            counts[split][field] = sum(bool(getattr(e, field)) for e in found)
-        judged = (e for e in found if e.label and e.teacher_label)
-        teacher_right = sum(task.scorer.correct(e.label, e.teacher_label) for e in judged)
-        health[split] = {"left_out": left_out.get(split, 0), "teacher_right": teacher_right}
-        if task.labels:
-            health[split]["not_allowed"] = not_allowed(found)
+    health = {s: {"left_out": left_out.get(s, 0), **_health(task, e)} for s, e in examples.items()}
     # Of SeqIO's own sources, which the key does not cover.
     files: dict[str, Any] = {}
     for source in task.sources:
@@ -132,7 +123,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
             "unused_labels": unused_labels(task, chain.from_iterable(examples.values())),
             "columns": input_columns(task),
             "prefixes": request["prefixes"],
-            "counts": counts,
+            "counts": {s: _counts(found) for s, found in examples.items()},
             "health": health,
             "unavailable": unavailable,
             "rationales": joined,
@@ -140,6 +131,19 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
             **({"source_files": files} if files else {}),
         },
     )
+
+
+def _counts(examples: Sequence[Example]) -> dict[str, int]:
+    fields = ("label", "teacher_label", "rationale")
+    return {"rows": len(examples)} | {f: sum(bool(getattr(e, f)) for e in examples) for f in fields}
+
+
+def _health(task: DistillationTask, examples: Sequence[Example]) -> dict[str, Any]:
+    """What `layouts.health` says of a split's rows."""
+    judged = (e for e in examples if e.label and e.teacher_label)
+    right = sum(task.scorer.correct(e.label, e.teacher_label) for e in judged)
+    outside = {"not_allowed": not_allowed(examples)} if task.labels else {}
+    return {"teacher_right": right} | outside
 
 
 def _plan_seqio(request: Mapping[str, Any], size: int | None) -> StorePlan:

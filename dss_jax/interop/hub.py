@@ -29,6 +29,7 @@ FILES = (
     "shared_vocabulary.json",
     "spiece.model",
     "student.json",
+    "sums.json",
     "t5_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
