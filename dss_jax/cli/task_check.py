@@ -57,14 +57,14 @@ def resolve(args: argparse.Namespace) -> options.Resolved:
     run, with that run's.
     """
     found = options.resolve(args)
-    folder = storage.place(found.run.train.output_dir or "")
-    if found.run.vocabulary.path is not None or not (folder / T5_CONFIG).is_file():
+    given, place = found.run.vocabulary.path, found.run.train.output_dir
+    if given is not None or place is None:
+        return found
+    if not ((folder := storage.place(place)) / T5_CONFIG).is_file():
         return found
     files = read_model_files(folder)
-    if files.vocabulary is None:
-        return found
     own = config.Vocabulary(path=str(files.vocabulary), extra_ids=files.extra_ids)
-    return replace(found, run=replace(found.run, vocabulary=own))
+    return replace(found, run=replace(found.run, vocabulary=own)) if files.vocabulary else found
 
 
 def _splits(

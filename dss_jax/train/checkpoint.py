@@ -22,9 +22,6 @@ PARAMS, OPTIMIZER = "params", "optimizer"
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates what it does.
 
-SCORES = "metrics/"
-"""In a checkpoint, what its scores are in."""
-
 LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 """Files of a checkpoint that Orbax writes last, after the sums; nothing that is restored."""
 
@@ -99,11 +96,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 1, whole: Iterable[int] = ()) -> None:
         """Opens the folder, which need not exist; `keep`: how many of the latest are kept; `whole`:
-        steps of those that were just looked at (`broken.set_broken_aside`).
+        steps of those that were just looked at, and need not be when they are restored first.
         """
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
-        self._folder, self._bytes, self._damage = folder, 0, dict[tuple[int, str], str | None]()
-        self._damage |= {(step, part): None for step in whole for part in ("", SCORES)}
+        self._folder, self._damage, self._bytes = folder, dict[tuple[int, str], str | None](), 0
+        self._whole_now = {*whole}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             best_fn=_score,
@@ -183,7 +180,7 @@ class Checkpoints:
         if not self.steps():
             raise UsageError(f"{self._manager.directory} has no checkpoint yet.")
         for step in self.steps() if name == "best" else ():
-            self._check(step, SCORES)  # Or another would be taken for the best.
+            self._check(step, "metrics/")  # Or another would be taken for the best.
         known = {"best": self.best_step(), "latest": self.latest_step()}
         found = str(known.get(str(name), name))
         if not found.isdigit():
@@ -221,7 +218,9 @@ class Checkpoints:
         return self._restore(step, params=abstract_params).params
 
     def _restore(self, step: int, **items: Any) -> Any:
-        self._check(step)
+        if step not in self._whole_now:
+            self._check(step)
+        self._whole_now.clear()  # Hours may pass until the next.
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
         with readable(self._folder / str(step)):
             return self._manager.restore(step, args=ocp.args.Composite(**args))
