@@ -475,6 +475,18 @@ def test_labels_that_were_renamed_are_found_before_anything_is_paid(
     said = capsys.readouterr().err
     assert "exemplars answer with no allowed label: 'yes'. Nothing was sent." in said
     assert not list(tmp_path.glob("r.jsonl*"))
+    shown = command(task_dir, "http://127.0.0.1:9/v1", tmp_path / "r.jsonl", "--show_prompt", "1")
+    assert main(shown) == 0
+    # In the rows alone, where the worked examples are not shown.
+    renamed = TASK.replace('label="yes", allowed_labels=("yes", "no")', 'label="aye"')
+    (task_dir / "rows.py").write_text(
+        renamed.replace("prompt=", 'labels=("yes", "no"), prompt=', 1)
+    )
+    bare = command(
+        task_dir, "http://127.0.0.1:9/v1", tmp_path / "r.jsonl", "--exemplars", "0", "--dry_run"
+    )
+    assert main(bare) == 2
+    assert "'aye' (400), and none has its 'yes', 'no': was a label" in capsys.readouterr().err
 
 
 class TestSeveralSplits:

@@ -50,13 +50,13 @@ def main(several: Sequence[argparse.Namespace], task: DistillationTask) -> int:
     """
     # All are read, and counted, before anything is paid for.
     read = [_rows(args, task) for args in several]
-    if several[0].exemplars != 0:
-        check_labels_asked(task, [*itertools.chain.from_iterable(read)])
     asked = [_asking(args, task, whole) for args, whole in zip(several, read, strict=True)]
     if several[0].show_prompt is not None:
         for one in asked:
             _show(one)
         return 0
+    every = [*itertools.chain.from_iterable(read)]
+    check_labels_asked(task, every, exemplars=several[0].exemplars != 0)
     expected = [_expected(one) for one in asked]
     if several[0].dry_run:
         for one, own in zip(asked, expected, strict=True):

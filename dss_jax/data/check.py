@@ -98,12 +98,14 @@ def check(
     return found
 
 
-def check_labels_asked(task: DistillationTask, examples: Sequence[Example]) -> None:
+def check_labels_asked(
+    task: DistillationTask, examples: Sequence[Example], exemplars: bool
+) -> None:
     """Raises UsageError where a teacher would be asked by labels that the rows, or the worked
-    examples, do not have any more.
+    examples (if they are shown: `exemplars`), do not have any more.
     """
     wrong = renamed(not_allowed(examples, task.labels), unused_labels(task, examples))
-    if wrong := wrong or _exemplars(task).stop:
+    if wrong := wrong or (_exemplars(task).stop if exemplars else ""):
         raise UsageError(f"task {task.name!r}: {wrong.rstrip('.')}. Nothing was sent.")
 
 
