@@ -9,6 +9,7 @@ What was done is kept in FOLDER, so that the same command goes on. Prints a line
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -26,6 +27,7 @@ import children
 import things
 
 from dss_jax.core import signals
+from dss_jax.interop.formats import read_weights
 from dss_jax.run import run_folder
 from dss_jax.train.metric_log import read_metrics
 
@@ -146,7 +148,12 @@ def exporting(place: things.Place, form: str) -> Task:
         return children.child(lambda: children.dss([*words, str(at)]), log)
 
     def outcome(at: Path) -> dict:
-        return things.contents(at, lambda _: True)
+        # Orbax names and dates its files anew each time.
+        leaves = read_weights(str(at), form).leaves
+        arrays = {
+            n: hashlib.sha256(leaf.read().tobytes()).hexdigest() for n, leaf in leaves.items()
+        }
+        return {"arrays": arrays, "files": sorted(f.name for f in at.iterdir())}
 
     def phase(at: Path, _: int) -> str:
         return f"dss convert --to {form}"
