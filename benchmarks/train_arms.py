@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from train_step import BF16, UNROLLED, parse
+from train_step import BF16, UMT5, UNROLLED, parse
 
 from dss_jax.core import config
 from dss_jax.core.flops import Work, training_flops, work_of_rows, work_of_shape
@@ -466,6 +466,8 @@ def make_arm(args: argparse.Namespace, run: config.Run, store: TokenStore) -> Ar
         if UNROLLED in changes:
             layers = max(model.num_encoder_layers, model.num_decoder_layers)
             model = dataclasses.replace(model, scan_unroll=layers)
+        if UMT5 in changes:
+            model = dataclasses.replace(model, relative_attention_per_layer=True)
         return Ours(dataclasses.replace(run, model=model), split, layout, steps)
     if engine == "torch":
         return Torch(run, split, variant, Path(args.work) / "hf", steps)

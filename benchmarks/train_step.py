@@ -8,6 +8,7 @@ Each arm (--arms) trains in a process of its own, one at a time and by turns, on
 
   dss-LAYOUT            ours, in each layout, with the configured T5Config.dtype
   dss-flat-bf16         ours in bfloat16; dss-flat-bf16-unrolled: without loops over the layers
+  dss-flat-umt5         ours with a position bias in each layer, as umT5
   torch-eager-fp32      what the released code does: transformers' T5, a forward pass for the labels
                         and one for the rationales, each padded to its longest row; AdamW, clip 1.0
   torch-eager-bf16      the same under torch.autocast (as `--bf16` of transformers' Trainer)
@@ -44,11 +45,12 @@ from dss_jax.run import pictures
 PARTS = ("host", "transfer", "device")
 REFERENCE = "torch-eager-fp32"
 LAYOUTS = ("padded", "flat", "packed")
-BF16, UNROLLED = "bf16", "unrolled"
+BF16, UNROLLED, UMT5 = "bf16", "unrolled", "umt5"
 ARMS = (
     *(f"dss-{layout}" for layout in LAYOUTS),
     f"dss-flat-{BF16}",
     f"dss-flat-{BF16}-{UNROLLED}",
+    f"dss-flat-{UMT5}",
     REFERENCE,
     "torch-eager-bf16",
     "torch-compile-bf16",
@@ -242,7 +244,8 @@ def add_ratios(arms: dict[str, dict]) -> None:
 
 def check_losses(arms: dict[str, dict]) -> str:
     """Says whether all start at the same loss, where they start from the same parameters."""
-    losses = {a: n["loss_without_dropout"] for a, n in arms.items() if "loss_without_dropout" in n}
+    same = {a: n for a, n in arms.items() if UMT5 not in a and "loss_without_dropout" in n}
+    losses = {a: n["loss_without_dropout"] for a, n in same.items()}
     if len(losses) < 2:
         return "not checked"
     first = losses.get("dss-padded", next(iter(losses.values())))

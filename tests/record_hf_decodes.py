@@ -1,4 +1,5 @@
-"""Records decodes of Hugging Face's `generate`: `python tests/record_hf_decodes.py`.
+"""Records decodes of Hugging Face's `generate`: `python tests/record_hf_decodes.py`, or those of
+the cases that are named after it.
 
 The models are those of tests/golden/t5_hf_*.npz (see record_hf_reference.py, also for the
 versions). Any token may be the end: here the one that ends the rows at the most different steps.
@@ -6,6 +7,7 @@ versions). Any token may be the end: here the one that ends the rows at the most
 
 import itertools
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -41,10 +43,7 @@ def inputs_of(config: T5Config, seed: int) -> np.ndarray:
 
 
 def generate(
-    model: transformers.T5ForConditionalGeneration,
-    inputs: np.ndarray,
-    eos_id: int,
-    settings: dict[str, Any],
+    model: transformers.PreTrainedModel, inputs: np.ndarray, eos_id: int, settings: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [ROWS, K, MAX_DECODE_LENGTH], 0 after the end, and the scores [ROWS, K] of beams."""
     beams = settings["num_beams"]
@@ -71,7 +70,7 @@ def generate(
     return padded.reshape(ROWS, beams, -1), scores.reshape(ROWS, beams)
 
 
-def telling_eos(model: transformers.T5ForConditionalGeneration, inputs: np.ndarray) -> int:
+def telling_eos(model: transformers.PreTrainedModel, inputs: np.ndarray) -> int:
     """The token that, as the end, ends the greedy outputs at the most different steps."""
     free, _ = generate(model, inputs, -1, {"num_beams": 1, "min_new_tokens": 0})
     ends = {
@@ -101,5 +100,5 @@ def record(name: str, config: T5Config) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for case, (case_config, _, _) in CASES.items():
-        record(case, case_config)
+    for case in sys.argv[1:] or CASES:
+        record(case, CASES[case][0])

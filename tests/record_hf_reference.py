@@ -1,4 +1,5 @@
-"""Records golden arrays from Hugging Face's PyTorch T5: `python tests/record_hf_reference.py`.
+"""Records golden arrays from Hugging Face's PyTorch T5: `python tests/record_hf_reference.py`, or
+those of the cases that are named after it.
 
 Recorded with torch 2.13.0 and transformers 5.23.0 (also in each file's `meta`):
 `pip install torch==2.13.0 transformers==5.23.0`. The slow tests use the same functions live.
@@ -6,6 +7,7 @@ Recorded with torch 2.13.0 and transformers 5.23.0 (also in each file's `meta`):
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +38,26 @@ V1_1 = dataclasses.replace(
     relative_attention_num_buckets=8,
     relative_attention_max_distance=20,
 )
-# Lengths beyond relative_attention_max_distance in the encoder (v1.0) and the decoder (v1.1).
-CASES = {"v1_0": (V1_0, 150, 12), "v1_1": (V1_1, 24, 40)}
+UMT5 = dataclasses.replace(V1_1, relative_attention_per_layer=True)
+# UL2's feed-forward layer; CodeT5's end, and what its decoder begins with is not padding.
+SILU = dataclasses.replace(
+    V1_1, mlp_activations=("silu", "linear"), eos_token_id=2, decoder_start_token_id=3
+)
+# Lengths beyond relative_attention_max_distance in the encoder (v1.0) and the decoder (the others).
+CASES = {
+    "v1_0": (V1_0, 150, 12),
+    "v1_1": (V1_1, 24, 40),
+    "umt5": (UMT5, 24, 40),
+    "silu": (SILU, 24, 40),
+}
 MAX_DECODE_LENGTH = 12
 
 
-def hf_model(config: T5Config, seed: int) -> transformers.T5ForConditionalGeneration:
+def hf_model(config: T5Config, seed: int) -> transformers.PreTrainedModel:
     """A float32 model without dropout whose weights are random at the scale of training."""
+    kind = "UMT5" if config.relative_attention_per_layer else "T5"
     gated = len(config.mlp_activations) > 1
-    hf_config = transformers.T5Config(
+    hf_config = getattr(transformers, f"{kind}Config")(
         vocab_size=config.vocab_size,
         d_model=config.emb_dim,
         d_kv=config.head_dim,
@@ -55,16 +68,18 @@ def hf_model(config: T5Config, seed: int) -> transformers.T5ForConditionalGenera
         relative_attention_num_buckets=config.relative_attention_num_buckets,
         relative_attention_max_distance=config.relative_attention_max_distance,
         layer_norm_epsilon=config.layer_norm_epsilon,
-        feed_forward_proj="gated-gelu" if gated else "relu",
+        feed_forward_proj=f"gated-{config.mlp_activations[0]}" if gated else "relu",
         tie_word_embeddings=config.logits_via_embedding,
-        decoder_start_token_id=0,
+        decoder_start_token_id=config.decoder_start_token_id,
         pad_token_id=0,
-        eos_token_id=1,
+        eos_token_id=config.eos_token_id,
     )
-    model = transformers.T5ForConditionalGeneration(hf_config).eval()
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(hf_config).eval()
     if not config.logits_via_embedding:
-        # transformers 5 ties lm_head whatever the configuration says, unless a checkpoint has it.
+        # transformers 5 ties lm_head whatever the configuration says, unless a checkpoint has it;
+        # and scales what umT5 gives it, where 4 and T5X do not.
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
@@ -85,25 +100,25 @@ def random_batch(
     config: T5Config, input_length: int, target_length: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Three rows of different lengths, padded with 0, EOS at the end of the input and target."""
-    rng = np.random.default_rng(seed)
+    rng, end = np.random.default_rng(seed), config.eos_token_id
 
     def rows(length: int) -> np.ndarray:
-        tokens = rng.integers(2, config.vocab_size, (3, length)).astype(np.int32)
+        tokens = rng.integers(end + 1, config.vocab_size, (3, length)).astype(np.int32)
         for row, real in zip(tokens, (length, length // 2, 5), strict=True):
-            row[real - 1], row[real:] = 1, 0
+            row[real - 1], row[real:] = end, 0
         return tokens
 
     inputs, targets = rows(input_length), rows(target_length)
-    shifted = np.concatenate([np.zeros((3, 1), np.int32), targets[:, :-1]], axis=1)
+    shifted = np.pad(targets, ((0, 0), (1, 0)), constant_values=config.decoder_start_token_id)
     return {
         "encoder_input_tokens": inputs,
-        "decoder_input_tokens": shifted,
+        "decoder_input_tokens": shifted[:, :-1],
         "decoder_target_tokens": targets,
     }
 
 
 def reference(
-    config: T5Config, model: transformers.T5ForConditionalGeneration, batch: dict[str, np.ndarray]
+    config: T5Config, model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Logits, loss (mean over real target tokens), parameters, gradients and greedy tokens."""
     inputs = torch.tensor(batch["encoder_input_tokens"], dtype=torch.long)
@@ -127,7 +142,7 @@ def reference(
 
 
 def greedy(
-    model: transformers.T5ForConditionalGeneration, inputs: torch.Tensor
+    model: transformers.PreTrainedModel, inputs: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [B, MAX_DECODE_LENGTH] of `generate`, and the least lead of a best token."""
     out = model.generate(
@@ -147,9 +162,9 @@ def greedy(
     return tokens, (top[..., 0] - top[..., 1]).min().numpy()
 
 
-def _telling(tokens: np.ndarray, margin: np.ndarray) -> bool:
+def _telling(tokens: np.ndarray, margin: np.ndarray, end: int) -> bool:
     """Whether rows end at different steps, one not at all, and none by a hair."""
-    ends = {int(np.argmax(row == 1)) if 1 in row else None for row in tokens}
+    ends = {int(np.argmax(row == end)) if end in row else None for row in tokens}
     return margin > 1e-2 and len(ends) == 3 and None in ends and 0 not in ends
 
 
@@ -158,7 +173,8 @@ def record(name: str, config: T5Config, input_length: int, target_length: int) -
     for seed in range(5000):
         batch = random_batch(config, input_length, target_length, seed)
         model = hf_model(config, seed)
-        if _telling(*greedy(model, torch.tensor(batch["encoder_input_tokens"]).long())):
+        found = greedy(model, torch.tensor(batch["encoder_input_tokens"]).long())
+        if _telling(*found, config.eos_token_id):
             break
     else:
         raise RuntimeError(f"{name}: no seed gives rows that end at different steps.")
@@ -194,5 +210,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     GOLDEN.mkdir(exist_ok=True)
     record_buckets()
-    for case, (case_config, case_input_length, case_target_length) in CASES.items():
-        record(case, case_config, case_input_length, case_target_length)
+    for case in sys.argv[1:] or CASES:
+        record(case, *CASES[case])

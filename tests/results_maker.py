@@ -24,10 +24,12 @@ def write_run(
     task: str = "toy",
     parameters: int = 1_000_000,
     teacher: float | None = 60.0,
+    task_config: config.Task | None = None,
     **sections: object,
 ) -> Path:
     """A finished run that answers item i as `right[i]` says, on validation and test."""
     run = toy.make_run(**sections)
+    run = dataclasses.replace(run, task=task_config or run.task)
     train = dataclasses.replace(run.train, seed=seed, output_dir=str(folder))
     run = dataclasses.replace(run, train=train, data=dataclasses.replace(run.data, seed=seed))
     run_folder.open_run_folder(run, "toy")

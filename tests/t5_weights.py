@@ -23,6 +23,7 @@ V1_0 = dataclasses.replace(BASE, mlp_activations=("relu",), logits_via_embedding
 MODELS = {
     "v1_0": V1_0,
     "v1_1": BASE,
+    "umt5": dataclasses.replace(BASE, relative_attention_per_layer=True),
     "v1_0 gated": dataclasses.replace(BASE, logits_via_embedding=True),
     "another": dataclasses.replace(
         BASE,
@@ -31,6 +32,7 @@ MODELS = {
         relative_attention_max_distance=40,
         layer_norm_epsilon=1e-3,
         num_decoder_layers=1,
+        decoder_start_token_id=3,
     ),
 }
 UNUSED = 440

@@ -65,14 +65,17 @@ def unscanned(*, gated: bool = True, tied: bool = False) -> dict[str, np.ndarray
     }
 
 
-def scanned(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same parameters as `scalable_t5` keeps them, the position bias repeated."""
+def scanned(arrays: Mapping[str, np.ndarray], *, own_bias: bool = False) -> dict[str, np.ndarray]:
+    """The same parameters as `scalable_t5` keeps them, the position bias repeated, or, as in umT5,
+    another one in each layer.
+    """
     found = {}
     for name, array in arrays.items():
         stack, *rest = name.split("/")
         layers = ENCODER if stack == "encoder" else DECODER
         if "relpos_bias" in name:
-            found[f"{stack}/{stack}/{'/'.join(rest)}"] = np.stack([array] * layers, 1)
+            each = [array + own_bias * i for i in range(layers)]
+            found[f"{stack}/{stack}/{'/'.join(rest)}"] = np.stack(each, 1)
         elif rest[0] == "layers_0":
             tail = "/".join(rest[1:])
             each = [arrays[f"{stack}/layers_{i}/{tail}"] for i in range(layers)]

@@ -18,7 +18,8 @@ from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
 
 GOLDEN = Path(__file__).parent / "golden"
-MODELS = ("v1_0", "v1_1")
+MODELS = {"v1_0": 3, "umt5": 4, "v1_1": 1, "silu": 1}
+"""Case -> of how many settings one is taken: compiling one takes a second."""
 jit_decode = jax.jit(decode, static_argnames=("model", "search", "max_decode_length"))
 
 
@@ -46,7 +47,7 @@ def load(name: str) -> tuple[T5, Any, dict[str, np.ndarray], dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(m, marks=[pytest.mark.slow] * (m == "v1_1")) for m in MODELS]
+    "name", [pytest.param(m, marks=[pytest.mark.slow] * (n == 1)) for m, n in MODELS.items()]
 )
 def test_decodes_equal_generate(name: str) -> None:
     model, params, recorded, meta = load(name)
@@ -54,8 +55,7 @@ def test_decodes_equal_generate(name: str) -> None:
     lengths = [int((row != 0).sum()) for row in recorded["tokens/0"][:, 0]]
     assert len(set(lengths)) >= 4, "the rows must end at different steps"
     cases = 0
-    # v1.0 takes every third: compiling a setting takes a second.
-    for number, settings in list(enumerate(meta["settings"]))[:: 3 if name == "v1_0" else 1]:
+    for number, settings in list(enumerate(meta["settings"]))[:: MODELS[name]]:
         expected, scores = recorded[f"tokens/{number}"], recorded[f"scores/{number}"]
         decoded = jit_decode(
             model, params, inputs, search_of(settings, eos_id), max_decode_length=expected.shape[-1]

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import toy
 from hf_arrays import to_hf
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from test_model_hf import GOLDEN, assert_close, recorded_batch
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.interop import hf
 from dss_jax.interop.hf import EMBEDDING, EMBEDDING_ALIASES, HEAD, UNUSED, read_hf, write_hf
-from dss_jax.interop.hf_config import config_json, shape_of
+from dss_jax.interop.hf_config import TOKEN_IDS, config_json, shape_of
 from dss_jax.interop.weights import expected_shapes, flat, from_tree, nested
 from dss_jax.model.t5 import T5
 
@@ -53,12 +53,44 @@ def check_logits(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     assert_close(logits, arrays["logits"], "logits")
 
 
-@pytest.mark.parametrize("case", ["v1_0", "v1_1"])
+@pytest.mark.parametrize("case", ["v1_0", "v1_1", "umt5"])
 def test_logits_are_those_of_pytorch(case: str, tmp_path: Path) -> None:
     config, state, arrays = recorded(case)
     folder = write_folder(tmp_path, config, state)
     assert read_hf(folder).config == config
     check_logits(folder, arrays)
+
+
+@pytest.mark.parametrize("case", ["v1_0", "v1_1", "umt5", "silu"])
+def test_there_and_back(case: str, tmp_path: Path) -> None:
+    config, state, _ = recorded(case)
+    weights = read_hf(write_folder(tmp_path / "in", config, state))
+    write_hf(weights, tmp_path / "out")
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    assert again.keys() == state.keys()
+    for name, value in again.items():
+        np.testing.assert_array_equal(value, state[name], name)
+    before, after = (json.loads((tmp_path / d / "config.json").read_text()) for d in ("in", "out"))
+    assert after == before
+    assert (after["model_type"] == "umt5") == (case == "umt5")
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert generation == {name: after[name] for name in TOKEN_IDS}
+
+
+@pytest.mark.parametrize("head", ["own", "tied", "none"])
+def test_umt5_as_transformers_5_writes_it(head: str, tmp_path: Path) -> None:
+    """Whatever the head is, its configuration says that it is tied."""
+    config, state, arrays = recorded("umt5")
+    if head != "own":
+        state = {**state, HEAD: state[EMBEDDING]}
+    if head == "none":
+        del state[HEAD]
+    fields = {"tie_word_embeddings": True, "transformers_version": "5.23.0"}
+    weights = read_hf(write_folder(tmp_path, config, state, **fields))
+    assert weights.config.logits_via_embedding == (head != "own")
+    if head == "own":
+        check_logits(tmp_path, arrays)
+        assert "transformers 5 scales by d_model^-0.5" in weights.notes[0]
 
 
 def test_shards_and_bfloat16(tmp_path: Path) -> None:
@@ -160,7 +192,7 @@ def test_configuration_and_tensors_that_disagree_on_the_head(tmp_path: Path) -> 
 
 
 REFUSED = [
-    ({"model_type": "umt5"}, "relative position bias in each layer"),
+    ({"model_type": "switch_transformers"}, "mixtures of experts"),
     ({"model_type": "longt5"}, "local or transient-global"),
     ({"model_type": "bart"}, "model_type 'bart'"),
     ({"model_type": None}, "model_type None"),
@@ -168,7 +200,9 @@ REFUSED = [
     ({"feed_forward_proj": "gelu"}, "exact gelu"),
     ({"feed_forward_proj": "gated-mish"}, "'gated-mish'"),
     ({"is_gated_act": True}, "feed-forward layer 'relu'"),
-    ({"pad_token_id": 7}, "pad_token_id is 7; this T5 needs 0"),
+    ({"pad_token_id": -1}, "pad_token_id is -1; it must be one id"),
+    ({"eos_token_id": [1, 2]}, r"eos_token_id is \[1, 2\]; it must be one id"),
+    ({"decoder_start_token_id": 60}, "decoder_start_token_id is 60; it must be one id, from 0"),
 ]
 
 
@@ -187,7 +221,10 @@ def test_other_architectures_are_refused_by_name(
     ids="-".join,
 )
 @pytest.mark.parametrize("tied", [True, False])
-def test_configurations_go_both_ways(activations: tuple[str, ...], tied: bool) -> None:
+@pytest.mark.parametrize("own_bias", [True, False])
+def test_configurations_go_both_ways(
+    activations: tuple[str, ...], tied: bool, own_bias: bool
+) -> None:
     config = T5Config(
         vocab_size=384,
         emb_dim=12,
@@ -201,6 +238,10 @@ def test_configurations_go_both_ways(activations: tuple[str, ...], tied: bool) -
         relative_attention_num_buckets=16,
         relative_attention_max_distance=77,
         layer_norm_epsilon=1e-5,
+        relative_attention_per_layer=own_bias,
+        pad_token_id=3,
+        eos_token_id=2,
+        decoder_start_token_id=7,
     )
     assert shape_of(config_json(config, "float32"), "a test") == config
 
@@ -225,7 +266,7 @@ def test_mt5(tmp_path: Path) -> None:
     check_logits(write_folder(tmp_path, config, state, **fields), arrays)
 
 
-@pytest.mark.parametrize("case", ["v1_0", "v1_1"])
+@pytest.mark.parametrize("case", ["v1_0", "v1_1", "umt5"])
 def test_what_is_written_is_read_again(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

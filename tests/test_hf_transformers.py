@@ -30,7 +30,8 @@ pytestmark = pytest.mark.slow
 SHARED_VOCABULARY = (
     Path(__file__).parents[2] / "shared" / "data" / "vocab" / "t5_sentencepiece_32000.model"
 )
-V1_0, V1_1 = (dataclasses.replace(c, vocab_size=512) for c in (hf.V1_0, hf.V1_1))
+V1_0, V1_1, UMT5 = (dataclasses.replace(c, vocab_size=512) for c in (hf.V1_0, hf.V1_1, hf.UMT5))
+UMT5_TIED = dataclasses.replace(UMT5, logits_via_embedding=True)
 # transformers 5.23 sizes the decoder's cache by the encoder's layers.
 EVEN = {"num_decoder_layers": 2}
 
@@ -58,6 +59,10 @@ def theirs(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
 def assert_same_logits(weights: Weights, model: Any) -> None:
     batch = hf.random_batch(weights.config, 40, 12, seed=3)
     expected = theirs(model, batch)
+    if type(model).__name__.startswith("UMT5") and not weights.config.logits_via_embedding:
+        # transformers 5 scales before a head of umT5's own, too, where 4 and T5X do not.
+        assert model.config.tie_word_embeddings
+        expected = expected * weights.config.emb_dim**0.5
     difference = np.linalg.norm(ours(weights, batch) - expected) / np.linalg.norm(expected)
     assert difference < TOLERANCE
 
@@ -72,21 +77,25 @@ def from_tree_of(model: Any, config: T5Config) -> Weights:
     return from_tree(config, from_hf(state, config), origin="a test")
 
 
-@pytest.mark.parametrize("config", [V1_0, V1_1], ids=["v1_0", "v1_1"])
+@pytest.mark.parametrize(
+    "config", [V1_0, V1_1, UMT5, UMT5_TIED], ids=["v1_0", "v1_1", "umt5", "umt5_tied"]
+)
 def test_transformers_loads_what_we_write(config: T5Config, tmp_path: Path, caplog) -> None:
     config = dataclasses.replace(config, **EVEN)
     weights = random_weights(config, toy.VOCABULARY, 96)
     write_hf(weights, tmp_path / "out")
     transformers.utils.logging.enable_propagation()
     with caplog.at_level(logging.WARNING):
-        model, report = transformers.T5ForConditionalGeneration.from_pretrained(
+        model, report = transformers.AutoModelForSeq2SeqLM.from_pretrained(
             tmp_path / "out", output_loading_info=True
         )
     assert not any(report.values()), report
     said = [r.getMessage() for r in caplog.records]
-    # transformers 5 says this of every v1.1, Google's own included: its T5Config always ties.
+    # transformers 5 says this of every v1.1, Google's own included: its T5Config always ties. Of
+    # umT5 it says it twice.
     tied = [m for m in said if "so we will NOT tie them" in m]
-    assert len(tied) == (0 if config.logits_via_embedding else 1)
+    often = 2 if config.relative_attention_per_layer else 1
+    assert len(tied) == (0 if config.logits_via_embedding else often)
     assert said == tied
     assert (model.lm_head.weight is model.shared.weight) == config.logits_via_embedding
     assert_same_logits(weights, model)
@@ -160,15 +169,18 @@ def test_the_tokenizer_gives_our_ids(vocabulary: Path, extra_ids: int, tmp_path:
             assert tokenizer("<extra_id_0>").input_ids == ids == toy.input_ids(ours, "<extra_id_0>")
 
 
-@pytest.mark.parametrize("config", [V1_0, V1_1], ids=["v1_0", "v1_1"])
+@pytest.mark.parametrize(
+    "config", [V1_0, V1_1, UMT5, UMT5_TIED], ids=["v1_0", "v1_1", "umt5", "umt5_tied"]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_we_read_what_transformers_writes(config: T5Config, dtype: str, tmp_path: Path) -> None:
     model = hf.hf_model(config, seed=7).to(getattr(torch, dtype))
+    model.config.tie_word_embeddings = True  # As transformers 5 makes it, see `hf_model`.
     model.save_pretrained(tmp_path, max_shard_size="60KB")
     assert (tmp_path / "model.safetensors.index.json").exists()
     weights = read_hf(tmp_path)
     assert dataclasses.replace(weights.config, dropout_rate=0.1) == config
-    assert weights.notes == ()
+    assert len(weights.notes) == (config == UMT5)
     assert_same_logits(weights, model.float())
 
 

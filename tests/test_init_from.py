@@ -91,7 +91,8 @@ def test_another_vocabulary_is_refused(source: Path, tmp_path: Path, toy_store) 
     refused = pytest.raises(UsageError, match="is not that of the Hugging Face folder")
     with toy.linear_programs(), refused:
         single.train(run, toy_store, TEXT_ACCURACY)
-    (source / "spiece.model").unlink()
+    for name in ("spiece.model", "tokenizer.json"):
+        (source / name).unlink()
     with pytest.raises(UsageError, match="Give it with --vocabulary FILE"):
         with_checkpoint(make_run(source, tmp_path / "run"), ())
 
@@ -101,7 +102,8 @@ def test_a_vocabulary_of_more_ids_than_the_embedding_has_rows(source: Path, tmp_
     (source / "tokenizer_config.json").unlink()
     with pytest.raises(UsageError, match=r"(?s)has 516 ids \(100 .* only 500 rows.*extra_ids"):
         with_checkpoint(make_run(source, tmp_path / "run"), ())
-    (source / "spiece.model").unlink()
+    for name in ("spiece.model", "tokenizer.json"):
+        (source / name).unlink()
     given = make_run(
         source, tmp_path / "run", vocabulary=config.Vocabulary(path=str(toy.VOCABULARY))
     )

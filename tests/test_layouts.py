@@ -95,9 +95,11 @@ def test_long_rows_are_cut_and_end_in_eos(toy_store, layout: str) -> None:
     assert ends(make(0)) == sum(targets), "each input that is trained on has its EOS"
 
 
-@pytest.fixture(scope="module")
-def model_and_params(toy_store):
-    run = with_vocab_size(toy.make_run(model=NO_DROPOUT), toy_store)
+@pytest.fixture(scope="module", params=["t5", pytest.param("umt5", marks=pytest.mark.slow)])
+def model_and_params(request: pytest.FixtureRequest, toy_store):
+    own_bias = request.param == "umt5"
+    config = dataclasses.replace(NO_DROPOUT, relative_attention_per_layer=own_bias)
+    run = with_vocab_size(toy.make_run(model=config), toy_store)
     model = T5(run.model)
     tokens = jnp.ones((1, 2), jnp.int32)
     return run, model, model.init(jax.random.key(0), tokens, tokens)["params"]

@@ -47,6 +47,7 @@ CASES = {
     "adafactor": ("t5_tiny", TINY | {"Optimizer__name": "adafactor"}),
     "lora": ("t5_tiny", TINY | {"Lora__rank": 4}),
     "standard": ("t5_1_1_tiny", TINY | {"Method__rationale": False}),
+    "umt5": ("t5_1_1_tiny", TINY | {"T5Config__relative_attention_per_layer": True}),
     "small": ("t5_small", _shape(16, 128, 64)),
     "small, minimal": ("t5_small", _shape(16, 64, 64, T5Config__remat_policy="minimal")),
     "small 1.1, full": ("t5_1_1_small", _shape(8, 256, 64, T5Config__remat_policy="full")),

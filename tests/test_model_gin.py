@@ -26,6 +26,17 @@ PUBLISHED = {
     "t5_1_1_large": (783e6, 783_150_080),
     "t5_1_1_xl": (2.85e9, 2_849_757_184),
     "t5_1_1_xxl": (11.1e9, 11_135_332_352),
+    # Of mT5's printed ones, whose shapes these are.
+    "umt5_small": (300e6, 306_601_984),
+    "umt5_base": (580e6, 592_043_520),
+    "umt5_xl": (3.7e9, 3_768_356_864),
+    "umt5_xxl": (13e9, 12_972_531_712),
+    "byt5_small": (300e6, 299_637_760),
+    "byt5_base": (582e6, 581_653_248),
+    "byt5_large": (1.23e9, 1_228_183_552),
+    "byt5_xl": (3.74e9, 3_737_801_728),
+    "byt5_xxl": (12.9e9, 12_906_899_328),
+    "ul2": (20e9, 19_591_209_984),
 }
 TINY = ("t5_tiny", "t5_1_1_tiny")
 
@@ -41,6 +52,12 @@ def read(name: str) -> tuple[str, dict[str, Any]]:
             assert section == "T5Config"
             bindings[field] = ast.literal_eval(value.strip())
     return lines[0], bindings
+
+
+def test_pile_t5_is_v1_1_with_a_position_bias_in_each_layer() -> None:
+    """As its model card counts it (EleutherAI/pile-t5-base)."""
+    _, base = read("t5_1_1_base")
+    assert count({**base, "relative_attention_per_layer": True}) == 247_586_304
 
 
 def count(bindings: dict[str, Any]) -> int:

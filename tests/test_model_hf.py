@@ -65,7 +65,7 @@ def recorded_batch(recorded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k: v for k, v in recorded.items() if k.endswith("_tokens")}
 
 
-@pytest.mark.parametrize("case", ["v1_0", "v1_1"])
+@pytest.mark.parametrize("case", ["v1_0", "v1_1", "umt5", "silu"])
 def test_recorded(case: str) -> None:
     recorded = dict(np.load(GOLDEN / f"t5_hf_{case}.npz"))
     fields = json.loads(str(recorded.pop("meta")))["config"]
@@ -87,8 +87,9 @@ def test_recorded_buckets() -> None:
         np.testing.assert_array_equal(ours, recorded[name], name)
 
 
-def test_mapping_goes_both_ways() -> None:
-    recorded = np.load(GOLDEN / "t5_hf_v1_1.npz")
+@pytest.mark.parametrize("case", ["v1_1", "umt5"])
+def test_mapping_goes_both_ways(case: str) -> None:
+    recorded = np.load(GOLDEN / f"t5_hf_{case}.npz")
     fields = json.loads(str(recorded["meta"]))["config"]
     config = T5Config(**{**fields, "mlp_activations": tuple(fields["mlp_activations"])})
     state = {k.removeprefix("param/"): recorded[k] for k in recorded if k.startswith("param/")}
@@ -108,7 +109,7 @@ def unboxed(params: Any) -> Any:
     )
 
 
-# v1.0 or v1.1, encoder and decoder layers, heads, head_dim, input and target length, seed.
+# Case, encoder and decoder layers, heads, head_dim, input and target length, seed.
 SHAPES = [
     ("v1_0", 1, 1, 1, 16, 9, 5, 0),
     ("v1_0", 4, 2, 4, 8, 300, 33, 1),
@@ -116,6 +117,8 @@ SHAPES = [
     ("v1_1", 1, 1, 2, 4, 11, 7, 3),
     ("v1_1", 3, 6, 4, 16, 64, 64, 4),
     ("v1_1", 6, 3, 6, 8, 257, 130, 5),
+    ("umt5", 3, 5, 4, 16, 300, 140, 6),
+    ("silu", 2, 3, 2, 24, 40, 33, 7),
 ]
 
 

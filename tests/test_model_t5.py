@@ -158,6 +158,13 @@ def test_padding_changes_nothing(config: T5Config) -> None:
     np.testing.assert_allclose(alone, expected[1:], rtol=1e-5, atol=1e-5)
 
 
+def test_padding_is_what_the_configuration_says() -> None:
+    model, params = make(V1_1)
+    other = T5(dataclasses.replace(V1_1, pad_token_id=40))
+    padded = logits_of(other, params, jnp.where(INPUTS == 0, 40, INPUTS), DECODER_INPUTS)
+    np.testing.assert_array_equal(padded, logits_of(model, params, INPUTS, DECODER_INPUTS))
+
+
 @VERSIONS
 def test_decoder_sees_the_past_only_and_the_encoder_all(config: T5Config) -> None:
     model, params = make(config)

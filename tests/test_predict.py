@@ -41,10 +41,12 @@ def vocabulary(toy_store) -> SentencePiece:
     return SentencePiece(toy_store.vocabulary_path, toy_store.extra_ids)
 
 
-def ranked(store: Any, vocabulary: SentencePiece, devices: int) -> tuple[Any, Any, list[dict]]:
+def ranked(
+    store: Any, vocabulary: SentencePiece, devices: int, model: config.T5Config = MODEL
+) -> tuple[Any, Any, list[dict]]:
     """Model, parameters and what the ranker says of the rows of validation, last row first."""
     evaluate = config.Evaluate(decode="rank", batch_size=16)
-    run = with_vocab_size(toy.make_run(model=MODEL, evaluate=evaluate), store)
+    run = with_vocab_size(toy.make_run(model=model, evaluate=evaluate), store)
     program = Program(run, make_mesh(run.mesh, jax.devices()[:devices]))
     # Larger than they are drawn, so that the inputs matter to the choice.
     params = jax.tree.map(lambda x: 2 * x, program.init().params)
@@ -64,7 +66,19 @@ def on_one_device(toy_store, vocabulary: SentencePiece) -> tuple[Any, Any, list[
 def test_the_ranker_takes_the_most_probable_label_as_the_whole_model_says(
     toy_store, vocabulary: SentencePiece, on_one_device: tuple[Any, Any, list[dict]]
 ) -> None:
-    model, params, predictions = on_one_device
+    check_ranking(toy_store, vocabulary, *on_one_device)
+
+
+@pytest.mark.slow
+def test_the_same_of_umt5(toy_store, vocabulary: SentencePiece) -> None:
+    model = dataclasses.replace(MODEL, relative_attention_per_layer=True)
+    found = ranked(toy_store, vocabulary, 1, model)
+    check_ranking(toy_store, vocabulary, *found)
+
+
+def check_ranking(
+    toy_store, vocabulary: SentencePiece, model: Any, params: Any, predictions: list[dict]
+) -> None:
     inputs = toy_store.split("validation").tokens("label_inputs")
     apply = jax.jit(lambda x, y: model.apply({"params": params}, x, y))
     for row, prediction in zip(reversed(range(len(inputs))), predictions, strict=True):

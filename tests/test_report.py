@@ -171,6 +171,39 @@ class TestTables:
             ("standard with 1.0M on 100 % (1,000)", "62.00", *dss),
         ]
 
+    def test_as_good_as_the_target_is_not_called_short_of_it(self, tmp_path: Path) -> None:
+        for examples, score in ((250, 60), (500, 62)):
+            write_run(tmp_path / str(examples), accuracy_of(score), examples=examples)
+        write_run(tmp_path / "standard", accuracy_of(62), method="standard", examples=500)
+        found = rows(report.write(tmp_path), "least data above")
+        equal = ("dss", "1.0M", "50 % (500)", "62.00")
+        assert found == [
+            ("the teacher", "60.00", "standard", "1.0M", "50 % (500)", "62.00", "no"),
+            ("the teacher", "60.00", *equal, "no"),
+            ("standard with 1.0M on 50 % (500)", "62.00", *equal, "equal"),
+        ]
+
+    @pytest.mark.parametrize("fresh", [False, True])
+    def test_what_the_errors_hold_of_the_draw_of_the_data(
+        self, tmp_path: Path, fresh: bool
+    ) -> None:
+        task = config.Task(name="toy", train_fraction=0.25, fresh_subsets=fresh)
+        for seed in range(3):
+            write_run(
+                tmp_path / str(seed), accuracy_of(50), examples=250, seed=seed, task_config=task
+            )
+        note = report.write(tmp_path).tables[0].note
+        assert ("a subset of its own: the errors hold the draw" in note) == fresh
+        assert ("one subset of the data, so that the errors leave out" in note) == (not fresh)
+
+    def test_rows_that_were_trained_on_are_told_where_they_are_fewer(self, sweep: Path) -> None:
+        for seed, count in enumerate((812, 812, 1000)):
+            file = sweep / "dss" / "count_1000" / f"seed_{seed}" / "results.json"
+            results = json.loads(file.read_text())
+            file.write_text(json.dumps(results | {"trained_rows": count}))
+        note = report.write(sweep).tables[0].note
+        assert "where not all of the size: dss 100 % (1,000): 812 or 1,000." in note
+
     def test_the_share_that_reaches_full_fine_tuning(self, sweep: Path) -> None:
         ((method, model, share, interval, never),) = rows(report.write(sweep), "share of the data")
         assert (method, model, share, never) == ("dss", "1.0M", "60 %", "0 %")
@@ -329,6 +362,15 @@ class TestLittle:
         # Not the same seeds on both sides any more.
         assert "not paired" in next(t for t in made.tables if "against" in t.title).note
 
+    def test_runs_without_the_split_are_named(self, sweep: Path) -> None:
+        file = sweep / "dss" / "count_250" / "seed_2" / "results.json"
+        results = json.loads(file.read_text())
+        del results["test"]
+        file.write_text(json.dumps(results))
+        made = report.write(sweep)
+        assert made.left == ["dss/count_250/seed_2: no score on test (validation has)"]
+        assert made.left[0] in (sweep / "report" / "report.md").read_text()
+
     def test_several_tasks(self, sweep: Path) -> None:
         for seed in range(3):
             write_run(sweep / "other" / f"s{seed}", accuracy_of(30), seed=seed, task="other")
@@ -386,6 +428,16 @@ class TestMistakes:
         write_run(tmp_path / "b", accuracy_of(50), seed=1, loss=config.Loss(alpha=0.25))
         with pytest.raises(UsageError, match=r"Loss.alpha: 0.5 and 0.25\nReport them apart"):
             report.write(tmp_path)
+
+    def test_a_run_of_a_version_without_a_setting(self, tmp_path: Path) -> None:
+        """Which is at its default since."""
+        for seed in range(2):
+            write_run(tmp_path / str(seed), accuracy_of(50), seed=seed)
+        file = tmp_path / "0" / "config.gin"
+        text = file.read_text()
+        assert "\nMethod.control = 'none'\n" in text
+        file.write_text(text.replace("Method.control = 'none'\n", ""))
+        assert len(find_runs(tmp_path).cells[0].runs) == 2
 
     def test_a_seed_twice(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a", accuracy_of(50))

@@ -69,6 +69,8 @@ ITEMS = [
     *(item(i, True, True, True) for i in range(5, 45)),
 ]
 
+ITEMS[4]["answers"][1]["names"] = "yes"
+
 
 def digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -180,6 +182,8 @@ class TestBrowser:
             ("student right, teacher wrong", "standard, tiny", [1]),
             ("student right, teacher wrong", "dss, tiny", [2]),
             ("teacher right, student wrong", "dss, tiny", [3]),
+            ("student wrong", "dss, tiny", [1, 3, 4]),
+            ("label and rationale disagree", "dss, tiny", [4]),
             ("methods disagree", "dss, tiny", [1, 2]),
             ("all methods wrong", "dss, tiny", [3, 4]),
         ],

@@ -154,6 +154,18 @@ def test_one_order_for_all_seeds_where_it_is_asked_for(tmp_path: Path) -> None:
     assert [(r.train.seed, r.data.seed) for r in runs] == [(4, 4), (5, 5)]
 
 
+def test_each_seed_has_a_subset_of_its_own_where_it_is_asked_for(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    subsets = [r.task.subset_seed for r in seeds.seed_runs(run, [4, 5])]
+    assert subsets == [run.task.subset_seed] * 2
+    fresh = dataclasses.replace(run, task=dataclasses.replace(run.task, fresh_subsets=True))
+    assert [r.task.subset_seed for r in seeds.seed_runs(fresh, [4, 5])] == [4, 5]
+    # A single run, too, and one that is read again.
+    assert dataclasses.replace(run, task=fresh.task, train=config.Train(seed=3)).task == (
+        dataclasses.replace(fresh.task, subset_seed=3)
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

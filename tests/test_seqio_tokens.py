@@ -80,9 +80,9 @@ def store_columns(
     found: list[Example], model: Path = MODEL, extra_ids: int = EXTRA_IDS, style: str = "paper"
 ) -> dict[str, Ragged]:
     """What is written into a store."""
-    from dss_jax.data.seqio_prepare import TaskRows
+    from dss_jax.data.seqio_prepare import TaskRows, content_of
 
-    return dict(TaskRows(model.read_bytes(), extra_ids, style)(found))
+    return dict(TaskRows(content_of(model), extra_ids, style)(found))
 
 
 def check_against_pipelines(

@@ -18,11 +18,12 @@ from dss_jax.layouts.batches import TrainBatches
 SPANS = config.Method(name="pretrain", rationale=False, form="spans")
 LENGTHS = config.Data(batch_size=8, input_length=24, target_length=12)
 FIRST_SENTINEL = 515
+SENTINELS = range(FIRST_SENTINEL, FIRST_SENTINEL - 100, -1)
 
 
 def _pieces(count: int = 9, length: int = 20) -> Pieces:
     tokens = np.arange(10, 10 + count * length, dtype=np.int32).reshape(count, length)
-    return Pieces("train", tokens, span_counts(length, config.Pretrain()), FIRST_SENTINEL)
+    return Pieces("train", tokens, span_counts(length, config.Pretrain()), SENTINELS)
 
 
 def _put_back(inputs: np.ndarray, targets: np.ndarray) -> list[int]:
@@ -56,7 +57,7 @@ def test_the_spans_put_back_are_the_text(length: int) -> None:
     seen = set()
     for seed in range(200):
         words = np.random.Philox(key=seed).random_raw(length)
-        inputs, targets = corrupt(piece, counts, FIRST_SENTINEL, words)
+        inputs, targets = corrupt(piece, counts, SENTINELS, words)
         assert len(inputs) == counts.input_length
         assert len(targets) == counts.target_length
         assert inputs[-1] == targets[-1] == 1
@@ -76,7 +77,7 @@ def test_every_cut_is_equally_likely() -> None:
     piece, found = np.arange(10, 30, dtype=np.int32), {}
     for seed in range(4000):
         words = np.random.Philox(key=seed).random_raw(20)
-        _, targets = corrupt(piece, counts, FIRST_SENTINEL, words)
+        _, targets = corrupt(piece, counts, SENTINELS, words)
         at = np.flatnonzero(targets > 400)
         lengths = tuple(np.diff([*at, len(targets) - 1]) - 1)
         found[lengths] = found.get(lengths, 0) + 1

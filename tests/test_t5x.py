@@ -110,14 +110,48 @@ def test_reads_the_orbax_form(tmp_path: Path, kinds: dict[str, bool], scanned: b
     assert_reads(weights, arrays)
 
 
-def test_one_position_bias_per_layer_is_refused(tmp_path: Path) -> None:
+def target_of(folder: Path) -> dict[str, np.ndarray]:
+    """All parameters of a legacy checkpoint, by T5X's names, past our reader."""
+    content = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
+    specs = traverse_util.flatten_dict(
+        content["optimizer"]["target"], is_leaf=lambda _, x: "driver" in x, sep="/"
+    )
+    found = {}
+    for name, spec in specs.items():
+        store = {"driver": "file", "path": f"{folder / spec['kvstore']['path']}/"}
+        found[name] = ts.open({"driver": "zarr", "kvstore": store}).result().read().result()
+    return found
+
+
+@pytest.mark.parametrize("scanned", [False, True])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_there_and_back(tmp_path: Path, version: dict[str, bool], scanned: bool) -> None:
+    """Of T5, and of umT5, in which each layer has its own position bias."""
+    stored = t5x_maker.unscanned(**version)
+    stored = t5x_maker.scanned(stored, own_bias=True) if scanned else stored
+    folder = t5x_maker.write_legacy(tmp_path / "checkpoint_7", stored)
+    weights = read_t5x(str(folder))
+    config = t5x_maker.config(**version)
+    assert weights.config == dataclasses.replace(config, relative_attention_per_layer=scanned)
+    if scanned:
+        for stack in ("encoder", "decoder"):
+            bias = stored[f"{stack}/{stack}/relpos_bias/rel_embedding"]
+            read = weights.leaves[f"{stack}/layers/relpos_bias/rel_embedding"].read()
+            np.testing.assert_array_equal(read, bias.swapaxes(0, 1))
+    write_t5x(weights, str(tmp_path / "again" / "checkpoint_7"))
+    again = target_of(tmp_path / "again" / "checkpoint_7")
+    assert again.keys() == stored.keys()
+    for name, value in again.items():
+        np.testing.assert_array_equal(value, stored[name], name)
+
+
+def test_one_layer_with_another_position_bias_is_enough(tmp_path: Path) -> None:
     stored = t5x_maker.scanned(t5x_maker.unscanned())
     name = "decoder/decoder/relpos_bias/rel_embedding"
     stored[name] = stored[name].copy()
     stored[name][1, 2, 30] += 1
     folder = t5x_maker.write_legacy(tmp_path / "checkpoint_7", stored)
-    with pytest.raises(UsageError, match=rf"target/{name}.* layers 2 differ from layer 0's"):
-        read_t5x(str(folder))
+    assert read_t5x(str(folder)).config.relative_attention_per_layer
 
 
 @pytest.mark.parametrize("scanned", [False, True])
@@ -274,6 +308,25 @@ def test_optimizer_state_is_that_of_a_fresh_adafactor(tmp_path: Path) -> None:
     assert shapes("decoder/decoder_norm/scale") == [one, (130,), one, one]
 
 
+def test_optimizer_state_of_scanned_parameters(tmp_path: Path) -> None:
+    """As `adafactor.standard_logical_factor_rules` of T5X make it: tests/test_t5x_live.py."""
+    weights = random_weights(relative_attention_per_layer=True)
+    write_t5x(weights, str(tmp_path / "checkpoint_20"))
+    content = serialization.msgpack_restore((tmp_path / "checkpoint_20/checkpoint").read_bytes())
+    states = flat(content["optimizer"]["state"]["param_states"])
+
+    def shapes(name: str) -> list[tuple[int, ...]]:
+        return [states[f"decoder/decoder/{name}/{k}"].shape for k in ("m", "v", "v_row", "v_col")]
+
+    one, (e, h, d, f, n, layers) = (1,), (6, 2, 5, 14, 32, 3)
+    assert shapes("self_attention/query/kernel") == [one, one, (e, layers), (layers, h, d)]
+    assert shapes("self_attention/out/kernel") == [one, one, (layers, e), (h, layers, d)]
+    assert shapes("mlp/wi_0/kernel") == [one, one, (e, layers), (layers, f)]
+    assert shapes("mlp/wo/kernel") == [one, one, (layers, e), (f, layers)]
+    assert shapes("pre_mlp_layer_norm/scale") == [one, (e, layers), one, one]
+    assert shapes("relpos_bias/rel_embedding") == [one, (h, layers, n), one, one]
+
+
 def test_large_arrays_are_written_in_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,11 +473,15 @@ def test_t5x_reference_orbax() -> None:
 @needs_reference
 def test_t5x_reference_scanned(tmp_path: Path) -> None:
     folder = REFERENCE / "scanned_orbax_checkpoint_20"
-    with pytest.raises(UsageError, match="layers 1 differ from layer 0's"):
-        read_t5x(str(folder))
+    umt5 = read_t5x(str(folder))
+    assert umt5.config.relative_attention_per_layer
     state = ocp.PyTreeCheckpointer().restore(folder.resolve() / "state")
     stored = {n: np.asarray(a) for n, a in flat(state["target"]).items()}
+    write_t5x(umt5, str(tmp_path / "again" / "checkpoint_20"))
+    again = target_of(tmp_path / "again" / "checkpoint_20")
+    assert again.keys() == stored.keys()
     for name in stored:
+        np.testing.assert_array_equal(again[name], stored[name], name)
         if "relpos_bias" in name:
             stored[name] = np.repeat(stored[name][:, :1], 2, axis=1)
     weights = read_t5x(str(t5x_maker.write_legacy(tmp_path / "checkpoint_20", stored)))

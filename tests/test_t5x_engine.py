@@ -49,6 +49,10 @@ CASES = {
         "loss": config.Loss(alpha=0.2, z_loss=1e-3, label_smoothing=0.1),
         "train": {"microbatches": 2},
     },
+    "umt5": {
+        "optimizer": OPTIMIZERS["adamw"],
+        "model": dataclasses.replace(NO_DROPOUT, relative_attention_per_layer=True),
+    },
     "labels only": {
         "optimizer": OPTIMIZERS["adamw"],
         "method": config.Method(name="distill", label="teacher", rationale=False),
@@ -61,7 +65,8 @@ def run_of(name: str, store: Any) -> config.Run:
     train = config.Train(steps=STEPS, log_every=1, **sections.pop("train", {}))
     evaluate = config.Evaluate(every=10, batch_size=4, max_decode_length=5)
     data = config.Data(batch_size=8, layout="padded")
-    run = toy.make_run(model=NO_DROPOUT, train=train, evaluate=evaluate, data=data, **sections)
+    defaults = {"model": NO_DROPOUT, "train": train, "evaluate": evaluate, "data": data}
+    run = toy.make_run(**(defaults | sections))
     return with_vocab_size(run, store)
 
 

@@ -45,13 +45,15 @@ def config(shape: tuple[int, ...], version: str) -> T5Config:
         mlp_dim=mlp,
         num_encoder_layers=encoder,
         num_decoder_layers=decoder,
-        mlp_activations=("gelu", "linear") if version == "v1_1" else ("relu",),
+        mlp_activations=("relu",) if version == "v1_0" else ("gelu", "linear"),
         logits_via_embedding=version == "v1_0",
+        relative_attention_per_layer=version == "umt5",
     )
 
 
-def t5x_model(config: T5Config, *, scalable: bool = False, **options: Any) -> Any:
+def t5x_model(config: T5Config, *, scalable: bool | None = None, **options: Any) -> Any:
     """T5X's model of the same configuration."""
+    scalable = config.relative_attention_per_layer if scalable is None else scalable
     import seqio
     from t5x import adafactor, models
     from t5x.examples.scalable_t5 import network as scalable_network
@@ -149,7 +151,7 @@ def losses(logits: jax.Array, targets: np.ndarray) -> jax.Array:
     return each.sum(where=targets != 0) / (targets != 0).sum()
 
 
-@pytest.mark.parametrize("version", ["v1_0", "v1_1"])
+@pytest.mark.parametrize("version", ["v1_0", "v1_1", "umt5"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("orbax", [False, True])
 def test_same_logits_loss_and_gradients(
@@ -181,22 +183,23 @@ def test_same_logits_loss_and_gradients(
     assert_close(logits[real], logits_t5x[real], "logits")
     assert_close(loss, loss_t5x, "loss")
     expected = traverse_util.flatten_dict({"target": gradients_t5x}, sep="/")
-    for parameter in parameters(weights.config, scanned=False):
+    for parameter in parameters(weights.config, scanned=version == "umt5"):
         found = parameter.to_theirs(np.asarray(flat(gradients)[parameter.path]))
         for name, gradient in found.items():
             assert_close(gradient, expected.pop(name), f"gradient of {name}")
     assert not expected
 
 
-def test_same_greedy_tokens() -> None:
+@pytest.mark.parametrize("version", ["v1_1", "umt5"])
+def test_same_greedy_tokens(version: str) -> None:
     import functools
 
     from t5x import decoding
 
     shape = SHAPES[0]
     sampler = functools.partial(decoding.temperature_sample, temperature=0.0)
-    model = t5x_model(config(shape, "v1_1"), decode_fn=sampler)
-    weights = random_weights(config(shape, "v1_1"))
+    model = t5x_model(config(shape, version), decode_fn=sampler)
+    weights = random_weights(config(shape, version))
     batch = batch_of(shape, size=64)
     arrays = traverse_util.unflatten_dict(t5x_arrays(weights), sep="/")["target"]
     expected = model.predict_batch(arrays, {k: jnp.asarray(v) for k, v in batch.items()})
@@ -214,7 +217,9 @@ def random_weights(config: T5Config) -> Weights:
 def t5x_arrays(weights: Weights) -> dict[str, np.ndarray]:
     return {
         name: array
-        for parameter in parameters(weights.config, scanned=False)
+        for parameter in parameters(
+            weights.config, scanned=weights.config.relative_attention_per_layer
+        )
         for name, array in parameter.to_theirs(weights.leaves[parameter.path].read()).items()
     }
 
@@ -235,7 +240,7 @@ def test_scanned_is_read(tmp_path: Path, orbax: bool) -> None:
     assert_close(logits[real], expected[real], "logits")
 
 
-@pytest.mark.parametrize("version", ["v1_0", "v1_1"])
+@pytest.mark.parametrize("version", ["v1_0", "v1_1", "umt5"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("use_orbax", [True, False])
 def test_t5x_restores_what_is_written(

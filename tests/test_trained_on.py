@@ -226,6 +226,30 @@ class TestReports:
         assert ["are of different data (" in line for line in found.mixed] == [True] * (
             column == "input"
         )
+        assert found.tasks == (["toy", "toy, data 2"] if column == "input" else ["toy"])
+
+    def test_runs_of_other_rows_are_no_points_of_one_curve(
+        self, tmp_path: Path, store: TokenStore
+    ) -> None:
+        """Nor seeds of one cell, nor under one teacher."""
+        changed = other_store(store, tmp_path / "changed", "input")
+        for name, data, right, others in (
+            ("a_student", store, 1, {}),
+            ("b_student", changed, 0, {}),
+            ("c_student", changed, 1, {"seed": 1}),
+            ("d_teacher", store, 1, {"method": "teacher"}),
+            ("e_teacher", changed, 0, {"method": "teacher"}),
+        ):
+            own = results_maker.write_run(tmp_path / "runs" / name, [True, bool(right)], **others)
+            trained_on.write(own, toy.make_run(), data)
+        found = find_runs(tmp_path / "runs")
+        assert [(c.task, c.scores("test")) for c in found.cells] == [
+            ("toy", [100.0]),
+            ("toy, data 2", [50.0, 100.0]),
+        ]
+        assert found.teacher_score("toy", "test") == 100
+        assert found.teacher_score("toy, data 2", "test") == 50
+        assert len(found.mixed) == 1
 
 
 def test_a_run_that_goes_on_with_changed_data_is_told_what_has_changed(

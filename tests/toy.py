@@ -21,7 +21,7 @@ from dss_jax.core.paths import shipped
 from dss_jax.core.t5_config import GREEDY
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
-from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
+from dss_jax.data.tokenizer import SEPARATOR, SentencePiece
 from dss_jax.evaluate import evaluator
 from dss_jax.layouts.blocks import Block
 from dss_jax.model.decoding import Decoded, Search, decode
@@ -204,12 +204,9 @@ def linear_programs() -> Iterator[None]:
 
 @functools.partial(jax.jit, static_argnames=("model", "max_decode_length", "search"))
 def tokens_of(
-    model: T5,
-    params: dict,
-    inputs: jax.Array,
-    max_decode_length: int,
-    search: Search = SampleSearch(GREEDY),  # noqa: B008
+    model: T5, params: dict, inputs: jax.Array, max_decode_length: int, search: Search | None = None
 ) -> jax.Array:
     """The best sequence of each input: int32 [B, max_decode_length]; greedy by default."""
+    search = search or SampleSearch(GREEDY, model.config.eos_token_id)
     decoded = decode(model, params, inputs, search, max_decode_length=max_decode_length)
     return decoded.tokens[:, 0]

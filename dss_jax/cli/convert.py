@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--to", help=text, **form)
     add("--checkpoint", help="of a run folder: best (default), latest or a step")
-    add("--vocabulary", help="SentencePiece model, where the source has none")
+    add("--vocabulary", help="SentencePiece model or tokenizer, where the source has none")
     text = "of the tensors for hf: float32 (default), bfloat16"
     add("--dtype", default="float32", help=text)
     text = f"of the tensors for {CT2}: {', '.join(QUANTIZATIONS)}; the first is the default"
@@ -69,16 +69,15 @@ def main(args: argparse.Namespace) -> None:
     if not storage.is_remote(target):
         check_new_folder(Path(target))
 
-    from dss_jax.core.digest import file_digest
-    from dss_jax.data.vocabulary import resolve
+    from dss_jax.data.vocabulary import open_vocabulary, resolve, vocabulary_digest
     from dss_jax.interop.formats import read_weights
-    from dss_jax.interop.model_files import vocabulary_size
+    from dss_jax.interop.vocabularies import vocabulary_size
 
     rows_given = _rows(args.compare_on)
     weights = read_weights(source, source_format, args.checkpoint)
     if args.vocabulary is not None:
         given = resolve(args.vocabulary)
-        if weights.vocabulary and file_digest(given) != file_digest(weights.vocabulary):
+        if weights.vocabulary and vocabulary_digest(given) != vocabulary_digest(weights.vocabulary):
             raise UsageError(
                 f"{weights.origin} has a vocabulary, {weights.vocabulary}, and {given} is another. "
                 "Leave --vocabulary out."
@@ -87,7 +86,8 @@ def main(args: argparse.Namespace) -> None:
     shown = "none: give --vocabulary FILE if it has one"
     if weights.vocabulary is not None:
         ids = vocabulary_size(weights.vocabulary, weights.extra_ids, weights.config, weights.origin)
-        shown = f"{weights.vocabulary} ({ids:,} ids, {weights.extra_ids} of them extra)"
+        extra = open_vocabulary(weights.vocabulary, weights.extra_ids).extra_ids
+        shown = f"{weights.vocabulary} ({ids:,} ids, {extra} of them extra)"
     readme = None
     if source_format == "orbax":
         weights, readme = _described(weights, source, target_format, tensors)
@@ -113,7 +113,8 @@ def _print_written(
         "parameters": count_parameters(dict(weights.leaves)),
         "shape": f"{m.num_encoder_layers} + {m.num_decoder_layers} layers, width {m.emb_dim}, "
         f"{m.num_heads} heads of {m.head_dim}, feed-forward {m.mlp_dim} "
-        f"({' x '.join(m.mlp_activations)})",
+        f"({' x '.join(m.mlp_activations)})"
+        + (", a position bias in each layer" if m.relative_attention_per_layer else ""),
         "embedding": f"{m.vocab_size:,} rows, {logits}",
         "vocabulary": vocabulary,
         "written": written,

@@ -31,6 +31,7 @@ COMMANDS = {
     "replay": "repeat the step at which a run has diverged, and look at its rows",
     "fit": "whether a model fits a device, and with which mesh",
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another, or CTranslate2's",
+    "vocabulary": "add tokens to a student's vocabulary",
     "push": "upload a student to the Hugging Face hub",
     "records": "look at what a teacher answered; filter, merge, export",
     "doctor": "check this installation: versions, devices, the T5X engine",

@@ -107,12 +107,12 @@ def _opened(args: argparse.Namespace) -> tuple[Header, Iterator[Record], Distill
 
 def _stats(args: argparse.Namespace) -> None:
     from dss_jax.data.characters import Characters, vocabulary_at_hand
-    from dss_jax.data.vocabulary import SentencePiece, resolve
+    from dss_jax.data.vocabulary import open_vocabulary, resolve
 
     header, records, task = _opened(args)
     scorer = task.scorer
     model = resolve(args.vocabulary) if args.vocabulary else vocabulary_at_hand(task)
-    counts = Characters(SentencePiece(model)) if model else None
+    counts = Characters(open_vocabulary(model)) if model else None
     stats = record_stats(_counted(records, counts), scorer.correct)
     _print_stats(header, stats, scorer.name)
     if counts is None:

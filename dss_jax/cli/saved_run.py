@@ -39,12 +39,11 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
       UsageError: the folder holds no run, one that has trained nothing, or one of somebody else's
         that would execute a module or write where nobody has said so.
     """
-    from dss_jax.interop.model_files import VOCABULARY
+    from dss_jax.interop.vocabularies import vocabulary_of
 
-    saved, own = _saved_config(folder).absolute(), folder / VOCABULARY
-    if vocabulary is None and own.is_file():
-        local = storage.local_file(own).absolute()
-        bindings = [f"Vocabulary.path = {str(local)!r}", *bindings]
+    saved = _saved_config(folder).absolute()
+    if vocabulary is None and (own := vocabulary_of(folder)) is not None:
+        bindings = [f"Vocabulary.path = {str(own.absolute())!r}", *bindings]
     values, text = gin_config.read_saved(saved).values, saved.read_text()
     began, _ = registry.remembered(text)
     paths = _whole_paths(folder, values, began)

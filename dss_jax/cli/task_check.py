@@ -13,7 +13,7 @@ from dss_jax.data import rows, sources
 from dss_jax.data.characters import vocabulary_at_hand
 from dss_jax.data.check import Finding, TaskCheck, check
 from dss_jax.data.rationales import join_records
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.vocabulary import open_vocabulary
 from dss_jax.data.vocabulary import resolve as vocabulary_file
 from dss_jax.interop.model_files import T5_CONFIG, read_model_files
 
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
         findings.append(Finding("records", {}, str(error)))
     given = run.vocabulary.path
     file = vocabulary_at_hand(task) if given is None else vocabulary_file(given)
-    vocabulary = None if file is None else SentencePiece(file, run.vocabulary.extra_ids)
+    vocabulary = None if file is None else open_vocabulary(file, run.vocabulary.extra_ids)
     found = check(task, splits, run, vocabulary)
     found.findings += findings
     _print(task.name, found, tuple(splits))

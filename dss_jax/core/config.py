@@ -20,7 +20,6 @@ from dss_jax.core.types import ENGINES
 AxisRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 LAYOUTS = ("auto", "padded", "flat", "packed")
-
 MESH_AXES = ("data", "fsdp", "model")
 
 DEFAULT_LOGICAL_AXIS_RULES: AxisRules = (
@@ -57,7 +56,7 @@ class Task(Section):
       prefixes: "paper" ("[label] ", "[rationale] ") or "released_code" ("predict: ", "explain: ").
       train_fraction: share of the training split, in (0, 1]; smaller ones are inside larger ones.
       train_count: number of training examples instead; None: use the fraction.
-      subset_seed: which subset.
+      subset_seed, fresh_subsets: which subset; whether it is `Train.seed`, each seed's own.
       mixture_or_task_name: a SeqIO task or mixture of the user's with `inputs` and `targets`.
       mixture_or_task_module: the Python module that registers it.
       use_cached: whether its rows are read from the cache of `seqio_cache_tasks`, as in T5X.
@@ -74,6 +73,7 @@ class Task(Section):
     train_fraction: float = setting(1.0, low=0, high=1, positive=True)
     train_count: int | None = setting(None, low=1)
     subset_seed: int = setting(0, low=0)
+    fresh_subsets: bool = False
     mixture_or_task_name: str | None = None
     mixture_or_task_module: str | None = None
     use_cached: bool = False
@@ -301,6 +301,8 @@ class Run:
         if isinstance(self.optimizer.learning_rate, Derived | None):
             rate = Derived(LEARNING_RATES["checkpoint" if self.train.init_from else "nothing"])
             object.__setattr__(self, "optimizer", replace(self.optimizer, learning_rate=rate))
+        if self.task.fresh_subsets:
+            object.__setattr__(self, "task", replace(self.task, subset_seed=self.train.seed))
         mistakes = Mistakes()
         mistakes.found += self._wrong()
         mistakes.done()

@@ -33,6 +33,8 @@ T5X_CONSTANTS = {
     "relative_attention_max_distance": 128,
     "relative_attention_num_buckets": 32,
     "layer_norm_epsilon": 1e-6,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
     "attention": "xla",
     "remat_policy": "none",
 }

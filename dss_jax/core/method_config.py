@@ -10,6 +10,18 @@ FORMS = ("tasks", "rationale_label", "label_rationale", "rationale_input", "span
 JOINT = ("rationale_label", "label_rationale")
 """Forms in which one text has label and rationale."""
 
+CONTROLS = (
+    "none",
+    "shuffled",
+    "same_label",
+    "other",
+    "truncated",
+    "telling",
+    "input",
+    "label",
+    "random",
+)
+
 SCHEDULES = ("constant", "linear", "cosine", "phased")
 
 
@@ -34,6 +46,12 @@ class Method(Section):
         out altogether. Rows without a gold label stay.
       rationales: "first": each row's one rationale; "drawn": where the records have several of a
         row, another is drawn each epoch, from the seed, the epoch and the row alone.
+      control: what the rationales are spoiled by, from `Data.seed` and the row alone, to ask what
+        their use is made of: "shuffled" (their tokens), "same_label" and "other" (another row's, of
+        the same label or of any), "truncated" (their first `control_tokens`), "telling" (their
+        `control_tokens` that tell most of the label), "input" (repeated), "label" (its
+        name alone), "random" (as many tokens, drawn from all rationales); "none": they are not.
+      control_tokens: of "truncated" and "telling".
     """
 
     name: str = "dss"
@@ -42,12 +60,20 @@ class Method(Section):
     form: str = setting("tasks", among=FORMS)
     only_correct: bool = False
     rationales: str = setting("first", among=("first", "drawn"))
+    control: str = setting("none", among=CONTROLS)
+    control_tokens: int = setting(8, low=1)
 
     def check(self) -> None:
         if self.rationale and self.form != "tasks":
             raise UsageError(
                 f'Method.rationale is the second task of Method.form = "tasks". With '
                 f"{self.form!r} set it to False."
+            )
+        learned = (self.rationale or self.joint) and self.rationales == "first"
+        if self.control != "none" and not learned:
+            raise UsageError(
+                f'Method.control = "{self.control}" is for methods that learn one rationale of a '
+                'row. Set it to "none", or Method.rationales to "first".'
             )
 
     @property

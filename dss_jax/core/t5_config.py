@@ -28,7 +28,10 @@ class T5Config(Section):
       mlp_activations: ("relu",) for v1.0, ("gelu", "linear") for v1.1.
       logits_via_embedding: v1.0: logits are the scaled product with the input embedding.
       relative_attention_num_buckets, relative_attention_max_distance: of the position bias.
+      relative_attention_per_layer: each layer has its own bias (umT5, Pile-T5, scalable_t5).
       layer_norm_epsilon: of the RMS norm.
+      pad_token_id, eos_token_id, decoder_start_token_id: ids of padding, of the end of a text, and
+        of what the decoder begins with; a checkpoint's, else the vocabulary's.
       dropout_rate: in [0, 1).
       dtype: of activations, "float32" or "bfloat16"; all else (parameters, softmax) is float32.
       attention: "xla", or "cudnn": one kernel on NVIDIA GPUs, for rows of 256 tokens and more; it
@@ -52,12 +55,21 @@ class T5Config(Section):
     logits_via_embedding: bool = False
     relative_attention_num_buckets: int = setting(32, low=4)
     relative_attention_max_distance: int = 128
+    relative_attention_per_layer: bool = False
     layer_norm_epsilon: float = 1e-6
+    pad_token_id: int = setting(0, low=0)
+    eos_token_id: int = setting(1, low=0)
+    decoder_start_token_id: int = setting(0, low=0)
     dropout_rate: float = setting(0.1, low=0, high=0.999)
     dtype: str = setting("float32", among=("float32", "bfloat16"))
     attention: str = setting("xla", among=("xla", "cudnn"))
     remat_policy: str = setting("none", among=REMAT_POLICIES, free=True)
     scan_unroll: int = setting(1, low=1, free=True)
+
+    @property
+    def pad_and_start(self) -> tuple[int, int]:
+        """What a batch is filled up with, and what comes before its targets."""
+        return self.pad_token_id, self.decoder_start_token_id
 
     def check(self) -> None:
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
@@ -82,6 +94,9 @@ OF_A_RUN = ("dropout_rate", "dtype", "attention", "remat_policy", "scan_unroll")
 
 SHAPE_FIELDS = tuple(f.name for f in fields(T5Config) if f.name not in OF_A_RUN)
 """The fields of `T5Config` that belong to a checkpoint; the others belong to a run."""
+
+LATER = ("relative_attention_per_layer", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+"""Those that a `t5_config.json` of an older version lacks, and has the defaults of."""
 
 
 @dataclass(frozen=True, kw_only=True)

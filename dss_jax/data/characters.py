@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import UNK_ID
 from dss_jax.core.scoring import normal_text
 from dss_jax.core.types import DistillationTask, Example
+from dss_jax.data.download import cached, web_address
 from dss_jax.data.store import Ragged
-from dss_jax.data.vocabulary import SentencePiece, cached, wanted, web_address
+from dss_jax.data.tokenizer import Tokenizer
+from dss_jax.data.vocabulary import BYTES, resolve, wanted
 
 CHUNK = 4096
 """Texts that are looked at at once."""
@@ -40,7 +41,7 @@ _KEPT, _LACKING, _CHANGED = 1, 2, 3
 class Characters:
     """Counts of the texts of columns: rows and characters, lacking and changed."""
 
-    def __init__(self, vocabulary: SentencePiece) -> None:
+    def __init__(self, vocabulary: Tokenizer) -> None:
         self._vocabulary = vocabulary
         self._kinds = np.zeros(0x110000, np.int8)  # Of each code point; 0: not met yet.
         self._becomes: dict[int, str] = {}
@@ -76,7 +77,7 @@ class Characters:
         if text.isspace() or unicodedata.combining(text):
             return _KEPT
         ids = self._vocabulary.encode(text)
-        if UNK_ID in ids:
+        if self._vocabulary.unk_id in ids:
             return _LACKING
         decoded = self._vocabulary.decode(ids)
         self._becomes[code] = decoded
@@ -109,11 +110,11 @@ def vocabulary_at_hand(task: DistillationTask) -> Path | None:
     """What `vocabulary.resolve` gives, where that is on this machine; None: it would be fetched."""
     name = wanted(None, task)
     file = cached(web_address(name)) if "://" in name else Path(name).expanduser()
-    return file if file.is_file() else None
+    return resolve(None, task) if name == BYTES or file.exists() else None
 
 
 def check_labels(
-    task: DistillationTask, examples: Iterable[Example], vocabulary: SentencePiece
+    task: DistillationTask, examples: Iterable[Example], vocabulary: Tokenizer
 ) -> None:
     """Raises UsageError where two labels to choose from have the same ids, though they are neither
     the same text nor the same to the task's scorer: of the task, of a row, and the gold labels

@@ -21,7 +21,7 @@ from dss_jax.data.characters import lines as character_lines
 from dss_jax.data.old_records import some
 from dss_jax.data.store_writer import text_column
 from dss_jax.data.survey import closed_labels, not_allowed, renamed, unused_labels
-from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
+from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
 
 Splits = Mapping[str, Sequence[Example]]
 Texts = Mapping[str, Sequence[str]]
@@ -68,7 +68,7 @@ class TaskCheck:
 
 
 def check(
-    task: DistillationTask, splits: Splits, run: config.Run, vocabulary: SentencePiece | None
+    task: DistillationTask, splits: Splits, run: config.Run, vocabulary: Tokenizer | None
 ) -> TaskCheck:
     """Looks at the splits of a task, teacher text joined; without a vocabulary not at tokens."""
     found = TaskCheck(labels={s: Counter(e.label for e in r if e.label) for s, r in splits.items()})
@@ -263,9 +263,7 @@ def _teacher(task: DistillationTask, splits: Splits) -> Finding:
     return Finding("with a rationale", shown, stop)
 
 
-def _tokens(
-    splits: Splits, vocabulary: SentencePiece, style: str
-) -> dict[str, dict[str, np.ndarray]]:
+def _tokens(splits: Splits, vocabulary: Tokenizer, style: str) -> dict[str, dict[str, np.ndarray]]:
     """Split -> column -> lengths, int [rows that have it], prefix and end-of-sequence included."""
     prefix = prefixes(style).label
 
@@ -312,7 +310,7 @@ def _lengths(check: TaskCheck) -> list[Finding]:
     return findings
 
 
-def _characters(task: DistillationTask, splits: Splits, vocabulary: SentencePiece) -> list[Finding]:
+def _characters(task: DistillationTask, splits: Splits, vocabulary: Tokenizer) -> list[Finding]:
     counts = Characters(vocabulary)
     every = [e for rows in splits.values() for e in rows]
     for name in ("input", "label", "rationale"):

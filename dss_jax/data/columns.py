@@ -13,7 +13,6 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.flops import Work
-from dss_jax.core.ids import EOS_ID
 from dss_jax.data.store import Slices
 
 Pair = tuple[Slices, Slices]
@@ -33,14 +32,15 @@ def permutation(n: int, *key: int) -> np.ndarray:
 
 def join_rows(tokens: Slices, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Rows of a column, int [R], one after another, each cut to its length, int [R]: int32 [sum of
-    lengths]; cut ones end in EOS.
+    lengths]; cut ones end with their own last, EOS.
     """
     starts = tokens.starts[rows]
     ends = np.cumsum(lengths)
     at = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-    joined = np.asarray(tokens.values)[at].astype(np.int32)
+    values = np.asarray(tokens.values)
+    joined = values[at].astype(np.int32)
     cut = (lengths > 0) & (tokens.ends[rows] - starts > lengths)
-    joined[ends[cut] - 1] = EOS_ID
+    joined[ends[cut] - 1] = values[tokens.ends[rows][cut] - 1]
     return joined
 
 
@@ -132,12 +132,12 @@ class Examples:
         return np.concatenate([join_rows(column, at, own) for column, own in pairs])
 
 
-def shift_joined(targets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def shift_joined(targets: np.ndarray, lengths: np.ndarray, start_id: int = 0) -> np.ndarray:
     """Decoder inputs of targets, int32 [sum of lengths], that lie one after another with these
-    lengths, int [M]: shifted right, each starting with 0.
+    lengths, int [M]: shifted right, each starting with `start_id`.
     """
     shifted = np.zeros_like(targets)
     shifted[1:] = targets[:-1]
     starts = np.cumsum(lengths) - lengths
-    shifted[starts[lengths > 0]] = 0
+    shifted[starts[lengths > 0]] = start_id
     return shifted

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dss_jax.core.ids import EOS_ID
 from dss_jax.data.columns import Pair, join_rows, only
 from dss_jax.data.store import SAMPLES, Ragged, Slices, StoreSplit
 
@@ -59,12 +58,17 @@ def _joint_targets(split: StoreSplit, form: str, labels: Slices, rationales: Sli
     """
     labelled = labels.lengths() > 0
     explained = labelled & (rationales.lengths() > 0)
-    label, rationale = _unended(labels), _unended(only(rationales, explained))
+    first, second, mark = labels, only(rationales, explained), BECAUSE
     if form == "rationale_label":
-        parts = [rationale, _everywhere(split.encode(ANSWER), explained), label]
-    else:
-        parts = [label, _everywhere(split.encode(BECAUSE), explained), rationale]
-    return side_by_side([*parts, _everywhere([EOS_ID], labelled)])
+        first, second, mark = second, first, ANSWER
+    # What a tokenizer puts before each text is there once; and some join words without a space.
+    begin = split.encode("")
+    a, b = split.encode("a"), split.encode("b")[len(begin) :]
+    gap = "" if split.encode("a b") == [*a, *b] else " "
+    ids = split.encode(f"{gap}{mark}{gap}")[len(begin) :]
+    after = Slices(second.values, second.starts + len(begin) * explained, second.ends)
+    ends = Slices(labels.values, np.maximum(labels.ends - 1, labels.starts), labels.ends)
+    return side_by_side([_unended(first), _everywhere(ids, explained), _unended(after), ends])
 
 
 def label_in(text: str, form: str) -> str:
@@ -86,7 +90,7 @@ def drawn(split: StoreSplit) -> tuple[Slices, np.ndarray]:
     [n].
     """
     first, more = split.tokens("rationale_targets"), split.tokens(SAMPLES)
-    ends = np.flatnonzero(np.asarray(more.values) == EOS_ID) + 1
+    ends = np.flatnonzero(np.asarray(more.values) == more.values[-1:]) + 1  # End-of-sequence.
     if not len(ends):
         return first, np.ones(len(first), np.int64)
     # The first of a row's rationales is the one that "rationale_targets" has, so that rows without

@@ -215,7 +215,7 @@ def made_from(request: Request) -> dict[str, Any]:
         "task": request["name"],
         "files": {name: file_digest(path) for name, path in files.items()},
         "records": sorted(map(records_digest, request["rationales"])),
-        "vocabulary_sha256": file_digest(Path(request["vocabulary"])),
+        "vocabulary_sha256": vocabulary.vocabulary_digest(Path(request["vocabulary"])),
         "extra_ids": request["extra_ids"],
         "prefixes": request["prefixes"],
         "bad_rows": request["bad_rows"],
@@ -302,7 +302,7 @@ def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabu
         )
     if vocabulary_cfg.path is not None:
         given = vocabulary.resolve(vocabulary_cfg.path)
-        if file_digest(given) != manifest["vocabulary"]["sha256"]:
+        if vocabulary.vocabulary_digest(given) != manifest["vocabulary"]["sha256"]:
             raise UsageError(
                 f"the store {path} was made with another vocabulary than {given}: its own is "
                 f"{store.vocabulary_path}. Give a store that was made with it, or that vocabulary."

@@ -24,7 +24,8 @@ from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import ColumnPart, Columns, Joined, text_column, write_store
 from dss_jax.data.survey import not_allowed, unused_labels
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.tokenizer import Tokenizer
+from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class StorePlan(NamedTuple):
     tokenise: Tokenise
     parts: Parts
     columns: Sequence[str]
-    vocabulary: SentencePiece
+    vocabulary: Tokenizer
     description: Mapping[str, Any]
 
 
@@ -59,7 +60,7 @@ class StorePlan(NamedTuple):
 class TaskRows:
     """The columns of a task file's rows, by SeqIO's tokeniser; arguments as of `seqio_tokens`."""
 
-    vocabulary: bytes
+    vocabulary: bytes | tuple[tuple[str, bytes], ...]
     extra_ids: int
     style: str
 
@@ -77,6 +78,13 @@ class TaskRows:
             **token_columns(examples, encode, self.style),
             **{column: text_column(own) for column, own in texts.items()},
         }
+
+
+def content_of(vocabulary: Path) -> bytes | tuple[tuple[str, bytes], ...]:
+    """What a worker elsewhere opens a vocabulary from; see `seqio_tokens.Content`."""
+    if not is_tokenizer(vocabulary):
+        return vocabulary.read_bytes()
+    return tuple((name, file.read_bytes()) for name, file in files_of(vocabulary).items())
 
 
 def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
@@ -99,7 +107,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
         raise UsageError("\n".join(unavailable.values()))
     old: list[str] = []
     examples, joined = join_records(task, read, request["rationales"], folder, old)
-    vocabulary = SentencePiece(request["vocabulary"], request["extra_ids"])
+    vocabulary = open_vocabulary(request["vocabulary"], request["extra_ids"])
     check_labels(task, chain.from_iterable(examples.values()), vocabulary)
     health = {s: {"left_out": left_out.get(s, 0), **_health(task, e)} for s, e in examples.items()}
     # Of SeqIO's own sources, which the key does not cover.
@@ -110,7 +118,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
 
             files |= file_stamps(source.make(), source.splits)
     return StorePlan(
-        tokenise=TaskRows(vocabulary.path.read_bytes(), vocabulary.extra_ids, request["prefixes"]),
+        tokenise=TaskRows(content_of(vocabulary.path), request["extra_ids"], request["prefixes"]),
         parts={
             split: [found[start : start + size] for start in range(0, len(found), size)]
             for split, found in examples.items()
@@ -223,7 +231,8 @@ def make(
         )
     fields = {k: request[k] for k in ("name", "kind", "key", "made_from")} | {**plan.description}
     fields["characters"] = characters.found()
-    model, extra_ids = plan.vocabulary.path, plan.vocabulary.extra_ids
+    model = plan.vocabulary.path
+    extra_ids = request["extra_ids"] if own else plan.vocabulary.extra_ids
     # The caller has looked: what is there is damaged, stale or incomplete.
     write_store(Path(request["path"]), splits, model, extra_ids, fields, replace=True)
 

@@ -41,8 +41,9 @@ from dss_jax.data import rows, sources
 from dss_jax.data.columns import permutation
 from dss_jax.data.joint import ANSWER, BECAUSE, label_in
 from dss_jax.data.rationales import join_records
+from dss_jax.data.seqio_vocabulary import TokenizerVocabulary, seqio_vocabulary
 from dss_jax.data.spans import ORDER, corrupt, longest_piece
-from dss_jax.data.vocabulary import SEPARATOR
+from dss_jax.data.tokenizer import SEPARATOR
 
 ROW = "row"
 FIRST, SECOND = ("inputs", "targets"), ("rationale_inputs", "rationale_targets")
@@ -118,7 +119,7 @@ def register(
     Data and vocabulary, anything that `tf.io.gfile` opens, are first read when a data set is asked
     for. `rationales`: record files that take the place of the teacher text in the data.
     """
-    vocabulary = seqio.SentencePieceVocabulary(str(vocabulary_path), extra_ids=extra_ids)
+    vocabulary = seqio_vocabulary(vocabulary_path, extra_ids)
     features = {n: seqio.Feature(vocabulary, add_eos=True) for n in ("inputs", "targets")}
     style, (read, splits) = prefixes_of(prefixes), _reader(task, data_dir, rationales)
     scorer = task.scorer.as_spelt(lambda text: vocabulary.decode(vocabulary.encode(text)))
@@ -269,11 +270,16 @@ def corrupt_spans(
     lengths = sequence_length or {"inputs": 512, "targets": 114}
     data = config.Data(input_length=lengths["inputs"], target_length=lengths["targets"])
     counts = longest_piece(data, config.Pretrain(), vocabulary.extra_ids)
-    tokens = dataset.map(lambda e: vocabulary.encode_tf(e["targets"])).unbatch()
+    first = vocabulary.vocab_size - 1
+    sentinels: Sequence[int] = range(first, first - vocabulary.extra_ids, -1)
+    begin = 0
+    if isinstance(vocabulary, TokenizerVocabulary):
+        sentinels, begin = vocabulary.own.sentinels, len(vocabulary.own.encode(""))
+    tokens = dataset.map(lambda e: vocabulary.encode_tf(e["targets"])[begin:]).unbatch()
 
     def one(piece: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         words = np.random.Philox(key=seed.astype(np.uint64)).random_raw(counts.length)
-        return corrupt(piece, counts, vocabulary.vocab_size - 1, words)
+        return corrupt(piece, counts, sentinels, words, vocabulary.eos_id)
 
     @seqio.map_over_dataset(num_seeds=1)
     def corrupted(piece: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -288,10 +294,21 @@ def corrupt_spans(
 
 def _encode_input(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
     """Ids of one input, int32 [S], without the last end-of-sequence; see `tokenize`."""
-    parts = tf.strings.split(text, SEPARATOR)
+    if isinstance(vocabulary, TokenizerVocabulary):
+        parts = tf.numpy_function(_parts(vocabulary), [text], tf.string)
+        parts = tf.ensure_shape(parts, [None])
+    else:
+        parts = tf.strings.split(text, SEPARATOR)
     ends = tf.fill([tf.shape(parts)[0], 1], vocabulary.eos_id)
     joined = tf.concat([vocabulary.encode_tf(parts), tf.RaggedTensor.from_tensor(ends)], axis=1)
     return tf.cast(joined.flat_values[:-1], tf.int32)
+
+
+def _parts(vocabulary: TokenizerVocabulary) -> Callable[[bytes], np.ndarray]:
+    def parts(text: bytes) -> np.ndarray:
+        return np.array([utf8(part) for part in vocabulary.own.parts(text.decode())], object)
+
+    return parts
 
 
 def _label(text: str | bytes, *, form: str, **_: object) -> str:

@@ -1,41 +1,61 @@
 """The tokens of a store: SeqIO's own tokeniser on many texts at once. Imports TensorFlow.
 
-The one way to tokenise for a store, and no other library may do it: SentencePiece's own, and so
-`seqio.Vocabulary.encode`, splits a text like "sooooooo" in another way of the same score than the
-operation `encode_tf` that SeqIO's pipelines run. tests/test_seqio_tokens.py holds the columns to
-what the tasks of `seqio_tasks` give row by row.
+The one way to tokenise for a store. Of a SentencePiece file no other library may do it:
+SentencePiece's own, and so `seqio.Vocabulary.encode`, splits a text like "sooooooo" in another way
+of the same score than the operation `encode_tf` that SeqIO's pipelines run.
+tests/test_seqio_tokens.py holds the columns to what the tasks of `seqio_tasks` give row by row.
 """
 
 import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from dss_jax.core.ids import EOS_ID
 from dss_jax.core.machine import processors
 from dss_jax.core.prefixes import prefixes
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import Example
 from dss_jax.data.columns import join_rows
 from dss_jax.data.store import SAMPLES, TARGETS, TOKEN_COLUMNS, Ragged
-from dss_jax.data.vocabulary import SEPARATOR
+from dss_jax.data.tokenizer import SEPARATOR
+from dss_jax.data.tokenizer_files import open_tokenizer
 
-Encode = Callable[[Sequence[str]], Ragged]
-"""Texts -> ids of each, int32, without end-of-sequence."""
+Content = bytes | tuple[tuple[str, bytes], ...]
+"""Of a SentencePiece file, or of a tokenizer's files with their names."""
+
+
+class Encode(NamedTuple):
+    """A tokeniser.
+
+    Attributes:
+      encode: texts -> ids of each, int32, without end-of-sequence.
+      parts: what of an input is encoded by itself.
+      eos_id: of end-of-sequence.
+    """
+
+    encode: Callable[[Sequence[str]], Ragged]
+    parts: Callable[[str], list[str]]
+    eos_id: int
+
+    def __call__(self, texts: Sequence[str]) -> Ragged:
+        return self.encode(texts)
+
 
 CHUNK = 512
 """Texts in one call of the tokeniser."""
 
 
 @functools.cache
-def encoder(vocabulary: bytes, extra_ids: int) -> Encode:
-    """The tokeniser of a vocabulary, the content of a SentencePiece model's file, with its threads;
-    kept for the life of the process.
-    """
+def encoder(vocabulary: Content, extra_ids: int) -> Encode:
+    """The tokeniser of a vocabulary, with its threads; kept for the life of the process."""
+    if isinstance(vocabulary, tuple):
+        return _of_tokenizer(vocabulary)
     with tempfile.NamedTemporaryFile(suffix=".model") as file:
         file.write(vocabulary)
         file.flush()
@@ -54,7 +74,21 @@ def encoder(vocabulary: bytes, extra_ids: int) -> Encode:
         values, lengths = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
         return Ragged(values, np.cumsum([0, *lengths]))
 
-    return encode
+    return Encode(encode, lambda text: text.split(SEPARATOR), model.eos_id)
+
+
+def _of_tokenizer(files: Sequence[tuple[str, bytes]]) -> Encode:
+    # It has its own threads, and what it is asked by SeqIO's pipelines is the same function.
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files:
+            (Path(folder) / name).write_bytes(content)
+        own = open_tokenizer(Path(folder))
+
+    def encode(texts: Sequence[str]) -> Ragged:
+        ids, lengths = own.arrays(texts)
+        return Ragged(ids, np.concatenate([[0], np.cumsum(lengths)]))
+
+    return Encode(encode, own.parts, own.eos_id)
 
 
 def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> dict[str, Ragged]:
@@ -64,7 +98,7 @@ def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> di
     """
     texts: dict[str, list[Sequence[str]]] = {SAMPLES: [example.rationales for example in examples]}
     for column, prefix in prefixes(style).of_columns.items():
-        texts[column] = [(prefix + example.input).split(SEPARATOR) for example in examples]
+        texts[column] = [encode.parts(prefix + example.input) for example in examples]
     for column, field in TARGETS.items():
         texts[column] = [[text] if (text := getattr(e, field)) else [] for e in examples]
     return {column: _ended(texts[column], encode) for column in (*TOKEN_COLUMNS, SAMPLES)}
@@ -78,7 +112,7 @@ def _ended(rows: Sequence[Sequence[str]], encode: Encode) -> Ragged:
     ids = encode([*numbers])
     offsets = ids.offsets + np.arange(len(ids.offsets))
     at = np.array([numbers[text] for text in texts], np.int64)
-    ended = Ragged(np.insert(ids.values, ids.ends, EOS_ID), offsets).take(at)
+    ended = Ragged(np.insert(ids.values, ids.ends, encode.eos_id), offsets).take(at)
     lengths = ended.lengths()
     starts = np.cumsum([0, *lengths])[np.cumsum([0, *map(len, rows)])]
     return Ragged(join_rows(ended, np.arange(len(texts)), lengths), starts)

@@ -14,9 +14,11 @@ import numpy as np
 import seqio
 
 from dss_jax.core.errors import UsageError
+from dss_jax.data.seqio_vocabulary import TokenizerVocabulary
 from dss_jax.data.store import Ragged, TextColumn
 from dss_jax.data.store_writer import Columns, SplitBuilder, text_column
-from dss_jax.data.vocabulary import SentencePiece, resolve
+from dss_jax.data.tokenizer import Tokenizer
+from dss_jax.data.vocabulary import BYTES, open_vocabulary, resolve
 
 COLUMNS = ("label_inputs", "label_targets", "id", "input", "label")
 """Those of a store of such a task."""
@@ -80,8 +82,12 @@ def tasks_of(provider: Any, use_cached: bool, cache_dirs: Sequence[str]) -> list
     return tasks
 
 
-def vocabulary_of(provider: Any) -> SentencePiece:
-    """The SentencePiece vocabulary that inputs and targets share."""
+KNOWN = (seqio.SentencePieceVocabulary, seqio.ByteVocabulary, TokenizerVocabulary)
+"""Vocabularies that a user's task may have."""
+
+
+def vocabulary_of(provider: Any) -> Tokenizer:
+    """The vocabulary that inputs and targets share."""
     features = provider.output_features
     if {"inputs", "targets"} - set(features):
         raise UsageError(
@@ -90,14 +96,19 @@ def vocabulary_of(provider: Any) -> SentencePiece:
         )
     inputs, targets = (features[f].vocabulary for f in ("inputs", "targets"))
     for vocabulary in (inputs, targets):
-        if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        if not isinstance(vocabulary, KNOWN):
             raise UsageError(
-                f"the SeqIO task {provider.name!r} must use a seqio.SentencePieceVocabulary, not "
-                f"{type(vocabulary).__name__}."
+                f"the SeqIO task {provider.name!r} must use a seqio.SentencePieceVocabulary, a "
+                "seqio.ByteVocabulary or seqio_vocabulary(FOLDER) of "
+                f"dss_jax.data.seqio_vocabulary, not {type(vocabulary).__name__}."
             )
     if inputs != targets:
         raise UsageError(f"inputs and targets of {provider.name!r} must share one vocabulary.")
-    return SentencePiece(resolve(inputs.sentencepiece_model_file), inputs.extra_ids)
+    if isinstance(inputs, TokenizerVocabulary):
+        return inputs.own
+    if isinstance(inputs, seqio.ByteVocabulary):
+        return open_vocabulary(resolve(BYTES))
+    return open_vocabulary(resolve(inputs.sentencepiece_model_file), inputs.extra_ids)
 
 
 def file_stamps(

@@ -11,7 +11,7 @@ Shape letters: C pieces, L tokens of a piece, S masked spans of a piece, N items
 
 import gzip
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -94,13 +94,17 @@ def _segments(items: int, segments: int, words: np.ndarray) -> np.ndarray:
 
 
 def corrupt(
-    piece: np.ndarray, counts: SpanCounts, first_sentinel: int, words: np.ndarray
+    piece: np.ndarray,
+    counts: SpanCounts,
+    sentinels: Sequence[int] | np.ndarray,
+    words: np.ndarray,
+    eos_id: int = EOS_ID,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks spans of a piece.
 
     Args:
       piece: int [L].
-      first_sentinel: id of `<extra_id_0>`; the next ones are below it.
+      sentinels: ids of `<extra_id_0>` and the next ones.
       words: uint64 [L], random.
 
     Returns:
@@ -112,12 +116,12 @@ def corrupt(
     masked_lengths = _segments(counts.noise, counts.spans, words[kept:])
     lengths = np.stack([kept_lengths, masked_lengths], axis=1).ravel()
     masked = np.repeat(np.arange(2 * counts.spans) % 2, lengths).astype(bool)
-    sentinels = first_sentinel - np.arange(counts.spans)
+    sentinels = np.asarray(sentinels[: counts.spans])
     # A sentinel goes where a masked span begins, in the input; where a kept one begins, in the
     # target.
     inputs = np.insert(piece[~masked], np.cumsum(kept_lengths), sentinels)
     targets = np.insert(piece[masked], np.cumsum(masked_lengths) - masked_lengths, sentinels)
-    return np.append(inputs, EOS_ID).astype(np.int32), np.append(targets, EOS_ID).astype(np.int32)
+    return np.append(inputs, eos_id).astype(np.int32), np.append(targets, eos_id).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -127,10 +131,16 @@ class Pieces:
     name: str
     tokens: np.ndarray  # int32 [C, L].
     counts: SpanCounts  # How each is masked.
-    first_sentinel: int  # Id of `<extra_id_0>`.
+    sentinels: Sequence[int]  # Ids of `<extra_id_0>` and the next ones.
+    eos_id: int = EOS_ID
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def first_sentinel(self) -> int:
+        """Id of `<extra_id_0>`."""
+        return int(self.sentinels[0])
 
     @property
     def own(self) -> int:
@@ -177,7 +187,7 @@ class SpanExamples(Examples):
         key, of = np.array([self._seed, epoch], np.uint64), self._pieces
         draws = np.random.Philox(key=key, counter=[0, piece, 0, NOISE])
         words = draws.random_raw(of.counts.length)
-        return corrupt(of.tokens[piece], of.counts, of.first_sentinel, words)
+        return corrupt(of.tokens[piece], of.counts, of.sentinels, words, of.eos_id)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -213,13 +223,16 @@ def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
       UsageError: a file is missing or ill-formed, there is less text than one piece, or the
         vocabulary has too few extra ids.
     """
-    counts = longest_piece(run.data, run.pretrain, store.extra_ids)
+    vocabulary = store.vocabulary
+    counts = longest_piece(run.data, run.pretrain, len(vocabulary.sentinels))
     split, style = store.split(split_name), store.manifest.get("prefixes")
-    # Inputs without their prefix, and rationales; no end-of-sequence at their ends.
-    prefix = len(split.encode(prefixes(style).label)) if style else 0
+    # Inputs without their prefix, and rationales; no end-of-sequence, and not what a tokenizer puts
+    # before each text.
+    begin = len(vocabulary.encode(""))
+    prefix = len(split.encode(prefixes(style).label)) if style else begin
     columns = [(split.tokens("label_inputs"), prefix)]
     if split.has("rationale_targets"):
-        columns.append((split.tokens("rationale_targets"), 0))
+        columns.append((split.tokens("rationale_targets"), begin))
     rows = range(len(split))
     found = [c[row][start:-1] for row in rows for c, start in columns if len(c[row])]
     for name in run.pretrain.text_files if split_name == "train" else ():
@@ -228,7 +241,7 @@ def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
             raise UsageError(f"Pretrain.text_files: there is no file {name!r}.")
         texts = _lines(path)
         while part := [*islice(texts, PART)]:
-            found += (np.array(ids, np.int32) for ids in store.vocabulary.encode_all(part))
+            found += (np.array(ids[begin:], np.int32) for ids in vocabulary.encode_all(part))
     order = permutation(len(found), ORDER)
     tokens = np.concatenate([np.zeros(0, np.int32), *(found[i] for i in order)]).astype(np.int32)
     if len(tokens) < counts.length:
@@ -238,4 +251,4 @@ def pieces_of(store: TokenStore, split_name: str, run: config.Run) -> Pieces:
             "Data.input_length."
         )
     pieces = tokens[: len(tokens) // counts.length * counts.length].reshape(-1, counts.length)
-    return Pieces(split_name, pieces, counts, store.vocabulary.vocab_size - 1)
+    return Pieces(split_name, pieces, counts, vocabulary.sentinels, vocabulary.eos_id)

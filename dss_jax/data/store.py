@@ -3,7 +3,7 @@
 A store is a folder:
 
     manifest.json                     what it holds, what it was made from, checksums
-    vocabulary.model                  a copy, so that the folder can be moved alone
+    vocabulary.model, or vocabulary/  a copy, so that the folder can be moved alone
     <split>/<column>.values.npy       all rows of a column, one after another
     <split>/<column>.offsets.npy      int64 [rows + 1], where each row starts
 
@@ -24,7 +24,7 @@ import numpy as np
 from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import check_name
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.tokenizer import Tokenizer
 
 FORMAT = 2
 """Rises when the layout of the folder changes."""
@@ -49,7 +49,7 @@ end-of-sequence.
 """
 
 TEXT_COLUMNS = ("id", "input", "label", "teacher_label", "rationale", "allowed_labels")
-MANIFEST, VOCABULARY = "manifest.json", "vocabulary.model"
+MANIFEST, VOCABULARY, TOKENIZER = "manifest.json", "vocabulary.model", "vocabulary"
 
 
 class StoreDamaged(UsageError):  # noqa: N818
@@ -189,8 +189,8 @@ class TokenStore:
     Attributes:
       manifest: what it holds and was made from.
       splits: names of the splits it has.
-      vocabulary_path: the SentencePiece model inside the store.
-      extra_ids: sentinel ids above the model's pieces.
+      vocabulary_path: of its own copy of the vocabulary.
+      extra_ids: sentinel ids above the pieces of a SentencePiece model.
       extras: stores of the tasks whose unlabelled rows are trained on, too.
     """
 
@@ -199,7 +199,8 @@ class TokenStore:
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path, self.manifest = path, dict(manifest)
         self.splits = tuple(manifest["splits"])
-        self.vocabulary_path = path / VOCABULARY
+        own = VOCABULARY if VOCABULARY in manifest["files"] else TOKENIZER
+        self.vocabulary_path = path / own
         self.extra_ids = int(manifest["vocabulary"]["extra_ids"])
         self._splits = {
             s: StoreSplit(path, s, e, lambda text: self.vocabulary.encode(text))
@@ -207,9 +208,11 @@ class TokenStore:
         }
 
     @cached_property
-    def vocabulary(self) -> SentencePiece:
+    def vocabulary(self) -> Tokenizer:
         """The store's vocabulary, opened."""
-        return SentencePiece(self.vocabulary_path, self.extra_ids)
+        from dss_jax.data.vocabulary import open_vocabulary
+
+        return open_vocabulary(self.vocabulary_path, self.extra_ids)
 
     @property
     def key(self) -> str:

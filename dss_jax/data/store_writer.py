@@ -20,6 +20,7 @@ from dss_jax.core.texts import utf8
 from dss_jax.data.store import (
     FORMAT,
     MANIFEST,
+    TOKENIZER,
     VOCABULARY,
     Ragged,
     StoreDamaged,
@@ -28,6 +29,7 @@ from dss_jax.data.store import (
     key_of,
     open_store,
 )
+from dss_jax.data.vocabulary import copy_vocabulary, is_tokenizer, vocabulary_digest
 from dss_jax.records.files import as_json
 
 Columns = Mapping[str, Ragged]
@@ -97,7 +99,7 @@ class Joined(_Columns):
 def write_store(
     path: Path,
     splits: Mapping[str, Columns],
-    vocabulary_file: Path,
+    vocabulary: Path,
     extra_ids: int,
     description: Mapping[str, Any],
     *,
@@ -110,8 +112,8 @@ def write_store(
       path: where it shall be. A damaged store there is replaced; where another process has put a
         sound one meanwhile, that is kept.
       splits: split -> its columns, written with the smallest unsigned integers that hold them.
-      vocabulary_file: copied into the store.
-      extra_ids: sentinel ids above the vocabulary's pieces.
+      vocabulary: copied into the store.
+      extra_ids: sentinel ids above the pieces of a SentencePiece model.
       description: further fields of the manifest.
       replace: whether a sound store that is there is replaced too.
     """
@@ -119,9 +121,11 @@ def write_store(
     try:
         with written(path):
             make_folder(partial)
-            shutil.copyfile(vocabulary_file, partial / VOCABULARY)
+            own = partial / (TOKENIZER if is_tokenizer(vocabulary) else VOCABULARY)
+            copy_vocabulary(vocabulary, own)
             entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
-            manifest = _manifest(partial, entries, extra_ids, description)
+            fields = {"sha256": vocabulary_digest(own), "extra_ids": extra_ids}
+            manifest = _manifest(partial, entries, fields, description)
             (partial / MANIFEST).write_bytes(as_json(manifest, indent=1) + b"\n")
             _sync(partial)
             _move(partial, path, replace)
@@ -157,7 +161,10 @@ def _write_split(folder: Path, columns: Columns) -> dict[str, Any]:
 
 
 def _manifest(
-    folder: Path, splits: Mapping[str, Any], extra_ids: int, description: Mapping[str, Any]
+    folder: Path,
+    splits: Mapping[str, Any],
+    vocabulary: Mapping[str, Any],
+    description: Mapping[str, Any],
 ) -> dict[str, Any]:
     files = {}
     for file in sorted(f for f in folder.rglob("*") if f.is_file()):
@@ -166,7 +173,7 @@ def _manifest(
     manifest: dict[str, Any] = {
         "format": FORMAT,
         **description,
-        "vocabulary": {"sha256": files[VOCABULARY]["sha256"], "extra_ids": extra_ids},
+        "vocabulary": vocabulary,
         "splits": splits,
         "files": files,
     }

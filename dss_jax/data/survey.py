@@ -14,7 +14,7 @@ from dss_jax.core.table import TableSource
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.old_records import some
 from dss_jax.data.rows import table_rows
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.vocabulary import open_vocabulary
 
 NO_LABEL = ("n/a", "#n/a", "na", "nan", "null", "-", "--", "?")
 """What spreadsheets have where there is nothing, in lower case."""
@@ -145,4 +145,4 @@ def longest_label(labels: Iterable[str], vocabulary: Path | None) -> int:
     labels = list(labels)
     if vocabulary is None:
         return max(map(len, labels), default=0) + 2
-    return max(map(len, SentencePiece(vocabulary).encode_all(labels)), default=0) + 1
+    return max(map(len, open_vocabulary(vocabulary).encode_all(labels)), default=0) + 1

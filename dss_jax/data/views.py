@@ -42,6 +42,10 @@ def examples_of(
     labels, inputs = labels.take(every), inputs.take(every)
     if right is not None:
         rationales = only(rationales, right[every])
+    if method.control != "none":
+        from dss_jax.data.controls import controlled
+
+        rationales = controlled(method, data.seed, inputs, labels, rationales)
     columns = {LABEL: (inputs, labels)}
     if method.rationale:
         columns[RATIONALE] = split.tokens("rationale_inputs").take(every), rationales

@@ -1,24 +1,22 @@
-"""The SentencePiece vocabulary without TensorFlow: finding the file, encoding, decoding.
+"""Vocabularies without TensorFlow: finding one, encoding, decoding.
 
-`sentencepiece` is imported when a model is opened, so that finding one costs nothing.
+A vocabulary is a SentencePiece file, or a folder with the files of a Hugging Face tokenizer, of
+which `dss_jax.data.tokenizer_files` knows. Libraries are imported when one is opened.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+import shutil
 from pathlib import Path
-from typing import Any
 
-from dss_jax.core import storage
+from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import EOS_ID, GCS, PAD_ID, T5_PUBLIC, UNK_ID
-from dss_jax.core.paths import cache_folder, write_whole
-from dss_jax.core.texts import well_formed
+from dss_jax.core.ids import T5_PUBLIC
 from dss_jax.core.types import DistillationTask
+from dss_jax.data.tokenizer import SentencePiece, Tokenizer
 
-SEPARATOR = "</s>"
-"""In an input this text stands for the end-of-sequence id, as in Hugging Face's tokenizer."""
+BYTES = "bytes"
+"""In place of a file: the bytes of UTF-8, as ByT5 has them."""
 
 
 def wanted(path: str | None, task: DistillationTask | None) -> str:
@@ -31,118 +29,72 @@ def wanted(path: str | None, task: DistillationTask | None) -> str:
 
 
 def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
-    """A local file with the vocabulary that is `wanted`: a local path, or an address (`https://`,
-    `s3://`, `gs://`, where a public bucket needs no extra), which is fetched into the cache.
-    UsageError: no such file, or it cannot be fetched.
+    """The vocabulary that is `wanted`, on this machine: "bytes", a local path, or an address
+    (`https://`, `s3://`, `gs://`, where a public bucket needs no extra), which is fetched into the
+    cache. UsageError: there is none, or it cannot be fetched.
     """
     name = wanted(path, task)
-    if name.startswith("s3://"):
-        return storage.local_file(name)
-    url = web_address(name)
-    if not url.startswith(("https://", "http://")):
-        file = Path(name).expanduser()
-        if not file.is_file():
-            raise UsageError(
-                f"the vocabulary {name!r} does not exist. Give a SentencePiece .model file with "
-                "--vocabulary FILE, or set DSS_VOCABULARY."
-            )
-        return file.resolve()
-    file = cached(url)
-    if not file.is_file():
-        try:
-            _fetch(url, name, file)
-        except UsageError as error:
-            # Over https:// only public buckets can be read. gcsfs would try for a minute to reach
-            # one that did not answer.
-            denied = getattr(error.__cause__, "code", None) in (401, 403, 404)
-            if not (denied and name.startswith("gs://") and storage.has_extra(name)):
-                raise
-            return storage.local_file(name)
-    return file
+    if name == BYTES:
+        from dss_jax.data.tokenizer_files import byte_folder
 
+        return byte_folder()
+    if "://" in name:
+        from dss_jax.data.download import fetched
 
-def web_address(name: str) -> str:
-    """An address as `https://`, by which public buckets need no extra; a path as it is."""
-    return name.replace("gs://", GCS, 1)
-
-
-def cached(url: str) -> Path:
-    """Where a vocabulary of an address is, once it was fetched."""
-    stem = hashlib.sha256(url.encode()).hexdigest()[:12]
-    return cache_folder() / "vocabularies" / f"{stem}-{Path(url).name}"
-
-
-def _fetch(url: str, name: str, file: Path) -> None:
-    from dss_jax.data.download import answer
-
-    fix = "Give a local SentencePiece .model file with --vocabulary FILE, or set DSS_VOCABULARY."
-    with answer(url, f"the vocabulary {name}", fix) as response:
-        write_whole(file, response.read())
-
-
-class SentencePiece:
-    """Encodes and decodes exactly as `seqio.SentencePieceVocabulary(path, extra_ids)`."""
-
-    def __init__(self, path: str | os.PathLike[str], extra_ids: int = 100) -> None:
-        """Opens a `.model` file; the extra ids `<extra_id_...>` come with the highest number first.
-
-        Raises:
-          UsageError: not a SentencePiece model, or one whose padding, end-of-sequence and unknown
-            ids are not 0, 1 and 2, which T5 needs.
-        """
-        self.path = Path(path)
-        self.extra_ids = extra_ids
-        import sentencepiece
-
-        self._processor: Any = sentencepiece.SentencePieceProcessor()
-        try:
-            model = self.path.read_bytes()
-            self._processor.LoadFromSerializedProto(model + _extra_pieces(extra_ids))
-        except (OSError, RuntimeError) as error:
-            from dss_jax.core.lfs import refuse_pointer
-
-            refuse_pointer(self.path)
-            raise UsageError(f"{self.path} cannot be read as a SentencePiece model.") from error
-        ids = (self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id())
-        if ids != (PAD_ID, EOS_ID, UNK_ID):
-            raise UsageError(
-                f"{self.path}: padding, end-of-sequence and unknown have the ids {ids}; T5 needs "
-                "(0, 1, 2). Train the model with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1."
-            )
-
-    @cached_property
-    def vocab_size(self) -> int:
-        """Pieces and extra ids together."""
-        return int(self._processor.GetPieceSize())
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, without end-of-sequence."""
-        return list(self._processor.EncodeAsIds(well_formed(text)))
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts, on all cores."""
-        return list(
-            self._processor.Encode([*map(well_formed, texts)], out_type=int, num_threads=-1)
+        return fetched(name)
+    file = Path(name).expanduser()
+    if not file.exists():
+        raise UsageError(
+            f"the vocabulary {name!r} does not exist. Give a SentencePiece .model file, a folder "
+            'with a tokenizer.json, or "bytes" with --vocabulary, or set DSS_VOCABULARY.'
         )
+    if file.is_dir():
+        from dss_jax.data.tokenizer_files import vocabulary_in
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids up to the first end-of-sequence; ids out of range become unknown."""
-        known = [int(i) if i < self.vocab_size else UNK_ID for i in ids]
-        if EOS_ID in known:
-            known = known[: known.index(EOS_ID) + 1]
-        return str(self._processor.DecodeIds(known))
+        file = vocabulary_in(file) or file
+    return file.resolve()
 
 
-def _extra_pieces(extra_ids: int) -> bytes:
-    """The extra ids as SeqIO appends them to a model, in protocol-buffer wire format.
+def is_tokenizer(path: Path) -> bool:
+    """Whether a vocabulary is a folder with the files of a tokenizer, or one `tokenizer.json`."""
+    return path.suffix == ".json" or path.is_dir()
 
-    A serialised message followed by more entries of a repeated field is that message with the
-    entries added (ModelProto.pieces is field 1), so no protobuf library is needed.
+
+def vocabulary_digest(path: Path) -> str:
+    """SHA-256 of what a vocabulary is made of, in hex, wherever it lies: of a SentencePiece file,
+    or of all files of a tokenizer.
     """
-    pieces = bytearray()
-    for number in reversed(range(extra_ids)):
-        name = f"▁<extra_id_{number}>".encode()
-        # piece = 1 (text), score = 2 (float 0), type = 3 (USER_DEFINED = 4)
-        entry = bytes([0x0A, len(name)]) + name + b"\x15\0\0\0\0" + b"\x18\x04"
-        pieces += bytes([0x0A, len(entry)]) + entry
-    return bytes(pieces)
+    if not is_tokenizer(path):
+        return file_digest(path)
+    found = "".join(f"{name} {file_digest(file)}\n" for name, file in files_of(path).items())
+    return hashlib.sha256(found.encode()).hexdigest()
+
+
+def files_of(path: Path) -> dict[str, Path]:
+    """A vocabulary's files by the names that they have in folders of Hugging Face's."""
+    if not is_tokenizer(path):
+        return {"spiece.model": path}
+    from dss_jax.data import tokenizer_files
+
+    return tokenizer_files.files_of(path)
+
+
+def copy_vocabulary(path: Path, target: Path) -> None:
+    """Copies a SentencePiece file to `target`, or the files of a tokenizer into that new folder."""
+    if not is_tokenizer(path):
+        shutil.copyfile(path, target)
+        return
+    target.mkdir()
+    for name, file in files_of(path).items():
+        shutil.copyfile(file, target / name)
+
+
+def open_vocabulary(path: str | os.PathLike[str], extra_ids: int = 100) -> Tokenizer:
+    """Opens a vocabulary. `extra_ids`: sentinels above the pieces of a SentencePiece file; other
+    vocabularies tell their own. UsageError: it cannot be read, or lacks an id that is needed.
+    """
+    if not is_tokenizer(Path(path)):
+        return SentencePiece(path, extra_ids)
+    from dss_jax.data.tokenizer_files import open_tokenizer
+
+    return open_tokenizer(Path(path))

@@ -5,6 +5,7 @@ output.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -91,6 +92,7 @@ class Engine:
           input_length: longer inputs are cut.
           shapes: how many padded input lengths, and how many smaller batches, at most.
         """
+        search = replace(search, eos_id=model.config.eos_token_id)
         self.mesh, self.batch_size, self.max_decode_length = mesh, batch_size, max_decode_length
         self._model, self._rules, self._search, self._shapes = model, rules, search, shapes
         self._limit, self._multiple = input_length, length_multiple
@@ -192,7 +194,8 @@ class Engine:
             for at in eval_batches(order, rows_at_once(n, self.batch_size, self.mesh)):
                 needed = int(row_lengths[at[at >= 0]].max())
                 length = next((s for s in lengths if s >= needed), lengths[-1])
-                tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
+                chosen, pad = np.where(at < 0, -1, rows[at]), self._model.config.pad_token_id
+                tokens = pad_rows(inputs, chosen, length, self._limit, pad)
                 ids_B = np.where(at < 0, 0, numbers[at]).astype(np.int32)
                 for places, decoded in self._decode_batch(params, tokens, ids_B, last):
                     there = at[places] >= 0

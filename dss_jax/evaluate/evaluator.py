@@ -14,8 +14,8 @@ from dss_jax.core import config, strict_json
 from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import Slices, StoreSplit, TokenStore
+from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.views import as_scored
-from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.engine import Engine, make_engine, rows_at_once
 from dss_jax.layouts.batches import eval_batches, make_examples, make_layout
 from dss_jax.layouts.blocks import Batch
@@ -213,7 +213,8 @@ class TokenLosses:
             data = replace(self._run.data, batch_size=size)
             parts = np.stack(eval_batches(rows, size))
             cost = cost_of(self._run.model)
-            plan = LayoutPlan([parts], data_parallelism(mesh), cost=cost, max_shapes=1)
+            ids = self._run.model.pad_and_start
+            plan = LayoutPlan([parts], data_parallelism(mesh), 0, 1, cost, 1, False, *ids)
             layout = make_layout(data, rows, make_examples(split, data, self._method), plan)
             self._laid_out[key] = [partial(layout.build, x, 0) for x in layout.assign(parts)[0]]
         return self._laid_out[key]
@@ -241,10 +242,7 @@ class TokenLosses:
 
 
 def texts_of(
-    decoded: Decoded,
-    vocabulary: SentencePiece,
-    vote: bool,
-    read: Callable[[str], str] | None = None,
+    decoded: Decoded, vocabulary: Tokenizer, vote: bool, read: Callable[[str], str] | None = None
 ) -> list[Prediction]:
     """One prediction an input.
 

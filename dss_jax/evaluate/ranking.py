@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.data.store import Slices, StoreSplit
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.evaluate.trie import Ids, Trie, TrieArrays, stacked, trie_of
 from dss_jax.layouts.batches import eval_batches
 from dss_jax.layouts.layout import pad_rows, round_up
@@ -69,7 +69,7 @@ class TrieRanker:
         shardings.
         """
         self._mesh, self._batch_size = mesh, run.evaluate.batch_size
-        self._limit = run.data.input_length
+        self._limit, self._config = run.data.input_length, model.config
         jitted = jax.jit(
             lambda params, batch: edge_log_probs(model, params, batch),
             in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, params), batch_sharding(mesh)),
@@ -95,7 +95,7 @@ class TrieRanker:
           labels: of each of them, ids without end-of-sequence.
           lengths: the padded input lengths that may be compiled, ascending; longer inputs are cut.
         """
-        tries, found = _tries_of(labels), [np.zeros(0, np.float32)] * len(rows)
+        tries, found = self._tries_of(labels), [np.zeros(0, np.float32)] * len(rows)
         row_lengths = inputs.lengths()[rows]
         for at in self._batches(row_lengths, np.array([len(t.tokens) for t in tries], int)):
             real = at[at >= 0]
@@ -103,7 +103,8 @@ class TrieRanker:
             own = [tries[n] for n in np.where(at < 0, real[0], at)]
             longest = int(row_lengths[real].max())
             length = next((s for s in lengths if s >= longest), lengths[-1])
-            tokens = pad_rows(inputs, np.where(at < 0, -1, rows[at]), length, self._limit)
+            chosen = np.where(at < 0, -1, rows[at])
+            tokens = pad_rows(inputs, chosen, length, self._limit, self._config.pad_token_id)
             arrays = stacked(
                 own,
                 int(round_up(max(len(t.tokens) for t in own), NODES)),
@@ -130,23 +131,21 @@ class TrieRanker:
         order = np.concatenate([w[np.argsort(-nodes[w], kind="stable")] for w in windows])
         return eval_batches(order, size)
 
-
-def _tries_of(labels: Sequence[Sequence[Ids]]) -> list[Trie]:
-    """The trie of each row; rows with the same labels share one."""
-    known: dict[tuple, Trie] = {}
-    tries = []
-    for row in labels:
-        key = tuple(map(tuple, row))
-        if key not in known:
-            known[key] = trie_of(row)
-        tries.append(known[key])
-    return tries
+    def _tries_of(self, labels: Sequence[Sequence[Ids]]) -> list[Trie]:
+        """The trie of each row; rows with the same labels share one."""
+        known: dict[tuple, Trie] = {}
+        start, eos = self._config.decoder_start_token_id, self._config.eos_token_id
+        for row in map(tuple, labels):
+            key = tuple(map(tuple, row))
+            if key not in known:
+                known[key] = trie_of(row, start, eos)
+        return [known[tuple(map(tuple, row))] for row in labels]
 
 
 class LabelRanker:
     """Predicts the most probable of each row's allowed labels."""
 
-    def __init__(self, run: config.Run, program: Program, vocabulary: SentencePiece) -> None:
+    def __init__(self, run: config.Run, program: Program, vocabulary: Tokenizer) -> None:
         self._vocabulary = vocabulary
         self._rank = TrieRanker(run, program.model, program.mesh, program.abstract_params)
 

@@ -40,7 +40,7 @@ class Trie:
     """The trie of some labels; made by `trie_of`.
 
     Attributes:
-      tokens, parents: of each node; the first has token 0 and is its own parent.
+      tokens, parents: of each node; the first, what the decoder begins with, is its own parent.
       edges: (node, next token), each once.
       paths: of each label, the numbers of its edges.
     """
@@ -49,15 +49,16 @@ class Trie:
     parents: list[int] = field(default_factory=lambda: [0])
     edges: dict[tuple[int, int], int] = field(default_factory=dict)
     paths: list[list[int]] = field(default_factory=list)
+    eos_id: int = EOS_ID
 
     def add(self, label: Ids) -> None:
         """Adds a label, ids without end-of-sequence."""
         node, path = 0, []
-        for token in (*label, EOS_ID):
+        for token in (*label, self.eos_id):
             edge = (node, int(token))
             number = self.edges.setdefault(edge, len(self.edges))
             path.append(number)
-            if token != EOS_ID:
+            if token != self.eos_id:
                 node = self._children.setdefault(edge, len(self.tokens))
                 if node == len(self.tokens):
                     self.tokens.append(int(token))
@@ -71,9 +72,9 @@ class Trie:
         return np.array([log_probs_N[path].sum() for path in self.paths], np.float32)
 
 
-def trie_of(labels: Sequence[Ids]) -> Trie:
+def trie_of(labels: Sequence[Ids], start_id: int = PAD_ID, eos_id: int = EOS_ID) -> Trie:
     """The trie of some labels, ids without end-of-sequence."""
-    trie = Trie()
+    trie = Trie(tokens=[start_id], eos_id=eos_id)
     for label in labels:
         trie.add(label)
     return trie

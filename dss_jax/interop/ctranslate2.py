@@ -25,12 +25,12 @@ from dss_jax.core import storage, student_card, sums
 from dss_jax.core.checks import among
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
 from dss_jax.core.paths import write_whole
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.vocabulary import open_vocabulary
 from dss_jax.interop.ct2_files import MODEL, QUANTIZATIONS
-from dss_jax.interop.model_files import README, ModelFiles, vocabulary_size, write_model_files
+from dss_jax.interop.model_files import README, ModelFiles, write_model_files
 from dss_jax.interop.pieces import token_names
+from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import Weights
 from dss_jax.model.sampling import log_probs_of
 from dss_jax.model.t5 import T5
@@ -99,12 +99,13 @@ def write_ct2(
     vocabulary, config = weights.vocabulary, weights.config
     if vocabulary is None:
         raise UsageError(
-            f"{weights.origin} has no SentencePiece file beside it, and CTranslate2 names tokens "
+            f"{weights.origin} has no vocabulary beside it, and CTranslate2 names tokens "
             "by their pieces. Give it with --vocabulary FILE."
         )
     vocabulary_size(vocabulary, weights.extra_ids, config, weights.origin)
     tree = weights.tree()
-    spec = _spec(tree, config, _names(weights))
+    unk_id = open_vocabulary(vocabulary, weights.extra_ids).unk_id
+    spec = _spec(tree, config, _names(weights), unk_id)
     spec.validate()
     spec.optimize(quantization)
     with storage.whole_place(path, MODEL) as folder:
@@ -136,7 +137,7 @@ def _names(weights: Weights) -> list[str]:
     return token_names(weights.vocabulary, weights.extra_ids, weights.config.vocab_size)
 
 
-def _spec(tree: dict[str, Any], config: T5Config, names: list[str]) -> Any:
+def _spec(tree: dict[str, Any], config: T5Config, names: list[str], unk_id: int | None) -> Any:
     """CTranslate2's specification of the model, with its tensors and its vocabulary."""
     from ctranslate2.specs import common_spec, transformer_spec
 
@@ -166,8 +167,9 @@ def _spec(tree: dict[str, Any], config: T5Config, names: list[str]) -> Any:
     spec.register_source_vocabulary(names)
     spec.register_target_vocabulary(names)
     own = spec.config
-    own.bos_token = own.decoder_start_token = names[PAD_ID]
-    own.eos_token, own.unk_token = names[EOS_ID], names[UNK_ID]
+    own.bos_token = own.decoder_start_token = names[config.decoder_start_token_id]
+    own.eos_token = names[config.eos_token_id]
+    own.unk_token = names[config.pad_token_id if unk_id is None else unk_id]
     own.layer_norm_epsilon = config.layer_norm_epsilon
     return spec
 
@@ -182,7 +184,6 @@ def _linear(*dense: dict[str, Any]) -> np.ndarray:
 def _fill_stack(stack: Any, tree: dict[str, Any], norm: np.ndarray, config: T5Config) -> None:
     stack.scale_embeddings = False
     stack.layer_norm.gamma = np.array(norm)
-    bias = np.array(tree["relpos_bias"]["rel_embedding"].T, np.float32, order="C")
     for i, layer in enumerate(stack.layer):
         ours = _layer(tree["layers"], i)
         decoder = "self_attention" in ours
@@ -191,8 +192,9 @@ def _fill_stack(stack: Any, tree: dict[str, Any], norm: np.ndarray, config: T5Co
         attention.queries_scale = 1.0
         attention.linear[0].weight = _linear(own["query"], own["key"], own["value"])
         attention.linear[1].weight = _linear(own["out"])
-        # T5 has the bias of the first layer in all.
-        attention.relative_attention_bias = bias
+        # In T5 all layers have one bias, in umT5 each its own.
+        bias = ours.get("relpos_bias") or tree["relpos_bias"]
+        attention.relative_attention_bias = np.ascontiguousarray(bias["rel_embedding"].T)
         distance = np.int32(config.relative_attention_max_distance)
         attention.relative_attention_max_distance = distance
         before = "pre_self_attention_layer_norm" if decoder else "pre_attention_layer_norm"
@@ -227,18 +229,21 @@ at which T5's position bias ends."""
 def _examples(weights: Weights) -> list[tuple[list[int], list[int]]]:
     """Inputs and targets that end with `</s>`: random ones, and those of the student's card."""
     rng = np.random.default_rng(0)
-    rows = weights.config.vocab_size
-    pairs = [tuple([*rng.integers(2, rows, n - 1), EOS_ID] for n in ns) for ns in LENGTHS]
+    rows, end, pad = (
+        getattr(weights.config, n) for n in ("vocab_size", "eos_token_id", "pad_token_id")
+    )
+    real = np.setdiff1d(np.arange(rows), [end, pad])
+    pairs = [tuple([*rng.choice(real, n - 1), end] for n in ns) for ns in LENGTHS]
     card = weights.card
     if card is not None:
-        vocabulary = SentencePiece(weights.vocabulary or "", weights.extra_ids)
+        vocabulary = open_vocabulary(weights.vocabulary or "", weights.extra_ids)
         asked = [(card.label_prefix, "label")]
         if card.rationale_prefix is not None:
             asked.append((card.rationale_prefix, "rationale"))
         for prefix, target in asked:
             for one in card.examples:
                 ids = vocabulary.encode(prefix + one["input"])[: card.input_length - 1]
-                pairs.append(([*ids, EOS_ID], [*vocabulary.encode(one[target]), EOS_ID]))
+                pairs.append(([*ids, end], [*vocabulary.encode(one[target]), end]))
     return [([*map(int, x)], [*map(int, y)]) for x, y in pairs]
 
 
@@ -281,21 +286,22 @@ def _own_log_probs(
 
     @jax.jit
     def score(params: Any, inputs: Any, targets: Any) -> Any:
-        shifted = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+        start = config.decoder_start_token_id
+        shifted = jnp.pad(targets, ((0, 0), (1, 0)), constant_values=start)[:, :-1]
         logits: Any = model.apply({"params": params}, inputs, shifted)
         return log_probs_of(targets, logits)
 
     found: list[list[np.ndarray]] = [[] for _ in trees]
     # Two shapes: the random ones, of which one is long, and the card's.
     for part in filter(None, (pairs[: len(LENGTHS)], pairs[len(LENGTHS) :])):
-        inputs, targets = map(_padded, zip(*part, strict=True))
+        inputs, targets = (_padded(rows, config.pad_token_id) for rows in zip(*part, strict=True))
         for own, tree in zip(found, trees, strict=True):
-            own.append(np.asarray(score(tree, inputs, targets))[targets != PAD_ID])
+            own.append(np.asarray(score(tree, inputs, targets))[targets != config.pad_token_id])
     return [np.concatenate(own) for own in found]
 
 
-def _padded(rows: Sequence[list[int]]) -> np.ndarray:
-    found = np.full((len(rows), max(map(len, rows))), PAD_ID, np.int32)
+def _padded(rows: Sequence[list[int]], pad_id: int) -> np.ndarray:
+    found = np.full((len(rows), max(map(len, rows))), pad_id, np.int32)
     for row, ids in zip(found, rows, strict=True):
         row[: len(ids)] = ids
     return found

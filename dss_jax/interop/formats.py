@@ -96,8 +96,15 @@ def write_weights(
     if format != "hf" and dtype != "float32":
         raise UsageError(f"{format} is written in float32, not {dtype}.")
     from dss_jax.interop import hf, orbax_folder, t5x
+    from dss_jax.interop.vocabularies import added_to
 
     if format == "t5x":
+        if added := added_to(weights.vocabulary, weights.extra_ids):
+            raise UsageError(
+                f"{weights.origin} has tokens that were added to its vocabulary, "
+                f"{', '.join(map(repr, added))}, and a T5X checkpoint cannot keep them. Convert it "
+                "to hf, orbax or ctranslate2."
+            )
         t5x.write_t5x(weights, path)
     elif format == "hf":
         hf.write_hf(weights, path, dtype, readme)

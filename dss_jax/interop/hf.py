@@ -1,10 +1,11 @@
-"""Hugging Face folders of T5: `config.json`, the SentencePiece file, and tensors: safetensors or
-PyTorch's files, whole or in shards.
+"""Hugging Face folders of T5: `config.json`, the SentencePiece file or the tokenizer's files, and
+tensors: safetensors or PyTorch's files, whole or in shards.
 
 Parameters are compared under Hugging Face's names. Nothing is left out silently or made up: what
 a reader had to decide is in `Weights.notes`.
 """
 
+import dataclasses
 import json
 import logging
 import math
@@ -24,9 +25,11 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.paths import check_name, write_whole
+from dss_jax.data.vocabulary import files_of, is_tokenizer
 from dss_jax.interop import hf_config
 from dss_jax.interop.hf_config import written_by_transformers_5
-from dss_jax.interop.model_files import README, VOCABULARY
+from dss_jax.interop.model_files import README
+from dss_jax.interop.older_tokenizers import readable_vocabulary
 from dss_jax.interop.pieces import token_names
 from dss_jax.interop.tokenizer_json import tokenizer_json
 from dss_jax.interop.weights import (
@@ -92,8 +95,9 @@ def _names() -> dict[str, str]:
             for kernel, letter in (_MLP if ours == "mlp" else _ATTENTION).items():
                 name = f"{block}.{theirs}.{letter}.weight"
                 names[f"{stack}/layers/{ours}/{kernel}/kernel"] = name
-        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        names[f"{stack}/relpos_bias/rel_embedding"] = bias
+        bias = f"{stack}.block.{{i}}.layer.0.SelfAttention.relative_attention_bias.weight"
+        names[f"{stack}/layers/relpos_bias/rel_embedding"] = bias
+        names[f"{stack}/relpos_bias/rel_embedding"] = bias.format(i=0)
         names[f"{stack}/{stack}_norm/scale"] = f"{stack}.final_layer_norm.weight"
     return names | {"decoder/logits_dense/kernel": "lm_head.weight"}
 
@@ -122,9 +126,9 @@ def is_hf(path: Path) -> bool:
 
 
 def read_hf(path: Path) -> Weights:
-    """Opens a folder of T5 v1.0 or v1.1, mT5, ByT5, and those trained from them. Raises UsageError:
-    another architecture; missing, unexpected or misshapen tensors; an alias that differs from what
-    it stands for; configuration and tensors that disagree on the head.
+    """Opens a folder of a T5 of `hf_config.MODEL_TYPES`. Raises UsageError: another architecture;
+    missing, unexpected or misshapen tensors; an alias that differs from what it stands for;
+    configuration and tensors that disagree on the head.
     """
     origin = f"the Hugging Face folder {path}"
     tensors, notes = _unwrapped(open_tensors(path), origin)
@@ -134,6 +138,15 @@ def read_hf(path: Path) -> Weights:
         notes.append(f"left out: {UNUSED}, which no implementation of T5 uses")
     for alias in EMBEDDING_ALIASES:
         _drop_alias(tensors, alias, origin)
+    both = {HEAD, EMBEDDING} <= tensors.keys()
+    unsure = fields["model_type"] == "umt5" and written_by_transformers_5(fields)
+    # The configuration says "tied" of every umT5.
+    if both and unsure and not _same(tensors[HEAD], tensors[EMBEDDING]):
+        config = dataclasses.replace(config, logits_via_embedding=False)
+        notes.append(
+            f"{HEAD} is read as umT5's own, unscaled, as in T5X and transformers 4; transformers 5 "
+            "scales by d_model^-0.5 before it, so what was trained there is too sure here"
+        )
     if config.logits_via_embedding:
         said = f"{hf_config.CONFIG} says that the logits come from the embedding"
         fix = (
@@ -148,14 +161,14 @@ def read_hf(path: Path) -> Weights:
             "with the same values, and training will part the two"
         )
     found = {name: tensor.shape for name, tensor in tensors.items()}
-    vocabulary = path / VOCABULARY
+    extra_ids = _extra_ids(path, fields)
     return Weights(
         config=config,
         leaves=checked_leaves(
             parameters(config), found, lambda names: (tensors[n].read() for n in names), origin
         ),
-        vocabulary=vocabulary if vocabulary.is_file() else None,
-        extra_ids=_extra_ids(path, fields),
+        vocabulary=readable_vocabulary(path, extra_ids),
+        extra_ids=extra_ids,
         origin=origin,
         card=student_card.read(path),
         notes=tuple(notes),
@@ -182,16 +195,20 @@ def _drop_alias(
     if tensor is None:
         return
     embedding = tensors.setdefault(EMBEDDING, tensor)
-    if tensor.shape != embedding.shape or not np.array_equal(tensor.read(), embedding.read()):
+    if not _same(tensor, embedding):
         raise UsageError(
             f"{origin}: {before}{alias} {list(tensor.shape)} differs from {EMBEDDING} "
             f"{list(embedding.shape)}. {after}"
         )
 
 
+def _same(one: Leaf, other: Leaf) -> bool:
+    return one.shape == other.shape and np.array_equal(one.read(), other.read())
+
+
 def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
     """Sentinels above the SentencePiece model's pieces; those of mT5 are inside the model."""
-    default = 0 if fields["model_type"] == "mt5" else 100
+    default = {"mt5": 0, "umt5": 300}.get(fields["model_type"], 100)
     file = path / "tokenizer_config.json"
     return int(hf_config.read_json(file).get("extra_ids", default)) if file.is_file() else default
 
@@ -206,22 +223,23 @@ def write_hf(
     card, vocabulary = weights.card, weights.vocabulary
     files = {
         hf_config.CONFIG: hf_config.config_json(weights.config, dtype, card),
-        "generation_config.json": hf_config.generation_json(card),
+        "generation_config.json": hf_config.generation_json(weights.config, card),
     }
-    if vocabulary is not None:
+    own = files_of(vocabulary) if vocabulary is not None else {}
+    if vocabulary is not None and not is_tokenizer(vocabulary):
         fast = tokenizer_json(vocabulary, weights.extra_ids)
         if fast is None:
             log.info("no tokenizer.json: %s is not of T5's kind; transformers needs it", vocabulary)
         else:
             files["tokenizer.json"] = fast
         names = token_names(vocabulary, weights.extra_ids, 0)
-        own = hf_config.tokenizer_config_json(names, weights.extra_ids, fast=fast is not None)
-        files["tokenizer_config.json"] = own
+        settings = hf_config.tokenizer_config_json(names, weights.extra_ids, fast=fast is not None)
+        files["tokenizer_config.json"] = settings
     with storage.whole_place(path, hf_config.CONFIG) as folder:
         for name, content in files.items():
             _write_json(folder / name, content)
-        if vocabulary is not None:
-            shutil.copyfile(vocabulary, folder / VOCABULARY)
+        for name, file in own.items():
+            shutil.copyfile(file, folder / name)
         if card is not None:
             student_card.write(folder, card)
         if readme is not None:

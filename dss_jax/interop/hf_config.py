@@ -3,8 +3,8 @@
 `tie_word_embeddings` meant two things in `transformers` 4: that `lm_head` is the embedding, and
 that the decoder's output is scaled by d_model^-0.5 before it (v1.0). `transformers` 5 always ties,
 unless the checkpoint has an `lm_head` of its own, and keeps the scaling in
-`scale_decoder_outputs`. Only `scaled` is read from the configuration here; the tensors say
-whether the head is tied.
+`scale_decoder_outputs`; its umT5 always scales too, whatever the checkpoint. Only `scaled` is read
+from the configuration here; the tensors say whether the head is tied.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,10 @@ from dss_jax.core.student_card import StudentCard
 
 CONFIG = "config.json"
 
+MODEL_TYPES = ("t5", "mt5", "umt5")
+"""Whose models are ours."""
+
 REFUSED = {
-    "umt5": "it has a relative position bias in each layer, where T5 and mT5 share the first's",
     "longt5": "its encoder has local or transient-global attention",
     "switch_transformers": "its feed-forward layers are mixtures of experts",
 }
@@ -53,6 +55,7 @@ ACTIVATIONS = {"relu": "relu", "silu": "silu", "swish": "silu", "gelu_new": "gel
 """Hugging Face's activation -> ours. Ours of "gelu" is the tanh approximation, as T5's is."""
 
 TOKEN_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+"""Fields of the same name on both sides -> T5's value, where the file lacks it."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -72,26 +75,39 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
     does not have.
     """
     model_type = fields.get("model_type")
-    if model_type not in ("t5", "mt5"):
+    if model_type not in MODEL_TYPES:
         why = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
         raise UsageError(
             f"{origin} is of model_type {model_type!r}, which this T5 cannot hold{why}. "
-            "Allowed: t5 (v1.0, v1.1, LM-adapted, Flan, ByT5) and mt5."
+            f"Allowed: {', '.join(MODEL_TYPES)}."
         )
     missing = [name for name in SHAPE.values() if name not in fields]
     if missing:
         raise UsageError(f"{origin}: {CONFIG} lacks {', '.join(missing)}.")
-    for name, needed in TOKEN_IDS.items():
-        given = fields.get(name)
-        if given is not None and given not in (needed, [needed]):
-            raise UsageError(f"{origin}: {name} is {given}; this T5 needs {needed}.")
+    ids: dict[str, Any] = {name: _token_id(fields, name, origin) for name in TOKEN_IDS}
     return T5Config(
         **{ours: fields[theirs] for ours, theirs in SHAPE.items()},
         **{name: fields.get(name, default) for name, default in OPTIONAL.items()},
         num_decoder_layers=fields.get("num_decoder_layers") or fields["num_layers"],
         mlp_activations=_activations(fields, origin),
         logits_via_embedding=is_scaled(fields),
+        relative_attention_per_layer=model_type == "umt5",
+        **ids,
     )
+
+
+def _token_id(fields: Mapping[str, Any], name: str, origin: str) -> int:
+    given = fields.get(name)
+    if isinstance(given, list) and len(given) == 1:
+        [given] = given
+    if given is None:
+        return TOKEN_IDS[name]
+    if not isinstance(given, int) or not 0 <= given < fields["vocab_size"]:
+        raise UsageError(
+            f"{origin}: {name} is {given}; it must be one id, from 0 to below vocab_size "
+            f"({fields['vocab_size']})."
+        )
+    return given
 
 
 def is_scaled(fields: Mapping[str, Any]) -> bool:
@@ -110,7 +126,7 @@ def written_by_transformers_5(fields: Mapping[str, Any]) -> bool:
 
 
 def _activations(fields: Mapping[str, Any], origin: str) -> tuple[str, ...]:
-    default = "gated-gelu" if fields["model_type"] == "mt5" else "relu"
+    default = "relu" if fields["model_type"] == "t5" else "gated-gelu"
     layer = str(fields.get("feed_forward_proj", default))
     gated = layer.startswith("gated-")
     # `transformers` takes "gated-gelu" for T5 v1.1's tanh approximation, "gelu" for the exact one.
@@ -134,9 +150,10 @@ def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -
             f"Hugging Face's T5 has no feed-forward layer {config.mlp_activations}. It has: "
             f"{', '.join(map(str, FEED_FORWARD))}."
         )
+    own_bias = config.relative_attention_per_layer
     return {
-        "architectures": ["T5ForConditionalGeneration"],
-        "model_type": "t5",
+        "architectures": [f"{'UMT5' if own_bias else 'T5'}ForConditionalGeneration"],
+        "model_type": "umt5" if own_bias else "t5",
         "is_encoder_decoder": True,
         **{theirs: getattr(config, ours) for ours, theirs in SHAPE.items()},
         "num_decoder_layers": config.num_decoder_layers,
@@ -144,9 +161,13 @@ def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -
         "feed_forward_proj": FEED_FORWARD[config.mlp_activations],
         "tie_word_embeddings": config.logits_via_embedding,
         "dtype": dtype,
-        **TOKEN_IDS,
+        **_token_ids(config),
         **_task_params(card),
     }
+
+
+def _token_ids(config: T5Config) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in TOKEN_IDS}
 
 
 def _task_params(card: StudentCard | None) -> dict[str, Any]:
@@ -163,15 +184,15 @@ def _task_params(card: StudentCard | None) -> dict[str, Any]:
     return {"task_specific_params": {**own, "text2text-generation": own["label"]}}
 
 
-def generation_json(card: StudentCard | None) -> dict[str, Any]:
+def generation_json(config: T5Config, card: StudentCard | None) -> dict[str, Any]:
     """The contents of `generation_config.json`: greedy, as long as a student's longest text may be;
     without a length `generate` stops at 20 tokens.
     """
     if card is None:
-        return TOKEN_IDS
+        return _token_ids(config)
     explains = card.rationale_prefix is not None
     longest = max(card.longest_label, card.max_rationale_length if explains else 0)
-    return {**TOKEN_IDS, "max_new_tokens": longest}
+    return {**_token_ids(config), "max_new_tokens": longest}
 
 
 def tokenizer_config_json(names: Sequence[str], extra_ids: int, fast: bool) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.paths import written
+from dss_jax.data.tokenizer_files import FILES as TOKENIZER_FILES
 from dss_jax.interop.ct2_files import MODEL, TOKENS
 from dss_jax.interop.foreign import PEFT, advice
 from dss_jax.interop.hf_config import CONFIG
-from dss_jax.interop.model_files import VOCABULARY
 
 log = logging.getLogger(__name__)
 
@@ -27,23 +27,14 @@ FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     "shared_vocabulary.json",
-    "spiece.model",
     "student.json",
     "sums.json",
     "t5_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
+    *TOKENIZER_FILES,
 )
 """What `dss convert` writes; nothing else that lies in a folder is sent."""
 
-SMALL = (
-    CONFIG,
-    "generation_config.json",
-    VOCABULARY,
-    "student.json",
-    "t5_config.json",
-    "tokenizer_config.json",
-)
+SMALL = (CONFIG, "generation_config.json", "student.json", "t5_config.json", *TOKENIZER_FILES)
 """What is fetched beside the weights."""
 
 TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"

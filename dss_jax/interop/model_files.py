@@ -3,7 +3,8 @@
 A run folder and a model folder have both:
 
 t5_config.json   the model's shape, and the vocabulary's extra ids
-spiece.model     the SentencePiece vocabulary, by Hugging Face's name for it
+spiece.model     the SentencePiece vocabulary, by Hugging Face's name for it; or the files of its
+                 tokenizer, by Hugging Face's names for them
 """
 
 import dataclasses
@@ -11,12 +12,11 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from dss_jax.core import storage, strict_json
+from dss_jax.core import strict_json
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
-from dss_jax.core.t5_config import SHAPE_FIELDS
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.core.t5_config import LATER, SHAPE_FIELDS
 
 T5_CONFIG, VOCABULARY, README = "t5_config.json", "spiece.model", "README.md"
 
@@ -26,7 +26,7 @@ CHECKPOINTS = "checkpoints"
 
 class ModelFiles(NamedTuple):
     """What the files say: of `config` its shape fields, the others are the defaults; where the
-    SentencePiece file is, if there is one; how many sentinel ids are above its pieces.
+    vocabulary is, if there is one; how many sentinel ids are above a SentencePiece file's pieces.
     """
 
     config: T5Config
@@ -34,28 +34,15 @@ class ModelFiles(NamedTuple):
     extra_ids: int
 
 
-def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:
-    """Ids of a checkpoint's vocabulary, extra ids included. Raises UsageError: the embedding has
-    fewer rows.
-    """
-    ids = SentencePiece(vocabulary, extra_ids).vocab_size
-    assert config.vocab_size is not None
-    if ids > config.vocab_size:
-        raise UsageError(
-            f"the vocabulary {vocabulary} has {ids} ids ({extra_ids} of them extra ids), but the "
-            f"embedding only {config.vocab_size} rows: it is not that of {origin}. Where a Hugging "
-            "Face model has another number of extra ids than 100, its tokenizer_config.json must "
-            "say so (extra_ids)."
-        )
-    return ids
-
-
 def write_model_files(folder: Path, files: ModelFiles) -> None:
     """Writes both files; no vocabulary where there is none."""
     fields = {name: getattr(files.config, name) for name in SHAPE_FIELDS}
     text = json.dumps({**fields, "extra_ids": files.extra_ids}, indent=2)
     if files.vocabulary is not None:
-        write_whole(folder / VOCABULARY, files.vocabulary.read_bytes())
+        from dss_jax.data.vocabulary import files_of
+
+        for name, file in files_of(files.vocabulary).items():
+            write_whole(folder / name, file.read_bytes())
     # Last: a folder that has it is taken for a whole one.
     write_whole(folder / T5_CONFIG, text + "\n")
 
@@ -67,13 +54,14 @@ def read_model_files(folder: Path) -> ModelFiles:
         fields = strict_json.loads(file.read_text())
         extra_ids = fields.pop("extra_ids")
         fields["mlp_activations"] = tuple(fields["mlp_activations"])
-        if fields.keys() != set(SHAPE_FIELDS):
-            raise KeyError(", ".join(sorted(fields.keys() ^ set(SHAPE_FIELDS))))
+        if wrong := (fields.keys() ^ set(SHAPE_FIELDS)) - (set(LATER) - fields.keys()):
+            raise KeyError(", ".join(sorted(wrong)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{file} cannot be read ({error}). It is written by `dss train` and `dss convert "
             f"--to orbax`, and has the fields {', '.join(SHAPE_FIELDS)} and extra_ids."
         ) from error
-    file = folder / VOCABULARY
-    vocabulary = storage.local_file(file) if file.is_file() else None
+    from dss_jax.interop.vocabularies import vocabulary_of
+
+    vocabulary = vocabulary_of(folder, extra_ids)
     return ModelFiles(dataclasses.replace(T5Config(), **fields), vocabulary, extra_ids)

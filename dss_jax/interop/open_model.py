@@ -9,9 +9,10 @@ from jax.sharding import Mesh
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import T5_PUBLIC
-from dss_jax.data.vocabulary import SentencePiece, resolve
+from dss_jax.data.tokenizer import Tokenizer
+from dss_jax.data.vocabulary import open_vocabulary, resolve
 from dss_jax.interop.formats import read_weights
-from dss_jax.interop.model_files import vocabulary_size
+from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import boxed_parameters, flat, nested
 from dss_jax.model.t5 import T5
 from dss_jax.train.compile import keep_compiled_code
@@ -24,7 +25,7 @@ class OpenedModel(NamedTuple):
     model: T5
     params: Any
     mesh: Mesh
-    vocabulary: SentencePiece
+    vocabulary: Tokenizer
     origin: str
 
 
@@ -41,7 +42,7 @@ def open_model(
 
     Args:
       dtype: of the activations.
-      vocabulary: SentencePiece file, where the checkpoint has none; None: the checkpoint's.
+      vocabulary: where the checkpoint has none; None: the checkpoint's.
       checkpoint: of a run's folder: "best", "latest" or a step.
 
     Raises:
@@ -51,8 +52,9 @@ def open_model(
     file = vocabulary or weights.vocabulary
     if file is None:
         raise UsageError(
-            f"{weights.origin} has no SentencePiece file beside it (spiece.model). Give it "
-            f"with --vocabulary FILE; T5's public one is {T5_PUBLIC}."
+            f"{weights.origin} has no SentencePiece file beside it (spiece.model) and no "
+            f"tokenizer. Give it with --vocabulary FILE; T5's public one is {T5_PUBLIC}, ByT5's is "
+            "bytes."
         )
     model_file = resolve(str(file))
     vocabulary_size(model_file, weights.extra_ids, weights.config, weights.origin)
@@ -65,5 +67,5 @@ def open_model(
         # Onto the devices as it is read, so that the host holds one at a time.
         value = leaf.read()
         params[name] = jax.make_array_from_callback(leaf.shape, places[name], value.__getitem__)
-    pieces = SentencePiece(model_file, weights.extra_ids)
+    pieces = open_vocabulary(model_file, weights.extra_ids)
     return OpenedModel(model, nested(params), devices, pieces, weights.origin)

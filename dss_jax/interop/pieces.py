@@ -6,6 +6,8 @@ from typing import Any
 from dss_jax.core.errors import UsageError
 from dss_jax.core.fields import first_twice
 from dss_jax.core.lfs import refuse_pointer
+from dss_jax.data.tokenizer_files import open_tokenizer
+from dss_jax.data.vocabulary import is_tokenizer
 
 
 def read_model(vocabulary: Path) -> Any:
@@ -27,8 +29,11 @@ def token_names(vocabulary: Path, extra_ids: int, rows: int) -> list[str]:
     calls those by names of extra ids, too, so that two ids have one name.) UsageError: a piece has
     such a name.
     """
-    names = [piece.piece for piece in read_model(vocabulary).pieces]
-    names += [f"<extra_id_{i}>" for i in reversed(range(extra_ids))]
+    if is_tokenizer(vocabulary):
+        names = open_tokenizer(vocabulary).names()
+    else:
+        names = [piece.piece for piece in read_model(vocabulary).pieces]
+        names += [f"<extra_id_{i}>" for i in reversed(range(extra_ids))]
     names += [f"<unused_{i}>" for i in range(rows - len(names))]
     if (twice := first_twice(names)) is not None:
         raise UsageError(

@@ -1,8 +1,9 @@
 """T5X checkpoints in and out, without importing t5x or TensorFlow.
 
 Read are both forms that T5X writes, legacy and Orbax, of T5 (unscanned) and `scalable_t5`
-(scanned), whatever optimizer state lies beside the parameters. Written is the legacy form,
-unscanned, which T5X restores as it does its own.
+(scanned; T5X's umT5 is of it), whatever optimizer state lies beside the parameters. Written is the
+legacy form, which T5X restores as it does its own: scanned where each layer has its position bias,
+else unscanned.
 
 Unscanned (`t5x.examples.t5`) keeps one array a layer: encoder/layers_0/attention/query/kernel
 [E, J], J = heads * head_dim. Scanned (`t5x.examples.scalable_t5`) keeps all layers in one array,
@@ -14,12 +15,14 @@ the layers on axis 1, the heads apart, and a position bias in each layer:
   encoder/encoder/pre_mlp_layer_norm/scale  [E, L]
   encoder/encoder/relpos_bias/rel_embedding [H, L, buckets]
 
-Ours are T5X's unscanned ones, stacked: encoder/layers/attention/query/kernel [L, E, J].
+Ours are T5X's unscanned ones, stacked: encoder/layers/attention/query/kernel [L, E, J]. Where the
+layers of each stack have equal biases they are read as one.
 """
 
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,14 @@ import numpy as np
 
 from dss_jax.core import storage
 from dss_jax.core.config import T5Config
+from dss_jax.core.environment import T5X_CONSTANTS
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import whole_folder
+from dss_jax.core.t5_config import SHAPE_FIELDS
 from dss_jax.interop import t5x_store
 from dss_jax.interop.t5x_store import LEGACY_INDEX, ORBAX_INDEX
 from dss_jax.interop.weights import (
+    Leaf,
     Shape,
     StoredParameter,
     Weights,
@@ -42,20 +48,19 @@ from dss_jax.interop.weights import (
 
 _MIN_DIM_SIZE_TO_FACTOR = 128
 
-CONSTANTS: dict[str, Any] = {
-    "relative_attention_max_distance": 128,
-    "relative_attention_num_buckets": 32,
-    "layer_norm_epsilon": 1e-6,
-}
-"""What T5X's network has in its code, and no checkpoint says (but for the buckets)."""
+CONSTANTS: dict[str, Any] = {n: T5X_CONSTANTS[n] for n in SHAPE_FIELDS if n in T5X_CONSTANTS}
+"""What T5X has in its code, and no checkpoint says (but for the buckets)."""
 
 _STACKS = {"encoder": "attention", "decoder": "self_attention"}
 """Stack -> the name of self-attention in it."""
 
+SCANNED = tuple(f"target/{stack}/{stack}/" for stack in _STACKS)
+"""What the names of the layers' parameters begin with in `scalable_t5`."""
+
 
 def is_scanned(names: Collection[str]) -> bool:
     """Whether these are the names of `scalable_t5`."""
-    return any(name.startswith("target/encoder/encoder/") for name in names)
+    return any(name.startswith(SCANNED) for name in names)
 
 
 def parameters(config: T5Config, *, scanned: bool) -> list[StoredParameter]:
@@ -80,26 +85,30 @@ def of_first_layer(bias_HxLxN: np.ndarray) -> np.ndarray:
 
 def _scanned(path: str, shape: Shape, config: T5Config) -> StoredParameter:
     stack = path.split("/")[0]
-    if path.endswith("/rel_embedding"):
+    if path == f"{stack}/relpos_bias/rel_embedding":
         name = path.replace("/relpos_bias/", f"/{stack}/relpos_bias/")
         layers = getattr(config, f"num_{stack}_layers")
         theirs: Shape = (shape[0], layers, shape[1])
         return StoredParameter(path, shape, [f"target/{name}"], theirs, of_first_layer)
     if "/layers/" not in path:
         return _unscanned(path, shape)
-    layers, *rest = shape
+    _, *rest = shape
     heads = (config.num_heads, config.head_dim)
     if path.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
         rest = [rest[0], *heads]
     elif path.endswith("/out/kernel"):
         rest = [*heads, rest[1]]
     name = path.replace("/layers/", f"/{stack}/")
+    apart: Shape = (shape[0], *rest)
+    theirs = (rest[0], shape[0], *rest[1:])
 
-    def layers_first(array: np.ndarray) -> np.ndarray:
-        return np.moveaxis(array, 1, 0).reshape(shape)
+    def swapped(array: np.ndarray) -> np.ndarray:
+        """Theirs -> ours, and back."""
+        if array.shape == theirs:
+            return array.swapaxes(0, 1).reshape(shape)
+        return array.reshape(apart).swapaxes(0, 1)
 
-    theirs = (rest[0], layers, *rest[1:])
-    return StoredParameter(path, shape, [f"target/{name}"], theirs, layers_first)
+    return StoredParameter(path, shape, [f"target/{name}"], theirs, swapped)
 
 
 def infer_config(shapes: Mapping[str, Shape], origin: str) -> T5Config:
@@ -173,8 +182,7 @@ def _index(path: str) -> tuple[str, bytes] | None:
 def read_t5x(path: str) -> Weights:
     """A T5X checkpoint's parameters, whose arrays are read when they are asked for; `path` is the
     folder of one step, for example "gs://bucket/t5_1_1_small/checkpoint_1000000". Raises
-    UsageError: it is no T5X checkpoint, a parameter is missing, unexpected or misshapen, or the
-    layers of `scalable_t5` have position biases that differ.
+    UsageError: it is no T5X checkpoint, or a parameter is missing, unexpected or misshapen.
     """
     path = path.rstrip("/")
     index = _index(path)
@@ -190,24 +198,22 @@ def read_t5x(path: str) -> Weights:
     if not arrays:
         raise UsageError(f"{path} holds no parameters (`target`), only the optimizer's state.")
     shapes = {name: array.shape for name, array in arrays.items()}
-    config = infer_config(shapes, path)
-    needed = parameters(config, scanned=is_scanned(shapes))
 
     def read(names: list[str]) -> list[np.ndarray]:
         return t5x_store.read_arrays({name: arrays[name] for name in names})
 
-    leaves = checked_leaves(needed, shapes, read, path)
+    def leaves_of(config: T5Config) -> dict[str, Leaf]:
+        needed = parameters(config, scanned=is_scanned(shapes))
+        return checked_leaves(needed, shapes, read, path)
+
+    config = infer_config(shapes, path)
+    leaves = leaves_of(config)
     t5x_store.check_readable(arrays, path)
-    for name in (p.names[0] for p in needed if p.view is of_first_layer):
-        [bias_HxLxN] = read([name])
-        differ = (bias_HxLxN != bias_HxLxN[:, :1]).any(axis=(0, 2)).nonzero()[0]
-        if differ.size:
-            raise UsageError(
-                f"{path}: {name} {list(bias_HxLxN.shape)} has one position bias per layer (axis "
-                f"1), and those of layers {', '.join(map(str, differ))} differ from layer 0's. T5 "
-                "here has one bias that all layers of a stack share, so this model of "
-                "`scalable_t5` cannot be read. It can be where all layers' biases are equal."
-            )
+    if is_scanned(shapes):
+        biases = read([f"target/{stack}/{stack}/relpos_bias/rel_embedding" for stack in _STACKS])
+        if any((bias_HxLxN != bias_HxLxN[:, :1]).any() for bias_HxLxN in biases):
+            config = replace(config, relative_attention_per_layer=True)
+            leaves = leaves_of(config)
     return Weights(config=config, leaves=leaves, origin=f"T5X {path}")
 
 
@@ -215,8 +221,8 @@ def write_t5x(weights: Weights, path: str) -> None:
     """Writes what `t5x.train`, `t5x.eval` and `t5x.infer` restore; T5X takes the step from the
     folder's name, "DIR/checkpoint_<step>".
 
-    The legacy form, unscanned, in float32, with T5X's initial Adafactor state (zeros): the state
-    of the run that trained the parameters is not taken along. A local checkpoint is written under
+    The legacy form in float32, with T5X's initial Adafactor state (zeros): the state of the run
+    that trained the parameters is not taken along. A local checkpoint is written under
     another name and renamed when it is whole; under gs:// its file `checkpoint` comes last.
 
     Raises:
@@ -237,13 +243,15 @@ def write_t5x(weights: Weights, path: str) -> None:
             )
     target, states = dict[str, Any](), dict[str, Any]()
     with _fresh(path) as folder:
-        for parameter in parameters(weights.config, scanned=False):
+        scanned = weights.config.relative_attention_per_layer
+        for parameter in parameters(weights.config, scanned=scanned):
             theirs = parameter.to_theirs(weights.leaves[parameter.path].read())
             target |= t5x_store.write_arrays(folder, theirs)
             for name in parameter.names:
-                states[name.removeprefix("target/")] = _adafactor_state(parameter.their_shape)
-        state = {"step": np.asarray(int(match[1]), np.int32), "param_states": nested(states)}
-        optimizer = {"state": state, **nested(target)}
+                state = _adafactor_state(name, parameter.their_shape)
+                states[name.removeprefix("target/")] = state
+        step = np.asarray(int(match[1]), np.int32)
+        optimizer = {"state": {"step": step, "param_states": nested(states)}, **nested(target)}
         t5x_store.write_index(folder, {"version": 3, "optimizer": optimizer})
 
 
@@ -261,12 +269,23 @@ def _fresh(path: str) -> Iterator[str]:
         yield str(folder)
 
 
-def _adafactor_state(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _adafactor_state(name: str, shape: Shape) -> dict[str, np.ndarray]:
     """As `t5x.adafactor.Adafactor.init_param_state` makes it, without momentum.
 
-    The second moment of a matrix is factored where both its sizes are at least 128.
+    The second moment of a matrix is factored where both its sizes are at least 128. Of scanned
+    parameters that of all kernels is: the layers, on axis 1, stand for themselves, the axis "embed"
+    is the row, and all others are columns.
     """
+    rows, columns = set[int](), set[int]()
+    if name.startswith(SCANNED):
+        if name.endswith("/kernel"):
+            rows = {len(shape) - 1 if name.endswith(("/out/kernel", "/wo/kernel")) else 0}
+            columns = set(range(len(shape))) - rows - {1}
+    elif len(shape) == 2 and min(shape) >= _MIN_DIM_SIZE_TO_FACTOR:
+        rows, columns = ({int(axis)} for axis in np.argsort(shape))
     sizes = {"m": (1,), "v": shape, "v_row": (1,), "v_col": (1,)}
-    if len(shape) == 2 and min(shape) >= _MIN_DIM_SIZE_TO_FACTOR:
-        sizes |= {"v": (1,), "v_row": (min(shape),), "v_col": (max(shape),)}
-    return {name: np.zeros(size, np.float32) for name, size in sizes.items()}
+    if columns:
+        kept = (("v_row", columns), ("v_col", rows))
+        sizes = {k: tuple(n for i, n in enumerate(shape) if i not in left) for k, left in kept}
+        sizes |= {"m": (1,), "v": (1,)}
+    return {kind: np.zeros(size, np.float32) for kind, size in sizes.items()}

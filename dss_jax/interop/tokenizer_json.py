@@ -5,7 +5,9 @@ SentencePiece, but where it holds the name of a special token: there `tokenizers
 """
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
@@ -43,7 +45,7 @@ def tokenizer_json(vocabulary: Path, extra_ids: int) -> dict[str, Any] | None:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added(i, names[i]) for i in special],
+        "added_tokens": [added_token(i, names[i]) for i in special],
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(normalizer)},
         # Pieces may hold spaces, so a text is cut nowhere before the model has seen it.
         "pre_tokenizer": {**metaspace, "split": False},
@@ -63,9 +65,12 @@ def tokenizer_json(vocabulary: Path, extra_ids: int) -> dict[str, Any] | None:
     }
 
 
-def _added(number: int, name: str) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": name, **flags, "special": True}
+def added_token(
+    number: int, name: str, flags: Mapping[str, Any] = MappingProxyType({}), special: bool = True
+) -> dict[str, Any]:
+    """An entry of `added_tokens`; `flags`: of `tokenizer_files.FLAGS`, those that are not False."""
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": name, "special": special, **plain, **flags}
 
 
 def _normalizers(spec: Any) -> list[dict[str, Any]]:

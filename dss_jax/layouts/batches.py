@@ -113,6 +113,7 @@ class TrainBatches:
         plan_seeds: Sequence[int] = (),
         plan_subsets: Sequence[config.Task] = (),
         numbered: bool = False,
+        ids: tuple[int, int] = (0, 0),
     ) -> None:
         """Chooses the examples, and the shapes that the batches of the run need.
 
@@ -126,6 +127,7 @@ class TrainBatches:
             with the same ones, batches of different orders have the same shapes.
           plan_subsets: subsets for whose batches there is room, too; in the same way.
           numbered: whether target tokens tell their example, as `Loss.mutual_information` needs.
+          ids: of padding, and of what the decoder begins with.
 
         Raises:
           UsageError: no example has the label that the method needs, or the batch cannot be
@@ -147,7 +149,7 @@ class TrainBatches:
         self._order = lru_cache(maxsize=2)(self._epoch)
         batches = self._all_items(steps, sorted({*plan_seeds, data.seed}))
         share = shares or process_count, process_index, process_count
-        plan = LayoutPlan(batches, *share, cost, data.max_shapes, numbered)
+        plan = LayoutPlan(batches, *share, cost, data.max_shapes, numbered, *ids)
         rows = np.unique(np.concatenate(self._subsets))
         self.layout: Layout = make_layout(data, rows, self._examples, plan)
         self._chunk = lru_cache(maxsize=2)(self._assigned)

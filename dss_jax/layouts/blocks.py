@@ -35,9 +35,9 @@ class Block(NamedTuple):
     layout `flat`, R is D and S and T are the lengths of the streams.
 
     Attributes:
-      encoder_input_tokens: int32 [R, S], padded with 0.
-      decoder_input_tokens: int32 [R, T], the targets shifted right, each starting with 0.
-      decoder_target_tokens: int32 [R, T], padded with 0.
+      encoder_input_tokens: int32 [R, S], padded with `pad_token_id`.
+      decoder_input_tokens: int32 [R, T], the targets shifted right, after the start id.
+      decoder_target_tokens: int32 [R, T], padded in the same way.
       decoder_roles: int32 [R, T]: the task that the target belongs to: 0 none (padding),
         1 label, 2 rationale.
       encoder_segment_ids, decoder_segment_ids: int32 [R, S] and [R, T], layout `packed`: which of

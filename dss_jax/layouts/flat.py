@@ -70,7 +70,7 @@ class FlatStreams(Layout):
         laid: dict[str, Any] = {}
         for (side, (size, length)), own in zip(block_shape.sides.items(), lengths, strict=True):
             for name, tokens in fields[side].items():
-                laid[name] = filled(tokens, np.arange(len(tokens)), size)
+                laid[name] = filled(tokens, np.arange(len(tokens)), size, self._rest(name))
             laid[f"{side}_rows"] = stream_rows(own.ravel(), size, length)
         return Block(**laid)
 

@@ -38,9 +38,9 @@ class TokenLengths:
     unknown: int
 
 
-def unknown_rows(tokens: Slices) -> np.ndarray:
-    """The rows of a token column that have an unknown piece: int64, ascending."""
-    at = np.flatnonzero(np.asarray(tokens.values) == UNK_ID)
+def unknown_rows(tokens: Slices, unk_id: int | None = UNK_ID) -> np.ndarray:
+    """The rows of a token column that have an unknown piece, `unk_id`: int64, ascending."""
+    at = np.flatnonzero(np.asarray(tokens.values) == (-1 if unk_id is None else unk_id))
     return np.unique(np.searchsorted(tokens.ends, at, side="right"))
 
 
@@ -69,7 +69,7 @@ def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths
                 p99=float(np.percentile(real, 99)),
                 longest=int(real.max()),
                 cut=count_overlong(split, column, length_limit(column, data)),
-                unknown=len(unknown_rows(split.tokens(column))),
+                unknown=len(unknown_rows(split.tokens(column), store.vocabulary.unk_id)),
             )
 
 
@@ -114,7 +114,8 @@ def health_line(store: TokenStore, name: str, data: config.Data) -> str:
     cut = np.zeros(len(split), bool)
     for column in columns:
         cut |= split.tokens(column).lengths() > length_limit(column, data)
-    odd = {int(row) for column in columns for row in unknown_rows(split.tokens(column))}
+    unknown = (unknown_rows(split.tokens(c), store.vocabulary.unk_id) for c in columns)
+    odd = {int(row) for rows in unknown for row in rows}
     labelled = _has(split, "label_targets")
     labels = int(labelled.sum())
     parts = [f"{len(split):,} rows", f"{labels:,} with a label"]

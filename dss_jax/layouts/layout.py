@@ -48,6 +48,7 @@ class LayoutPlan:
       batches: row numbers of all batches that will be asked for, in arrays int [n, N].
       shares: of a batch: data-parallel devices times microbatches, over all processes.
       numbered: whether blocks have `decoder_examples`.
+      pad_id, start_id: tokens of padding, and before each target.
     """
 
     batches: Iterable[np.ndarray]
@@ -57,6 +58,8 @@ class LayoutPlan:
     cost: Cost = base_cost
     max_shapes: int = config.Data.max_shapes
     numbered: bool = False
+    pad_id: int = 0
+    start_id: int = 0
 
     def __post_init__(self) -> None:
         if self.shares % self.process_count:
@@ -118,6 +121,10 @@ class Layout:
         """One batch: this process's part of it. An item of -1 is an empty example."""
         raise NotImplementedError
 
+    def _rest(self, field: str) -> int:
+        """What fills a field where there is no token."""
+        return self._plan.pad_id if field.endswith("_tokens") else 0
+
     def _tokens(self, items: np.ndarray, first: int = 0) -> dict[str, dict[str, np.ndarray]]:
         """What the blocks of items, int [N], have of each token, pair after pair: "encoder" and
         "decoder" -> field -> int [sum of lengths]. `first` is the number of the first item in the
@@ -127,7 +134,7 @@ class Layout:
         targets = self._examples.targets(items)
         lengths = self._examples.lengths(items)[1].ravel()
         decoder = {
-            "decoder_input_tokens": shift_joined(targets, lengths),
+            "decoder_input_tokens": shift_joined(targets, lengths, self._plan.start_id),
             "decoder_target_tokens": targets,
             "decoder_roles": np.repeat(np.repeat(roles, n), lengths),
         }
@@ -203,21 +210,24 @@ def token_places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
-def filled(tokens: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
-    """int32 [size] with tokens at their places, else 0."""
-    line = np.zeros(size, np.int32)
+def filled(tokens: np.ndarray, places: np.ndarray, size: int, rest: int = 0) -> np.ndarray:
+    """int32 [size] with tokens at their places, else `rest`."""
+    line = np.full(size, rest, np.int32)
     line[places] = tokens
     return line
 
 
-def pad_rows(tokens: Slices, rows: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
-    """Rows of a column, int [R], as a rectangle: int32 [R, `length`], padded with 0. A row of -1 is
-    empty, one longer than `limit` (None: than `length`) is cut and ends in EOS.
+def pad_rows(
+    tokens: Slices, rows: np.ndarray, length: int, limit: int | None = None, pad_id: int = 0
+) -> np.ndarray:
+    """Rows of a column, int [R], as a rectangle: int32 [R, `length`], padded. A row of -1 is empty,
+    one longer than `limit` (None: than `length`) is cut and ends in EOS.
     """
     limit = length if limit is None else min(limit, length)
     lengths = np.where(rows < 0, 0, np.minimum(tokens.ends[rows] - tokens.starts[rows], limit))
     places = token_places(np.arange(len(rows)) * length, lengths)
-    return filled(join_rows(tokens, rows, lengths), places, len(rows) * length).reshape(-1, length)
+    joined = join_rows(tokens, rows, lengths)
+    return filled(joined, places, len(rows) * length, pad_id).reshape(-1, length)
 
 
 def with_layout(data: config.Data, platform: str) -> config.Data:

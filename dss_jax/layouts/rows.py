@@ -150,7 +150,8 @@ class RowLayout(Layout):
                 if self.segmented:
                     values[f"{side}_segment_ids"] = np.repeat(segments, mine)
                 for name, value in values.items():
-                    laid[name] = filled(value, places, tokens).reshape(-1, length)[own]
+                    line = filled(value, places, tokens, self._rest(name))
+                    laid[name] = line.reshape(-1, length)[own]
             blocks.append(Block(**laid))
         return tuple(blocks)
 
@@ -179,7 +180,8 @@ class PaddedRows(RowLayout):
     def build(self, assigned: np.ndarray, shape: int) -> Batch:
         def shifted(block: Block) -> Block:
             # Rows are shifted whole, as in the reference: EOS follows where a target has ended.
-            inputs = np.pad(block.decoder_target_tokens, ((0, 0), (1, 0)))[:, :-1]
+            inputs = np.roll(block.decoder_target_tokens, 1, axis=1)
+            inputs[:, 0] = self._plan.start_id
             return block._replace(decoder_input_tokens=inputs)
 
         return tuple(map(shifted, super().build(assigned, shape)))

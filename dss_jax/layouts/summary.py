@@ -8,12 +8,11 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.config import LAYOUTS
-from dss_jax.core.ids import EOS_ID
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import TOKEN_COLUMNS, TokenStore
-from dss_jax.data.vocabulary import SEPARATOR
+from dss_jax.data.tokenizer import SEPARATOR
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.health import length_limit
 from dss_jax.layouts.layout import cost_of
@@ -155,6 +154,6 @@ def describe_examples(
             cut = ", cut" if len(ids) > length_limit(column, data) else ""
             lines.append(f"{column} ({len(ids)} tokens{cut}): {ids.tolist()}")
             # Decoding stops at an end of sequence, and NLI has two.
-            parts = np.split(ids, np.flatnonzero(ids == EOS_ID) + 1)
+            parts = np.split(ids, np.flatnonzero(ids == store.vocabulary.eos_id) + 1)
             lines.append(f"    {SEPARATOR.join(map(store.vocabulary.decode, parts))}")
         yield "\n".join(lines)

@@ -23,9 +23,9 @@ MASKED = -1e10  # finite, so that a row with no key at all gives a flat softmax 
 _fan_avg_uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
-def padding_mask(tokens_BxS: jax.Array) -> jax.Array:
-    """Bool [B, 1, 1, S]: True where the key is a real token (not 0)."""
-    return (tokens_BxS != PAD_ID)[:, None, None, :]
+def padding_mask(tokens_BxS: jax.Array, pad_id: int = PAD_ID) -> jax.Array:
+    """Bool [B, 1, 1, S]: True where the key is a real token."""
+    return (tokens_BxS != pad_id)[:, None, None, :]
 
 
 def causal_mask(length: int) -> jax.Array:
@@ -60,21 +60,17 @@ def relative_position_buckets(
 
 
 class RelativePositionBias(nn.Module):
-    """T5's learned bias by bucketed relative position; one for all layers of a stack."""
+    """T5's learned bias by bucketed relative position: of a stack, or of one of its layers."""
 
     config: T5Config
-    bidirectional: bool
+    bidirectional: bool = False
 
-    @nn.compact
     def __call__(self, positions: jax.Array) -> jax.Array:
         """Of queries and keys at these positions, int32 [T] or [B, T]: float32 [1, H, T, T], or
-        [B, H, T, T].
+        [B, H, T, T]. Where each layer has its own: what `of_buckets` takes, with N in place of H.
         """
         num_buckets = self.config.relative_attention_num_buckets
         furthest = self.config.relative_attention_max_distance
-        shape = (self.config.num_heads, num_buckets)
-        axes = ("heads", "relpos_buckets")
-        rel_embedding_HxN = parameter(self, "rel_embedding", _fan_avg_uniform, axes, shape)
         table = relative_position_buckets(
             np.arange(-furthest, furthest + 1),
             bidirectional=self.bidirectional,
@@ -84,12 +80,20 @@ class RelativePositionBias(nn.Module):
         positions_BxT = positions.reshape(-1, positions.shape[-1])
         relative_BxTxT = positions_BxT[:, None, :] - positions_BxT[:, :, None]
         bucket_BxTxT = jnp.take(table, jnp.clip(relative_BxTxT, -furthest, furthest) + furthest)
+        one_hot_BxNxTxT = jax.nn.one_hot(bucket_BxTxT, num_buckets, dtype=jnp.float32, axis=1)
+        own = self.config.relative_attention_per_layer
+        return one_hot_BxNxTxT if own else self.of_buckets(one_hot_BxNxTxT)
+
+    @nn.compact
+    def of_buckets(self, one_hot_BxNxTxS: jax.Array) -> jax.Array:
+        """[B, N, T, S], 1 where a query and a key are in the bucket -> the bias, [B, H, T, S]."""
+        shape = (self.config.num_heads, self.config.relative_attention_num_buckets)
+        axes = ("heads", "relpos_buckets")
+        rel_embedding_HxN = parameter(self, "rel_embedding", _fan_avg_uniform, axes, shape)
         # A one-hot product, as in T5X: its gradient is a matmul, where that of a gather is a
         # scatter-add, slow on accelerators. Highest precision, because it only selects.
-        one_hot_BxTxTxN = jax.nn.one_hot(bucket_BxTxT, num_buckets, dtype=jnp.float32)
-        return jnp.einsum(
-            "btsn,hn->bhts", one_hot_BxTxTxN, rel_embedding_HxN, precision=jax.lax.Precision.HIGHEST
-        )
+        highest = jax.lax.Precision.HIGHEST
+        return jnp.einsum("bnts,hn->bhts", one_hot_BxNxTxS, rel_embedding_HxN, precision=highest)
 
 
 class KeyValue(NamedTuple):
@@ -105,7 +109,8 @@ class Pattern(NamedTuple):
 
     Attributes:
       mask: bool, broadcastable to [B, H, T, S]; False hides the key. None: nothing is hidden.
-      bias: float32, broadcastable to [B, H, T, S], added to the scores; None: zero.
+      bias: float32, broadcastable to [B, H, T, S], added to the scores; None: zero. Until a layer
+        has made its own of it, what `RelativePositionBias` gives.
       queries, keys: where attention's rows are in the streams; None: the input has rows.
       query_lengths, key_lengths: int32 [B], real tokens of each row, which cuDNN's attention takes
         in place of the mask. None: XLA's is used.
@@ -122,7 +127,7 @@ class Pattern(NamedTuple):
 def segment_mask(queries_BxT: jax.Array, keys_BxS: jax.Array) -> jax.Array:
     """Bool [B, 1, T, S]: True where query and key are of one segment; 0 is padding."""
     same = queries_BxT[:, :, None] == keys_BxS[:, None, :]
-    return (same & (keys_BxS != PAD_ID)[:, None, :])[:, None]
+    return (same & (keys_BxS != 0)[:, None, :])[:, None]
 
 
 def row_mask(rows: StreamRows) -> jax.Array:
@@ -173,7 +178,9 @@ def decoder_length(block: Block) -> int:
     return block.decoder_input_tokens.shape[1]
 
 
-def block_patterns(block: Block, *, with_lengths: bool = False) -> tuple[Pattern, Pattern, Pattern]:
+def block_patterns(
+    block: Block, pad_id: int = PAD_ID, *, with_lengths: bool = False
+) -> tuple[Pattern, Pattern, Pattern]:
     """The patterns of a block's encoder and decoder self-attention and of cross-attention, without
     position bias: of layout `flat` if it has rows, of `packed` if it has segment ids, else
     `padded`; `with_lengths` of the rows for cuDNN's attention, but in `packed`.
@@ -188,7 +195,7 @@ def block_patterns(block: Block, *, with_lengths: bool = False) -> tuple[Pattern
         )
     keys, queries = block.encoder_rows, block.decoder_rows
     tokens = jnp.asarray(block.encoder_input_tokens)
-    mask = padding_mask(tokens) if keys is None else row_mask(keys)
+    mask = padding_mask(tokens, pad_id) if keys is None else row_mask(keys)
     lengths = decoder_lengths = None
     if with_lengths:
         lengths = _lengths(mask)

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dss_jax.core.ids import EOS_ID, PAD_ID
+from dss_jax.core.ids import EOS_ID
 from dss_jax.model.attention import KeyValue, padding_mask
 from dss_jax.model.t5 import T5, DecoderLayer
 
@@ -162,13 +162,13 @@ def start(
 
     A row that is all padding (as fills up a last batch) is done at once.
     """
-    batch_size = encoder_input_tokens.shape[0]
+    batch_size, config = encoder_input_tokens.shape[0], model.config
     encoded_BxSxE = model.bind({"params": params}).encode(encoder_input_tokens)
     cross = _cross_attention(model, params, encoded_BxSxE)
-    prepared = Prepared(cross, padding_mask(encoder_input_tokens))
+    prepared = Prepared(cross, padding_mask(encoder_input_tokens, config.pad_token_id))
     rows = DecodeRows(
-        tokens_BxK=jnp.zeros((batch_size, search.width), jnp.int32),
-        done_B=jnp.all(encoder_input_tokens == PAD_ID, axis=1),
+        tokens_BxK=jnp.full((batch_size, search.width), config.decoder_start_token_id, jnp.int32),
+        done_B=jnp.all(encoder_input_tokens == config.pad_token_id, axis=1),
         cache=empty_cache(model, batch_size, search.width, max_decode_length),
         search=search.start(ids_B, max_decode_length),
     )
@@ -262,7 +262,7 @@ def decode(
 
     Args:
       params: of the model, boxed with logical axes or not.
-      encoder_input_tokens: int32 [B, S], 0 is padding. A row of padding only gives zeros.
+      encoder_input_tokens: int32 [B, S], padded. A row of padding only gives zeros.
       max_decode_length: longest output in tokens, EOS included.
       ids_B: int32 [B], numbers of the inputs, on which a sampled sequence depends; None: 0, 1, ...
     """

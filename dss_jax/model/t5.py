@@ -13,6 +13,8 @@ Parameters are named as in T5X:
   decoder/decoder_norm
   decoder/logits_dense                      (v1.1 only; v1.0 uses the embedding)
 
+Where each layer has its own relpos_bias (umT5), it is in `layers`.
+
 Shape letters are those of `dss_jax.model.layers`. Masks and the position bias are built once, in
 `T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
 """
@@ -78,6 +80,13 @@ class _Layer(nn.Module):
         self.pre_mlp_layer_norm = self._norm()
         self.mlp = Mlp(self.config)
         self.dropout = Dropout(self.config.dropout_rate)
+        if self.config.relative_attention_per_layer:
+            self.relpos_bias = RelativePositionBias(self.config)
+
+    def _biased(self, pattern: Pattern) -> Pattern:
+        """A pattern of self-attention, with this layer's own bias where it has one."""
+        own = self.config.relative_attention_per_layer
+        return pattern._replace(bias=self.relpos_bias.of_buckets(pattern.bias)) if own else pattern
 
     def _norm(self) -> RMSNorm:
         return RMSNorm(self.config.layer_norm_epsilon)
@@ -104,7 +113,7 @@ class EncoderLayer(_Layer):
         """[B, S, E] -> [B, S, E], and None for the scan."""
         h_BxSxE = self.pre_attention_layer_norm(x_BxSxE)
         key_value = self.attention.key_value(h_BxSxE, pattern.keys)
-        h_BxSxE = self.attention(h_BxSxE, key_value, pattern, deterministic)
+        h_BxSxE = self.attention(h_BxSxE, key_value, self._biased(pattern), deterministic)
         x_BxSxE = self._add(x_BxSxE, h_BxSxE, deterministic)
         return self._feed_forward(x_BxSxE, deterministic), None
 
@@ -130,7 +139,8 @@ class DecoderLayer(_Layer):
         """[B, T, E] -> [B, T, E], and None for the scan."""
         h_BxTxE = self.pre_self_attention_layer_norm(x_BxTxE)
         key_value = self.self_attention.key_value(h_BxTxE, self_pattern.keys)
-        h_BxTxE = self.self_attention(h_BxTxE, key_value, self_pattern, deterministic)
+        biased = self._biased(self_pattern)
+        h_BxTxE = self.self_attention(h_BxTxE, key_value, biased, deterministic)
         x_BxTxE = self._add(x_BxTxE, h_BxTxE, deterministic)
         cross = self.encoder_decoder_attention.key_value(encoded_BxSxE, cross_pattern.keys)
         return self._after_self_attention(x_BxTxE, cross, cross_pattern, deterministic), None
@@ -149,7 +159,7 @@ class DecoderLayer(_Layer):
 
         Args:
           cache: this layer's, each [R, H, T, D] with R = B * K; written at `position`.
-          self_bias_1xHx1xT: the position's row of the bias.
+          self_bias_1xHx1xT: the position's row of the bias, see `Pattern.bias`.
           cross_key_value: this layer's keys and values of the encoder, [B, H, S, D].
           cross_mask: bool [B, 1, 1, S].
 
@@ -163,7 +173,7 @@ class DecoderLayer(_Layer):
         pairs = zip(cache, new_RxHx1xD, strict=True)
         cache = KeyValue(*(update(old, new, (0, 0, position, 0)) for old, new in pairs))
         mask_T = jnp.arange(cache.key.shape[2]) <= position
-        pattern = Pattern(mask=mask_T, bias=self_bias_1xHx1xT)
+        pattern = self._biased(Pattern(mask=mask_T, bias=self_bias_1xHx1xT))
         h_BxKxE = self.self_attention(h_Rx1xE, cache, pattern, True).reshape(x_BxKxE.shape)
         x_BxKxE, cross = x_BxKxE + h_BxKxE, Pattern(mask=cross_mask)
         # The K sequences of an input are K queries of the same keys: nothing is repeated.
@@ -234,10 +244,10 @@ class Decoder(nn.Module):
 
 
 class T5(nn.Module):
-    """T5 v1.0 or v1.1, as the configuration says.
+    """T5 v1.0, v1.1 or umT5, as the configuration says.
 
-    Token 0 is padding: as a key it is hidden in the encoder and in cross-attention. The decoder
-    is causal only, so the logits after a target's end must be ignored by the loss.
+    Padding is hidden as a key in the encoder and in cross-attention. The decoder is causal only, so
+    the logits after a target's end must be ignored by the loss.
     """
 
     config: T5Config
@@ -269,7 +279,8 @@ class T5(nn.Module):
 
     def block_logits(self, block: Block, *, deterministic: bool = True) -> jax.Array:
         """Logits of a block's targets, in any layout: [R, T, V] in float32."""
-        own, decoder, cross = block_patterns(block, with_lengths=self.config.attention == "cudnn")
+        pad_id, cudnn = self.config.pad_token_id, self.config.attention == "cudnn"
+        own, decoder, cross = block_patterns(block, pad_id, with_lengths=cudnn)
         x_BxSxE = self.token_embedder(block.encoder_input_tokens)
         encoded_BxSxE = self.encoder(x_BxSxE, own, deterministic)
         positions_T = jnp.arange(decoder_length(block))
@@ -279,7 +290,7 @@ class T5(nn.Module):
 
     def encode(self, encoder_input_tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """int32 [B, S] -> [B, S, E] in the activations' dtype."""
-        pattern = Pattern(mask=padding_mask(encoder_input_tokens))
+        pattern = Pattern(mask=padding_mask(encoder_input_tokens, self.config.pad_token_id))
         return self.encoder(self.token_embedder(encoder_input_tokens), pattern, deterministic)
 
     def decode(
@@ -303,7 +314,7 @@ class T5(nn.Module):
             encoded_BxSxE,
             positions_BxT,
             Pattern(mask=sees_BxTxT[:, None]),
-            Pattern(mask=padding_mask(encoder_input_tokens)),
+            Pattern(mask=padding_mask(encoder_input_tokens, self.config.pad_token_id)),
             True,
         )
         return self.logits(x_BxTxE)

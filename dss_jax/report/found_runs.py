@@ -5,6 +5,7 @@ alone.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dss_jax.core import strict_json
+from dss_jax.core import config, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER
 from dss_jax.core.types import SPLITS
@@ -25,11 +26,15 @@ PASSED_OVER = ("checkpoints", run_folder.TENSORBOARD, run_folder.PREDICTIONS)
 BASELINES = ("standard", "distill")
 """What other methods are held against, the first that is there."""
 
-SEEDS = ("Train.seed", "Data.seed")
+SEEDS = ("Train.seed", "Data.seed", "Task.subset_seed")
 COUNTS = "train_examples", "train_total", "parameters"
 ANSWER = "id", "input", "target", "prediction", "correct"
 TEXTS = "task", "metric", "method"
 FIELDS = (*TEXTS, "seed", *COUNTS)
+
+
+MOST_LABELS = 12
+"""Gold labels that count as classes; with more, what is predicted is none."""
 
 
 class View(NamedTuple):
@@ -122,6 +127,16 @@ class FoundCell:
     def percent(self) -> float:
         return 100 * self.fraction
 
+    @property
+    def subsets(self) -> int:
+        """How many subsets of the training data its runs have, by `Task.subset_seed`."""
+        return len({_settings(run.folder, ()).get("Task.subset_seed") for run in self.runs})
+
+    @property
+    def trained_rows(self) -> set[int]:
+        """How many examples each run really had, extra tasks' too, where it says so."""
+        return {n for run in self.runs if (n := run.results.get("trained_rows")) is not None}
+
     def scores(self, split: str) -> list[float]:
         """Accuracy of each seed that has the split, per cent."""
         return [run.score(split) for run in self.runs if run.has(split)]
@@ -135,7 +150,7 @@ class FoundRuns:
       cells: of students, ordered by task, model size, method, number of examples.
       teachers: task -> the run of method "teacher".
       left: a line for each run that is not finished, or not there yet, or whose answers are not.
-      mixed: a line for each cell that has other data than another of its task.
+      mixed: a line for each task whose runs are of different rows, which are tasks apart then.
     """
 
     folder: Path
@@ -209,11 +224,11 @@ def _folders(folder: Path) -> Iterator[Path]:
         names[:] = sorted(n for n in names if n not in PASSED_OVER)
 
 
-def _settings(folder: Path) -> dict[str, str]:
+def _settings(folder: Path, without: Sequence[str] = SEEDS) -> dict[str, str]:
     """The settings that make a run what it is, but for its seeds."""
     lines = run_folder.fixed_lines((folder / run_folder.CONFIG).read_text())
     pairs = (line.split(" = ", 1) for line in lines if " = " in line)
-    return {name: value for name, value in pairs if name not in SEEDS}
+    return {name: value for name, value in pairs if name not in without}
 
 
 def _other_data(run: FoundRun, other: FoundRun) -> list[str]:
@@ -221,18 +236,36 @@ def _other_data(run: FoundRun, other: FoundRun) -> list[str]:
     return [*trained_on.changed(trained_on.read(run.folder), trained_on.read(other.folder))]
 
 
-def _mixed_data(cells: list[FoundCell]) -> Iterator[str]:
-    """A line for each cell whose rows are not those of the first cell of its task."""
-    firsts: dict[str, FoundRun] = {}
-    for run in (cell.runs[0] for cell in cells):
-        first = firsts.setdefault(run.results["task"], run)
-        differ = [x for x in _other_data(first, run) if trained_on.OTHER_ROWS in x]
+class _Versions:
+    """The data that runs of a task were of: a name for each, and a line for each but the first."""
+
+    def __init__(self) -> None:
+        self._firsts: dict[str, list[FoundRun]] = {}
+        self.lines: list[str] = []
+
+    def name(self, run: FoundRun) -> str:
+        """The run's task, and which of its versions where the rows are not the first run's."""
+        task = str(run.results["task"])
+        firsts = self._firsts.setdefault(task, [])
+        differ: list[str] = []
+        for i, first in enumerate(firsts):
+            found = [x for x in _other_data(first, run) if trained_on.OTHER_ROWS in x]
+            if not found:
+                return _version(task, i)
+            differ = differ or found
+        firsts.append(run)
+        name = _version(task, len(firsts) - 1)
         if differ:
-            yield (
-                f"{first.folder} and {run.folder} are of different data ({'; '.join(differ)}), so "
-                "that their scores do not compare. Train one of them again on the other's, or "
-                "report them apart."
+            self.lines.append(
+                f"{firsts[0].folder} and {run.folder} are of different data ({'; '.join(differ)}), "
+                f"so that their scores do not compare: the latter is shown apart, as {name}. To "
+                "compare them, train one again on the other's."
             )
+        return name
+
+
+def _version(task: str, number: int) -> str:
+    return f"{task}, data {number + 1}" if number else task
 
 
 def _check_same(cell: FoundCell, new: FoundRun) -> None:
@@ -241,7 +274,10 @@ def _check_same(cell: FoundCell, new: FoundRun) -> None:
         return
     old = cell.runs[0]
     before, now = _settings(old.folder), _settings(new.folder)
-    values = ((n, before.get(n, "not set"), now.get(n, "not set")) for n in {**before, **now})
+    # A version that had not a setting yet did what it does at its default.
+    defaults = {name: repr(field.default) for name, field in config.SETTINGS.items()}
+    names = [*(defaults | before | now)]
+    values = ((n, *((defaults | one).get(n, "not set") for one in (before, now))) for n in names)
     if shown := [f"  {n}: {one} and {other}\n" for n, one, other in values if one != other]:
         raise UsageError(
             f"{old.folder} and {new.folder} are both {cell.task}, {cell.model}, {cell.method} with "
@@ -274,6 +310,7 @@ def find_runs(folder: Path) -> FoundRuns:
     left: list[str] = []
     cells: dict[tuple[str, str, str, int], FoundCell] = {}
     teachers: dict[str, FoundRun] = {}
+    versions = _Versions()
     folders = {at.relative_to(folder).as_posix(): at for at in _folders(folder)}
     for name, at in folders.items():
         file = at / run_folder.RESULTS
@@ -293,10 +330,10 @@ def find_runs(folder: Path) -> FoundRuns:
             for split in run.without_predictions()
         ]
         if results["method"] == TEACHER:
-            teachers[results["task"]] = run
+            teachers[versions.name(run)] = run
             continue
         model = models.get(name) or f"{results['parameters'] / 1e6:,.1f}M"
-        names = results["task"], model, results["method"], results["train_examples"]
+        names = versions.name(run), model, results["method"], results["train_examples"]
         numbers = (results[n] for n in ("train_total", "metric", "parameters"))
         cell = cells.setdefault(names, FoundCell(*names, *numbers))
         _check_same(cell, run)
@@ -314,7 +351,17 @@ def find_runs(folder: Path) -> FoundRuns:
         return c.task, c.parameters, c.model, rank, c.method, c.examples
 
     ordered = sorted(cells.values(), key=order)
-    return FoundRuns(folder, ordered, teachers, left, [*_mixed_data(ordered)])
+    return FoundRuns(folder, ordered, teachers, left, versions.lines)
+
+
+def closed_labels(predictions: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The gold labels of some answers, and the share of the items that have each, the most frequent
+    first; {} where they are no classes: one, more than `MOST_LABELS`, or nearly as many as the
+    items.
+    """
+    gold = Counter({p["id"]: p["target"] for p in predictions}.values())
+    classes = 2 <= len(gold) <= min(MOST_LABELS, gold.total() / 2)
+    return {label: n / gold.total() for label, n in gold.most_common() if classes}
 
 
 def right_answers(runs: list[FoundRun], split: str) -> tuple[list[str], np.ndarray]:

@@ -29,6 +29,8 @@
     student: (item) => isRight(item.answers[state.method]) && item.teacher && !item.teacher.correct,
     teacher: (item) => item.teacher && item.teacher.correct && item.answers[state.method] !== null &&
       !isRight(item.answers[state.method]),
+    mistakes: (item) => item.answers[state.method] && !isRight(item.answers[state.method]),
+    argues: (item) => item.answers[state.method] && item.answers[state.method].names,
     differ: (item) => new Set(item.answers.filter((a) => a).map((a) => a.prediction)).size > 1,
     wrong: (item) => item.answers.some((a) => a) && !item.answers.some(isRight),
     right: (item) => item.answers.some((a) => a) && item.answers.every((a) => a === null || isRight(a)),

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core import strict_json
-from dss_jax.report.found_runs import FoundRuns
+from dss_jax.report.found_runs import FoundRuns, closed_labels
+from dss_jax.report.labels import named_other
 from dss_jax.report.tables import Table, share_of
 
 Item = dict[str, Any]
@@ -103,7 +104,7 @@ def _task(found: FoundRuns, task: str, split: str) -> dict[str, Any]:
     for cell in found.scored(task, split):
         predictions = [p for run in cell.runs for p in run.predictions(split)]
         rows = {p["id"]: p for p in predictions} | rows
-        answers.append(_answers(predictions))
+        answers.append(_answers(predictions, [*closed_labels(predictions)]))
         name, scores = f"{cell.method}, {cell.model}, {share_of(cell)}", cell.scores(split)
         accuracy = sum(scores) / len(scores)
         methods.append({"name": name, "seeds": len(scores), "accuracy": accuracy})
@@ -122,8 +123,10 @@ def _teacher(found: Item | None) -> Item | None:
     return {"label": label, "rationale": rationale, "correct": bool(found["correct"])}
 
 
-def _answers(predictions: Sequence[Item]) -> dict[str, Item]:
-    """Id -> the cell's answer: what most seeds say, and how many of them are right."""
+def _answers(predictions: Sequence[Item], labels: Sequence[str]) -> dict[str, Item]:
+    """Id -> the cell's answer: what most seeds say, how many of them are right, and which other one
+    of the `labels` the rationale names.
+    """
     by_id: dict[str, list[Item]] = {}
     for prediction in predictions:
         by_id.setdefault(prediction["id"], []).append(prediction)
@@ -137,4 +140,6 @@ def _answers(predictions: Sequence[Item]) -> dict[str, Item]:
             "right": sum(bool(p["correct"]) for p in given) / len(given),
             "rationale": first.get("rationale"),
         }
+        if other := named_other(first.get("rationale"), most, labels):
+            found[name]["names"] = other
     return found

@@ -10,7 +10,7 @@ by_size.png, .svg             accuracy by size of the model
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from dss_jax.core.paths import write_whole
 from dss_jax.core.texts import visible
 from dss_jax.evaluate.statistics import mean
 from dss_jax.report import figures as report_figures
-from dss_jax.report import published
+from dss_jax.report import labels, published
 from dss_jax.report import tables as report_tables
 from dss_jax.report.found_runs import FoundCell, FoundRuns, View, find_runs
 from dss_jax.report.tables import Table, as_markdown
@@ -60,7 +60,8 @@ def write(
         other = next(s for s in SPLITS if s != split)
         raise UsageError(f"no run in {folder} was scored on {split}. Give --split {other}.")
     out = out or folder / "report"
-    report = Report(report_tables.tables(found, view), left=found.left)
+    left = [*found.left, *_not_scored(found, split)]
+    report = Report([*report_tables.tables(found, view), *labels.tables(found, view)], left=left)
     for name, draw in (("by_data", report_figures.by_data), ("by_size", report_figures.by_size)):
         report.files += draw(found, out / name, view)
     # After the figures, which are shown in it.
@@ -80,11 +81,20 @@ def write(
         report.files.append(out / name)
     for line in found.mixed:
         log.warning(line)
-    for line in found.left[:SHOWN]:
+    for line in left[:SHOWN]:
         log.info("left out: %s", line)
-    if len(found.left) > SHOWN:
-        log.info("and %d more, listed in %s", len(found.left) - SHOWN, out / "report.md")
+    if len(left) > SHOWN:
+        log.info("and %d more, listed in %s", len(left) - SHOWN, out / "report.md")
     return report
+
+
+def _not_scored(found: FoundRuns, split: str) -> Iterator[str]:
+    """A line for each run that has no score on the split."""
+    runs = [run for cell in found.cells for run in cell.runs]
+    for run in (r for r in [*runs, *found.teachers.values()] if not r.has(split)):
+        there = ", ".join(filter(run.has, SPLITS)) or "none"
+        name = run.folder.relative_to(found.folder).as_posix()
+        yield f"{name}: no score on {split} ({there} has)"
 
 
 def _markdown(found: FoundRuns, report: Report, view: View) -> str:
@@ -165,5 +175,6 @@ def _runs_csv(found: FoundRuns) -> str:
             scores = [f"{run.score(s):.6g}" if run.has(s) else "" for s in SPLITS]
             steps = run.results["best_step"], run.results["steps"]
             folder = run.folder.relative_to(found.folder).as_posix()
-            rows.append([*_place(cell), run.seed, *scores, *steps, folder])
-    return _csv(["seed", *SPLITS, "best_step", "steps", "folder"], rows)
+            trained = run.results.get("trained_rows", "")
+            rows.append([*_place(cell), run.seed, *scores, *steps, trained, folder])
+    return _csv(["seed", *SPLITS, "best_step", "steps", "trained_rows", "folder"], rows)

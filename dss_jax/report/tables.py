@@ -1,7 +1,8 @@
 """The tables of a report, as text."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dss_jax.core.texts import visible
@@ -16,7 +17,14 @@ from dss_jax.evaluate.statistics import (
     mean,
 )
 from dss_jax.report import published
-from dss_jax.report.found_runs import BASELINES, FoundCell, FoundRuns, View, right_answers
+from dss_jax.report.found_runs import (
+    BASELINES,
+    FoundCell,
+    FoundRuns,
+    View,
+    closed_labels,
+    right_answers,
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,10 @@ class _OfTask:
         ]
         if self.teacher is not None:
             rows.append(("teacher's labels", "-", *(f"{self.teacher:.2f}" for _ in sizes or [0])))
+        answers = (run.predictions(self.split) for cell in cells for run in cell.runs)
+        if shares := closed_labels(next(filter(None, answers), [])):
+            share = f"{100 * max(shares.values()):.2f}"
+            rows.append(("the most frequent label", "-", *(share for _ in sizes)))
         if self.view.published:
             teacher = {"teacher (PaLM 540B)": published.TEACHER.get(self.task)}
             empty = ["-"] * (len(sizes) - 1)
@@ -95,9 +107,40 @@ class _OfTask:
                 if value is not None:
                     rows.append((f"({method}, published)", "(220M)", *empty, f"({value:.2f})"))
         header = ("method", "model", *(sizes.values() or ["-"]))
-        note = f"`*` fewer than {least} seeds." if any("*" in x for r in rows for x in r) else ""
+        few = any("*" in text for row in rows for text in row)
+        notes = [f"`*` fewer than {least} seeds."] if few else []
+        notes += [*self._of_subsets(), *self._of_rows()]
         metric = self.metric.replace("_", " ")
-        return Table(f"{self.task}: {metric}, {self.split}, %", header, tuple(rows), note)
+        return Table(
+            f"{self.task}: {metric}, {self.split}, %", header, tuple(rows), " ".join(notes)
+        )
+
+    def _of_subsets(self) -> Iterator[str]:
+        """Whether the errors hold the draw of the data."""
+        drawn = [c for c in self.cells if c.fraction < 1 and len(c.runs) > 1]
+        shared = [c for c in drawn if c.subsets < len(c.runs)]
+        if shared:
+            yield (
+                "All seeds of a size have one subset of the data, so that the errors leave out "
+                "its draw (`Task.fresh_subsets`)."
+                if len(shared) == len(drawn)
+                else "Seeds of "
+                + ", ".join(dict.fromkeys(f"{c.method} {share_of(c)}" for c in shared))
+                + " share subsets of the data: these errors leave out its draw."
+            )
+        elif drawn:
+            yield "Each seed has a subset of its own: the errors hold the draw of the data."
+
+    def _of_rows(self) -> Iterator[str]:
+        """Cells that were trained on fewer rows than their size says."""
+        fewer = [(c, c.trained_rows) for c in self.cells]
+        said = dict.fromkeys(
+            f"{c.method} {share_of(c)}: {' or '.join(f'{n:,}' for n in sorted(rows))}"
+            for c, rows in fewer
+            if rows and rows != {c.examples}
+        )
+        if said:
+            yield f"Rows that were trained on, where not all of the size: {'; '.join(said)}."
 
     def comparisons(self) -> Table:
         """Each method's cell against the baseline's of the same model and size."""
@@ -152,16 +195,19 @@ class _OfTask:
                 for cell in (c for c in cells if c.method == method):
                     score = self.mean(cell)
                     beaten = beats(score, target)
+                    there = cell.model, share_of(cell), f"{score.value:.2f}"
                     if beaten.above:
-                        clearly = "yes" if beaten.clear else "no"
-                        place = [cell.model, share_of(cell), f"{score.value:.2f}", clearly]
+                        place = [*there, "yes" if beaten.clear else "no"]
                         break
+                    if math.isclose(score.value, target.value, abs_tol=1e-6) and "-" in place:
+                        place = [*there, "equal"]
                 rows.append((name, f"{target.value:.2f}", method, *place))
         return Table(
             f"{self.task}: the smallest model and the least data above a target",
             ("target", "accuracy", "method", "model", "training data", "accuracy there", "clearly"),
             tuple(rows),
-            "Of the sizes that were run. Clearly: by more than a standard error of the difference.",
+            "Of the sizes that were run. Clearly: by more than a standard error of the difference; "
+            "equal: the target's accuracy.",
         )
 
     def reached(self) -> Table:

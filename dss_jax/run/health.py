@@ -10,7 +10,7 @@ from dss_jax.core import sums
 from dss_jax.core.environment import Check
 from dss_jax.core.errors import UsageError
 from dss_jax.data.store import MANIFEST, open_store
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.vocabulary import open_vocabulary
 from dss_jax.interop.model_files import CHECKPOINTS, T5_CONFIG, VOCABULARY, read_model_files
 from dss_jax.run import run_folder
 from dss_jax.train.broken import BROKEN
@@ -33,7 +33,13 @@ def checks_of(folder: Path) -> list[Check]:
 
 def _run(folder: Path) -> Iterator[Check]:
     yield _read(folder / T5_CONFIG, lambda _: _model(folder))
-    yield _read(folder / VOCABULARY, lambda file: f"{SentencePiece(file).vocab_size:,} ids")
+
+    def ids(_: Path) -> str:
+        files = read_model_files(folder)
+        return f"{open_vocabulary(files.vocabulary or '', files.extra_ids).vocab_size:,} ids"
+
+    for name in (VOCABULARY, "tokenizer.json"):
+        yield _read(folder / name, ids)
     steps = (folder / CHECKPOINTS).glob("*") if (folder / CHECKPOINTS).is_dir() else ()
     for checkpoint in sorted((s for s in steps if s.name.isdigit()), key=lambda s: int(s.name)):
         wrong = damage_of(checkpoint)

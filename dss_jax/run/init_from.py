@@ -12,15 +12,15 @@ import jax
 
 from dss_jax.core import config, storage
 from dss_jax.core.config import T5Config
-from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import T5_PUBLIC
 from dss_jax.core.t5_config import SHAPE_FIELDS
 from dss_jax.data.store import TokenStore
-from dss_jax.data.vocabulary import resolve
+from dss_jax.data.vocabulary import resolve, vocabulary_digest
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.hub import full_name
-from dss_jax.interop.model_files import ModelFiles, read_model_files, vocabulary_size
+from dss_jax.interop.model_files import ModelFiles, read_model_files
+from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import flat
 from dss_jax.run import run_folder
 from dss_jax.train.step import Program, TrainState
@@ -82,9 +82,9 @@ def _vocabulary(
         # A SeqIO task of the user's brings its own vocabulary.
         if own.path is None and run.task.mixture_or_task_name is None:
             raise UsageError(
-                f"{origin} has no SentencePiece file beside it (spiece.model), so its vocabulary "
-                f"is not known. Give it with --vocabulary FILE; T5's public one is {T5_PUBLIC}. "
-                "ByT5, whose vocabulary is bytes, can be converted but not trained."
+                f"{origin} has no SentencePiece file beside it (spiece.model) and no tokenizer, so "
+                f"its vocabulary is not known. Give it with --vocabulary FILE; T5's public one is "
+                f"{T5_PUBLIC}, ByT5's is bytes."
             )
         if own.path is not None:
             vocabulary_size(resolve(own.path), own.extra_ids, files.config, origin)
@@ -102,7 +102,7 @@ def _vocabulary(
 
 
 def _check_same(used: Path, checkpoint: Path, origin: str) -> None:
-    if file_digest(used) != file_digest(checkpoint):
+    if vocabulary_digest(used) != vocabulary_digest(checkpoint):
         raise UsageError(
             f"the vocabulary {used} is not that of {origin}, so its embeddings would stand for "
             f"other pieces. Leave --vocabulary and --store out, or make them from {checkpoint}."

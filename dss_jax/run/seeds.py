@@ -86,7 +86,10 @@ def train(
     for i, run in enumerate(runs):
         seed = run.train.seed
         log.info("seed %d, %d of %d", seed, i + 1, len(runs))
-        results[seed] = single.train(run, store, scorer, None if i else clock, opened=opened)
+        subsets = [other.task for other in runs if other.task != run.task]
+        results[seed] = single.train(
+            run, store, scorer, None if i else clock, plan_subsets=subsets, opened=opened
+        )
         curves.append((f"seed {seed}", storage.place(str(run.train.output_dir))))
     numbers = summary(results)
     if processes.is_first():

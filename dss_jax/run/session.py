@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -17,7 +17,6 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
 from dss_jax.data.store import JoinedSplit, StoreSplit, TokenStore
-from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate.evaluator import Evaluator
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.layout import cost_of, with_layout
@@ -63,19 +62,29 @@ class Session:
 
 
 def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
-    """Fills in T5Config.vocab_size where it is None: the vocabulary's, rounded up to 128s. Raises
-    UsageError where the model has fewer embeddings than the vocabulary has ids.
+    """Fills in T5Config.vocab_size where it is None: the vocabulary's, rounded up to 128s; and the
+    vocabulary's ids, but where a checkpoint gives them. Raises UsageError where the model has fewer
+    embeddings than the vocabulary has ids, another end, or where there is no padding.
     """
-    needed = SentencePiece(store.vocabulary_path, store.extra_ids).vocab_size
-    size = run.model.vocab_size
+    vocabulary = store.vocabulary
+    ids: dict[str, Any] = {}
+    needed, size = vocabulary.vocab_size, run.model.vocab_size
+    if run.train.init_from is None:
+        if (pad := vocabulary.pad_id) is None:
+            raise UsageError(
+                f"the tokenizer {vocabulary.path} has no padding, which a batch is filled up with. "
+                'Name a token for it in tokenizer_config.json: "pad_token".'
+            )
+        ids = {"pad_token_id": pad, "decoder_start_token_id": pad}
+        ids["eos_token_id"] = vocabulary.eos_id
     if size is None:
         size = -(-needed // 128) * 128
     if size < needed:
         raise UsageError(
             f"T5Config.vocab_size is {size}, but the vocabulary has {needed} ids "
-            f"({store.extra_ids} of them extra ids). Give at least {needed}, or None."
+            f"({vocabulary.extra_ids} of them extra ids). Give at least {needed}, or None."
         )
-    return replace(run, model=replace(run.model, vocab_size=size))
+    return replace(run, model=replace(run.model, vocab_size=size, **ids))
 
 
 def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
@@ -135,6 +144,7 @@ def train_batches(session: Session, plan_subsets: Sequence[config.Task] = ()) ->
         plan_seeds=() if run.data.layout == "packed" else PLANNED,
         plan_subsets=plan_subsets,
         numbered=bool(run.loss.mutual_information),
+        ids=run.model.pad_and_start,
     )
 
 

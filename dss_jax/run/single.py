@@ -173,7 +173,7 @@ def _train_and_score(
         if stop.after(steps) or stop.after(steps + 1):
             raise Interrupted(steps, stop.number)
         told.close()
-        return finish(session, checkpoints, write)
+        return {**finish(session, checkpoints, write), "trained_rows": len(batches.rows)}
 
 
 def _shut(pool: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:

@@ -28,7 +28,8 @@ import seqio
 import t5x.train
 import tensorflow as tf
 from t5x import adafactor, optimizers, partitioning, utils
-from t5x.examples.t5 import network
+from t5x.examples.scalable_t5 import network as scalable_network
+from t5x.examples.t5 import network as plain_network
 
 from dss_jax.core import config, strict_json
 from dss_jax.core.errors import Diverged
@@ -117,7 +118,8 @@ class Initializer(utils.TrainStateInitializer):
         state = super().from_scratch(init_rng)
         frozen = state.params
         params = {f"target/{k}": v for k, v in flat(frozen).items()}
-        for parameter in parameters(self._weights.config, scanned=False):
+        scanned = self._weights.config.relative_attention_per_layer
+        for parameter in parameters(self._weights.config, scanned=scanned):
             arrays = parameter.to_theirs(self._weights.leaves[parameter.path].read())
             for name, array in arrays.items():
                 place = params[name].sharding
@@ -153,10 +155,12 @@ OWN_METRICS = ("label/loss", "label/token_accuracy", "rationale/loss", "rational
 
 def make_model(run: config.Run) -> DistillationModel:
     """T5X's model, loss and optimiser of a run whose vocabulary size is known."""
+    own_bias = run.model.relative_attention_per_layer
+    network = scalable_network if own_bias else plain_network
     names = {f.name for f in fields(network.T5Config)}
     shape = {k: v for k, v in asdict(run.model).items() if k in names}
     assert run.model.vocab_size is not None
-    vocabulary = seqio.PassThroughVocabulary(run.model.vocab_size, eos_id=1)
+    vocabulary = seqio.PassThroughVocabulary(run.model.vocab_size, run.model.eos_token_id)
     cfg = run.optimizer
     if cfg.name == "adamw":
         # optax's optimisers do not read T5X's learning rate: they have the schedule in them.

@@ -12,10 +12,10 @@ import numpy as np
 
 from dss_jax.core import storage, sums
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import EOS_ID
 from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.machine import processors
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.tokenizer import Tokenizer
+from dss_jax.data.vocabulary import open_vocabulary
 from dss_jax.interop.ct2_files import MODEL, TOKENS
 from dss_jax.interop.model_files import T5_CONFIG, VOCABULARY, read_model_files
 from dss_jax.student.student import GeneratedIds, Ids
@@ -40,9 +40,9 @@ class CTranslate2Engine:
 
     name = "ctranslate2"
 
-    def __init__(self, translator: Any, tokens: Sequence[str]) -> None:
+    def __init__(self, translator: Any, tokens: Sequence[str], eos_id: int = 1) -> None:
         """`tokens`: the name of each id."""
-        self._translator, self._tokens = translator, tokens
+        self._translator, self._tokens, self._eos = translator, tokens, eos_id
         self._ids = {name: i for i, name in enumerate(tokens)}
 
     def _named(self, rows: Sequence[Ids]) -> list[list[str]]:
@@ -53,7 +53,7 @@ class CTranslate2Engine:
         written = []
         for one in found:
             ids = [self._ids[name] for name in one.hypotheses[0]]
-            ended = bool(ids) and ids[-1] == EOS_ID
+            ended = bool(ids) and ids[-1] == self._eos
             written.append(GeneratedIds(ids[:-1] if ended else ids, float(one.scores[0]), ended))
         return written
 
@@ -64,7 +64,7 @@ class CTranslate2Engine:
         # CTranslate2 encodes an input in each call, and that takes longer than all labels. So what
         # the student writes by itself comes first: each step on its way tells of all labels that
         # begin so. Then the likeliest texts at once, and last the labels that are still open.
-        named, rows = self._named(inputs), [LabelScores(row) for row in labels]
+        named, rows = self._named(inputs), [LabelScores(row, self._eos) for row in labels]
         order = sorted(range(len(rows)), key=lambda n: -len(named[n]))
         for at in (order[i : i + AT_ONCE] for i in range(0, len(order), AT_ONCE)):
             self._follow([named[n] for n in at], [rows[n] for n in at])
@@ -117,7 +117,7 @@ class CTranslate2Engine:
         for row, one in zip(rows, found, strict=True):
             for names, score in zip(one.hypotheses, one.scores, strict=True):
                 *ids, last = [self._ids[name] for name in names]
-                if last == EOS_ID and tuple(ids) in row.labels:
+                if last == self._eos and tuple(ids) in row.labels:
                     row.set(row.labels.index(tuple(ids)), score, True)
 
 
@@ -129,7 +129,8 @@ class LabelScores:
       log_probs: float64 [labels], with `</s>`; where they are not `known`, bounds from above.
     """
 
-    def __init__(self, labels: Sequence[Ids]) -> None:
+    def __init__(self, labels: Sequence[Ids], eos_id: int = 1) -> None:
+        self._eos = eos_id
         self.labels = [tuple(label) for label in labels]
         self.log_probs, self.known = np.zeros(len(labels)), np.zeros(len(labels), bool)
         self.longest = max(map(len, self.labels))
@@ -157,14 +158,14 @@ class LabelScores:
             total = highest + np.log(np.exp(logits_V - highest).sum(dtype=np.float64))
             for n in on:
                 ended = len(self.labels[n]) == step
-                token = EOS_ID if ended else self.labels[n][step]
+                token = self._eos if ended else self.labels[n][step]
                 self.set(n, written + float(logits_V[token] - total), ended)
             written += float(logits_V[ids[step]] - total)
 
 
 def open_engine(
     folder: Path, *, threads: int | None = None, checkpoint: str | None = None
-) -> tuple[CTranslate2Engine, SentencePiece]:
+) -> tuple[CTranslate2Engine, Tokenizer]:
     """The engine and the vocabulary of a folder that `dss convert` wrote, local or remote.
 
     Raises:
@@ -180,7 +181,9 @@ def open_engine(
             "'dss-jax[ctranslate2]'."
         ) from error
     local = storage.local_folder(folder)
-    lacking = [name for name in (T5_CONFIG, VOCABULARY, TOKENS) if not (local / name).is_file()]
+    lacking = [name for name in (T5_CONFIG, TOKENS) if not (local / name).is_file()]
+    if not lacking and read_model_files(local).vocabulary is None:
+        lacking = [VOCABULARY]
     if lacking:
         raise UsageError(
             f"{folder} lacks {', '.join(lacking)}, so `dss convert --to ctranslate2` did not write "
@@ -204,7 +207,7 @@ def open_engine(
             f"{files.config.vocab_size} rows of the embedding. Convert the student again."
         )
     assert files.vocabulary is not None
-    vocabulary = SentencePiece(files.vocabulary, files.extra_ids)
+    vocabulary = open_vocabulary(files.vocabulary, files.extra_ids)
     used = sum(not name.startswith("<unused_") for name in tokens)
     if used != vocabulary.vocab_size:
         raise UsageError(
@@ -213,4 +216,4 @@ def open_engine(
         )
     if wrong := sums.damage(local):
         raise UsageError(f"{folder} is damaged: {wrong}. Convert the student again.")
-    return CTranslate2Engine(translator, tokens), vocabulary
+    return CTranslate2Engine(translator, tokens, vocabulary.eos_id), vocabulary

@@ -19,7 +19,7 @@ from dss_jax.core.student_card import StudentCard, to_json
 from dss_jax.core.table import input_of
 from dss_jax.core.types import DistillationTask
 from dss_jax.data.rows import Located, example_of, parse_json
-from dss_jax.data.vocabulary import SEPARATOR
+from dss_jax.data.tokenizer import SEPARATOR
 from dss_jax.student.student import Prediction, Student
 from dss_jax.student.tables import INPUT, STANDARD, Row, open_table, open_writer
 

@@ -13,11 +13,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import EOS_ID
 from dss_jax.core.method_config import JOINT
 from dss_jax.core.student_card import StudentCard
 from dss_jax.data.joint import label_in, rationale_in
-from dss_jax.data.vocabulary import SEPARATOR, SentencePiece
+from dss_jax.data.tokenizer import Tokenizer
 
 Ids = Sequence[int]
 
@@ -115,7 +114,7 @@ class Student:
     """
 
     def __init__(
-        self, card: StudentCard, engine: StudentEngine, vocabulary: SentencePiece, folder: Path
+        self, card: StudentCard, engine: StudentEngine, vocabulary: Tokenizer, folder: Path
     ) -> None:
         self.card, self.folder = card, folder
         # An engine says which of several checkpoints it has.
@@ -193,13 +192,13 @@ class Student:
         end-of-sequence id, and one more is at the end. Where they are `cut`, to the card's
         `input_length`, they end with it too.
         """
-        parts = [(prefix + text).split(SEPARATOR) for text in texts]
+        parts, end = [self._vocabulary.parts(prefix + t) for t in texts], self._vocabulary.eos_id
         encoded = iter(self._vocabulary.encode_all([one for row in parts for one in row]))
-        rows = [[i for _ in row for i in (*next(encoded), EOS_ID)] for row in parts]
+        rows = [[i for _ in row for i in (*next(encoded), end)] for row in parts]
         longest = self.card.input_length
         if not cut:
             return rows
-        return [row if len(row) <= longest else [*row[: longest - 1], EOS_ID] for row in rows]
+        return [row if len(row) <= longest else [*row[: longest - 1], end] for row in rows]
 
     def warm_up(self) -> None:
         """Loads and compiles what `predict` needs for inputs like the card's examples, one or many,

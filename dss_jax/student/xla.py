@@ -12,10 +12,9 @@ import numpy as np
 
 from dss_jax.core import config, storage
 from dss_jax.core.checks import among
-from dss_jax.core.ids import EOS_ID
 from dss_jax.core.t5_config import GREEDY
 from dss_jax.data.store import Ragged
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.evaluate.engine import Engine
 from dss_jax.evaluate.ranking import TrieRanker
 from dss_jax.interop.open_model import OpenedModel, open_model
@@ -36,7 +35,7 @@ def open_engine(
     threads: int | None = None,
     checkpoint: str | None = None,
     dtype: str | None = None,
-) -> tuple["XlaEngine", SentencePiece]:
+) -> tuple["XlaEngine", Tokenizer]:
     """The student in a run's folder, or in one of another format that `dss convert` knows.
 
     `threads` has an effect before JAX has begun its work in this process. `dtype`: of the
@@ -107,7 +106,8 @@ class XlaEngine:
             longest=longest,
         )
         rows = zip(decoded.tokens[:count, 0], decoded.log_probs[:count, 0], strict=True)
-        return [_generated(tokens[:longest], float(log_prob)) for tokens, log_prob in rows]
+        end = self._run.model.eos_token_id
+        return [_generated(tokens[:longest], float(log_prob), end) for tokens, log_prob in rows]
 
     def rank(self, inputs: Sequence[Ids], labels: Sequence[Sequence[Ids]]) -> list[np.ndarray]:
         rows = np.arange(len(inputs))
@@ -131,7 +131,7 @@ def _column(rows: Sequence[Ids]) -> Ragged:
     return Ragged(values, np.cumsum([0, *map(len, rows)], dtype=np.int64))
 
 
-def _generated(tokens_T: np.ndarray, log_prob: float) -> GeneratedIds:
-    ends = np.flatnonzero(tokens_T == EOS_ID)
+def _generated(tokens_T: np.ndarray, log_prob: float, eos_id: int) -> GeneratedIds:
+    ends = np.flatnonzero(tokens_T == eos_id)
     ids = tokens_T[: ends[0]] if len(ends) else tokens_T
     return GeneratedIds(ids.tolist(), log_prob, bool(len(ends)))

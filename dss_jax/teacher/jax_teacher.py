@@ -12,7 +12,6 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.core.ids import EOS_ID
 from dss_jax.core.t5_config import Sample
 from dss_jax.data.store import Ragged
 from dss_jax.evaluate.engine import Engine
@@ -35,7 +34,7 @@ class JaxTeacher:
       input_length: longest prompt, in tokens; T5's relative positions set no limit of their own.
       dtype: of the activations.
       fsdp: devices over which the parameters are shared out; the others share the batch.
-      vocabulary: SentencePiece file; None: the checkpoint's.
+      vocabulary: SentencePiece file or tokenizer; None: the checkpoint's.
 
     Raises:
       UsageError: no such checkpoint, or no vocabulary.
@@ -86,8 +85,8 @@ class JaxTeacher:
         engine: Engine | None = None
         at_once = BATCHES_AT_ONCE * self.batch_size
         while some := list(itertools.islice(requests, at_once)):
-            engine = engine or self._engine(some[0])
-            rows = [[*self.vocabulary.encode(r.body["prompt"]), EOS_ID] for r in some]
+            engine, end = engine or self._engine(some[0]), self.vocabulary.eos_id
+            rows = [[*self.vocabulary.encode(r.body["prompt"]), end] for r in some]
             fitting = [i for i, row in enumerate(rows) if len(row) <= self.input_length]
             column = Ragged(
                 np.array(list(itertools.chain.from_iterable(rows)), np.int32),
@@ -121,7 +120,7 @@ class JaxTeacher:
         )
 
     def _reply(self, prompt: Sequence[int], tokens_T: np.ndarray) -> Reply:
-        ends = np.flatnonzero(tokens_T == EOS_ID)
+        ends = np.flatnonzero(tokens_T == self.vocabulary.eos_id)
         return Reply(
             text=self.vocabulary.decode(tokens_T),
             finish_reason="stop" if len(ends) else "length",

@@ -108,10 +108,12 @@ def _layer_kept(run: config.Run, layer: type[nn.Module], rows: int) -> int:
     model, dtype = run.model, jnp.dtype(run.model.dtype)
     s, t = run.data.input_length, run.data.target_length
     hidden = [jax.ShapeDtypeStruct((rows, n, model.emb_dim), dtype) for n in (s, t)]
+    own_bias = model.relative_attention_per_layer
+    width = model.relative_attention_num_buckets if own_bias else model.num_heads
     patterns = [
         Pattern(
             mask=jax.ShapeDtypeStruct((rows, 1, 1, n), jnp.bool_),
-            bias=jax.ShapeDtypeStruct((1, model.num_heads, n, n), jnp.float32),
+            bias=jax.ShapeDtypeStruct((1, width, n, n), jnp.float32),
         )
         for n in (s, t)
     ]

@@ -1,0 +1,106 @@
+"""Tokenizers of Hugging Face that have no `tokenizer.json`: one is made of their files, so that one
+library tokenizes them all.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dss_jax.core.paths import cache_folder, write_whole
+from dss_jax.data import tokenizer_files
+from dss_jax.data.tokenizer_files import FAST, FLAGS, PIECES, added_tokens, further_tokens
+from dss_jax.data.vocabulary import copy_vocabulary, files_of, vocabulary_digest
+from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
+
+WORDS, MERGES = "vocab.json", "merges.txt"
+
+
+def readable_vocabulary(folder: Path, extra_ids: int) -> Path | None:
+    """The vocabulary of a Hugging Face folder: see `tokenizer_files.vocabulary_in`. Where its files
+    are of before `tokenizer.json`, a copy of them in the cache that has one, too.
+    """
+    files = files_of(folder)
+    if FAST in files:
+        return tokenizer_files.vocabulary_in(folder, extra_ids)
+    if PIECES in files:
+        if not further_tokens(files, extra_ids):
+            return files[PIECES]
+        made = _of_pieces(files, extra_ids)
+    elif {WORDS, MERGES} <= files.keys():
+        made = _of_merges(files)
+    else:
+        return tokenizer_files.vocabulary_in(folder, extra_ids)
+    copy = cache_folder() / "vocabularies" / vocabulary_digest(folder)[:16]
+    if not (copy / FAST).is_file():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.is_dir():
+            copy_vocabulary(folder, copy)
+        write_whole(copy / FAST, json.dumps(made, ensure_ascii=False))
+    return copy
+
+
+def _of_pieces(files: Mapping[str, Path], extra_ids: int) -> dict[str, Any] | None:
+    """T5's with added tokens, as transformers 5 makes it: cut at white space."""
+    made = tokenizer_json(files[PIECES], extra_ids)
+    if made is None:
+        return None
+    normalizers = made["normalizer"]["normalizers"]
+    made["normalizer"]["normalizers"] = [n for n in normalizers if n["type"] == "Precompiled"]
+    space = {**made["pre_tokenizer"], "split": True}
+    steps = [{"type": "WhitespaceSplit"}, space]
+    made["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    known = {one["id"] for one in made["added_tokens"]}
+    further = {n: one for n, one in sorted(added_tokens(files).items()) if n not in known}
+    made["added_tokens"] += [
+        added_token(n, one["content"], {"normalized": True, **_flags(one)})
+        for n, one in further.items()
+    ]
+    return made
+
+
+def _of_merges(files: Mapping[str, Path]) -> dict[str, Any]:
+    """Byte-level BPE with RoBERTa's template, as CodeT5 has it."""
+    words = tokenizer_files.read(files[WORDS])
+    lines = files[MERGES].read_text(encoding="utf-8").splitlines()
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    settings = tokenizer_files.settings_of(files)
+    roles = {"bos_token": "<s>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
+    roles = {**tokenizer_files.NAMES, **roles}
+    tokens = {role: settings.get(role, name) for role, name in roles.items()}
+    listed = [*tokens.values(), *(settings.get("additional_special_tokens") or ())]
+    flags = {one["content"]: _flags(one) for one in listed if isinstance(one, dict)}
+    names = [one["content"] if isinstance(one, dict) else str(one) for one in listed]
+    ids = {**words, **{str(one["content"]): n for n, one in added_tokens(files).items()}}
+    for name in names:
+        ids.setdefault(name, max(ids.values()) + 1)
+    special = {ids[name]: name for name in names} | {
+        n: str(one["content"]) for n, one in added_tokens(files).items()
+    }
+    space = bool(settings.get("add_prefix_space", False))
+    level = {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True}
+    end, begin = (names[[*tokens].index(role)] for role in ("sep_token", "cls_token"))
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            added_token(n, name, flags.get(name, {}), special=name in names)
+            for n, name in sorted(special.items())
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {**level, "use_regex": True},
+        "post_processor": {
+            "type": "RobertaProcessing",
+            "sep": [end, ids[end]],
+            "cls": [begin, ids[begin]],
+            "trim_offsets": True,
+            "add_prefix_space": space,
+        },
+        "decoder": {**level, "use_regex": True},
+        "model": {"type": "BPE", "vocab": words, "merges": merges},
+    }
+
+
+def _flags(token: Mapping[str, Any]) -> dict[str, Any]:
+    return {flag: token[flag] for flag in FLAGS if flag in token}

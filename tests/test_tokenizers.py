@@ -1,0 +1,379 @@
+"""Vocabularies of all kinds beside transformers' recorded ids; in stores, SeqIO and conversions."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import script_texts
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+from record_tokenizers import ADDED, FOLDER, GOLDEN, t5_folder
+from t5_weights import BASE, random_weights
+from test_seqio_tokens import TRICKY, check_against_pipelines, rows_of
+
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.data.columns import Examples
+from dss_jax.data.joint import joint_pair
+from dss_jax.data.store import TokenStore
+from dss_jax.data.store_writer import SplitBuilder, write_store
+from dss_jax.data.tokenizer import Tokenizer
+from dss_jax.data.tokenizer_files import FAST, FastTokenizer
+from dss_jax.data.vocabulary import files_of, open_vocabulary, resolve, vocabulary_digest
+from dss_jax.interop import extend, older_tokenizers
+from dss_jax.interop.formats import read_weights, write_weights
+from dss_jax.interop.older_tokenizers import readable_vocabulary
+from dss_jax.interop.vocabularies import vocabulary_size
+from dss_jax.interop.weights import Weights
+
+NAMES = ("t5", "t5_added", "llama", "code", "byt5")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Name -> a folder of Hugging Face's with the tokenizer, as it may come from there."""
+    found = {name: FOLDER / name for name in ("llama", "code", "byt5")}
+    for name in ("t5", "t5_added"):
+        found[name] = tmp_path_factory.mktemp(name)
+        t5_folder(found[name])
+    pieces = open_vocabulary(toy.VOCABULARY, 10)
+    ids = {t: i[-1] if (i := pieces.encode(f"a {t}"))[-1] != 2 else None for t in ADDED[1:3]}
+    added = {"\u4e2d": 426, "foo bar": 427, **ids}
+    (found["t5_added"] / "added_tokens.json").write_text(json.dumps(added))
+    made = older_tokenizers._of_pieces(files_of(found["t5"]), 10)
+    (found["t5"] / FAST).write_text(json.dumps(made))
+    (found["t5"] / "spiece.model").unlink()
+    return found
+
+
+@pytest.fixture(scope="module")
+def opened(folders: dict[str, Path]) -> dict[str, Tokenizer]:
+    found = {}
+    for name, folder in folders.items():
+        vocabulary = readable_vocabulary(folder, 10)
+        assert vocabulary is not None
+        found[name] = open_vocabulary(vocabulary)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_are_those_of_transformers(name: str, opened: dict[str, Tokenizer]) -> None:
+    """Alone, and many at once, when words are remembered."""
+    recorded, texts, own = np.load(GOLDEN), script_texts.texts(), opened[name]
+    ends = np.cumsum(recorded[f"{name}.lengths"], dtype=np.int64)
+    rows = np.split(recorded[f"{name}.ids"].astype(int), ends[:-1])
+    for _ in range(2):
+        for text, ids, theirs in zip(texts, own.encode_all(texts), rows, strict=True):
+            assert [*ids, own.eos_id] == theirs.tolist(), text
+    assert [own.encode(text) for text in texts[::7]] == own.encode_all(texts[::7])
+    numbers, lengths = own.arrays(texts)  # type: ignore[attr-defined]
+    assert numbers.tolist() == [i for row in rows for i in row[:-1]]
+    assert lengths.tolist() == [len(row) - 1 for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "first"),
+    [
+        ("t5", (0, 1, 2), 425),
+        ("llama", (548, 2, 0), 549),
+        ("code", (0, 2, 3), 709),
+        ("byt5", (0, 1, 2), 258),
+    ],
+)
+def test_ids_with_a_meaning(
+    name: str, ids: tuple[int, ...], first: int, opened: dict[str, Tokenizer]
+) -> None:
+    own = opened[name]
+    assert (own.pad_id, own.eos_id, own.unk_id) == ids
+    assert own.sentinels[0] == first
+    assert len(own.sentinels) == own.extra_ids == (100 if name == "byt5" else 10)
+    begins = {"llama": [1], "code": [1]}
+    assert own.encode("") == begins.get(name, [])
+    names = own.names()  # type: ignore[attr-defined]
+    assert len({*names}) == len(names) == own.vocab_size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_there_and_back(name: str, opened: dict[str, Tokenizer]) -> None:
+    own = opened[name]
+    for text in ("a < b {", "sum of 12 and 7", "if x < 3 { y }"):
+        back = own.decode([*own.encode(text), own.eos_id, 5])
+        # T5 has no space before a token that was added, in transformers too.
+        assert back == (text.replace(" <", "<").replace(" {", "{") if "added" in name else text)
+    if name in ("code", "llama", "byt5"):
+        for text in (*script_texts.CODE, *script_texts.SENTENCES):
+            assert own.decode(own.encode(text)) == text
+
+
+@given(st.lists(st.integers(0, 800)))
+def test_any_ids_are_a_text(opened: dict[str, Tokenizer], ids: list[int]) -> None:
+    for own in opened.values():
+        assert own.decode(ids).encode() is not None
+
+
+def test_bytes_that_are_no_utf8_are_left_out(opened: dict[str, Tokenizer]) -> None:
+    own = opened["byt5"]
+    assert own.decode([0xE2 + 3, ord("a") + 3, 0xC3 + 3, 0xA9 + 3, 2, 0, 900, 1, 100]) == "a\u00e9"
+
+
+def test_a_folder_of_before_is_kept_whole(folders: dict[str, Path]) -> None:
+    for name in ("code", "t5_added"):
+        made = readable_vocabulary(folders[name], 10)
+        assert made is not None
+        own = files_of(made)
+        assert own.keys() == {*files_of(folders[name]), FAST}
+        for file, path in files_of(folders[name]).items():
+            assert own[file].read_bytes() == path.read_bytes()
+
+
+def test_a_vocabulary_of_a_name(tmp_path: Path, folders: dict[str, Path]) -> None:
+    assert open_vocabulary(resolve("bytes")).encode("hi") == [107, 108]
+    assert resolve(str(folders["llama"])) == folders["llama"]
+    t5_folder(tmp_path)
+    assert resolve(str(tmp_path)) == (tmp_path / "spiece.model").resolve()
+    (tmp_path / "spiece.model").unlink()
+    with pytest.raises(UsageError, match="holds no vocabulary"):
+        open_vocabulary(resolve(str(tmp_path)))
+    alone = tmp_path / "mine.json"
+    shutil.copy(folders["llama"] / FAST, alone)
+    assert open_vocabulary(alone).encode("a b") == open_vocabulary(folders["llama"]).encode("a b")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: (f / FAST).write_text("{"), "cannot be read as a tokenizer"),
+        (
+            lambda f: (f / "tokenizer_config.json").write_text('{"eos_token": "<end>"}'),
+            "no end-of-sequence '<end>'",
+        ),
+        (
+            lambda f: (f / "added_tokens.json").write_text('{"new": 7}'),
+            "the added token 'new' has the id 7",
+        ),
+    ],
+    ids=["damaged", "no end", "another id"],
+)
+def test_what_cannot_be_read(change: Any, said: str, tmp_path: Path) -> None:
+    shutil.copytree(FOLDER / "llama", tmp_path / "own")
+    change(tmp_path / "own")
+    with pytest.raises(UsageError, match=said):
+        open_vocabulary(tmp_path / "own")
+
+
+class TestStores:
+    """Of rows that such a vocabulary has tokenised."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, opened: dict[str, Tokenizer]) -> TokenStore:
+        own = opened["code"]
+        split = SplitBuilder(
+            ("label_inputs", "label_targets", "rationale_targets"), ("id", "input")
+        )
+        for n in range(3):
+            ids = {
+                "label_inputs": own.encode(f"is {n} < 2"),
+                "label_targets": own.encode("yes"),
+                "rationale_targets": own.encode(f"it is {n}"),
+            }
+            tokens = {column: [*row, own.eos_id] for column, row in ids.items()}
+            split.append(tokens, {"id": f"{n}", "input": f"is {n} < 2"})
+        about = {"name": "toy", "kind": "task", "key": "x", "prefixes": "paper"}
+        return write_store(tmp_path / "store", {"train": split}, own.path, 0, about)
+
+    def test_the_store_has_the_tokenizer(
+        self, store: TokenStore, opened: dict[str, Tokenizer]
+    ) -> None:
+        own = opened["code"]
+        assert store.vocabulary.encode("a < b {") == own.encode("a < b {")
+        assert store.manifest["vocabulary"]["sha256"] == vocabulary_digest(own.path)
+        assert store.split("train").tokens("label_inputs").values.dtype == np.uint16
+
+    def test_a_joint_target_is_the_joined_text(self, store: TokenStore) -> None:
+        split, own = store.split("train"), store.vocabulary
+        columns = [split.tokens(f"{n}_targets") for n in ("label", "rationale")]
+        for form, text in (
+            ("rationale_label", "it is 2 Answer: yes"),
+            ("label_rationale", "yes Rationale: it is 2"),
+        ):
+            _, targets = joint_pair(split, form, split.tokens("label_inputs"), *columns)
+            ids = targets[2].tolist()
+            assert own.decode(ids) == text
+            assert ids.count(1) == ids.count(own.eos_id) == 1
+            assert (ids[0], ids[-1]) == (1, own.eos_id)
+
+    def test_a_cut_row_ends_as_its_own(self, store: TokenStore) -> None:
+        split = store.split("train")
+        pair = split.tokens("label_inputs"), split.tokens("label_targets")
+        cut = Examples({1: pair}, config.Data(input_length=4), 3)
+        assert cut.inputs(np.arange(3)).reshape(3, 4)[:, -1].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["t5_added", "code", "byt5"])
+def test_a_stores_tokens_are_those_of_seqios_tasks(name: str, opened: dict[str, Tokenizer]) -> None:
+    pytest.importorskip("seqio")
+    check_against_pipelines("svamp", rows_of(TRICKY), opened[name].path)
+
+
+class TestSeqio:
+    """Vocabularies as SeqIO has them."""
+
+    def test_equal_files_at_two_places_are_mixed(self, tmp_path: Path) -> None:
+        seqio = pytest.importorskip("seqio")
+        from dss_jax.data.seqio_vocabulary import seqio_vocabulary
+
+        places = [shutil.copy(toy.VOCABULARY, tmp_path / f"{n}.model") for n in "ab"]
+        folders = [shutil.copytree(FOLDER / "code", tmp_path / n) for n in "cd"]
+        for a, b in ((places[0], places[1]), (FOLDER / "llama", FOLDER / "llama")):
+            assert seqio_vocabulary(a) == seqio_vocabulary(b)
+        made = [readable_vocabulary(folder, 10) for folder in folders]
+        one, other = map(seqio_vocabulary, filter(None, made))
+        assert one == other
+        assert seqio_vocabulary(places[0]) != seqio_vocabulary(places[1], 7)
+        assert seqio_vocabulary(places[0]) == seqio.SentencePieceVocabulary(places[1], 100)
+        assert one != seqio_vocabulary(FOLDER / "llama") != seqio_vocabulary(places[0])
+        tasks = []
+        for n, file in enumerate(places):
+            feature = seqio.Feature(seqio_vocabulary(file))
+            source = seqio.FunctionDataSource(lambda split, shuffle_files: None, splits=["train"])
+            features = {"inputs": feature, "targets": feature}
+            tasks.append(seqio.Task(f"equal_{n}", source, features, []))
+        mixture = seqio.Mixture("equal", [(task, 1.0) for task in tasks])
+        assert mixture.output_features["inputs"].vocabulary == seqio_vocabulary(places[1])
+
+    @pytest.mark.parametrize("name", ["llama", "byt5"])
+    def test_its_graph_gives_the_same(self, name: str, opened: dict[str, Tokenizer]) -> None:
+        pytest.importorskip("seqio")
+        import tensorflow as tf
+
+        from dss_jax.data.seqio_vocabulary import seqio_vocabulary
+
+        own, theirs = opened[name], seqio_vocabulary(opened[name].path)
+        texts = [*script_texts.SENTENCES, *script_texts.CODE]
+        data = tf.data.Dataset.from_tensor_slices(texts)
+        one = data.map(theirs.encode_tf).as_numpy_iterator()
+        assert [ids.tolist() for ids in one] == own.encode_all(texts)
+        (many,) = data.batch(99).map(theirs.encode_tf)
+        assert many.to_list() == own.encode_all(texts)
+        assert theirs.decode_tf(many[0]).numpy().decode() == own.decode(many[0].numpy())
+        assert theirs.decode([*many[3].numpy(), theirs.eos_id, 7]) == texts[3]
+        assert (theirs.vocab_size, theirs.eos_id) == (own.vocab_size, own.eos_id)
+
+
+class TestConversions:
+    """Folders of Hugging Face's and of ours."""
+
+    @pytest.fixture
+    def weights(self, folders: dict[str, Path]) -> Weights:
+        shape = dataclasses.replace(BASE, vocab_size=720, eos_token_id=2)
+        vocabulary = readable_vocabulary(folders["code"], 10)
+        return dataclasses.replace(random_weights(shape), vocabulary=vocabulary)
+
+    @pytest.fixture
+    def t5(self, folders: dict[str, Path]) -> Weights:
+        vocabulary = readable_vocabulary(folders["t5_added"], 10)
+        return dataclasses.replace(random_weights(BASE), vocabulary=vocabulary, extra_ids=10)
+
+    def test_the_tokenizer_comes_back_byte_for_byte(
+        self, weights: Weights, t5: Weights, tmp_path: Path
+    ) -> None:
+        for n, own in enumerate((weights, t5)):
+            path = tmp_path / str(n)
+            path.mkdir()
+            write_weights(own, str(path / "hf"), "hf")
+            write_weights(read_weights(str(path / "hf")), str(path / "orbax"), "orbax")
+            write_weights(read_weights(str(path / "orbax")), str(path / "again"), "hf")
+            assert own.vocabulary is not None
+            for name, file in files_of(own.vocabulary).items():
+                for folder in ("hf", "orbax", "again"):
+                    assert (path / folder / name).read_bytes() == file.read_bytes()
+            again = read_weights(str(path / "again"))
+            assert again.vocabulary == path / "again"
+            assert again.config == dataclasses.replace(own.config, dropout_rate=0.1)
+
+    def test_another_end_than_the_models(self, weights: Weights) -> None:
+        assert weights.vocabulary is not None
+        wrong = dataclasses.replace(weights.config, eos_token_id=1)
+        with pytest.raises(UsageError, match="end with id 2 .*with 1"):
+            vocabulary_size(weights.vocabulary, 0, wrong, "a test")
+
+    def test_what_t5x_cannot_keep_is_named(
+        self, weights: Weights, t5: Weights, tmp_path: Path
+    ) -> None:
+        with pytest.raises(UsageError, match=r"added .*'{', '<', '\u4e2d', 'foo bar'"):
+            write_weights(t5, str(tmp_path / "checkpoint_0"), "t5x")
+        assert not (tmp_path / "checkpoint_0").exists()
+        write_weights(weights, str(tmp_path / "checkpoint_0"), "t5x")
+
+    def test_ctranslate2_keeps_them(self, t5: Weights, tmp_path: Path) -> None:
+        pytest.importorskip("ctranslate2")
+        from dss_jax.interop.ctranslate2 import write_ct2
+        from dss_jax.student import ct2
+
+        write_ct2(t5, tmp_path / "ct2")
+        engine, vocabulary = ct2.open_engine(tmp_path / "ct2")
+        assert engine._tokens[426:428] == ["\u4e2d", "foo bar"]
+        assert vocabulary.encode("a < b {")[-3:] == [356, *vocabulary.encode("b"), 337][-3:]
+
+
+class TestExtend:
+    """`dss vocabulary extend`."""
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_new_rows_are_the_mean_of_what_they_replace(self, tied: bool, tmp_path: Path) -> None:
+        shape = dataclasses.replace(BASE, logits_via_embedding=tied, vocab_size=441)
+        old = dataclasses.replace(random_weights(shape), vocabulary=toy.VOCABULARY, extra_ids=10)
+        many = [f"token{n}" for n in range(20)]
+        new = extend.extended(old, ["\u4e2d", "apples and", "<", "\u00e9", "{}", "~~", *many])
+        assert new.config.vocab_size == 512
+        before = old.leaves[extend.EMBEDDING].read()
+        after = new.leaves[extend.EMBEDDING].read()
+        pieces = open_vocabulary(toy.VOCABULARY, 10)
+        np.testing.assert_array_equal(after[:426], before[:426])
+        np.testing.assert_allclose(after[426], before[2])
+        np.testing.assert_allclose(after[427], before[pieces.encode("apples and")].mean(0), 1e-5)
+        np.testing.assert_allclose(after[500], before[:426].mean(0), atol=1e-6)
+        if not tied:
+            head = new.leaves[extend.HEAD].read()
+            np.testing.assert_allclose(head[:, 426], old.leaves[extend.HEAD].read()[:, 2])
+        write_weights(new, str(tmp_path / "new"), "hf")
+        again = read_weights(str(tmp_path / "new"))
+        assert again.vocabulary is not None
+        own = open_vocabulary(again.vocabulary)
+        assert isinstance(own, FastTokenizer)
+        for text in ("a \u4e2d b {} c", "x{}y", "\u4e2d", "3 apples and 4"):
+            assert own.decode(own.encode(text)) == text
+        plain = "sum of 12 and 7 is  19 "
+        assert own.encode(plain) == pieces.encode(plain)
+        further = extend.extended(again, ["\u4e2d", "\u6587"])
+        assert further.vocabulary is not None
+        assert open_vocabulary(further.vocabulary).encode("\u6587")[-1] == own.vocab_size
+
+    @pytest.mark.parametrize(
+        ("tokens", "said"),
+        [(["<extra_id_3>"], "no token is new"), ([" x"], "white space"), ([], "no token is new")],
+    )
+    def test_no_tokens(self, tokens: list[str], said: str) -> None:
+        own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
+        with pytest.raises(UsageError, match=said):
+            extend.extended(own, tokens)
+
+    def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        from dss_jax.cli.main import main
+
+        own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
+        write_weights(own, str(tmp_path / "own"), "hf")
+        (tmp_path / "tokens").write_text("\u4e2d\n\n\u6587\n", encoding="utf-8")
+        asked = ["vocabulary", "extend", str(tmp_path / "own")]
+        assert main([*asked, "--tokens", str(tmp_path / "tokens")]) == 0
+        assert "448 rows of the embedding, 448 before" in capsys.readouterr().out
+        made = read_weights(str(tmp_path / "own-extended"))
+        assert open_vocabulary(made.vocabulary or "").vocab_size == 428
+        out = ["--out", str(tmp_path / "out")]
+        assert main([*asked, *out, "--tokens", str(tmp_path / "none")]) == 2
+        assert "cannot be read" in capsys.readouterr().err
