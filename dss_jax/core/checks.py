@@ -37,14 +37,6 @@ def between(what: str, value: Any, low: float, high: float) -> None:
     Rule(low=low, high=high).check(what, value, float)
 
 
-def shard_numbers(shard: str) -> tuple[int, int]:
-    """I and n of --shard "i/n": every n-th row from the i-th on, i from 0."""
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UsageError(f"--shard must be i/n with i from 0 to n - 1, not {shard!r}.")
-    return int(index), int(count)
-
-
 @dataclass(frozen=True)
 class Rule:
     """What is allowed for a setting, beside its type; of a tuple, for each value in it."""

@@ -106,6 +106,14 @@ class TableSource(Jsonl):
         return side if self.files.get(side) == self.file else "train"
 
 
+def shard_numbers(shard: str) -> tuple[int, int]:
+    """I and n of --shard "i/n": every n-th row from the i-th on, i from 0."""
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"--shard must be i/n with i from 0 to n - 1, not {shard!r}.")
+    return int(index), int(count)
+
+
 def text_id(text: str) -> str:
     """The id of a row that has none, whatever else is in the table: a digest of its text."""
     return hashlib.blake2b(utf8(folded_text(text)), digest_size=6).hexdigest()

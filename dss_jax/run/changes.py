@@ -1,5 +1,6 @@
 """What tells a run that is scored, or asked for, from the one that was trained in its folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dss_jax.core import config
@@ -33,6 +34,14 @@ def changes(run: config.Run, folder: Path, key: str) -> list[str]:
     lines = difference("\n".join(own), text, folder).splitlines()
     found = [line[1:] for line in lines if line[0] == "+" and not line.startswith("+++ ")]
     return [line for line in found if line.split(" = ")[0] not in NO_OTHER]
+
+
+def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
+    """The run with another seed, in a folder of its own; it sees the training examples in the order
+    of its seed, or in the `same_order` as all.
+    """
+    data = run.data if same_order else replace(run.data, seed=seed)
+    return replace(run, data=data, train=replace(run.train, seed=seed, output_dir=output_dir))
 
 
 def other_settings(run: config.Run, folder: Path) -> str:

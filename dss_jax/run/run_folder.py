@@ -23,7 +23,6 @@ import difflib
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,14 +123,6 @@ def another(folder: Path, diff: str) -> UsageError:
         f"{folder} holds a run with another configuration:\n{diff}\n"
         "Give another --output_dir, or the same settings to go on with that run."
     )
-
-
-def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
-    """The run with another seed, in a folder of its own; it sees the training examples in the order
-    of its seed, or in the `same_order` as all.
-    """
-    data = run.data if same_order else replace(run.data, seed=seed)
-    return replace(run, data=data, train=replace(run.train, seed=seed, output_dir=output_dir))
 
 
 def hand_over(run: config.Run) -> None:

@@ -20,6 +20,7 @@ from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
 from dss_jax.evaluate.statistics import mean
 from dss_jax.run import run_folder, single
+from dss_jax.run.changes import with_seed
 from dss_jax.run.pictures import plot_curves
 from dss_jax.run.session import Open, Session, functions_counted, open_session
 
@@ -71,7 +72,7 @@ def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -
             "a folder in it."
         )
     folders = {seed: str(folder / f"seed_{seed}") for seed in seeds}
-    return [run_folder.with_seed(run, seed, own, same_order) for seed, own in folders.items()]
+    return [with_seed(run, seed, own, same_order) for seed, own in folders.items()]
 
 
 def train(

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dss_jax.core import locks
-from dss_jax.core.checks import shard_numbers
 from dss_jax.core.errors import UsageError
 from dss_jax.core.method_config import JOINT
 from dss_jax.core.student_card import StudentCard, to_json
-from dss_jax.core.table import input_of
+from dss_jax.core.table import input_of, shard_numbers
 from dss_jax.core.types import DistillationTask
 from dss_jax.data.rows import Located, example_of, parse_json
 from dss_jax.data.tokenizer import SEPARATOR
