@@ -96,6 +96,16 @@ def test_random_tokens_are_as_many_and_from_all_rationales() -> None:
     assert {t for r in found for t in r} <= {t for r in RATIONALES for t in r}
 
 
+def test_what_a_tokenizer_puts_before_each_text_stays_there() -> None:
+    begun = [[[99, *row] if row else [] for row in rows] for rows in (INPUTS, LABELS, RATIONALES)]
+    columns = [column(rows) for rows in begun]
+    for control in CONTROLS[1:]:
+        method = config.Method(control=control, control_tokens=2)
+        plain, found = made(control), controlled(method, 0, *columns, begin=1)
+        rows = [found[i].tolist() for i in range(len(found))]
+        assert rows == [[99, *row, END] if row else [] for row in plain], control
+
+
 def test_a_methods_view_has_the_spoiled_rationales(toy_store) -> None:
     split, data = toy_store.split("train"), config.Data(seed=2)
     rows = np.arange(len(split))

@@ -156,6 +156,24 @@ def test_one_pass_is_enough_for_a_sure_student(
     assert sum(spy.encoded.values()) < 2 * len(sure)
 
 
+def test_a_student_that_writes_no_label_costs_no_more_than_to_score_each(
+    engines: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ct2.CTranslate2Engine(engines[1, "float32"]._translator, engines[1, "float32"]._tokens)
+    inputs, labels = asked(engine, 150)
+    # None is what it writes, and all are as long.
+    labels = [[row[2][::-1], [*row[2][1:], 3]] for row in labels]
+    every = sum(map(len, labels))
+    spy = Spy(engine._translator)
+    monkeypatch.setattr(engine, "_translator", spy)
+    first = engine.rank(inputs, labels)
+    assert every < sum(spy.encoded.values()) <= every + 2 * ct2.AT_ONCE
+    spy.encoded = dict.fromkeys(spy.encoded, 0)
+    for one, other in zip(first, engine.rank(inputs, labels), strict=True):
+        assert shares(one) == pytest.approx(shares(other), abs=2e-3)
+    assert sum(spy.encoded.values()) == every
+
+
 def test_a_search_finds_what_would_be_scored_one_by_one(
     engines: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -331,6 +331,26 @@ def test_a_runs_student_becomes_one_for_cpus(run: Path, tmp_path: Path, capsys) 
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
+def test_a_model_card_goes_with_a_folder_that_is_converted_again(
+    run: Path, tmp_path: Path, capsys
+) -> None:
+    hf, out = tmp_path / "hf", tmp_path / "ct2"
+    assert main(["convert", "--from", "orbax", str(run), "--to", "hf", str(hf)]) == 0
+    asked = [*CONVERT, str(out), "--from", "hf", str(hf)]
+    before = (hf / "README.md").read_text()
+    (hf / "README.md").write_text("---\n: [\n---\n")
+    assert main(asked) == 2
+    assert f"{hf}/README.md begins with YAML that cannot be read" in capsys.readouterr().err
+    (hf / "README.md").write_text(before)
+    assert main(asked) == 0
+    after = (out / "README.md").read_text()
+    assert "library_name: transformers" in before
+    assert "library_name: ctranslate2" in after
+    _, own, body = before.split("---\n", 2)
+    assert body.rstrip() in after, own
+    assert "ctranslate2, float32. What is above was said before." in after
+
+
 @pytest.mark.slow
 def test_int8_says_what_it_costs(run: Path, tmp_path: Path, capsys) -> None:
     out = str(tmp_path / "student")

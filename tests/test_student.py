@@ -106,6 +106,22 @@ def test_a_student_knows_itself(student: Student) -> None:
     assert card.examples[-1]["rationale"] == "because 29 is 29"
 
 
+def test_parameters_are_cut_as_in_the_run_where_the_devices_allow(
+    copy: Path, student: Student
+) -> None:
+    file = copy / "config.gin"
+    text = file.read_text()
+    assert "Mesh.model = 1\n" in text
+    wanted = student.predict(TEXTS[:3], labels=LABELS[:3])
+    for parts, own in ((2, 2), (3, 1)):
+        file.write_text(text.replace("Mesh.model = 1\n", f"Mesh.model = {parts}\n"))
+        cut = dss_jax.load(copy)
+        assert cut._engine._mesh.shape["model"] == own  # type: ignore[attr-defined]
+        for one, other in zip(cut.predict(TEXTS[:3], labels=LABELS[:3]), wanted, strict=True):
+            assert one.label == other.label
+            assert one.log_prob == pytest.approx(other.log_prob, rel=1e-4)
+
+
 def test_an_answer_depends_on_its_input_alone(student: Student) -> None:
     every = student.predict(TEXTS, labels=LABELS)
     for n in (3, 17):

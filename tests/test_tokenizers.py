@@ -299,7 +299,7 @@ class TestConversions:
     def test_another_end_than_the_models(self, weights: Weights) -> None:
         assert weights.vocabulary is not None
         wrong = dataclasses.replace(weights.config, eos_token_id=1)
-        with pytest.raises(UsageError, match="end with id 2 .*with 1"):
+        with pytest.raises(UsageError, match=r"end with id 2 .*with 1"):
             vocabulary_size(weights.vocabulary, 0, wrong, "a test")
 
     def test_what_t5x_cannot_keep_is_named(

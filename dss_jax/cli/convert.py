@@ -91,6 +91,8 @@ def main(args: argparse.Namespace) -> None:
     readme = None
     if source_format == "orbax":
         weights, readme = _described(weights, source, target_format, tensors)
+    elif source_format == "hf" and target_format in ("hf", CT2):
+        readme = _carried_over(source, target_format, tensors)
     compared = _write(weights, target, target_format, tensors, readme)
     written = f"{target} ({tensors})"
     _print_written(weights, shown, f"{source_format} to {target_format}", written, compared)
@@ -165,6 +167,20 @@ def _described(
     assert weights.step is not None
     count, step = count_parameters(dict(weights.leaves)), weights.step
     return weights, model_card.of_run(folder, weights.card, count, step, target_format, tensors)
+
+
+def _carried_over(source: str, target_format: str, tensors: str) -> str | None:
+    """The model card of a folder in Hugging Face's form, for the new one; None where there is
+    none.
+    """
+    from dss_jax.interop.hub import local
+    from dss_jax.interop.model_files import README
+    from dss_jax.run import model_card
+
+    with storage.explained(source):
+        file = storage.place(local(source)) / README
+        found = file.is_file()
+    return model_card.carried_over(file, target_format, tensors) if found else None
 
 
 def _rows(file: str | None) -> list[dict[str, Any]]:

@@ -17,10 +17,10 @@ DRAW = 2**32
 
 
 def controlled(
-    method: Method, seed: int, inputs: Slices, labels: Slices, rationales: Slices
+    method: Method, seed: int, inputs: Slices, labels: Slices, rationales: Slices, begin: int = 0
 ) -> Slices:
     """The rationales that `method.control` makes of a split's columns, n rows each, which end in
-    end-of-sequence.
+    end-of-sequence. `begin`: tokens that the tokenizer puts before each text.
     """
     if method.control == "none":
         return rationales
@@ -28,11 +28,11 @@ def controlled(
     if method.control == "label":
         return _only(labels, has)
     if method.control == "input":
-        return _only(_without_prefix(inputs), has)
+        return side_by_side([_begin(rationales, begin), _only(_without_prefix(inputs), has)])
     if method.control in ("other", "same_label"):
         groups = _groups(labels) if method.control == "same_label" else np.zeros(len(has), int)
         return _of_others(rationales, np.where(has, groups, -1), seed)
-    bodies = side_by_side([_body(rationales)])
+    bodies = side_by_side([_body(rationales, begin)])
     rows_T = np.repeat(np.arange(len(has)), bodies.lengths())
     made = bodies
     if method.control == "shuffled":
@@ -49,15 +49,20 @@ def controlled(
         kept_T = ranks_T < method.control_tokens
         counts = np.bincount(rows_T[kept_T], minlength=len(has))
         made = Ragged(bodies.values[kept_T], np.concatenate([[0], np.cumsum(counts)]))
-    return side_by_side([made, _end(rationales)])
+    return side_by_side([_begin(rationales, begin), made, _end(rationales)])
 
 
 def _only(tokens: Slices, rows: np.ndarray) -> Slices:
     return Slices(tokens.values, tokens.starts, np.where(rows, tokens.ends, tokens.starts))
 
 
-def _body(tokens: Slices) -> Slices:
-    return Slices(tokens.values, tokens.starts, np.maximum(tokens.ends - 1, tokens.starts))
+def _begin(tokens: Slices, count: int) -> Slices:
+    return Slices(tokens.values, tokens.starts, np.minimum(tokens.starts + count, tokens.ends))
+
+
+def _body(tokens: Slices, begin: int) -> Slices:
+    starts = np.minimum(tokens.starts + begin, tokens.ends)
+    return Slices(tokens.values, starts, np.maximum(tokens.ends - 1, starts))
 
 
 def _end(tokens: Slices) -> Slices:

@@ -45,7 +45,8 @@ def examples_of(
     if method.control != "none":
         from dss_jax.data.controls import controlled
 
-        rationales = controlled(method, data.seed, inputs, labels, rationales)
+        begin = len(split.encode(""))
+        rationales = controlled(method, data.seed, inputs, labels, rationales, begin)
     columns = {LABEL: (inputs, labels)}
     if method.rationale:
         columns[RATIONALE] = split.tokens("rationale_inputs").take(every), rationales

@@ -23,8 +23,8 @@ from dss_jax.model import decoding
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.model.t5 import T5
-from dss_jax.train.compile import first_together
-from dss_jax.train.sharding import batch_sharding, data_parallelism, on_mesh, put_whole
+from dss_jax.train.compile import Compiled, abstract
+from dss_jax.train.sharding import batch_sharding, data_parallelism, put_whole
 from dss_jax.train.step import Program
 
 CHUNK = 8
@@ -65,7 +65,7 @@ def input_lengths(
 
 
 class Engine:
-    """Decodes with one model, one search and one mesh; jitted once a shape.
+    """Decodes with one model, one search and one mesh; compiled once a shape, and kept.
 
     Inputs of like length share a batch. Every 8 positions the host looks which inputs are done;
     where half of a batch is, the rest goes on in one of half the size. Neither changes a result.
@@ -96,31 +96,39 @@ class Engine:
         self.mesh, self.batch_size, self.max_decode_length = mesh, batch_size, max_decode_length
         self._model, self._rules, self._search, self._shapes = model, rules, search, shapes
         self._limit, self._multiple = input_length, length_multiple
-        rows = batch_sharding(mesh)
+        self._functions: tuple[Compiled, ...] = ()
+
+    def _made(self, params: Any) -> tuple[Compiled, ...]:
+        """To start, advance, take rows and finish; for such parameters, and kept on the disk."""
+        mesh, search, longest = self.mesh, self._search, self.max_decode_length
+        run = config.Run(model=self._model.config, mesh=config.Mesh(logical_axis_rules=self._rules))
         # Small results are on every device, so that every process can read them.
-        self._everywhere = NamedSharding(mesh, PartitionSpec())
-        start = partial(decoding.start, model, search=search, max_decode_length=max_decode_length)
-        self._start: Callable = first_together(jax.jit(start, in_shardings=(None, rows, rows)))
-        self._jitted: tuple[Callable, Callable] | None = None
-        self._finish: Callable = first_together(
-            jax.jit(lambda state: search.finish(state.rows.search), out_shardings=self._everywhere)
-        )
+        everywhere = NamedSharding(mesh, PartitionSpec())
 
-    def _compiled(self, prepared: Any, state: Any) -> tuple[Callable, Callable]:
-        """`advance` and `take_rows`, whose results lie on the mesh as `start` has laid them."""
-        if self._jitted is None:
-            of_prepared, of_state = jax.tree.map(lambda x: x.sharding, (prepared, state))
+        def kept(name: str, lower: Callable[..., Any], first: Any) -> Compiled:
+            return Compiled.kept(f"{name} {search!r} {longest}", run, mesh, lower, first)
 
-            def advance(params: Any, prepared: Any, state: Any, until: Any) -> Any:
-                state = decoding.advance(self._model, params, prepared, state, until, self._search)
-                return state, state.rows.done_B
+        def advance(params: Any, prepared: Any, state: Any, until: Any) -> Any:
+            state = decoding.advance(self._model, params, prepared, state, until, search)
+            return state, state.rows.done_B
 
-            done = of_state, self._everywhere
-            self._jitted = (
-                first_together(jax.jit(advance, donate_argnums=2, out_shardings=done)),
-                first_together(jax.jit(decoding.take_rows, out_shardings=(of_prepared, of_state))),
-            )
-        return self._jitted
+        # What `start` has laid on the mesh stays there.
+        def lower_advance(params: Any, prepared: Any, state: Any, until: Any) -> Any:
+            places = jax.tree.map(lambda x: x.sharding, state), everywhere
+            jitted = jax.jit(advance, donate_argnums=2, out_shardings=places)
+            return jitted.lower(params, prepared, state, until)
+
+        def lower_take_rows(_: None, *batch: Any) -> Any:
+            places = jax.tree.map(lambda x: x.sharding, batch[:2])
+            take_rows = jax.jit(lambda _, *batch: decoding.take_rows(*batch), out_shardings=places)
+            return take_rows.lower(None, *batch)
+
+        begin = partial(decoding.start, self._model, search=search, max_decode_length=longest)
+        start = jax.jit(begin, in_shardings=(None, *[batch_sharding(mesh)] * 2))
+        finish = jax.jit(lambda _, found: search.finish(found), out_shardings=everywhere)
+        shapes = jax.tree.map(abstract, params)
+        whole = kept("start", start.lower, shapes), kept("advance", lower_advance, shapes)
+        return *whole, kept("take rows", lower_take_rows, None), kept("finish", finish.lower, None)
 
     def lengths_for(self, inputs: Slices, rows: np.ndarray) -> tuple[int, ...]:
         """The padded lengths for these rows: see `input_lengths`."""
@@ -142,24 +150,23 @@ class Engine:
         self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray, longest: int
     ) -> Iterator[tuple[np.ndarray, Decoded]]:
         """Decodes a batch: places in it and their results, the last ones of a place count."""
-        tokens, ids = put_whole((tokens_BxS, ids_B), self.mesh)
-        prepared, state = self._start(params, tokens, ids)
-        advance, take_rows = self._compiled(prepared, state)
+        start, advance, take_rows, finish = self._functions = self._functions or self._made(params)
+        prepared, state = start(params, *put_whole((tokens_BxS, ids_B), self.mesh))
         places, first = np.arange(len(ids_B)), len(ids_B)
         for until in range(CHUNK, longest + CHUNK, CHUNK):
-            state, done = advance(params, prepared, state, min(until, longest))
+            state, done = advance(params, prepared, state, np.int32(min(until, longest)))
             left = np.flatnonzero(~np.asarray(done))
             size = self._smaller_batch(len(places), first, len(left))
             if not len(left) or until >= longest:
                 break
             if size < len(places):
-                yield places, self._finish(state)
+                yield places, finish(None, state.rows.search)
                 # Filled up with a row that is done, and so takes no part.
-                filled = np.full(size, np.flatnonzero(np.asarray(done))[0])
+                filled = np.full(size, np.flatnonzero(np.asarray(done))[0], np.int32)
                 filled[: len(left)] = left
-                prepared, state = take_rows(prepared, state, filled)
+                prepared, state = take_rows(None, prepared, state, filled)
                 places = places[filled]
-        yield places, self._finish(state)
+        yield places, finish(None, state.rows.search)
 
     def __call__(
         self,
@@ -190,17 +197,16 @@ class Engine:
         lengths = tuple(lengths or self.lengths_for(inputs, rows))
         row_lengths, last = inputs.lengths()[rows], longest or self.max_decode_length
         order = np.argsort(-row_lengths, kind="stable")
-        with on_mesh(self.mesh, self._rules):
-            for at in eval_batches(order, rows_at_once(n, self.batch_size, self.mesh)):
-                needed = int(row_lengths[at[at >= 0]].max())
-                length = next((s for s in lengths if s >= needed), lengths[-1])
-                chosen, pad = np.where(at < 0, -1, rows[at]), self._model.config.pad_token_id
-                tokens = pad_rows(inputs, chosen, length, self._limit, pad)
-                ids_B = np.where(at < 0, 0, numbers[at]).astype(np.int32)
-                for places, decoded in self._decode_batch(params, tokens, ids_B, last):
-                    there = at[places] >= 0
-                    for whole, part in zip(out, decoded, strict=True):
-                        whole[at[places][there]] = np.asarray(part)[there]
+        for at in eval_batches(order, rows_at_once(n, self.batch_size, self.mesh)):
+            needed = int(row_lengths[at[at >= 0]].max())
+            length = next((s for s in lengths if s >= needed), lengths[-1])
+            chosen, pad = np.where(at < 0, -1, rows[at]), self._model.config.pad_token_id
+            tokens = pad_rows(inputs, chosen, length, self._limit, pad)
+            ids_B = np.where(at < 0, 0, numbers[at]).astype(np.int32)
+            for places, decoded in self._decode_batch(params, tokens, ids_B, last):
+                there = at[places] >= 0
+                for whole, part in zip(out, decoded, strict=True):
+                    whole[at[places][there]] = np.asarray(part)[there]
         return out
 
 

@@ -166,9 +166,7 @@ class Evaluator:
         evaluate, joint = self._run.evaluate, self._run.method.joint
         longest = evaluate.max_decode_length + (evaluate.max_rationale_length if joint else 0)
         if evaluate.decode == "rank":
-            lengths = self._padded_lengths(self._engine(longest), "label_inputs", split.name)
-            inputs = self._inputs("label_inputs", split.name)
-            return self._ranker(params, split, inputs, rows, lengths)
+            return self._ranker(params, split, self._inputs("label_inputs", split.name), rows)
         decoded = self._decode(params, "label_inputs", split.name, rows, longest)
         vocabulary, vote = self._store.vocabulary, evaluate.decode == "sample"
         if not joint:

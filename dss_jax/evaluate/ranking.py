@@ -2,13 +2,15 @@
 
 The labels of a row are a trie (`dss_jax.evaluate.trie`). Its input is encoded once, and all nodes
 of the trie go through the decoder in one pass, where each sees those that it goes on from: what
-labels begin with alike is computed once, and no position waits for another.
+labels begin with alike is computed once, and no position waits for another. Rows lie in streams, as
+in layout `flat`, so neither inputs nor tries are padded.
 
-Shape letters are those of `dss_jax.evaluate.trie`, and S input length, V vocabulary.
+Shape letters are those of `dss_jax.evaluate.trie`, and P tokens of a stream's inputs, S length of
+attention's rows of them, V vocabulary.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,47 +20,63 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.data.columns import join_rows
 from dss_jax.data.store import Slices, StoreSplit
 from dss_jax.data.tokenizer import Tokenizer
-from dss_jax.evaluate.trie import Ids, Trie, TrieArrays, stacked, trie_of
+from dss_jax.evaluate.trie import Ids, Trie, trie_of, trie_stream
 from dss_jax.layouts.batches import eval_batches
-from dss_jax.layouts.layout import pad_rows, round_up
+from dss_jax.layouts.blocks import Block
+from dss_jax.layouts.flat import stream_rows
+from dss_jax.layouts.layout import filled, round_up
 from dss_jax.model.t5 import T5
 from dss_jax.train.compile import Compiled
 from dss_jax.train.sharding import batch_sharding, data_parallelism, put_whole
 from dss_jax.train.step import Program
 
-NODES, EDGES = 4, 16
-"""Nodes and edges of a batch are filled up to multiples of these."""
+LOGITS_BYTES = 2**28
+"""Most memory for the logits of a stream: a batch of large tries has fewer rows."""
 
-NODES_A_ROW = 4
-"""With so many nodes a row, a batch has as many rows as where labels are decoded; with more it has
-fewer, for the logits take memory."""
-
-WINDOW = 2
-"""Batches of inputs of like lengths, among which rows with like tries are put together."""
+MANY, FINE, COARSE = 3, 16, 2
+"""Of so many batches of like sizes, and of fewer: how many sizes of streams are compiled between a
+power of two and the next."""
 
 
 class RankBatch(NamedTuple):
-    """Inputs, int32 [B, S], 0 is padding, and the tries of their labels."""
+    """Streams of inputs and of the tries of their labels.
 
-    encoder_input_tokens: Any
-    tries: TrieArrays
+    Attributes:
+      block: of layout `flat`, without targets.
+      positions_BxM, sees_BxMxM, nodes_GxN, next_GxN: see `TrieArrays`.
+    """
+
+    block: Block
+    positions_BxM: Any
+    sees_BxMxM: Any
+    nodes_GxN: Any
+    next_GxN: Any
+
+
+class RankShape(NamedTuple):
+    """The static sizes of a batch: R, P, S, Q and M."""
+
+    rows: int
+    tokens: int
+    length: int
+    nodes: int
+    nodes_of_row: int
 
 
 def edge_log_probs(model: T5, params: Any, batch: RankBatch) -> jax.Array:
     """The log-probability of each edge of a batch's tries, under the whole vocabulary: float32
-    [B, N], of no meaning where there is no edge.
+    [G, N], of no meaning where there is no edge.
     """
-    tokens, tries = batch
-    t5 = model.bind({"params": params})
-    logits_BxMxV = t5.decode(
-        t5.encode(tokens), tokens, tries.tokens_BxM, tries.positions_BxM, tries.sees_BxMxM
+    logits_GxQxV = model.bind({"params": params}).block_logits(
+        batch.block, positions_BxT=batch.positions_BxM, sees_BxTxT=batch.sees_BxMxM
     )
-    totals_BxM = jax.nn.logsumexp(logits_BxMxV, axis=-1)
-    rows_Bx1 = jnp.arange(len(tokens))[:, None]
-    chosen_BxN = logits_BxMxV[rows_Bx1, tries.nodes_BxN, tries.next_BxN]
-    return chosen_BxN - totals_BxM[rows_Bx1, tries.nodes_BxN]
+    totals_GxQ = jax.nn.logsumexp(logits_GxQxV, axis=-1)
+    streams_Gx1 = jnp.arange(len(logits_GxQxV))[:, None]
+    chosen_GxN = logits_GxQxV[streams_Gx1, batch.nodes_GxN, batch.next_GxN]
+    return chosen_GxN - totals_GxQ[streams_Gx1, batch.nodes_GxN]
 
 
 class TrieRanker:
@@ -70,66 +88,43 @@ class TrieRanker:
         """
         self._mesh, self._batch_size = mesh, run.evaluate.batch_size
         self._limit, self._config = run.data.input_length, model.config
+        self._streams = data_parallelism(mesh)
         jitted = jax.jit(
             lambda params, batch: edge_log_probs(model, params, batch),
             in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, params), batch_sharding(mesh)),
             out_shardings=NamedSharding(mesh, PartitionSpec()),
         )
-        self._score = Compiled.kept("rank", run, mesh, jitted, params)
+        self._score = Compiled.kept("rank", run, mesh, jitted.lower, params)
 
     def __call__(
-        self,
-        params: Any,
-        inputs: Slices,
-        rows: np.ndarray,
-        labels: Sequence[Sequence[Ids]],
-        lengths: Sequence[int],
+        self, params: Any, inputs: Slices, rows: np.ndarray, labels: Sequence[Sequence[Ids]]
     ) -> list[np.ndarray]:
         """The log-probabilities of each row's labels, end-of-sequence included: float32 [labels of
         the row], in the order of `rows`.
 
         Args:
           params: of the plain model.
-          inputs: a token column.
+          inputs: a token column; longer ones than `Data.input_length` are cut.
           rows: int [N], of the column.
           labels: of each of them, ids without end-of-sequence.
-          lengths: the padded input lengths that may be compiled, ascending; longer inputs are cut.
         """
         tries, found = self._tries_of(labels), [np.zeros(0, np.float32)] * len(rows)
-        row_lengths = inputs.lengths()[rows]
-        for at in self._batches(row_lengths, np.array([len(t.tokens) for t in tries], int)):
-            real = at[at >= 0]
-            # Places that no row fills have the first one's labels.
-            own = [tries[n] for n in np.where(at < 0, real[0], at)]
-            longest = int(row_lengths[real].max())
-            length = next((s for s in lengths if s >= longest), lengths[-1])
-            chosen = np.where(at < 0, -1, rows[at])
-            tokens = pad_rows(inputs, chosen, length, self._limit, self._config.pad_token_id)
-            arrays = stacked(
-                own,
-                int(round_up(max(len(t.tokens) for t in own), NODES)),
-                int(round_up(max(len(t.edges) for t in own), EDGES)),
-            )
-            batch = put_whole(RankBatch(tokens, arrays), self._mesh)
-            scores = np.asarray(self._score(params, batch))
-            for n, log_probs in zip(real, scores, strict=False):
-                found[n] = tries[n].scores(log_probs)
+        lengths = np.minimum(inputs.lengths()[rows], self._limit)
+        nodes = np.array([len(trie.tokens) for trie in tries], int)
+        most = self._most_rows(nodes.mean() if len(nodes) else 1)
+        for streams, shape in rank_batches(lengths, nodes, most, self._streams):
+            parts = [self._stream(inputs, rows, lengths, tries, at, shape) for at in streams]
+            batch = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
+            by_row = [x.reshape(-1, *x.shape[2:]) for x in batch[1:3]]
+            batch = put_whole(RankBatch(batch.block, *by_row, *batch[3:]), self._mesh)
+            scores_GxN = np.asarray(self._score(params, batch))
+            for at, scores_N in zip(streams, scores_GxN, strict=True):
+                first = 0
+                for n in at[at >= 0]:
+                    edges = len(tries[n].edges)
+                    found[n] = tries[n].scores(scores_N[first : first + edges])
+                    first += edges
         return found
-
-    def _batches(self, lengths: np.ndarray, nodes: np.ndarray) -> list[np.ndarray]:
-        """Places of rows with these lengths and nodes, int [N] each, in batches of one size, a
-        power of four or the largest: few shapes, whatever the number of rows. -1 is no row.
-        """
-        if not len(lengths):
-            return []
-        fitting = max(1, int(self._batch_size * NODES_A_ROW / nodes.mean()))
-        most = min(self._batch_size, 1 << (fitting.bit_length() - 1))
-        size = next((4**k for k in range(16) if 4**k >= len(lengths)), most)
-        size = int(round_up(min(size, most), data_parallelism(self._mesh)))
-        order = np.argsort(-lengths, kind="stable")
-        windows = np.split(order, range(WINDOW * size, len(order), WINDOW * size))
-        order = np.concatenate([w[np.argsort(-nodes[w], kind="stable")] for w in windows])
-        return eval_batches(order, size)
 
     def _tries_of(self, labels: Sequence[Sequence[Ids]]) -> list[Trie]:
         """The trie of each row; rows with the same labels share one."""
@@ -141,6 +136,94 @@ class TrieRanker:
                 known[key] = trie_of(row, start, eos)
         return [known[tuple(map(tuple, row))] for row in labels]
 
+    def _stream(
+        self,
+        inputs: Slices,
+        rows: np.ndarray,
+        lengths: np.ndarray,
+        tries: Sequence[Trie],
+        at: np.ndarray,
+        shape: RankShape,
+    ) -> RankBatch:
+        """The stream of the rows at some places, int [R]; without the axis of streams."""
+        own = np.where(at < 0, 0, lengths[at])
+        tokens = join_rows(inputs, rows[at], own)
+        trie = trie_stream(
+            [tries[n] if n >= 0 else None for n in at], shape.nodes, shape.nodes_of_row
+        )
+        block = Block(
+            filled(tokens, np.arange(len(tokens)), shape.tokens, self._config.pad_token_id),
+            trie.tokens_Q,
+            None,
+            None,
+            encoder_rows=stream_rows(own, shape.tokens, shape.length),
+            decoder_rows=trie.rows,
+        )
+        return RankBatch(block, *trie[2:])
+
+    def _most_rows(self, nodes: float) -> int:
+        """Rows of a batch at most, of so many nodes each."""
+        bytes_of_row = 4 * (self._config.vocab_size or 0) * nodes
+        fitting = max(1, int(LOGITS_BYTES / bytes_of_row)) * self._streams
+        return min(self._batch_size, 1 << (fitting.bit_length() - 1))
+
+
+def rank_batches(
+    lengths: np.ndarray, nodes: np.ndarray, most: int, streams: int
+) -> Iterator[tuple[np.ndarray, RankShape]]:
+    """Deals rows of these lengths and nodes, int [n] each, to batches of at most `most` rows, a
+    power of four or that: places of rows, int [G, R], -1 is no row; and the batch's shape. Rows of
+    like lengths share batches, which are all about the same: few shapes, whatever n is.
+    """
+    size = next((4**k for k in range(16) if 4**k >= len(lengths)), most)
+    rows_a_stream = int(round_up(min(size, most), streams)) // streams
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        # Attention pads its rows, which costs little where they are up to twice as long.
+        alike = int(np.sum(2 * lengths[order] > lengths[order[0]]))
+        group, order = np.split(order, [max(rows_a_stream * streams, alike)])
+        dealt = _dealt(group, nodes, int(round_up(-(-len(group) // rows_a_stream), streams)))
+        whole = np.pad(dealt, ((0, 0), (0, rows_a_stream - dealt.shape[1])), constant_values=-1)
+        shape = _shape_of(whole, lengths, nodes, len(whole) // streams)
+        for batch in whole.reshape(-1, streams, rows_a_stream):
+            yield batch, shape
+
+
+def _shape_of(
+    streams: np.ndarray, lengths: np.ndarray, nodes: np.ndarray, batches: int
+) -> RankShape:
+    """One with room for each of these streams, int [n, R], of so many batches."""
+    steps = FINE if batches >= MANY else COARSE
+    sizes = []
+    for each in (lengths, nodes):
+        own = np.where(streams < 0, 0, each[streams])
+        # One more for the padding that a stream and a row must end with.
+        sizes += [
+            _size_up(int(own.sum(axis=1).max()) + 1, steps),
+            _size_up(int(own.max()) + 1, steps),
+        ]
+    return RankShape(streams.shape[1], *sizes)
+
+
+def _size_up(least: int, steps: int) -> int:
+    """The next size that is compiled: a multiple of 8, so many of them to a power of two."""
+    return int(round_up(least, max(8, (1 << (least - 1).bit_length()) // (2 * steps))))
+
+
+def _dealt(rows: np.ndarray, nodes: np.ndarray, streams: int) -> np.ndarray:
+    """Deals rows, sorted by length, so that streams have about as many tokens and nodes each: int
+    [streams, R], -1 is no row.
+    """
+    had, columns = np.zeros(streams, int), []
+    for strip in eval_batches(rows, streams):
+        own = np.where(strip < 0, 0, nodes[strip])
+        order, places = np.argsort(-own, kind="stable"), np.argsort(had, kind="stable")
+        column = np.empty(streams, int)
+        column[places] = strip[order]
+        had[places] += own[order]
+        columns.append(column)
+    return np.stack(columns, axis=1)
+
 
 class LabelRanker:
     """Predicts the most probable of each row's allowed labels."""
@@ -150,12 +233,7 @@ class LabelRanker:
         self._rank = TrieRanker(run, program.model, program.mesh, program.abstract_params)
 
     def __call__(
-        self,
-        params: Any,
-        split: StoreSplit,
-        inputs: Slices,
-        rows: np.ndarray,
-        lengths: Sequence[int],
+        self, params: Any, split: StoreSplit, inputs: Slices, rows: np.ndarray
     ) -> list[dict[str, Any]]:
         """The predictions of rows, in their order, with the log-probability of each label; see
         `TrieRanker`. Raises UsageError: a row has no allowed labels.
@@ -171,9 +249,7 @@ class LabelRanker:
         ids = dict(zip(texts, self._vocabulary.encode_all(texts), strict=True))
         tokens = [[ids[text] for text in row] for row in labels]
         predictions = []
-        for texts, scores in zip(
-            labels, self._rank(params, inputs, rows, tokens, lengths), strict=True
-        ):
+        for texts, scores in zip(labels, self._rank(params, inputs, rows, tokens), strict=True):
             best = int(np.argmax(scores))
             prediction = {"prediction": texts[best], "log_prob": float(scores[best])}
             found = dict(zip(texts, map(float, scores), strict=True))

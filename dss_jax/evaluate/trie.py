@@ -4,7 +4,8 @@ The nodes of a trie are the beginnings of its labels, the empty one first; a nod
 last of the beginning, and an edge goes from a node to the token that comes next, end-of-sequence
 too. A label's log-probability is the sum over its edges.
 
-Shape letters: B rows of a batch, M nodes, N edges.
+Shape letters: R rows of a stream, Q nodes of a stream, M nodes of a row, N edges of a stream; a
+batch has G streams, and B = G * R rows.
 """
 
 from collections.abc import Sequence
@@ -14,25 +15,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dss_jax.core.ids import EOS_ID, PAD_ID
+from dss_jax.layouts.blocks import StreamRows
+from dss_jax.layouts.flat import stream_rows
 
 Ids = Sequence[int]
 
 
 class TrieArrays(NamedTuple):
-    """The tries of some rows, as the decoder takes them: NumPy or JAX arrays.
+    """The tries of a stream's rows, one after another, as the decoder takes them: NumPy arrays. Of
+    a batch they have an axis of streams before; but positions and `sees` have B for R.
 
     Attributes:
-      tokens_BxM: int32, the decoder's inputs; 0 at the first node, and where there is none.
-      positions_BxM: int32, tokens before the node.
-      sees_BxMxM: bool, whether a node, axis 1, goes on from another, or is it.
-      nodes_BxN, next_BxN: int32, of each edge: the node that it begins at, and its token.
+      tokens_Q: int32, the decoder's inputs; 0 at the first node of a row, and where there is none.
+      rows: where the nodes lie in the rows of attention.
+      positions_RxM: int32, tokens before the node.
+      sees_RxMxM: bool, whether a node, axis 1, goes on from another, or is it.
+      nodes_N, next_N: int32, of each edge: the node that it begins at, and its token.
     """
 
-    tokens_BxM: Any
-    positions_BxM: Any
-    sees_BxMxM: Any
-    nodes_BxN: Any
-    next_BxN: Any
+    tokens_Q: Any
+    rows: StreamRows
+    positions_RxM: Any
+    sees_RxMxM: Any
+    nodes_N: Any
+    next_N: Any
 
 
 @dataclass
@@ -80,24 +86,31 @@ def trie_of(labels: Sequence[Ids], start_id: int = PAD_ID, eos_id: int = EOS_ID)
     return trie
 
 
-def stacked(tries: Sequence[Trie], nodes: int, edges: int) -> TrieArrays:
-    """Tries of a batch side by side, filled up to so many nodes and edges."""
-    tokens, positions = np.zeros((2, len(tries), nodes), np.int32)
-    at, following = np.zeros((2, len(tries), edges), np.int32)
+def trie_stream(tries: Sequence[Trie | None], nodes: int, length: int) -> TrieArrays:
+    """The tries of a stream's rows, None for a row without, filled up to Q `nodes`, of M = `length`
+    a row. There are fewer edges than twice the nodes.
+    """
+    counts = np.array([len(trie.tokens) if trie else 0 for trie in tries])
+    tokens, positions = np.zeros(nodes, np.int32), np.zeros((len(tries), length), np.int32)
+    at, following = np.zeros((2, 2 * nodes), np.int32)
     # Also where there is no node, so that no query is without a key.
-    sees = np.repeat(np.eye(nodes, dtype=bool)[None], len(tries), axis=0)
-    arrays = TrieArrays(tokens, positions, sees, at, following)
-    first: dict[int, int] = {}
+    sees = np.repeat(np.eye(length, dtype=bool)[None], len(tries), axis=0)
+    first = edges = 0
+    like: dict[int, int] = {}
     for row, trie in enumerate(tries):
-        if (like := first.setdefault(id(trie), row)) != row:
-            for array in arrays:
-                array[row] = array[like]
+        if trie is None:
             continue
-        tokens[row, : len(trie.tokens)] = trie.tokens
+        tokens[first : first + counts[row]] = trie.tokens
+        own = np.array([*trie.edges], np.int32)
+        at[edges : edges + len(own)] = first + own[:, 0]
+        following[edges : edges + len(own)] = own[:, 1]
+        first, edges = first + counts[row], edges + len(own)
+        if (same := like.setdefault(id(trie), row)) != row:
+            sees[row], positions[row] = sees[same], positions[same]
+            continue
         # A parent comes before its children.
         for node, parent in enumerate(trie.parents[1:], 1):
             sees[row, node] |= sees[row, parent]
             positions[row, node] = positions[row, parent] + 1
-        own = np.array([*trie.edges], np.int32)
-        at[row, : len(own)], following[row, : len(own)] = own.T
-    return arrays
+    rows = stream_rows(counts, nodes, length)
+    return TrieArrays(tokens, rows, positions, sees, at, following)

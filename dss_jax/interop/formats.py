@@ -11,6 +11,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.types import CHECKPOINT_FORMATS
 from dss_jax.interop.foreign import advice
 from dss_jax.interop.hub import local
+from dss_jax.interop.model_files import T5_CONFIG
 from dss_jax.interop.weights import Weights
 
 LOOKED_FOR = (
@@ -24,14 +25,19 @@ def detect(path: str) -> str:
     """The format of a checkpoint, from what its folder holds. Raises UsageError: no such folder, or
     nothing in it that tells.
     """
-    from dss_jax.interop import hf, orbax_folder, t5x
+    from dss_jax.interop import hf, t5x
 
     # Of the three only T5X's are read from buckets without an extra.
     if storage.is_remote(path) and (t5x.is_t5x(path) or not storage.has_extra(path)):
         return "t5x"
     folder = storage.place(path)
     with storage.explained(path):
-        tests = {"hf": hf.is_hf(folder), "orbax": orbax_folder.is_orbax(folder)}
+        tests = {"hf": hf.is_hf(folder)}
+        # To import Orbax takes longer than to read a small model.
+        if not tests["hf"] or (folder / T5_CONFIG).is_file():
+            from dss_jax.interop import orbax_folder
+
+            tests["orbax"] = orbax_folder.is_orbax(folder)
     found = [name for name, fits in tests.items() if fits]
     if not found and t5x.is_t5x(path):
         found = ["t5x"]
@@ -57,7 +63,7 @@ def read_weights(
     Raises:
       UsageError: no such checkpoint, or not one of a T5 that the package has.
     """
-    from dss_jax.interop import hf, orbax_folder, t5x
+    from dss_jax.interop import hf
 
     path = local(path) if format in (None, "hf") else path
     remote = storage.is_remote(path)
@@ -71,10 +77,14 @@ def read_weights(
     if checkpoint is not None and format != "orbax":
         raise UsageError(f"only the folder of a run has several checkpoints, not {format} {path}.")
     if format == "t5x":
+        from dss_jax.interop import t5x
+
         return t5x.read_t5x(path)
     if format == "hf":
         # Tensors are mapped into memory, so they must be in a local file.
         return hf.read_hf(storage.local_folder(path, skip=hf.OTHER_FRAMEWORKS))
+    from dss_jax.interop import orbax_folder
+
     # Orbax reads gs://, but not s3://.
     folder = storage.local_folder(path) if path.startswith("s3://") else storage.place(path)
     with storage.explained(path):

@@ -67,6 +67,8 @@ def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_i
         length=length,
         unroll=config.scan_unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
+        # Flax would trace each stack once more, to see that it broadcasts no results.
+        check_constancy_invariants=False,
     )
 
 
@@ -276,47 +278,35 @@ class T5(nn.Module):
         block = Block(encoder_input_tokens, decoder_input_tokens, None, None)
         return self.block_logits(block, deterministic=deterministic)
 
-    def block_logits(self, block: Block, *, deterministic: bool = True) -> jax.Array:
-        """Logits of a block's targets, in any layout: [R, T, V] in float32."""
+    def block_logits(
+        self,
+        block: Block,
+        *,
+        deterministic: bool = True,
+        positions_BxT: jax.Array | None = None,
+        sees_BxTxT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of a block's targets, in any layout: [R, T, V] in float32.
+
+        Tokens of targets that share their beginnings may come in any order: in attention's rows B,
+        `positions_BxT`, int32, is where each stands in its target, and `sees_BxTxT`, bool, whether
+        it, axis 1, comes after another, or is it.
+        """
         pad_id, cudnn = self.config.pad_token_id, self.config.attention == "cudnn"
         own, decoder, cross = block_patterns(block, pad_id, with_lengths=cudnn)
+        if sees_BxTxT is not None:
+            decoder = Pattern(sees_BxTxT[:, None], None, decoder.queries, decoder.keys)
         x_BxSxE = self.token_embedder(block.encoder_input_tokens)
         encoded_BxSxE = self.encoder(x_BxSxE, own, deterministic)
-        positions_T = jnp.arange(decoder_length(block))
+        positions = jnp.arange(decoder_length(block)) if positions_BxT is None else positions_BxT
         x_BxTxE = self.token_embedder(block.decoder_input_tokens)
-        x_BxTxE = self.decoder(x_BxTxE, encoded_BxSxE, positions_T, decoder, cross, deterministic)
+        x_BxTxE = self.decoder(x_BxTxE, encoded_BxSxE, positions, decoder, cross, deterministic)
         return self.logits(x_BxTxE, deterministic=deterministic)
 
     def encode(self, encoder_input_tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """int32 [B, S] -> [B, S, E] in the activations' dtype."""
         pattern = Pattern(mask=padding_mask(encoder_input_tokens, self.config.pad_token_id))
         return self.encoder(self.token_embedder(encoder_input_tokens), pattern, deterministic)
-
-    def decode(
-        self,
-        encoded_BxSxE: jax.Array,
-        encoder_input_tokens: jax.Array,
-        decoder_input_tokens: jax.Array,
-        positions_BxT: jax.Array,
-        sees_BxTxT: jax.Array,
-    ) -> jax.Array:
-        """Logits of targets that share their beginnings: [B, T, V] in float32.
-
-        Args:
-          encoded_BxSxE: output of `encode` for `encoder_input_tokens`, int32 [B, S].
-          decoder_input_tokens: int32 [B, T], the tokens of a trie in any order.
-          positions_BxT: int32, where each stands in its target.
-          sees_BxTxT: bool, whether a token, axis 1, comes after another in a target, or is it.
-        """
-        x_BxTxE = self.decoder(
-            self.token_embedder(decoder_input_tokens),
-            encoded_BxSxE,
-            positions_BxT,
-            Pattern(mask=sees_BxTxT[:, None]),
-            Pattern(mask=padding_mask(encoder_input_tokens, self.config.pad_token_id)),
-            True,
-        )
-        return self.logits(x_BxTxE)
 
     def logits(self, x_BxTxE: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Output of the decoder's last layer [B, T, E] -> logits [B, T, V] in float32."""

@@ -80,6 +80,29 @@ def of_run(
     return f"---\n{data.to_yaml()}\n---\n\n{body}\n"
 
 
+def carried_over(file: Path, form: str, tensors: str) -> str:
+    """The card of a folder in Hugging Face's form for one that it is converted to: as it was, with
+    the library that reads it now, and what was done. Raises UsageError: its YAML is none.
+    """
+    import yaml
+    from huggingface_hub import ModelCard
+
+    text = file.read_text()
+    try:
+        # Without a header of its own it would be warned about.
+        card = ModelCard(text if text.startswith("---") else f"---\n{{}}\n---\n\n{text}")
+    except (ValueError, yaml.YAMLError) as error:
+        first = str(error).partition("\n")[0]
+        raise UsageError(
+            f"{file} begins with YAML that cannot be read ({first}). Put it right, or remove the "
+            "file."
+        ) from error
+    card.data["library_name"] = "transformers" if form == "hf" else form
+    said = f"Converted by dss-jax {__version__}: {form}, {tensors}. What is above was said before."
+    alone = "" if form == "hf" else f"\n\n{_CTRANSLATE2}"
+    return f"{str(card).rstrip()}\n\n## This folder\n\n{said}{alone}\n"
+
+
 def _shown(text: str) -> str:
     """Text of others as Markdown that shows it: on one line, without markup."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
@@ -138,6 +161,11 @@ inputs = tokenizer({prompt!r}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 """
 
+_CTRANSLATE2 = (
+    "With CTranslate2 alone: `</s>` ends each input, and `beam_size=1`, `min_decoding_length=0`, "
+    "`max_input_length=0` are not its defaults."
+)
+
 _DSS = """\
 import dss_jax
 
@@ -165,10 +193,7 @@ def _use(card: StudentCard, form: str) -> str:
         code = _TRANSFORMERS.format(prompt=card.label_prefix + text)
         parts += ["With transformers:", _block(code, "python")]
     else:
-        parts.append(
-            "With CTranslate2 alone: `</s>` ends each input, and `beam_size=1`, "
-            "`min_decoding_length=0`, `max_input_length=0` are not its defaults."
-        )
+        parts.append(_CTRANSLATE2)
     return "\n\n".join(parts)
 
 

@@ -34,6 +34,9 @@ LOGITS_BYTES = 2**28
 MOST_BEAMS = 8
 """Likeliest texts that are looked at."""
 
+PASSES = {"follow": 1, "search": 2}
+"""Ways to learn of several labels at once -> what one costs for a row, in scores of a label."""
+
 
 class CTranslate2Engine:
     """See `StudentEngine`."""
@@ -44,6 +47,8 @@ class CTranslate2Engine:
         """`tokens`: the name of each id."""
         self._translator, self._tokens, self._eos = translator, tokens, eos_id
         self._ids = {name: i for i, name in enumerate(tokens)}
+        # Scores of labels that a way has saved, less what it has cost.
+        self._saved = dict.fromkeys(PASSES, 0)
 
     def _named(self, rows: Sequence[Ids]) -> list[list[str]]:
         return [[self._tokens[i] for i in ids] for ids in rows]
@@ -66,12 +71,10 @@ class CTranslate2Engine:
         # begin so. Then the likeliest texts at once, and last the labels that are still open.
         named, rows = self._named(inputs), [LabelScores(row, self._eos) for row in labels]
         order = sorted(range(len(rows)), key=lambda n: -len(named[n]))
-        for at in (order[i : i + AT_ONCE] for i in range(0, len(order), AT_ONCE)):
-            self._follow([named[n] for n in at], [rows[n] for n in at])
+        self._in_batches("follow", order, named, rows)
         # Where a student writes no label, its likeliest texts are none either.
-        searched = [n for n in order if rows[n].known.any() and len(rows[n].open()) > 1]
-        if searched:
-            self._search([named[n] for n in searched], [rows[n] for n in searched])
+        several = [n for n in order if rows[n].known.any() and len(rows[n].open()) > 1]
+        self._in_batches("search", several, named, rows)
         while asked := [(n, row.open()[0]) for n, row in enumerate(rows) if len(row.open())]:
             scored = self._translator.score_batch(
                 [named[n] for n, _ in asked],
@@ -83,6 +86,25 @@ class CTranslate2Engine:
             for (n, label), one in zip(asked, scored, strict=True):
                 rows[n].set(label, sum(one.log_probs), True)
         return [row.log_probs.astype(np.float32) for row in rows]
+
+    def _in_batches(
+        self,
+        way: str,
+        places: Sequence[int],
+        named: Sequence[list[str]],
+        rows: Sequence["LabelScores"],
+    ) -> None:
+        """Goes one of the ways of `PASSES` with the rows at some places, as long as it has paid: a
+        student with which it does not pay loses about one batch by it, and no more ever.
+        """
+        go = {"follow": self._follow, "search": self._search}[way]
+        for at in (places[i : i + AT_ONCE] for i in range(0, len(places), AT_ONCE)):
+            if self._saved[way] <= -AT_ONCE:
+                return
+            before = sum(len(rows[n].open()) for n in at)
+            go([named[n] for n in at], [rows[n] for n in at])
+            left = sum(len(rows[n].open()) for n in at)
+            self._saved[way] += before - left - PASSES[way] * len(at)
 
     def _written(self, inputs: Sequence[Sequence[str]], longest: int, **options: Any) -> Any:
         """What the student writes after inputs, its scores sums of log-probabilities."""
@@ -101,10 +123,16 @@ class CTranslate2Engine:
         )
 
     def _follow(self, inputs: Sequence[Sequence[str]], rows: Sequence["LabelScores"]) -> None:
-        """Scores what one greedy text of each row tells of its labels."""
+        """Scores what one greedy text of each row tells of its labels, as long as it is one."""
         most = max(1, LOGITS_BYTES // (4 * AT_ONCE * len(self._tokens)))
         longest = min(most, 1 + max(row.longest for row in rows))
-        found = self._written(inputs, longest, beam_size=1, return_logits_vocab=True)
+        texts: list[tuple[int, ...]] = [()] * len(rows)
+
+        def left(step: Any) -> bool:
+            texts[step.batch_id] += (step.token_id,)
+            return not rows[step.batch_id].on(texts[step.batch_id])
+
+        found = self._written(inputs, longest, beam_size=1, return_logits_vocab=True, callback=left)
         for row, one in zip(rows, found, strict=True):
             ids = [self._ids[name] for name in one.hypotheses[0]]
             row.follow(ids, map(np.asarray, one.logits[0]))
@@ -144,6 +172,10 @@ class LabelScores:
         left = np.flatnonzero(~self.known & (self.log_probs >= best + np.log(NEGLIGIBLE)))
         return left[np.argsort(-self.log_probs[left], kind="stable")]
 
+    def on(self, beginning: tuple[int, ...]) -> list[int]:
+        """The labels that begin so."""
+        return [n for n, label in enumerate(self.labels) if label[: len(beginning)] == beginning]
+
     def follow(self, ids: Ids, logits: Iterable[np.ndarray]) -> None:
         """Takes what the steps of one text tell: `logits`, float [V], of each token of `ids`. A
         label that goes another way is at most as probable as its first other token.
@@ -151,7 +183,7 @@ class LabelScores:
         written = 0.0
         for step, logits_V in enumerate(logits):
             beginning = tuple(ids[:step])
-            on = [n for n, label in enumerate(self.labels) if label[:step] == beginning]
+            on = self.on(beginning)
             if not on:
                 break
             highest = logits_V.max()

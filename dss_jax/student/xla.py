@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,8 +49,20 @@ def open_engine(
         among("dtype", dtype, DTYPES)
     # On a CPU a product in bfloat16 takes longer: docs/predict.md.
     dtype = dtype or ("float32" if on_cpu() else run.model.dtype)
-    opened = open_model(str(folder), dtype=dtype, checkpoint=checkpoint)
+    run = dataclasses.replace(run, mesh=_mesh_for(run.mesh, jax.device_count()))
+    opened = open_model(str(folder), dtype=dtype, mesh=run.mesh, checkpoint=checkpoint)
     return XlaEngine(run, opened), opened.vocabulary
+
+
+def _mesh_for(mesh: config.Mesh, devices: int) -> config.Mesh:
+    """A run's mesh on so many devices: parameters are cut as in the run, and what devices are left
+    have other rows. Where the number does not allow that, each device has all parameters.
+    """
+    if -1 not in (mesh.fsdp, mesh.model):
+        mesh = dataclasses.replace(mesh, data=-1)
+    sizes = mesh.data, mesh.fsdp, mesh.model
+    parts = math.prod(size for size in sizes if size != -1)
+    return mesh if devices % parts == 0 else config.Mesh()
 
 
 def _run_of(folder: Path) -> config.Run:
@@ -64,15 +77,15 @@ class XlaEngine:
     name = "jax"
 
     def __init__(self, run: config.Run, opened: OpenedModel) -> None:
-        """`run`: that trained the student, or any; lengths are taken from it."""
+        """`run`: that trained the student, or any; lengths are taken from it, and what axes of the
+        mesh mean.
+        """
         self.origin, self._params, mesh = opened.origin, opened.params, opened.mesh
         platform = mesh.devices.flat[0].platform
         evaluate = dataclasses.replace(
             run.evaluate, batch_size=BATCH_SIZES.get(platform, 256), decode="greedy"
         )
-        run = dataclasses.replace(
-            run, model=opened.model.config, mesh=config.Mesh(), evaluate=evaluate
-        )
+        run = dataclasses.replace(run, model=opened.model.config, evaluate=evaluate)
         self._run, self._model, self._mesh = run, opened.model, mesh
         self._lengths = padded_lengths(run.data.input_length)
         abstract = jax.tree.map(
@@ -111,7 +124,7 @@ class XlaEngine:
 
     def rank(self, inputs: Sequence[Ids], labels: Sequence[Sequence[Ids]]) -> list[np.ndarray]:
         rows = np.arange(len(inputs))
-        return self._ranker(self._params, _column(inputs), rows, labels, self._lengths)
+        return self._ranker(self._params, _column(inputs), rows, labels)
 
 
 def padded_lengths(longest: int) -> tuple[int, ...]:

@@ -202,7 +202,13 @@ def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
     return repr((*parts, sorted(settings.items(), key=str)))
 
 
-def shapes_of(batch: Batch) -> tuple:
+def abstract(x: Any) -> jax.ShapeDtypeStruct:
+    """An array's shape, dtype, and where it has been put."""
+    place = x.sharding if getattr(x, "committed", False) else None
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+
+def shapes_of(batch: Any) -> tuple:
     """What tells batches of different shapes apart; can be hashed."""
     leaves, structure = jax.tree.flatten(batch)
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -210,7 +216,7 @@ def shapes_of(batch: Batch) -> tuple:
 
 class Compiled:
     """A function of (something, batch on the mesh), compiled for each shape of batch that was
-    announced; another is compiled when it is met.
+    announced; another is compiled when it is met. A batch may be several arguments.
 
     Attributes:
       lower: shapes of a batch -> the function, lowered for them; takes no memory.
@@ -218,7 +224,7 @@ class Compiled:
     """
 
     def __init__(
-        self, lower: Callable[[Batch], Any], mesh: Mesh, folder: Path | None = None, key: str = ""
+        self, lower: Callable[..., Any], mesh: Mesh, folder: Path | None = None, key: str = ""
     ) -> None:
         """`key`: all that the function is made from, but for the shapes of a batch."""
         self.lower, self._mesh, self.folder, self._key = lower, mesh, folder, key
@@ -226,16 +232,17 @@ class Compiled:
         self._met: set[tuple] = set()
 
     @classmethod
-    def kept(cls, name: str, run: config.Run, mesh: Mesh, jitted: Any, first: Any) -> Self:
-        """A jitted step of a run, kept where compiled code is; `name` tells it from its others.
-
-        `first`: shapes, dtypes and shardings of its first argument. Logical axes in the model mean
-        axes of the mesh while it is traced.
+    def kept(
+        cls, name: str, run: config.Run, mesh: Mesh, lower_whole: Callable[..., Any], first: Any
+    ) -> Self:
+        """A step of a run, kept where compiled code is; `name` tells it from its others. Logical
+        axes in the model mean axes of the mesh while it is traced, by a jitted function's
+        `lower_whole`; `first`: shapes, dtypes and shardings of its first argument.
         """
 
-        def lower(batch: Batch) -> jax.stages.Lowered:
+        def lower(*batch: Any) -> jax.stages.Lowered:
             with on_mesh(mesh, run.mesh.logical_axis_rules):
-                return jitted.lower(first, batch)
+                return lower_whole(first, *batch)
 
         folder = _folder()
         key = "" if folder is None else f"{name} {fingerprint(run, mesh, first)}"
@@ -246,16 +253,16 @@ class Compiled:
         `dtype`; XLA works on several at once.
         """
         for batch in shapes:
-            key = shapes_of(batch)
+            key = shapes_of((batch,))
             if key not in self._compiled:
-                self._compiled[key] = pool.submit(self._compile, batch)
+                self._compiled[key] = pool.submit(self._compile, (batch,))
 
     def wait(self) -> None:
         """Waits for all that was begun; raises what the compiler raised."""
         for future in self._compiled.values():
             future.result()
 
-    def __call__(self, first: Any, batch: Batch) -> Any:
+    def __call__(self, first: Any, *batch: Any) -> Any:
         """Calls the code that was compiled for the batch's shapes; with several processes, all must
         call it, and begin the first call of each shape together.
         """
@@ -268,16 +275,15 @@ class Compiled:
         if key not in self._met:
             processes.barrier()
             self._met.add(key)
-        return function(first, batch)
+        return function(first, *batch)
 
-    def _compile(self, batch: Batch) -> Callable:
+    def _compile(self, batch: tuple) -> Callable:
         counts = cache_counts()
         if (found := self._load(batch)) is not None:
             counts.found += 1
             return found
         with _TRACING:
-            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-            lowered = self.lower(shapes)
+            lowered = self.lower(*jax.tree.map(abstract, batch))
         before = counts.missing_here
         compiled = lowered.compile()
         # Only what XLA has compiled just now. Code that JAX has read from the disk loses functions
@@ -286,10 +292,10 @@ class Compiled:
             self._keep(batch, compiled)
         return compiled
 
-    def _name(self, batch: Batch) -> str:
+    def _name(self, batch: tuple) -> str:
         return hashlib.sha256(f"{self._key} {shapes_of(batch)}".encode()).hexdigest()
 
-    def _load(self, batch: Batch) -> Callable | None:
+    def _load(self, batch: tuple) -> Callable | None:
         """The code for this shape; None where it is not there or cannot be read."""
         if self.folder is None:
             return None
@@ -315,7 +321,7 @@ class Compiled:
             return None
         return compiled
 
-    def _keep(self, batch: Batch, compiled: jax.stages.Compiled) -> None:
+    def _keep(self, batch: tuple, compiled: jax.stages.Compiled) -> None:
         """Keeps it, where JAX and the disk can."""
         if self.folder is None:
             return

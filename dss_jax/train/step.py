@@ -274,8 +274,8 @@ class Program:
             out_shardings=replicated,
         )
         first, plain = self.abstract_state, self.abstract_params
-        self.train_step = Compiled.kept("train step", run, mesh, train_step, first)
-        self.eval_step = Compiled.kept("losses", run, mesh, eval_step, plain)
+        self.train_step = Compiled.kept("train step", run, mesh, train_step.lower, first)
+        self.eval_step = Compiled.kept("losses", run, mesh, eval_step.lower, plain)
         self._drawing: dict[frozenset[str], Callable] = {}
 
     def merge(self, params: dict) -> dict:
