@@ -99,9 +99,7 @@ def _main(given: Sequence[str]) -> int:
         module = import_module(f"dss_jax.cli.{name}")
         parser = Parser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        module.add_flags(parser)
-        verbose = "say more: the whole configuration, where compiled code is kept"
-        parser.add_argument("-v", "--verbose", action="store_true", help=verbose)
+        options.add_command_flags(parser, module)
         args = options.parse(parser, given[1:])
         with log.shown(verbose=args.verbose):
             return module.main(args) or 0

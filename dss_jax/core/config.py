@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from dss_jax.core.checks import Section, among, rule_of, setting
+from dss_jax.core.checks import Derived, Section, among, rule_of, setting
 from dss_jax.core.errors import Mistakes, UsageError
 from dss_jax.core.method_config import Loss, Method, Pretrain
 from dss_jax.core.t5_config import DECODE_METHODS, Beam, Lora, Sample, T5Config
@@ -299,8 +299,8 @@ class Run:
     train: Train = Train()
 
     def __post_init__(self) -> None:
-        if self.optimizer.learning_rate is None:
-            rate = LEARNING_RATES["checkpoint" if self.train.init_from else "nothing"]
+        if isinstance(self.optimizer.learning_rate, Derived | None):
+            rate = Derived(LEARNING_RATES["checkpoint" if self.train.init_from else "nothing"])
             object.__setattr__(self, "optimizer", replace(self.optimizer, learning_rate=rate))
         if self.task.fresh_subsets:
             object.__setattr__(self, "task", replace(self.task, subset_seed=self.train.seed))

@@ -19,7 +19,6 @@ Shape letters are those of `dss_jax.model.layers`. Masks and the position bias a
 `T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
 """
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -317,8 +316,3 @@ class T5(nn.Module):
         else:
             logits_BxTxV = self.decoder.logits_dense(y_BxTxE, accumulate_in_float32=True)
         return nn.with_logical_constraint(logits_BxTxV, ("batch", "length", "vocab"))
-
-
-def count_parameters(params: Any) -> int:
-    """Numbers in a tree of arrays or of shapes (as from `jax.eval_shape`)."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -40,8 +40,8 @@ def learning_rate_schedule(cfg: config.Optimizer, steps: int) -> Callable[[jax.A
     at `steps`, is `transformers.get_linear_schedule_with_warmup`.
     """
 
-    rate = cfg.learning_rate
-    assert rate is not None
+    assert cfg.learning_rate is not None
+    rate = float(cfg.learning_rate)
 
     def schedule(count: jax.Array) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
