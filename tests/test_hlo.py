@@ -90,7 +90,7 @@ MADE = """HloModule made
   ROOT %pair = (s32[], f32[8]) tuple(%one, %sum)
 }
 
-%condition (p: (s32[], f32[8])) -> pred[] {
+%cond (p: (s32[], f32[8])) -> pred[] {
   %limit = s32[] constant(5)
   ROOT %less = pred[] compare(%limit, %limit), direction=LT
 }
@@ -105,8 +105,8 @@ ENTRY %main (a: f32[4]) -> f32[8] {
   %begin = (f32[4]{0}, f32[8]{0}) all-gather-start(%copy), dimensions={0}
   %whole = f32[8]{0} all-gather-done(%begin), metadata={op_name="jit(f)/jvp(X)/mlp/gather"}
   %async = ((f32[8]), f32[4], u32[]) async-start(%whole), calls=%scatter
-  %l = (s32[], f32[8]) while(%pair), condition=%condition, body=%body, {"known_trip_count":{"n":"3"}}
-  %other = (s32[], bf16[2,3]) while(%pair), condition=%condition, body=%body
+  %l = (s32[], f32[8]) while(%pair), condition=%cond, body=%body {"known_trip_count":{"n":"3"}}
+  %other = (s32[], bf16[2,3]) while(%pair), condition=%cond, body=%body
   ROOT %last = f32[8]{0} get-tuple-element(%l), index=1
 }
 """

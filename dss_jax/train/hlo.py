@@ -1,8 +1,8 @@
 """What a compiled program does, read from its text (`jax.stages.Compiled.as_text()`): what its
 devices send each other, and for TPUs the cycles that the compiler estimates.
 
-The estimates are the compiler's model, not a measurement, and copies that overlap with computing
-count as well: good for the ratio of two programs for the same chip.
+The estimates are the compiler's model, not a measurement: copies that overlap with computing count
+as well, and what is sent has none. Good for the ratio of two programs for the same chip.
 """
 
 import math
