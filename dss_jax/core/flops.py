@@ -105,11 +105,6 @@ class Device:
     peak_flops: float
 
     @property
-    def platform(self) -> str:
-        """As JAX calls it."""
-        return "tpu" if self.title.startswith("TPU") else "gpu"
-
-    @property
     def usable(self) -> int:
         """Bytes that a step may take."""
         return int(USABLE * self.memory)

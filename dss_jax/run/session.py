@@ -88,11 +88,7 @@ def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
 
 
 def open_session(
-    run: config.Run,
-    folder: Path,
-    store: TokenStore,
-    scorer: Scorer,
-    devices: list[jax.Device] | None = None,
+    run: config.Run, folder: Path, store: TokenStore, scorer: Scorer, devices: list | None = None
 ) -> Session:
     """Builds the model and its compiled functions for a run, on some devices or on all."""
     cache = keep_compiled_code()

@@ -195,10 +195,8 @@ def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
     )
     first = jax.tree.map(repr, first)
     devices = [(d.id, d.process_index, d.device_kind, d.platform) for d in mesh.devices.flat]
-    # Which platforms JAX may use is in the devices, and differs where a step is made for others.
-    settings = {
-        k: v for k, v in jax.config.values.items() if "cache" not in k and k != "jax_platforms"
-    }
+    values = jax.config.values.items()  # The platforms are not those of what is made for others.
+    settings = {k: v for k, v in values if "cache" not in k and k != "jax_platforms"}
     environment = [os.environ.get(name) for name in _ENVIRONMENT]
     version = mesh.devices.flat[0].client.platform_version
     parts = (code_digest(), compiled_in, dict(mesh.shape), devices, version, first, environment)
@@ -336,8 +334,7 @@ class Compiled:
         with contextlib.suppress(Exception):
             content = pickle.dumps(serialize_executable.serialize(compiled))
             content = hashlib.sha256(content).digest() + content
-            written = self.folder / self._name(batch)
-            write_whole(written, content)
+            write_whole(written := self.folder / self._name(batch), content)
             total = 0
             for file in sorted(self.folder.iterdir(), key=lambda file: -file.stat().st_mtime):
                 total += file.stat().st_size

@@ -324,9 +324,9 @@ def plan(run: config.Run, device: Device, count: int, boxed: TrainState | None =
       UsageError: the batch cannot be shared out over the devices.
     """
     boxed = boxed_state(run) if boxed is None else boxed
-    plans = []
+    plans, platform = [], "tpu" if device.title.startswith("TPU") else "gpu"
     for candidate in candidates(run, count):
-        plans.append(Plan(run=candidate, memory=estimate(candidate, boxed, None, device.platform)))
+        plans.append(Plan(run=candidate, memory=estimate(candidate, boxed, None, platform)))
         if plans[-1].fits(device):
             return plans[-1]
     if not plans:
