@@ -162,6 +162,7 @@ def test_commands_are_these() -> None:
         "report",
         "replay",
         "fit",
+        "compile",
         "convert",
         "vocabulary",
         "push",

@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "tables and figures of finished runs; a page with every answer",
     "replay": "repeat the step at which a run has diverged, and look at its rows",
     "fit": "whether a model fits a device, and with which mesh",
+    "compile": "compile a training step for TPUs or GPUs that are not here; what it takes",
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another, or CTranslate2's",
     "vocabulary": "add tokens to a student's vocabulary",
     "push": "upload a student to the Hugging Face hub",

@@ -87,10 +87,12 @@ def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
     return replace(run, model=replace(run.model, vocab_size=size, **ids))
 
 
-def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
-    """Builds the model and its compiled functions for a run."""
+def open_session(
+    run: config.Run, folder: Path, store: TokenStore, scorer: Scorer, devices: list | None = None
+) -> Session:
+    """Builds the model and its compiled functions for a run, on some devices or on all."""
     cache = keep_compiled_code()
-    run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
+    run, mesh = with_vocab_size(run, store), make_mesh(run.mesh, devices)
     run = replace(run, data=with_layout(run.data, mesh.devices.flat[0].platform))
     program, counted = Program(run, mesh), functions_counted()
     evaluator = Evaluator(run, program, store, scorer)
