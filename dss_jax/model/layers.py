@@ -14,6 +14,7 @@ that they fuse with the rest, there are 13 of them (the fewest that pass BigCrus
 2011, table 2), and an element takes 16 bits.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.config import T5Config
-from dss_jax.model.matmul import matmul
+from dss_jax.model.matmul import matmul, on_cpu
 
 FAN_IN_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -38,6 +39,7 @@ _PARITY = 0x1BD11BDA
 ROUNDS = 13
 BITS = 16
 PER_WORDS = 64 // BITS
+LINES = 8
 
 
 def parameter(
@@ -176,13 +178,57 @@ def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
     key_words = data[0], data[1]
     if data.size == 4:  # RBG keys
         key_words = threefry_2x32(key_words, (data[2], data[3]))
+    parts = _of_neighbours(key_words, shape) if on_cpu() else _of_lines(key_words, shape)
+    # In 32 bits, because the threshold of keep = 1 is 65536.
+    return parts < jnp.uint32(round(keep * 2**BITS))
+
+
+def _of_neighbours(key: tuple[jax.Array, jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """16 random bits an element, as uint32: four on the last axis share an evaluation."""
     words = -(-shape[-1] // PER_WORDS)
-    first, second = _counters((*shape[:-1], words))
-    both = jnp.stack(threefry_2x32(key_words, (first, second)), axis=-1)
+    both = jnp.stack(threefry_2x32(key, _counters((*shape[:-1], words))), axis=-1)
     parts = jax.lax.bitcast_convert_type(both, jnp.uint16)
     parts = parts.reshape(*shape[:-1], words * PER_WORDS)[..., : shape[-1]]
-    # In 32 bits, because the threshold of keep = 1 is 65536.
-    return parts.astype(jnp.uint32) < jnp.uint32(round(keep * 2**BITS))
+    return parts.astype(jnp.uint32)
+
+
+def _of_lines(key: tuple[jax.Array, jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """The same for accelerators: of each 32 lines, those that are 8 apart share an evaluation.
+
+    A TPU has 8 lines of 128 numbers in a register: nothing is moved between lanes, as it is to take
+    words of the last axis apart, which was a quarter of a step.
+    """
+    *lead, lines, width = shape if len(shape) > 1 else (*shape, 1)
+    blocks = -(-lines // (PER_WORDS * LINES))
+    words = threefry_2x32(key, _counters((*lead, blocks * LINES, width)))
+    whole = (*lead, blocks, PER_WORDS, LINES, width)
+    first, second = (
+        jnp.broadcast_to(w.reshape(*lead, blocks, 1, LINES, width), whole) for w in words
+    )
+    part = jax.lax.broadcasted_iota(jnp.uint32, whole, len(lead) + 1)
+    word = jnp.where(part < 2, first, second)
+    parts = jnp.where(part % 2 == 0, word & 0xFFFF, word >> BITS)
+    return parts.reshape(*lead, -1, width)[..., :lines, :].reshape(shape)
+
+
+def _dropped(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
+    keep = keep_mask(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _drawn_twice(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
+    """`_dropped`, of which the backward pass finds only the key kept."""
+    return _dropped(x, key, rate)
+
+
+def _drop_again(rate: float, key: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
+    # By itself, or XLA would write what it shares with another use of the mask: as bytes, whose
+    # order in a TPU's registers is another one. That costs more than to draw them again.
+    return _dropped(gradient, jax.lax.optimization_barrier(key), rate), None
+
+
+_drawn_twice.defvjp(lambda x, key, rate: (_dropped(x, key, rate), key), _drop_again)
 
 
 class Dropout(nn.Module):
@@ -195,8 +241,7 @@ class Dropout(nn.Module):
         """[...] -> [...], scaled by 1 / (1 - rate)."""
         if deterministic or not self.rate:
             return x
-        keep = keep_mask(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+        return (_dropped if on_cpu() else _drawn_twice)(x, self.make_rng("dropout"), self.rate)
 
 
 class Mlp(nn.Module):

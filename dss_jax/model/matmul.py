@@ -87,9 +87,14 @@ def _in_rows(x: jax.Array) -> jax.Array:
     return with_layout_constraint(x, _ROW_BY_ROW) if on_cpu() else x
 
 
-def on_cpu() -> bool:
-    """Whether what is traced now is for a CPU, whose XLA wants other forms than accelerators: by
-    the devices of `jax.set_mesh`, which need not be this machine's; by JAX's default without.
+def platform() -> str:
+    """ "cpu", "gpu" or "tpu": what is traced now is for it, by the devices of `jax.set_mesh`, which
+    need not be this machine's; by JAX's default without.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.platform if device else jax.default_backend()) == "cpu"
+    return device.platform if device else jax.default_backend()
+
+
+def on_cpu() -> bool:
+    """Whether what is traced now is for a CPU, whose XLA wants other forms than accelerators."""
+    return platform() == "cpu"
