@@ -37,7 +37,7 @@ class T5Config(Section):
       attention: "xla", or "cudnn": one kernel on NVIDIA GPUs, for rows of 256 tokens and more; it
         needs bfloat16 and has no dropout of attention weights.
       remat_policy: what the backward pass computes again instead of keeping it, as in T5X's
-        scalable_t5: "none" (on GPUs and TPUs: all that is no matrix product); "minimal": all but
+        scalable_t5: "none" (on GPUs and TPUs: what is cheaper than to keep); "minimal": all but
         the layers' products with their kernels; "full": all but each layer's input.
       scan_unroll: layers in a turn of the loop over them; more compiles longer, may be faster.
         None: on TPUs all of them where remat_policy is "none", else 1.

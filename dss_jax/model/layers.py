@@ -14,7 +14,6 @@ that they fuse with the rest, there are 13 of them (the fewest that pass BigCrus
 2011, table 2), and an element takes 16 bits.
 """
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -39,7 +38,6 @@ _PARITY = 0x1BD11BDA
 ROUNDS = 13
 BITS = 16
 PER_WORDS = 64 // BITS
-LINES = 8
 
 
 def parameter(
@@ -168,8 +166,9 @@ def _counters(grid: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     return (index[0] << 16) | index[1], (index[2] << 16) | index[3]
 
 
-def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
+def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...], again: bool = False) -> Any:
     """True with probability `keep`, in [0, 1], to 1 / 65536: bool of a shape of one to four axes.
+    `again`: the same, but XLA shall not find that it is.
 
     Depends on the key (typed, of any implementation of `jax.random`) and on an element's indices
     alone, so neither a mesh nor more padding changes it.
@@ -178,57 +177,18 @@ def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
     key_words = data[0], data[1]
     if data.size == 4:  # RBG keys
         key_words = threefry_2x32(key_words, (data[2], data[3]))
-    parts = _of_neighbours(key_words, shape) if on_cpu() else _of_lines(key_words, shape)
+    if on_cpu():
+        words = -(-shape[-1] // PER_WORDS)
+        both = jnp.stack(threefry_2x32(key_words, _counters((*shape[:-1], words))), axis=-1)
+        parts = jax.lax.bitcast_convert_type(both, jnp.uint16)
+        parts = parts.reshape(*shape[:-1], words * PER_WORDS)[..., : shape[-1]].astype(jnp.uint32)
+    else:
+        from dss_jax.model.accelerators import spread
+
+        parts = spread(lambda grid: threefry_2x32(key_words, _counters(grid)), shape)
     # In 32 bits, because the threshold of keep = 1 is 65536.
-    return parts < jnp.uint32(round(keep * 2**BITS))
-
-
-def _of_neighbours(key: tuple[jax.Array, jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    """16 random bits an element, as uint32: four on the last axis share an evaluation."""
-    words = -(-shape[-1] // PER_WORDS)
-    both = jnp.stack(threefry_2x32(key, _counters((*shape[:-1], words))), axis=-1)
-    parts = jax.lax.bitcast_convert_type(both, jnp.uint16)
-    parts = parts.reshape(*shape[:-1], words * PER_WORDS)[..., : shape[-1]]
-    return parts.astype(jnp.uint32)
-
-
-def _of_lines(key: tuple[jax.Array, jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    """The same for accelerators: of each 32 lines, those that are 8 apart share an evaluation.
-
-    A TPU has 8 lines of 128 numbers in a register: nothing is moved between lanes, as it is to take
-    words of the last axis apart, which was a quarter of a step.
-    """
-    *lead, lines, width = shape if len(shape) > 1 else (*shape, 1)
-    blocks = -(-lines // (PER_WORDS * LINES))
-    words = threefry_2x32(key, _counters((*lead, blocks * LINES, width)))
-    whole = (*lead, blocks, PER_WORDS, LINES, width)
-    first, second = (
-        jnp.broadcast_to(w.reshape(*lead, blocks, 1, LINES, width), whole) for w in words
-    )
-    part = jax.lax.broadcasted_iota(jnp.uint32, whole, len(lead) + 1)
-    word = jnp.where(part < 2, first, second)
-    parts = jnp.where(part % 2 == 0, word & 0xFFFF, word >> BITS)
-    return parts.reshape(*lead, -1, width)[..., :lines, :].reshape(shape)
-
-
-def _dropped(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
-    keep = keep_mask(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _drawn_twice(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
-    """`_dropped`, of which the backward pass finds only the key kept."""
-    return _dropped(x, key, rate)
-
-
-def _drop_again(rate: float, key: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
-    # By itself, or XLA would write what it shares with another use of the mask: as bytes, whose
-    # order in a TPU's registers is another one. That costs more than to draw them again.
-    return _dropped(gradient, jax.lax.optimization_barrier(key), rate), None
-
-
-_drawn_twice.defvjp(lambda x, key, rate: (_dropped(x, key, rate), key), _drop_again)
+    threshold = jnp.uint32(round(keep * 2**BITS))
+    return parts < (jax.lax.optimization_barrier(threshold) if again else threshold)
 
 
 class Dropout(nn.Module):
@@ -241,7 +201,16 @@ class Dropout(nn.Module):
         """[...] -> [...], scaled by 1 / (1 - rate)."""
         if deterministic or not self.rate:
             return x
-        return (_dropped if on_cpu() else _drawn_twice)(x, self.make_rng("dropout"), self.rate)
+
+        def drop(x: jax.Array, key: jax.Array, again: bool = False) -> jax.Array:
+            keep = keep_mask(key, 1.0 - self.rate, x.shape, again)
+            return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+        if on_cpu():
+            return drop(x, self.make_rng("dropout"))
+        from dss_jax.model.accelerators import drawn_twice
+
+        return drawn_twice(drop, x, self.make_rng("dropout"))
 
 
 class Mlp(nn.Module):

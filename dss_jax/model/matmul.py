@@ -88,7 +88,7 @@ def _in_rows(x: jax.Array) -> jax.Array:
 
 
 def platform() -> str:
-    """ "cpu", "gpu" or "tpu": what is traced now is for it, by the devices of `jax.set_mesh`, which
+    """What is traced now is for: "cpu", "gpu", "tpu"; by the devices of `jax.set_mesh`, which
     need not be this machine's; by JAX's default without.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device

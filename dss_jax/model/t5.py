@@ -25,6 +25,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
@@ -44,13 +45,16 @@ from dss_jax.model.matmul import PRODUCT, platform
 
 _HIDDEN = ("batch", "length", "activation_embed")
 
+SUM = "sum"
+"""The name of what a sub-layer has added to the residual stream."""
+
 _REMAT_POLICIES = {
-    "none": jax.checkpoint_policies.save_only_these_names(PRODUCT, MIXED),
+    "none": jax.checkpoint_policies.save_only_these_names(PRODUCT, MIXED, SUM),
     "minimal": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What the backward pass finds kept of each layer, beside its input; for "none" on accelerators,
-where to write and read the rest costs more than to compute it again. A CPU keeps all."""
+"""What is kept of each layer for the backward pass, beside its input. "none" on a CPU: all; on
+accelerators to write and read the rest costs more than to compute it again."""
 
 
 def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_inputs: int) -> Any:
@@ -99,7 +103,7 @@ class _Layer(nn.Module):
         return RMSNorm(self.config.layer_norm_epsilon)
 
     def _add(self, x_BxTxE: jax.Array, h_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
-        return x_BxTxE + self.dropout(h_BxTxE, deterministic)
+        return checkpoint_name(x_BxTxE + self.dropout(h_BxTxE, deterministic), SUM)
 
     def _feed_forward(self, x_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
         h_BxTxE = self.mlp(self.pre_mlp_layer_norm(x_BxTxE), deterministic)
