@@ -18,11 +18,9 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.ids import PAD_ID
 from dss_jax.layouts.blocks import Block, StreamRows
 from dss_jax.model.layers import FAN_IN_NORMAL, Dense, Dropout, parameter
+from dss_jax.model.matmul import MIXED
 
 MASKED = -1e10  # finite, so that a row with no key at all gives a flat softmax instead of NaN.
-
-MIXED = "mixed"
-"""The name of what attention mixes of the values, for what a remat policy keeps."""
 
 _fan_avg_uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 

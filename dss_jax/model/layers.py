@@ -166,7 +166,9 @@ def _counters(grid: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     return (index[0] << 16) | index[1], (index[2] << 16) | index[3]
 
 
-def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...], again: bool = False) -> Any:
+def keep_mask(
+    key: jax.Array, keep: float, shape: tuple[int, ...], again: bool = False
+) -> jax.Array:
     """True with probability `keep`, in [0, 1], to 1 / 65536: bool of a shape of one to four axes.
     `again`: the same, but XLA shall not find that it is.
 
@@ -186,8 +188,7 @@ def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...], again: bool =
         from dss_jax.model.accelerators import spread
 
         parts = spread(lambda grid: threefry_2x32(key_words, _counters(grid)), shape)
-    # In 32 bits, because the threshold of keep = 1 is 65536.
-    threshold = jnp.uint32(round(keep * 2**BITS))
+    threshold = jnp.uint32(round(keep * 2**BITS))  # In 32 bits: that of keep = 1 is 65536.
     return parts < (jax.lax.optimization_barrier(threshold) if again else threshold)
 
 

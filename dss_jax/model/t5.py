@@ -31,7 +31,6 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.layouts.blocks import Block
 from dss_jax.model.attention import (
-    MIXED,
     Attention,
     KeyValue,
     Pattern,
@@ -41,20 +40,16 @@ from dss_jax.model.attention import (
     padding_mask,
 )
 from dss_jax.model.layers import Dense, Dropout, Embed, Mlp, RMSNorm
-from dss_jax.model.matmul import PRODUCT, platform
+from dss_jax.model.matmul import MIXED, PRODUCT, SUM, platform
 
 _HIDDEN = ("batch", "length", "activation_embed")
-
-SUM = "sum"
-"""The name of what a sub-layer has added to the residual stream."""
 
 _REMAT_POLICIES = {
     "none": jax.checkpoint_policies.save_only_these_names(PRODUCT, MIXED, SUM),
     "minimal": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What is kept of each layer for the backward pass, beside its input. "none" on a CPU: all; on
-accelerators to write and read the rest costs more than to compute it again."""
+"""What is kept of each layer for the backward pass, beside its input; "none" on a CPU: all."""
 
 
 def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_inputs: int) -> Any:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.ids import LABEL, RATIONALE
@@ -140,14 +139,9 @@ def alpha_at(cfg: config.Loss, step: jax.Array, steps: int) -> jax.Array:
     """
     if cfg.alpha_schedule == "constant":
         return jnp.float32(cfg.alpha)
-    if cfg.alpha_schedule == "phased":
-        shares, alphas = zip(*cfg.alpha_phases, strict=True)
-        ends = jnp.asarray([round(float(end) * steps) for end in np.cumsum(shares)][:-1])
-        return jnp.asarray(alphas, jnp.float32)[jnp.sum(step >= ends)]
-    done = step.astype(jnp.float32) / max(1, steps - 1)
-    if cfg.alpha_schedule == "cosine":
-        done = (1 - jnp.cos(jnp.pi * done)) / 2
-    return cfg.alpha + (cfg.alpha_end - cfg.alpha) * done
+    from dss_jax.train import alpha
+
+    return alpha.scheduled(cfg, step, steps)
 
 
 def task_weights(
