@@ -147,16 +147,6 @@ def test_accelerators_keep_less_and_compute_the_same(
     if not dropout:  # Masks are others.
         for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
-        return
-    # The backward pass draws the masks of the forward pass: along a gradient, the loss grows by it.
-    step = jax.tree.map(lambda g: 1e-2 * g, found[1])
-    moved = [jax.tree.map(lambda p, d, s=s: p + s * d, params, step) for s in (1, -1)]
-    params = moved[0]
-    up = made()[1][0][0]
-    params = moved[1]
-    down = made()[1][0][0]
-    squares = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(found[1]))
-    np.testing.assert_allclose((up - down) / 2e-2, squares, rtol=1e-2)
 
 
 def test_an_unknown_policy_is_refused() -> None:
