@@ -2,11 +2,13 @@
 
   python benchmarks/prepare.py --data_dir ../release --vocabulary FILE
   python benchmarks/prepare.py --data_dir ../release --vocabulary FILE --texts FILE.jsonl.xz
+  python benchmarks/prepare.py ... --tokenizer t5_fast=FOLDER --tokenizer byt5=bytes
 
 Plain SeqIO is `seqio.preprocessors.tokenize` and `append_eos`, row by row, as a SeqIO user has it.
 Both give the tokens of the same strings, and the same tokens, which is checked. Takes cqa's
-training rows; with --texts, rows made of these texts (a JSON string a line) too. Writes a JSON
-file.
+training rows; with --texts, rows made of these texts (a JSON string a line) too; with --tokenizer,
+`dss prepare` with other vocabularies beside that of --vocabulary, each opened anew in each round.
+Writes a JSON file.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,10 +33,12 @@ from dss_jax.core.prefixes import prefixes
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
 from dss_jax.data import rows
-from dss_jax.data.seqio_prepare import PART, TaskRows, here
+from dss_jax.data.seqio_prepare import PART, TaskRows, content_of, here
+from dss_jax.data.seqio_tokens import encoder
 from dss_jax.data.store import TARGETS, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import Columns, Joined
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.tokenizer import Tokenizer
+from dss_jax.data.vocabulary import SentencePiece, open_vocabulary, resolve
 
 STYLE = "paper"
 COLUMNS = (*TOKEN_COLUMNS, *TEXT_COLUMNS)
@@ -89,9 +94,9 @@ def plain_seqio(strings: list[tuple[str, str]], vocabulary: SentencePiece) -> li
     return [(row["inputs"], row["targets"]) for row in found.as_numpy_iterator()]
 
 
-def ours(examples: list[Example], vocabulary: SentencePiece) -> Columns:
+def ours(examples: list[Example], vocabulary: Tokenizer) -> Columns:
     """Columns as `dss prepare` makes them."""
-    tokenise = TaskRows(vocabulary.path.read_bytes(), vocabulary.extra_ids, STYLE)
+    tokenise = TaskRows(content_of(vocabulary.path), vocabulary.extra_ids, STYLE)
     parts = [examples[start : start + PART] for start in range(0, len(examples), PART)]
     made = Joined([], here(tokenise, {"train": parts})["train"])
     return {column: made[column] for column in COLUMNS}
@@ -117,12 +122,21 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float, float]:
     return result, time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compare(examples: list[Example], vocabulary: SentencePiece, rounds: int) -> dict[str, Any]:
-    """Both ways, one after the other, several times."""
+def anew(examples: list[Example], vocabulary: Tokenizer) -> Columns:
+    """As `ours`, with no word remembered from the round before."""
+    encoder.cache_clear()
+    return ours(examples, vocabulary)
+
+
+def compare(
+    examples: list[Example], vocabulary: SentencePiece, rounds: int, others: dict[str, Tokenizer]
+) -> dict[str, Any]:
+    """All ways, one after the other, several times."""
     strings = pairs(examples)
     arms: dict[str, Callable[[], Any]] = {
         "plain_seqio": lambda: plain_seqio(strings, vocabulary),
-        "dss_prepare": lambda: ours(examples, vocabulary),
+        "dss_prepare": lambda: anew(examples, vocabulary),
+        **{name: partial(anew, examples, other) for name, other in others.items()},
     }
     ours(examples[:10], vocabulary)  # TensorFlow's import and first graph are in no reading.
     plain_seqio(strings[:10], vocabulary)
@@ -150,7 +164,15 @@ def compare(examples: list[Example], vocabulary: SentencePiece, rounds: int) -> 
     ratio = (
         report["dss_prepare"]["strings_per_second"] / report["plain_seqio"]["strings_per_second"]
     )
-    return report | {"ratio_to_plain_seqio": round(ratio, 2)}
+    report["ratio_to_plain_seqio"] = round(ratio, 2)
+    base = [wall for wall, _ in seconds["dss_prepare"]]
+    report["ratio_to_dss_prepare"] = {
+        name: round(
+            statistics.median(b / o for b, (o, _) in zip(base, seconds[name], strict=True)), 2
+        )
+        for name in others
+    }
+    return report
 
 
 def main(arguments: list[str]) -> int:
@@ -159,11 +181,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--vocabulary", required=True)
     parser.add_argument("--texts", type=Path)
+    text = "NAME=FOLDER of a Hugging Face tokenizer, or NAME=bytes; several times"
+    parser.add_argument("--tokenizer", action="append", default=[], help=text)
     parser.add_argument("--count", type=int, default=30_000, help="texts (default 30,000)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     vocabulary = SentencePiece(args.vocabulary, 100)
+    pairs_given = (one.partition("=") for one in args.tokenizer)
+    others = {name: open_vocabulary(resolve(path)) for name, _, path in pairs_given}
     before = os.getloadavg()[0]
     sets = {"cqa train": rows.examples(load_task("cqa"), "train", rows.data_folder(args.data_dir))}
     if args.texts is not None:
@@ -176,7 +202,9 @@ def main(arguments: list[str]) -> int:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "dss_jax": __version__,
         "strings_are": "inputs and targets of all rows of the three SeqIO tasks",
-        "sets": {name: compare(found, vocabulary, args.rounds) for name, found in sets.items()},
+        "sets": {
+            name: compare(found, vocabulary, args.rounds, others) for name, found in sets.items()
+        },
     }
     report["load_average_1_min"]["after"] = os.getloadavg()[0]
     file = args.out / "prepare-cpu.json"

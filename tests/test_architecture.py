@@ -114,7 +114,7 @@ def test_each_library_stays_in_its_rooms(file: Path) -> None:
     if file.name != "gin_config.py":
         assert "gin" not in foreign
     if _room(file) == "data" and not file.name.startswith("seqio_"):
-        own = {"parquet.py": {"pyarrow"}, "tokenizer_files.py": {"tokenizers"}}
+        own = {"parquet.py": {"pyarrow"}, "file_tokenizers.py": {"tokenizers"}}
         assert foreign <= {"numpy", "sentencepiece"} | own.get(file.name, set())
 
 
@@ -162,6 +162,7 @@ def test_commands_are_these() -> None:
         "report",
         "replay",
         "fit",
+        "compile",
         "convert",
         "vocabulary",
         "push",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -211,6 +212,14 @@ def test_answers_come_and_nothing_is_asked_twice(
     ]
     assert asked(provider, journal, requests(7)).reused == 5
     assert sorted(provider.answered) == [f"row {i}" for i in range(7)]
+
+
+def test_a_server_that_is_not_there_is_known_soon(journal: Journal) -> None:
+    """As soon as where requests are sent one by one: the client by itself tries for long."""
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="the batch API failed: APIConnectionError"):
+        BatchTeacher("http://127.0.0.1:9/v1", "BATCH_KEY").ask(requests(), ExtractionRun(journal))
+    assert time.monotonic() - began < batch_api.UNREACHED + 3.0
 
 
 def test_a_run_killed_while_it_waits_goes_on(provider: Provider, journal: Journal) -> None:

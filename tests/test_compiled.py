@@ -94,7 +94,7 @@ def test_another_shape_or_another_function_is_not_found(program, compiled, tmp_p
     program, batches = program
     saved = _step(program, tmp_path)
     shapes = batches.shapes[0]
-    saved._keep(shapes, compiled)
+    saved.keep(shapes, compiled)
     assert saved._load(shapes) is not None
     longer = jax.tree.map(lambda x: np.broadcast_to(x[..., :1], (*x.shape[:-1], 99)), shapes)
     assert saved._load(longer) is None
@@ -124,12 +124,12 @@ def test_a_damaged_file_is_replaced(
 ) -> None:
     program, batches = program
     saved, shapes = _step(program, tmp_path), batches.shapes[0]
-    saved._keep(shapes, compiled)
+    saved.keep(shapes, compiled)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
     assert saved._load(shapes) is None
     assert not file.exists()
-    saved._keep(shapes, compiled)
+    saved.keep(shapes, compiled)
     assert saved._load(shapes) is not None
 
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_kept_does_no_harm(program, compiled, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     folder, shapes = tmp_path / "file" / "steps", batches.shapes[0]
     saved = _step(program, folder, "x")
-    saved._keep(shapes, compiled)
+    saved.keep(shapes, compiled)
     assert saved._load(shapes) is None
 
 
@@ -165,7 +165,7 @@ def test_a_file_of_somebody_elses_is_not_unpickled(
 ) -> None:
     program, batches = program
     batch = batches.shapes[0]
-    _step(program, tmp_path)._keep(batch, compiled)
+    _step(program, tmp_path).keep(batch, compiled)
     assert _untraced(program, tmp_path)._load(batch) is not None
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert _untraced(program, tmp_path)._load(batch) is None
@@ -178,11 +178,11 @@ def test_the_oldest_are_removed(
     shapes = batches.shapes[0]
     saved = [_step(program, tmp_path, str(i)) for i in range(3)]
     for one in saved[:2]:
-        one._keep(shapes, compiled)
+        one.keep(shapes, compiled)
     size = max(file.stat().st_size for file in tmp_path.iterdir())
     monkeypatch.setattr(compiling, "MAX_BYTES", 2.5 * size)
     assert saved[0]._load(shapes) is not None  # Used later than the second.
-    saved[2]._keep(shapes, compiled)
+    saved[2].keep(shapes, compiled)
     assert [one._load(shapes) is not None for one in saved] == [True, False, True]
 
 

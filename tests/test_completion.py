@@ -33,6 +33,7 @@ def test_what_a_shell_is_offered(tmp_path: Path) -> None:
     assert completions("dss ", tmp_path) == {*COMMANDS}
     assert completions("dss tr", tmp_path) == {"train"}
     assert completions("dss train --rat", tmp_path) == {"--rationales"}
+    assert "--verbose" in completions("dss train --verb", tmp_path)
     assert completions("dss train --task ", tmp_path) == {*task_names()}
     assert completions("dss train --model t5_1_1_s", tmp_path) == {"t5_1_1_small"}
     assert completions("dss tasks show sva", tmp_path) == {"svamp"}

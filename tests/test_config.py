@@ -215,4 +215,8 @@ def test_the_learning_rate_is_that_of_what_a_run_starts_from() -> None:
     assert rate("Train.init_from = 'google/flan-t5-base'") == 5e-5
     assert rate("Optimizer.learning_rate = 2e-4") == 2e-4
     assert config.Run().optimizer.learning_rate == 1e-3
+    started = dataclasses.replace(config.Run(), train=config.Train(init_from="a/b"))
+    assert started.optimizer.learning_rate == 5e-5
+    again = dataclasses.replace(config.from_gin(config.to_gin(started)), train=config.Train())
+    assert again.optimizer.learning_rate == 5e-5, "a saved run's is its own"
     assert config.from_gin(config.to_gin(config.Run())) == config.Run()

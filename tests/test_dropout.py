@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 from jax.extend.random import threefry2x32_p
 
+from dss_jax.model import layers
 from dss_jax.model.layers import Dropout, keep_mask, threefry_2x32
 
 KEY = jax.random.key(3)
+
+
+@pytest.fixture(autouse=True, params=["cpu", "accelerator"])
+def _platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks have another form on accelerators, and all that is said here of both."""
+    monkeypatch.setattr(layers, "on_cpu", lambda: request.param == "cpu")
 
 
 def test_with_twenty_rounds_it_is_the_threefry_of_jax() -> None:

@@ -1,5 +1,6 @@
 """The engine: order, batches that shrink, samples that do not depend on the batch, meshes."""
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,7 @@ from dss_jax.model import decoding
 from dss_jax.model.beam import BeamSearch
 from dss_jax.model.decoding import Decoded, Search
 from dss_jax.model.sampling import SampleSearch, processed
+from dss_jax.model.t5 import T5
 from dss_jax.train.sharding import make_mesh
 
 pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
@@ -35,6 +37,8 @@ def ragged(rows: int = 24) -> tuple[Any, Any, Ragged]:
 
 def run(search: Search, batch_size: int, devices: int = 1, **changes: Any) -> Decoded:
     model, params, inputs = ragged()
+    # An engine ends outputs with the model's own end.
+    model = T5(dataclasses.replace(model.config, eos_token_id=search.eos_id))
     mesh = make_mesh(config.Mesh(), jax.devices()[:devices])
     settings: dict[str, Any] = {"max_decode_length": LENGTH, "length_multiple": 2} | changes
     engine = Engine(model, mesh, RULES, search, batch_size=batch_size, **settings)

@@ -465,6 +465,30 @@ def test_shards_samples_and_dry_run(tmp_path: Path, task_dir: Path, capsys) -> N
     assert lines[0]["prices"] == "10 USD in, 30 USD out a million tokens, as given"
 
 
+def test_labels_that_were_renamed_are_found_before_anything_is_paid(
+    tmp_path: Path, task_dir: Path, capsys
+) -> None:
+    (task_dir / "rows.py").write_text(
+        TASK.replace("prompt=", 'labels=("yesses", "no"), prompt=', 1)
+    )
+    assert main(command(task_dir, "http://127.0.0.1:9/v1", tmp_path / "r.jsonl")) == 2
+    said = capsys.readouterr().err
+    assert "exemplars answer with no allowed label: 'yes'. Nothing was sent." in said
+    assert not list(tmp_path.glob("r.jsonl*"))
+    shown = command(task_dir, "http://127.0.0.1:9/v1", tmp_path / "r.jsonl", "--show_prompt", "1")
+    assert main(shown) == 0
+    # In the rows alone, where the worked examples are not shown.
+    renamed = TASK.replace('label="yes", allowed_labels=("yes", "no")', 'label="aye"')
+    (task_dir / "rows.py").write_text(
+        renamed.replace("prompt=", 'labels=("yes", "no"), prompt=', 1)
+    )
+    bare = command(
+        task_dir, "http://127.0.0.1:9/v1", tmp_path / "r.jsonl", "--exemplars", "0", "--dry_run"
+    )
+    assert main(bare) == 2
+    assert "'aye' (400), and none has its 'yes', 'no': was a label" in capsys.readouterr().err
+
+
 class TestSeveralSplits:
     def both(self, task_dir: Path) -> None:
         source = TASK.replace('"train": "rows.jsonl"', '"train": "rows.jsonl", "test": "new.jsonl"')
@@ -497,6 +521,21 @@ class TestSeveralSplits:
         assert "Nothing of test was sent" in said
         assert (tmp_path / "r_train.jsonl").is_file()
         assert not (tmp_path / "r_test.jsonl").exists()
+
+    def test_what_they_cost_together_is_known_before_the_first_is_paid(
+        self, tmp_path: Path, task_dir: Path, capsys
+    ) -> None:
+        self.both(task_dir)
+        more = ("--split", "train,test", "--price_in", "10", "--price_out", "0")
+        out = tmp_path / "r.jsonl"
+        assert main(command(task_dir, "http://127.0.0.1:9/v1", out, *more, "--dry_run")) == 0
+        costs = [
+            float(x) for x in re.findall(r"cost, about +([\d.]+) USD", capsys.readouterr().out)
+        ]
+        assert len(costs) == 2
+        more += ("--budget", f"{costs[0] + costs[1] / 2:.4f}")  # Enough for the first alone.
+        assert main(command(task_dir, "http://127.0.0.1:9/v1", out, *more)) == 2
+        assert "Nothing was sent." in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("split", "says"),

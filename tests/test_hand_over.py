@@ -202,6 +202,7 @@ class TestFolder:
             "model.safetensors",
             "spiece.model",
             "student.json",
+            "sums.json",
             "tokenizer.json",
             "tokenizer_config.json",
         }

@@ -250,6 +250,23 @@ def test_a_row_that_cannot_be_used_is_named(here: Path, capsys: pytest.CaptureFi
     assert f"tickets.csv, line {line}: the input is empty" in capsys.readouterr().err
 
 
+def test_rows_with_one_id_can_be_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tickets.rows()
+    tickets.write(here, [*table, *table[:2]])
+    assert main(WHOLE) == 2
+    assert "mend them, or leave them out with --bad_rows skip" in capsys.readouterr().err
+    assert main([*WHOLE, "--bad_rows", "skip"]) == 0
+    said = capsys.readouterr().out
+    assert "2 rows are left out that cannot be used, as " in said
+    assert "was seen before" in said
+    (extract,) = (line for line in said.splitlines() if "dss extract" in line)
+    assert extract.endswith("--bad_rows skip --out tickets_train.jsonl")
+    flags = [*extract.split()[1:], "--dry_run", "--base_url", "http://localhost:9/v1"]
+    assert main(flags) == 0
+    run = gin_config.load_run(["gin_configs/tasks/tickets.gin"])
+    assert run.task.bad_rows == "skip"
+
+
 def test_few_rows_are_too_few(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tickets.write(here, tickets.rows(8))
     assert main(WHOLE) == 2

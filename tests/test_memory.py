@@ -77,7 +77,7 @@ def test_the_estimate_is_near_what_xla_says(case: str) -> None:
 
 
 def test_plans_go_from_quick_to_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    def per_row(run: config.Run) -> dict[str, tuple[int, int]]:
+    def per_row(run: config.Run, platform: str) -> dict[str, tuple[int, int]]:
         """In place of a trace of each policy and part of a model, for minutes of them."""
         step = {"none": 2_000_000, "minimal": 900_000, "full": 400_000}[run.model.remat_policy]
         layer = 600_000 * run.model.num_heads // 4

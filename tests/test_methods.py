@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
+from toy import heard
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
@@ -16,6 +17,7 @@ from dss_jax.data.joint import label_in, rationale_in
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS, JoinedSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.views import examples_of
+from dss_jax.layouts import health
 from dss_jax.layouts.batches import TrainBatches
 
 DATA = config.Data(batch_size=8, layout="padded")
@@ -125,6 +127,17 @@ class TestOnlyCorrect:
         )
         has = toy_store.split("train").tokens("teacher_label_targets").lengths() > 0
         np.testing.assert_array_equal(make.rows, np.flatnonzero(has & self.RIGHT))
+
+    def test_no_rationale_left_is_an_error(self, toy_store: TokenStore) -> None:
+        run, split = toy.make_run(), toy_store.split("train")
+        with heard() as said:
+            right = health.right_rows(run, split, str.__eq__)
+        labels = zip(split.text("label")[:], split.text("teacher_label")[:], strict=True)
+        np.testing.assert_array_equal(right, [gold == teacher for gold, teacher in labels])
+        kept = right & (split.tokens("rationale_targets").lengths() > 0)
+        assert said == [f"Method.only_correct: {kept.sum()} of 30 rationales are kept"]
+        with pytest.raises(UsageError, match="there is no such row"):
+            health.right_rows(run, split, lambda gold, teacher: False)
 
     def test_no_row_left_is_an_error(self, toy_store: TokenStore) -> None:
         unlabeled = config.Method(name="dss_unlabeled", label="teacher", only_correct=True)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from dss_jax.core.config import T5Config
-from dss_jax.model.t5 import T5, count_parameters
+from dss_jax.interop.weights import count_parameters
+from dss_jax.model.t5 import T5
 
 MODELS = Path(__file__).resolve().parents[1] / "gin_configs" / "models"
 

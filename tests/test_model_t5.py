@@ -14,8 +14,9 @@ import pytest
 
 from dss_jax.core.config import LOGICAL_AXES, T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.interop.weights import count_parameters
 from dss_jax.model.layers import Dropout
-from dss_jax.model.t5 import T5, count_parameters
+from dss_jax.model.t5 import T5
 
 pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
 

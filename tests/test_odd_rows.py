@@ -32,6 +32,7 @@ from dss_jax.data.characters import Characters, check_labels, lines
 from dss_jax.data.rows import examples
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TextColumn, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, text_column, write_store
+from dss_jax.data.survey import not_allowed
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate import evaluator
 from dss_jax.layouts import health
@@ -525,6 +526,15 @@ def store_of(folder: Path, **splits: list[Example]) -> TokenStore:
     labels = [*{label for e in chain(*splits.values()) for label in e.allowed_labels}]
     about = {"name": "toy", "kind": "task", "key": folder.name, "prefixes": "paper"}
     about["labels"] = labels
+    about["health"] = {
+        name: {
+            "not_allowed": not_allowed(rows),
+            "teacher_right": sum(e.label == e.teacher_label for e in rows),
+        }
+        for name, rows in splits.items()
+    }
+    gold = {e.label for e in chain(*splits.values())}
+    about["unused_labels"] = [label for label in labels if label not in gold]
     return write_store(folder / "store", built, toy.VOCABULARY, 0, about)
 
 
@@ -574,6 +584,23 @@ class TestBeforeTraining:
         health.check(toy.make_run(), store_of(tmp_path / "slip", train=rows))
         assert "gold labels that are not allowed: 'yse' (1)." in said[0]
         assert "dss tasks check toy" in said[0]
+
+    def test_a_label_that_was_renamed_in_the_table_alone(self, tmp_path: Path) -> None:
+        rows = [replace(e, allowed_labels=("yes", "no")) for e in some(6, "nope", "So.")]
+        yes = [replace(e, allowed_labels=("yes", "no")) for e in some(6, rationale="Because.")]
+        store = store_of(tmp_path, train=[*rows, *yes])
+        with pytest.raises(UsageError, match=r"'nope' \(6\), and none has its 'no': was a label"):
+            health.check(toy.make_run(), store)
+
+    def test_rows_that_no_teacher_was_asked_about_are_not_counted_as_wrong(
+        self, tmp_path: Path
+    ) -> None:
+        asked = [replace(e, teacher_label="yes") for e in some(4, rationale="So.")]
+        wrong = [replace(e, id="w", teacher_label="no") for e in some(1)]
+        store = store_of(tmp_path, train=[*asked, *wrong, *some(5)], test=[*asked, *wrong])
+        line = health.health_line(store, "train", config.Data())
+        assert "teacher right 80.00 % of 5 answers, " in line
+        assert "teacher right 80.00 %, " in health.health_line(store, "test", config.Data())
 
     def test_the_plan_says_what_a_run_does(self, tmp_path: Path) -> None:
         rows = [*some(5), *some(5, rationale="Sun")]

@@ -201,6 +201,18 @@ class TestOlderThanTheRows:
         assert "no such label now: 10: " in old
         assert old.endswith("Then filter as before.")
 
+    def test_a_label_that_was_renamed_in_the_table_alone(self, cqa: Cqa) -> None:
+        """The task file still names it as it was."""
+        labels = ("acount", "billing")
+        cqa.task = dataclasses.replace(cqa.task, labels=labels)
+        rows = [dataclasses.replace(e, allowed_labels=labels) for e in self.open_rows(cqa)]
+        file = cqa.write(map(record, rows))
+        assert self.join(cqa, rows, file)[2] == ""
+        now = [dataclasses.replace(e, label=e.label.replace("ac", "acc")) for e in rows]
+        found, _, old = self.join(cqa, now, file)
+        assert {e.label for e in found if e.rationale} == {"billing"}
+        assert "no such label now: 9: " in old
+
     @pytest.mark.parametrize("hint", [False, True])
     def test_a_corrected_gold_label(self, cqa: Cqa, hint: bool) -> None:
         rows = self.open_rows(cqa)

@@ -14,6 +14,7 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Batch
+from dss_jax.model import matmul, t5
 from dss_jax.model.t5 import T5
 from dss_jax.train.memory import _kept
 
@@ -120,6 +121,32 @@ def test_what_the_backward_pass_finds_kept(toy_store: Any, layout: str, dtype: s
     itemsize = jnp.dtype(dtype).itemsize
     assert minimal - full == itemsize * _products(config, batch)
     assert everything - minimal > minimal - full
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_accelerators_keep_less_and_compute_the_same(
+    dropout: float, plain: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(PLAIN, dropout_rate=dropout)
+    params, _ = plain
+
+    def made() -> tuple[int, Any]:
+        def loss(params: Any, key: jax.Array) -> tuple[jax.Array, None]:
+            rngs = {"dropout": key}
+            run = jax.tree_util.Partial(T5(config).apply, deterministic=False, rngs=rngs)
+            return jnp.mean(jnp.square(run({"params": params}, INPUTS, TARGETS))), None
+
+        kept = _kept(loss, params, jax.eval_shape(lambda: jax.random.key(0)))
+        return kept, jax.jit(jax.value_and_grad(loss, has_aux=True))(params, jax.random.key(1))
+
+    cpu, expected = made()
+    monkeypatch.setattr(matmul, "platform", lambda: "gpu")
+    monkeypatch.setattr(t5, "platform", lambda: "gpu")
+    accelerator, found = made()
+    assert accelerator < 0.6 * cpu
+    if not dropout:  # Masks are others.
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
 def test_an_unknown_policy_is_refused() -> None:

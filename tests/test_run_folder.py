@@ -10,7 +10,8 @@ from dss_jax.cli import gin_config
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.run import run_folder
-from dss_jax.run.run_folder import begun, hand_over, open_run_folder, other_settings
+from dss_jax.run.changes import other_settings
+from dss_jax.run.run_folder import begun, hand_over, open_run_folder
 
 KEY = "0123"
 

@@ -11,16 +11,9 @@ import pytest
 
 from dss_jax.core.errors import UsageError
 from dss_jax.data import store_writer
-from dss_jax.data.store import (
-    MANIFEST,
-    Ragged,
-    StoreDamaged,
-    TokenStore,
-    count_overlong,
-    key_of,
-    open_store,
-)
+from dss_jax.data.store import MANIFEST, Ragged, StoreDamaged, TokenStore, key_of, open_store
 from dss_jax.data.store_writer import SplitBuilder, remove_leftovers, write_store
+from dss_jax.layouts.health import count_overlong
 
 ROWS = [
     ([5, 6, 1], [7, 1], "first"),

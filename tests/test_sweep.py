@@ -18,6 +18,7 @@ from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import Cell, Sweep, cells_of
 from dss_jax.run import run_folder
+from dss_jax.run.changes import other_settings
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep import runner as sweep_run
 from dss_jax.sweep.devices import slots
@@ -254,9 +255,9 @@ def test_a_cell_that_was_planned_and_never_begun_may_change(tmp_path: Path) -> N
     assert len(sweep_plan.begun_before(tmp_path / "s", [])) == len(cells) - 2 == 7
     run_folder.hand_over(planned)
     other = config.Run(train=config.Train(steps=5, output_dir=str(folder)))
-    assert run_folder.other_settings(other, folder) == ""
+    assert other_settings(other, folder) == ""
     done = tmp_path / "s" / GROUP / "dss/frac_1/seed_0"
-    assert "Train.steps" in run_folder.other_settings(other, done)
+    assert "Train.steps" in other_settings(other, done)
 
 
 def test_a_run_that_finds_its_folder_taken_is_waited_for(

@@ -118,6 +118,8 @@ def test_a_student_knows_its_columns() -> None:
     # One of the columns that it was trained on may be called so.
     card = StudentCard(columns=("input", "b"))
     assert asked(Located(where="r", row=row | {"input": "x"}), job, card).text == "input: x\nb: y"
+    job = PredictJob(input="", out="", input_column="input")
+    assert asked(Located(where="r", row=row | {"input": "x"}), job, card).text == "x"
     card = StudentCard(columns=("a", "b"))
     with pytest.raises(UsageError, match="The student was trained on 'a', 'b'"):
         asked(Located(where="r", row={"a": "x"}), job, card)

@@ -15,6 +15,7 @@ from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import DistillationTask, Example, plain_example
 from dss_jax.data.check import check
 from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.interop.model_files import ModelFiles, write_model_files
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
 LABELS = ("Account", "Billing", "Technical")
@@ -162,6 +163,11 @@ def test_a_split_that_nobody_was_asked_about_is_not_called_wrong() -> None:
     (one,) = (f for f in found if f.what == "with a rationale")
     assert one.found["test"] == "0 of 20"
     assert one.found["train"] == "60 of 60, right 100.0 %"
+    change(splits, "train", 0, teacher_label="", rationale="")
+    (one,) = (
+        f for f in check(task_of(), splits, config.Run(), None).findings if f.what == one.what
+    )
+    assert one.found["train"] == "59 of 60, right 100.0 %"
 
 
 def test_what_is_worth_a_look() -> None:
@@ -212,6 +218,15 @@ def test_the_command_ends_with_1_for_what_should_stop_one(
     assert "nothing found that should stop you" in said
     assert "tokens of the input" in said
     assert Path("check.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_vocabulary_is_that_of_the_run_in_the_tasks_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tickets.write(here, tickets.rows())
+    write_model_files(here / "runs" / "tickets", ModelFiles(config.T5Config(), VOCABULARY, 0))
+    assert main(["tasks", "check", "tickets"]) == 0
+    assert "tokens of the input" in capsys.readouterr().out
 
 
 def test_records_of_another_task_should_stop_one(

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import script_texts
 import toy
-from hypothesis import given
-from hypothesis import strategies as st
 from record_tokenizers import ADDED, FOLDER, GOLDEN, t5_folder
 from t5_weights import BASE, random_weights
 from test_seqio_tokens import TRICKY, check_against_pipelines, rows_of
@@ -19,11 +17,12 @@ from test_seqio_tokens import TRICKY, check_against_pipelines, rows_of
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.data.columns import Examples
+from dss_jax.data.file_tokenizers import FastTokenizer
 from dss_jax.data.joint import joint_pair
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.tokenizer import Tokenizer
-from dss_jax.data.tokenizer_files import FAST, FastTokenizer
+from dss_jax.data.tokenizer_files import FAST
 from dss_jax.data.vocabulary import files_of, open_vocabulary, resolve, vocabulary_digest
 from dss_jax.interop import extend, older_tokenizers
 from dss_jax.interop.formats import read_weights, write_weights
@@ -110,10 +109,11 @@ def test_there_and_back(name: str, opened: dict[str, Tokenizer]) -> None:
             assert own.decode(own.encode(text)) == text
 
 
-@given(st.lists(st.integers(0, 800)))
-def test_any_ids_are_a_text(opened: dict[str, Tokenizer], ids: list[int]) -> None:
+def test_any_ids_are_a_text(opened: dict[str, Tokenizer]) -> None:
+    rng = np.random.default_rng(0)
     for own in opened.values():
-        assert own.decode(ids).encode() is not None
+        for _ in range(200):
+            own.decode(rng.integers(3, 800, rng.integers(0, 30))).encode()
 
 
 def test_bytes_that_are_no_utf8_are_left_out(opened: dict[str, Tokenizer]) -> None:

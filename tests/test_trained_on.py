@@ -12,9 +12,11 @@ import toy
 from toy import heard
 
 from dss_jax.cli import saved_run
+from dss_jax.cli.main import main
 from dss_jax.core import config, registry
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.data import prepare, prepare_child
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import write_store
 from dss_jax.records.files import write_records
@@ -99,6 +101,16 @@ class TestFromAnotherFolder:
         assert session.evaluator.metric == "text_accuracy"
         assert f"(it was {known['task_file']})" in said[0]
         assert not registry._loaded, "a task file was executed because a run names it"
+
+    def test_its_records_may_be_others_now(
+        self, tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Extracted again; nobody has named them to the command."""
+        run = student(tmp_path, store, monkeypatch, **OURS)
+        file = tmp_path / "r.jsonl"
+        write_records(file, Header(task="choices", split="train", teacher="m"), [])
+        records = f"Task.record_files = ({str(file)!r},)"
+        assert reopen(run, "Data.store = None", records).store.path == store.path
 
     def test_a_scorer_of_the_task_files_own_needs_the_file_to_be_named(
         self, tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch
@@ -249,6 +261,39 @@ def test_a_run_that_goes_on_with_changed_data_is_told_what_has_changed(
     with heard() as said, pytest.raises(UsageError, match="token store: changed"):
         single.train(run, changed, TEXT_ACCURACY)
     assert "train: other rows (30 and 30)" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ([], "was trained on other data than there are now (the rows, the task file or what"),
+        (["--gin.Train.steps=3"], "another configuration:"),
+    ],
+)
+def test_a_run_is_refused_before_anything_is_prepared(
+    more: list[str], says: str, tmp_path: Path, store: TokenStore, monkeypatch, capsys
+) -> None:
+    def prepared(request: object) -> None:
+        raise AssertionError("a store was made")
+
+    monkeypatch.setattr(prepare_child, "run", prepared)
+    monkeypatch.setenv("DSS_STORE_DIR", str(tmp_path / "stores"))
+    folder = tmp_path / "run"
+    flags = ["--task", "word_problems", "--model", "t5_1_1_tiny", "--output_dir", str(folder)]
+    assert main(["config", *flags]) == 0
+    run = config.from_gin(capsys.readouterr().out)
+    about = {"name": "words", "kind": "task", "key": "then", "prefixes": "paper"}
+    now = prepare.make_request(run.task, run.vocabulary)["made_from"]
+    about["made_from"] = now | {"files": {"rows.csv": "then"}, "executed": []}
+    splits = {"train": toy.copied(store.split("train"))}
+    then = write_store(tmp_path / "then", splits, store.vocabulary_path, 0, about)
+    run_folder.open_run_folder(run, then.key)
+    trained_on.write(folder, run, then)
+    with pytest.raises(AssertionError, match="a store was made"):
+        main(["train", *flags, *more])  # It has not trained yet.
+    (folder / run_folder.CHECKPOINTS).mkdir()
+    assert main(["train", *flags, *more]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_a_damaged_note_does_not_hide_why_a_run_is_refused(

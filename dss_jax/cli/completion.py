@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
-from dss_jax.cli import gin_config
+from dss_jax.cli import gin_config, options
 from dss_jax.core import config, registry
 from dss_jax.core.t5_config import DECODE_METHODS
 from dss_jax.core.types import CHECKPOINT_FORMATS, ENGINES, SPLITS
@@ -46,7 +46,7 @@ def complete(commands: Mapping[str, str]) -> None:
 
 def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
     """The flags of a command, with what they take."""
-    import_module(f"dss_jax.cli.{command}").add_flags(parser)
+    options.add_command_flags(parser, import_module(f"dss_jax.cli.{command}"))
     for action in parser._actions:
         if action.dest in VALUES:
             made: Any = action

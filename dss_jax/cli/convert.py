@@ -106,7 +106,7 @@ def _print_written(
     weights: "Weights", vocabulary: str, title: str, written: str, compared: "Comparison | None"
 ) -> None:
     """Shows what was read, and where it is now."""
-    from dss_jax.model.t5 import count_parameters
+    from dss_jax.interop.weights import count_parameters
 
     m = weights.config
     logits = "also gives the logits" if m.logits_via_embedding else "logits of their own"
@@ -150,7 +150,7 @@ def _described(
 ) -> tuple["Weights", str | None]:
     """The weights with the student's card, and its model card; None where there is no run."""
     from dss_jax.interop.model_files import CHECKPOINTS
-    from dss_jax.model.t5 import count_parameters
+    from dss_jax.interop.weights import count_parameters
     from dss_jax.run import model_card, run_folder
     from dss_jax.student import card
 

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     store = ensure_store(first.task, first.vocabulary, first.data)
 
     from dss_jax.run import single, teacher_run
-    from dss_jax.run.session import sharing
+    from dss_jax.run.seeds import sharing
     from dss_jax.sweep import plan as sweep_plan
     from dss_jax.train.loop import Interrupted
 

@@ -36,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="the record file, JSONL; of several splits, OUT_SPLIT.jsonl each")
     add("--data_dir", help="folder of the data (also: DSS_DATA_DIR)")
     add("--task_dir", action="append", default=[], help="folder of task files")
+    options.add_bad_rows_flag(parser)
     add("--limit", type=int, help="only the first rows")
     add("--shard", metavar="I/N", help="every N-th row from the I-th (from 0)")
     release = "no LLM: parse the completions of the authors' release"
@@ -81,13 +82,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--price_table", type=Path, help="JSON file of prices, in LiteLLM's form")
     add("--budget", type=float, help="USD; asks before it would be passed")
     add("--yes", action="store_true", help="do not ask")
-    family = "a teacher of T5's family: --model jax:CHECKPOINT"
-    add = parser.add_argument_group(family).add_argument
+    add = parser.add_argument_group("a teacher of T5's family: --model jax:CHECKPOINT").add_argument
     add("--batch_size", type=int, default=32, help="prompts at once (default 32)")
     add("--input_length", type=int, default=2048, help="longest prompt in tokens (default 2,048)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--fsdp", type=int, default=1, help="devices that share the parameters (default 1)")
-    add("--vocabulary", help="SentencePiece file, where the checkpoint has none")
+    add("--vocabulary", help="SentencePiece file or tokenizer, where the checkpoint has none")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -118,6 +118,7 @@ def _check(args: argparse.Namespace) -> None:
     `splits`.
     """
     args.splits = list(map(options.split_of, args.split.split(",")))
+    args.skip = args.bad_rows == "skip"
     for name in args.splits:
         among("split", name, SPLITS)
     if len(set(args.splits)) < len(args.splits):

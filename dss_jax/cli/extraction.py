@@ -4,24 +4,25 @@ import argparse
 import contextlib
 import functools
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from dss_jax.cli.tables import number, print_table, say
+from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
+from dss_jax.data.check import check_labels_asked
 from dss_jax.records.files import refused, write_records
 from dss_jax.records.records import Header
 from dss_jax.teacher import asking, client, prices, prompting
 from dss_jax.teacher import extraction as recipes
 from dss_jax.teacher.extraction import Extraction
-from dss_jax.teacher.journal import Journal
+from dss_jax.teacher.journal import Journal, Request
 from dss_jax.teacher.prices import Prices
 
 FIXED = ("model", "messages", "prompt", "n", "stream", "response_format")
@@ -34,24 +35,56 @@ SHOWN_REASONS = 5
 """At most so many different reasons of failures."""
 
 
+class Asking(NamedTuple):
+    """What is asked about one split, at these prices."""
+
+    args: argparse.Namespace
+    extraction: Extraction
+    examples: Sequence[Example]
+    price: Prices
+
+
 def main(several: Sequence[argparse.Namespace], task: DistillationTask) -> int:
     """Shows prompts, or asks, for one split after another; all of them share a budget. Returns the
     exit status: that of the first split that does not end well, which is the last one then.
     """
-    # All are read before anything is paid for.
-    read = [rows.examples(task, args.split, args.data_dir) for args in several]
+    # All are read, and counted, before anything is paid for.
+    read = [_rows(args, task) for args in several]
+    asked = [_asking(args, task, whole) for args, whole in zip(several, read, strict=True)]
+    if several[0].show_prompt is not None:
+        for one in asked:
+            _show(one)
+        return 0
+    every = [*itertools.chain.from_iterable(read)]
+    check_labels_asked(task, every, exemplars=several[0].exemplars != 0)
+    expected = [_expected(one) for one in asked]
+    if several[0].dry_run:
+        for one, own in zip(asked, expected, strict=True):
+            _print_estimate(one, own)
+        if len(asked) > 1 and expected[0].cost is not None:
+            say(f"all together, about: {sum(own.cost or 0 for own in expected):,.2f} USD")
+        return 0
+    agreed = len(asked) > 1 and _confirm(several[0], sum(own.cost or 0 for own in expected), "")
     left = several[0].budget
-    for args, whole in zip(several, read, strict=True):
-        args.budget, args.spent = left, 0.0
-        if status := _one_split(args, task, whole):
+    for one, own in zip(asked, expected, strict=True):
+        one.args.budget, one.args.spent = left, 0.0
+        if status := _ask(one, own, agreed):
             return status
-        left = None if left is None else max(0.0, left - args.spent)
-    if len(several) > 1 and several[0].show_prompt is None and not several[0].dry_run:
+        left = None if left is None else max(0.0, left - one.args.spent)
+    if len(several) > 1:
         say(f"for dss train: --rationales {','.join(str(args.out) for args in several)}")
     return 0
 
 
-def _one_split(args: argparse.Namespace, task: DistillationTask, whole: list[Example]) -> int:
+def _rows(args: argparse.Namespace, task: DistillationTask) -> list[Example]:
+    left: list[str] | None = [] if args.skip else None
+    found = rows.examples(task, args.split, args.data_dir, left)
+    if left:
+        say(f"{args.split}: {number(len(left))} rows are left out that cannot be used")
+    return found
+
+
+def _asking(args: argparse.Namespace, task: DistillationTask, whole: list[Example]) -> Asking:
     examples = recipes.shard_of(whole[: args.limit], args.shard)
     if not examples:
         raise UsageError("no row is left to ask about. See --limit and --shard.")
@@ -59,12 +92,28 @@ def _one_split(args: argparse.Namespace, task: DistillationTask, whole: list[Exa
     if labels := recipes.learned_labels(task, _rows_with_gold(args, task, whole)):
         extraction = replace(extraction, labels=labels)
         say(f"labels that a teacher may answer, from the gold ones: {', '.join(labels)}")
-    if args.show_prompt is None:
-        return _ask(args, extraction, examples)
-    for example in examples[: args.show_prompt]:
-        first = next(extraction.requests([example]))
+    given = (args.price_in, args.price_out, args.price_table)
+    price = prices.find_prices(args.model, *given, base_url=_server(args), batch=args.batch)
+    if args.budget is not None and price(1, 1) is None:
+        raise UsageError(
+            "--budget needs prices: --price_in and --price_out, or --price_table. They are on the "
+            "provider's page."
+        )
+    return Asking(args, extraction, examples, price)
+
+
+def _show(asked: Asking) -> None:
+    for example in asked.examples[: asked.args.show_prompt]:
+        first = next(asked.extraction.requests([example]))
         say(f"--- {example.id}, sample {first.sample}\n{prompting.shown(first.body)}\n")
-    return 0
+
+
+def _server(args: argparse.Namespace) -> str:
+    return prices.HOSTED if args.base_url is None else str(args.base_url)
+
+
+def _journal(args: argparse.Namespace) -> Journal:
+    return Journal(args.journal or args.out.with_name(args.out.name + ".journal"))
 
 
 def _rows_with_gold(
@@ -73,12 +122,13 @@ def _rows_with_gold(
     """The rows of train where they are here, else those that are asked about; read when needed."""
     if args.split != "train":
         with contextlib.suppress(UsageError):
-            examples = rows.examples(task, "train", args.data_dir)
+            examples = rows.examples(task, "train", args.data_dir, [] if args.skip else None)
     yield from examples
 
 
 def from_release(args: argparse.Namespace, task: DistillationTask) -> None:
-    completions = rows.examples_with_completions(task, args.split, args.from_release)
+    left: list[str] | None = [] if args.skip else None
+    completions = rows.examples_with_completions(task, args.split, args.from_release, left)
     header, records = recipes.from_release(task, args.split, completions)
     write_records(args.out, header, records)
     print_table(f"{args.out}", ("rows", ""), [*header.totals["statuses"].items()])
@@ -89,7 +139,7 @@ def _fields(text: str | None) -> dict[str, Any]:
     may not hold.
     """
     try:
-        fields = json.loads("{}" if text is None else text, parse_constant=refused)
+        fields = strict_json.loads("{}" if text is None else text, parse_constant=refused)
     except ValueError as error:
         raise UsageError(f"--extra_body must be JSON, not {text!r}: {error}.") from error
     if not isinstance(fields, dict):
@@ -126,27 +176,14 @@ def _named(args: argparse.Namespace, options: type) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
-def _ask(args: argparse.Namespace, extraction: Extraction, examples: Sequence[Example]) -> int:
-    server = prices.HOSTED if args.base_url is None else args.base_url
-    given = (args.price_in, args.price_out, args.price_table)
-    price = prices.find_prices(args.model, *given, base_url=server, batch=args.batch)
-    if args.budget is not None and price(1, 1) is None:
-        raise UsageError(
-            "--budget needs prices: --price_in and --price_out, or --price_table. They are on the "
-            "provider's page."
-        )
-    requests = extraction.requests(examples)
-    if args.out is None:  # A dry run before anything was asked.
-        _print_estimate(args, _estimate(args, extraction, requests, price), price)
-        return 0
-    with Journal(args.journal or args.out.with_name(args.out.name + ".journal")) as journal:
-        chunks = asking.ExtractionRun(journal, only_failed=args.only_failed).missing(requests)
-        expected = _estimate(args, extraction, itertools.chain.from_iterable(chunks), price)
-        if args.dry_run:
-            _print_estimate(args, expected, price)
-            return 0
-        limit = None if _confirm(args, expected) else _spending_limit(args, price)
-        teacher = _teacher(args, server)
+def _ask(asked: Asking, expected: prices.Estimate, agreed: bool) -> int:
+    """`agreed`: the user will pay what it takes."""
+    args, extraction, examples, price = asked
+    with _journal(args) as journal:
+        nothing = f"of {args.split} "
+        free = agreed or _confirm(args, expected.cost or 0, nothing)
+        limit = None if free else _spending_limit(args, price)
+        teacher = _teacher(args)
         bar = ExtractionBar(extraction, len(examples), expected.requests, price)
         run = asking.ExtractionRun(
             journal, only_failed=args.only_failed, extraction=extraction.sha256
@@ -161,15 +198,16 @@ def _ask(args: argparse.Namespace, extraction: Extraction, examples: Sequence[Ex
                 f"done and kept in {journal.path}. The same command goes on from there."
             )
             return 130 if progress.stopped == "interrupted" else 1
-        endpoint = "" if args.local else client.host_of(server)
+        endpoint = "" if args.local else client.host_of(_server(args))
         about = {"prices": price.note, "terms": args.terms, "endpoint": endpoint}
         header = recipes.write(extraction, examples, journal, args.out, price=price, **about)
     _print_report(str(args.out), header, progress)
     return 1 if progress.failed and not (progress.answered or progress.reused) else 0
 
 
-def _teacher(args: argparse.Namespace, server: str) -> asking.Teacher:
+def _teacher(args: argparse.Namespace) -> asking.Teacher:
     """Who is asked. Fails here if it could not work at all."""
+    server = _server(args)
     if args.local:
         names = ("batch_size", "input_length", "dtype", "fsdp", "vocabulary")
         return _local_teacher(args.model, **{name: getattr(args, name) for name in names})
@@ -189,29 +227,36 @@ def _local_teacher(name: str, **options: Any) -> asking.Teacher:
     return JaxTeacher(name, **options)
 
 
-def _estimate(
-    args: argparse.Namespace, extraction: Extraction, requests: Iterable[Any], price: Prices
-) -> prices.Estimate:
+def _expected(asked: Asking) -> prices.Estimate:
+    """Of the requests that the journal has no reply to."""
+    args, extraction, examples, price = asked
     answers = [len(e.rationale) + len(e.output) for e in extraction.prompt.exemplars]
     # The answer's own words ("So the answer is") are some tens of characters.
     length = (sum(answers) / len(answers) + 30 if answers else 200) / prices.CHARACTERS_PER_TOKEN
-    bodies = (request.body for request in requests)
-    limits = {"rpm": args.rpm, "tpm": args.tpm}
-    return prices.estimate(bodies, length, price, concurrency=args.concurrency, **limits)
+    limits = {"concurrency": args.concurrency, "rpm": args.rpm, "tpm": args.tpm}
+    requests: Iterable[Request] = extraction.requests(examples)
+    if args.out is None:  # A dry run before anything was asked.
+        return prices.estimate((r.body for r in requests), length, price, **limits)
+    with _journal(args) as journal:
+        run = asking.ExtractionRun(journal, only_failed=args.only_failed)
+        missing = itertools.chain.from_iterable(run.missing(requests))
+        return prices.estimate((r.body for r in missing), length, price, **limits)
 
 
-def _confirm(args: argparse.Namespace, expected: prices.Estimate) -> bool:
-    """Whether the user agreed to spend more than the budget; raises UsageError where not."""
-    if args.budget is None or expected.cost <= args.budget:
+def _confirm(args: argparse.Namespace, cost: float, nothing: str) -> bool:
+    """Whether the user agreed to spend more than the budget; raises UsageError where not, with
+    `nothing` for what was not sent.
+    """
+    if args.budget is None or cost <= args.budget:
         return False
-    text = f"this will cost about {expected.cost:,.2f} USD, more than --budget {args.budget:g}"
+    text = f"this will cost about {cost:,.2f} USD, more than --budget {args.budget:g}"
     if args.yes:
         say(text)
         return True
     if sys.stdin.isatty() and input(f"{text}. Go on? [y/N] ").strip().lower() in ("y", "yes"):
         return True
     fix = "Raise --budget, ask for fewer rows, or add --yes."
-    raise UsageError(f"{text}. Nothing of {args.split} was sent. {fix}")
+    raise UsageError(f"{text}. Nothing {nothing}was sent. {fix}")
 
 
 def _spending_limit(
@@ -228,7 +273,8 @@ def _spending_limit(
     return may_go_on
 
 
-def _print_estimate(args: argparse.Namespace, expected: prices.Estimate, price: Prices) -> None:
+def _print_estimate(asked: Asking, expected: prices.Estimate) -> None:
+    args, price = asked.args, asked.price
     rows = {
         "requests to send": expected.requests,
         "prompt tokens, about": expected.prompt_tokens,

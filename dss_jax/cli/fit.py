@@ -2,8 +2,10 @@
 
   dss fit --model t5_1_1_xxl --device h200 --count 8 --batch 64
   dss fit --model t5_1_1_large                                   all devices, one of each
+  dss fit --model t5_1_1_base --device v5e --count 8 --compile --task cqa
 
-Nothing is allocated or compiled, and no accelerator is needed.
+Nothing is allocated, and no accelerator is needed. With --compile the device's own compiler is
+asked as well, as `dss compile` does, for the planned settings and the shapes of the task's data.
 """
 
 import argparse
@@ -33,9 +35,8 @@ PLANNED = ("Mesh.data", "Mesh.fsdp", "Mesh.model", "T5Config.remat_policy", "Tra
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", help="for example t5_1_1_xxl: gin_configs/models/")
+    options.add_run_flags(parser)
     add("--device", help=f"{', '.join(DEVICES)} (default: a table of all)")
-    add("--method", help="dss: two rows an example (default); standard: one")
     add("--optimizer", help="adamw (default) or adafactor")
     add("--dtype", help="of activations: bfloat16 or float32 (default)")
     add("--count", type=int, default=1, help="devices (default: 1)")
@@ -43,7 +44,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--input_length", type=int, help="longest input, tokens (default: 1024)")
     add("--target_length", type=int, help="longest target, tokens (default: 256)")
     add("--lora_rank", type=int, help="0 is off (default)")
-    options.add_gin_flags(parser)
+    text = "compile the step with the device's compiler, for the data of --task: docs/compiled.md"
+    add("--compile", action="store_true", help=text)
+    parser.set_defaults(needs_model=True, program=None, keep=None)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -53,12 +56,23 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"no model: give --model NAME. Known: {known}.")
     at_least("--count", args.count, 1)
     wanted = device(args.device) if args.device else None
-    named = {"model": args.model, "method": args.method}
-    files = [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
     given = {setting: getattr(args, flag) for flag, setting in FLAGS.items()}
     bindings = [f"{name} = {value!r}" for name, value in given.items() if value is not None]
-    whole = [options.BASE_GIN_FILE, *files, *args.gin_file]
-    run = gin_config.load_run(whole, bindings + args.bindings, search)
+    args.bindings = bindings + args.bindings
+    has_data = args.task or args.mixture_or_task_name
+    if args.compile:
+        if wanted is None or not has_data:
+            raise UsageError("--compile needs a device and a task's data: --device, --task.")
+        from dss_jax.train.aot import no_accelerators
+
+        no_accelerators()
+    if has_data:
+        run = options.resolve(args).run
+    else:
+        named = {"model": args.model, "method": args.method}
+        files = [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
+        whole = [options.BASE_GIN_FILE, *files, *args.gin_file]
+        run = gin_config.load_run(whole, args.bindings, search)
     run = replace(run, model=replace(run.model, vocab_size=run.model.vocab_size or VOCAB_SIZE))
     title = (
         f"{args.model or args.gin_file[-1]}, {run.optimizer.name}, {run.model.dtype}, batch "
@@ -66,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
         + (f", LoRA of rank {run.lora.rank}" if run.lora.rank else "")
     )
     if wanted is not None:
-        return _one_device(title, run, wanted, args.count)
+        return _one_device(args, title, run, wanted)
     _all_devices(title, run, args.count)
     return 0
 
@@ -83,9 +97,10 @@ def _flags(run: config.Run) -> str:
     return "\n".join(f"  --gin.{name}={text}" for name, text in texts.items())
 
 
-def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
+def _one_device(args: argparse.Namespace, title: str, run: config.Run, wanted: Device) -> int:
     from dss_jax.train.memory import enough_devices, plan
 
+    count = args.count
     best = plan(run, wanted, count)
     parts = ("parameters", "gradients", "optimizer", "activations", "working", "total")
     rows = [[name, _gb(getattr(best.memory, name))] for name in parts]
@@ -95,7 +110,7 @@ def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
     if best.fits(wanted):
         print("It fits. Add to dss train:")
         print(_flags(best.run))
-        return 0
+        return _compiled(args, best.run)
     more = enough_devices(run, wanted, count)
     print(f"It does not fit: this is the least it takes, with {_shown(best.run)}.")
     if more is None:
@@ -104,7 +119,17 @@ def _one_device(title: str, run: config.Run, wanted: Device, count: int) -> int:
     else:
         needed = more.run.mesh.data * more.run.mesh.fsdp * more.run.mesh.model
         print(f"{needed} of them would do, with {_shown(more.run)}.")
-    return 1
+    return _compiled(args, best.run) if args.compile else 1
+
+
+def _compiled(args: argparse.Namespace, run: config.Run) -> int:
+    if not args.compile:
+        return 0
+    from dss_jax.cli.compile import compile_for
+    from dss_jax.train.aot import slice_of
+
+    print()
+    return compile_for(args, run, slice_of(args.device, args.count))
 
 
 def _shown(run: config.Run) -> str:

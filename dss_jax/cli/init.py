@@ -19,18 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dss_jax.cli import init_files
+from dss_jax.cli import init_files, options
 from dss_jax.cli.tables import number, print_table, say
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import shipped, write_whole
 from dss_jax.core.registry import load_task_file
-from dss_jax.core.table import TableSource
+from dss_jax.core.table import FORMS, TableSource
 from dss_jax.core.texts import AS_UTF8
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.interop.hub import SCHEME
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 FEWEST = 20
 """Labelled rows."""
 
@@ -56,6 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--id", metavar="COL", help="a column that names each row (default: known by its text)")
     add("--group", metavar="COL", help="rows that agree in it stay in one split")
     add("--rationale", metavar="COL", help="a column that says why")
+    options.add_bad_rows_flag(parser)
     add("--dir", type=Path, default=Path(), help="where to write (default: here)")
     student = "google/flan-t5-base"
     text = f"the checkpoint of the train command that is printed (default: {student})"
@@ -81,6 +81,7 @@ class FoundTable(NamedTuple):
 
 def main(args: argparse.Namespace) -> None:
     at_least("--exemplars", args.exemplars, 0)
+    args.skip = args.bad_rows == "skip"
     if not args.name.isidentifier():
         raise UsageError(
             f"{args.name!r} cannot be a task's name: letters, digits and _ only, no digit first."
@@ -94,13 +95,13 @@ def main(args: argparse.Namespace) -> None:
         if args.source.startswith(SCHEME):
             undo.callback(shutil.rmtree, files["task"].with_suffix(""), ignore_errors=True)
         found = _look(args, files["task"], _table(args, files["task"].parent))
-        splits = _examples(found.task)
+        splits = _examples(args, found.task)
         exemplars = _exemplars(args, found.task, splits["train"])
         longest, measured = _longest_label(found.task, splits)
         about = args.name, _title(args), found.table, found.task.labels, exemplars
         write_whole(files["task"], init_files.task_file(*about))
         undo.pop_all()
-    gin = init_files.gin_file(args.name, _title(args), splits, longest, measured)
+    gin = init_files.gin_file(args.name, _title(args), splits, longest, measured, args.skip)
     write_whole(files["gin"], gin)
     _report(found, splits, longest, measured)
     _next(args, files, exemplars)
@@ -131,9 +132,9 @@ def _table(args: argparse.Namespace, tasks: Path) -> TableSource:
     file = Path(args.source).expanduser()
     if not file.is_file():
         raise UsageError(f"--from {args.source}: there is no such file.")
-    if file.suffix.lower() not in ENDINGS:
+    if file.suffix.lower() not in FORMS:
         excel = f" {AS_UTF8}" if file.suffix.startswith(".xl") else ""
-        raise UsageError(f"--from {file}: must end in one of {', '.join(ENDINGS)}.{excel}")
+        raise UsageError(f"--from {file}: must end in one of {', '.join(FORMS)}.{excel}")
     known = _columns_of(file)
     if not (args.input and args.label):
         listed = ", ".join(map(repr, known))
@@ -203,11 +204,15 @@ def _look(args: argparse.Namespace, task_file: Path, table: TableSource) -> Foun
     return FoundTable(task, table, found.rows, slips, found.labels)
 
 
-def _examples(task: DistillationTask) -> dict[str, list[Example]]:
-    """All splits; UsageError: rows that cannot be used, with file and line."""
+def _examples(args: argparse.Namespace, task: DistillationTask) -> dict[str, list[Example]]:
+    """All splits; UsageError: rows that cannot be used, with file and line, unless skipped."""
     from dss_jax.data import rows, sources
 
-    return {split: rows.examples(task, split) for split in sources.available_splits(task)}
+    left: list[str] | None = [] if args.skip else None
+    splits = {s: rows.examples(task, s, None, left) for s in sources.available_splits(task)}
+    if left:
+        say(f"{number(len(left))} rows are left out that cannot be used, as {left[0]}")
+    return splits
 
 
 def _exemplars(
@@ -282,6 +287,7 @@ def _next(
     ending = ".jsonl" if args.source.startswith(SCHEME) else Path(args.source).suffix
     records, run = f"{args.name}_train.jsonl", f"runs/{args.name}"
     server = ["--base_url", args.base_url] if args.base_url else []
+    server += ["--bad_rows", "skip"] if args.skip else []
     teacher = ["--model", args.model or "gpt-4o-mini", *server]
     start = ["--init_from", args.init_from]
     commands = [

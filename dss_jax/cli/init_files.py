@@ -59,7 +59,7 @@ GIN = """# {title}: {counts}.
 # Settings of every command that is given --task {name}. Written by `dss init`, to be edited.
 Task.name = "{name}"
 Train.output_dir = "runs/{name}"
-
+{skip}
 # {epochs} times through {train} labelled rows. 1e-4 to 3e-4 is what Hugging Face advises for T5
 # that starts from a checkpoint.
 Train.steps = {steps}
@@ -137,10 +137,15 @@ def task_file(
 
 
 def gin_file(
-    name: str, title: str, splits: Mapping[str, Sequence[Example]], longest: int, measured: bool
+    name: str,
+    title: str,
+    splits: Mapping[str, Sequence[Example]],
+    longest: int,
+    measured: bool,
+    skip: bool = False,
 ) -> str:
     """The text of `gin_configs/tasks/NAME.gin`. `longest`: tokens of the longest label, or the most
-    that it could have.
+    that it could have; `skip`: rows that cannot be used are left out.
     """
     rows = splits["train"]
     train = sum(bool(e.label) for e in rows)
@@ -151,6 +156,7 @@ def gin_file(
         title=visible(title),
         counts=", ".join(f"{split} {len(own):,}" for split, own in splits.items()),
         name=name,
+        skip='Task.bad_rows = "skip"\n' if skip else "",
         epochs=round(steps * batch / max(1, train)),
         train=f"{train:,}",
         steps=steps,

@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "tables and figures of finished runs; a page with every answer",
     "replay": "repeat the step at which a run has diverged, and look at its rows",
     "fit": "whether a model fits a device, and with which mesh",
+    "compile": "compile a training step for TPUs or GPUs that are not here; what it takes",
     "convert": "turn a checkpoint of Hugging Face, Orbax or T5X into another, or CTranslate2's",
     "vocabulary": "add tokens to a student's vocabulary",
     "push": "upload a student to the Hugging Face hub",
@@ -99,9 +100,7 @@ def _main(given: Sequence[str]) -> int:
         module = import_module(f"dss_jax.cli.{name}")
         parser = Parser(f"dss {name}", None, module.__doc__, allow_abbrev=False)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        module.add_flags(parser)
-        verbose = "say more: the whole configuration, where compiled code is kept"
-        parser.add_argument("-v", "--verbose", action="store_true", help=verbose)
+        options.add_command_flags(parser, module)
         args = options.parse(parser, given[1:])
         with log.shown(verbose=args.verbose):
             return module.main(args) or 0

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from dss_jax.cli import gin_config
 from dss_jax.core import config, processes, registry
@@ -43,10 +44,20 @@ class Resolved:
     vocabulary: str | None
 
 
+def add_command_flags(parser: argparse.ArgumentParser, command: ModuleType) -> None:
+    """The flags of a command, given by its module, and those that all have."""
+    command.add_flags(parser)
+    text = "say more: the whole configuration, where compiled code is kept"
+    parser.add_argument("-v", "--verbose", action="store_true", help=text)
+
+
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data_dir", help="folder of the data (also: DSS_DATA_DIR); all paths: gs:// or s3:// too")
-    add("--vocabulary", help="SentencePiece model: a file, or https://")
+    add(
+        "--vocabulary",
+        help="SentencePiece model (a file, or https://), tokenizer's folder, or bytes",
+    )
     add("--store_dir", help="folder of the token stores (also: DSS_STORE_DIR)")
     add("--task_dir", action="append", default=[], help="a folder with task files of yours")
 
@@ -58,7 +69,7 @@ def add_rationales_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_bad_rows_flag(parser: argparse.ArgumentParser) -> None:
     text = "error (default), or skip: leave out rows that cannot be used, and count them"
-    parser.add_argument("--bad_rows", metavar="error|skip", help=text)
+    parser.add_argument("--bad_rows", choices=("error", "skip"), help=text)
 
 
 def add_gin_flags(parser: argparse.ArgumentParser, files: bool = True) -> None:
@@ -126,7 +137,11 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     """The flags of a command; its `bindings` are the settings: "Train.steps = 300" for
     `--gin.Train.steps=300`. Raises UsageError for what the command does not take.
     """
-    args, rest = parser.parse_known_intermixed_args(words)
+    try:
+        args, rest = parser.parse_known_intermixed_args(words)
+    except UsageError:
+        parser.parse_known_args(words)  # Its error names all that is missing.
+        raise
     bindings = []
     for at, flag in enumerate(rest):
         if not flag.startswith("--gin."):

@@ -27,7 +27,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--student", required=True, help=student)
     add("--input", required=True, help="rows: .csv, .tsv, .jsonl, .parquet, .txt; - is stdin")
     add("--out", required=True, help="where they go with their labels; - is stdout (JSONL)")
-    add("--input_column", default="input", help="whose texts are read (default: input)")
+    text = "whose texts are read (default: those that the student was trained on, or input)"
+    add("--input_column", metavar="NAME", help=text)
     add("--task", help="a task file that makes the input of its raw rows: see `dss tasks`")
     add("--task_dir", action="append", default=[], help="a folder with task files of yours")
     text = "a label that is allowed, in place of the student's; give it for each"

@@ -130,6 +130,9 @@ def reopen(
     else:
         scorer, path = trained_on.without_task_file(folder, run.task.name, run.data.store)
         run = replace(run, data=replace(run.data, store=path))
+    if run.data.store is not None:
+        # It has what the records said; they may be others now, and scoring needs none.
+        run = replace(run, task=replace(run.task, record_files=()))
 
     from dss_jax.data.store import TokenStore
     from dss_jax.run.hosts import same_store

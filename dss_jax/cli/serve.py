@@ -69,13 +69,15 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(
             f'dss serve needs {error.name}, which is not installed: pip install "dss-jax[serve]".'
         ) from None
+    from dss_jax.run.clock import clocked
     from dss_jax.student.load import load
 
     limits = ServeLimits(**{field.name: getattr(args, field.name) for field in fields(ServeLimits)})
     with server.bind(args.host, args.port) as listening:
-        student = load(
-            args.student, engine=args.engine, threads=args.threads, checkpoint=args.checkpoint
-        )
+        with clocked(f"loading {args.student}"):
+            student = load(
+                args.student, engine=args.engine, threads=args.threads, checkpoint=args.checkpoint
+            )
         name = args.name or Path(args.student).resolve().name
         hosts = _hosts(args.host, args.allowed_hosts)
         served = Served(student, name, token, hosts, limits, args.warm_batches)

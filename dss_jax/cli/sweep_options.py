@@ -11,7 +11,7 @@ from dss_jax.cli import gin_config, options
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, Sweep
-from dss_jax.run import run_folder
+from dss_jax.run.changes import with_seed
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.plan import Job, Planned
 
@@ -161,7 +161,7 @@ def resolve(grid: Grid, cells: Sequence[Cell]) -> list[Planned]:
     planned = []
     for cell in cells:
         one = of_group[cell.group]
-        run = run_folder.with_seed(one.run, cell.seed, grid.place(cell), same_order)
+        run = with_seed(one.run, cell.seed, grid.place(cell), same_order)
         planned.append(Planned(cell, run, one.vocabulary))
     return planned
 

@@ -2,23 +2,27 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dss_jax.cli import options
 from dss_jax.cli.tables import print_table, say
+from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import DistillationTask, Example, SplitUnavailable
 from dss_jax.data import rows, sources
 from dss_jax.data.characters import vocabulary_at_hand
 from dss_jax.data.check import Finding, TaskCheck, check
 from dss_jax.data.rationales import join_records
-from dss_jax.data.vocabulary import open_vocabulary, resolve
+from dss_jax.data.vocabulary import open_vocabulary
+from dss_jax.data.vocabulary import resolve as vocabulary_file
+from dss_jax.interop.model_files import T5_CONFIG, read_model_files
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints a table, and what should stop one; draws it where asked. The exit status: 1 for such
     a finding.
     """
-    resolved = options.resolve(args)
+    resolved = resolve(args)
     run, task = resolved.run, resolved.task
     assert task is not None
     splits, findings = _splits(task, run.task.data_dir, run.task.bad_rows == "skip")
@@ -28,7 +32,8 @@ def main(args: argparse.Namespace) -> int:
         findings += [Finding("records", {}, note=line) for line in [*said, *old]]
     except UsageError as error:
         findings.append(Finding("records", {}, str(error)))
-    file = vocabulary_at_hand(task) if run.vocabulary.path is None else resolve(run.vocabulary.path)
+    given = run.vocabulary.path
+    file = vocabulary_at_hand(task) if given is None else vocabulary_file(given)
     vocabulary = None if file is None else open_vocabulary(file, run.vocabulary.extra_ids)
     found = check(task, splits, run, vocabulary)
     found.findings += findings
@@ -45,6 +50,21 @@ def main(args: argparse.Namespace) -> int:
     if not found.stops:
         say("nothing found that should stop you")
     return 1 if found.stops else 0
+
+
+def resolve(args: argparse.Namespace) -> options.Resolved:
+    """As `options.resolve`; where no vocabulary was given, and the task's own output folder has a
+    run, with that run's.
+    """
+    found = options.resolve(args)
+    given, place = found.run.vocabulary.path, found.run.train.output_dir
+    if given is not None or place is None:
+        return found
+    if not ((folder := storage.place(place)) / T5_CONFIG).is_file():
+        return found
+    files = read_model_files(folder)
+    own = config.Vocabulary(path=str(files.vocabulary), extra_ids=files.extra_ids)
+    return replace(found, run=replace(found.run, vocabulary=own)) if files.vocabulary else found
 
 
 def _splits(

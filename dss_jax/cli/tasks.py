@@ -85,7 +85,9 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _resolved(args: argparse.Namespace) -> tuple[options.Resolved, "TokenStore"]:
-    resolved = options.resolve(args)
+    from dss_jax.cli.task_check import resolve
+
+    resolved = resolve(args)
     from dss_jax.data.prepare import ensure_store
 
     run = resolved.run

@@ -13,6 +13,8 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
@@ -51,14 +53,20 @@ def _given(args: argparse.Namespace, setting: str) -> bool:
     return any(binding.startswith(f"{setting} =") for binding in args.bindings)
 
 
-def _open_store(args: argparse.Namespace, run: config.Run) -> "TokenStore":
-    """The token store, made where there is none; the processes check what they have in common."""
+def _open_store(
+    args: argparse.Namespace, run: config.Run, runs: Sequence[config.Run]
+) -> "TokenStore":
+    """The token store, made where there is none and none of the runs has trained on another; the
+    processes check what they have in common.
+    """
     from dss_jax.data.prepare import ensure_store
     from dss_jax.layouts import health
+    from dss_jax.run import trained_on
 
     def open_store() -> "TokenStore":
-        dirs = args.task_dir
-        return ensure_store(run.task, run.vocabulary, run.data, task_dirs=dirs, need=("train",))
+        before, dirs = partial(trained_on.refuse_other, runs), args.task_dir
+        where = run.task, run.vocabulary, run.data
+        return ensure_store(*where, task_dirs=dirs, need=("train",), before=before)
 
     if processes.count() > 1:
         from dss_jax.run.hosts import same_store
@@ -68,8 +76,6 @@ def _open_store(args: argparse.Namespace, run: config.Run) -> "TokenStore":
         store = open_store()
     health.say_and_check(run, store)
     if run.task.record_files and run.data.store is None:
-        from dss_jax.run import trained_on
-
         trained_on.warn_of_prompts(run.task, args.task_dir)
     return store
 
@@ -88,15 +94,23 @@ def _check(args: argparse.Namespace, run: config.Run) -> None:
     if t5x:
         from dss_jax.core import environment
 
-        if processes.count() > 1:
-            raise UsageError(
-                "--engine t5x runs in one process. On several hosts run python -m t5x.train with "
-                "gin_configs/t5x/finetune.gin: docs/t5x.md."
-            )
-        environment.require_t5x()
+        environment.require_t5x(processes=processes.count())
         environment.check_for_t5x(run)
     if args.profile is not None and (args.seeds is not None or t5x):
         raise UsageError("--profile is for one run of our own loop: leave --seeds out.")
+
+
+def _runs(args: argparse.Namespace, run: config.Run, seeds: Sequence[int] | None) -> list:
+    """One, or one a seed. UsageError: the folder of one holds another run that has trained."""
+    runs = [run]
+    if seeds is not None:
+        from dss_jax.run.seeds import seed_runs
+
+        runs = seed_runs(run, seeds, _given(args, "Data.seed"))
+    from dss_jax.run.changes import check_settings
+
+    processes.broadcast_from_first(lambda: [*map(check_settings, runs)])
+    return runs
 
 
 def main(args: argparse.Namespace) -> int:
@@ -109,6 +123,7 @@ def main(args: argparse.Namespace) -> int:
     options.start_processes(args)
     run = processes.all_or_raise(lambda: options.resolve(args)).run
     _check(args, run)
+    runs = _runs(args, run, seeds)
     profile = None
     if args.profile is not None:
         from dss_jax.train.tracing import steps_of
@@ -117,7 +132,7 @@ def main(args: argparse.Namespace) -> int:
     log.debug(config.to_gin(run))
     clock.lap("imports")
 
-    store = _open_store(args, run)
+    store = _open_store(args, run, runs)
     clock.lap("store")
 
     from dss_jax.run import single
@@ -133,7 +148,6 @@ def main(args: argparse.Namespace) -> int:
         elif seeds is not None:
             from dss_jax.run import seeds as several
 
-            runs = several.seed_runs(run, seeds, _given(args, "Data.seed"))
             results = several.train(runs, store, scorer, clock)
         elif run.train.engine == "t5x":
             from dss_jax.run import other_engine

@@ -61,7 +61,7 @@ def update_copy(files: Any, root: str, name: str, folder: Path, skip: tuple[str,
 
 
 def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         fetched = [str(Path(partial, str(i))) for i in range(len(names))]
         # Many at once; a file appears in its place when it is whole.

@@ -37,14 +37,6 @@ def between(what: str, value: Any, low: float, high: float) -> None:
     Rule(low=low, high=high).check(what, value, float)
 
 
-def shard_numbers(shard: str) -> tuple[int, int]:
-    """I and n of --shard "i/n": every n-th row from the i-th on, i from 0."""
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UsageError(f"--shard must be i/n with i from 0 to n - 1, not {shard!r}.")
-    return int(index), int(count)
-
-
 @dataclass(frozen=True)
 class Rule:
     """What is allowed for a setting, beside its type; of a tuple, for each value in it."""
@@ -118,6 +110,10 @@ def setting(default: Any, **rule: Any) -> Any:
 def rule_of(field: "dataclasses.Field[Any]") -> Rule:
     """What is allowed for a field; its type is in the annotation."""
     return field.metadata.get("rule") or Rule()
+
+
+class Derived(float):
+    """A default that follows other settings, also where `dataclasses.replace` changes these."""
 
 
 class Section:

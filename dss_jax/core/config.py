@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from dss_jax.core.checks import Section, among, rule_of, setting
+from dss_jax.core.checks import Derived, Section, among, rule_of, setting
 from dss_jax.core.errors import Mistakes, UsageError
 from dss_jax.core.method_config import Loss, Method, Pretrain
 from dss_jax.core.t5_config import DECODE_METHODS, Beam, Lora, Sample, T5Config
@@ -120,12 +120,13 @@ class Task(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary(Section):
-    """The SentencePiece vocabulary.
+    """The vocabulary.
 
     Attributes:
-      path: the `.model` file: a local path, https://, or gs:// of a public bucket (fetched once
-        into the cache); None: the task's own where it ships one, else T5's public vocabulary.
-      extra_ids: sentinel ids above the model's pieces (T5: 100).
+      path: a SentencePiece `.model` file, a folder with a `tokenizer.json`, or "bytes" (ByT5's): a
+        local path, https://, or gs:// of a public bucket (fetched once into the cache); None: the
+        task's own where it ships one, else T5's public vocabulary.
+      extra_ids: sentinel ids above a SentencePiece model's pieces (T5: 100); others tell their own.
     """
 
     path: str | None = setting(None, free=True)  # What is in the file decides: as for records.
@@ -298,8 +299,8 @@ class Run:
     train: Train = Train()
 
     def __post_init__(self) -> None:
-        if self.optimizer.learning_rate is None:
-            rate = LEARNING_RATES["checkpoint" if self.train.init_from else "nothing"]
+        if isinstance(self.optimizer.learning_rate, Derived | None):
+            rate = Derived(LEARNING_RATES["checkpoint" if self.train.init_from else "nothing"])
             object.__setattr__(self, "optimizer", replace(self.optimizer, learning_rate=rate))
         if self.task.fresh_subsets:
             object.__setattr__(self, "task", replace(self.task, subset_seed=self.train.seed))

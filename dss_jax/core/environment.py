@@ -153,8 +153,13 @@ def t5x_checks(path: SearchPath = None) -> list[Check]:
     return checks
 
 
-def require_t5x(path: SearchPath = None) -> None:
+def require_t5x(path: SearchPath = None, processes: int = 1) -> None:
     """Raises UsageError, with everything that is missing or wrong, where T5X cannot run."""
+    if processes > 1:
+        raise UsageError(
+            "--engine t5x runs in one process. On several hosts run python -m t5x.train with "
+            "gin_configs/t5x/finetune.gin: docs/t5x.md."
+        )
     lines = [f"  {c.name}: {c.found}; {c.problem}" for c in t5x_checks(path) if c.problem]
     if lines:
         raise UsageError(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dss_jax.core.config import SETTINGS
 from dss_jax.core.errors import UsageError, nearest, unknown_name
+from dss_jax.core.table import FORMS
 
-TABLES = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".parquet")
+TABLES = (*FORMS, ".xlsx")
 """Endings of files with rows."""
 
 NAMES_ELSEWHERE = {
@@ -43,6 +44,16 @@ UNIT = {
     "Data.batch_size": "on all devices together",
 }
 """What must be known of a setting that other programs count otherwise."""
+
+OTHER_VALUES = {
+    "epochs": "epochs x rows / Data.batch_size",
+    "num_epochs": "epochs x rows / Data.batch_size",
+    "num_train_epochs": "epochs x rows / Data.batch_size",
+    "optim": "'adamw' or 'adafactor'",
+    "per_device_train_batch_size": "rows of a device x devices",
+    "precision": "'float32' or 'bfloat16'",
+}
+"""Of `NAMES_ELSEWHERE`: what has other values here, and which."""
 
 
 def is_table(word: str) -> bool:
@@ -108,7 +119,8 @@ def unknown_argument(parser: ArgumentParser, rest: Sequence[str], settings: bool
     if flag in known:
         return UsageError(f"unknown argument {word!r}. Did you mean {flag}?")
     if settings and (found := _settings(bare)):
-        given = " or ".join(f"--gin.{one}={shlex.quote(value)}" for one in found)
+        value = f"VALUE, {OTHER_VALUES[bare]}" if bare in OTHER_VALUES else shlex.quote(value)
+        given = " or ".join(f"--gin.{one}={value}" for one in found)
         unit = "".join(f" ({one}: {UNIT[one]})" for one in found if one in UNIT)
         return UsageError(f"{name} is a setting: give {given}{unit}.")
     if is_table(word) and not word.startswith("-"):

@@ -8,3 +8,9 @@ NO_ROLE, LABEL, RATIONALE = 0, 1, 2
 
 ROLES = ("label", "rationale")
 """Names of roles 1 and 2."""
+
+T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+"""T5's and T5 v1.1's vocabulary: 32,000 pieces, used with 100 extra ids."""
+
+GCS = "https://storage.googleapis.com/"
+"""By which public buckets (gs://) need no extra."""

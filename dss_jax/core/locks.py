@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
+from dss_jax.core.paths import make_folder
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -88,7 +89,7 @@ def _acquired(file: Path, taken: str, wait: bool) -> "FileLock | None":
     """The lock; None where the file system has none."""
     from filelock import FileLock, Timeout
 
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     # Its soft locks are files that outlive a killed process.
     lock = FileLock(file, timeout=PATIENCE, fallback_to_soft=False)
     try:

@@ -40,6 +40,16 @@ def written(path: Path, needed: int | None = None) -> Iterator[None]:
         raise UsageError(said) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it; OSError: see `core.disk.unmade`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        from dss_jax.core.disk import unmade  # Seldom.
+
+        raise unmade(folder, error) from None
+
+
 def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Writes a file that appears whole or not at all, and its folder where there is none. The path
     may be a remote one of `dss_jax.core.storage.place`; `content` may come in pieces. UsageError:
@@ -54,7 +64,7 @@ def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
     # Several processes may write the same one.
     fresh = file.with_name(f"{file.name}.{os.getpid()}{NEW}")
     with written(file, len(content) if isinstance(content, bytes) else None):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         try:
             with fresh.open("wb") as out:
                 out.writelines(parts)
@@ -106,7 +116,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     check_new_folder(path)
     with written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         own = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
         try:
             # With the mode of the umask, which nobody is told without changing it.

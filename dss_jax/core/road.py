@@ -16,15 +16,18 @@ from http.client import HTTPException
 from pathlib import Path
 
 from dss_jax.core.environment import Check, distribution, folder_check
+from dss_jax.core.ids import GCS, T5_PUBLIC
 from dss_jax.core.machine import processors
 from dss_jax.core.paths import cache_folder
 
 HUB = "https://huggingface.co"
 
+RELEASE = "https://github.com/google-research/distilling-step-by-step"
+
 SERVERS = {
-    "T5's vocabulary": "https://storage.googleapis.com/t5-data/vocabs/cc_all.32000.100extra/",
-    "TFDS": "https://storage.googleapis.com/tfds-data/",
-    "the authors' release": "https://github.com/google-research/distilling-step-by-step",
+    "T5's vocabulary": T5_PUBLIC.replace("gs://", GCS),
+    "TFDS": f"{GCS}tfds-data/",
+    "the authors' release": RELEASE,
 }
 """What is fetched -> an address of the server that has it."""
 

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,19 +167,3 @@ def upload_folder(folder: Path, path: AnyPath, last: str | None = None) -> None:
         for some in ([n for n in names if n != last], [n for n in names if n == last]):
             files.put([str(folder / n) for n in some], [f"{root}/{n}" for n in some])
         files.invalidate_cache()
-
-
-@contextlib.contextmanager
-def whole_place(path: AnyPath, last: str) -> Iterator[Path]:
-    """A local folder to write into that becomes the new folder `path`, remote or local; `last` says
-    that a remote one is whole, and is written last. UsageError: `path` is there and not empty.
-    """
-    if not is_remote(path):
-        with paths.whole_folder(Path(path).expanduser()) as folder:
-            yield folder
-        return
-    with explained(path):
-        paths.check_new_folder(place(path))
-    with tempfile.TemporaryDirectory(prefix="dss-") as temporary:
-        yield Path(temporary)
-        upload_folder(Path(temporary), path, last)

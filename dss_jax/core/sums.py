@@ -8,12 +8,10 @@ costs little beside writing.
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dss_jax.core.paths import write_whole
-
-BLOCK = 2**22
+BLOCK = 2**20
 """Bytes that are read at once."""
 
 FILE = "sums.json"
@@ -21,37 +19,43 @@ FILE = "sums.json"
 
 
 def write_sums(folder: Path, leave_out: Iterable[str] = ()) -> None:
-    """Writes the sums of all that the folder holds now, but for files that may still change."""
-    out = {FILE, *leave_out}
-    sums = {name: [path.stat().st_size, _crc32(path)] for name, path in _files(folder, out)}
-    write_whole(folder / FILE, json.dumps(sums, indent=1) + "\n")
+    """Writes the sums of all that the folder, which has not got its name yet, holds now, but for
+    files that may still change.
+    """
+    files = _files(folder, {FILE, *leave_out})
+    sums = {name: [path.stat().st_size, _crc32(path)] for name, path in files}
+    # Not forced to the disk, which takes longer than all else here: nor are Orbax's own small files
+    # and the new name. What of them a power cut takes away is known by the sums, or by their lack.
+    (folder / FILE).write_text(json.dumps(sums, indent=1) + "\n")
 
 
 def damage(folder: Path, part: str = "") -> str | None:
-    """What is wrong with a folder, with the name of the first file that is missing or another than
-    its sum says; None: nothing, or the folder has no sums. `part`: of files whose names begin so.
+    """The first of `faults`; None: there is none."""
+    return next(faults(folder, part), None)
+
+
+def faults(folder: Path, part: str = "") -> Iterator[str]:
+    """What is wrong with a folder that has sums, with the names of files that are missing or others
+    than their sums say. `part`: of files whose names begin so.
     """
     if not (folder / FILE).is_file():
-        return None
+        return
     try:
-        sums = {name: (int(size), int(crc)) for name, (size, crc) in _read(folder).items()}
+        read = json.loads((folder / FILE).read_text())
+        sums = {name: (int(size), int(crc)) for name, (size, crc) in read.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        return f"{FILE} cannot be read"
+        yield f"{FILE} cannot be read"
+        return
     there = dict(_files(folder, set()))
     for name, (size, crc) in sums.items():
         if not name.startswith(part):
             continue
         if name not in there:
-            return f"{name} is missing"
-        if (found := there[name].stat().st_size) != size:
-            return f"{name} has {found:,} bytes, not {size:,}"
-        if _crc32(there[name]) != crc:
-            return f"{name} is not what was written (CRC-32)"
-    return None
-
-
-def _read(folder: Path) -> dict:
-    return json.loads((folder / FILE).read_text())
+            yield f"{name} is missing"
+        elif (found := there[name].stat().st_size) != size:
+            yield f"{name} has {found:,} bytes, not {size:,}"
+        elif _crc32(there[name]) != crc:
+            yield f"{name} is not what was written (CRC-32)"
 
 
 def _files(folder: Path, leave_out: set[str]) -> list[tuple[str, Path]]:

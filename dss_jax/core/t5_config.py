@@ -37,9 +37,10 @@ class T5Config(Section):
       attention: "xla", or "cudnn": one kernel on NVIDIA GPUs, for rows of 256 tokens and more; it
         needs bfloat16 and has no dropout of attention weights.
       remat_policy: what the backward pass computes again instead of keeping it, as in T5X's
-        scalable_t5: "none"; "minimal": all but the layers' products with their kernels;
-        "full": all but each layer's input.
+        scalable_t5: "none" (on GPUs and TPUs: what is cheaper than to keep); "minimal": all but
+        the layers' products with their kernels; "full": all but each layer's input.
       scan_unroll: layers in a turn of the loop over them; more compiles longer, may be faster.
+        None: on TPUs all of them where remat_policy is "none", else 1.
     """
 
     vocab_size: int | None = setting(VOCAB_SIZE, low=3)
@@ -64,7 +65,7 @@ class T5Config(Section):
     dtype: str = setting("float32", among=("float32", "bfloat16"))
     attention: str = setting("xla", among=("xla", "cudnn"))
     remat_policy: str = setting("none", among=REMAT_POLICIES, free=True)
-    scan_unroll: int = setting(1, low=1, free=True)
+    scan_unroll: int | None = setting(None, low=1, free=True)
 
     @property
     def pad_and_start(self) -> tuple[int, int]:

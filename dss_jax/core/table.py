@@ -12,6 +12,12 @@ from dss_jax.core.scoring import folded_text
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import SPLITS, DistillationTask, Example, Jsonl, Row
 
+FORMS = {
+    **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"},
+    **{".jsonl": "jsonl", ".json": "jsonl"},  # The authors' release has lines in .json.
+}
+"""Ending of a table's name -> its form."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableSource(Jsonl):
@@ -49,8 +55,7 @@ class TableSource(Jsonl):
                 f"TableSource.validation ({self.validation}) and .test ({self.test}) are shares of "
                 "the rows, which together must leave some for train."
             )
-        shares = dict(zip(SPLITS, (1.0, self.validation, self.test), strict=True))
-        carved = {split: self.file for split, share in shares.items() if share}
+        carved = {split: self.file for split, share in self.shares.items() if share}
         object.__setattr__(self, "files", carved | dict(self.files))
 
     @property
@@ -79,6 +84,12 @@ class TableSource(Jsonl):
         own = _cell(row, self.group) or _cell(row, self.id)
         return own or folded_text(input_of(row, self.inputs))
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Split -> its part of `file`."""
+        parts = (1 - self.validation - self.test, self.validation, self.test)
+        return dict(zip(SPLITS, parts, strict=True))
+
     def split_of(self, row: Row, asked: str) -> str:
         """The split of a row that is in the file of the split `asked`."""
         return self.side(self.key(row)) if self.files[asked] == self.file else asked
@@ -93,6 +104,14 @@ class TableSource(Jsonl):
         else:
             side = "validation" if place < self.test + self.validation else "train"
         return side if self.files.get(side) == self.file else "train"
+
+
+def shard_numbers(shard: str) -> tuple[int, int]:
+    """I and n of --shard "i/n": every n-th row from the i-th on, i from 0."""
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"--shard must be i/n with i from 0 to n - 1, not {shard!r}.")
+    return int(index), int(count)
 
 
 def text_id(text: str) -> str:

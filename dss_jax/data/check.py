@@ -2,6 +2,7 @@
 TensorFlow, no token store.
 """
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,9 @@ from dss_jax.core.scoring import folded_text
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.characters import lines as character_lines
+from dss_jax.data.old_records import some
 from dss_jax.data.store_writer import text_column
-from dss_jax.data.survey import closed_labels
+from dss_jax.data.survey import closed_labels, not_allowed, renamed, unused_labels
 from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
 
 Splits = Mapping[str, Sequence[Example]]
@@ -34,9 +36,6 @@ one: from there on a line says so; that the label is given away."""
 
 FEW_ROWS = 8
 """A label with fewer rows in train is hardly learned."""
-
-SHOWN = 8
-"""Labels, or pairs of rows, that a line names."""
 
 
 class Finding(NamedTuple):
@@ -99,6 +98,17 @@ def check(
     return found
 
 
+def check_labels_asked(
+    task: DistillationTask, examples: Sequence[Example], exemplars: bool
+) -> None:
+    """Raises UsageError where a teacher would be asked by labels that the rows, or the worked
+    examples (if they are shown: `exemplars`), do not have any more.
+    """
+    wrong = renamed(not_allowed(examples, task.labels), unused_labels(task, examples))
+    if wrong := wrong or (_exemplars(task).stop if exemplars else ""):
+        raise UsageError(f"task {task.name!r}: {wrong.rstrip('.')}. Nothing was sent.")
+
+
 def _rows(splits: Splits) -> Finding:
     without = {s: sum(not e.label for e in rows) for s, rows in splits.items()}
     shown = {
@@ -124,8 +134,8 @@ def _balance(labels: Mapping[str, Counter[str]]) -> Finding:
         return Finding("labels", shown, note="too many to be a set to choose from")
     new = sorted({label for s, c in labels.items() if s != "train" for label in c} - train.keys())
     rare = [f"{label!r} ({n})" for label, n in train.items() if n < FEW_ROWS]
-    stop = f"labels that train has not: {_some(map(repr, new))}" if new else ""
-    note = f"fewer than {FEW_ROWS} rows in train: {_some(rare)}" if rare else ""
+    stop = f"labels that train has not: {some(map(repr, new))}" if new else ""
+    note = f"fewer than {FEW_ROWS} rows in train: {some(rare)}" if rare else ""
     return Finding("labels", shown, stop, note)
 
 
@@ -140,23 +150,19 @@ def _few(counts: Counter[str]) -> bool:
 
 def _allowed(known: tuple[str, ...], slips: Mapping[str, str], splits: Splits) -> Finding:
     """Gold labels that are none of the allowed; where none are named, what looks like a slip."""
-    outside: Counter[str] = Counter()
-    near: dict[str, str | None] = dict(slips)
-    shown = {}
-    for split, rows in splits.items():
-        before = outside.total()
-        for example in rows:
-            allowed = example.allowed_labels or known
-            if example.label and allowed and example.label not in allowed:
-                outside[example.label] += 1
-                if example.label not in near:
-                    near[example.label] = nearest(example.label, allowed)
-        shown[split] = f"{outside.total() - before:,}"
+    found = {split: not_allowed(rows, known) for split, rows in splits.items()}
+    outside = sum(found.values(), Counter[str]())
+    near = dict(slips)
+    for example in itertools.chain.from_iterable(splits.values()):
+        allowed = example.allowed_labels or known
+        if example.label in outside and example.label not in {*near, *allowed}:
+            near[example.label] = nearest(example.label, allowed) or ""
     named = [
-        f"{label!r} ({n})" + (f", near {near[label]!r}" if near[label] else "")
+        f"{label!r} ({n})" + (f", near {near[label]!r}" if near.get(label) else "")
         for label, n in outside.most_common()
     ]
-    stop = f"gold labels that are not allowed: {_some(named)}" if named else ""
+    stop = f"gold labels that are not allowed: {some(named)}" if named else ""
+    shown = {split: f"{counts.total():,}" for split, counts in found.items()}
     return Finding("labels that are not allowed", shown, stop)
 
 
@@ -164,11 +170,10 @@ def _exemplars(task: DistillationTask) -> Finding:
     """Worked examples of the prompt whose answers name a label that is not allowed: a teacher takes
     them as its measure.
     """
-    examples = task.prompt.exemplars if task.prompt else ()
-    texts = [example.output for example in examples]
-    labels = [label.casefold() for label in task.labels]
-    other = [x for x in texts if labels and not any(label in x.casefold() for label in labels)]
-    stop = f"exemplars answer with no allowed label: {_some(map(repr, other))}" if other else ""
+    texts = [example.output for example in (task.prompt.exemplars if task.prompt else ())]
+    labels = [_whole(label) for label in task.labels]
+    other = [x for x in texts if labels and not any(o.search(folded_text(x)) for o in labels)]
+    stop = f"exemplars answer with no allowed label: {some(map(repr, other))}" if other else ""
     return Finding("worked examples", {}, stop)
 
 
@@ -184,7 +189,7 @@ def _within(splits: Splits, folded: Texts) -> Finding:
             if first.label and example.label and first.label != example.label:
                 torn.append(f"{first.id} {first.label!r} and {example.id} {example.label!r}")
         shown[split] = f"{copies:,}"
-    note = f"same text, different labels: {_some(torn)}" if torn else ""
+    note = f"same text, different labels: {some(torn)}" if torn else ""
     return Finding("copies within a split", shown, note=note)
 
 
@@ -203,8 +208,8 @@ def _across(splits: Splits, folded: Texts) -> list[Finding]:
             shown[split] = f"{len(hits):,}" if split != "train" else ""
             pairs += [f"{split} {row} and {other} {theirs}" for row, other, theirs in hits]
             if split != "train" and len(hits) > SHARED_STOP * len(rows):
-                stop = f"rows of {split} are in a split before it, too ({what}): {_some(pairs)}"
-        note = "" if stop or not pairs else _some(pairs)
+                stop = f"rows of {split} are in a split before it, too ({what}): {some(pairs)}"
+        note = "" if stop or not pairs else some(pairs)
         findings.append(Finding(f"copies across splits, {what}", shown, stop, note))
     # What is the same as it is, is the same normalised: said once.
     exact, normalised = findings
@@ -247,9 +252,10 @@ def _whole(label: str) -> re.Pattern[str]:
 def _teacher(task: DistillationTask, splits: Splits) -> Finding:
     shown = {}
     for split, rows in splits.items():
-        text, judged = sum(bool(e.rationale) for e in rows), [e for e in rows if e.label]
+        text = sum(bool(e.rationale) for e in rows)
+        judged = [e for e in rows if e.label and e.teacher_label]
         shown[split] = f"{text:,} of {len(rows):,}"
-        if any(e.teacher_label for e in judged):  # Else nobody was asked about this split.
+        if judged:  # Else nobody was asked about this split.
             right = sum(task.scorer.correct(e.label, e.teacher_label) for e in judged)
             shown[split] += f", right {100 * right / len(judged):.1f} %"
     bare = "train" in splits and not any(e.rationale for e in splits["train"])
@@ -316,9 +322,3 @@ def _characters(task: DistillationTask, splits: Splits, vocabulary: Tokenizer) -
     except UsageError as error:
         stop = str(error)
     return [Finding("characters", {}, stop, "\n".join(notes) or "the vocabulary has them all")]
-
-
-def _some(texts: "Sequence[str] | map[str]") -> str:
-    found = list(texts)
-    more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
-    return f"{', '.join(found[:SHOWN])}{more}"

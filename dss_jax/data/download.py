@@ -10,6 +10,7 @@ from urllib import request
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import GCS
 from dss_jax.core.paths import cache_folder, write_whole
 
 SECONDS = 5.0
@@ -32,7 +33,7 @@ def answer(url: str, what: str, fix: str, start: int = 0) -> Iterator[Any]:
 
 def web_address(name: str) -> str:
     """An address as `https://`, by which public buckets need no extra; a path as it is."""
-    return name.replace("gs://", "https://storage.googleapis.com/", 1)
+    return name.replace("gs://", GCS, 1)
 
 
 def cached(url: str) -> Path:

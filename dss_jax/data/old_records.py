@@ -6,15 +6,15 @@ old: a teacher answers without it, unless it was shown (a hint).
 """
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.records.records import Header, Record
 
-SHOWN_IDS = 5
-"""How many ids a message names."""
+SHOWN = 5
+"""How many ids or labels a message names."""
 
 TEXT, LABEL, GOLD = "another text", "no such label now", "another gold label"
 """What of a row is another than in its record; with the last alone the record is used."""
@@ -60,7 +60,8 @@ class Ages:
             return False
         if corrected:
             self.found[GOLD].append(place)
-        if not allowed and label not in self._labels:
+        # Labels of a row's own are no fewer when other rows lose theirs.
+        if allowed in ((), self._task.labels) and label not in self._labels:
             self._doubtful[place] = label
         return True
 
@@ -68,8 +69,9 @@ class Ages:
         return one == other or self._task.scorer.correct(one, other)
 
     def gone(self) -> list[Place]:
-        """Of the rows whose records fit, where any text may be a label: those that a teacher gave a
-        label that rows had when they were asked, and none has now. To be called once, at the end.
+        """Of the rows whose records fit, but for those with allowed labels of their own: those that
+        a teacher gave a label that rows had when they were asked, and none has now. To be called
+        once, at the end.
         """
         gone = {place: None for place, label in self._doubtful.items() if label in self._before}
         self.found[LABEL] += gone
@@ -108,7 +110,7 @@ def again(header: Header, file: str | Path) -> str:
     return f"{command}, with its other flags as before.{filtered}"
 
 
-def some(ids: Sequence[str]) -> str:
-    """The first ids of many."""
-    more = ", ..." if len(ids) > SHOWN_IDS else ""
-    return ", ".join(islice(ids, SHOWN_IDS)) + more
+def some(texts: Iterable[str]) -> str:
+    """The first of many."""
+    first = [*islice(texts, SHOWN + 1)]
+    return ", ".join([*first[:SHOWN], *(["..."] if len(first) > SHOWN else [])])

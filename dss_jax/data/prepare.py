@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -46,6 +46,7 @@ def ensure_store(
     task_dirs: Iterable[str | os.PathLike[str]] = (),
     need: Sequence[str] = (),
     beam: Mapping[str, Any] | None = None,
+    before: Callable[[Request], None] | None = None,
 ) -> TokenStore:
     """The token store of a task: opened if it is there and sound, made if not.
 
@@ -55,6 +56,7 @@ def ensure_store(
       need: splits that the caller cannot do without; a store that lacks one because a download
         failed is made again.
       beam: how Apache Beam makes the store, see `seqio_beam.answer`; None: this machine does.
+      before: called before a store is made, which it may refuse.
 
     Raises:
       UsageError: unknown task, missing or ill-formed data, a store for something else,
@@ -62,7 +64,7 @@ def ensure_store(
       prepare_child.PrepareError: the child process failed for a reason that is not the user's.
     """
     if task_cfg.extra_tasks:
-        ensure = partial(ensure_store, task_dirs=task_dirs, need=need, beam=beam)
+        ensure = partial(ensure_store, task_dirs=task_dirs, need=need, beam=beam, before=before)
         return _with_extras(task_cfg, vocabulary_cfg, data_cfg, ensure)
     if data_cfg.store is not None:
         return _given_store(data_cfg.store, task_cfg, vocabulary_cfg)
@@ -79,6 +81,8 @@ def ensure_store(
         if store is not None:
             break
     else:
+        if before is not None:
+            before(request)
         store = _make(request, local, need, beam)
         if remote:
             log.info(f"copying the token store to {remote}")
@@ -300,7 +304,7 @@ def _given_store(path: str, task_cfg: config.Task, vocabulary_cfg: config.Vocabu
         given = vocabulary.resolve(vocabulary_cfg.path)
         if vocabulary.vocabulary_digest(given) != manifest["vocabulary"]["sha256"]:
             raise UsageError(
-                f"the store {path} was made with another vocabulary than {given}. Leave "
-                f"--vocabulary out to use the store's own, {store.vocabulary_path}."
+                f"the store {path} was made with another vocabulary than {given}: its own is "
+                f"{store.vocabulary_path}. Give a store that was made with it, or that vocabulary."
             )
     return store

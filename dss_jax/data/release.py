@@ -18,6 +18,7 @@ from dss_jax.core.paths import (
     whole_folder,
     written,
 )
+from dss_jax.core.road import RELEASE
 from dss_jax.core.types import DistillationTask, Release, Tfds
 from dss_jax.data.download import answer
 from dss_jax.data.sources import completions_folder
@@ -25,8 +26,7 @@ from dss_jax.data.sources import completions_folder
 log = logging.getLogger(__name__)
 
 COMMIT = "ef944263c9ddfd40a9888557f3e7d17513fd1a7e"
-REPOSITORY = "https://github.com/google-research/distilling-step-by-step"
-ARCHIVE = f"{REPOSITORY}/raw/{COMMIT}/datasets.zip"
+ARCHIVE = f"{RELEASE}/raw/{COMMIT}/datasets.zip"
 
 GIT_BLOB = "fb9d88a0b44c2daac1ec1639f0bdae993e7e5bcd"
 """Git's name of that file in that commit: SHA-1 of "blob SIZE", a zero byte, and its content."""

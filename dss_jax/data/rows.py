@@ -22,7 +22,7 @@ from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.fields import FIELDS, first_twice
 from dss_jax.core.lfs import MARK, pointer
-from dss_jax.core.table import TableSource, text_id
+from dss_jax.core.table import FORMS, TableSource, text_id
 from dss_jax.core.texts import AS_UTF8, is_utf8
 from dss_jax.core.types import (
     SPLITS,
@@ -343,10 +343,10 @@ def jsonl_rows(file: Path, lines: Iterable[str] | None = None) -> Iterator[Locat
 
 def table_rows(file: Path) -> Iterator[Located]:
     """The rows of a CSV, TSV, JSONL or Parquet file, by the end of its name."""
-    ending = file.suffix.lower()
-    if ending in (".csv", ".tsv"):
-        return csv_rows(file, "\t" if ending == ".tsv" else None)
-    if ending == ".parquet":
+    form = FORMS.get(file.suffix.lower())
+    if form in ("csv", "tsv"):
+        return csv_rows(file, "\t" if form == "tsv" else None)
+    if form == "parquet":
         return numbered(read_parquet(file).rows, str(file), 1)
     return jsonl_rows(file)
 

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.table import input_columns
-from dss_jax.core.types import SPLITS, Example, SeqioSource, SplitUnavailable
+from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource, SplitUnavailable
 from dss_jax.data import prepare, rows, sources
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import ColumnPart, Columns, Joined, text_column, write_store
+from dss_jax.data.survey import not_allowed, unused_labels
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary
 
@@ -108,14 +109,7 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     examples, joined = join_records(task, read, request["rationales"], folder, old)
     vocabulary = open_vocabulary(request["vocabulary"], request["extra_ids"])
     check_labels(task, chain.from_iterable(examples.values()), vocabulary)
-    counts = {split: {"rows": len(found)} for split, found in examples.items()}
-    health = {}
-    for split, found in examples.items():
-        for field in ("label", "teacher_label", "rationale"):
-            counts[split][field] = sum(bool(getattr(e, field)) for e in found)
-        right = (e.label and task.scorer.correct(e.label, e.teacher_label) for e in found)
-        teacher_right = sum(map(bool, right))
-        health[split] = {"left_out": left_out.get(split, 0), "teacher_right": teacher_right}
+    health = {s: {"left_out": left_out.get(s, 0), **_health(task, e)} for s, e in examples.items()}
     # Of SeqIO's own sources, which the key does not cover.
     files: dict[str, Any] = {}
     for source in task.sources:
@@ -134,9 +128,10 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
         description={
             "description": task.description,
             "labels": task.labels,
+            "unused_labels": unused_labels(task, chain.from_iterable(examples.values())),
             "columns": input_columns(task),
             "prefixes": request["prefixes"],
-            "counts": counts,
+            "counts": {s: _counts(found) for s, found in examples.items()},
             "health": health,
             "unavailable": unavailable,
             "rationales": joined,
@@ -144,6 +139,19 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
             **({"source_files": files} if files else {}),
         },
     )
+
+
+def _counts(examples: Sequence[Example]) -> dict[str, int]:
+    fields = ("label", "teacher_label", "rationale")
+    return {"rows": len(examples)} | {f: sum(bool(getattr(e, f)) for e in examples) for f in fields}
+
+
+def _health(task: DistillationTask, examples: Sequence[Example]) -> dict[str, Any]:
+    """What `layouts.health` says of a split's rows."""
+    judged = (e for e in examples if e.label and e.teacher_label)
+    right = sum(task.scorer.correct(e.label, e.teacher_label) for e in judged)
+    outside = {"not_allowed": not_allowed(examples)} if task.labels else {}
+    return {"teacher_right": right} | outside
 
 
 def _plan_seqio(request: Mapping[str, Any], size: int | None) -> StorePlan:

@@ -22,9 +22,9 @@ from dss_jax.core.prefixes import prefixes
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import Example
 from dss_jax.data.columns import join_rows
+from dss_jax.data.file_tokenizers import open_tokenizer
 from dss_jax.data.store import SAMPLES, TARGETS, TOKEN_COLUMNS, Ragged
 from dss_jax.data.tokenizer import SEPARATOR
-from dss_jax.data.tokenizer_files import open_tokenizer
 
 Content = bytes | tuple[tuple[str, bytes], ...]
 """Of a SentencePiece file, or of a tokenizer's files with their names."""

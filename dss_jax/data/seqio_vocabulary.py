@@ -13,7 +13,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from dss_jax.data.tokenizer_files import open_tokenizer
+from dss_jax.data.file_tokenizers import open_tokenizer
 from dss_jax.data.vocabulary import is_tokenizer, resolve, vocabulary_digest
 
 
@@ -52,7 +52,7 @@ def _digest(file: str) -> bytes:
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
-    """A tokenizer of Hugging Face's; see `dss_jax.data.tokenizer_files`.
+    """A tokenizer of Hugging Face's; see `dss_jax.data.file_tokenizers`.
 
     Attributes:
       path: its folder.

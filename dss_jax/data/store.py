@@ -266,11 +266,6 @@ def _damaged(path: Path, what: str) -> StoreDamaged:
     return StoreDamaged(f"the token store {path} is damaged: {what}")
 
 
-def count_overlong(split: StoreSplit, column: str, limit: int) -> int:
-    """How many rows of a token column have more than `limit` tokens and would be cut."""
-    return int((split.tokens(column).lengths() > limit).sum())
-
-
 def key_of(content: Mapping[str, Any]) -> str:
     """SHA-256 of plain JSON, in hex, without its own digest, `sha256`."""
     content = {k: v for k, v in content.items() if k != "sha256"}

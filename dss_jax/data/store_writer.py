@@ -15,7 +15,7 @@ import numpy as np
 
 from dss_jax.core.digest import file_digest
 from dss_jax.core.machine import is_alive
-from dss_jax.core.paths import written
+from dss_jax.core.paths import make_folder, written
 from dss_jax.core.texts import utf8
 from dss_jax.data.store import (
     FORMAT,
@@ -120,7 +120,7 @@ def write_store(
     partial = path.parent / f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}"
     try:
         with written(path):
-            partial.mkdir(parents=True)
+            make_folder(partial)
             own = partial / (TOKENIZER if is_tokenizer(vocabulary) else VOCABULARY)
             copy_vocabulary(vocabulary, own)
             entries = {name: _write_split(partial / name, split) for name, split in splits.items()}

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.scoring import folded_text
 from dss_jax.core.table import TableSource
-from dss_jax.core.types import SPLITS
+from dss_jax.core.types import DistillationTask, Example
+from dss_jax.data.old_records import some
 from dss_jax.data.rows import table_rows
 from dss_jax.data.vocabulary import open_vocabulary
 
@@ -87,6 +88,34 @@ def closed_labels(counts: Mapping[str, int]) -> tuple[tuple[str, ...], dict[str,
     return tuple(sorted(labels.values())), slips
 
 
+def not_allowed(examples: Iterable[Example], known: Collection[str] = ()) -> Counter[str]:
+    """Gold labels of rows that are none of the row's allowed ones, nor of the `known` where it has
+    none of its own.
+    """
+    found = ((e.label, e.allowed_labels or known) for e in examples)
+    return Counter(label for label, allowed in found if label and allowed and label not in allowed)
+
+
+def renamed(outside: Mapping[str, int], unused: Collection[str]) -> str:
+    """What is wrong where gold labels that are not allowed are no slips of the pen, for a label of
+    the task is `unused`, no row's any more; "": nothing.
+    """
+    new = [f"{label!r} ({n:,})" for label, n in outside.items() if n > SLIP_ROWS]
+    if not (new and unused):
+        return ""
+    return (
+        f"rows have gold labels that the task does not name, {some(new)}, and none has its "
+        f"{some(map(repr, unused))}: was a label renamed? Write it into the task file as the rows "
+        "have it, in its labels and its prompt."
+    )
+
+
+def unused_labels(task: DistillationTask, examples: Iterable[Example]) -> list[str]:
+    """Those of the task's labels that no row has."""
+    gold = {e.label for e in examples}
+    return [label for label in task.labels if label not in gold]
+
+
 def evenest_seed(table: TableSource, keys: Sequence[tuple[str, str]]) -> int:
     """The seed by which the table's shares hold best for each label, of the first few: a hash
     knows no labels, but it can be chosen. Later rows fall where it puts them.
@@ -97,7 +126,7 @@ def evenest_seed(table: TableSource, keys: Sequence[tuple[str, str]]) -> int:
 
 def _unevenness(table: TableSource, keys: Sequence[tuple[str, str]]) -> float:
     """Sum of (count - expected)^2 / expected over labels and splits, Pearson's chi-squared."""
-    carved = {s: share for s, share in _shares(table).items() if table.files.get(s) == table.file}
+    carved = {s: share for s, share in table.shares.items() if table.files.get(s) == table.file}
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for key, label in keys:
         found[label][table.side(key)] += 1
@@ -106,12 +135,6 @@ def _unevenness(table: TableSource, keys: Sequence[tuple[str, str]]) -> float:
         for counts in found.values()
         for split, share in carved.items()
         if share
-    )
-
-
-def _shares(table: TableSource) -> dict[str, float]:
-    return dict(
-        zip(SPLITS, (1 - table.validation - table.test, table.validation, table.test), strict=True)
     )
 
 

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import T5_PUBLIC
 from dss_jax.core.types import DistillationTask
 from dss_jax.data.tokenizer import SentencePiece, Tokenizer
-
-T5_PUBLIC = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
-"""T5's and T5 v1.1's vocabulary: 32,000 pieces, used with 100 extra ids."""
 
 BYTES = "bytes"
 """In place of a file: the bytes of UTF-8, as ByT5 has them."""
@@ -97,6 +95,6 @@ def open_vocabulary(path: str | os.PathLike[str], extra_ids: int = 100) -> Token
     """
     if not is_tokenizer(Path(path)):
         return SentencePiece(path, extra_ids)
-    from dss_jax.data.tokenizer_files import open_tokenizer
+    from dss_jax.data.file_tokenizers import open_tokenizer
 
     return open_tokenizer(Path(path))

@@ -50,9 +50,8 @@ def input_lengths(
       limit: longer inputs are cut.
       shapes: how many different S at most, and no more than half the batches; each is compiled.
     """
-    longest_of_batches = np.sort(lengths)[::-1][::batch_size]
-    needed = [int(round_up(min(max(int(n), 1), limit), multiple)) for n in longest_of_batches]
-    needed = needed or [multiple]
+    longest = np.sort(lengths)[::-1][::batch_size]
+    needed = [int(round_up(min(max(int(n), 1), limit), multiple)) for n in longest] or [multiple]
     shorter = sorted(set(needed) - {needed[0]})
 
     def cost(chosen: tuple[int, ...]) -> int:
@@ -84,18 +83,16 @@ class Engine:
         length_multiple: int = 8,
         shapes: int = 2,
     ) -> None:
-        """Nothing is compiled yet.
+        """Nothing is compiled yet. Outputs have T = `max_decode_length` tokens, EOS included.
 
         Args:
-          max_decode_length: T, EOS included.
-          batch_size: inputs decoded at once, over all devices.
-          input_length: longer inputs are cut.
+          batch_size: inputs decoded at once, over all devices; cut to `input_length`.
           shapes: how many padded input lengths, and how many smaller batches, at most.
         """
         search = replace(search, eos_id=model.config.eos_token_id)
         self.mesh, self.batch_size, self.max_decode_length = mesh, batch_size, max_decode_length
         self._model, self._rules, self._search, self._shapes = model, rules, search, shapes
-        self._limit, self._multiple = input_length, length_multiple
+        self._limit, self._sizes = input_length, (input_length, length_multiple, shapes)
         self._functions: tuple[Compiled, ...] = ()
 
     def _made(self, params: Any) -> tuple[Compiled, ...]:
@@ -113,10 +110,9 @@ class Engine:
             return state, state.rows.done_B
 
         # What `start` has laid on the mesh stays there.
-        def lower_advance(params: Any, prepared: Any, state: Any, until: Any) -> Any:
-            places = jax.tree.map(lambda x: x.sharding, state), everywhere
-            jitted = jax.jit(advance, donate_argnums=2, out_shardings=places)
-            return jitted.lower(params, prepared, state, until)
+        def lower_advance(*given: Any) -> Any:
+            places = jax.tree.map(lambda x: x.sharding, given[2]), everywhere
+            return jax.jit(advance, donate_argnums=2, out_shardings=places).lower(*given)
 
         def lower_take_rows(_: None, *batch: Any) -> Any:
             places = jax.tree.map(lambda x: x.sharding, batch[:2])
@@ -132,9 +128,8 @@ class Engine:
 
     def lengths_for(self, inputs: Slices, rows: np.ndarray) -> tuple[int, ...]:
         """The padded lengths for these rows: see `input_lengths`."""
-        size = rows_at_once(len(rows), self.batch_size, self.mesh)
-        lengths = inputs.lengths()[rows]
-        return input_lengths(lengths, max(size, 1), self._limit, self._multiple, self._shapes)
+        size = max(1, rows_at_once(len(rows), self.batch_size, self.mesh))
+        return input_lengths(inputs.lengths()[rows], size, *self._sizes)
 
     def _smaller_batch(self, size: int, first: int, left: int) -> int:
         """The batch that `left` inputs go on in: of the first size, halved as often as allowed."""

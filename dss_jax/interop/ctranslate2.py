@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax.core import storage, student_card, sums
+from dss_jax.core import student_card, sums
 from dss_jax.core.checks import among
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
@@ -31,7 +31,7 @@ from dss_jax.interop.ct2_files import MODEL, QUANTIZATIONS
 from dss_jax.interop.model_files import README, ModelFiles, write_model_files
 from dss_jax.interop.pieces import token_names
 from dss_jax.interop.vocabularies import vocabulary_size
-from dss_jax.interop.weights import Weights
+from dss_jax.interop.weights import Weights, whole_place
 from dss_jax.model.sampling import log_probs_of
 from dss_jax.model.t5 import T5
 
@@ -108,7 +108,7 @@ def write_ct2(
     spec = _spec(tree, config, _names(weights), unk_id)
     spec.validate()
     spec.optimize(quantization)
-    with storage.whole_place(path, MODEL) as folder:
+    with whole_place(path, MODEL) as folder:
         spec.save(str(folder))
         del spec
         write_model_files(folder, ModelFiles(config, vocabulary, weights.extra_ids))

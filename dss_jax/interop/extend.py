@@ -12,8 +12,9 @@ import numpy as np
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder, write_whole
+from dss_jax.data.file_tokenizers import ByteTokenizer
 from dss_jax.data.tokenizer import Tokenizer
-from dss_jax.data.tokenizer_files import FAST, PIECES, SETTINGS, ByteTokenizer, read
+from dss_jax.data.tokenizer_files import FAST, PIECES, SETTINGS, read
 from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary, vocabulary_digest
 from dss_jax.interop import hf_config
 from dss_jax.interop.pieces import token_names

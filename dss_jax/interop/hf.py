@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dss_jax.core import storage, student_card
+from dss_jax.core import student_card, sums
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lfs import refuse_pointer
@@ -40,6 +40,7 @@ from dss_jax.interop.weights import (
     checked_leaves,
     expected_shapes,
     their_shapes,
+    whole_place,
 )
 
 log = logging.getLogger(__name__)
@@ -235,7 +236,7 @@ def write_hf(
         names = token_names(vocabulary, weights.extra_ids, 0)
         settings = hf_config.tokenizer_config_json(names, weights.extra_ids, fast=fast is not None)
         files["tokenizer_config.json"] = settings
-    with storage.whole_place(path, hf_config.CONFIG) as folder:
+    with whole_place(path, hf_config.CONFIG) as folder:
         for name, content in files.items():
             _write_json(folder / name, content)
         for name, file in own.items():
@@ -248,6 +249,8 @@ def write_hf(
         for file in folder.glob(f"*.{SAFETENSORS.split('.')[1]}"):
             # safetensors gives its files mode 0600, whatever the umask.
             file.chmod((folder / hf_config.CONFIG).stat().st_mode)
+        # For `dss doctor` alone: whoever has the folder may save into it again.
+        sums.write_sums(folder, (README,))
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ FILES = (
     "*.safetensors.index.json",
     "shared_vocabulary.json",
     "student.json",
+    "sums.json",
     "t5_config.json",
     *TOKENIZER_FILES,
 )

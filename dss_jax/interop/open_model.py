@@ -8,8 +8,9 @@ from jax.sharding import Mesh
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import T5_PUBLIC
 from dss_jax.data.tokenizer import Tokenizer
-from dss_jax.data.vocabulary import T5_PUBLIC, open_vocabulary, resolve
+from dss_jax.data.vocabulary import open_vocabulary, resolve
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import boxed_parameters, flat, nested

@@ -21,7 +21,15 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.interop import model_files
 from dss_jax.interop.model_files import CHECKPOINTS
-from dss_jax.interop.weights import Leaf, Weights, check_names, expected_shapes, flat, nested
+from dss_jax.interop.weights import (
+    Leaf,
+    Weights,
+    check_names,
+    expected_shapes,
+    flat,
+    nested,
+    whole_place,
+)
 from dss_jax.model import lora
 from dss_jax.train.checkpoint import PARAMS, Checkpoints, damage_of, readable
 
@@ -56,7 +64,7 @@ def write_orbax(weights: Weights, path: str | Path) -> None:
     """Writes a model folder, which appears whole or not at all. Raises UsageError: `path` is there
     and not empty.
     """
-    with storage.whole_place(path, model_files.T5_CONFIG) as folder:
+    with whole_place(path, model_files.T5_CONFIG) as folder:
         files = model_files.ModelFiles(weights.config, weights.vocabulary, weights.extra_ids)
         model_files.write_model_files(folder, files)
         if weights.card is not None:

@@ -6,7 +6,7 @@ from typing import Any
 from dss_jax.core.errors import UsageError
 from dss_jax.core.fields import first_twice
 from dss_jax.core.lfs import refuse_pointer
-from dss_jax.data.tokenizer_files import open_tokenizer
+from dss_jax.data.file_tokenizers import open_tokenizer
 from dss_jax.data.vocabulary import is_tokenizer
 
 

@@ -6,7 +6,10 @@ reading 11B parameters never holds more than the model and one leaf.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +20,7 @@ import numpy as np
 from flax import traverse_util
 from flax.linen import meta
 
+from dss_jax.core import paths, storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.student_card import StudentCard
@@ -159,3 +163,24 @@ def check_names(expected: Mapping[str, Shape], found: Mapping[str, Shape], origi
             + "\nEither the configuration beside it is of another model, or the checkpoint is of "
             "another architecture. Nothing was read."
         )
+
+
+def count_parameters(params: Any) -> int:
+    """Numbers in a tree of arrays or of shapes (as from `jax.eval_shape`)."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+@contextmanager
+def whole_place(path: str | Path, last: str) -> Iterator[Path]:
+    """A local folder to write into that becomes the new folder `path`, remote or local; `last` says
+    that a remote one is whole, and is written last. UsageError: `path` is there and not empty.
+    """
+    if not storage.is_remote(path):
+        with paths.whole_folder(Path(path).expanduser()) as folder:
+            yield folder
+        return
+    with storage.explained(path):
+        paths.check_new_folder(storage.place(path))
+    with tempfile.TemporaryDirectory(prefix="dss-") as temporary:
+        yield Path(temporary)
+        storage.upload_folder(Path(temporary), path, last)

@@ -1,10 +1,9 @@
 """What a run should know of its data before it begins: a line of numbers, and what is wrong."""
 
 import itertools
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +11,12 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import UNK_ID
-from dss_jax.data.store import TOKEN_COLUMNS, Slices, StoreSplit, TokenStore, count_overlong
+from dss_jax.data.store import TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
 from dss_jax.layouts.batches import subset_rows
 
 log = logging.getLogger(__name__)
 
 SCORED = ("validation", "test")
-
-SHOWN = 8
-"""Labels that a line names."""
 
 MISSING = 0.1
 """From this share of rows without a rationale on, a line says so."""
@@ -51,6 +47,11 @@ def unknown_rows(tokens: Slices, unk_id: int | None = UNK_ID) -> np.ndarray:
 def length_limit(column: str, data: config.Data) -> int:
     """The longest row of a column that is not cut, in tokens."""
     return data.input_length if column.endswith("_inputs") else data.target_length
+
+
+def count_overlong(split: StoreSplit, column: str, limit: int) -> int:
+    """How many rows of a token column have more than `limit` tokens and would be cut."""
+    return int((split.tokens(column).lengths() > limit).sum())
 
 
 def token_lengths(store: TokenStore, data: config.Data) -> Iterator[TokenLengths]:
@@ -115,12 +116,16 @@ def health_line(store: TokenStore, name: str, data: config.Data) -> str:
         cut |= split.tokens(column).lengths() > length_limit(column, data)
     unknown = (unknown_rows(split.tokens(c), store.vocabulary.unk_id) for c in columns)
     odd = {int(row) for rows in unknown for row in rows}
-    labels = int(_has(split, "label_targets").sum())
+    labelled = _has(split, "label_targets")
+    labels = int(labelled.sum())
     parts = [f"{len(split):,} rows", f"{labels:,} with a label"]
     if split.has("rationale_targets"):
         parts.append(f"{int(_has(split, 'rationale_targets').sum()):,} with a rationale")
-    if labels and made and _has(split, "teacher_label_targets").any():
-        parts.append(f"teacher right {100 * made['teacher_right'] / labels:.2f} %")
+    # Of the others nobody knows here whether a teacher was asked about them.
+    answered = int((labelled & _has(split, "teacher_label_targets")).sum())
+    if answered and made:
+        some = "" if answered == labels else f" of {answered:,} answers"
+        parts.append(f"teacher right {100 * made['teacher_right'] / answered:.2f} %{some}")
     parts += [f"{int(cut.sum()):,} cut", f"{len(odd):,} with unknown characters"]
     if made.get("left_out"):
         parts.append(f"{made['left_out']:,} left out that cannot be used")
@@ -206,20 +211,44 @@ def _check_rationales(run: config.Run, store: TokenStore) -> None:
         )
 
 
+def right_rows(
+    run: config.Run, split: StoreSplit, correct: Callable[[str, str], bool]
+) -> np.ndarray:
+    """For `Method.only_correct`: the rows whose teacher label is right, or that have no gold label;
+    bool [rows]. UsageError: none of them has a rationale.
+    """
+    pairs = zip(split.text("label")[:], split.text("teacher_label")[:], strict=True)
+    right = np.array([not gold or correct(gold, teacher) for gold, teacher in pairs], bool)
+    if run.method.uses_rationales:
+        explained = _has(split, "rationale_targets")
+        kept = int((explained & right).sum())
+        if explained.any() and not kept:
+            raise UsageError(
+                "Method.only_correct keeps the rationales of rows whose teacher label is right: "
+                "there is no such row. Leave it out, or take --method standard."
+            )
+        log.info(f"Method.only_correct: {kept:,} of {explained.sum():,} rationales are kept")
+    return right
+
+
 def _check_allowed(run: config.Run, store: TokenStore) -> None:
-    """Warns of gold labels that are none of the row's, where the task names labels."""
-    wrong: Counter[str] = Counter()
-    for split in map(store.split, store.splits) if store.manifest.get("labels") else ():
-        pairs = Counter(zip(split.text("label")[:], split.text("allowed_labels")[:], strict=True))
-        for (label, allowed), n in pairs.items():
-            if label and label not in (json.loads(allowed) or [label]):
-                wrong[label] += n
-    if wrong:
-        named = ", ".join(f"{label!r} ({n:,})" for label, n in wrong.most_common(SHOWN))
-        log.warning(
-            f"gold labels that are not allowed: {named}. They are trained on, and "
-            f"never predicted. `dss tasks check {run.task.shown_name}` says more."
-        )
+    """Warns of gold labels that are none of the row's, where the task names labels; UsageError:
+    one was renamed.
+    """
+    health = store.manifest.get("health", {}).values()
+    wrong = sum((Counter(own.get("not_allowed", {})) for own in health), Counter[str]())
+    if not wrong:
+        return
+    from dss_jax.data.old_records import some
+    from dss_jax.data.survey import renamed
+
+    if said := renamed(wrong, store.manifest.get("unused_labels", ())):
+        raise UsageError(f"{run.task.shown_name}: {said}")
+    named = some(f"{label!r} ({n:,})" for label, n in wrong.most_common())
+    log.warning(
+        f"gold labels that are not allowed: {named}. They are trained on, and "
+        f"never predicted. `dss tasks check {run.task.shown_name}` says more."
+    )
 
 
 def _check_lengths(run: config.Run, split: StoreSplit) -> None:

@@ -12,11 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.ids import PAD_ID
 from dss_jax.layouts.blocks import Block, StreamRows
 from dss_jax.model.layers import FAN_IN_NORMAL, Dense, Dropout, parameter
+from dss_jax.model.matmul import MIXED
 
 MASKED = -1e10  # finite, so that a row with no key at all gives a flat softmax instead of NaN.
 
@@ -281,4 +283,4 @@ class Attention(nn.Module):
         weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(q_BxHxTxD.dtype)
         weights_BxHxTxS = self.dropout(weights_BxHxTxS, deterministic)
         mixed_BxHxTxD = jnp.einsum("bhts,bhsd->bhtd", weights_BxHxTxS, key_value.value)
-        return mixed_BxHxTxD.swapaxes(1, 2)
+        return checkpoint_name(mixed_BxHxTxD.swapaxes(1, 2), MIXED)

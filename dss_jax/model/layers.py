@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.core.config import T5Config
-from dss_jax.model.matmul import matmul
+from dss_jax.model.matmul import matmul, on_cpu
 
 FAN_IN_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -166,8 +166,11 @@ def _counters(grid: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     return (index[0] << 16) | index[1], (index[2] << 16) | index[3]
 
 
-def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
+def keep_mask(
+    key: jax.Array, keep: float, shape: tuple[int, ...], again: bool = False
+) -> jax.Array:
     """True with probability `keep`, in [0, 1], to 1 / 65536: bool of a shape of one to four axes.
+    `again`: the same, but XLA shall not find that it is.
 
     Depends on the key (typed, of any implementation of `jax.random`) and on an element's indices
     alone, so neither a mesh nor more padding changes it.
@@ -176,13 +179,17 @@ def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
     key_words = data[0], data[1]
     if data.size == 4:  # RBG keys
         key_words = threefry_2x32(key_words, (data[2], data[3]))
-    words = -(-shape[-1] // PER_WORDS)
-    first, second = _counters((*shape[:-1], words))
-    both = jnp.stack(threefry_2x32(key_words, (first, second)), axis=-1)
-    parts = jax.lax.bitcast_convert_type(both, jnp.uint16)
-    parts = parts.reshape(*shape[:-1], words * PER_WORDS)[..., : shape[-1]]
-    # In 32 bits, because the threshold of keep = 1 is 65536.
-    return parts.astype(jnp.uint32) < jnp.uint32(round(keep * 2**BITS))
+    if on_cpu():
+        words = -(-shape[-1] // PER_WORDS)
+        both = jnp.stack(threefry_2x32(key_words, _counters((*shape[:-1], words))), axis=-1)
+        parts = jax.lax.bitcast_convert_type(both, jnp.uint16)
+        parts = parts.reshape(*shape[:-1], words * PER_WORDS)[..., : shape[-1]].astype(jnp.uint32)
+    else:
+        from dss_jax.model.accelerators import spread
+
+        parts = spread(lambda grid: threefry_2x32(key_words, _counters(grid)), shape)
+    threshold = jnp.uint32(round(keep * 2**BITS))  # In 32 bits: that of keep = 1 is 65536.
+    return parts < (jax.lax.optimization_barrier(threshold) if again else threshold)
 
 
 class Dropout(nn.Module):
@@ -195,8 +202,16 @@ class Dropout(nn.Module):
         """[...] -> [...], scaled by 1 / (1 - rate)."""
         if deterministic or not self.rate:
             return x
-        keep = keep_mask(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+        def drop(x: jax.Array, key: jax.Array, again: bool = False) -> jax.Array:
+            keep = keep_mask(key, 1.0 - self.rate, x.shape, again)
+            return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+        if on_cpu():
+            return drop(x, self.make_rng("dropout"))
+        from dss_jax.model.accelerators import drawn_twice
+
+        return drawn_twice(drop, x, self.make_rng("dropout"))
 
 
 class Mlp(nn.Module):

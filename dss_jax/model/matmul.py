@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
-PRODUCT = "product"
-"""The name of a product with a kernel, for what a remat policy keeps: policies that look at
-primitives see none inside a `custom_vjp`."""
+PRODUCT, MIXED, SUM = "product", "mixed", "sum"
+"""Names for what a remat policy keeps: of a product with a kernel (policies that look at primitives
+see none inside a `custom_vjp`), of what attention mixes, of a sum on the residual stream."""
 
 _ROW_BY_ROW = Layout((0, 1))
 
@@ -87,9 +87,12 @@ def _in_rows(x: jax.Array) -> jax.Array:
     return with_layout_constraint(x, _ROW_BY_ROW) if on_cpu() else x
 
 
-def on_cpu() -> bool:
-    """Whether what is traced now is for a CPU, whose XLA wants other forms than accelerators: by
-    the devices of `jax.set_mesh`, which need not be this machine's; by JAX's default without.
-    """
+def platform() -> str:
+    """ "cpu", "gpu" or "tpu", whichever is traced for: the mesh of `jax.set_mesh`, else JAX's."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.platform if device else jax.default_backend()) == "cpu"
+    return device.platform if device else jax.default_backend()
+
+
+def on_cpu() -> bool:
+    """Whether it is for a CPU, whose XLA wants other forms than accelerators."""
+    return platform() == "cpu"

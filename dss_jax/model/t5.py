@@ -17,12 +17,12 @@ Shape letters are those of `dss_jax.model.layers`. Masks and the position bias a
 `T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
 """
 
-import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
@@ -37,25 +37,28 @@ from dss_jax.model.attention import (
     padding_mask,
 )
 from dss_jax.model.layers import Dense, Dropout, Embed, Mlp, RMSNorm
-from dss_jax.model.matmul import PRODUCT
+from dss_jax.model.matmul import MIXED, PRODUCT, SUM, platform
 
 _HIDDEN = ("batch", "length", "activation_embed")
 
 _REMAT_POLICIES = {
+    "none": jax.checkpoint_policies.save_only_these_names(PRODUCT, MIXED, SUM),
     "minimal": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What the backward pass finds kept of each layer, beside its input."""
+"""What is kept of each layer for the backward pass, beside its input; "none" on a CPU: all."""
 
 
 def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_inputs: int) -> Any:
     """`length` of `layer`, run in turn; each parameter gets a leading axis "layers"."""
-    if config.remat_policy != "none":
+    policy, here = config.remat_policy, platform()
+    unroll = config.scan_unroll or (length if here == "tpu" and policy == "none" else 1)
+    if policy != "none" or here != "cpu":
         layer = nn.remat(
             layer,
-            policy=_REMAT_POLICIES[config.remat_policy],
+            policy=_REMAT_POLICIES[policy],
             # Two loops cannot share results; without a loop XLA would undo the recomputation.
-            prevent_cse=config.scan_unroll >= length,
+            prevent_cse=unroll >= length,
             static_argnums=(1 + num_shared_inputs,),  # deterministic, the last
         )
     return nn.scan(
@@ -64,7 +67,7 @@ def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_i
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast,) * num_shared_inputs,
         length=length,
-        unroll=config.scan_unroll,
+        unroll=unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
         # Flax would trace each stack once more, to see that it broadcasts no results.
         check_constancy_invariants=False,
@@ -92,7 +95,7 @@ class _Layer(nn.Module):
         return RMSNorm(self.config.layer_norm_epsilon)
 
     def _add(self, x_BxTxE: jax.Array, h_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
-        return x_BxTxE + self.dropout(h_BxTxE, deterministic)
+        return checkpoint_name(x_BxTxE + self.dropout(h_BxTxE, deterministic), SUM)
 
     def _feed_forward(self, x_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
         h_BxTxE = self.mlp(self.pre_mlp_layer_norm(x_BxTxE), deterministic)
@@ -286,9 +289,8 @@ class T5(nn.Module):
     ) -> jax.Array:
         """Logits of a block's targets, in any layout: [R, T, V] in float32.
 
-        Tokens of targets that share their beginnings may come in any order: in attention's rows B,
-        `positions_BxT`, int32, is where each stands in its target, and `sees_BxTxT`, bool, whether
-        it, axis 1, comes after another, or is it.
+        Targets that share their beginnings may come in any order: `positions_BxT`, int32, is where
+        a token stands, `sees_BxTxT`, bool, whether it (axis 1) comes after another, or is it.
         """
         own, decoder, cross = block_patterns(block, self.config)
         if sees_BxTxT is not None:
@@ -314,8 +316,3 @@ class T5(nn.Module):
         else:
             logits_BxTxV = self.decoder.logits_dense(y_BxTxE, accumulate_in_float32=True)
         return nn.with_logical_constraint(logits_BxTxV, ("batch", "length", "vocab"))
-
-
-def count_parameters(params: Any) -> int:
-    """Numbers in a tree of arrays or of shapes (as from `jax.eval_shape`)."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,9 +1,17 @@
-"""What tells a run that is scored from the one that was trained in its folder."""
+"""What tells a run that is scored, or asked for, from the one that was trained in its folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dss_jax.core import config
-from dss_jax.run.run_folder import STORE_LINE, difference, saved_text
+from dss_jax.run.run_folder import (
+    STORE_LINE,
+    another,
+    check_output_dir,
+    difference,
+    has_trained,
+    saved_text,
+)
 
 NO_OTHER = (
     "Evaluate.decode",  # The file's name has it.
@@ -26,3 +34,35 @@ def changes(run: config.Run, folder: Path, key: str) -> list[str]:
     lines = difference("\n".join(own), text, folder).splitlines()
     found = [line[1:] for line in lines if line[0] == "+" and not line.startswith("+++ ")]
     return [line for line in found if line.split(" = ")[0] not in NO_OTHER]
+
+
+def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
+    """The run with another seed, in a folder of its own; it sees the training examples in the order
+    of its seed, or in the `same_order` as all.
+    """
+    data = run.data if same_order else replace(run.data, seed=seed)
+    return replace(run, data=data, train=replace(run.train, seed=seed, output_dir=output_dir))
+
+
+def other_settings(run: config.Run, folder: Path) -> str:
+    """How the run in a folder differs from this one, its data left out; "" where it does not, or
+    where the folder holds none that has trained.
+    """
+    saved = saved_text(folder)
+    fixed = STORE_LINE in saved and has_trained(folder)
+    return difference(saved, config.to_gin(run), folder) if fixed else ""
+
+
+def check_settings(run: config.Run) -> None:
+    """Raises UsageError where the run's folder holds a trained run with other settings; its data
+    are left out.
+    """
+    folder = check_output_dir(str(run.train.output_dir))
+    if diff := other_settings(run, folder):
+        raise another(folder, diff)
+
+
+def store_keys(folder: Path) -> list[str]:
+    """Of what the run in a folder was trained on; []: it holds none that has trained."""
+    lines = [x for x in saved_text(folder).splitlines() if x.startswith(STORE_LINE)]
+    return lines[0].removeprefix(STORE_LINE).split("+") if lines and has_trained(folder) else []

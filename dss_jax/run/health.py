@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core import sums
 from dss_jax.core.environment import Check
 from dss_jax.core.errors import UsageError
 from dss_jax.data.store import MANIFEST, open_store
@@ -13,17 +14,19 @@ from dss_jax.data.vocabulary import open_vocabulary
 from dss_jax.interop.model_files import CHECKPOINTS, T5_CONFIG, VOCABULARY, read_model_files
 from dss_jax.run import run_folder
 from dss_jax.train.broken import BROKEN
-from dss_jax.train.checkpoint import damage_of
+from dss_jax.train.checkpoint import PARAMS, damage_of
 
 
 def checks_of(folder: Path) -> list[Check]:
     """Looks at each of its files; changes nothing. Raises UsageError where it is neither."""
     if (folder / MANIFEST).is_file():
         return [_store(folder)]
+    if any((path / sums.FILE).is_file() for path in (folder, folder / PARAMS)):
+        return _student(folder)
     if not (folder / run_folder.CONFIG).is_file():
         raise UsageError(
             f"{folder} is neither a run's folder, which has a {run_folder.CONFIG}, nor a token "
-            f"store, which has a {MANIFEST}."
+            f"store, which has a {MANIFEST}, nor a student of dss convert with a {sums.FILE}."
         )
     return [check for check in _run(folder) if check.found]
 
@@ -67,6 +70,14 @@ def _store(folder: Path) -> Check:
     except UsageError as error:
         return Check("token store", "damaged", f"{error} Make it again: dss prepare.")
     return Check("token store", f"whole: {', '.join(store.splits)}")
+
+
+def _student(folder: Path) -> list[Check]:
+    """One that was converted; others may have saved into its folder since, which is no damage."""
+    wrong = [*sums.faults(folder), *sums.faults(folder / PARAMS)]
+    return [Check("student", "damaged, or changed since", line) for line in wrong] or [
+        Check("student", "whole")
+    ]
 
 
 def _read(file: Path, found: Callable[[Path], str]) -> Check:

@@ -13,9 +13,10 @@ import jax
 from dss_jax.core import config, storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.ids import T5_PUBLIC
 from dss_jax.core.t5_config import SHAPE_FIELDS
 from dss_jax.data.store import TokenStore
-from dss_jax.data.vocabulary import T5_PUBLIC, resolve, vocabulary_digest
+from dss_jax.data.vocabulary import resolve, vocabulary_digest
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.hub import full_name
 from dss_jax.interop.model_files import ModelFiles, read_model_files

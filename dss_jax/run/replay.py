@@ -1,6 +1,5 @@
 """Repeats the step at which a run has diverged, and finds the rows that do it."""
 
-import json
 import logging
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dss_jax.core import storage
+from dss_jax.core import storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.run.session import Session, train_batches
 from dss_jax.train.bad_steps import STATES, bad_leaves
@@ -44,7 +43,7 @@ def read(file: Path) -> dict[str, Any]:
     if not storage.exists(file):
         raise UsageError(f"there is no {file}. A run that diverges writes it into its folder.")
     try:
-        found = json.loads(file.read_text())
+        found = strict_json.loads(file.read_text())
         return {"step": int(found["step"]), "state": int(found["state"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(

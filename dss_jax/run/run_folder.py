@@ -23,7 +23,6 @@ import difflib
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,21 +117,12 @@ def begun(folder: Path) -> bool:
     return STORE_LINE in saved_text(folder)
 
 
-def other_settings(run: config.Run, folder: Path) -> str:
-    """How the run in a folder differs from this one, its data left out; "" where it does not, or
-    where the folder holds none that has trained.
-    """
-    saved = saved_text(folder)
-    fixed = STORE_LINE in saved and has_trained(folder)
-    return difference(saved, config.to_gin(run), folder) if fixed else ""
-
-
-def with_seed(run: config.Run, seed: int, output_dir: str, same_order: bool) -> config.Run:
-    """The run with another seed, in a folder of its own; it sees the training examples in the order
-    of its seed, or in the `same_order` as all.
-    """
-    data = run.data if same_order else replace(run.data, seed=seed)
-    return replace(run, data=data, train=replace(run.train, seed=seed, output_dir=output_dir))
+def another(folder: Path, diff: str) -> UsageError:
+    """The error where the run in a folder differs so from the one that was asked for."""
+    return UsageError(
+        f"{folder} holds a run with another configuration:\n{diff}\n"
+        "Give another --output_dir, or the same settings to go on with that run."
+    )
 
 
 def hand_over(run: config.Run) -> None:
@@ -175,10 +165,7 @@ def _write_config(run: config.Run, store: str | None) -> Path:
     opened = STORE_LINE in saved
     compared = has_trained(folder) if opened else saved and store
     if compared and (diff := difference(saved, text, folder)):
-        raise UsageError(
-            f"{folder} holds a run with another configuration:\n{diff}\n"
-            "Give another --output_dir, or the same settings to go on with that run."
-        )
+        raise another(folder, diff)
     if store is None:
         text = "\n".join([x for x in saved.splitlines() if x.startswith(STORE_LINE)] + [own])
     # What a finished run was trained with stays as it is.

@@ -8,6 +8,7 @@ OUTPUT_DIR/curves.png
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,31 @@ from dss_jax.core.types import Scorer
 from dss_jax.data.store import TokenStore
 from dss_jax.evaluate.statistics import mean
 from dss_jax.run import run_folder, single
+from dss_jax.run.changes import with_seed
 from dss_jax.run.pictures import plot_curves
-from dss_jax.run.session import sharing
+from dss_jax.run.session import Open, Session, functions_counted, open_session
 
 log = logging.getLogger(__name__)
 
 SUMMARY = "seeds.json"
+
+
+def sharing() -> Open:
+    """`open_session` for runs that differ in their seeds, subsets and folders only: all get the
+    program and the evaluator of the first, so that nothing is traced twice.
+    """
+    first: list[Session] = []
+
+    def opened(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
+        if not first:
+            first.append(open_session(run, folder, store, scorer))
+        (like,) = first
+        # What the first has found out holds for all.
+        data = replace(run.data, layout=like.run.data.layout)
+        run = replace(run, model=like.run.model, data=data)
+        return replace(like, run=run, folder=folder, counted=functions_counted())
+
+    return opened
 
 
 def seeds_of(text: str) -> list[int]:
@@ -52,7 +72,7 @@ def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -
             "a folder in it."
         )
     folders = {seed: str(folder / f"seed_{seed}") for seed in seeds}
-    return [run_folder.with_seed(run, seed, own, same_order) for seed, own in folders.items()]
+    return [with_seed(run, seed, own, same_order) for seed, own in folders.items()]
 
 
 def train(

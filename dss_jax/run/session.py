@@ -54,11 +54,11 @@ class Session:
     compile_cache: str | None
     counted: tuple[int, int]
 
-    def checkpoints(self) -> Checkpoints:
-        """The run's checkpoints, open; with several processes, all must call this."""
+    def checkpoints(self, whole: Sequence[int] = ()) -> Checkpoints:
+        """The run's checkpoints, open, see there; with several processes, all must call this."""
         processes.barrier()  # Orbax connects them.
         folder = self.folder / run_folder.CHECKPOINTS
-        return Checkpoints(folder, keep=self.run.train.keep_checkpoints)
+        return Checkpoints(folder, keep=self.run.train.keep_checkpoints, whole=whole)
 
 
 def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
@@ -87,40 +87,24 @@ def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
     return replace(run, model=replace(run.model, vocab_size=size, **ids))
 
 
-def open_session(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
-    """Builds the model and its compiled functions for a run."""
+def open_session(
+    run: config.Run, folder: Path, store: TokenStore, scorer: Scorer, devices: list | None = None
+) -> Session:
+    """Builds the model and its compiled functions for a run, on some devices or on all."""
     cache = keep_compiled_code()
-    run, mesh = with_vocab_size(run, store), make_mesh(run.mesh)
+    run, mesh = with_vocab_size(run, store), make_mesh(run.mesh, devices)
     run = replace(run, data=with_layout(run.data, mesh.devices.flat[0].platform))
-    program, counted = Program(run, mesh), _counted()
+    program, counted = Program(run, mesh), functions_counted()
     evaluator = Evaluator(run, program, store, scorer)
     return Session(run, folder, store, program, evaluator, cache, counted)
 
 
-def _counted() -> tuple[int, int]:
+def functions_counted() -> tuple[int, int]:
     counts = cache_counts()
     return counts.found, counts.missing
 
 
 Open = Callable[[config.Run, Path, TokenStore, Scorer], Session]
-
-
-def sharing() -> Open:
-    """`open_session` for runs that differ in their seeds, subsets and folders only: all get the
-    program and the evaluator of the first, so that nothing is traced twice.
-    """
-    first: list[Session] = []
-
-    def opened(run: config.Run, folder: Path, store: TokenStore, scorer: Scorer) -> Session:
-        if not first:
-            first.append(open_session(run, folder, store, scorer))
-        (like,) = first
-        # What the first has found out holds for all.
-        data = replace(run.data, layout=like.run.data.layout)
-        run = replace(run, model=like.run.model, data=data)
-        return replace(like, run=run, folder=folder, counted=_counted())
-
-    return opened
 
 
 def _training_rows(session: Session) -> tuple["StoreSplit | Pieces", np.ndarray | None]:
@@ -137,9 +121,9 @@ def _training_rows(session: Session) -> tuple["StoreSplit | Pieces", np.ndarray 
         split = JoinedSplit(split, [extra.split("train") for extra in store.extras])
     if not run.method.only_correct:
         return split, None
-    correct = session.evaluator.scorer.correct
-    pairs = zip(split.text("label")[:], split.text("teacher_label")[:], strict=True)
-    return split, np.array([not gold or correct(gold, teacher) for gold, teacher in pairs], bool)
+    from dss_jax.layouts.health import right_rows
+
+    return split, right_rows(run, split, session.evaluator.scorer.correct)
 
 
 def train_batches(session: Session, plan_subsets: Sequence[config.Task] = ()) -> TrainBatches:
@@ -188,7 +172,9 @@ def report_start(session: Session, clock: StartClock, step: int) -> None:
     writes it to `startup.jsonl`.
     """
     clock.lap("first step")
-    found, missing = (now - then for now, then in zip(_counted(), session.counted, strict=True))
+    found, missing = (
+        now - then for now, then in zip(functions_counted(), session.counted, strict=True)
+    )
     line = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,

@@ -68,7 +68,7 @@ def train(
       Diverged: see `BadSteps`.
     """
     clock = clock or StartClock(time.time())
-    folder, finished = _open_folder(run, store)
+    folder, finished, whole = _open_folder(run, store)
     if finished is not None:
         log.info("%s is finished; these are its results", folder)
         return finished
@@ -84,7 +84,7 @@ def train(
 
         describe_hosts(session.run, session.program.mesh, batches.longest)
     clock.lap("model")
-    with closing(session.checkpoints()) as checkpoints:
+    with closing(session.checkpoints(whole)) as checkpoints:
         results = _train_and_score(session, batches, checkpoints, clock, profile)
     close_folder(session, results)
     return results
@@ -96,9 +96,9 @@ def data_key(run: config.Run, store: TokenStore) -> str:
     return "+".join([store.key, *(file_digest(storage.local_file(name)) for name in texts)])
 
 
-def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]:
-    """The output folder, and the results where the run is finished. Process 0 looks, and writes
-    the configuration.
+def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None, list[int]]:
+    """The output folder, the results where the run is finished, and the steps of checkpoints that
+    are whole. Process 0 looks, and writes the configuration.
     """
 
     def look() -> list:
@@ -110,20 +110,20 @@ def _open_folder(run: config.Run, store: TokenStore) -> tuple[Path, dict | None]
             with suppress(UsageError):  # Of a damaged data.json: the first error is the run's.
                 trained_on.warn(storage.place(str(run.train.output_dir)), store)
             raise
-        finished = run_folder.read_results(folder)
+        finished, whole = run_folder.read_results(folder), list[int]()
         if finished is None:
             from dss_jax.train.broken import set_broken_aside
 
-            set_broken_aside(folder / run_folder.CHECKPOINTS)
-        return [str(folder), finished]
+            whole = set_broken_aside(folder / run_folder.CHECKPOINTS)
+        return [str(folder), finished, whole]
 
-    name, finished = processes.broadcast_from_first(look)
+    name, finished, whole = processes.broadcast_from_first(look)
     folder = storage.place(name)
     if processes.count() > 1:
         from dss_jax.run.hosts import check_shared
 
         check_shared(folder / run_folder.CONFIG)
-    return folder, finished
+    return folder, finished, whole
 
 
 def _train_and_score(

@@ -31,7 +31,7 @@ from t5x import adafactor, optimizers, partitioning, utils
 from t5x.examples.scalable_t5 import network as scalable_network
 from t5x.examples.t5 import network as plain_network
 
-from dss_jax.core import config
+from dss_jax.core import config, strict_json
 from dss_jax.core.errors import Diverged
 from dss_jax.core.locks import Taken
 from dss_jax.core.registry import scorer_of
@@ -104,7 +104,7 @@ class StoreIterator(clu_data.DatasetIterator):
         Path(filename).write_text(json.dumps({"next": self._next}))
 
     def restore(self, filename: Any) -> None:
-        self._next = json.loads(Path(filename).read_text())["next"]
+        self._next = strict_json.loads(Path(filename).read_text())["next"]
 
 
 class Initializer(utils.TrainStateInitializer):

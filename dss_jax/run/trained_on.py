@@ -6,6 +6,7 @@ folder may come from anywhere: it names files for people and token stores, which
 task file is executed it does not decide (`core.registry.remembered` does, or the user).
 """
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from dss_jax.data.old_records import again
 from dss_jax.data.rationales import records_digest
 from dss_jax.data.store import TokenStore, key_of, open_store
 from dss_jax.records.files import read_records
+from dss_jax.run.changes import store_keys
 from dss_jax.teacher.prompting import PromptOptions, prompt_sha256
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,17 @@ TEACHER = ("teacher_label", "rationale")
 """Text columns of a store that make up the rows, and what a teacher said of them."""
 
 OTHER_ROWS = "other rows"
+
+MADE_FROM = {
+    "files": "the rows",
+    "records": "the records",
+    "executed": "the task file or what it imports",
+    "vocabulary_sha256": "the vocabulary",
+    "prefixes": "the prefixes",
+    "code": "another version of dss-jax",
+    "seqio": "another version of SeqIO",
+}
+"""Of what a store is made, for people."""
 
 SCORERS = {scorer.name: scorer for scorer in (TEXT_ACCURACY, EQUATION_ACCURACY)}
 """Which need no task file."""
@@ -135,6 +148,26 @@ def warn(folder: Path, store: TokenStore) -> None:
         folder,
         "; ".join(lines),
     )
+
+
+def refuse_other(runs: Sequence[config.Run], request: Mapping[str, Any]) -> None:
+    """Before a store is made: raises UsageError where the folder of a run has one that has trained
+    on another.
+    """
+    for folder in (storage.place(str(run.train.output_dir)) for run in runs):
+        keys = store_keys(folder)
+        if not keys or request["key"] in keys:
+            continue
+        before, now = dict[str, Any](), request["made_from"]
+        with contextlib.suppress(UsageError, KeyError):
+            before = open_store(read(folder)["store"]["path"]).manifest["made_from"]
+        changed = [what for name, what in MADE_FROM.items() if before.get(name) != now.get(name)]
+        which = f" ({', '.join(changed)})" if before else ""
+        raise UsageError(
+            f"{folder} holds a run that was trained on other data than there are now{which}. "
+            "Nothing was prepared. Give another --output_dir to train on what is there now, or the "
+            "data of then to go on with that run."
+        )
 
 
 def warn_of_prompts(task: config.Task, task_dirs: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dss_jax.core.errors import UsageError
+from dss_jax.run.clock import clocked
 from dss_jax.serve.app import create_app
 from dss_jax.serve.service import Service
 
@@ -194,7 +195,8 @@ def start_student(service: Service, on_failure: Callable[[], None]) -> None:
 
     def first() -> None:
         start = time.perf_counter()
-        service.warm_up()
+        with clocked("warming up"):
+            service.warm_up()
         log.info("ready after %.1f s", time.perf_counter() - start)
 
     service.batcher.start(first, on_failure)

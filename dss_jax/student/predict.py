@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dss_jax.core import locks
-from dss_jax.core.checks import shard_numbers
 from dss_jax.core.errors import UsageError
 from dss_jax.core.method_config import JOINT
 from dss_jax.core.student_card import StudentCard, to_json
-from dss_jax.core.table import input_of
+from dss_jax.core.table import input_of, shard_numbers
 from dss_jax.core.types import DistillationTask
 from dss_jax.data.rows import Located, example_of, parse_json
 from dss_jax.data.tokenizer import SEPARATOR
@@ -44,7 +43,7 @@ class PredictJob:
 
     Attributes:
       input, out: names of tables; "-" is standard input and output.
-      input_column: whose texts are asked about.
+      input_column: whose texts are asked about; None: see `_text_of`.
       task: makes the input and the allowed labels of a raw row, in place of columns.
       labels: the allowed labels of all rows; (): the row's, else the student's.
       explain: whether rationales are wanted.
@@ -54,7 +53,7 @@ class PredictJob:
 
     input: str
     out: str
-    input_column: str = INPUT
+    input_column: str | None = None
     task: DistillationTask | None = None
     labels: tuple[str, ...] = ()
     explain: bool = False
@@ -93,11 +92,12 @@ def asked(located: Located, job: PredictJob, card: StudentCard) -> AskedRow:
     return AskedRow(row, text, job.labels or labels)
 
 
-def _text_of(located: Located, column: str, own: tuple[str, ...]) -> str:
-    """Of the column; but of the student's `own`, where a table has these and no such column beside
-    them: `INPUT` may be one of several.
+def _text_of(located: Located, asked_for: str | None, own: tuple[str, ...]) -> str:
+    """Of the column that is asked for; else of the student's `own`, where a table has these and no
+    column `INPUT` beside them; else of that.
     """
-    beside = column in located.row and not (column == INPUT and column in own)
+    column = asked_for or INPUT
+    beside = asked_for is not None or (INPUT in located.row and INPUT not in own)
     if own and not beside and located.row.keys() >= {*own}:
         try:
             return input_of(located.row, own)

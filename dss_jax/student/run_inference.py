@@ -39,7 +39,7 @@ class StudentModelHandler(ModelHandler):
         checkpoint: str | None = None,
         dtype: str | None = None,
         explain: bool = False,
-        input_column: str = INPUT,
+        input_column: str | None = None,
         batch_size: int = 256,
     ) -> None:
         super().__init__(max_batch_size=batch_size)
@@ -60,7 +60,7 @@ class StudentModelHandler(ModelHandler):
     ) -> list[PredictionResult]:
         """The predictions of a batch, in its order."""
         job = self._job
-        rows = [{job.input_column: one} if isinstance(one, str) else one for one in batch]
+        rows = [{job.input_column or INPUT: one} if isinstance(one, str) else one for one in batch]
         every = [asked(Located(where="an element", row=row), job, model.card) for row in rows]
         pairs = zip(batch, answers(model, every, job.explain), strict=True)
         return [PredictionResult(element, found, model.origin) for element, found in pairs]

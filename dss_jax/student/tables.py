@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from dss_jax.core import storage, strict_json
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import write_whole
+from dss_jax.core.paths import make_folder, write_whole
+from dss_jax.core.table import FORMS
 from dss_jax.core.texts import is_utf8
 from dss_jax.data.parquet import pyarrow, read_parquet
 from dss_jax.data.rows import Located, jsonl_rows, lines_of, numbered, table_rows
@@ -27,10 +28,7 @@ from dss_jax.data.rows import Located, jsonl_rows, lines_of, numbered, table_row
 Row = dict[str, Any]
 """Column -> value."""
 
-ENDINGS = {
-    **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "lines"},
-    **{".jsonl": "jsonl", ".json": "jsonl"},  # The authors' release has lines in .json.
-}
+ENDINGS = {**FORMS, ".txt": "lines"}
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 STANDARD = "-"
@@ -150,7 +148,7 @@ class FileWriter(RowWriter):
             if not (whole and isinstance(found.get("job"), dict) and "columns" in found):
                 raise UsageError(f"{self._state_file} is damaged. {fix}")
             self._go_on(found)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.file.parent)
 
     def _go_on(self, found: dict[str, Any]) -> None:
         before, now = found["job"], self.state["job"]

@@ -21,6 +21,7 @@ from dss_jax.core.sweep_config import TEACHER, Cell
 from dss_jax.core.t5_config import VOCAB_SIZE
 from dss_jax.core.types import ENGINES
 from dss_jax.run import run_folder
+from dss_jax.run.changes import other_settings
 
 GRID, TIMES = "sweep.json", "sweep_times.jsonl"
 FORMAT = 1
@@ -130,7 +131,7 @@ def write_grid(
 
 def check_settings(folder: Path, planned: Sequence[Planned]) -> None:
     """Raises UsageError where runs of the folder were begun with other settings, and shows them."""
-    differences = (run_folder.other_settings(p.run, folder / p.cell.folder) for p in planned)
+    differences = (other_settings(p.run, folder / p.cell.folder) for p in planned)
     if found := [diff for diff in differences if diff]:
         more = f"\n... and {len(found) - 1} more runs" if len(found) > 1 else ""
         raise UsageError(

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from dss_jax.core import locks, processes, signals
+from dss_jax.core.paths import make_folder
 from dss_jax.run import run_folder
 from dss_jax.sweep.plan import Job, Planned, Times, state_of
 
@@ -165,7 +166,7 @@ class Runner:
         for one in job.planned:
             one.hand_over()
         log_file = self._folder / job.folder / LOG
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log_file.parent)
         before = self._work_done(job)
         with log_file.open("ab") as out:
             start = out.tell()

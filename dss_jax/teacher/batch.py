@@ -18,12 +18,12 @@ from typing import Any
 
 import openai
 
-from dss_jax.core import locks
+from dss_jax.core import locks, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
-from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun
+from dss_jax.teacher.asking import UNREACHED, ExtractionProgress, ExtractionRun
 from dss_jax.teacher.client import OWN_SERVER_KEY, clean, key_from
 from dss_jax.teacher.journal import Asked, Request
 from dss_jax.teacher.prices import HOSTED, tokens_of
@@ -65,9 +65,27 @@ class BatchTeacher:
         key = key_from(base_url, api_key_env)
         self._clean = functools.partial(clean, key=key)
         self._max_requests, self._sleep = max_requests, sleep
-        self._openai = openai.OpenAI(
+        self._client = openai.OpenAI(
             api_key=key or OWN_SERVER_KEY, base_url=base_url, max_retries=RETRIES
         )
+
+    @functools.cached_property
+    def _openai(self) -> openai.OpenAI:
+        """The client, once its server has answered at all; APIConnectionError: none is there."""
+        once, began = self._client.with_options(max_retries=0), time.monotonic()
+        while True:
+            try:
+                once.batches.list(limit=1)
+            except openai.APITimeoutError:
+                pass  # It was connected to, or is waited for by the requests themselves.
+            except openai.APIConnectionError:
+                if time.monotonic() - began > UNREACHED:
+                    raise
+                time.sleep(UNREACHED / 3)
+                continue
+            except openai.OpenAIError:
+                pass  # It answers.
+            return self._client
 
     def ask(self, requests: Iterable[Request], run: ExtractionRun) -> ExtractionProgress:
         """As `Teacher.ask`; waits for the answers. The notes are beside the file of the journal.
@@ -103,7 +121,7 @@ class BatchTeacher:
                     "provider; the same command fetches them."
                 ) from None
         finally:
-            self._openai.close()
+            self._client.close()
         run.report()
         return run.progress
 
@@ -122,7 +140,7 @@ class BatchTeacher:
         if not self._notes.exists():
             return
         try:
-            for noted in json.loads(self._notes.read_text())["batches"]:
+            for noted in strict_json.loads(self._notes.read_text())["batches"]:
                 asked = [Asked(*request) for request in noted["requests"]]
                 self._batches.append(_Batch(**noted | {"requests": asked}))
         except (ValueError, KeyError, TypeError) as error:
@@ -254,12 +272,12 @@ class BatchTeacher:
     def _take(self, line: bytes, wanted: dict[str, Asked]) -> None:
         """One line of an output or error file; one that cannot be read is no answer."""
         try:
-            answer = json.loads(line)
+            answer = strict_json.loads(line)
             asked = wanted[answer["custom_id"]]
             response = answer.get("response")
             response = response if isinstance(response, dict) else {}
             reply = self._reply(asked, response, answer.get("error"))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return
         if reply is not None:
             del wanted[asked.key]

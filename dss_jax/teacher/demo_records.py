@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dss_jax.core import config
+from dss_jax.core.paths import make_folder
 from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.layouts.batches import subset_rows
@@ -42,7 +43,7 @@ def simulated_records(task: DistillationTask, subset: config.Task, folder: Path)
     files = {split: folder / f"{split}.jsonl" for split in SPLITS}
     asked = {s: _rows(task, s, subset) for s, file in files.items() if not file.exists()}
     if asked:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with Journal(folder / "journal") as journal, simulated_teacher(str(task.file)) as base_url:
             # The requests are the same whatever the split is called.
             everything = [*itertools.chain(*asked.values())]

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dss_jax.core.checks import shard_numbers
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Prompt
+from dss_jax.core.table import shard_numbers
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.records.files import write_records
 from dss_jax.records.records import Header, Record, Reply, record_of

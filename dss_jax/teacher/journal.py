@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.machine import is_alive
+from dss_jax.core.paths import make_folder
 from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
 
@@ -113,7 +114,7 @@ class Journal:
         self._run: tuple[str, float, int] | None = None
         self._last_commit = self._last_beat = clock()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             self._db = sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None)
             self._use_write_ahead_log()
             self._db.execute("pragma synchronous = full")

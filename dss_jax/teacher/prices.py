@@ -6,13 +6,13 @@ the library genai-prices, whose releases are dated and name the providers' pages
 library does not know has no price, whatever its model is called.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError, nearest
 
 CHARACTERS_PER_TOKEN = 3.5
@@ -97,7 +97,7 @@ def _known_prices(model: str, base_url: str, batch: bool) -> Prices:
 
 def _table_prices(model: str, table: Path) -> Prices:
     try:
-        rows = json.loads(table.read_text(encoding="utf-8"))
+        rows = strict_json.loads(table.read_text(encoding="utf-8"))
         found = rows.get(model)
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"the price table {table} cannot be read: {error}.") from error

@@ -14,12 +14,16 @@ BROKEN = "broken"
 """Folder beside the checkpoints for those that were set aside."""
 
 
-def set_broken_aside(folder: Path) -> None:
-    """Moves checkpoints that are damaged out of the way of a run that goes on, with a line each."""
+def set_broken_aside(folder: Path) -> list[int]:
+    """Moves checkpoints that are damaged out of the way of a run that goes on, with a line each;
+    the steps of the others.
+    """
     with storage.explained(folder):
-        found = sorted(folder.iterdir(), key=os.fspath) if folder.is_dir() else []
-    for checkpoint in found:
-        if not checkpoint.name.isdigit() or (wrong := damage_of(checkpoint)) is None:
+        there = sorted(folder.iterdir(), key=os.fspath) if folder.is_dir() else []
+    whole = []
+    for checkpoint in (path for path in there if path.name.isdigit()):
+        if (wrong := damage_of(checkpoint)) is None:
+            whole.append(int(checkpoint.name))
             continue
         aside = folder.parent / BROKEN / f"{checkpoint.name}-{time.time_ns()}"
         aside.parent.mkdir(exist_ok=True)
@@ -27,3 +31,4 @@ def set_broken_aside(folder: Path) -> None:
         log.warning(
             "checkpoint %s is damaged (%s): it is set aside, as %s", checkpoint, wrong, aside
         )
+    return whole

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -94,10 +94,13 @@ class Checkpoints:
     renames a checkpoint into place when it is whole.
     """
 
-    def __init__(self, folder: Path, keep: int = 1) -> None:
-        """Opens the folder, which need not exist; `keep`: how many of the latest are kept."""
+    def __init__(self, folder: Path, keep: int = 1, whole: Iterable[int] = ()) -> None:
+        """Opens the folder, which need not exist; `keep`: how many of the latest are kept; `whole`:
+        steps of those that were just looked at, and need not be when they are restored first.
+        """
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         self._folder, self._damage, self._bytes = folder, dict[tuple[int, str], str | None](), 0
+        self._whole_now = {*whole}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             best_fn=_score,
@@ -215,7 +218,9 @@ class Checkpoints:
         return self._restore(step, params=abstract_params).params
 
     def _restore(self, step: int, **items: Any) -> Any:
-        self._check(step)
+        if step not in self._whole_now:
+            self._check(step)
+        self._whole_now.clear()  # Hours may pass until the next.
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
         with readable(self._folder / str(step)):
             return self._manager.restore(step, args=ocp.args.Composite(**args))

@@ -195,7 +195,8 @@ def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
     )
     first = jax.tree.map(repr, first)
     devices = [(d.id, d.process_index, d.device_kind, d.platform) for d in mesh.devices.flat]
-    settings = {k: v for k, v in jax.config.values.items() if "cache" not in k}
+    values = jax.config.values.items()  # The platforms are not those of what is made for others.
+    settings = {k: v for k, v in values if "cache" not in k and k != "jax_platforms"}
     environment = [os.environ.get(name) for name in _ENVIRONMENT]
     version = mesh.devices.flat[0].client.platform_version
     parts = (code_digest(), compiled_in, dict(mesh.shape), devices, version, first, environment)
@@ -282,15 +283,19 @@ class Compiled:
         if (found := self._load(batch)) is not None:
             counts.found += 1
             return found
-        with _TRACING:
-            lowered = self.lower(*jax.tree.map(abstract, batch))
         before = counts.missing_here
-        compiled = lowered.compile()
+        compiled = self.made(batch)
         # Only what XLA has compiled just now. Code that JAX has read from the disk loses functions
         # when it is written again, on CPUs; it shows when it runs ("NOT_FOUND: Function ...").
         if counts.missing_here > before:
-            self._keep(batch, compiled)
+            self.keep(batch, compiled)
         return compiled
+
+    def made(self, batch: tuple) -> jax.stages.Compiled:
+        """The function, compiled for a batch's shapes, whatever is kept."""
+        with _TRACING:
+            lowered = self.lower(*jax.tree.map(abstract, batch))
+        return lowered.compile()
 
     def _name(self, batch: tuple) -> str:
         return hashlib.sha256(f"{self._key} {shapes_of(batch)}".encode()).hexdigest()
@@ -321,20 +326,22 @@ class Compiled:
             return None
         return compiled
 
-    def _keep(self, batch: tuple, compiled: jax.stages.Compiled) -> None:
-        """Keeps it, where JAX and the disk can."""
+    def keep(self, batch: tuple, compiled: jax.stages.Compiled) -> Path | None:
+        """Keeps it, where JAX and the disk can: the file."""
         if self.folder is None:
-            return
+            return None
         # Not each executable can be kept, and no run shall fail because one was not.
         with contextlib.suppress(Exception):
             content = pickle.dumps(serialize_executable.serialize(compiled))
             content = hashlib.sha256(content).digest() + content
-            write_whole(self.folder / self._name(batch), content)
+            write_whole(written := self.folder / self._name(batch), content)
             total = 0
             for file in sorted(self.folder.iterdir(), key=lambda file: -file.stat().st_mtime):
                 total += file.stat().st_size
                 if total > MAX_BYTES:
                     file.unlink(missing_ok=True)
+            return written
+        return None
 
 
 def _folder() -> Path | None:

@@ -13,12 +13,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.ids import LABEL, RATIONALE
 from dss_jax.layouts.blocks import Batch, Block
-from dss_jax.model.sampling import first_argmax
 from dss_jax.model.t5 import T5
 
 MIN_COUNT = 1.0
@@ -58,6 +56,12 @@ def token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array, cfg: config.Lo
     return loss_BxT
 
 
+def hits(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
+    """Bool [B, T]: no logit is above the target's. An argmax would read all logits once more."""
+    of_targets = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+    return of_targets >= jnp.max(logits_BxTxV, axis=-1)
+
+
 def count_tokens(batch: Batch) -> jax.Array:
     """Real target tokens of each task in the batch: float32 [K]."""
     per_block = [
@@ -89,7 +93,7 @@ def _block_sums(
     assert isinstance(logits_BxTxV, jax.Array)
     targets_BxT = jnp.asarray(block.decoder_target_tokens)
     losses_BxT = token_losses(logits_BxTxV, targets_BxT, cfg)
-    hits_BxT = first_argmax(logits_BxTxV) == targets_BxT
+    hits_BxT = hits(logits_BxTxV, targets_BxT)
     masks = [block.decoder_roles == role for role in (LABEL, RATIONALE)]
     sums = TaskSums(
         loss=_sums(jnp.where(m, losses_BxT, 0.0) for m in masks),
@@ -135,14 +139,9 @@ def alpha_at(cfg: config.Loss, step: jax.Array, steps: int) -> jax.Array:
     """
     if cfg.alpha_schedule == "constant":
         return jnp.float32(cfg.alpha)
-    if cfg.alpha_schedule == "phased":
-        shares, alphas = zip(*cfg.alpha_phases, strict=True)
-        ends = jnp.asarray([round(float(end) * steps) for end in np.cumsum(shares)][:-1])
-        return jnp.asarray(alphas, jnp.float32)[jnp.sum(step >= ends)]
-    done = step.astype(jnp.float32) / max(1, steps - 1)
-    if cfg.alpha_schedule == "cosine":
-        done = (1 - jnp.cos(jnp.pi * done)) / 2
-    return cfg.alpha + (cfg.alpha_end - cfg.alpha) * done
+    from dss_jax.train import alpha
+
+    return alpha.scheduled(cfg, step, steps)
 
 
 def task_weights(

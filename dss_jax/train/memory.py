@@ -5,7 +5,7 @@ Parameters and optimiser state are exact: their shapes under the shardings of th
 backward pass finds kept of the forward pass is not guessed by a formula: JAX is asked, by tracing
 the gradient on shapes. It is the largest part, and it does not depend on the compiler, because
 what a loop over layers keeps is stacked into real arrays. The rest is a formula, tuned on
-XLA's own memory analysis (tests/test_memory.py): see `WORKING` and `_working`.
+XLA's own memory analysis (tests/test_memory.py): see `WORKING` and `_gathered`.
 """
 
 import math
@@ -17,7 +17,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
@@ -25,7 +25,7 @@ from dss_jax.core.flops import Device
 from dss_jax.core.t5_config import REMAT_POLICIES
 from dss_jax.layouts.blocks import Batch, Block
 from dss_jax.model import lora
-from dss_jax.model.attention import Pattern
+from dss_jax.model.attention import block_patterns, decoder_length
 from dss_jax.model.t5 import T5, DecoderLayer, EncoderLayer
 from dss_jax.train import loss as losses
 from dss_jax.train import sharding
@@ -36,14 +36,16 @@ FLOAT32 = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes on each device.
+    """Bytes on each device, at the moment of a step when they are most: when the loss is
+    differentiated, or the last layer.
 
     Attributes:
       parameters, optimizer: are there all the time.
-      gradients: float32, of what is trained; twice with microbatches (the sum and the new).
-      activations: what the backward pass finds kept of the forward pass, logits and dropout
-        masks included.
-      working: of the layer or of the logits that is being differentiated; with FSDP, one layer's
+      gradients: float32, of what is trained, from the first layer's on; with microbatches also
+        their sum, all the time.
+      activations: what the backward pass finds kept of the forward pass, dropout masks included;
+        logits until the loss is differentiated.
+      working: of the logits or the layer that is being differentiated; with FSDP, one layer's
         parameters gathered.
     """
 
@@ -55,7 +57,6 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """At the moment when it is most."""
         return sum(astuple(self))
 
 
@@ -89,8 +90,8 @@ def _kept(gradient_of: Callable, *args: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in arrays)
 
 
-def _step_kept(run: config.Run, rows: int) -> int:
-    """Bytes that the backward pass of a step on `rows` examples finds kept, on one device."""
+def _step_kept(run: config.Run, batch: Batch) -> int:
+    """Bytes that the backward pass of a step on a batch finds kept, on one device."""
     model = T5(run.model)
 
     def part(trained: dict, frozen: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
@@ -100,48 +101,61 @@ def _step_kept(run: config.Run, rows: int) -> int:
         return losses.weighted_loss(sums.loss, losses.count_tokens(batch), weights), sums
 
     params = nn.meta.unbox(boxed_state(run).params)
-    return _kept(part, *lora.split(params), abstract_batch(run, rows), _KEY)
+    return _kept(part, *lora.split(params), batch, _KEY)
 
 
-def _layer_kept(run: config.Run, layer: type[nn.Module], rows: int) -> int:
+def _layer_kept(run: config.Run, layer: type[nn.Module], block: Block) -> int:
     """Bytes that one layer's backward pass works on: what it would keep without remat."""
-    model, dtype = run.model, jnp.dtype(run.model.dtype)
-    s, t = run.data.input_length, run.data.target_length
-    hidden = [jax.ShapeDtypeStruct((rows, n, model.emb_dim), dtype) for n in (s, t)]
+    model, module = run.model, layer(run.model)
+    decodes = layer is DecoderLayer
+
+    def hidden(tokens: Any) -> Any:
+        shape = (*tokens.shape, model.emb_dim)
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(model.dtype))
+
+    def apply(both: tuple, bias: Any, block: Block, key: jax.Array) -> Any:
+        variables, inputs = both
+        own, decoder, cross = block_patterns(block)
+        patterns = [decoder._replace(bias=bias), cross] if decodes else [own._replace(bias=bias)]
+        rngs, quiet = {"dropout": key, "params": key}, not model.dropout_rate
+        if variables is None:
+            return module.init(rngs, *inputs, *patterns, True), None
+        return module.apply(variables, *inputs, *patterns, quiet, rngs=rngs)
+
+    inputs, rows = [hidden(block.encoder_input_tokens)], block.encoder_rows
+    length = (block.encoder_input_tokens if rows is None else rows.take).shape[-1]
+    if decodes:
+        inputs, length = [hidden(block.decoder_input_tokens), *inputs], decoder_length(block)
     own_bias = model.relative_attention_per_layer
     width = model.relative_attention_num_buckets if own_bias else model.num_heads
-    patterns = [
-        Pattern(
-            mask=jax.ShapeDtypeStruct((rows, 1, 1, n), jnp.bool_),
-            bias=jax.ShapeDtypeStruct((1, width, n, n), jnp.float32),
-        )
-        for n in (s, t)
-    ]
-    inputs = [hidden[0], patterns[0]]
-    if layer is DecoderLayer:
-        inputs = [hidden[1], hidden[0], patterns[1], patterns[0]._replace(bias=None)]
-    module = layer(model)
-
-    def apply(variables: dict, inputs: list, key: jax.Array) -> tuple[jax.Array, None]:
-        out: Any = module.apply(variables, *inputs, not model.dropout_rate, rngs={"dropout": key})
-        return out
-
-    variables = jax.eval_shape(
-        lambda *xs: nn.meta.unbox(module.init(jax.random.key(0), *xs, True)), *inputs
-    )
-    return _kept(lambda both, key: apply(both[0], both[1], key), (variables, inputs), _KEY)
+    bias = jax.ShapeDtypeStruct((1, width, length, length), jnp.float32)
+    drawn = jax.eval_shape(lambda *xs: apply((None, xs[0]), *xs[1:])[0], inputs, bias, block, _KEY)
+    return _kept(apply, (nn.meta.unbox(drawn), inputs), bias, block, _KEY)
 
 
 _KEY = jax.eval_shape(lambda: jax.random.key(0))
 
+LAYERS = {"encoder": EncoderLayer, "decoder": DecoderLayer}
+
+
+def _kept_parts(run: config.Run, batch: Batch, platform: str | None) -> dict[str, int]:
+    """What is kept of a whole step on a batch, and of single layers without remat."""
+    platform = platform or jax.default_backend()
+    device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
+    one = AbstractMesh((1,) * len(config.MESH_AXES), config.MESH_AXES, abstract_device=device)
+    with jax.sharding.use_abstract_mesh(one):
+        layers = {
+            name: max(_layer_kept(run, layer, block) for block in set(batch))
+            for name, layer in LAYERS.items()
+        }
+        return {"step": _step_kept(run, batch)} | layers
+
 
 @cache
-def _per_row(run: config.Run) -> dict[str, tuple[int, int]]:
-    """What is kept, as (constant, for each example), for all of a step and for single layers."""
-    found = {"step": [_step_kept(run, rows) for rows in (1, 2)]}
-    for name, layer in (("encoder", EncoderLayer), ("decoder", DecoderLayer)):
-        found[name] = [_layer_kept(run, layer, rows) for rows in (1, 2)]
-    return {name: (2 * one - two, two - one) for name, (one, two) in found.items()}
+def _per_row(run: config.Run, platform: str | None) -> dict[str, tuple[int, int]]:
+    """`_kept_parts` of the longest lengths, as (constant, for each example)."""
+    one, two = (_kept_parts(run, abstract_batch(run, rows), platform) for rows in (1, 2))
+    return {name: (2 * one[name] - two[name], two[name] - one[name]) for name in one}
 
 
 def _one_device(run: config.Run, model_axis: int) -> config.Run:
@@ -154,13 +168,17 @@ def _one_device(run: config.Run, model_axis: int) -> config.Run:
     return config.Run(data=data, method=run.method, model=local, loss=run.loss, lora=run.lora)
 
 
-def estimate(run: config.Run, boxed: TrainState) -> Memory:
+def estimate(
+    run: config.Run, boxed: TrainState, batch: Batch | None = None, platform: str | None = None
+) -> Memory:
     """Memory of a run's training step on each device of `run.mesh`.
 
     Args:
       run: with sizes of the mesh (none is -1), the default logical axis rules, and the vocabulary's
         size set.
       boxed: of `step.boxed_state`; the same for every mesh.
+      batch: shapes of a whole batch in any layout; None: the longest lengths, padded.
+      platform: of the devices, "cpu", "gpu" or "tpu"; None: of this process's.
 
     Raises:
       UsageError: parameters or batch cannot be shared out over the mesh.
@@ -171,15 +189,37 @@ def estimate(run: config.Run, boxed: TrainState) -> Memory:
     state = abstract_state(run, mesh, boxed)
     trained = tree_bytes(lora.split(state.params)[0])
     local = _one_device(run, sizes.model)
-    rows = run.data.batch_size // (sizes.data * sizes.fsdp * parts)
-    kept = {name: a + b * rows for name, (a, b) in _per_row(local).items()}
-    return Memory(
-        parameters=tree_bytes(state.params),
-        optimizer=tree_bytes(state.opt_state),
-        gradients=trained * (2 if parts > 1 else 1),
-        activations=kept["step"],
-        working=_working(local, rows, kept) + _gathered(state, sizes),
-    )
+    shares = sizes.data * sizes.fsdp * parts
+    if batch is None:
+        rows = run.data.batch_size // shares
+        kept = {name: a + b * rows for name, (a, b) in _per_row(local, platform).items()}
+        targets = rows * run.data.target_length
+    else:
+        own = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((x.shape[0] // shares, *x.shape[1:]), x.dtype), batch
+        )
+        kept = _kept_parts(local, own, platform)
+        targets = max(math.prod(block.decoder_roles.shape) for block in own)
+    logits = targets * (local.model.vocab_size or 0) * FLOAT32
+    layer = int(WORKING[local.model.remat_policy] * max(kept["encoder"], kept["decoder"]))
+    gathered = _gathered(state, sizes, jnp.dtype(run.model.dtype).itemsize)
+    more = 1.0
+    if (platform or jax.default_backend()) == "tpu":
+        more, gathered = TPU_MORE, gathered + _cast(state, run.model.dtype)
+
+    def moment(gradients: int, activations: int, working: int) -> Memory:
+        return Memory(
+            parameters=tree_bytes(state.params),
+            optimizer=tree_bytes(state.opt_state),
+            gradients=gradients,
+            activations=int(more * activations),
+            working=working + gathered,
+        )
+
+    summed = trained if parts > 1 else 0
+    of_loss = moment(summed, kept["step"], logits)
+    of_layers = moment(summed + trained, kept["step"] - logits, layer)
+    return max(of_loss, of_layers, key=lambda memory: memory.total)
 
 
 WORKING = {"none": 0.3, "minimal": 0.8, "full": 0.8}
@@ -187,26 +227,34 @@ WORKING = {"none": 0.3, "minimal": 0.8, "full": 0.8}
 are computed again, but for those that XLA fuses away; without, they are there, and only their
 gradients are new."""
 
-
-def _working(local: config.Run, rows: int, kept: dict[str, int]) -> int:
-    logits = rows * local.data.target_length * (local.model.vocab_size or 0) * FLOAT32
-    layer = max(kept["encoder"], kept["decoder"])
-    return max(logits, int(WORKING[local.model.remat_policy] * layer))
+TPU_MORE = 1.25
+"""What activations take on a TPU, beside their size: tiles that are not full, copies in another
+layout. Of t5_1_1_small and base on v5e it is 1.16 to 1.30 (docs/compiled.md)."""
 
 
-def _gathered(state: TrainState, sizes: config.Mesh) -> int:
-    """With FSDP: the parameters of two layers (in use, and on the way), or the largest array that
-    is in no stack, whole but for the model axis.
+def _cast(state: TrainState, dtype: str) -> int:
+    """A TPU's compiler brings the kernels of all layers into bfloat16 before their loop."""
+    if dtype == "float32":
+        return 0
+    return sum(
+        tree_bytes(state.params[stack]["layers"]) // FLOAT32 * jnp.dtype(dtype).itemsize
+        for stack in LAYERS
+    )
+
+
+def _gathered(state: TrainState, sizes: config.Mesh, itemsize: int) -> int:
+    """With FSDP: the parameters of two layers (in use, and on the way) in the activations' dtype,
+    or the gradient of the largest array that is in no stack, whole but for the model axis.
     """
     if sizes.fsdp == 1:
         return 0
     layers, single = {"encoder": 0, "decoder": 0}, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-        size = math.prod(leaf.sharding.shard_shape(leaf.shape)) * FLOAT32 * sizes.fsdp
+        size = math.prod(leaf.sharding.shard_shape(leaf.shape)) * sizes.fsdp
         if any(key.key == "layers" for key in path):
-            layers[path[0].key] += size // leaf.shape[0]
+            layers[path[0].key] += size // leaf.shape[0] * itemsize
         else:
-            single = max(single, size)
+            single = max(single, size * FLOAT32)
     return max(2 * max(layers.values()), single)
 
 
@@ -276,9 +324,9 @@ def plan(run: config.Run, device: Device, count: int, boxed: TrainState | None =
       UsageError: the batch cannot be shared out over the devices.
     """
     boxed = boxed_state(run) if boxed is None else boxed
-    plans = []
+    plans, platform = [], "tpu" if device.title.startswith("TPU") else "gpu"
     for candidate in candidates(run, count):
-        plans.append(Plan(run=candidate, memory=estimate(candidate, boxed)))
+        plans.append(Plan(run=candidate, memory=estimate(candidate, boxed, None, platform)))
         if plans[-1].fits(device):
             return plans[-1]
     if not plans:

@@ -39,9 +39,8 @@ def learning_rate_schedule(cfg: config.Optimizer, steps: int) -> Callable[[jax.A
     """Update number (0 is the first) -> learning rate. "linear", up over the warm-up and down to 0
     at `steps`, is `transformers.get_linear_schedule_with_warmup`.
     """
-
-    rate = cfg.learning_rate
-    assert rate is not None
+    assert cfg.learning_rate is not None
+    rate = float(cfg.learning_rate)
 
     def schedule(count: jax.Array) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
@@ -87,14 +86,6 @@ class TrainState:
     bad_steps: Any
 
 
-def split_microbatches(batch: Batch, parts: int) -> Batch:
-    """[R, ...] -> [parts, R / parts, ...]. Each part takes rows from every device's share, so
-    nothing moves between devices.
-    """
-
-    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-
-
 def _gradients(
     model: T5,
     run: config.Run,
@@ -125,20 +116,11 @@ def _gradients(
         return loss, sums
 
     grad = jax.grad(part, has_aux=True)
-    parts = run.train.microbatches
-    if parts == 1:
+    if run.train.microbatches == 1:
         return grad(trained, batch, dropout_key)
+    from dss_jax.train import microbatches
 
-    def add(total: Any, step: tuple) -> tuple[Any, None]:
-        index, blocks = step
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-        return jax.tree.map(jnp.add, total, grad(trained, blocks, key)), None
-
-    zeros = jnp.zeros(tokens_K.shape, jnp.float32)
-    none = jnp.zeros((), jnp.float32) if beta else None
-    start = (jax.tree.map(jnp.zeros_like, trained), losses.TaskSums(zeros, zeros, zeros, none))
-    steps = (jnp.arange(parts), split_microbatches(batch, parts))
-    return jax.lax.scan(add, start, steps)[0]
+    return microbatches.add_up(grad, trained, batch, dropout_key, run.train.microbatches)
 
 
 def _metrics(sums: losses.TaskSums, run: config.Run, weights: TaskWeights) -> Metrics:

@@ -14,8 +14,7 @@ from flax.training import common_utils
 from t5x import losses, models, trainer
 
 from dss_jax.core.ids import LABEL, RATIONALE, ROLES
-from dss_jax.model.sampling import first_argmax
-from dss_jax.train.loss import MIN_COUNT
+from dss_jax.train.loss import MIN_COUNT, hits
 
 Batch = Mapping[str, jax.Array]
 TASK_TOKENS = "task_tokens"
@@ -99,7 +98,7 @@ class DistillationModel(models.EncoderDecoderModel):
             },
         )
         metrics = {k: m for k, m in metrics.items() if "_target_token" not in k or "/" in k}
-        hits_BxT = first_argmax(logits_BxTxV) == targets_BxT
+        hits_BxT = hits(logits_BxTxV, targets_BxT)
         for role, name in enumerate(ROLES, 1):
             own = roles_BxT == role
             for metric, values in (("loss", loss_BxT), ("token_accuracy", hits_BxT)):

@@ -9,6 +9,7 @@ What was done is kept in FOLDER, so that the same command goes on. Prints a line
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -26,6 +27,7 @@ import children
 import things
 
 from dss_jax.core import signals
+from dss_jax.interop.formats import read_weights
 from dss_jax.run import run_folder
 from dss_jax.train.metric_log import read_metrics
 
@@ -54,6 +56,8 @@ class Task:
       outcome: what two of its folders must have in common.
       phase: what it was doing, from what there is in the folder; the number is that of lines that
         `startup.jsonl` had before.
+      trains: whether it has steps, which half of the kills wait for.
+      until: see `SOON`.
       seconds: how long it takes when nobody kills it.
     """
 
@@ -61,6 +65,8 @@ class Task:
     outcome: Callable[[Path], dict]
     phase: Callable[[Path, int], str]
     done: Callable[[Path], bool] = lambda at: (at / run_folder.RESULTS).is_file()
+    trains: bool = True
+    until: float = SOON
     seconds: float = 0.0
     expected: dict | None = None
 
@@ -113,6 +119,48 @@ def program(place: things.Place) -> Task:
     return Task(start, things.run_outcome, phase)
 
 
+def preparing(place: things.Place) -> Task:
+    """A token store, made with TensorFlow in a child of a new process."""
+
+    def start(at: Path, log: Path) -> int:
+        words = ["prepare", "--task", "word_problems", "--store_dir", str(at)]
+        with log.open("ab") as out:
+            command = [sys.executable, "-m", "dss_jax.cli.main", *words]
+            return subprocess.Popen(command, stdout=out, stderr=out).pid
+
+    def outcome(at: Path) -> dict:
+        return things.contents(at, lambda file: ".lock" not in file.name)
+
+    def done(at: Path) -> bool:
+        return at.is_dir() and any((s / "manifest.json").is_file() for s in at.iterdir())
+
+    def phase(at: Path, _: int) -> str:
+        return "store making"
+
+    return Task(start, outcome, phase, done, trains=False, until=1.0)
+
+
+def exporting(place: things.Place, form: str) -> Task:
+    """A run's student in another form, written by a child."""
+    words = ["convert", "--from", "orbax", str(place.student() / "run"), "--to", form]
+
+    def start(at: Path, log: Path) -> int:
+        return children.child(lambda: children.dss([*words, str(at)]), log)
+
+    def outcome(at: Path) -> dict:
+        # Orbax names and dates its files anew each time.
+        leaves = read_weights(str(at), form).leaves
+        arrays = {
+            n: hashlib.sha256(leaf.read().tobytes()).hexdigest() for n, leaf in leaves.items()
+        }
+        return {"arrays": arrays, "files": sorted(f.name for f in at.iterdir())}
+
+    def phase(at: Path, _: int) -> str:
+        return f"dss convert --to {form}"
+
+    return Task(start, outcome, phase, Path.is_dir, trains=False, until=1.0)
+
+
 def phase_of(folder: Path, starts: int, steps: int = things.STEPS) -> str:
     """What a run that was killed was doing."""
     checkpoints = folder / run_folder.CHECKPOINTS
@@ -143,8 +191,8 @@ def killed(task: Task, at: Path, chance: random.Random) -> Iterator[dict]:
         starts, child = _starts(at), task.start(at, log)
         name = chance.choice(list(SIGNALS))
         if attempt < MOST:
-            moment = chance.uniform(0.0, SOON * task.seconds)
-            if chance.random() < 0.5:
+            moment = chance.uniform(0.0, task.until * task.seconds)
+            if task.trains and chance.random() < 0.5:
                 _await_steps(at, starts, task.seconds)
                 moment /= 2
             time.sleep(moment)
@@ -165,7 +213,7 @@ def killed(task: Task, at: Path, chance: random.Random) -> Iterator[dict]:
     assert task.done(at)
     found, expected = things.of(task.outcome, at, log), task.expected or {}
     # A kill before an old one is deleted leaves it.
-    if found and {*expected["checkpoints"]} <= {*found["checkpoints"]}:
+    if task.trains and found and {*expected["checkpoints"]} <= {*found["checkpoints"]}:
         found["checkpoints"] = expected["checkpoints"]
     yield {"differs": [part for part, value in expected.items() if found.get(part) != value]}
 

@@ -28,8 +28,10 @@ import several
 import things
 from test_extract import serving
 
-KILLS = {"new process": 10, "warm": 190, "compiling": 20}
-"""Of children that have imported all, with and without compiled code, and of new processes."""
+KILLS = {"new process": 10, "warm": 190, "compiling": 20, "preparing": 20, "hf": 10, "orbax": 10}
+"""Of runs: children that have imported all, with and without compiled code, and new processes; of
+the making of a token store, and of exports in these forms.
+"""
 
 RIGHT = (children.FINE, children.REFUSED)
 
@@ -68,6 +70,9 @@ def kills(place: things.Place, journal: Journal, seed: int) -> Found:
         "new process": killing.program(place),
         "warm": killing.linear(place),
         "compiling": killing.linear(place, cold=True),
+        "preparing": killing.preparing(place),
+        "hf": killing.exporting(place, "hf"),
+        "orbax": killing.exporting(place, "orbax"),
     }
     for name, task in tasks.items():
         mine = [line for line in journal.lines if line["mode"] == "kills" and line["task"] == name]

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import t5_weights
 import toy
 
 from dss_jax.cli.main import main
 from dss_jax.core import config, sums
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.interop.formats import write_weights
+from dss_jax.interop.hf import read_hf
 from dss_jax.interop.orbax_folder import read_orbax
 from dss_jax.run import run_folder, single
 from dss_jax.run.health import checks_of
@@ -117,6 +120,25 @@ def test_a_run_goes_on_from_the_latest_that_is_whole(
     assert f"going on from the checkpoint of step {2 if step == 4 else 4}" in said
     for name, array in whole[1].items():
         np.testing.assert_array_equal(array, _params(folder)[name])
+
+
+def test_a_start_looks_at_each_once(
+    stopped: Path, tmp_path: Path, toy_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def damage(folder: Path, part: str = "") -> str | None:
+        looked.append(folder.name)
+        return sums_damage(folder, part)
+
+    sums_damage = sums.damage
+    monkeypatch.setattr(sums, "damage", damage)
+    monkeypatch.setattr(single, "fit", lambda *args, **options: stop.append(looked[:]) or exit())
+    stop: list[list[str]] = []
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    with pytest.raises(SystemExit):
+        single.train(_run(folder), toy_store, TEXT_ACCURACY)
+    assert sorted(name for name in stop[0] if name.isdigit()) == ["2", "4", "5"]
 
 
 def test_every_bit_of_every_file_is_noticed(stopped: Path, tmp_path: Path) -> None:
@@ -239,6 +261,27 @@ def test_the_doctor_looks_at_stores_and_at_nothing_else(
     assert re.search(r"damaged: \S+ was changed\. Make it again", capsys.readouterr().out)
     assert main(["doctor", str(tmp_path)]) == 2
     assert "is neither a run's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["hf", "orbax"])
+def test_the_doctor_names_what_has_changed_in_an_export(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = tmp_path / "student"
+    write_weights(t5_weights.random_weights(t5_weights.BASE), export, form)
+    assert main(["doctor", str(export)]) == 0
+    assert "whole" in capsys.readouterr().out
+    name = max((f for f in export.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(name.read_bytes())
+    content[-9] ^= 4
+    name.write_bytes(content)
+    (export / "README.md").write_text("A card of one's own.")
+    assert main(["doctor", str(export)]) == 1
+    said = capsys.readouterr().out
+    assert f"{name.name} is not what was written (CRC-32)" in said.replace("\n", "")
+    assert "README" not in said
+    if form == "hf":
+        assert read_hf(export).leaves, "others may have saved into it"
 
 
 @pytest.mark.parametrize("damage", ["zeros", "another number", "another name"])

@@ -136,6 +136,32 @@ def test_a_full_disk_leaves_what_was_there(write: Callable[[Path], None], tmp_pa
     assert _content(tmp_path) == before
 
 
+def _run_folder(folder: Path) -> None:
+    with run_folder.locked(folder / "run"):
+        pass
+
+
+def _journal(folder: Path) -> None:
+    with Journal(folder / "journal"):
+        pass
+
+
+def _sweep(folder: Path) -> None:
+    Runner(folder, [{}], lambda text: None)._spawn(Job((), "task", ("--x",)), 0)
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS])
+@pytest.mark.parametrize("write", [_store, _records, _text, _export, _run_folder, _journal, _sweep])
+def test_a_folder_that_cannot_be_made(
+    write: Callable[[Path], None], code: int, tmp_path: Path
+) -> None:
+    """ENOENT: below /proc."""
+    with bad(tmp_path / "out", code), pytest.raises((OSError, UsageError)) as error:
+        write(tmp_path / "out")
+    said = trouble(error.value, None) or str(error.value)
+    assert re.search(rf"{tmp_path}/out.* (made|written|used): .*{os.strerror(code)}", said, re.I)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, toy_store) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"

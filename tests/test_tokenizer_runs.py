@@ -1,0 +1,87 @@
+"""Students of other vocabularies: trained from a folder of Hugging Face's, exported, and asked by
+transformers.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from record_tokenizers import FOLDER
+
+import dss_jax
+from dss_jax.cli.main import main
+from dss_jax.data.vocabulary import files_of
+from dss_jax.interop.older_tokenizers import readable_vocabulary
+
+torch = pytest.importorskip("torch", reason="parity with Hugging Face needs torch")
+transformers = pytest.importorskip("transformers", reason="parity needs transformers")
+pytest.importorskip("seqio")
+
+pytestmark = pytest.mark.slow
+
+IDS = {
+    "byt5": {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
+    "code": {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0},
+    "llama": {"pad_token_id": 548, "eos_token_id": 2, "decoder_start_token_id": 548},
+}
+LONGEST = 40
+
+
+def base_model(name: str, folder: Path) -> dict[str, bytes]:
+    """A toy of random weights, as transformers saves it; its tokenizer's files by name."""
+    own = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    kind = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    torch.manual_seed(0)
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=768, **own, **kind, **IDS[name])
+    )
+    model.save_pretrained(folder)
+    vocabulary = readable_vocabulary(FOLDER / name, 10)
+    assert vocabulary is not None
+    for file, path in files_of(vocabulary).items():
+        shutil.copyfile(path, folder / file)
+    return {file: path.read_bytes() for file, path in files_of(vocabulary).items()}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_it_answers_the_same_in_transformers(name: str, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    files = base_model(name, tmp_path / "base")
+    settings: dict[str, Any] = {
+        "Train.steps": 30,
+        "Data.batch_size": 8,
+        "Data.store_dir": repr(str(tmp_path / "stores")),
+        "Task.train_count": 200,
+        "Evaluate.every": 30,
+        "Evaluate.validation_examples": 8,
+        "Evaluate.max_decode_length": LONGEST,
+        "Optimizer.learning_rate": 0.01,
+    }
+    run, out = str(tmp_path / "run"), str(tmp_path / "out")
+    asked = ["train", "--task", "word_problems", "--method", "dss", "--output_dir", run]
+    flags = [f"--gin.{key}={value}" for key, value in settings.items()]
+    assert main([*asked, "--init_from", str(tmp_path / "base"), *flags]) == 0
+    assert main(["convert", "--from", "orbax", run, "--to", "hf", out]) == 0
+    for file, content in files.items():
+        assert (tmp_path / "out" / file).read_bytes() == content
+    student = dss_jax.load(out)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(out).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    prefix, end = student.card.label_prefix, IDS[name]["eos_token_id"]
+    texts = [str(one["input"]) for one in student.card.examples[:8]]
+    texts += ["a </s> b < c {", "h\u00e9llo \u4e2d\u6587"]
+    ids = student.encode(texts, prefix)
+    found = student._engine.generate(ids, 24)
+    answers = []
+    for text, own, one in zip(texts, ids, found, strict=True):
+        inputs = tokenizer(prefix + text, return_tensors="pt")
+        assert inputs.input_ids[0].tolist() == own
+        with torch.no_grad():
+            theirs = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0].tolist()[1:]
+        theirs = theirs[: theirs.index(end)] if end in theirs else theirs
+        assert theirs == [*one.ids]
+        answers.append(theirs)
+    assert len(np.unique(np.concatenate(answers))) > 1, "they say something"
+    assert [one.label for one in student.predict(texts)]
