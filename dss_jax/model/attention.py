@@ -195,22 +195,19 @@ def block_patterns(block: Block, config: T5Config) -> tuple[Pattern, Pattern, Pa
     keys, queries = block.encoder_rows, block.decoder_rows
     tokens = jnp.asarray(block.encoder_input_tokens)
     mask = padding_mask(tokens, config.pad_token_id) if keys is None else row_mask(keys)
-    lengths = decoder_lengths = None
+    lengths: jax.Array | None = None
+    decoder_lengths: jax.Array | None = None
     if config.attention == "cudnn":
-        lengths = _lengths(mask)
-        full = jnp.full_like(lengths, decoder_length(block))
-        decoder_lengths = full if queries is None else _lengths(row_mask(queries))
+        from dss_jax.model import fused
+
+        decoder = None if queries is None else row_mask(queries)
+        lengths, decoder_lengths = fused.lengths(mask, decoder, decoder_length(block))
     return (
         Pattern(mask, None, keys, keys, lengths, lengths),
         # Padding comes after all real tokens, which do not see it.
         Pattern(causal, None, queries, queries, decoder_lengths, decoder_lengths),
         Pattern(mask, None, queries, keys, decoder_lengths, lengths),
     )
-
-
-def _lengths(mask_Bx1x1xS: jax.Array) -> jax.Array:
-    """Int32 [B]. A row without a token has 1, or the kernel would have nothing to divide by."""
-    return jnp.maximum(jnp.sum(mask_Bx1x1xS, axis=(1, 2, 3), dtype=jnp.int32), 1)
 
 
 class Attention(nn.Module):

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
 
 def attention(
@@ -37,3 +38,19 @@ def attention(
         key_value_seq_lengths=key_lengths,
         implementation=implementation,
     )
+
+
+def lengths(
+    encoder_mask: jax.Array, decoder_mask: jax.Array | None, decoder_length: int
+) -> tuple[jax.Array, jax.Array]:
+    """Int32 [B], real tokens of encoder's and decoder's rows, from masks bool [B, 1, 1, S]; of a
+    decoder without a mask the whole length. A row without a token has 1, or the kernel would have
+    nothing to divide by.
+    """
+
+    def of(mask_Bx1x1xS: jax.Array) -> jax.Array:
+        return jnp.maximum(jnp.sum(mask_Bx1x1xS, axis=(1, 2, 3), dtype=jnp.int32), 1)
+
+    encoder = of(encoder_mask)
+    full = jnp.full_like(encoder, decoder_length)
+    return encoder, full if decoder_mask is None else of(decoder_mask)
