@@ -200,8 +200,8 @@ def block_patterns(block: Block, config: T5Config) -> tuple[Pattern, Pattern, Pa
     if config.attention == "cudnn":
         from dss_jax.model import fused
 
-        decoder = None if queries is None else row_mask(queries)
-        lengths, decoder_lengths = fused.lengths(mask, decoder, decoder_length(block))
+        of_decoder = None if queries is None else row_mask(queries)
+        lengths, decoder_lengths = fused.lengths(mask, of_decoder, decoder_length(block))
     return (
         Pattern(mask, None, keys, keys, lengths, lengths),
         # Padding comes after all real tokens, which do not see it.
