@@ -16,6 +16,7 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -246,7 +247,8 @@ def compile_cell(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
             check=False,
         )
         if done.returncode:
-            return {"failed": done.stderr.strip().splitlines()[-1][:300]}
+            errors = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+Error", line)]
+            return {"failed": (errors or done.stderr.splitlines())[-1][:300]}
         answer = json.loads((Path(folder) / "answer.json").read_text())
         text = (Path(folder) / "program.txt").read_text()
     if not gpu:
