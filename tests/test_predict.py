@@ -55,7 +55,7 @@ def ranked(
     labels = [json.dumps(ALLOWED[row % len(ALLOWED)]) for row in range(len(split))]
     fake: Any = SimpleNamespace(text=lambda column: {"allowed_labels": labels}[column])
     ranker = LabelRanker(run, program, vocabulary)
-    return program.model, params, ranker(params, fake, split.tokens("label_inputs"), rows, (16,))
+    return program.model, params, ranker(params, fake, split.tokens("label_inputs"), rows)
 
 
 @pytest.fixture(scope="module")
