@@ -178,7 +178,7 @@ def test_a_row_without_allowed_labels_cannot_be_ranked(
     inputs = toy_store.split("test").tokens("label_inputs")
     ranker = LabelRanker(run, program, vocabulary)
     with pytest.raises(UsageError, match="row 1 of the split has no list of allowed labels"):
-        ranker(None, split, inputs, np.arange(2), (16,))
+        ranker(None, split, inputs, np.arange(2))
 
 
 def test_predictions_of_another_kind_have_a_file_of_their_own() -> None:
