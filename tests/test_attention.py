@@ -17,6 +17,7 @@ from dss_jax.model.attention import MASKED, Pattern, block_patterns, from_rows, 
 from dss_jax.model.t5 import T5
 
 LENGTHS = np.array([[3, 5, 0, 2], [4, 1, 1, 5]])
+CUDNN = config.T5Config(attention="cudnn", dtype="bfloat16")
 
 
 def _rows(tokens: int = 16, length: int = 6) -> StreamRows:
@@ -122,18 +123,18 @@ def test_cudnn_gives_the_outputs_and_gradients_of_the_xla_path(causal: bool) -> 
 def test_lengths_for_cudnn_are_those_of_the_rows() -> None:
     tokens = np.array([[5, 6, 7, 0], [5, 0, 0, 0], [0, 0, 0, 0]])
     block = Block(tokens, tokens[:, :2], None, None)
-    encoder, decoder, cross = block_patterns(block, with_lengths=True)
+    encoder, decoder, cross = block_patterns(block, CUDNN)
     assert encoder.key_lengths.tolist() == [3, 1, 1]
     assert decoder.key_lengths.tolist() == [2, 2, 2]
     assert cross.query_lengths.tolist() == [2, 2, 2]
     flat = Block(
         np.zeros((2, 16)), np.zeros((2, 16)), None, None, encoder_rows=_rows(), decoder_rows=_rows()
     )
-    _, _, cross = block_patterns(flat, with_lengths=True)
+    _, _, cross = block_patterns(flat, CUDNN)
     expected = np.maximum(LENGTHS.reshape(-1), 1).tolist()
     assert cross.key_lengths.tolist() == expected
     assert cross.query_lengths.tolist() == expected
-    assert block_patterns(flat)[0].key_lengths is None
+    assert block_patterns(flat, config.T5Config())[0].key_lengths is None
 
 
 def test_cudnn_needs_bfloat16_and_no_segments() -> None:

@@ -68,8 +68,8 @@ class TestConversion:
         # As CTranslate2's own loader does with a v1.1 folder of transformers 5.
         real = ours._spec
 
-        def scaled(tree: dict, config: T5Config, names: list[str]) -> Any:
-            spec = real(tree, config, names)
+        def scaled(tree: dict, config: T5Config, *names: Any) -> Any:
+            spec = real(tree, config, *names)
             spec.decoder.scale_outputs = config.emb_dim**-0.5
             return spec
 
@@ -87,8 +87,8 @@ class TestConversion:
     ) -> None:
         real = ours._spec
 
-        def other(tree: dict, config: T5Config, names: list[str]) -> Any:
-            spec = real(tree, config, names)
+        def other(tree: dict, config: T5Config, *names: Any) -> Any:
+            spec = real(tree, config, *names)
             if change == "epsilon":
                 spec.config.layer_norm_epsilon = 0.03
             elif change == "distance":
@@ -117,7 +117,7 @@ class TestConversion:
 
     def test_what_cannot_be_written(self, tmp_path: Path) -> None:
         whole = random_weights(BASE)
-        with pytest.raises(UsageError, match=r"no SentencePiece file beside it.*--vocabulary"):
+        with pytest.raises(UsageError, match=r"no vocabulary beside it.*--vocabulary"):
             ours.write_ct2(dataclasses.replace(whole, vocabulary=None), tmp_path / "out")
         with pytest.raises(UsageError, match="516 ids"):
             ours.write_ct2(dataclasses.replace(whole, extra_ids=100), tmp_path / "out")

@@ -72,6 +72,7 @@ def test_a_name_is_a_model(name: str, standin: hub_server.Hub) -> None:
         "generation_config.json",
         "model.safetensors",
         "spiece.model",
+        "tokenizer.json",
         "tokenizer_config.json",
     }
     # The second time nothing is fetched.

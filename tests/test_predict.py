@@ -55,7 +55,7 @@ def ranked(
     labels = [json.dumps(ALLOWED[row % len(ALLOWED)]) for row in range(len(split))]
     fake: Any = SimpleNamespace(text=lambda column: {"allowed_labels": labels}[column])
     ranker = LabelRanker(run, program, vocabulary)
-    return program.model, params, ranker(params, fake, split.tokens("label_inputs"), rows, (16,))
+    return program.model, params, ranker(params, fake, split.tokens("label_inputs"), rows)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_a_row_without_allowed_labels_cannot_be_ranked(
     inputs = toy_store.split("test").tokens("label_inputs")
     ranker = LabelRanker(run, program, vocabulary)
     with pytest.raises(UsageError, match="row 1 of the split has no list of allowed labels"):
-        ranker(None, split, inputs, np.arange(2), (16,))
+        ranker(None, split, inputs, np.arange(2))
 
 
 def test_predictions_of_another_kind_have_a_file_of_their_own() -> None:

@@ -23,7 +23,7 @@ from dss_jax.core import config, locks, storage
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
 from dss_jax.core.log import shown
-from dss_jax.data import prepare, prepare_child, vocabulary
+from dss_jax.data import download, prepare, prepare_child, vocabulary
 from dss_jax.data.prepare import ensure_store
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
@@ -412,7 +412,7 @@ class TestVocabularyFile:
 
     def test_a_public_bucket_is_fetched_over_https(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[str] = []
-        monkeypatch.setattr(vocabulary, "_fetch", lambda url, *_: asked.append(url))
+        monkeypatch.setattr(download, "_fetch", lambda url, *_: asked.append(url))
         vocabulary.resolve(None)
         assert asked == [
             "https://storage.googleapis.com/t5-data/vocabs/cc_all.32000.100extra/"

@@ -123,9 +123,8 @@ class Vocabulary(Section):
     """The vocabulary.
 
     Attributes:
-      path: a SentencePiece `.model` file, a folder with a `tokenizer.json`, or "bytes" (ByT5's): a
-        local path, https://, or gs:// of a public bucket (fetched once into the cache); None: the
-        task's own where it ships one, else T5's public vocabulary.
+      path: a SentencePiece `.model` file, a folder with a `tokenizer.json`, or "bytes" (ByT5's);
+        also https:// or public gs://, fetched once; None: the task's own, else T5's public one.
       extra_ids: sentinel ids above a SentencePiece model's pieces (T5: 100); others tell their own.
     """
 

@@ -50,10 +50,8 @@ def fetched(name: str) -> Path:
     file = cached(url)
     if file.is_file():
         return file
-    fix = "Give a local SentencePiece .model file with --vocabulary FILE, or set DSS_VOCABULARY."
     try:
-        with answer(url, f"the vocabulary {name}", fix) as response:
-            write_whole(file, response.read())
+        _fetch(url, name, file)
     except UsageError as error:
         # Over https:// only public buckets can be read. gcsfs would try for a minute to reach
         # one that did not answer.
@@ -62,3 +60,9 @@ def fetched(name: str) -> Path:
             raise
         return storage.local_file(name)
     return file
+
+
+def _fetch(url: str, name: str, file: Path) -> None:
+    fix = "Give a local SentencePiece .model file with --vocabulary FILE, or set DSS_VOCABULARY."
+    with answer(url, f"the vocabulary {name}", fix) as response:
+        write_whole(file, response.read())

@@ -45,8 +45,8 @@ def resolve(path: str | None, task: DistillationTask | None = None) -> Path:
     file = Path(name).expanduser()
     if not file.exists():
         raise UsageError(
-            f"the vocabulary {name!r} does not exist. Give a SentencePiece .model file, a folder "
-            'with a tokenizer.json, or "bytes" with --vocabulary, or set DSS_VOCABULARY.'
+            f"the vocabulary {name!r} does not exist. Give a SentencePiece .model file with "
+            '--vocabulary FILE, a folder with a tokenizer.json, or "bytes", or set DSS_VOCABULARY.'
         )
     if file.is_dir():
         from dss_jax.data.tokenizer_files import vocabulary_in

@@ -99,13 +99,14 @@ def write_ct2(
     vocabulary, config = weights.vocabulary, weights.config
     if vocabulary is None:
         raise UsageError(
-            f"{weights.origin} has no vocabulary beside it, and CTranslate2 names tokens "
-            "by their pieces. Give it with --vocabulary FILE."
+            f"{weights.origin} has no SentencePiece file beside it, and no tokenizer, and "
+            "CTranslate2 names tokens by their pieces. Give it with --vocabulary FILE."
         )
     vocabulary_size(vocabulary, weights.extra_ids, config, weights.origin)
     tree = weights.tree()
-    unk_id = open_vocabulary(vocabulary, weights.extra_ids).unk_id
-    spec = _spec(tree, config, _names(weights), unk_id)
+    names, unk_id = _names(weights), open_vocabulary(vocabulary, weights.extra_ids).unk_id
+    spec = _spec(tree, config, names)
+    spec.config.unk_token = names[config.pad_token_id if unk_id is None else unk_id]
     spec.validate()
     spec.optimize(quantization)
     with whole_place(path, MODEL) as folder:
@@ -137,7 +138,7 @@ def _names(weights: Weights) -> list[str]:
     return token_names(weights.vocabulary, weights.extra_ids, weights.config.vocab_size)
 
 
-def _spec(tree: dict[str, Any], config: T5Config, names: list[str], unk_id: int | None) -> Any:
+def _spec(tree: dict[str, Any], config: T5Config, names: list[str]) -> Any:
     """CTranslate2's specification of the model, with its tensors and its vocabulary."""
     from ctranslate2.specs import common_spec, transformer_spec
 
@@ -169,7 +170,6 @@ def _spec(tree: dict[str, Any], config: T5Config, names: list[str], unk_id: int 
     own = spec.config
     own.bos_token = own.decoder_start_token = names[config.decoder_start_token_id]
     own.eos_token = names[config.eos_token_id]
-    own.unk_token = names[config.pad_token_id if unk_id is None else unk_id]
     own.layer_norm_epsilon = config.layer_norm_epsilon
     return spec
 

@@ -111,8 +111,7 @@ class Pattern(NamedTuple):
 
     Attributes:
       mask: bool, broadcastable to [B, H, T, S]; False hides the key. None: nothing is hidden.
-      bias: float32, broadcastable to [B, H, T, S], added to the scores; None: zero. Until a layer
-        has made its own of it, what `RelativePositionBias` gives.
+      bias: float32, broadcastable to [B, H, T, S], added to the scores; None: zero.
       queries, keys: where attention's rows are in the streams; None: the input has rows.
       query_lengths, key_lengths: int32 [B], real tokens of each row, which cuDNN's attention takes
         in place of the mask. None: XLA's is used.
@@ -180,12 +179,10 @@ def decoder_length(block: Block) -> int:
     return block.decoder_input_tokens.shape[1]
 
 
-def block_patterns(
-    block: Block, pad_id: int = PAD_ID, *, with_lengths: bool = False
-) -> tuple[Pattern, Pattern, Pattern]:
+def block_patterns(block: Block, config: T5Config) -> tuple[Pattern, Pattern, Pattern]:
     """The patterns of a block's encoder and decoder self-attention and of cross-attention, without
     position bias: of layout `flat` if it has rows, of `packed` if it has segment ids, else
-    `padded`; `with_lengths` of the rows for cuDNN's attention, but in `packed`.
+    `padded`; with lengths of the rows for cuDNN's attention, but in `packed`.
     """
     causal = causal_mask(decoder_length(block))
     if block.encoder_segment_ids is not None:
@@ -197,13 +194,14 @@ def block_patterns(
         )
     keys, queries = block.encoder_rows, block.decoder_rows
     tokens = jnp.asarray(block.encoder_input_tokens)
-    mask = padding_mask(tokens, pad_id) if keys is None else row_mask(keys)
-    lengths = decoder_lengths = None
-    if with_lengths:
+    mask = padding_mask(tokens, config.pad_token_id) if keys is None else row_mask(keys)
+    lengths: jax.Array | None = None
+    decoder_lengths: jax.Array | None = None
+    if config.attention == "cudnn":
         from dss_jax.model import fused
 
-        decoder = None if queries is None else row_mask(queries)
-        lengths, decoder_lengths = fused.lengths(mask, decoder, decoder_length(block))
+        of_decoder = None if queries is None else row_mask(queries)
+        lengths, decoder_lengths = fused.lengths(mask, of_decoder, decoder_length(block))
     return (
         Pattern(mask, None, keys, keys, lengths, lengths),
         # Padding comes after all real tokens, which do not see it.

@@ -3,7 +3,7 @@
 Parameters are named as in T5X:
 
   token_embedder/embedding
-  encoder/relpos_bias/rel_embedding
+  encoder/relpos_bias/rel_embedding         (in `layers` where each has its own: umT5)
   encoder/layers/{pre_attention_layer_norm, attention/{query,key,value,out}, pre_mlp_layer_norm,
                   mlp/{wi | wi_0,wi_1, wo}}
   encoder/encoder_norm
@@ -12,8 +12,6 @@ Parameters are named as in T5X:
                   encoder_decoder_attention, pre_mlp_layer_norm, mlp}
   decoder/decoder_norm
   decoder/logits_dense                      (v1.1 only; v1.0 uses the embedding)
-
-Where each layer has its own relpos_bias (umT5), it is in `layers`.
 
 Shape letters are those of `dss_jax.model.layers`. Masks and the position bias are built once, in
 `T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
@@ -144,8 +142,7 @@ class DecoderLayer(_Layer):
         """[B, T, E] -> [B, T, E], and None for the scan."""
         h_BxTxE = self.pre_self_attention_layer_norm(x_BxTxE)
         key_value = self.self_attention.key_value(h_BxTxE, self_pattern.keys)
-        biased = self._biased(self_pattern)
-        h_BxTxE = self.self_attention(h_BxTxE, key_value, biased, deterministic)
+        h_BxTxE = self.self_attention(h_BxTxE, key_value, self._biased(self_pattern), deterministic)
         x_BxTxE = self._add(x_BxTxE, h_BxTxE, deterministic)
         cross = self.encoder_decoder_attention.key_value(encoded_BxSxE, cross_pattern.keys)
         return self._after_self_attention(x_BxTxE, cross, cross_pattern, deterministic), None
@@ -295,8 +292,7 @@ class T5(nn.Module):
         Targets that share their beginnings may come in any order: `positions_BxT`, int32, is where
         a token stands, `sees_BxTxT`, bool, whether it (axis 1) comes after another, or is it.
         """
-        pad_id, cudnn = self.config.pad_token_id, self.config.attention == "cudnn"
-        own, decoder, cross = block_patterns(block, pad_id, with_lengths=cudnn)
+        own, decoder, cross = block_patterns(block, self.config)
         if sees_BxTxT is not None:
             decoder = Pattern(sees_BxTxT[:, None], None, decoder.queries, decoder.keys)
         x_BxSxE = self.token_embedder(block.encoder_input_tokens)

@@ -115,7 +115,7 @@ def _layer_kept(run: config.Run, layer: type[nn.Module], block: Block) -> int:
 
     def apply(both: tuple, bias: Any, block: Block, key: jax.Array) -> Any:
         variables, inputs = both
-        own, decoder, cross = block_patterns(block)
+        own, decoder, cross = block_patterns(block, model)
         patterns = [decoder._replace(bias=bias), cross] if decodes else [own._replace(bias=bias)]
         rngs, quiet = {"dropout": key, "params": key}, not model.dropout_rate
         if variables is None:
