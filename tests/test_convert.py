@@ -42,7 +42,7 @@ def test_there_and_back_bit_for_bit(source: Path, tmp_path: Path, capsys) -> Non
     assert sorted(f.name for f in orbax.iterdir()) == ["params", "t5_config.json"]
     assert read_weights(str(orbax)).config == read_weights(str(source)).config
     assert convert("--from", "orbax", orbax, "--to", "hf", back) == 0
-    files = ["config.json", "generation_config.json", "model.safetensors"]
+    files = ["config.json", "generation_config.json", "model.safetensors", "sums.json"]
     assert sorted(f.name for f in back.iterdir()) == files
     from safetensors.numpy import load_file
 

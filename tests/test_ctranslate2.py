@@ -117,7 +117,7 @@ class TestConversion:
 
     def test_what_cannot_be_written(self, tmp_path: Path) -> None:
         whole = random_weights(BASE)
-        with pytest.raises(UsageError, match=r"no vocabulary beside it.*--vocabulary"):
+        with pytest.raises(UsageError, match=r"no SentencePiece file beside it.*--vocabulary"):
             ours.write_ct2(dataclasses.replace(whole, vocabulary=None), tmp_path / "out")
         with pytest.raises(UsageError, match="516 ids"):
             ours.write_ct2(dataclasses.replace(whole, extra_ids=100), tmp_path / "out")

@@ -146,12 +146,12 @@ CARD = StudentCard(
 
 class TestLengthsAndPrefixes:
     def test_generate_goes_as_far_as_the_student(self) -> None:
-        assert generation_json(CARD)["max_new_tokens"] == 200
+        assert generation_json(BASE, CARD)["max_new_tokens"] == 200
         silent = dataclasses.replace(CARD, rationale_prefix=None)
-        assert generation_json(silent)["max_new_tokens"] == 64
+        assert generation_json(BASE, silent)["max_new_tokens"] == 64
         joint = dataclasses.replace(silent, form="rationale_label")
-        assert generation_json(joint)["max_new_tokens"] == 264
-        assert "max_new_tokens" not in generation_json(None)
+        assert generation_json(BASE, joint)["max_new_tokens"] == 264
+        assert "max_new_tokens" not in generation_json(BASE, None)
 
     def test_prefixes_are_where_t5_has_its_own(self) -> None:
         params = config_json(BASE, "float32", CARD)["task_specific_params"]

@@ -29,7 +29,8 @@ def recorded(case: str) -> tuple[T5Config, State, dict[str, np.ndarray]]:
     """Configuration, tensors and all arrays of a golden file that PyTorch's T5 recorded."""
     arrays = dict(np.load(GOLDEN / f"t5_hf_{case}.npz"))
     fields = json.loads(str(arrays.pop("meta")))["config"]
-    config = T5Config(**{**fields, "mlp_activations": tuple(fields["mlp_activations"])})
+    fields |= {"mlp_activations": tuple(fields["mlp_activations"]), "scan_unroll": None}
+    config = T5Config(**fields)
     state = {k.removeprefix("param/"): v for k, v in arrays.items() if k.startswith("param/")}
     return config, state, arrays
 

@@ -26,7 +26,7 @@ from dss_jax.core.bucket_copy import INDEX
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.scoring import TEXT_ACCURACY
-from dss_jax.data import prepare, rows, sources, vocabulary
+from dss_jax.data import download, prepare, rows, sources, vocabulary
 from dss_jax.data.store import open_store
 from dss_jax.interop.formats import read_weights, write_weights
 from dss_jax.interop.weights import flat
@@ -269,7 +269,7 @@ def test_data_vocabulary_and_records_are_read_from_buckets(bucket: str, tmp_path
     write_whole(storage.place(bucket) / "t5.model", model)
     # Over https:// a private bucket says no.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary, "_fetch", _no_fetch)
+        patch.setattr(download, "_fetch", _no_fetch)
         assert vocabulary.resolve(f"{bucket}/t5.model").read_bytes() == model
     task_cfg = config.Task(name="svamp", data_dir=bucket, record_files=f"{bucket}/no.jsonl")
     with pytest.raises(UsageError, match=f"there is no {bucket}/no.jsonl"):

@@ -12,7 +12,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
-from dss_jax.cli.tables import print_table
+from dss_jax.cli.tables import print_table, say
 from dss_jax.core import config, registry
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import GB, TERA
@@ -58,7 +58,7 @@ def compile_for(args: argparse.Namespace, run: config.Run, wanted: "Slice") -> i
     session, batches, batch = open_for(args, run, wanted)
     run, mesh = session.run, session.program.mesh
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    print(
+    say(
         f"{args.model or run.task.shown_name}, {run.data.layout}, {run.model.dtype}, batch "
         f"{run.data.batch_size}: {wanted.count} x {wanted.device.title}, mesh {shape}"
     )
@@ -68,8 +68,8 @@ def compile_for(args: argparse.Namespace, run: config.Run, wanted: "Slice") -> i
     try:
         measured, text = compile_step(run, session.program, batch, bool(args.keep))
     except TooLargeError as error:
-        print(f"It does not fit, says the compiler: {error}")
-        print(f"dss fit's formula: {formula.total / GB:,.2f} GB. See dss fit for settings that do.")
+        say(f"It does not fit, says the compiler: {error}")
+        say(f"dss fit's formula: {formula.total / GB:,.2f} GB. See dss fit for settings that do.")
         return 1
     if args.program:
         from pathlib import Path
@@ -78,10 +78,8 @@ def compile_for(args: argparse.Namespace, run: config.Run, wanted: "Slice") -> i
     useful = useful_flops(session, batches) // wanted.count
     fits = show(measured, formula, wanted, useful)
     if args.keep and fits:
-        print(
-            f"The step is kept: copy {args.keep} to the slice, and start dss train there with the"
-        )
-        print("same flags and JAX_COMPILATION_CACHE_DIR set to that folder. docs/compiled.md")
+        say(f"The step is kept: copy {args.keep} to the slice, and start dss train there with the")
+        say("same flags and JAX_COMPILATION_CACHE_DIR set to that folder. docs/compiled.md")
     return 0 if fits else 1
 
 
@@ -153,19 +151,19 @@ def show(measured: "Measured", formula: "Memory", wanted: "Slice", useful: int) 
         rows = [[kind, f"{n:,}", f"{size / GB:,.3f}"] for kind, (n, size) in measured.sent.items()]
         print_table("", ("sent between chips, in a step", "times", "GB of results"), rows)
     executed = measured.executed
-    print(f"{useful / TERA:,.3f} TFLOP of useful work a step on each chip", end="")
-    print("." if executed is None else f", {executed / TERA:,.3f} executed.")
+    say(f"{useful / TERA:,.3f} TFLOP of useful work a step on each chip", end="")
+    say("." if executed is None else f", {executed / TERA:,.3f} executed.")
     if measured.cycles and wanted.clock:
         total = sum(measured.cycles.values())
         rows = [[part, f"{n:,}", f"{n / total:.1%}"] for part, n in measured.cycles.items()]
         print_table("", ("part of the step", "cycles", "share"), [*rows, ["all", f"{total:,}", ""]])
         seconds = total / wanted.clock
         share = useful / seconds / wanted.device.peak_flops
-        print(
+        say(
             f"At {wanted.clock / 1e9:.2f} GHz that is {seconds * 1e3:,.1f} ms a step without what "
             f"is sent, and useful work at {share:.1%} of the peak: good for ratios on one chip."
         )
     fits = measured.total <= usable
-    print(f"{ESTIMATE} Compiled in {measured.seconds:,.0f} s.")
-    print("It fits." if fits else "It does not fit.")
+    say(f"{ESTIMATE} Compiled in {measured.seconds:,.0f} s.")
+    say("It fits." if fits else "It does not fit.")
     return fits
