@@ -38,10 +38,13 @@ pytest.importorskip("gcsfs", reason="needs the extra gcs")
 
 
 def _forget(kind: type) -> None:
-    """fsspec keeps a file system with the address that it was made with. A module's tests may be
-    shared out anew between workers, and its server started again elsewhere.
+    """fsspec, and etils above it, keep a file system with the address that it was made with. A
+    module's tests may be shared out anew between workers, and its server started again elsewhere.
     """
+    from etils.epath import backend
+
     kind.clear_instance_cache()
+    backend._FileSystemSpecBackend._get_filesystem.cache_clear()
 
 
 @pytest.fixture(scope="module")
