@@ -68,20 +68,6 @@ CELLS = [
 
 VERSIONS = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "flax", "optax", "t5x")
 
-GPU_TARGET = """gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 4800000000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 150754820096 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 }
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-}
-runtime_version { major: 12 minor: 9 } platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 }
-device_description_str: "NVIDIA H200"
-"""
-"""XLA's `GpuTargetConfigProto` of an H200."""
-
 TPU_NAMES = {"v5e-4": "v5e:2x2", "v6e-4": "v6e:2x2", "v5p-8": "v5p:2x2x1"}
 
 
@@ -220,6 +206,7 @@ def child(spec: dict[str, Any]) -> None:
 def compile_cell(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     """What the compiler says of a cell, or why it could not be asked."""
     from dss_jax.train import hlo
+    from dss_jax.train.aot import gpu_target
 
     if cell.arm == "before" and not args.before:
         return {"skipped": "no --before"}
@@ -228,7 +215,7 @@ def compile_cell(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     tree = Path(args.before if cell.arm == "before" else HERE.parent).resolve()
     gpu = cell.chips.startswith("h200")
     with tempfile.TemporaryDirectory() as folder:
-        spec = cell._asdict() | {"folder": folder, "gpu": GPU_TARGET}
+        spec = cell._asdict() | {"folder": folder, "gpu": gpu_target("h200")}
         spec |= {k: str(Path(getattr(args, k)).resolve()) for k in ("data", "vocabulary")}
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(tree), *args.compilers]),

@@ -53,7 +53,13 @@ _GPU_TARGET = """gpu_device_info {
 runtime_version { major: 12 minor: 9 } platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 }
 device_description_str: "%s"
 """
-"""XLA's `GpuTargetConfigProto`: an H100 and an H200 have the same chip."""
+"""An H100 and an H200 have the same chip."""
+
+
+def gpu_target(kind: str) -> str:
+    """XLA's `GpuTargetConfigProto` of "h100" or "h200", as text."""
+    name, memory, bandwidth = GPUS[kind]
+    return _GPU_TARGET % (bandwidth, memory, name)
 
 
 @dataclass(frozen=True)
@@ -150,12 +156,11 @@ def slice_devices(wanted: Slice) -> list[jax.Device]:
         found = topologies.get_topology_desc(name, "tpu", **bounds).devices
     else:
         _need("jax_cuda12_plugin", "jax-cuda12-plugin", f"jax-cuda12-pjrt=={jax.__version__}")
-        name, memory, bandwidth = GPUS[wanted.kind]
         hosts = -(-wanted.count // ONE_HOST)
         found = topologies.get_topology_desc(
             wanted.kind,
             "cuda",
-            target_config=_GPU_TARGET % (bandwidth, memory, name),
+            target_config=gpu_target(wanted.kind),
             topology=f"1x{hosts}x{wanted.count // hosts}",
         ).devices
     return sorted(found, key=lambda d: (d.process_index, d.id))
