@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -250,16 +250,14 @@ def compile_cell(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     return answer | {
         "commit": None if cell.arm in T5X else commit.stdout.strip(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: _version(name) for name in VERSIONS},
+        "versions": {name: _version(name, args.compilers) for name in VERSIONS},
         "host": processor(),
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def _version(name: str, compilers: list[str]) -> str | None:
+    found = next(distributions(name=name, path=[*compilers, *sys.path]), None)
+    return found.version if found else None
 
 
 def table(cells: dict[str, dict[str, Any]]) -> str:

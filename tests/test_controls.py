@@ -90,6 +90,14 @@ def test_the_input_without_its_prefix_and_the_label() -> None:
     assert made("label") == [x if k else [] for x, k in zip(LABELS, kept, strict=True)]
 
 
+def test_an_input_of_two_parts_is_one_target() -> None:
+    """NLI's has an end-of-sequence after each, at which decoding would stop."""
+    parts = [[7, 8, 20, END, 21], [7, 8, 22, END, 23], [7, 8, END, 24], *INPUTS[3:]]
+    method = config.Method(control="input")
+    found = controlled(method, 0, column(parts), column(LABELS), column(RATIONALES))
+    assert [found[i].tolist() for i in range(3)] == [[20, 21, END], [22, 23, END], [24, END]]
+
+
 def test_random_tokens_are_as_many_and_from_all_rationales() -> None:
     found = made("random")
     assert [len(row) for row in found] == [len(row) for row in RATIONALES]

@@ -16,6 +16,7 @@ from dss_jax.cli.tables import print_table, say
 from dss_jax.core import config, registry
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import GB, TERA
+from dss_jax.core.paths import make_folder, write_whole
 
 if TYPE_CHECKING:
     from dss_jax.layouts.batches import TrainBatches
@@ -55,7 +56,16 @@ def main(args: argparse.Namespace) -> int:
 
 def compile_for(args: argparse.Namespace, run: config.Run, wanted: "Slice") -> int:
     """Compiles a run's step for a slice and prints what is said of it: 0 if it fits, else 1."""
+    from pathlib import Path
+
+    if args.program:
+        make_folder(Path(args.program).parent)  # Before minutes of compiling.
     session, batches, batch = open_for(args, run, wanted)
+    if args.keep and session.program.train_step.folder is None:
+        raise UsageError(
+            f"--keep {args.keep}: no code can be kept there. Unset DSS_COMPILE_CACHE=off, and "
+            "give a folder that nobody else may write to."
+        )
     run, mesh = session.run, session.program.mesh
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     say(
@@ -72,9 +82,7 @@ def compile_for(args: argparse.Namespace, run: config.Run, wanted: "Slice") -> i
         say(f"dss fit's formula: {formula.total / GB:,.2f} GB. See dss fit for settings that do.")
         return 1
     if args.program:
-        from pathlib import Path
-
-        Path(args.program).write_text(text)
+        write_whole(Path(args.program), text)
     useful = useful_flops(session, batches) // wanted.count
     fits = show(measured, formula, wanted, useful)
     if args.keep and fits:

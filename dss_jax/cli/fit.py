@@ -51,7 +51,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     search = options.search_paths(args)
-    if not args.model and not args.gin_file:
+    has_data = args.task or args.mixture_or_task_name
+    if not has_data and args.init_from:
+        raise UsageError("--init_from needs a task's data: give --task, or --model NAME instead.")
+    if not (args.model or args.gin_file or args.init_from):
         known = ", ".join(sorted(gin_config.gin_names("models", search)))
         raise UsageError(f"no model: give --model NAME. Known: {known}.")
     at_least("--count", args.count, 1)
@@ -59,13 +62,13 @@ def main(args: argparse.Namespace) -> int:
     given = {setting: getattr(args, flag) for flag, setting in FLAGS.items()}
     bindings = [f"{name} = {value!r}" for name, value in given.items() if value is not None]
     args.bindings = bindings + args.bindings
-    has_data = args.task or args.mixture_or_task_name
     if args.compile:
         if wanted is None or not has_data:
             raise UsageError("--compile needs a device and a task's data: --device, --task.")
-        from dss_jax.train.aot import no_accelerators
+        from dss_jax.train.aot import no_accelerators, slice_of
 
         no_accelerators()
+        slice_of(args.device, args.count)  # Refuses what cannot be compiled for.
     if has_data:
         run = options.resolve(args).run
     else:
@@ -73,14 +76,20 @@ def main(args: argparse.Namespace) -> int:
         files = [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
         whole = [options.BASE_GIN_FILE, *files, *args.gin_file]
         run = gin_config.load_run(whole, args.bindings, search)
-    run = replace(run, model=replace(run.model, vocab_size=run.model.vocab_size or VOCAB_SIZE))
+    given_size = run.model.vocab_size
+    run = replace(run, model=replace(run.model, vocab_size=given_size or VOCAB_SIZE))
+    name = args.model or args.init_from or args.gin_file[-1]
     title = (
-        f"{args.model or args.gin_file[-1]}, {run.optimizer.name}, {run.model.dtype}, batch "
+        f"{name}, {run.optimizer.name}, {run.model.dtype}, batch "
         f"{run.data.batch_size}, lengths {run.data.input_length} and {run.data.target_length}"
         + (f", LoRA of rank {run.lora.rank}" if run.lora.rank else "")
     )
     if wanted is not None:
-        return _one_device(args, title, run, wanted)
+        best, status = _one_device(args.count, title, run, wanted)
+        if not args.compile:
+            return status
+        # Of the vocabulary where no size is given, as in dss train.
+        return _compiled(args, replace(best, model=replace(best.model, vocab_size=given_size)))
     _all_devices(title, run, args.count)
     return 0
 
@@ -97,10 +106,10 @@ def _flags(run: config.Run) -> str:
     return "\n".join(f"  --gin.{name}={text}" for name, text in texts.items())
 
 
-def _one_device(args: argparse.Namespace, title: str, run: config.Run, wanted: Device) -> int:
+def _one_device(count: int, title: str, run: config.Run, wanted: Device) -> tuple[config.Run, int]:
+    """Prints the plan: the run by it, and 0 if it fits, else 1."""
     from dss_jax.train.memory import enough_devices, plan
 
-    count = args.count
     best = plan(run, wanted, count)
     parts = ("parameters", "gradients", "optimizer", "activations", "working", "total")
     rows = [[name, _gb(getattr(best.memory, name))] for name in parts]
@@ -110,7 +119,7 @@ def _one_device(args: argparse.Namespace, title: str, run: config.Run, wanted: D
     if best.fits(wanted):
         print("It fits. Add to dss train:")
         print(_flags(best.run))
-        return _compiled(args, best.run)
+        return best.run, 0
     more = enough_devices(run, wanted, count)
     print(f"It does not fit: this is the least it takes, with {_shown(best.run)}.")
     if more is None:
@@ -119,12 +128,10 @@ def _one_device(args: argparse.Namespace, title: str, run: config.Run, wanted: D
     else:
         needed = more.run.mesh.data * more.run.mesh.fsdp * more.run.mesh.model
         print(f"{needed} of them would do, with {_shown(more.run)}.")
-    return _compiled(args, best.run) if args.compile else 1
+    return best.run, 1
 
 
 def _compiled(args: argparse.Namespace, run: config.Run) -> int:
-    if not args.compile:
-        return 0
     from dss_jax.cli.compile import compile_for
     from dss_jax.train.aot import slice_of
 

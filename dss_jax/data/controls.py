@@ -28,7 +28,8 @@ def controlled(
     if method.control == "label":
         return _only(labels, has)
     if method.control == "input":
-        return side_by_side([_begin(rationales, begin), _only(_without_prefix(inputs), has)])
+        inputs = _without_inner_ends(_only(_without_prefix(inputs), has))
+        return side_by_side([_begin(rationales, begin), inputs])
     if method.control in ("other", "same_label"):
         groups = _groups(labels) if method.control == "same_label" else np.zeros(len(has), int)
         return _of_others(rationales, np.where(has, groups, -1), seed)
@@ -107,6 +108,16 @@ def _without_prefix(inputs: Slices) -> Slices:
     while common < shortest - 1 and len(np.unique(values[inputs.starts + common])) == 1:
         common += 1
     return Slices(inputs.values, inputs.starts + common, inputs.ends)
+
+
+def _without_inner_ends(tokens: Slices) -> Slices:
+    """A column without the end-of-sequences between an input's parts, which would end a target."""
+    rows = side_by_side([tokens])
+    last = rows.ends[rows.lengths() > 0] - 1
+    keep_T = ~np.isin(rows.values, rows.values[last])
+    keep_T[last] = True
+    kept = np.concatenate([[0], np.cumsum(keep_T)])
+    return Ragged(rows.values[keep_T], kept[rows.offsets])
 
 
 def _telling(values_T: np.ndarray, groups_T: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class TrieArrays(NamedTuple):
     a batch they have an axis of streams before; but positions and `sees` have B for R.
 
     Attributes:
-      tokens_Q: int32, the decoder's inputs; 0 at the first node of a row, and where there is none.
+      tokens_Q: int32, the decoder's inputs; its start at the first node of a row, 0 where none is.
       rows: where the nodes lie in the rows of attention.
       positions_RxM: int32, tokens before the node.
       sees_RxMxM: bool, whether a node, axis 1, goes on from another, or is it.

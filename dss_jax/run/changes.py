@@ -15,7 +15,10 @@ from dss_jax.run.run_folder import (
 
 NO_OTHER = (
     "Evaluate.decode",  # The file's name has it.
-    "T5Config.vocab_size",  # The vocabulary fills it in.
+    "T5Config.vocab_size",  # The vocabulary fills it in, and these:
+    "T5Config.pad_token_id",
+    "T5Config.eos_token_id",
+    "T5Config.decoder_start_token_id",
     "Evaluate.batch_size",
     "Data.batch_size",
 )

@@ -64,7 +64,7 @@ class Session:
 def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
     """Fills in T5Config.vocab_size where it is None: the vocabulary's, rounded up to 128s; and the
     vocabulary's ids, but where a checkpoint gives them. Raises UsageError where the model has fewer
-    embeddings than the vocabulary has ids, another end, or where there is no padding.
+    embeddings than the vocabulary has ids, or where there is no padding.
     """
     vocabulary = store.vocabulary
     ids: dict[str, Any] = {}

@@ -31,7 +31,7 @@ from t5x import adafactor, optimizers, partitioning, utils
 from t5x.examples.scalable_t5 import network as scalable_network
 from t5x.examples.t5 import network as plain_network
 
-from dss_jax.core import config, strict_json
+from dss_jax.core import config, environment, strict_json
 from dss_jax.core.errors import Diverged
 from dss_jax.core.locks import Taken
 from dss_jax.core.registry import scorer_of
@@ -262,6 +262,7 @@ def train(run: config.Run, store: TokenStore, scorer: Scorer) -> dict:
         log.info("%s is finished; these are its results", folder)
         return finished
     run = with_vocab_size(run, store)
+    environment.check_for_t5x(run)  # The vocabulary gives ids, which T5X may not have.
     write_student_files(run, folder, store, scorer.name)
     padded, steps = replace(run.data, layout="padded"), run.train.steps
     batches = TrainBatches(store.split("train"), run.task, padded, run.method, steps=steps)

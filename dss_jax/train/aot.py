@@ -155,7 +155,9 @@ def slice_devices(wanted: Slice) -> list[jax.Device]:
         name = f"{wanted.kind}:{shape}"
         found = topologies.get_topology_desc(name, "tpu", **bounds).devices
     else:
-        _need("jax_cuda12_plugin", "jax-cuda12-plugin", f"jax-cuda12-pjrt=={jax.__version__}")
+        wheels = "jax-cuda12-plugin", f"jax-cuda12-pjrt=={jax.__version__}"
+        for module in ("jax_cuda12_plugin", "jax_plugins", "jax_plugins.xla_cuda12"):
+            _need(module, *wheels)
         hosts = -(-wanted.count // ONE_HOST)
         found = topologies.get_topology_desc(
             wanted.kind,

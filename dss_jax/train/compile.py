@@ -338,7 +338,7 @@ class Compiled:
             total = 0
             for file in sorted(self.folder.iterdir(), key=lambda file: -file.stat().st_mtime):
                 total += file.stat().st_size
-                if total > MAX_BYTES:
+                if total > MAX_BYTES and file != written:
                     file.unlink(missing_ok=True)
             return written
         return None
