@@ -47,8 +47,6 @@ INPUTS, TARGETS = 128, 96
 CASES = [f"{model} {kind}" for kind in KINDS for model in MODELS]
 CASES += [f"t5_1_1_base v5e {axes}" for axes in AXES]
 
-NOT_RUN = "not yet run"
-
 
 def _arguments(case: str, device: str) -> argparse.Namespace:
     model = case.split()[0]
@@ -159,10 +157,8 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _row(case: str, row: dict[str, Any] | None) -> str:
-    model, kind, *_ = case.split()
-    if row is None:
-        return _line([model, kind, NOT_RUN] + [""] * (len(HEADS) - 3))
+def _row(case: str, row: dict[str, Any]) -> str:
+    model = case.split()[0]
     mesh = " x ".join(f"{axis} {n}" for axis, n in row["mesh"].items() if n > 1) or "1"
     formula = row["formula"]["total"]
     head = [model, row["slice"], mesh, row["remat"], str(row["microbatches"])]
@@ -181,10 +177,12 @@ def _row(case: str, row: dict[str, Any] | None) -> str:
 
 
 def table(file: Path) -> str:
-    """All cases as Markdown."""
+    """The cases that were run, as Markdown, and the names of the others."""
     rows = json.loads(file.read_text())["cases"] if file.exists() else {}
     lines = [_line(HEADS), _line(["---"] * len(HEADS))]
-    return "\n".join(lines + [_row(case, rows.get(case)) for case in CASES])
+    lines += [_row(case, rows[case]) for case in CASES if case in rows]
+    left = [case for case in CASES if case not in rows]
+    return "\n".join(lines) + (f"\n\nNot yet run: {', '.join(left)}." if left else "")
 
 
 def with_table(page: str, file: Path) -> str:
