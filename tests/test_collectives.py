@@ -93,7 +93,7 @@ def test_nor_on_meshes_of_one_axis(name: str, toy_store: Any) -> None:
     text, model = _step(toy_store, MESHES[name])
     assert _wrong(text, MESHES[name], model) == []
     kinds = hlo.sent(text).keys()
-    assert ("all-gather" in kinds) == (name != "data")
+    assert ("all-gather" in kinds) == (name == "fsdp")
 
 
 @pytest.mark.slow
