@@ -14,6 +14,7 @@ from record_tokenizers import ADDED, FOLDER, GOLDEN, t5_folder
 from t5_weights import BASE, random_weights
 from test_seqio_tokens import TRICKY, check_against_pipelines, rows_of
 
+from dss_jax.cli import saved_run
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.data.columns import Examples
@@ -26,7 +27,9 @@ from dss_jax.data.tokenizer_files import FAST
 from dss_jax.data.vocabulary import files_of, open_vocabulary, resolve, vocabulary_digest
 from dss_jax.interop import extend, older_tokenizers
 from dss_jax.interop.formats import read_weights, write_weights
+from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.interop.older_tokenizers import readable_vocabulary
+from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
 from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import Weights
 
@@ -129,6 +132,50 @@ def test_a_folder_of_before_is_kept_whole(folders: dict[str, Path]) -> None:
         assert own.keys() == {*files_of(folders[name]), FAST}
         for file, path in files_of(folders[name]).items():
             assert own[file].read_bytes() == path.read_bytes()
+
+
+def test_a_copy_that_was_broken_off_is_made_whole(folders: dict[str, Path]) -> None:
+    made = readable_vocabulary(folders["code"], 10)
+    assert made is not None
+    before = {name: file.read_bytes() for name, file in files_of(made).items()}
+    for name in (FAST, "vocab.json"):
+        (made / name).unlink()
+    assert readable_vocabulary(folders["code"], 10) == made
+    assert {name: file.read_bytes() for name, file in files_of(made).items()} == before
+    of_others = readable_vocabulary(folders["t5_added"], 9)
+    assert of_others != readable_vocabulary(folders["t5_added"], 10)
+
+
+def test_a_run_is_opened_with_its_own_extra_ids(tmp_path: Path) -> None:
+    """mT5's sentinels are pieces: what is above these was added."""
+    t5_folder(tmp_path)
+    made = tokenizer_json(tmp_path / "spiece.model", 0)
+    assert made is not None
+    made["added_tokens"].append(added_token(416, "<new>", special=False))
+    (tmp_path / FAST).write_text(json.dumps(made))
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 0}')
+    assert resolve(str(tmp_path)) == tmp_path
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    run = tmp_path / "run"
+    run.mkdir()
+    write_model_files(run, ModelFiles(BASE, tmp_path, 0))
+    (run / "config.gin").write_text("Task.name = 'word_problems'\n")
+    path = saved_run.resolve(run, None, []).vocabulary.path
+    assert open_vocabulary(path or "", 0).encode("<new>") == [416]
+
+
+def test_a_space_that_is_written_out(tmp_path: Path, opened: dict[str, Tokenizer]) -> None:
+    """U+2581 in a text, and added tokens with white space in them."""
+    spec = json.loads((FOLDER / "llama" / FAST).read_text())
+    space = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"}
+    spec |= {"normalizer": None, "pre_tokenizer": {**space, "split": False}}
+    (tmp_path / FAST).write_text(json.dumps(spec))
+    t5 = json.loads((opened["t5_added"].path / FAST).read_text())
+    t5["added_tokens"].append(added_token(428, "x\u3000y", {"normalized": True}, special=False))
+    (tmp_path / "t5.json").write_text(json.dumps(t5))
+    for own in (open_vocabulary(tmp_path), open_vocabulary(tmp_path / "t5.json")):
+        for text in ("a \u2581", "\u2581 a b", "x\u3000y z", "a x\u3000y"):
+            assert own.encode_all([text]) == [own.encode(text)]
 
 
 def test_a_vocabulary_of_a_name(tmp_path: Path, folders: dict[str, Path]) -> None:
@@ -363,17 +410,24 @@ class TestExtend:
         with pytest.raises(UsageError, match=said):
             extend.extended(own, tokens)
 
+    def test_a_token_without_pieces_has_the_mean_of_all(self) -> None:
+        own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
+        new = extend.extended(own, ["\u200b", "\u4e2d"]).leaves[extend.EMBEDDING].read()
+        np.testing.assert_allclose(new[426], new[:426].mean(0), atol=1e-6)
+        np.testing.assert_allclose(new[427], new[2])
+
     def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         from dss_jax.cli.main import main
 
         own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
         write_weights(own, str(tmp_path / "own"), "hf")
-        (tmp_path / "tokens").write_text("\u4e2d\n\n\u6587\n", encoding="utf-8")
+        (tmp_path / "tokens").write_text("\u4e2d\n\n\u6587\n", encoding="utf-8-sig")
         asked = ["vocabulary", "extend", str(tmp_path / "own")]
         assert main([*asked, "--tokens", str(tmp_path / "tokens")]) == 0
         assert "448 rows of the embedding, 448 before" in capsys.readouterr().out
         made = read_weights(str(tmp_path / "own-extended"))
-        assert open_vocabulary(made.vocabulary or "").vocab_size == 428
+        made_of = open_vocabulary(made.vocabulary or "")
+        assert (made_of.vocab_size, made_of.decode([426])) == (428, "\u4e2d")
         out = ["--out", str(tmp_path / "out")]
         assert main([*asked, *out, "--tokens", str(tmp_path / "none")]) == 2
         assert "cannot be read" in capsys.readouterr().err

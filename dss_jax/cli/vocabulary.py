@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _lines(file: str) -> list[str]:
     try:
-        text = storage.local_file(file).read_text(encoding="utf-8")
+        text = storage.local_file(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--tokens {file} cannot be read as UTF-8 text: {error}.") from error
     if not (tokens := [line for line in text.splitlines() if line.strip()]):

@@ -51,7 +51,7 @@ def _at_spaces(text: str) -> list[str]:
 
 def _at_single_spaces(text: str) -> list[str]:
     words = text.split(" ")
-    return [text] if "" in words else words
+    return [text] if "" in words or "▁" in text else words
 
 
 def _splitter(spec: Mapping[str, Any]) -> Callable[[str], list[str]] | None:
@@ -188,7 +188,7 @@ class FastTokenizer(FileTokenizer):
         odd = "\x1c-\x1f" + "".join(
             re.escape(one["content"][0])
             for one in tokens
-            if not words_apart or one["lstrip"] or one["rstrip"] or " " in one["content"]
+            if not words_apart or one["lstrip"] or one["rstrip"] or any(map(str.isspace, one["content"]))
         )
         whole = re.compile(f"[{odd}]| {_MARKS}").search
         return lambda text: [text] if whole(text) else split(text)

@@ -50,11 +50,14 @@ def at_hand(folder: Path) -> Path:
 
 
 def vocabulary_in(folder: Path, extra_ids: int = 100) -> Path | None:
-    """The vocabulary in a local folder: its SentencePiece file, with `extra_ids` above its pieces,
-    where that is all of it; the folder itself where it holds a tokenizer; None: neither.
+    """The vocabulary in a local folder: its SentencePiece file, with `extra_ids` above its pieces
+    (if its settings do not say how many), where that is all of it; the folder itself where it holds
+    a tokenizer; None: neither.
     """
     files = files_of(folder)
-    is_bytes = SETTINGS in files and settings_of(files).get("tokenizer_class") == BYTE_CLASS
+    settings = settings_of(files)
+    extra_ids = int(settings.get("extra_ids", extra_ids))
+    is_bytes = SETTINGS in files and settings.get("tokenizer_class") == BYTE_CLASS
     readable = FAST in files or is_bytes
     if PIECES in files and not (readable and further_tokens(files, extra_ids)):
         return files[PIECES]

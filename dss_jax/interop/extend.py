@@ -29,8 +29,8 @@ EMBEDDING, HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
 def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
     """The checkpoint with tokens that its vocabulary has not; tokens that it has are passed over,
     which is said. A token's rows, of the embedding and of a head of its own, are the mean of those
-    of the pieces that it was written with before. Rows that no token has get the mean of all, which
-    is never the most probable.
+    of the pieces that it was written with before. Rows that no token has, and tokens that had no
+    piece, get the mean of all, which is never the most probable.
 
     Raises:
       UsageError: no vocabulary, none that takes tokens, or no new token.
@@ -60,7 +60,8 @@ def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
         whole = np.broadcast_to(table[:first].mean(axis=0), (rows, table.shape[1])).copy()
         whole[:first] = table[:first]
         for row, ids in enumerate(replaced, first):
-            whole[row] = table[ids].mean(axis=0)
+            if ids:  # Normalizers take some characters away: a zero-width space for one.
+                whole[row] = table[ids].mean(axis=0)
         return whole
 
     return replace(

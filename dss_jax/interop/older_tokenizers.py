@@ -2,6 +2,7 @@
 library tokenizes them all.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from dss_jax.core.paths import cache_folder, write_whole
 from dss_jax.data import tokenizer_files
 from dss_jax.data.tokenizer_files import FAST, FLAGS, PIECES, added_tokens, further_tokens
-from dss_jax.data.vocabulary import copy_vocabulary, files_of, vocabulary_digest
+from dss_jax.data.vocabulary import files_of, vocabulary_digest
 from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
 
 WORDS, MERGES = "vocab.json", "merges.txt"
@@ -31,12 +32,14 @@ def readable_vocabulary(folder: Path, extra_ids: int) -> Path | None:
         made = _of_merges(files)
     else:
         return tokenizer_files.vocabulary_in(folder, extra_ids)
-    copy = cache_folder() / "vocabularies" / vocabulary_digest(folder)[:16]
+    text = json.dumps(made, ensure_ascii=False)
+    key = hashlib.sha256(f"{vocabulary_digest(folder)} {text}".encode()).hexdigest()[:16]
+    copy = cache_folder() / "vocabularies" / key
     if not (copy / FAST).is_file():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if not copy.is_dir():
-            copy_vocabulary(folder, copy)
-        write_whole(copy / FAST, json.dumps(made, ensure_ascii=False))
+        for name, file in files.items():
+            write_whole(copy / name, file.read_bytes())
+        # Last: a folder that has it is taken for a whole one.
+        write_whole(copy / FAST, text)
     return copy
 
 
