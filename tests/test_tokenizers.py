@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import script_texts
+import tokenizers
 import toy
 from record_tokenizers import ADDED, FOLDER, GOLDEN, t5_folder
+from sentencepiece import sentencepiece_model_pb2
 from t5_weights import BASE, random_weights
 from test_seqio_tokens import TRICKY, check_against_pipelines, rows_of
 
@@ -29,6 +31,7 @@ from dss_jax.interop import extend, older_tokenizers
 from dss_jax.interop.formats import read_weights, write_weights
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.interop.older_tokenizers import readable_vocabulary
+from dss_jax.interop.pieces import token_names
 from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
 from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import Weights
@@ -211,6 +214,54 @@ def test_what_cannot_be_read(change: Any, said: str, tmp_path: Path) -> None:
     change(tmp_path / "own")
     with pytest.raises(UsageError, match=said):
         open_vocabulary(tmp_path / "own")
+
+
+def test_tokenizers_of_another_kind(tmp_path: Path, folders: dict[str, Path]) -> None:
+    """Nothing is made of files that other ids would come of."""
+    for name in ("code", "t5_added"):
+        shutil.copytree(folders[name], tmp_path / name)
+    settings = tmp_path / "code" / "tokenizer_config.json"
+    settings.write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    with pytest.raises(UsageError, match=r"files of a GPT2Tokenizer.*save_pretrained"):
+        readable_vocabulary(tmp_path / "code", 10)
+    with pytest.raises(
+        UsageError, match=r"added to spiece.model \('\u4e2d'\), and no tokenizer.js"
+    ):
+        resolve(str(tmp_path / "t5_added"))
+    model = sentencepiece_model_pb2.ModelProto.FromString(toy.VOCABULARY.read_bytes())
+    for change, said in (
+        ({"model_type": 2}, "T5's kind"),
+        ({"pad_piece": model.pieces[5].piece}, "have the ids"),
+    ):
+        for field, value in change.items():
+            setattr(model.trainer_spec, field, value)
+        model.pieces[5].type = 3
+        (tmp_path / "t5_added" / "spiece.model").write_bytes(model.SerializeToString())
+        with pytest.raises(UsageError, match=f"(?s){said}.*save_pretrained"):
+            readable_vocabulary(tmp_path / "t5_added", 10)
+
+
+def test_bytes_are_one_vocabulary_whatever_files_say_so(tmp_path: Path) -> None:
+    own, theirs = vocabulary_digest(resolve("bytes")), tmp_path / "tokenizer_config.json"
+    content = {"tokenizer_class": "ByT5Tokenizer", "eos_token": "</s>"}
+    theirs.write_text(json.dumps(content))
+    assert vocabulary_digest(tmp_path) == own
+    for added in ({"384": {"content": "<new>"}}, {"0": {"content": "<pad>", "lstrip": False}}):
+        theirs.write_text(json.dumps(content | {"added_tokens_decoder": added}))
+        assert vocabulary_digest(tmp_path) != own
+
+
+def test_ids_that_no_token_has(tmp_path: Path) -> None:
+    vocab = {"<pad>": 0, "</s>": 1, "a": 5, "[": 2, "b": 40}
+    model = tokenizers.models.BPE(vocab=vocab, merges=[])
+    tokenizers.Tokenizer(model).save(str(tmp_path / FAST))
+    assert open_vocabulary(tmp_path).vocab_size == 41
+    names = token_names(tmp_path, 100, 64)
+    assert (len(names), names[40], len({*names})) == (64, "b", 64)
+    old = dataclasses.replace(random_weights(BASE), vocabulary=tmp_path)
+    # The library numbers added tokens on from how many there are, whatever the file says.
+    with pytest.raises(UsageError, match=r"'\[\[' would have the id 5, not 41: .* leaves ids out"):
+        extend.extended(old, ["[["])
 
 
 class TestStores:

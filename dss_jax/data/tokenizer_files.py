@@ -52,16 +52,29 @@ def at_hand(folder: Path) -> Path:
 def vocabulary_in(folder: Path, extra_ids: int = 100) -> Path | None:
     """The vocabulary in a local folder: its SentencePiece file, with `extra_ids` above its pieces
     (if its settings do not say how many), where that is all of it; the folder itself where it holds
-    a tokenizer; None: neither.
+    a tokenizer; None: neither. UsageError: tokens were added in a way that is not read here.
     """
     files = files_of(folder)
     settings = settings_of(files)
     extra_ids = int(settings.get("extra_ids", extra_ids))
-    is_bytes = SETTINGS in files and settings.get("tokenizer_class") == BYTE_CLASS
-    readable = FAST in files or is_bytes
-    if PIECES in files and not (readable and further_tokens(files, extra_ids)):
-        return files[PIECES]
+    readable = FAST in files or is_bytes(files)
+    if PIECES in files:
+        if not (further := further_tokens(files, extra_ids)):
+            return files[PIECES]
+        if not readable:
+            raise UsageError(
+                f"{folder} has tokens that were added to {PIECES} ({next(iter(further.values()))!r}), and no {FAST}"
+                " that has them. Write one with dss convert --from hf DIR --to hf NEW, or with "
+                "transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+            )
     return folder if readable else None
+
+
+def is_bytes(files: Mapping[str, Path]) -> bool:
+    """Whether they are ByT5's, and no `tokenizer.json`."""
+    if FAST in files or SETTINGS not in files:
+        return False
+    return bool(settings_of(files).get("tokenizer_class") == BYTE_CLASS)
 
 
 def further_tokens(files: Mapping[str, Path], extra_ids: int) -> dict[int, str]:

@@ -114,6 +114,13 @@ def _folder(path: Path, extra_ids: int, first: int, new: Sequence[str]) -> Path:
         same = backend.normalizer is None or backend.normalizer.normalize_str(token) == token
         spec["added_tokens"].append(added_token(number, token, {"normalized": same}, special=False))
     content[FAST] = json.dumps(spec, ensure_ascii=False).encode()
+    made_of = tokenizers.Tokenizer.from_str(content[FAST].decode())
+    for number, token in enumerate(new, first):
+        if (there := made_of.token_to_id(token)) != number:
+            raise UsageError(
+                f"{token!r} would have the id {there}, not {number}: {path} leaves ids out, and the "
+                "tokenizers library gives a new token the number of those that there are."
+            )
     with tempfile.TemporaryDirectory(prefix="dss-") as temporary:
         for name, value in content.items():
             (Path(temporary) / name).write_bytes(value)
