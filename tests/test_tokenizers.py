@@ -17,6 +17,7 @@ from t5_weights import BASE, random_weights
 from test_seqio_tokens import TRICKY, check_against_pipelines, rows_of
 
 from dss_jax.cli import saved_run
+from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.data.columns import Examples
@@ -27,13 +28,13 @@ from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.tokenizer_files import FAST
 from dss_jax.data.vocabulary import files_of, open_vocabulary, resolve, vocabulary_digest
-from dss_jax.interop import extend, older_tokenizers
+from dss_jax.interop import extend, hf, older_tokenizers
 from dss_jax.interop.formats import read_weights, write_weights
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.interop.older_tokenizers import readable_vocabulary
 from dss_jax.interop.pieces import token_names
 from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
-from dss_jax.interop.vocabularies import vocabulary_size
+from dss_jax.interop.vocabularies import vocabulary_size, with_vocabulary
 from dss_jax.interop.weights import Weights
 
 NAMES = ("t5", "t5_added", "llama", "code", "byt5")
@@ -224,9 +225,7 @@ def test_tokenizers_of_another_kind(tmp_path: Path, folders: dict[str, Path]) ->
     settings.write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     with pytest.raises(UsageError, match=r"files of a GPT2Tokenizer.*save_pretrained"):
         readable_vocabulary(tmp_path / "code", 10)
-    with pytest.raises(
-        UsageError, match=r"added to spiece.model \('\u4e2d'\), and no tokenizer.js"
-    ):
+    with pytest.raises(UsageError, match=r"added to spiece.model \('<'\), and no "):
         resolve(str(tmp_path / "t5_added"))
     model = sentencepiece_model_pb2.ModelProto.FromString(toy.VOCABULARY.read_bytes())
     for change, said in (
@@ -239,6 +238,34 @@ def test_tokenizers_of_another_kind(tmp_path: Path, folders: dict[str, Path]) ->
         (tmp_path / "t5_added" / "spiece.model").write_bytes(model.SerializeToString())
         with pytest.raises(UsageError, match=f"(?s){said}.*save_pretrained"):
             readable_vocabulary(tmp_path / "t5_added", 10)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "a"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"500": {}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"500": {"content": ""}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9": {"content": "a", "lstrip": "x"}}}),
+        ("tokenizer_config.json", {"eos_token": {"x": 1}}),
+        ("tokenizer_config.json", {"extra_ids": 10**12}),
+        ("tokenizer_config.json", {"extra_ids": "many"}),
+        ("special_tokens_map.json", {"additional_special_tokens": [{}]}),
+        ("added_tokens.json", {"<new>": "zz"}),
+        ("added_tokens.json", {"<new>": None}),
+        ("added_tokens.json", {"<new>": 10**12}),
+    ],
+)
+def test_files_of_another_form_are_named(file: str, content: dict, tmp_path: Path) -> None:
+    for name in ("byt5", "code", "llama"):
+        own = shutil.copytree(FOLDER / name, tmp_path / name)
+        kept = json.loads((own / file).read_text()) if (own / file).is_file() else {}
+        (own / file).write_text(json.dumps(kept | content))
+        with pytest.raises(UsageError, match=f"{name}/{file}"):
+            open_vocabulary(readable_vocabulary(own, 10) or "")
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": null}')
+    assert hf._extra_ids(tmp_path, {"model_type": "t5"}) == 100
 
 
 def test_bytes_are_one_vocabulary_whatever_files_say_so(tmp_path: Path) -> None:
@@ -467,9 +494,27 @@ class TestExtend:
         np.testing.assert_allclose(new[426], new[:426].mean(0), atol=1e-6)
         np.testing.assert_allclose(new[427], new[2])
 
-    def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        from dss_jax.cli.main import main
+    def test_a_vocabulary_of_another_model(self, tmp_path: Path) -> None:
+        own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
+        few = dataclasses.replace(own, config=dataclasses.replace(BASE, vocab_size=200))
+        with pytest.raises(UsageError, match=r"426 ids .* only 200 rows"):
+            extend.extended(few, ["\u4e2d"])
+        with pytest.raises(UsageError, match=r"has a vocabulary, .*Leave --vocabulary out"):
+            with_vocabulary(own, str(FOLDER / "llama"))
+        assert with_vocabulary(own, str(toy.VOCABULARY)).vocabulary == toy.VOCABULARY
 
+    def test_a_name_of_the_hub_becomes_no_folder_of_its_owner(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("tokens").write_text("\u4e2d", encoding="utf-8")
+        own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
+        monkeypatch.setattr("dss_jax.interop.formats.read_weights", lambda name: own)
+        for name in ("google/toy", "hf:google/toy-2@main"):
+            assert main(["vocabulary", "extend", name, "--tokens", "tokens"]) == 0
+        assert {p.name for p in tmp_path.iterdir()} == {"tokens", "toy-extended", "toy-2-extended"}
+
+    def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
         write_weights(own, str(tmp_path / "own"), "hf")
         (tmp_path / "tokens").write_text("\u4e2d\n\n\u6587\n", encoding="utf-8-sig")

@@ -219,7 +219,7 @@ class ByteTokenizer(FileTokenizer):
         self.path, self.extra_ids = path, 100
         self.sentinels = range(self.END - 1, self.END - 1 - self.extra_ids, -1)
         settings = settings_of(files)
-        extra = range(int(settings.get("extra_ids", 125)))
+        extra = range(settings.get("extra_ids", 125))
         strip = {"lstrip": True, "rstrip": True}
         tokens: dict[int, dict[str, Any]] = {
             i: {"content": name, **strip} for i, name in enumerate(NAMES.values())

@@ -19,6 +19,7 @@ from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary, voc
 from dss_jax.interop import hf_config
 from dss_jax.interop.pieces import token_names
 from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
+from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import Leaf, Weights
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,12 @@ def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
     piece, get the mean of all, which is never the most probable.
 
     Raises:
-      UsageError: no vocabulary, none that takes tokens, or no new token.
+      UsageError: no vocabulary, another model's, one that takes no tokens, or no new token.
     """
     path = weights.vocabulary
     if path is None:
         raise UsageError(f"{weights.origin} has no vocabulary beside it. Give --vocabulary FILE.")
+    first = vocabulary_size(path, weights.extra_ids, weights.config, weights.origin)
     old = open_vocabulary(path, weights.extra_ids)
     if isinstance(old, ByteTokenizer):
         raise UsageError(f"{weights.origin} has the vocabulary of bytes, which lacks no text.")
@@ -50,7 +52,7 @@ def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
     if not new:
         raise UsageError("no token is new to the vocabulary: there is nothing to add.")
     assert weights.config.vocab_size is not None
-    first, rows = old.vocab_size, weights.config.vocab_size
+    rows = weights.config.vocab_size
     if first + len(new) > rows:
         rows = -(-(first + len(new)) // 128) * 128
     replaced = [_replaced(old, token) for token in new]
@@ -118,8 +120,8 @@ def _folder(path: Path, extra_ids: int, first: int, new: Sequence[str]) -> Path:
     for number, token in enumerate(new, first):
         if (there := made_of.token_to_id(token)) != number:
             raise UsageError(
-                f"{token!r} would have the id {there}, not {number}: {path} leaves ids out, and the "
-                "tokenizers library gives a new token the number of those that there are."
+                f"{token!r} would have the id {there}, not {number}: {path} leaves ids out, and "
+                "the tokenizers library gives a new token the number of those that there are."
             )
     with tempfile.TemporaryDirectory(prefix="dss-") as temporary:
         for name, value in content.items():
