@@ -10,12 +10,13 @@ from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import shipped
+from dss_jax.core.prefixes import prefixes
 from dss_jax.core.prompt import Exemplar
 from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import TEXT_ACCURACY, folded_text
 from dss_jax.core.types import DistillationTask, Example, plain_example
-from dss_jax.data.check import _whole, check, check_labels_asked
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.check import _tokens, _whole, check, check_labels_asked
+from dss_jax.data.vocabulary import SentencePiece, open_vocabulary, resolve
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
@@ -198,6 +199,14 @@ def test_what_is_worth_a_look() -> None:
     assert f"same text, different labels: T-10000 {other!r} and T-10001 {same.label!r}" in said
     assert "1 are cut at 1024 tokens (Data.input_length)" in said
     assert "input: 1 rows with characters that the vocabulary lacks: 正 (1,100)" in said
+
+
+def test_an_input_of_several_parts_is_counted_as_it_is_tokenised() -> None:
+    own, text = open_vocabulary(resolve("bytes")), "ab </s> cd"
+    rows = {"train": [Example(id="1", input=text, label="x")]}
+    found = _tokens(rows, own, "paper")["train"]["input"]
+    whole = own.parts(prefixes("paper").label + text)
+    assert found.tolist() == [sum(len(own.encode(part)) + 1 for part in whole)]
 
 
 def test_the_baseline_is_that_of_the_commonest_label() -> None:

@@ -21,7 +21,7 @@ from dss_jax.data.characters import lines as character_lines
 from dss_jax.data.old_records import some
 from dss_jax.data.store_writer import text_column
 from dss_jax.data.survey import closed_labels, not_allowed, renamed, unused_labels
-from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
+from dss_jax.data.tokenizer import Tokenizer
 
 Splits = Mapping[str, Sequence[Example]]
 Texts = Mapping[str, Sequence[str]]
@@ -287,12 +287,14 @@ def _tokens(splits: Splits, vocabulary: Tokenizer, style: str) -> dict[str, dict
     found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for split, rows in splits.items():
         texts = {
-            # A separator is one token.
-            "input": [prefix + e.input.replace(SEPARATOR, "<extra_id_0>") for e in rows],
             "label": [e.label for e in rows if e.label],
             "rationale": [e.rationale for e in rows if e.rationale],
         }
-        found[split] = {column: lengths(own) for column, own in texts.items() if own}
+        inputs = [vocabulary.parts(prefix + e.input) for e in rows]
+        parts = lengths([*itertools.chain.from_iterable(inputs)])
+        begins = np.cumsum([0, *map(len, inputs)])[:-1]
+        found[split] = {"input": np.add.reduceat(parts, begins)} if rows else {}
+        found[split] |= {column: lengths(own) for column, own in texts.items() if own}
     return found
 
 
