@@ -141,8 +141,8 @@ def test_the_text_is_that_of_inputs_and_rationales(store: TokenStore) -> None:
     whole = sum(len(split.tokens("label_inputs")[row][prefix:-1]) for row in range(37))
     whole += sum(max(0, len(split.tokens("rationale_targets")[row]) - 1) for row in range(37))
     assert len(pieces) == whole // pieces.counts.length
-    assert pieces.first_sentinel == store.vocabulary.vocab_size - 1
-    assert store.vocabulary.decode([pieces.first_sentinel]).strip() == "<extra_id_0>"
+    assert pieces.sentinels[0] == store.vocabulary.vocab_size - 1
+    assert store.vocabulary.decode([pieces.sentinels[0]]).strip() == "<extra_id_0>"
 
 
 def test_a_rationale_does_not_follow_its_input(store: TokenStore) -> None:

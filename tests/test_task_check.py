@@ -8,13 +8,15 @@ import tickets
 
 from dss_jax.cli.main import main
 from dss_jax.core import config
+from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import shipped
+from dss_jax.core.prefixes import prefixes
 from dss_jax.core.prompt import Exemplar
 from dss_jax.core.registry import load_task
-from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.scoring import TEXT_ACCURACY, folded_text
 from dss_jax.core.types import DistillationTask, Example, plain_example
-from dss_jax.data.check import check
-from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.data.check import _tokens, _whole, check, check_labels_asked
+from dss_jax.data.vocabulary import SentencePiece, open_vocabulary, resolve
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 
 VOCABULARY = shipped("tasks") / "vocabularies" / "word_problems.model"
@@ -153,6 +155,23 @@ def test_worked_examples_of_a_label_that_was_renamed() -> None:
     task = dataclasses.replace(task_of(), prompt=prompt)
     found = check(task, sound(), config.Run(), SentencePiece(VOCABULARY)).stops
     assert found == ["exemplars answer with no allowed label: 'Invoices'"]
+    with pytest.raises(UsageError, match=r"'Invoices'\. Mend them .* --exemplars 0\. Nothing was"):
+        check_labels_asked(task, [], exemplars=True)
+
+
+@pytest.mark.parametrize(
+    ("label", "text", "there"),
+    [
+        ("\u6b63\u9762", "\u6240\u4ee5\u7b54\u6848\u662f\u6b63\u9762\u3002", True),
+        ("positive", "\u7b54\u6848\u662fpositive\u3002", True),
+        ("\uae0d\uc815", "\ub2f5\uc740 \uae0d\uc815\uc785\ub2c8\ub2e4", True),
+        ("\u043d\u0435\u0442", "\u0438\u043d\u0442\u0435\u0440\u043d\u0435\u0442", False),
+        ("negative", "negatives", False),
+        ("(a)", "f(a)", False),
+    ],
+)
+def test_a_label_is_a_word_of_its_own(label: str, text: str, there: bool) -> None:
+    assert bool(_whole(label).search(folded_text(text))) == there
 
 
 def test_a_split_that_nobody_was_asked_about_is_not_called_wrong() -> None:
@@ -180,6 +199,14 @@ def test_what_is_worth_a_look() -> None:
     assert f"same text, different labels: T-10000 {other!r} and T-10001 {same.label!r}" in said
     assert "1 are cut at 1024 tokens (Data.input_length)" in said
     assert "input: 1 rows with characters that the vocabulary lacks: 正 (1,100)" in said
+
+
+def test_an_input_of_several_parts_is_counted_as_it_is_tokenised() -> None:
+    own, text = open_vocabulary(resolve("bytes")), "ab </s> cd"
+    rows = {"train": [Example(id="1", input=text, label="x")]}
+    found = _tokens(rows, own, "paper")["train"]["input"]
+    whole = own.parts(prefixes("paper").label + text)
+    assert found.tolist() == [sum(len(own.encode(part)) + 1 for part in whole)]
 
 
 def test_the_baseline_is_that_of_the_commonest_label() -> None:

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import script_texts
+import tokenizers
 import toy
 from record_tokenizers import ADDED, FOLDER, GOLDEN, t5_folder
+from sentencepiece import sentencepiece_model_pb2
 from t5_weights import BASE, random_weights
 from test_seqio_tokens import TRICKY, check_against_pipelines, rows_of
 
+from dss_jax.cli import saved_run
+from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.data.columns import Examples
@@ -24,10 +28,13 @@ from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.tokenizer_files import FAST
 from dss_jax.data.vocabulary import files_of, open_vocabulary, resolve, vocabulary_digest
-from dss_jax.interop import extend, older_tokenizers
+from dss_jax.interop import extend, hf, older_tokenizers
 from dss_jax.interop.formats import read_weights, write_weights
+from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.interop.older_tokenizers import readable_vocabulary
-from dss_jax.interop.vocabularies import vocabulary_size
+from dss_jax.interop.pieces import token_names
+from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
+from dss_jax.interop.vocabularies import vocabulary_size, with_vocabulary
 from dss_jax.interop.weights import Weights
 
 NAMES = ("t5", "t5_added", "llama", "code", "byt5")
@@ -131,6 +138,50 @@ def test_a_folder_of_before_is_kept_whole(folders: dict[str, Path]) -> None:
             assert own[file].read_bytes() == path.read_bytes()
 
 
+def test_a_copy_that_was_broken_off_is_made_whole(folders: dict[str, Path]) -> None:
+    made = readable_vocabulary(folders["code"], 10)
+    assert made is not None
+    before = {name: file.read_bytes() for name, file in files_of(made).items()}
+    for name in (FAST, "vocab.json"):
+        (made / name).unlink()
+    assert readable_vocabulary(folders["code"], 10) == made
+    assert {name: file.read_bytes() for name, file in files_of(made).items()} == before
+    of_others = readable_vocabulary(folders["t5_added"], 9)
+    assert of_others != readable_vocabulary(folders["t5_added"], 10)
+
+
+def test_a_run_is_opened_with_its_own_extra_ids(tmp_path: Path) -> None:
+    """mT5's sentinels are pieces: what is above these was added."""
+    t5_folder(tmp_path)
+    made = tokenizer_json(tmp_path / "spiece.model", 0)
+    assert made is not None
+    made["added_tokens"].append(added_token(416, "<new>", special=False))
+    (tmp_path / FAST).write_text(json.dumps(made))
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 0}')
+    assert resolve(str(tmp_path)) == tmp_path
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    run = tmp_path / "run"
+    run.mkdir()
+    write_model_files(run, ModelFiles(BASE, tmp_path, 0))
+    (run / "config.gin").write_text("Task.name = 'word_problems'\n")
+    path = saved_run.resolve(run, None, []).vocabulary.path
+    assert open_vocabulary(path or "", 0).encode("<new>") == [416]
+
+
+def test_a_space_that_is_written_out(tmp_path: Path, opened: dict[str, Tokenizer]) -> None:
+    """U+2581 in a text, and added tokens with white space in them."""
+    spec = json.loads((FOLDER / "llama" / FAST).read_text())
+    space = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"}
+    spec |= {"normalizer": None, "pre_tokenizer": {**space, "split": False}}
+    (tmp_path / FAST).write_text(json.dumps(spec))
+    t5 = json.loads((opened["t5_added"].path / FAST).read_text())
+    t5["added_tokens"].append(added_token(428, "x\u3000y", {"normalized": True}, special=False))
+    (tmp_path / "t5.json").write_text(json.dumps(t5))
+    for own in (open_vocabulary(tmp_path), open_vocabulary(tmp_path / "t5.json")):
+        for text in ("a \u2581", "\u2581 a b", "x\u3000y z", "a x\u3000y"):
+            assert own.encode_all([text]) == [own.encode(text)]
+
+
 def test_a_vocabulary_of_a_name(tmp_path: Path, folders: dict[str, Path]) -> None:
     assert open_vocabulary(resolve("bytes")).encode("hi") == [107, 108]
     assert resolve(str(folders["llama"])) == folders["llama"]
@@ -164,6 +215,80 @@ def test_what_cannot_be_read(change: Any, said: str, tmp_path: Path) -> None:
     change(tmp_path / "own")
     with pytest.raises(UsageError, match=said):
         open_vocabulary(tmp_path / "own")
+
+
+def test_tokenizers_of_another_kind(tmp_path: Path, folders: dict[str, Path]) -> None:
+    """Nothing is made of files that other ids would come of."""
+    for name in ("code", "t5_added"):
+        shutil.copytree(folders[name], tmp_path / name)
+    settings = tmp_path / "code" / "tokenizer_config.json"
+    settings.write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    with pytest.raises(UsageError, match=r"files of a GPT2Tokenizer.*save_pretrained"):
+        readable_vocabulary(tmp_path / "code", 10)
+    with pytest.raises(UsageError, match=r"added to spiece.model \('<'\), and no "):
+        resolve(str(tmp_path / "t5_added"))
+    model = sentencepiece_model_pb2.ModelProto.FromString(toy.VOCABULARY.read_bytes())
+    for change, said in (
+        ({"model_type": 2}, "T5's kind"),
+        ({"pad_piece": model.pieces[5].piece}, "have the ids"),
+    ):
+        for field, value in change.items():
+            setattr(model.trainer_spec, field, value)
+        model.pieces[5].type = 3
+        (tmp_path / "t5_added" / "spiece.model").write_bytes(model.SerializeToString())
+        with pytest.raises(UsageError, match=f"(?s){said}.*save_pretrained"):
+            readable_vocabulary(tmp_path / "t5_added", 10)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "a"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"500": {}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"500": {"content": ""}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9": {"content": "a", "lstrip": "x"}}}),
+        ("tokenizer_config.json", {"eos_token": {"x": 1}}),
+        ("tokenizer_config.json", {"extra_ids": 10**12}),
+        ("tokenizer_config.json", {"extra_ids": "many"}),
+        ("special_tokens_map.json", {"additional_special_tokens": [{}]}),
+        ("added_tokens.json", {"<new>": "zz"}),
+        ("added_tokens.json", {"<new>": None}),
+        ("added_tokens.json", {"<new>": 10**12}),
+    ],
+)
+def test_files_of_another_form_are_named(file: str, content: dict, tmp_path: Path) -> None:
+    for name in ("byt5", "code", "llama"):
+        own = shutil.copytree(FOLDER / name, tmp_path / name)
+        kept = json.loads((own / file).read_text()) if (own / file).is_file() else {}
+        (own / file).write_text(json.dumps(kept | content))
+        with pytest.raises(UsageError, match=f"{name}/{file}"):
+            open_vocabulary(readable_vocabulary(own, 10) or "")
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": null}')
+    assert hf._extra_ids(tmp_path, {"model_type": "t5"}) == 100
+
+
+def test_bytes_are_one_vocabulary_whatever_files_say_so(tmp_path: Path) -> None:
+    own, theirs = vocabulary_digest(resolve("bytes")), tmp_path / "tokenizer_config.json"
+    content = {"tokenizer_class": "ByT5Tokenizer", "eos_token": "</s>"}
+    theirs.write_text(json.dumps(content))
+    assert vocabulary_digest(tmp_path) == own
+    for added in ({"384": {"content": "<new>"}}, {"0": {"content": "<pad>", "lstrip": False}}):
+        theirs.write_text(json.dumps(content | {"added_tokens_decoder": added}))
+        assert vocabulary_digest(tmp_path) != own
+
+
+def test_ids_that_no_token_has(tmp_path: Path) -> None:
+    vocab = {"<pad>": 0, "</s>": 1, "a": 5, "[": 2, "b": 40}
+    model = tokenizers.models.BPE(vocab=vocab, merges=[])
+    tokenizers.Tokenizer(model).save(str(tmp_path / FAST))
+    assert open_vocabulary(tmp_path).vocab_size == 41
+    names = token_names(tmp_path, 100, 64)
+    assert (len(names), names[40], len({*names})) == (64, "b", 64)
+    old = dataclasses.replace(random_weights(BASE), vocabulary=tmp_path)
+    # The library numbers added tokens on from how many there are, whatever the file says.
+    with pytest.raises(UsageError, match=r"'\[\[' would have the id 5, not 41: .* leaves ids out"):
+        extend.extended(old, ["[["])
 
 
 class TestStores:
@@ -363,17 +488,42 @@ class TestExtend:
         with pytest.raises(UsageError, match=said):
             extend.extended(own, tokens)
 
-    def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        from dss_jax.cli.main import main
+    def test_a_token_without_pieces_has_the_mean_of_all(self) -> None:
+        own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
+        new = extend.extended(own, ["\u200b", "\u4e2d"]).leaves[extend.EMBEDDING].read()
+        np.testing.assert_allclose(new[426], new[:426].mean(0), atol=1e-6)
+        np.testing.assert_allclose(new[427], new[2])
 
+    def test_a_vocabulary_of_another_model(self, tmp_path: Path) -> None:
+        own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
+        few = dataclasses.replace(own, config=dataclasses.replace(BASE, vocab_size=200))
+        with pytest.raises(UsageError, match=r"426 ids .* only 200 rows"):
+            extend.extended(few, ["\u4e2d"])
+        with pytest.raises(UsageError, match=r"has a vocabulary, .*Leave --vocabulary out"):
+            with_vocabulary(own, str(FOLDER / "llama"))
+        assert with_vocabulary(own, str(toy.VOCABULARY)).vocabulary == toy.VOCABULARY
+
+    def test_a_name_of_the_hub_becomes_no_folder_of_its_owner(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("tokens").write_text("\u4e2d", encoding="utf-8")
+        own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
+        monkeypatch.setattr("dss_jax.interop.formats.read_weights", lambda name: own)
+        for name in ("google/toy", "hf:google/toy-2@main"):
+            assert main(["vocabulary", "extend", name, "--tokens", "tokens"]) == 0
+        assert {p.name for p in tmp_path.iterdir()} == {"tokens", "toy-extended", "toy-2-extended"}
+
+    def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
         write_weights(own, str(tmp_path / "own"), "hf")
-        (tmp_path / "tokens").write_text("\u4e2d\n\n\u6587\n", encoding="utf-8")
+        (tmp_path / "tokens").write_text("\u4e2d\n\n\u6587\n", encoding="utf-8-sig")
         asked = ["vocabulary", "extend", str(tmp_path / "own")]
         assert main([*asked, "--tokens", str(tmp_path / "tokens")]) == 0
         assert "448 rows of the embedding, 448 before" in capsys.readouterr().out
         made = read_weights(str(tmp_path / "own-extended"))
-        assert open_vocabulary(made.vocabulary or "").vocab_size == 428
+        made_of = open_vocabulary(made.vocabulary or "")
+        assert (made_of.vocab_size, made_of.decode([426])) == (428, "\u4e2d")
         out = ["--out", str(tmp_path / "out")]
         assert main([*asked, *out, "--tokens", str(tmp_path / "none")]) == 2
         assert "cannot be read" in capsys.readouterr().err

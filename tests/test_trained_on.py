@@ -296,6 +296,22 @@ def test_a_run_is_refused_before_anything_is_prepared(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["bad_rows", "extra_ids", "tokenizers"])
+def test_what_has_changed_is_named(
+    name: str, tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = student(tmp_path, store, monkeypatch, **OURS)
+    made_from = store.manifest.get("made_from", {}) | {name: "then"}
+    manifest = store.manifest | {"made_from": made_from}
+    monkeypatch.setattr(store, "manifest", manifest)
+    monkeypatch.setattr(trained_on, "open_store", lambda path: store)
+    monkeypatch.setattr(trained_on, "store_keys", lambda folder: ["then"])
+    request = {"key": "now", "made_from": made_from | {name: "now"}}
+    own = config.Run(train=config.Train(output_dir=str(run)))
+    with pytest.raises(UsageError, match=r"there are now \([a-z-]+.*--store"):
+        trained_on.refuse_other([own], request)
+
+
 def test_a_damaged_note_does_not_hide_why_a_run_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,20 +69,13 @@ def main(args: argparse.Namespace) -> None:
     if not storage.is_remote(target):
         check_new_folder(Path(target))
 
-    from dss_jax.data.vocabulary import open_vocabulary, resolve, vocabulary_digest
+    from dss_jax.data.vocabulary import open_vocabulary
     from dss_jax.interop.formats import read_weights
-    from dss_jax.interop.vocabularies import vocabulary_size
+    from dss_jax.interop.vocabularies import vocabulary_size, with_vocabulary
 
     rows_given = _rows(args.compare_on)
     weights = read_weights(source, source_format, args.checkpoint)
-    if args.vocabulary is not None:
-        given = resolve(args.vocabulary)
-        if weights.vocabulary and vocabulary_digest(given) != vocabulary_digest(weights.vocabulary):
-            raise UsageError(
-                f"{weights.origin} has a vocabulary, {weights.vocabulary}, and {given} is another. "
-                "Leave --vocabulary out."
-            )
-        weights = dataclasses.replace(weights, vocabulary=given)
+    weights = with_vocabulary(weights, args.vocabulary)
     shown = "none: give --vocabulary FILE if it has one"
     if weights.vocabulary is not None:
         ids = vocabulary_size(weights.vocabulary, weights.extra_ids, weights.config, weights.origin)

@@ -39,10 +39,13 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
       UsageError: the folder holds no run, one that has trained nothing, or one of somebody else's
         that would execute a module or write where nobody has said so.
     """
+    from dss_jax.interop.model_files import T5_CONFIG, read_model_files
     from dss_jax.interop.vocabularies import vocabulary_of
 
     saved = _saved_config(folder).absolute()
-    if vocabulary is None and (own := vocabulary_of(folder)) is not None:
+    known = (folder / T5_CONFIG).is_file()  # Which says how many extra ids there are.
+    own = read_model_files(folder).vocabulary if known else vocabulary_of(folder)
+    if vocabulary is None and own is not None:
         bindings = [f"Vocabulary.path = {str(own.absolute())!r}", *bindings]
     values, text = gin_config.read_saved(saved).values, saved.read_text()
     began, _ = registry.remembered(text)

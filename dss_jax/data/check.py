@@ -21,7 +21,7 @@ from dss_jax.data.characters import lines as character_lines
 from dss_jax.data.old_records import some
 from dss_jax.data.store_writer import text_column
 from dss_jax.data.survey import closed_labels, not_allowed, renamed, unused_labels
-from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
+from dss_jax.data.tokenizer import Tokenizer
 
 Splits = Mapping[str, Sequence[Example]]
 Texts = Mapping[str, Sequence[str]]
@@ -33,6 +33,14 @@ SHARED_STOP = 0.01
 TELLS_NOTE, TELLS_STOP, TELLS_RIGHT = 0.2, 0.9, 0.95
 """Shares of rows whose input names one label alone, and of these the share where it is the gold
 one: from there on a line says so; that the label is given away."""
+
+_UNSPACED = (
+    "\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\u9fff\ua960-\ua97f"
+    "\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Characters of Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese and Korean, where a word may
+go on in the next one or in a particle.
+"""
 
 FEW_ROWS = 8
 """A label with fewer rows in train is hardly learned."""
@@ -105,7 +113,9 @@ def check_labels_asked(
     examples (if they are shown: `exemplars`), do not have any more.
     """
     wrong = renamed(not_allowed(examples, task.labels), unused_labels(task, examples))
-    if wrong := wrong or (_exemplars(task).stop if exemplars else ""):
+    if exemplars and not wrong and (wrong := _exemplars(task).stop):
+        wrong += ". Mend them in the task file, or ask without them: --exemplars 0"
+    if wrong:
         raise UsageError(f"task {task.name!r}: {wrong.rstrip('.')}. Nothing was sent.")
 
 
@@ -246,7 +256,11 @@ def _told(labels: tuple[str, ...], splits: Splits, folded: Texts) -> Finding:
 
 
 def _whole(label: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(folded_text(label))}(?!\w)")
+    """As a word of its own, in scripts that have a space between words."""
+    text = folded_text(label)
+    before = "" if re.match(f"[{_UNSPACED}]", text) else f"(?<![^\\W{_UNSPACED}])"
+    after = "" if re.match(f"[{_UNSPACED}]", text[-1:]) else f"(?![^\\W{_UNSPACED}])"
+    return re.compile(f"{before}{re.escape(text)}{after}")
 
 
 def _teacher(task: DistillationTask, splits: Splits) -> Finding:
@@ -273,12 +287,14 @@ def _tokens(splits: Splits, vocabulary: Tokenizer, style: str) -> dict[str, dict
     found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for split, rows in splits.items():
         texts = {
-            # A separator is one token.
-            "input": [prefix + e.input.replace(SEPARATOR, "<extra_id_0>") for e in rows],
             "label": [e.label for e in rows if e.label],
             "rationale": [e.rationale for e in rows if e.rationale],
         }
-        found[split] = {column: lengths(own) for column, own in texts.items() if own}
+        inputs = [vocabulary.parts(prefix + e.input) for e in rows]
+        parts = lengths([*itertools.chain.from_iterable(inputs)])
+        begins = np.cumsum([0, *map(len, inputs)])[:-1]
+        found[split] = {"input": np.add.reduceat(parts, begins)} if rows else {}
+        found[split] |= {column: lengths(own) for column, own in texts.items() if own}
     return found
 
 

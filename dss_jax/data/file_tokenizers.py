@@ -29,6 +29,7 @@ from dss_jax.data.tokenizer_files import (
     SILENT,
     added_tokens,
     files_of,
+    is_bytes,
     roles_of,
     settings_of,
 )
@@ -51,7 +52,7 @@ def _at_spaces(text: str) -> list[str]:
 
 def _at_single_spaces(text: str) -> list[str]:
     words = text.split(" ")
-    return [text] if "" in words else words
+    return [text] if "" in words or "▁" in text else words
 
 
 def _splitter(spec: Mapping[str, Any]) -> Callable[[str], list[str]] | None:
@@ -141,8 +142,8 @@ class FastTokenizer(FileTokenizer):
         self.pad_id, self.eos_id, self.unk_id = ids["pad_token"], ids["eos_token"], ids["unk_token"]
         self._silent = {ids[role] for role in SILENT if role in ids}
         self._whole = self._backend.token_to_id(SEPARATOR) == self.eos_id
-        highest = max(self._backend.get_added_tokens_decoder(), default=0)
-        self.vocab_size = max(self._backend.get_vocab_size(with_added_tokens=True), highest + 1)
+        ids_in_use = self._backend.get_vocab(with_added_tokens=True).values()
+        self.vocab_size = max(ids_in_use) + 1  # Some leave ids out.
         found = (self._backend.token_to_id(f"<extra_id_{n}>") for n in range(self.vocab_size))
         self.sentinels = [*iter(lambda: next(found, None), None)]
         self.extra_ids = len(self.sentinels)
@@ -153,7 +154,7 @@ class FastTokenizer(FileTokenizer):
 
     def names(self) -> list[str]:
         found = map(self._backend.id_to_token, range(self.vocab_size))
-        return [f"<unused_{i}>" if name is None else name for i, name in enumerate(found)]
+        return [f"<hole_{i}>" if name is None else name for i, name in enumerate(found)]
 
     def parts(self, text: str) -> list[str]:
         return [text] if self._whole else super().parts(text)
@@ -188,7 +189,10 @@ class FastTokenizer(FileTokenizer):
         odd = "\x1c-\x1f" + "".join(
             re.escape(one["content"][0])
             for one in tokens
-            if not words_apart or one["lstrip"] or one["rstrip"] or " " in one["content"]
+            if not words_apart
+            or one["lstrip"]
+            or one["rstrip"]
+            or any(map(str.isspace, one["content"]))
         )
         whole = re.compile(f"[{odd}]| {_MARKS}").search
         return lambda text: [text] if whole(text) else split(text)
@@ -215,7 +219,7 @@ class ByteTokenizer(FileTokenizer):
         self.path, self.extra_ids = path, 100
         self.sentinels = range(self.END - 1, self.END - 1 - self.extra_ids, -1)
         settings = settings_of(files)
-        extra = range(int(settings.get("extra_ids", 125)))
+        extra = range(settings.get("extra_ids", 125))
         strip = {"lstrip": True, "rstrip": True}
         tokens: dict[int, dict[str, Any]] = {
             i: {"content": name, **strip} for i, name in enumerate(NAMES.values())
@@ -241,7 +245,11 @@ class ByteTokenizer(FileTokenizer):
     def names(self) -> list[str]:
         known = {i: name for name, i in self._ids.items()}
         known |= {i: f"<0x{i - self.OFFSET:02X}>" for i in range(self.OFFSET, self.END)}
-        return [known.get(i, f"<unused_{i}>") for i in range(self.vocab_size)]
+        return [known.get(i, f"<hole_{i}>") for i in range(self.vocab_size)]
+
+    def identity(self) -> str:
+        """What makes it give other ids than another such tokenizer."""
+        return f"{self.names()} {self._added.pattern}"
 
     def parts(self, text: str) -> list[str]:
         return [text]
@@ -289,7 +297,7 @@ def open_tokenizer(path: Path) -> FileTokenizer:
     files = files_of(path)
     if FAST in files:
         return FastTokenizer(path, files)
-    if SETTINGS in files and settings_of(files).get("tokenizer_class") == BYTE_CLASS:
+    if is_bytes(files):
         return ByteTokenizer(path, files)
     raise UsageError(
         f"{path} holds no vocabulary: neither {PIECES}, {FAST}, nor a {SETTINGS} of {BYTE_CLASS}. "

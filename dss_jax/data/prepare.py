@@ -209,6 +209,7 @@ def made_from(request: Request) -> dict[str, Any]:
     if request["kind"] == "seqio":
         given = {k: request[k] for k in ("module", "use_cached")}
         return {**common, "seqio_task": request["name"], **given}
+    of_tokenizer = vocabulary.is_tokenizer(Path(request["vocabulary"]))
     files = sources.source_files(load_task_file(Path(request["task_file"])), request["data_dir"])
     return {
         **common,
@@ -219,6 +220,7 @@ def made_from(request: Request) -> dict[str, Any]:
         "extra_ids": request["extra_ids"],
         "prefixes": request["prefixes"],
         "bad_rows": request["bad_rows"],
+        **({"tokenizers": metadata.version("tokenizers")} if of_tokenizer else {}),
     }
 
 

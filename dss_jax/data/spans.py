@@ -138,11 +138,6 @@ class Pieces:
         return len(self.tokens)
 
     @property
-    def first_sentinel(self) -> int:
-        """Id of `<extra_id_0>`."""
-        return int(self.sentinels[0])
-
-    @property
     def own(self) -> int:
         """As of a split: all."""
         return len(self)

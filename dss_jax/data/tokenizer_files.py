@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ NAMES = {"pad_token": "<pad>", "eos_token": SEPARATOR, "unk_token": "<unk>"}
 
 SILENT = ("pad_token", "bos_token", "cls_token", "sep_token", "eos_token")
 """Tokens that no text is read from."""
+
+MOST_IDS = 2**24
+"""No vocabulary has as many."""
 
 FLAGS = ("lstrip", "rstrip", "normalized", "special", "single_word")
 
@@ -50,15 +53,31 @@ def at_hand(folder: Path) -> Path:
 
 
 def vocabulary_in(folder: Path, extra_ids: int = 100) -> Path | None:
-    """The vocabulary in a local folder: its SentencePiece file, with `extra_ids` above its pieces,
-    where that is all of it; the folder itself where it holds a tokenizer; None: neither.
+    """The vocabulary in a local folder: its SentencePiece file, with `extra_ids` above its pieces
+    (if its settings do not say how many), where that is all of it; the folder itself where it holds
+    a tokenizer; None: neither. UsageError: tokens were added in a way that is not read here.
     """
     files = files_of(folder)
-    is_bytes = SETTINGS in files and settings_of(files).get("tokenizer_class") == BYTE_CLASS
-    readable = FAST in files or is_bytes
-    if PIECES in files and not (readable and further_tokens(files, extra_ids)):
-        return files[PIECES]
+    settings = settings_of(files)
+    extra_ids = settings.get("extra_ids", extra_ids)
+    readable = FAST in files or is_bytes(files)
+    if PIECES in files:
+        if not (further := further_tokens(files, extra_ids)):
+            return files[PIECES]
+        if not readable:
+            raise UsageError(
+                f"{folder} has tokens that were added to {PIECES} ({min(further.values())!r}), and "
+                f"no {FAST} that has them. Write one with dss convert --from hf DIR --to hf NEW, "
+                "or with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+            )
     return folder if readable else None
+
+
+def is_bytes(files: Mapping[str, Path]) -> bool:
+    """Whether they are ByT5's, and no `tokenizer.json`."""
+    if FAST in files or SETTINGS not in files:
+        return False
+    return bool(settings_of(files).get("tokenizer_class") == BYTE_CLASS)
 
 
 def further_tokens(files: Mapping[str, Path], extra_ids: int) -> dict[int, str]:
@@ -75,14 +94,35 @@ def further_tokens(files: Mapping[str, Path], extra_ids: int) -> dict[int, str]:
 
 def added_tokens(files: Mapping[str, Path]) -> dict[int, dict[str, Any]]:
     """Id -> `content` and `FLAGS`, of the tokens that lie beside or above the model's pieces."""
+    kinds: dict[str, Callable[[dict[str, Any]], Iterable[tuple[Any, Any]]]] = {
+        ADDED: lambda held: [(n, {"content": text}) for text, n in held.items()],
+        SETTINGS: lambda held: (held.get("added_tokens_decoder") or {}).items(),
+        FAST: lambda held: [(one["id"], one) for one in held.get("added_tokens") or ()],
+    }
     found: dict[int, dict[str, Any]] = {}
-    if ADDED in files:
-        found |= {int(n): {"content": text} for text, n in read(files[ADDED]).items()}
-    decoder = settings_of(files).get("added_tokens_decoder") or {}
-    found |= {int(n): one for n, one in decoder.items()}
-    if FAST in files:
-        found |= {int(one["id"]): one for one in read(files[FAST]).get("added_tokens") or ()}
+    for name, tokens in kinds.items():
+        if name not in files:
+            continue
+        held = read(files[name])
+        try:
+            for number, token in tokens(held):
+                flags = [token.get(flag, False) for flag in FLAGS]
+                if not (_has_text(token) and all(isinstance(flag, bool) for flag in flags)):
+                    raise TypeError(f"{token!r} is no token")
+                if not 0 <= int(number) < MOST_IDS:
+                    raise TypeError(f"{number} is no id")
+                found[int(number)] = token
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{files[name]}: its added tokens are not as they should be ({error}): each an id, "
+                "a text, and flags that are true or false."
+            ) from error
     return found
+
+
+def _has_text(token: Any) -> bool:
+    text = token.get("content") if isinstance(token, dict) else token
+    return isinstance(text, str) and text != ""
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -98,8 +138,17 @@ def read(file: Path) -> dict[str, Any]:
 
 def settings_of(files: Mapping[str, Path]) -> dict[str, Any]:
     """`tokenizer_config.json`, and what transformers 4 keeps beside it."""
-    both = [read(files[name]) for name in (SPECIAL, SETTINGS) if name in files]
-    return {key: value for one in both for key, value in one.items() if value is not None}
+    both: dict[str, Any] = {}
+    for file in (files[name] for name in (SPECIAL, SETTINGS) if name in files):
+        own = {key: value for key, value in read(file).items() if value is not None}
+        tokens = [own[role] for role in own if role in (*SILENT, *NAMES, "mask_token")]
+        more = own.get("additional_special_tokens", [])
+        if wrong := [one for one in (*tokens, *more) if not _has_text(one)]:
+            raise UsageError(f"{file}: {wrong[0]!r} is no token.")
+        if not (isinstance(extra := own.get("extra_ids", 0), int) and 0 <= extra < MOST_IDS):
+            raise UsageError(f"{file}: extra_ids is {extra!r}, and should be a number of tokens.")
+        both |= own
+    return both
 
 
 def roles_of(settings: Mapping[str, Any]) -> dict[str, str]:

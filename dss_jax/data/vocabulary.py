@@ -62,11 +62,18 @@ def is_tokenizer(path: Path) -> bool:
 
 def vocabulary_digest(path: Path) -> str:
     """SHA-256 of what a vocabulary is made of, in hex, wherever it lies: of a SentencePiece file,
-    or of all files of a tokenizer.
+    or of all files of a tokenizer; of bytes, of their names, for ByT5's files come in many forms.
     """
     if not is_tokenizer(path):
         return file_digest(path)
-    found = "".join(f"{name} {file_digest(file)}\n" for name, file in files_of(path).items())
+    from dss_jax.data.tokenizer_files import is_bytes
+
+    if is_bytes(files := files_of(path)):
+        from dss_jax.data.file_tokenizers import ByteTokenizer
+
+        found = ByteTokenizer(path, files).identity()
+    else:
+        found = "".join(f"{name} {file_digest(file)}\n" for name, file in files.items())
     return hashlib.sha256(found.encode()).hexdigest()
 
 

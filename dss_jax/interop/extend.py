@@ -19,6 +19,7 @@ from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary, voc
 from dss_jax.interop import hf_config
 from dss_jax.interop.pieces import token_names
 from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
+from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import Leaf, Weights
 
 log = logging.getLogger(__name__)
@@ -29,15 +30,16 @@ EMBEDDING, HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
 def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
     """The checkpoint with tokens that its vocabulary has not; tokens that it has are passed over,
     which is said. A token's rows, of the embedding and of a head of its own, are the mean of those
-    of the pieces that it was written with before. Rows that no token has get the mean of all, which
-    is never the most probable.
+    of the pieces that it was written with before. Rows that no token has, and tokens that had no
+    piece, get the mean of all, which is never the most probable.
 
     Raises:
-      UsageError: no vocabulary, none that takes tokens, or no new token.
+      UsageError: no vocabulary, another model's, one that takes no tokens, or no new token.
     """
     path = weights.vocabulary
     if path is None:
         raise UsageError(f"{weights.origin} has no vocabulary beside it. Give --vocabulary FILE.")
+    first = vocabulary_size(path, weights.extra_ids, weights.config, weights.origin)
     old = open_vocabulary(path, weights.extra_ids)
     if isinstance(old, ByteTokenizer):
         raise UsageError(f"{weights.origin} has the vocabulary of bytes, which lacks no text.")
@@ -50,7 +52,7 @@ def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
     if not new:
         raise UsageError("no token is new to the vocabulary: there is nothing to add.")
     assert weights.config.vocab_size is not None
-    first, rows = old.vocab_size, weights.config.vocab_size
+    rows = weights.config.vocab_size
     if first + len(new) > rows:
         rows = -(-(first + len(new)) // 128) * 128
     replaced = [_replaced(old, token) for token in new]
@@ -60,7 +62,8 @@ def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
         whole = np.broadcast_to(table[:first].mean(axis=0), (rows, table.shape[1])).copy()
         whole[:first] = table[:first]
         for row, ids in enumerate(replaced, first):
-            whole[row] = table[ids].mean(axis=0)
+            if ids:  # Normalizers take some characters away: a zero-width space for one.
+                whole[row] = table[ids].mean(axis=0)
         return whole
 
     return replace(
@@ -113,6 +116,13 @@ def _folder(path: Path, extra_ids: int, first: int, new: Sequence[str]) -> Path:
         same = backend.normalizer is None or backend.normalizer.normalize_str(token) == token
         spec["added_tokens"].append(added_token(number, token, {"normalized": same}, special=False))
     content[FAST] = json.dumps(spec, ensure_ascii=False).encode()
+    made_of = tokenizers.Tokenizer.from_str(content[FAST].decode())
+    for number, token in enumerate(new, first):
+        if (there := made_of.token_to_id(token)) != number:
+            raise UsageError(
+                f"{token!r} would have the id {there}, not {number}: {path} leaves ids out, and "
+                "the tokenizers library gives a new token the number of those that there are."
+            )
     with tempfile.TemporaryDirectory(prefix="dss-") as temporary:
         for name, value in content.items():
             (Path(temporary) / name).write_bytes(value)

@@ -25,6 +25,7 @@ from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.paths import check_name, write_whole
+from dss_jax.data import tokenizer_files
 from dss_jax.data.vocabulary import files_of, is_tokenizer
 from dss_jax.interop import hf_config
 from dss_jax.interop.hf_config import written_by_transformers_5
@@ -210,8 +211,7 @@ def _same(one: Leaf, other: Leaf) -> bool:
 def _extra_ids(path: Path, fields: Mapping[str, Any]) -> int:
     """Sentinels above the SentencePiece model's pieces; those of mT5 are inside the model."""
     default = {"mt5": 0, "umt5": 300}.get(fields["model_type"], 100)
-    file = path / "tokenizer_config.json"
-    return int(hf_config.read_json(file).get("extra_ids", default)) if file.is_file() else default
+    return int(tokenizer_files.settings_of(files_of(path)).get("extra_ids", default))
 
 
 def write_hf(

@@ -2,23 +2,32 @@
 library tokenizes them all.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder, write_whole
 from dss_jax.data import tokenizer_files
+from dss_jax.data.tokenizer import SentencePiece
 from dss_jax.data.tokenizer_files import FAST, FLAGS, PIECES, added_tokens, further_tokens
-from dss_jax.data.vocabulary import copy_vocabulary, files_of, vocabulary_digest
+from dss_jax.data.vocabulary import files_of, vocabulary_digest
 from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
 
 WORDS, MERGES = "vocab.json", "merges.txt"
 
+REMEDY = (
+    "No tokenizer.json can be made of these here. With transformers, "
+    "AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one."
+)
+
 
 def readable_vocabulary(folder: Path, extra_ids: int) -> Path | None:
     """The vocabulary of a Hugging Face folder: see `tokenizer_files.vocabulary_in`. Where its files
-    are of before `tokenizer.json`, a copy of them in the cache that has one, too.
+    are of before `tokenizer.json`, a copy of them in the cache that has one, too. UsageError: none
+    can be made of them.
     """
     files = files_of(folder)
     if FAST in files:
@@ -28,23 +37,32 @@ def readable_vocabulary(folder: Path, extra_ids: int) -> Path | None:
             return files[PIECES]
         made = _of_pieces(files, extra_ids)
     elif {WORDS, MERGES} <= files.keys():
+        kind = tokenizer_files.settings_of(files).get("tokenizer_class")
+        if kind not in (None, "RobertaTokenizer", "RobertaTokenizerFast"):
+            raise UsageError(f"{folder} has the files of a {kind}. {REMEDY}")
         made = _of_merges(files)
     else:
         return tokenizer_files.vocabulary_in(folder, extra_ids)
-    copy = cache_folder() / "vocabularies" / vocabulary_digest(folder)[:16]
+    text = json.dumps(made, ensure_ascii=False)
+    key = hashlib.sha256(f"{vocabulary_digest(folder)} {text}".encode()).hexdigest()[:16]
+    copy = cache_folder() / "vocabularies" / key
     if not (copy / FAST).is_file():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if not copy.is_dir():
-            copy_vocabulary(folder, copy)
-        write_whole(copy / FAST, json.dumps(made, ensure_ascii=False))
+        for name, file in files.items():
+            write_whole(copy / name, file.read_bytes())
+        # Last: a folder that has it is taken for a whole one.
+        write_whole(copy / FAST, text)
     return copy
 
 
-def _of_pieces(files: Mapping[str, Path], extra_ids: int) -> dict[str, Any] | None:
+def _of_pieces(files: Mapping[str, Path], extra_ids: int) -> dict[str, Any]:
     """T5's with added tokens, as transformers 5 makes it: cut at white space."""
-    made = tokenizer_json(files[PIECES], extra_ids)
+    try:
+        SentencePiece(files[PIECES], 0)  # Whose special ids are T5's.
+        made, why = tokenizer_json(files[PIECES], extra_ids), "is not of T5's kind (unigrams)."
+    except UsageError as error:
+        made, why = None, f"has tokens added to it. {error}"
     if made is None:
-        return None
+        raise UsageError(f"{files[PIECES]} {why} {REMEDY}")
     normalizers = made["normalizer"]["normalizers"]
     made["normalizer"]["normalizers"] = [n for n in normalizers if n["type"] == "Precompiled"]
     space = {**made["pre_tokenizer"], "split": True}

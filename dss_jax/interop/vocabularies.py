@@ -1,5 +1,6 @@
 """The vocabulary beside a checkpoint: where it is, and whether it is the checkpoint's."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -18,7 +19,14 @@ from dss_jax.data.tokenizer_files import (
     token_text,
     vocabulary_in,
 )
-from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary
+from dss_jax.data.vocabulary import (
+    files_of,
+    is_tokenizer,
+    open_vocabulary,
+    resolve,
+    vocabulary_digest,
+)
+from dss_jax.interop.weights import Weights
 
 SENTINEL = re.compile(r"<extra_id_\d+>")
 
@@ -48,6 +56,19 @@ def added_to(vocabulary: Path | None, extra_ids: int) -> list[str]:
     }
     found = [token_text(token) for _, token in sorted(added_tokens(files).items())]
     return [text for text in found if text not in own and not SENTINEL.fullmatch(text)]
+
+
+def with_vocabulary(weights: Weights, name: str | None) -> Weights:
+    """The checkpoint with the vocabulary of that name, or as it is. UsageError: it has another."""
+    if name is None:
+        return weights
+    given, own = resolve(name), weights.vocabulary
+    if own and vocabulary_digest(given) != vocabulary_digest(own):
+        raise UsageError(
+            f"{weights.origin} has a vocabulary, {own}, and {given} is another. Leave --vocabulary "
+            "out."
+        )
+    return dataclasses.replace(weights, vocabulary=given)
 
 
 def vocabulary_size(vocabulary: Path, extra_ids: int, config: T5Config, origin: str) -> int:

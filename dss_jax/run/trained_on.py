@@ -43,6 +43,9 @@ MADE_FROM = {
     "prefixes": "the prefixes",
     "code": "another version of dss-jax",
     "seqio": "another version of SeqIO",
+    "tokenizers": "another version of tokenizers",
+    "bad_rows": "what is done about bad rows",
+    "extra_ids": "the number of extra ids",
 }
 """Of what a store is made, for people."""
 
@@ -163,10 +166,11 @@ def refuse_other(runs: Sequence[config.Run], request: Mapping[str, Any]) -> None
             before = open_store(read(folder)["store"]["path"]).manifest["made_from"]
         changed = [what for name, what in MADE_FROM.items() if before.get(name) != now.get(name)]
         which = f" ({', '.join(changed)})" if before else ""
+        own = f"; or its own store: --store {read(folder)['store']['path']}" if before else ""
         raise UsageError(
             f"{folder} holds a run that was trained on other data than there are now{which}. "
             "Nothing was prepared. Give another --output_dir to train on what is there now, or the "
-            "data of then to go on with that run."
+            f"data of then to go on with that run{own}."
         )
 
 
