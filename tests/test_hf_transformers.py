@@ -91,8 +91,8 @@ def test_transformers_loads_what_we_write(config: T5Config, tmp_path: Path, capl
         )
     assert not any(report.values()), report
     said = [r.getMessage() for r in caplog.records]
-    # transformers 5 says this of every v1.1, Google's own included: its T5Config always ties. It says
-    # it once or twice, by what else the process has loaded.
+    # transformers 5 says this of every v1.1, Google's own included: its T5Config always ties. Once
+    # or twice, by what else the process has loaded.
     tied = [m for m in said if "so we will NOT tie them" in m]
     assert bool(tied) == (not config.logits_via_embedding)
     assert len(tied) <= 2
