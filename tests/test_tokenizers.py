@@ -20,6 +20,7 @@ from dss_jax.cli import saved_run
 from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.registry import load_task
 from dss_jax.data.columns import Examples
 from dss_jax.data.file_tokenizers import FastTokenizer
 from dss_jax.data.joint import joint_pair
@@ -184,6 +185,8 @@ def test_a_space_that_is_written_out(tmp_path: Path, opened: dict[str, Tokenizer
 
 def test_a_vocabulary_of_a_name(tmp_path: Path, folders: dict[str, Path]) -> None:
     assert open_vocabulary(resolve("bytes")).encode("hi") == [107, 108]
+    of_bytes = dataclasses.replace(load_task("word_problems"), default_vocabulary="bytes")
+    assert resolve(None, of_bytes) == resolve("bytes")
     assert resolve(str(folders["llama"])) == folders["llama"]
     t5_folder(tmp_path)
     assert resolve(str(tmp_path)) == (tmp_path / "spiece.model").resolve()

@@ -14,14 +14,14 @@ import seqio
 import tensorflow as tf
 
 from dss_jax.data.file_tokenizers import open_tokenizer
-from dss_jax.data.vocabulary import is_tokenizer, resolve, vocabulary_digest
+from dss_jax.data.vocabulary import BYTES, is_tokenizer, resolve, vocabulary_digest
 
 
 def seqio_vocabulary(path: str | Path, extra_ids: int = 100) -> seqio.Vocabulary:
     """The vocabulary of a path, or of an address that `tf.io.gfile` opens when it is needed."""
     if "://" in str(path):
         return SentencePieceVocabulary(str(path), extra_ids=extra_ids)
-    local = resolve(str(path)) if Path(path).exists() or str(path) == "bytes" else Path(path)
+    local = resolve(str(path)) if Path(path).exists() or str(path) == BYTES else Path(path)
     if is_tokenizer(local):
         return TokenizerVocabulary(local)
     return SentencePieceVocabulary(str(path), extra_ids=extra_ids)

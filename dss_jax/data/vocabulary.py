@@ -24,7 +24,8 @@ def wanted(path: str | None, task: DistillationTask | None) -> str:
     if path:
         return path
     if task is not None and task.default_vocabulary and task.file:
-        return str(Path(task.file).parent / task.default_vocabulary)
+        own = task.default_vocabulary
+        return own if own == BYTES else str(Path(task.file).parent / own)
     return os.environ.get("DSS_VOCABULARY") or T5_PUBLIC
 
 
