@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dss_jax.core import storage
 from dss_jax.core.config import T5Config
@@ -26,7 +27,9 @@ from dss_jax.data.vocabulary import (
     resolve,
     vocabulary_digest,
 )
-from dss_jax.interop.weights import Weights
+
+if TYPE_CHECKING:
+    from dss_jax.interop.weights import Weights
 
 SENTINEL = re.compile(r"<extra_id_\d+>")
 
@@ -58,7 +61,7 @@ def added_to(vocabulary: Path | None, extra_ids: int) -> list[str]:
     return [text for text in found if text not in own and not SENTINEL.fullmatch(text)]
 
 
-def with_vocabulary(weights: Weights, name: str | None) -> Weights:
+def with_vocabulary(weights: "Weights", name: str | None) -> "Weights":
     """The checkpoint with the vocabulary of that name, or as it is. UsageError: it has another."""
     if name is None:
         return weights
