@@ -15,6 +15,9 @@ PATIENCE = 0.7
 """Seconds that the main thread has to answer. In a call of a library (XLA compiles for minutes) it
 does not, and Python has no other to do it."""
 
+AGAIN = 0.05
+"""Seconds after which a signal comes again whose exception was dropped."""
+
 
 @contextmanager
 def ends_soon() -> Iterator[None]:
@@ -35,6 +38,18 @@ def ends_soon() -> Iterator[None]:
                 os.write(2, b"dss: stopped\n")
                 os._exit(128 + number[0])
 
+    def unraised(what: Any) -> None:
+        """In a `__del__` or a callback of the garbage collector (JAX has one) Python drops the
+        exception: the signal comes again.
+        """
+        if signals.told and what.exc_type in (KeyboardInterrupt, SystemExit):
+            again = threading.Timer(AGAIN, os.kill, (os.getpid(), signals.told[-1]))
+            again.daemon = True
+            again.start()
+        else:
+            dropped(what)
+
+    dropped, sys.unraisablehook = sys.unraisablehook, unraised
     both = (signal.SIGINT, signal.SIGTERM)
     taken = [n for n in both if signal.getsignal(n) is not signal.SIG_IGN]  # As under nohup.
     before = {number: signal.signal(number, handle) for number in taken}
@@ -47,6 +62,7 @@ def ends_soon() -> Iterator[None]:
         try:
             yield
         finally:
+            sys.unraisablehook = dropped
             signal.set_wakeup_fd(wakeup)
             for number, earlier in before.items():
                 signal.signal(number, earlier)
