@@ -9,6 +9,7 @@ No accelerator is needed: docs/compiled.md.
 """
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dss_jax.cli import options
@@ -56,8 +57,6 @@ def main(args: argparse.Namespace) -> int:
 
 def compile_for(args: argparse.Namespace, run: config.Run, wanted: "Slice") -> int:
     """Compiles a run's step for a slice and prints what is said of it: 0 if it fits, else 1."""
-    from pathlib import Path
-
     if args.program:
         make_folder(Path(args.program).parent)  # Before minutes of compiling.
     session, batches, batch = open_for(args, run, wanted)
@@ -96,7 +95,6 @@ def open_for(
 ) -> "tuple[Session, TrainBatches, Batch]":
     """The run's session on the slice's devices, its batches, and the shapes of the largest."""
     import os
-    from pathlib import Path
 
     import jax
     from jax.experimental.compilation_cache import compilation_cache

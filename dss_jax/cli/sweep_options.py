@@ -191,8 +191,9 @@ def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore
     for one in planned:
         run = one.run
         # What runs differ in and their stores do not is left out.
-        task = replace(run.task, train_fraction=1.0, train_count=None)
-        task = replace(task, subset_seed=0, fresh_subsets=False)
+        task = replace(
+            run.task, train_fraction=1.0, train_count=None, subset_seed=0, fresh_subsets=False
+        )
         data = config.Data(store=run.data.store, store_dir=run.data.store_dir)
         store = stores.setdefault(one.cell.task, made(task, run.vocabulary, data))
         if problem := _lacking(store, one):

@@ -8,8 +8,8 @@ Shape letters: n rows, T tokens of all rationales, ends left out.
 import numpy as np
 
 from dss_jax.core.method_config import Method
-from dss_jax.data.columns import permutation
-from dss_jax.data.joint import side_by_side
+from dss_jax.data.columns import only, permutation
+from dss_jax.data.joint import endings, side_by_side, unended
 from dss_jax.data.store import Ragged, Slices
 
 DRAW = 2**32
@@ -26,14 +26,16 @@ def controlled(
         return rationales
     has = rationales.lengths() > 0
     if method.control == "label":
-        return _only(labels, has)
+        return only(labels, has)
     if method.control == "input":
-        inputs = _without_inner_ends(_only(_without_prefix(inputs), has))
+        inputs = _without_inner_ends(only(_without_prefix(inputs), has))
         return side_by_side([_begin(rationales, begin), inputs])
     if method.control in ("other", "same_label"):
         groups = _groups(labels) if method.control == "same_label" else np.zeros(len(has), int)
         return _of_others(rationales, np.where(has, groups, -1), seed)
-    bodies = side_by_side([_body(rationales, begin)])
+    starts = np.minimum(rationales.starts + begin, rationales.ends)
+    begun = Slices(rationales.values, starts, rationales.ends)
+    bodies = side_by_side([unended(begun)])
     rows_T = np.repeat(np.arange(len(has)), bodies.lengths())
     made = bodies
     if method.control == "shuffled":
@@ -50,25 +52,11 @@ def controlled(
         kept_T = ranks_T < method.control_tokens
         counts = np.bincount(rows_T[kept_T], minlength=len(has))
         made = Ragged(bodies.values[kept_T], np.concatenate([[0], np.cumsum(counts)]))
-    return side_by_side([_begin(rationales, begin), made, _end(rationales)])
-
-
-def _only(tokens: Slices, rows: np.ndarray) -> Slices:
-    return Slices(tokens.values, tokens.starts, np.where(rows, tokens.ends, tokens.starts))
+    return side_by_side([_begin(rationales, begin), made, endings(rationales)])
 
 
 def _begin(tokens: Slices, count: int) -> Slices:
     return Slices(tokens.values, tokens.starts, np.minimum(tokens.starts + count, tokens.ends))
-
-
-def _body(tokens: Slices, begin: int) -> Slices:
-    starts = np.minimum(tokens.starts + begin, tokens.ends)
-    return Slices(tokens.values, starts, np.maximum(tokens.ends - 1, starts))
-
-
-def _end(tokens: Slices) -> Slices:
-    """The ends of sequence alone."""
-    return Slices(tokens.values, np.maximum(tokens.ends - 1, tokens.starts), tokens.ends)
 
 
 def _draws(rows_T: np.ndarray, seed: int) -> np.ndarray:
@@ -96,7 +84,7 @@ def _of_others(rationales: Slices, groups: np.ndarray, seed: int) -> Slices:
     source = np.empty_like(order)
     source[order] = order[np.where(at < last, at + 1, first)]
     alone = source == np.arange(len(groups))
-    return _only(rationales.take(source), (groups >= 0) & ~alone)
+    return only(rationales.take(source), (groups >= 0) & ~alone)
 
 
 def _without_prefix(inputs: Slices) -> Slices:

@@ -24,9 +24,14 @@ def side_by_side(parts: Sequence[Slices]) -> Ragged:
     return Ragged(values, offsets)
 
 
-def _unended(tokens: Slices) -> Slices:
+def unended(tokens: Slices) -> Slices:
     """A column without its end-of-sequences."""
     return Slices(tokens.values, tokens.starts, np.maximum(tokens.ends - 1, tokens.starts))
+
+
+def endings(tokens: Slices) -> Slices:
+    """The end-of-sequences of a column alone."""
+    return Slices(tokens.values, np.maximum(tokens.ends - 1, tokens.starts), tokens.ends)
 
 
 def _everywhere(ids: Sequence[int], rows: np.ndarray) -> Slices:
@@ -67,8 +72,8 @@ def _joint_targets(split: StoreSplit, form: str, labels: Slices, rationales: Sli
     gap = "" if split.encode("a b") == [*a, *b] else " "
     ids = split.encode(f"{gap}{mark}{gap}")[len(begin) :]
     after = Slices(second.values, second.starts + len(begin) * explained, second.ends)
-    ends = Slices(labels.values, np.maximum(labels.ends - 1, labels.starts), labels.ends)
-    return side_by_side([_unended(first), _everywhere(ids, explained), _unended(after), ends])
+    parts = [unended(first), _everywhere(ids, explained), unended(after), endings(labels)]
+    return side_by_side(parts)
 
 
 def label_in(text: str, form: str) -> str:

@@ -126,6 +126,7 @@ def _has_text(token: Any) -> bool:
 
 
 def read(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of Hugging Face's; raises UsageError where there is none."""
     try:
         found = strict_json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

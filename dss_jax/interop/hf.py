@@ -134,7 +134,7 @@ def read_hf(path: Path) -> Weights:
     """
     origin = f"the Hugging Face folder {path}"
     tensors, notes = _unwrapped(open_tensors(path), origin)
-    fields = hf_config.read_json(path / hf_config.CONFIG)
+    fields = tokenizer_files.read(path / hf_config.CONFIG)
     config = hf_config.shape_of(fields, origin)
     if tensors.pop(UNUSED, None) is not None:
         notes.append(f"left out: {UNUSED}, which no implementation of T5 uses")
@@ -314,7 +314,7 @@ def open_tensors(folder: Path) -> dict[str, Leaf]:
         raise UsageError(f"{folder} has no weights. Looked for: {', '.join(WEIGHTS)}.")
     if main.suffix != ".json":
         return _open_file(main)
-    index = hf_config.read_json(main).get("weight_map")
+    index = tokenizer_files.read(main).get("weight_map")
     if not isinstance(index, dict):
         raise UsageError(f"{main} has no weight_map, so it is no index of shards.")
     tensors: dict[str, Leaf] = {}

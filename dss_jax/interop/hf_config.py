@@ -8,10 +8,8 @@ from the configuration here; the tensors say whether the head is tied.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from dss_jax.core import strict_json
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID, PAD_ID, UNK_ID
@@ -56,17 +54,6 @@ ACTIVATIONS = {"relu": "relu", "silu": "silu", "swish": "silu", "gelu_new": "gel
 
 TOKEN_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 """Fields of the same name on both sides -> T5's value, where the file lacks it."""
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; raises UsageError where there is none."""
-    try:
-        value = strict_json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read: {error}.") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{file} does not hold a JSON object.")
-    return value
 
 
 def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:

@@ -12,7 +12,14 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder, write_whole
 from dss_jax.data import tokenizer_files
 from dss_jax.data.tokenizer import SentencePiece
-from dss_jax.data.tokenizer_files import FAST, FLAGS, PIECES, added_tokens, further_tokens
+from dss_jax.data.tokenizer_files import (
+    FAST,
+    FLAGS,
+    PIECES,
+    added_tokens,
+    further_tokens,
+    token_text,
+)
 from dss_jax.data.vocabulary import files_of, vocabulary_digest
 from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
 
@@ -87,14 +94,13 @@ def _of_merges(files: Mapping[str, Path]) -> dict[str, Any]:
     roles = {**tokenizer_files.NAMES, **roles}
     tokens = {role: settings.get(role, name) for role, name in roles.items()}
     listed = [*tokens.values(), *(settings.get("additional_special_tokens") or ())]
-    flags = {one["content"]: _flags(one) for one in listed if isinstance(one, dict)}
-    names = [one["content"] if isinstance(one, dict) else str(one) for one in listed]
-    ids = {**words, **{str(one["content"]): n for n, one in added_tokens(files).items()}}
+    flags = {token_text(one): _flags(one) for one in listed if isinstance(one, dict)}
+    names = [*map(token_text, listed)]
+    added = {n: token_text(one) for n, one in added_tokens(files).items()}
+    ids = {**words, **{name: n for n, name in added.items()}}
     for name in names:
         ids.setdefault(name, max(ids.values()) + 1)
-    special = {ids[name]: name for name in names} | {
-        n: str(one["content"]) for n, one in added_tokens(files).items()
-    }
+    special = {ids[name]: name for name in names} | added
     space = bool(settings.get("add_prefix_space", False))
     level = {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True}
     end, begin = (names[[*tokens].index(role)] for role in ("sep_token", "cls_token"))

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,12 @@ class FoundRun:
     @property
     def seed(self) -> int:
         return int(self.results["seed"])
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """Name -> value, of all that makes the run what it is."""
+        lines = run_folder.fixed_lines((self.folder / run_folder.CONFIG).read_text())
+        return dict(line.split(" = ", 1) for line in lines if " = " in line)
 
     def score(self, split: str) -> float:
         """Accuracy, per cent, of the checkpoint that was best on validation."""
@@ -130,7 +137,7 @@ class FoundCell:
     @property
     def subsets(self) -> int:
         """How many subsets of the training data its runs have, by `Task.subset_seed`."""
-        return len({_settings(run.folder, ()).get("Task.subset_seed") for run in self.runs})
+        return len({run.settings.get("Task.subset_seed") for run in self.runs})
 
     @property
     def trained_rows(self) -> set[int]:
@@ -224,13 +231,6 @@ def _folders(folder: Path) -> Iterator[Path]:
         names[:] = sorted(n for n in names if n not in PASSED_OVER)
 
 
-def _settings(folder: Path, without: Sequence[str] = SEEDS) -> dict[str, str]:
-    """The settings that make a run what it is, but for its seeds."""
-    lines = run_folder.fixed_lines((folder / run_folder.CONFIG).read_text())
-    pairs = (line.split(" = ", 1) for line in lines if " = " in line)
-    return {name: value for name, value in pairs if name not in without}
-
-
 def _other_data(run: FoundRun, other: FoundRun) -> list[str]:
     """What differs between the data of two runs, where both say what these were."""
     return [*trained_on.changed(trained_on.read(run.folder), trained_on.read(other.folder))]
@@ -273,10 +273,10 @@ def _check_same(cell: FoundCell, new: FoundRun) -> None:
     if not cell.runs:
         return
     old = cell.runs[0]
-    before, now = _settings(old.folder), _settings(new.folder)
+    before, now = old.settings, new.settings
     # A version that had not a setting yet did what it does at its default.
     defaults = {name: repr(field.default) for name, field in config.SETTINGS.items()}
-    names = [*(defaults | before | now)]
+    names = [name for name in defaults | before | now if name not in SEEDS]
     values = ((n, *((defaults | one).get(n, "not set") for one in (before, now))) for n in names)
     if shown := [f"  {n}: {one} and {other}\n" for n, one, other in values if one != other]:
         raise UsageError(

@@ -83,11 +83,10 @@ def train(
     """
     results: dict[int, dict] = {}
     curves: list[tuple[str, Path]] = []
-    opened = sharing()
+    opened, subsets = sharing(), [run.task for run in runs]
     for i, run in enumerate(runs):
         seed = run.train.seed
         log.info("seed %d, %d of %d", seed, i + 1, len(runs))
-        subsets = [other.task for other in runs if other.task != run.task]
         results[seed] = single.train(
             run, store, scorer, None if i else clock, plan_subsets=subsets, opened=opened
         )
