@@ -39,7 +39,7 @@ def test_there_and_back_bit_for_bit(source: Path, tmp_path: Path, capsys) -> Non
     said = capsys.readouterr().out
     assert "2 + 3 layers" in said
     assert f"{sum(x.size for x in state.values()):,}" in said
-    assert sorted(f.name for f in orbax.iterdir()) == ["params", "t5_config.json"]
+    assert sorted(f.name for f in orbax.iterdir()) == ["params", "sums.json", "t5_config.json"]
     assert read_weights(str(orbax)).config == read_weights(str(source)).config
     assert convert("--from", "orbax", orbax, "--to", "hf", back) == 0
     files = ["config.json", "generation_config.json", "model.safetensors", "sums.json"]
@@ -143,6 +143,7 @@ def test_a_run_with_lora_is_read_merged(toy_store, tmp_path: Path) -> None:
 def test_parameters_of_another_model(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "orbax"
     assert convert("--from", "hf", source, "--to", "orbax", out) == 0
+    (out / "sums.json").unlink()
     file = out / "t5_config.json"
     file.write_text(file.read_text().replace('"mlp_dim": 28', '"mlp_dim": 29'))
     with pytest.raises(UsageError, match=r"misshapen: encoder/layers/mlp/wo/kernel is \[2, 28, 20"):

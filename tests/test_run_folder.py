@@ -11,7 +11,7 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.run import run_folder
 from dss_jax.run.changes import other_settings
-from dss_jax.run.run_folder import begun, hand_over, open_run_folder
+from dss_jax.run.run_folder import begun, open_run_folder
 
 KEY = "0123"
 
@@ -35,17 +35,17 @@ def test_what_a_sweep_hands_over_is_begun_when_a_run_has_opened_it(
     run: config.Run, tmp_path: Path
 ) -> None:
     folder, file = tmp_path / "run", tmp_path / "run" / run_folder.CONFIG
-    hand_over(run)
+    open_run_folder(run, None)
     assert file.read_text() == config.to_gin(run)
     assert gin_config.load_run([file]) == run
     assert not begun(folder)
     # Before that it may still change, for whoever plans it.
     assert other_settings(changed(run, steps=7), folder) == ""
-    hand_over(changed(run, steps=7))
+    open_run_folder(changed(run, steps=7), None)
     with pytest.raises(UsageError, match=r"-Train.steps = 7\n\+Train.steps = 10000"):
         open_run_folder(run, KEY)
     assert not begun(folder)
-    hand_over(run)
+    open_run_folder(run, None)
     open_run_folder(run, KEY)
     assert begun(folder)
     assert file.read_text() == f"{run_folder.STORE_LINE}{KEY}\n{config.to_gin(run)}"
@@ -55,12 +55,12 @@ def test_a_run_that_goes_on_is_handed_over_with_its_data(run: config.Run, tmp_pa
     file = tmp_path / "run" / run_folder.CONFIG
     open_run_folder(run, KEY)
     (tmp_path / "run" / run_folder.CHECKPOINTS).mkdir()
-    hand_over(changed(run, log_every=3))
+    open_run_folder(changed(run, log_every=3), None)
     assert file.read_text().startswith(f"{run_folder.STORE_LINE}{KEY}\n# Task\n")
     assert gin_config.load_run([file]).train.log_every == 3
-    for change in (hand_over, lambda run: open_run_folder(run, KEY)):
+    for store in (None, KEY):
         with pytest.raises(UsageError, match=r"another configuration(.|\n)*\+Train.steps = 7"):
-            change(changed(run, steps=7))
+            open_run_folder(changed(run, steps=7), store)
     assert "+Train.steps = 7" in other_settings(changed(run, steps=7), tmp_path / "run")
     with pytest.raises(UsageError, match=rf"\+{run_folder.STORE_LINE}other"):
         open_run_folder(run, "other")
@@ -85,9 +85,9 @@ def test_settings_may_be_mended_until_something_was_trained(
 def test_a_folder_with_something_else_in_it_is_left_alone(run: config.Run, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").touch()
-    for change in (hand_over, lambda run: open_run_folder(run, KEY)):
+    for store in (None, KEY):
         with pytest.raises(UsageError, match="it is not a run's folder"):
-            change(run)
+            open_run_folder(run, store)
     assert len(list((tmp_path / "run").iterdir())) == 1
 
 

@@ -278,7 +278,7 @@ def test_what_is_asked_wrongly(student: Student, copy: Path) -> None:
             lambda f: (f / "spiece.model").unlink(),
             r"no SentencePiece file beside it \(spiece.model",
         ),
-        (lambda f: (f / "spiece.model").write_bytes(b"\x08"), "spiece.model cannot be read"),
+        (lambda f: (f / "spiece.model").write_bytes(b"\x08"), "spiece.model is not the one"),
         (lambda f: (f / "student.json").write_text('{"for'), "student.json cannot be read as"),
         (
             lambda f: (f / "student.json").write_text('{"format": 1, "task": "a", "task": "b"}'),

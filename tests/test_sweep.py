@@ -253,7 +253,7 @@ def test_a_cell_that_was_planned_and_never_begun_may_change(tmp_path: Path) -> N
     assert (planned.train.steps, planned.train.output_dir) == (4, str(folder))
     cells = sweep_plan.cells_in(tmp_path / "s")
     assert len(sweep_plan.begun_before(tmp_path / "s", [])) == len(cells) - 2 == 7
-    run_folder.hand_over(planned)
+    run_folder.open_run_folder(planned, None)
     other = config.Run(train=config.Train(steps=5, output_dir=str(folder)))
     assert other_settings(other, folder) == ""
     done = tmp_path / "s" / GROUP / "dss/frac_1/seed_0"

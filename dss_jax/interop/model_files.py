@@ -37,22 +37,33 @@ class ModelFiles(NamedTuple):
 def write_model_files(folder: Path, files: ModelFiles) -> None:
     """Writes both files; no vocabulary where there is none."""
     fields = {name: getattr(files.config, name) for name in SHAPE_FIELDS}
-    text = json.dumps({**fields, "extra_ids": files.extra_ids}, indent=2)
+    fields["extra_ids"] = files.extra_ids
     if files.vocabulary is not None:
-        from dss_jax.data.vocabulary import files_of
+        from dss_jax.data.vocabulary import files_of, vocabulary_digest
 
         for name, file in files_of(files.vocabulary).items():
             write_whole(folder / name, file.read_bytes())
+        fields["vocabulary_sha256"] = vocabulary_digest(files.vocabulary)
     # Last: a folder that has it is taken for a whole one.
-    write_whole(folder / T5_CONFIG, text + "\n")
+    write_whole(folder / T5_CONFIG, json.dumps(fields, indent=2) + "\n")
 
 
 def read_model_files(folder: Path) -> ModelFiles:
-    """Reads them. Raises UsageError: `t5_config.json` is missing or is not of this form."""
+    """Reads them. Raises UsageError: `t5_config.json` is missing or is not of this form, or the
+    vocabulary is not the one that it was written beside.
+    """
+    config, extra_ids, digest = read_t5_config(folder)
+    from dss_jax.interop.vocabularies import vocabulary_of
+
+    return ModelFiles(config, vocabulary_of(folder, extra_ids, digest), extra_ids)
+
+
+def read_t5_config(folder: Path) -> tuple[T5Config, int, str | None]:
+    """`t5_config.json` alone: the shape, the vocabulary's extra ids and its digest, where known."""
     file = folder / T5_CONFIG
     try:
         fields = strict_json.loads(file.read_text())
-        extra_ids = fields.pop("extra_ids")
+        extra_ids, digest = fields.pop("extra_ids"), fields.pop("vocabulary_sha256", None)
         fields["mlp_activations"] = tuple(fields["mlp_activations"])
         if wrong := (fields.keys() ^ set(SHAPE_FIELDS)) - (set(LATER) - fields.keys()):
             raise KeyError(", ".join(sorted(wrong)))
@@ -61,7 +72,4 @@ def read_model_files(folder: Path) -> ModelFiles:
             f"{file} cannot be read ({error}). It is written by `dss train` and `dss convert "
             f"--to orbax`, and has the fields {', '.join(SHAPE_FIELDS)} and extra_ids."
         ) from error
-    from dss_jax.interop.vocabularies import vocabulary_of
-
-    vocabulary = vocabulary_of(folder, extra_ids)
-    return ModelFiles(dataclasses.replace(T5Config(), **fields), vocabulary, extra_ids)
+    return dataclasses.replace(T5Config(), **fields), extra_ids, digest

@@ -5,6 +5,7 @@ A model folder, as `dss convert --to orbax` writes it:
 t5_config.json, spiece.model   see `dss_jax.interop.model_files`
 student.json                   where the student has a card
 params/                        Orbax, float32
+sums.json                      of all but student.json, see `dss_jax.core.sums`
 """
 
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ def write_orbax(weights: Weights, path: str | Path) -> None:
         tree = ocp.args.StandardSave(weights.tree())
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             checkpointer.save(folder.absolute() / PARAMS, args=tree)
-        sums.write_sums(folder / PARAMS)
+        sums.write_sums(folder, (student_card.FILE,))
 
 
 def _root(path: Path) -> Path:

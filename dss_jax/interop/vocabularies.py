@@ -34,12 +34,22 @@ if TYPE_CHECKING:
 SENTINEL = re.compile(r"<extra_id_\d+>")
 
 
-def vocabulary_of(folder: Path, extra_ids: int = 100) -> Path | None:
-    """The vocabulary in a folder of a run or a model, a copy where that is remote; None: none."""
-    file = folder / PIECES
+def vocabulary_of(folder: Path, extra_ids: int = 100, digest: str | None = None) -> Path | None:
+    """The vocabulary in a folder of a run or a model, a copy where that is remote; None: none.
+    UsageError: it has another `vocabulary_digest` than `digest`.
+    """
+    found, file = None, folder / PIECES
     if any((folder / name).is_file() for name in (FAST, SETTINGS)):
-        return vocabulary_in(at_hand(folder), extra_ids)
-    return storage.local_file(file) if file.is_file() else None
+        found = vocabulary_in(at_hand(folder), extra_ids)
+    elif file.is_file():
+        found = storage.local_file(file)
+    # SentencePiece reads a flipped bit as another score, and cuts words elsewhere.
+    if found and digest and vocabulary_digest(found) != digest:
+        raise UsageError(
+            f"the vocabulary {found} is not the one that {folder} was written with (its digest is "
+            "another). Copy it again, or put the vocabulary of training in its place."
+        )
+    return found
 
 
 def added_to(vocabulary: Path | None, extra_ids: int) -> list[str]:

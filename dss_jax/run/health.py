@@ -11,7 +11,13 @@ from dss_jax.core.environment import Check
 from dss_jax.core.errors import UsageError
 from dss_jax.data.store import MANIFEST, open_store
 from dss_jax.data.vocabulary import open_vocabulary
-from dss_jax.interop.model_files import CHECKPOINTS, T5_CONFIG, VOCABULARY, read_model_files
+from dss_jax.interop.model_files import (
+    CHECKPOINTS,
+    T5_CONFIG,
+    VOCABULARY,
+    read_model_files,
+    read_t5_config,
+)
 from dss_jax.run import run_folder
 from dss_jax.train.broken import BROKEN
 from dss_jax.train.checkpoint import PARAMS, damage_of
@@ -92,7 +98,7 @@ def _read(file: Path, found: Callable[[Path], str]) -> Check:
 
 
 def _model(folder: Path) -> str:
-    config = read_model_files(folder).config
+    config, *_ = read_t5_config(folder)
     return f"width {config.emb_dim}, {config.num_encoder_layers}+{config.num_decoder_layers} layers"
 
 

@@ -125,26 +125,15 @@ def another(folder: Path, diff: str) -> UsageError:
     )
 
 
-def hand_over(run: config.Run) -> None:
-    """Writes the configuration of a run that another process shall start with the `config.gin` of
-    its folder as `--gin_file`; one that is planned only may be written over. Where a run has begun
-    there, it raises as `open_run_folder`.
-    """
-    _write_config(run, None)
-
-
-def open_run_folder(run: config.Run, store_digest: str) -> Path:
+def open_run_folder(run: config.Run, store_digest: str | None) -> Path:
     """Makes the output folder, or checks that the one that is there is of the same run, with the
-    same data.
+    same data. None: another process shall start the run, with the `config.gin` written here as its
+    `--gin_file`; a run that was only handed over so may be written over.
 
     Raises:
       UsageError: no folder was given, or it holds a run with another configuration (the message
         shows the difference) or files of something else.
     """
-    return _write_config(run, f"{STORE_LINE}{store_digest}")
-
-
-def _write_config(run: config.Run, store: str | None) -> Path:
     if run.train.output_dir is None:
         raise UsageError("no output folder: give --output_dir DIR.")
     folder = check_output_dir(run.train.output_dir)
@@ -161,12 +150,12 @@ def _write_config(run: config.Run, store: str | None) -> Path:
             "Give another --output_dir."
         )
     own = config.to_gin(run)
-    text = own if store is None else f"{store}\n{own}"
+    text = own if store_digest is None else f"{STORE_LINE}{store_digest}\n{own}"
     opened = STORE_LINE in saved
-    compared = has_trained(folder) if opened else saved and store
+    compared = has_trained(folder) if opened else saved and store_digest is not None
     if compared and (diff := difference(saved, text, folder)):
         raise another(folder, diff)
-    if store is None:
+    if store_digest is None:
         text = "\n".join([x for x in saved.splitlines() if x.startswith(STORE_LINE)] + [own])
     # What a finished run was trained with stays as it is.
     with storage.explained(folder):

@@ -46,7 +46,7 @@ class Planned:
     def hand_over(self) -> None:
         """Writes the run's configuration into its folder, for the process that trains it."""
         given = replace(self.run.vocabulary, path=self.vocabulary)
-        run_folder.hand_over(replace(self.run, vocabulary=given))
+        run_folder.open_run_folder(replace(self.run, vocabulary=given), None)
 
     @property
     def work(self) -> float:

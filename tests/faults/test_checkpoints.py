@@ -263,6 +263,16 @@ def test_the_doctor_looks_at_stores_and_at_nothing_else(
     assert "is neither a run's folder" in capsys.readouterr().err
 
 
+def test_a_vocabulary_in_which_a_bit_is_flipped_is_refused(stopped: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    flip(folder / "spiece.model")
+    with pytest.raises(UsageError, match=r"the vocabulary \S+spiece.model is not the one that"):
+        read_orbax(folder)
+    assert any(
+        c.name == "spiece.model" and "is not the one" in c.problem for c in checks_of(folder)
+    )
+
+
 @pytest.mark.parametrize("form", ["hf", "orbax"])
 def test_the_doctor_names_what_has_changed_in_an_export(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -271,17 +281,17 @@ def test_the_doctor_names_what_has_changed_in_an_export(
     write_weights(t5_weights.random_weights(t5_weights.BASE), export, form)
     assert main(["doctor", str(export)]) == 0
     assert "whole" in capsys.readouterr().out
-    # Orbax writes in one file or in several, by how quick it is.
-    files = (f for f in export.rglob("*") if f.is_file() and f.name != "sums.json")
-    name = max(files, key=lambda f: f.stat().st_size)
-    content = bytearray(name.read_bytes())
-    content[-9] ^= 4
-    name.write_bytes(content)
     (export / "README.md").write_text("A card of one's own.")
-    assert main(["doctor", str(export)]) == 1
-    said = capsys.readouterr().out
-    assert f"{name.name} is not what was written (CRC-32)" in said.replace("\n", "")
-    assert "README" not in said
+    files = [f for f in export.rglob("*") if f.is_file() and f.suffix not in (".json", ".md")]
+    assert export / "spiece.model" in files
+    for name in files:
+        content = name.read_bytes()
+        flip(name)
+        assert main(["doctor", str(export)]) == 1
+        said = capsys.readouterr().out
+        assert f"{name.name} is not what was written (CRC-32)" in said.replace("\n", "")
+        assert "README" not in said
+        name.write_bytes(content)
     if form == "hf":
         assert read_hf(export).leaves, "others may have saved into it"
 
