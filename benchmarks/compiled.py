@@ -102,7 +102,7 @@ def _lowered(spec: dict[str, Any]) -> tuple[Any, list[list[int]]]:
         f"Task.data_dir = '{spec['data']}'",
         f"Vocabulary.path = '{spec['vocabulary']}'",
     ]
-    run = gin_config.load_run([options.BASE_GIN_FILE, *files], bindings, [])
+    run = gin_config.read([options.BASE_GIN_FILE, *files], bindings, []).run()
     run = dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=32_128))
     store = prepare.ensure_store(run.task, run.vocabulary, run.data)
     mesh = sharding.make_mesh(run.mesh, devices)

@@ -184,7 +184,7 @@ def test_configuration_and_tasks_load_without_numerical_libraries() -> None:
     loaded = _modules_after(
         "from dss_jax.cli import main, options, gin_config\n"
         "from dss_jax.core import registry\n"
-        "gin_config.load_run(['runs/train.gin'])\n"
+        "gin_config.read(['runs/train.gin']).run()\n"
         "[registry.load_task(n) for n in registry.task_names()]"
     )
     assert not loaded & {"jax", "flax", "numpy", *TENSORFLOW}

@@ -69,14 +69,14 @@ BAD = [
 @pytest.mark.parametrize(("binding", "says"), BAD)
 def test_a_wrong_name_or_value_is_refused_with_the_fix(binding: str, says: str) -> None:
     with pytest.raises(UsageError) as error:
-        gin_config.load_run([], binding.split("\n"))
+        gin_config.read([], binding.split("\n")).run()
     assert re.search(re.escape(says).replace(r"\.\*", ".*"), str(error.value))
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     def said(*bindings: str) -> list[str]:
         with pytest.raises(UsageError) as raised:
-            gin_config.load_run(bindings=bindings)
+            gin_config.read(bindings=bindings).run()
         first, *rest = str(raised.value).split("\n- ")
         assert first == "several things are wrong:"
         return rest
@@ -96,30 +96,30 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 
 
 def test_gin_text_gives_the_same_configuration_again(tmp_path: Path) -> None:
-    run = gin_config.load_run(
+    run = gin_config.read(
         ["runs/train.gin", "methods/dss_unlabeled.gin", "tasks/svamp.gin"],
         ["Train.steps = 7", "Task.data_dir = 'a b'", "T5Config.vocab_size = None"],
-    )
+    ).run()
     file = tmp_path / "config.gin"
     file.write_text(config.to_gin(run))
-    assert gin_config.load_run([file]) == run
+    assert gin_config.read([file]).run() == run
 
 
 def test_later_bindings_win_and_nothing_is_left_over_from_the_run_before() -> None:
-    gin_config.load_run([], ["Train.steps = 5"])
-    assert gin_config.load_run([], ["Train.steps = 5", "Train.steps = 6"]).train.steps == 6
-    assert gin_config.load_run([]) == config.Run()
+    gin_config.read([], ["Train.steps = 5"]).run()
+    assert gin_config.read([], ["Train.steps = 5", "Train.steps = 6"]).run().train.steps == 6
+    assert gin_config.read([]).run() == config.Run()
 
 
 def test_a_missing_gin_file_is_named() -> None:
     with pytest.raises(UsageError, match=r"no gin file 'nowhere\.gin'"):
-        gin_config.load_run(["nowhere.gin"])
+        gin_config.read(["nowhere.gin"]).run()
 
 
 @pytest.mark.parametrize("name", config.SETTINGS)
 def test_every_setting_refuses_a_value_of_another_kind(name: str) -> None:
     with pytest.raises(UsageError, match=rf"{name} must be .*, not \{{1: 2\}}"):
-        gin_config.load_run([], [f"{name} = {{1: 2}}"])
+        gin_config.read([], [f"{name} = {{1: 2}}"]).run()
 
 
 def test_older_names_and_forms_load_and_the_new_name_is_said(
@@ -138,7 +138,7 @@ def test_older_names_and_forms_load_and_the_new_name_is_said(
         assert run.task.seqio_cache_dirs == ("c", "d")
         assert f"Task.rationales is called Task.record_files now ({file}:1)" in caplog.messages
     bindings = ["Evaluate.rationales = True"]
-    assert gin_config.load_run([], bindings).evaluate.generate_rationales
+    assert gin_config.read([], bindings).run().evaluate.generate_rationales
     assert "Evaluate.generate_rationales" in caplog.text
 
 
@@ -159,13 +159,13 @@ def test_macros_blocks_and_includes_are_read(tmp_path: Path) -> None:
         'include "base.gin"\nTrain.steps = %STEPS\nNAME = "model"\n'
         "Mesh.logical_axis_rules = (('mlp', %NAME), ('vocab', None))\n"
     )
-    run = gin_config.load_run(["my.gin"], ["STEPS = 9"], [tmp_path])
+    run = gin_config.read(["my.gin"], ["STEPS = 9"], [tmp_path]).run()
     assert run.train.steps == 9
     assert (run.optimizer.b1, run.optimizer.eps) == (0.5, 1e-6)
     assert run.mesh.logical_axis_rules == (("mlp", "model"), ("vocab", None))
     (tmp_path / "base.gin").write_text('include "my.gin"\n')
     with pytest.raises(UsageError, match=r"my\.gin includes itself"):
-        gin_config.load_run(["my.gin"], [], [tmp_path])
+        gin_config.read(["my.gin"], [], [tmp_path]).run()
 
 
 def test_an_error_names_file_and_line(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_an_error_names_file_and_line(tmp_path: Path) -> None:
     for line in ("Train.stepz = 3", "steps = 3", "import os", "T5Config.dtype = bfloat16"):
         file.write_text(f"# a comment\n\n{line}\n")
         with pytest.raises(UsageError, match=rf"{file}:3\b"):
-            gin_config.load_run([file])
+            gin_config.read([file]).run()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_the_learning_rate_is_that_of_what_a_run_starts_from() -> None:
     """A default only: what is given stays, and a run's configuration always has a number."""
 
     def rate(*bindings: str) -> float | None:
-        return gin_config.load_run(["runs/train.gin"], bindings).optimizer.learning_rate
+        return gin_config.read(["runs/train.gin"], bindings).run().optimizer.learning_rate
 
     assert rate() == 1e-3
     assert rate("Train.init_from = 'google/flan-t5-base'") == 5e-5

@@ -96,7 +96,7 @@ def check_dss(words: list[str], page: str) -> bool:
     files = [f for f in getattr(args, "gin_file", []) if not f.endswith(MADE_BY_A_RUN)]
     if files or args.bindings:
         paths = options.search_paths(args) if hasattr(args, "gin_search_paths") else []
-        gin_config.load_run([options.BASE_GIN_FILE, *files], args.bindings, paths)
+        gin_config.read([options.BASE_GIN_FILE, *files], args.bindings, paths).run()
     return True
 
 

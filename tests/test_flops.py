@@ -77,7 +77,7 @@ def test_work_is_summed_over_rows_of_their_own_lengths() -> None:
 
 def test_a_batch_of_cqa_at_base_takes_what_the_design_says() -> None:
     """64 examples of cqa at their mean lengths, both tasks: 5.35 TFLOP (PERFORMANCE.md)."""
-    model = gin_config.load_run(["runs/train.gin", "models/t5_1_1_base.gin"]).model
+    model = gin_config.read(["runs/train.gin", "models/t5_1_1_base.gin"]).run().model
     model = dataclasses.replace(model, vocab_size=32128)
     rows = [(48.5, 2.9), (48.5, 30.9)] * 64
     assert training_flops(model, work_of_rows(rows)) == pytest.approx(5.35e12, rel=0.01)

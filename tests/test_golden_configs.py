@@ -24,7 +24,7 @@ GIN_FILES = sorted(
 
 @pytest.mark.parametrize("name", GIN_FILES)
 def test_resolved_configuration_is_as_recorded(name: str) -> None:
-    text = config.to_gin(gin_config.load_run(["runs/train.gin", name]))
+    text = config.to_gin(gin_config.read(["runs/train.gin", name]).run())
     file = GOLDEN / name.replace("/", "-")
     if os.environ.get("UPDATE_GOLDEN"):
         file.parent.mkdir(parents=True, exist_ok=True)

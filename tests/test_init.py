@@ -70,7 +70,7 @@ def test_a_table_of_excel(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert splits["train"][0].allowed_labels == task.labels
     commands = re.findall(r"^  dss (\w+) .*$", said, re.M)
     assert commands == ["extract", "train", "predict"]
-    settings = gin_config.load_run(["runs/train.gin", "tasks/tickets.gin"])
+    settings = gin_config.read(["runs/train.gin", "tasks/tickets.gin"]).run()
     assert (settings.train.output_dir, settings.evaluate.decode) == ("runs/tickets", "rank")
     assert settings.train.steps * settings.data.batch_size >= 20 * counts["train"]
 
@@ -263,7 +263,7 @@ def test_rows_with_one_id_can_be_left_out(here: Path, capsys: pytest.CaptureFixt
     assert extract.endswith("--bad_rows skip --out tickets_train.jsonl")
     flags = [*extract.split()[1:], "--dry_run", "--base_url", "http://localhost:9/v1"]
     assert main(flags) == 0
-    run = gin_config.load_run(["gin_configs/tasks/tickets.gin"])
+    run = gin_config.read(["gin_configs/tasks/tickets.gin"]).run()
     assert run.task.bad_rows == "skip"
 
 

@@ -11,7 +11,7 @@ import pytest
 import toy
 
 from dss_jax.cli import options, sweep, sweep_options, train
-from dss_jax.cli.gin_config import load_run
+from dss_jax.cli.gin_config import read
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
@@ -181,7 +181,7 @@ def test_it_goes_on_when_the_checkpoint_is_gone(
     single.train(first, toy_store, TEXT_ACCURACY)
     assert f"starts from the Hugging Face folder {source}" in said
     assert any("exact match near 0 is normal" in line for line in said)
-    saved = load_run([folder / "config.gin"])
+    saved = read([folder / "config.gin"]).run()
     assert saved.model == first.model
     assert saved.train.init_from == str(source)
     shutil.rmtree(source)

@@ -103,7 +103,7 @@ def test_metrics_of_a_resumed_run_are_those_of_the_whole(whole, resumed) -> None
 def test_the_folder_holds_what_the_user_looks_for(whole, toy_store) -> None:
     run, results, said = whole
     folder = Path(str(run.train.output_dir))
-    saved = gin_config.load_run([folder / run_folder.CONFIG])
+    saved = gin_config.read([folder / run_folder.CONFIG]).run()
     assert saved == run
     assert json.loads((folder / run_folder.RESULTS).read_text()) == results
     assert (folder / run_folder.CURVES).read_bytes().startswith(b"\x89PNG")

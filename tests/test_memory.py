@@ -26,7 +26,7 @@ def _run(model: str, **bindings: Any) -> config.Run:
     if "tiny" in model:
         bindings["T5Config.vocab_size"] = 1024
     lines = [f"{name.replace('__', '.')} = {value!r}" for name, value in bindings.items()]
-    return gin_config.load_run(["runs/train.gin", f"models/{model}.gin"], lines)
+    return gin_config.read(["runs/train.gin", f"models/{model}.gin"], lines).run()
 
 
 def _shape(rows: int, inputs: int, targets: int, **other: Any) -> dict[str, Any]:
@@ -141,10 +141,10 @@ from dss_jax.train.memory import plan
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import Program
 
-run = gin_config.load_run(
+run = gin_config.read(
     ["runs/train.gin", "models/t5_1_1_xxl.gin"],
     ["Data.input_length = 512", "Data.target_length = 128", "Mesh.data = 1"],
-)
+).run()
 planned = plan(run, device("h100"), 8)
 assert planned.fits(device("h100")) and planned.run.mesh.fsdp == 8, planned
 # With "none" accelerators keep of each layer what a CPU keeps with "minimal".

@@ -43,14 +43,14 @@ def flops(task: str, method: str) -> int:
         "single_task": [(row, rationale + label - 1)],
         "dss": [(row, label), (row, rationale)],
     }[method]
-    run = gin_config.load_run(["runs/train.gin", f"paper/{task}_{method}.gin"])
+    run = gin_config.read(["runs/train.gin", f"paper/{task}_{method}.gin"]).run()
     return training_flops(run.model, work_of_rows(rows)) * run.train.steps * run.data.batch_size
 
 
 @pytest.mark.parametrize("file", PAPER, ids=lambda f: f.stem)
 def test_each_gives_the_run_that_it_names(file: Path) -> None:
     task, _, method = file.stem.partition("_")
-    run = gin_config.load_run(["runs/train.gin", f"paper/{file.name}"])
+    run = gin_config.read(["runs/train.gin", f"paper/{file.name}"]).run()
     assert run.task.name == task
     assert run.task.train_fraction == 1.0
     assert run.method.name == method

@@ -442,3 +442,39 @@ def test_a_terminated_child_is_not_left_behind() -> None:
     )
     prepare_child._stop(child)
     assert child.returncode == -signal.SIGTERM
+
+
+ASKED = """
+import os
+from pathlib import Path
+
+Path(__file__).with_suffix(f".{os.getpid()}").touch()
+
+def answer(request):
+    return {"pid": os.getpid(), **request}
+"""
+
+
+def test_a_child_that_loads_early_answers_the_first_request_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "asked.py").write_text(ASKED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def loaded() -> list[int]:
+        return sorted(int(f.suffix[1:]) for f in tmp_path.iterdir() if f.suffix[1:].isdigit())
+
+    with prepare_child.loading("asked"):
+        end = time.monotonic() + 30
+        while not loaded():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        (early,) = loaded()
+        assert prepare_child.run({"row": 1}, "asked") == {"pid": early, "row": 1}
+        other = prepare_child.run({"row": 2}, "asked")
+    assert other["pid"] != early
+    with prepare_child.loading("asked"):
+        pass
+    assert not prepare_child._early
+    pids = {Path(f"/proc/{pid}") for pid in loaded()}
+    assert not any(pid.exists() for pid in pids)

@@ -506,9 +506,9 @@ class TestMistakes:
 
 
 def test_teacher_has_a_gin_file() -> None:
-    from dss_jax.cli.gin_config import load_run, named_file
+    from dss_jax.cli.gin_config import named_file, read
 
-    run = load_run([named_file("method", "teacher")], ["Task.name = 'toy'"])
+    run = read([named_file("method", "teacher")], ["Task.name = 'toy'"]).run()
     assert run.method == TEACHER
 
 

@@ -37,7 +37,7 @@ def test_what_a_sweep_hands_over_is_begun_when_a_run_has_opened_it(
     folder, file = tmp_path / "run", tmp_path / "run" / run_folder.CONFIG
     open_run_folder(run, None)
     assert file.read_text() == config.to_gin(run)
-    assert gin_config.load_run([file]) == run
+    assert gin_config.read([file]).run() == run
     assert not begun(folder)
     # Before that it may still change, for whoever plans it.
     assert other_settings(changed(run, steps=7), folder) == ""
@@ -57,7 +57,7 @@ def test_a_run_that_goes_on_is_handed_over_with_its_data(run: config.Run, tmp_pa
     (tmp_path / "run" / run_folder.CHECKPOINTS).mkdir()
     open_run_folder(changed(run, log_every=3), None)
     assert file.read_text().startswith(f"{run_folder.STORE_LINE}{KEY}\n# Task\n")
-    assert gin_config.load_run([file]).train.log_every == 3
+    assert gin_config.read([file]).run().train.log_every == 3
     for store in (None, KEY):
         with pytest.raises(UsageError, match=r"another configuration(.|\n)*\+Train.steps = 7"):
             open_run_folder(changed(run, steps=7), store)
@@ -75,11 +75,11 @@ def test_settings_may_be_mended_until_something_was_trained(
     file = tmp_path / "run" / run_folder.CONFIG
     open_run_folder(run, KEY)
     open_run_folder(changed(run, steps=7), KEY)
-    assert gin_config.load_run([file]).train.steps == 7
+    assert gin_config.read([file]).run().train.steps == 7
     (tmp_path / "run" / trained).touch()
     with pytest.raises(UsageError, match=r"-Train.steps = 7\n\+Train.steps = 10000"):
         open_run_folder(run, KEY)
-    assert gin_config.load_run([file]).train.steps == 7
+    assert gin_config.read([file]).run().train.steps == 7
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(run: config.Run, tmp_path: Path) -> None:

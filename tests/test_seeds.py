@@ -97,7 +97,7 @@ def test_each_seed_is_the_run_that_it_is_alone(alone, both, toy_store) -> None:
         assert {f.name for f in (mine / part).iterdir()} == {
             f.name for f in (theirs / part).iterdir()
         }
-    saved = gin_config.load_run([mine / run_folder.CONFIG])
+    saved = gin_config.read([mine / run_folder.CONFIG]).run()
     assert saved == _single(mine)
     assert _lines(mine) == _lines(theirs)
     assert run_folder.read_results(mine) == alone[1]

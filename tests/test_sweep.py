@@ -141,7 +141,7 @@ def sweep_parser():
 def test_a_run_passes_over_the_grid_of_a_gin_file(tmp_path: Path) -> None:
     file = tmp_path / "my.gin"
     file.write_text('Sweep.methods = ("dss",)\nTrain.steps = 7\n')
-    assert gin_config.load_run([file]).train.steps == 7
+    assert gin_config.read([file]).run().train.steps == 7
     with pytest.raises(UsageError, match=r"Did you mean 'Sweep.methods'"):
         gin_config.read([], ["Sweep.method = 'dss'"])
 
@@ -249,7 +249,7 @@ def test_a_cell_that_was_planned_and_never_begun_may_change(tmp_path: Path) -> N
     behave(tmp_path, fail_early=["frac_1/seed_1"])
     assert dss_sweep(tmp_path) == 1
     folder = tmp_path / "s" / GROUP / "dss/frac_1/seed_1"
-    planned = gin_config.load_run([folder / run_folder.CONFIG])
+    planned = gin_config.read([folder / run_folder.CONFIG]).run()
     assert (planned.train.steps, planned.train.output_dir) == (4, str(folder))
     cells = sweep_plan.cells_in(tmp_path / "s")
     assert len(sweep_plan.begun_before(tmp_path / "s", [])) == len(cells) - 2 == 7

@@ -83,7 +83,7 @@ def test_a_slurm_array_trains_every_cell(cluster: Machine, tmp_path: Path, capsy
     trained = {c[c.index("--gin_file") + 1] for c in cluster.calls("dss")}
     assert trained == {str(folder / cell["folder"] / "config.gin") for cell in cells}
     for cell in cells:
-        run = gin_config.load_run([folder / cell["folder"] / "config.gin"])
+        run = gin_config.read([folder / cell["folder"] / "config.gin"]).run()
         assert run.train.output_dir == str(folder / cell["folder"])
         assert run.model.dtype == "bfloat16"
         assert (folder / cell["folder"] / "step-0").exists(), "it was trained there"

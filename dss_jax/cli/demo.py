@@ -49,15 +49,17 @@ def main(args: argparse.Namespace) -> int:
     runs = _runs(folder, bindings)
     task = registry.load_task(str(next(iter(runs.values())).task.name))
 
+    from dss_jax.data import prepare_child
     from dss_jax.data.prepare import ensure_store
     from dss_jax.teacher.demo_records import simulated_records
 
     largest = list(runs.values())[-1].task
-    records = simulated_records(task, largest, folder / "teacher")
-    files = tuple(map(str, records))
-    runs = {c: replace(r, task=replace(r.task, record_files=files)) for c, r in runs.items()}
-    first = next(iter(runs.values()))
-    store = ensure_store(first.task, first.vocabulary, first.data)
+    with prepare_child.loading():
+        records = simulated_records(task, largest, folder / "teacher")
+        files = tuple(map(str, records))
+        runs = {c: replace(r, task=replace(r.task, record_files=files)) for c, r in runs.items()}
+        first = next(iter(runs.values()))
+        store = ensure_store(first.task, first.vocabulary, first.data)
 
     from dss_jax.run import single, teacher_run
     from dss_jax.run.seeds import sharing
@@ -89,7 +91,7 @@ def _runs(folder: Path, bindings: Sequence[str]) -> Runs:
     runs: Runs = {}
     for method in (TEACHER, *METHODS):
         own = gin_config.named_file("method", method)
-        run = gin_config.load_run([options.BASE_GIN_FILE, own, "runs/demo.gin"], bindings)
+        run = gin_config.read([options.BASE_GIN_FILE, own, "runs/demo.gin"], bindings).run()
         name, seed = str(run.task.name), run.train.seed
         parts = [_part(run.task, fraction) for fraction in FRACTIONS]
         for task in [run.task] if method == TEACHER else parts:

@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         named = {"model": args.model, "method": args.method}
         files = [gin_config.named_file(kind, name, search) for kind, name in named.items() if name]
         whole = [options.BASE_GIN_FILE, *files, *args.gin_file]
-        run = gin_config.load_run(whole, args.bindings, search)
+        run = gin_config.read(whole, args.bindings, search).run()
     given_size = run.model.vocab_size
     run = replace(run, model=replace(run.model, vocab_size=given_size or VOCAB_SIZE))
     name = args.model or args.init_from or args.gin_file[-1]

@@ -106,14 +106,6 @@ def read_saved(file: Path, bindings: Sequence[str] = ()) -> Settings:
     return _Reader([""], plain=True).settings([file], bindings)
 
 
-def load_run(
-    files: Sequence[str | Path] = (),
-    bindings: Sequence[str] = (),
-    extra_search_paths: Iterable[str | Path] = (),
-) -> config.Run:
-    return read(files, bindings, extra_search_paths).run()
-
-
 class _Reference(NamedTuple):
     """What stands for a value: a macro, %NAME, or a function, @NAME, which no setting takes."""
 

@@ -18,7 +18,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import IO, Any
 
 from dss_jax.core import processes, signals
 from dss_jax.core.errors import UsageError
@@ -41,6 +42,11 @@ QUIET = {
 }
 """Variables that keep TensorFlow from talking."""
 
+PREPARE = "dss_jax.data.seqio_prepare"
+
+_early: "dict[str, tuple[subprocess.Popen[str], IO[str]]]" = {}
+"""Children that are `loading` their module, by its name, and their error output."""
+
 # Text is prepared on the CPU; TensorFlow would take the trainer's accelerator memory.
 _ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
@@ -51,7 +57,7 @@ class PrepareError(RuntimeError):
 
 def run(
     request: Mapping[str, Any],
-    module: str = "dss_jax.data.seqio_prepare",
+    module: str = PREPARE,
     *,
     environment: Mapping[str, str] | None = None,
     asked: list[int] | None = None,
@@ -69,26 +75,9 @@ def run(
       UsageError: what the child has to tell the user; TensorFlow or SeqIO is not installed.
       PrepareError: anything else.
     """
-    missing = [m for m in ("tensorflow", "seqio") if importlib.util.find_spec(m) is None]
-    if missing:
-        raise UsageError(
-            f"preparing data needs {' and '.join(missing)}, not installed here. Run `dss prepare` "
-            "on a machine that has it, copy the store's folder here and pass it with --store."
-        )
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    variables = {**os.environ, **QUIET, **_ON_CPU} if environment is None else environment
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        child = subprocess.Popen(
-            [sys.executable, "-m", __name__, module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            encoding="utf-8",
-            env={**variables, "PYTHONPATH": path},
-            # Otherwise the terminal sends Ctrl-C to the child too, which would count twice.
-            start_new_session=asked is not None,
-        )
-
+    early = _early.pop(module, None) if environment is None and asked is None else None
+    with _file() as own:
+        child, stderr = early or (_start(own, module, environment, asked), own)
         try:
             with _handed_on(child, asked):
                 said = _talk(child, request)
@@ -104,6 +93,48 @@ def run(
             tail = "".join(stderr.readlines()[-STDERR_LINES:])
             raise PrepareError(f"{module} failed ({child.returncode}):\n{tail}")
     return said.get("result")
+
+
+def _start(
+    stderr: IO[str], module: str, environment: Mapping[str, str] | None, asked: list[int] | None
+) -> "subprocess.Popen[str]":
+    """A child with a file for its error output. Raises UsageError as `run`."""
+    missing = [m for m in ("tensorflow", "seqio") if importlib.util.find_spec(m) is None]
+    if missing:
+        raise UsageError(
+            f"preparing data needs {' and '.join(missing)}, not installed here. Run `dss prepare` "
+            "on a machine that has it, copy the store's folder here and pass it with --store."
+        )
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, **QUIET, **_ON_CPU} if environment is None else environment
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__, module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        encoding="utf-8",
+        env={**variables, "PYTHONPATH": path},
+        # Otherwise the terminal sends Ctrl-C to the child too, which would count twice.
+        start_new_session=asked is not None,
+    )
+
+
+_file = partial(tempfile.TemporaryFile, "w+", encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def loading(module: str = PREPARE) -> Iterator[None]:
+    """Within it a child loads TensorFlow, as long as other things are done, and answers the first
+    request.
+    """
+    with _file() as stderr:
+        with suppress(UsageError):
+            _early[module] = _start(stderr, module, None, None), stderr
+        try:
+            yield
+        finally:
+            if module in _early:
+                _stop(_early.pop(module)[0])
 
 
 @contextmanager
@@ -179,9 +210,11 @@ def serve(module: str) -> int:
 
     try:
         with shown(ToParent()):
-            request = json.loads(sys.stdin.readline())
+            answer = importlib.import_module(module).answer
+            if not (line := sys.stdin.readline()):
+                return 0
             threading.Thread(target=_end_with_parent, daemon=True).start()
-            result = importlib.import_module(module).answer(request)
+            result = answer(json.loads(line))
     except UsageError as error:
         tell(error=str(error))
         return 2
