@@ -9,9 +9,7 @@ protocol is asked for rationales, and its records are trained on and scored.
 """
 
 import argparse
-import ctypes
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,11 +24,6 @@ FRACTIONS = (0.125, 0.5, 1.0)
 MODEL = "tiny"
 """The model's name in folders and figures; its shape is in gin_configs/runs/demo.gin."""
 
-GLIBC = {-8: 1, -4: 0, -1: 2**31 - 1}
-"""M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h: what is freed is kept for the next step.
-With the defaults each step gets its memory from the system anew, in a third of its time.
-"""
-
 Runs = dict[Cell, config.Run]
 
 
@@ -41,9 +34,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    with suppress(AttributeError, OSError, TypeError):  # Where it is not glibc.
-        for parameter, value in GLIBC.items():
-            ctypes.CDLL(None).mallopt(parameter, value)
     bindings = args.bindings + options.flag_bindings(args, leave_out=("output_dir",))
     folder = Path(args.output_dir)
     runs = _runs(folder, bindings)

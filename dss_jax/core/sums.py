@@ -48,8 +48,7 @@ def faults(folder: Path, part: str = "") -> Iterator[str]:
     except (OSError, ValueError, TypeError, AttributeError):
         yield f"{FILE} cannot be read"
         return
-    there = dict(_files(folder, set()))
-    whole = []
+    there, whole = dict(_files(folder, set())), list[str]()
     for name in (name for name in sums if name.startswith(part)):
         if name not in there:
             yield f"{name} is missing"

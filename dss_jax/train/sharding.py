@@ -34,6 +34,10 @@ def make_mesh(cfg: config.Mesh, devices: list[Any] | None = None) -> Mesh:
             "that number; one of them may be -1, for all that are left."
         )
     grid = np.asarray(devices).reshape(*sizes.values())
+    if devices[0].platform == "cpu":
+        from dss_jax.core.machine import keep_freed_memory
+
+        keep_freed_memory()
     return Mesh(grid, config.MESH_AXES)
 
 
