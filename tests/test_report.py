@@ -205,7 +205,10 @@ class TestTables:
         assert "where not all of the size: dss 100 % (1,000): 812 or 1,000." in note
 
     def test_the_share_that_reaches_full_fine_tuning(self, sweep: Path) -> None:
-        ((method, model, share, interval, never),) = rows(report.write(sweep), "share of the data")
+        ((method, model, share, interval, never, *law),) = rows(
+            report.write(sweep), "share of the data"
+        )
+        assert law == ["too few points for a law", "-", "-"]
         assert (method, model, share, never) == ("dss", "1.0M", "60 %", "0 %")
         found = re.fullmatch(r"\[([\d.]+) %, ([\d.]+) %\]", interval)
         assert found

@@ -18,6 +18,7 @@ from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.data.check import check_labels_asked
 from dss_jax.records.files import refused, write_records
+from dss_jax.records.ids import ids_in
 from dss_jax.records.records import Header
 from dss_jax.teacher import asking, client, prices, prompting
 from dss_jax.teacher import extraction as recipes
@@ -85,9 +86,7 @@ def _rows(args: argparse.Namespace, task: DistillationTask) -> list[Example]:
 
 
 def _asking(args: argparse.Namespace, task: DistillationTask, whole: list[Example]) -> Asking:
-    examples = recipes.shard_of(whole[: args.limit], args.shard)
-    if not examples:
-        raise UsageError("no row is left to ask about. See --limit and --shard.")
+    examples = _chosen(args, whole)
     extraction = _extraction(args, task)
     if labels := recipes.learned_labels(task, _rows_with_gold(args, task, whole)):
         extraction = replace(extraction, labels=labels)
@@ -100,6 +99,18 @@ def _asking(args: argparse.Namespace, task: DistillationTask, whole: list[Exampl
             "provider's page."
         )
     return Asking(args, extraction, examples, price)
+
+
+def _chosen(args: argparse.Namespace, whole: Sequence[Example]) -> Sequence[Example]:
+    """Those of --ids, --limit and --shard."""
+    if args.ids is not None:
+        ids = ids_in(args.ids)
+        whole = [example for example in whole if example.id in ids]
+        if other := len(ids) - len(whole):
+            say(f"{args.ids}: {other:,} of {len(ids):,} ids are of no row of {args.split}")
+    if found := recipes.shard_of(whole[: args.limit], args.shard):
+        return found
+    raise UsageError("no row is left to ask about. See --ids, --limit and --shard.")
 
 
 def _show(asked: Asking) -> None:
@@ -129,7 +140,9 @@ def _rows_with_gold(
 def from_release(args: argparse.Namespace, task: DistillationTask) -> None:
     left: list[str] | None = [] if args.skip else None
     completions = rows.examples_with_completions(task, args.split, args.from_release, left)
-    header, records = recipes.from_release(task, args.split, completions)
+    asked = {example.id for example in _chosen(args, [e for e, _ in completions])}
+    released = (c for c in completions if c[0].id in asked)
+    header, records = recipes.from_release(task, args.split, released)
     write_records(args.out, header, records)
     print_table(f"{args.out}", ("rows", ""), [*header.totals["statuses"].items()])
 

@@ -3,6 +3,9 @@
 dss records stats FILE [--chart PNG]
 dss records show FILE [--status S] [--id ID] [--wrong] [--limit N] [--page]
 dss records filter FILE --out F [--only ok] [--label_equals_gold] ...
+dss records select FILE --out F --budget N --by diversity [--seed S]
+dss records select --task TASK --out F --budget N --by diversity
+dss records cut FILE --out F --student DIR --words N
 dss records merge FILE FILE ... --out F [--on_conflict first|last]
 dss records export FILE ... --to DIR [--name NAME] [--version 1.0.0]
 """
@@ -10,7 +13,7 @@ dss records export FILE ... --to DIR [--name NAME] [--version 1.0.0]
 import argparse
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from dss_jax.cli import records_select
 from dss_jax.cli.tables import number, print_characters, print_table, say, terminal
 from dss_jax.core import registry
 from dss_jax.core.checks import among, at_least
@@ -27,6 +31,7 @@ from dss_jax.core.texts import visible
 from dss_jax.core.types import DistillationTask
 from dss_jax.records.files import SHOWN_IDS, merge, read_records, write_records
 from dss_jax.records.filters import Correct, Filters, apply_filters
+from dss_jax.records.ids import ids_in
 from dss_jax.records.records import STATUSES, Header, Record
 from dss_jax.records.stats import Accuracy, RecordStats, record_stats
 
@@ -43,10 +48,10 @@ RECORDS_AT_ONCE = 4096
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("action", help="stats, show, filter, merge or export")
+    add("action", help="stats, show, filter, select, cut, merge or export")
     files = "a record file; merge: two or more; export: one a split"
     add("files", nargs="*", metavar="FILE", help=files)
-    add("--out", metavar="FILE", help="filter, merge: the record file to write")
+    add("--out", metavar="FILE", help="filter, select, cut, merge: the file to write")
     add("--task_dir", action="append", default=[], help="a folder with task files of yours")
     text = "stats: of the student, a SentencePiece model, for characters that it lacks"
     add("--vocabulary", metavar="FILE", help=text)
@@ -70,6 +75,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--near_duplicates", type=float, default=0.0, metavar="T", help=near)
     of = "filter: input (drops rows), rationale (drops samples) or both (default)"
     add("--duplicates_of", default="both", help=of)
+    text = "filter, select: only rows whose ids are in this file: JSONL, each line with an id"
+    add("--ids", metavar="FILE", help=text)
+    records_select.add_flags(parser)
+    text = "cut: of method pinto, whose loss of the label tells which words matter"
+    add("--student", metavar="DIR", help=text)
+    add("--words", type=int, metavar="N", help="cut: so many words of each rationale stay")
     add("--on_conflict", help="merge: the version that is taken of a row with two: first or last")
     folder = "export: the TFDS data folder, which SeqIO's `TfdsDataSource` reads"
     add("--to", metavar="DIR", help=folder)
@@ -78,12 +89,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    actions = {f.__name__[1:]: f for f in (_stats, _show, _filter, _merge, _export)}
+    actions = {f.__name__[1:]: f for f in (_stats, _show, _filter, _cut, _merge, _export)}
+    actions["select"] = records_select.main
     if args.action not in actions:
         raise unknown_name("action", args.action, actions)
-    if args.action not in ("merge", "export") and len(args.files) != 1:
+    if args.action not in ("merge", "export", "select") and len(args.files) != 1:
         raise UsageError(f"dss records {args.action} takes one file, not {len(args.files)}.")
-    if args.action in ("filter", "merge") and not args.out:
+    if args.action in ("filter", "select", "cut", "merge") and not args.out:
         raise UsageError(f"where to? Give dss records {args.action} ... --out FILE.")
     if args.action == "export" and not (args.to and args.files):
         raise UsageError("which files, and where to? dss records export FILE ... --to DIR.")
@@ -177,6 +189,8 @@ def _show(args: argparse.Namespace) -> None:
 def _filter(args: argparse.Namespace) -> None:
     settings = {f.name: getattr(args, f.name) for f in fields(Filters)}
     settings |= {"only": tuple(args.only), "rationale_words": _bounds(args.rationale_words)}
+    if args.ids:
+        settings["ids"] = args.ids, ids_in(Path(args.ids))
     filters = Filters(**settings)
     if filters == Filters(duplicates_of=filters.duplicates_of):
         raise UsageError("no filter given, for example --only ok. See dss records --help.")
@@ -207,6 +221,22 @@ def _bounds(text: str | None) -> tuple[int | None, int | None] | None:
         )
     low, high = (int(end) if end else None for end in ends)
     return low, high
+
+
+def _cut(args: argparse.Namespace) -> None:
+    if args.student is None or args.words is None:
+        raise UsageError("which words? Give dss records cut ... --student DIR --words N.")
+    at_least("--words", args.words, 1)
+    from dss_jax.student.load import load
+    from dss_jax.student.telling import cut_records
+
+    header, lines = read_records(Path(args.files[0]))
+    student = load(args.student)
+    records = cut_records(student, list(lines), args.words)
+    entry = {"filter": "cut", "value": f"{args.words} words, by {student.folder.name}"}
+    entry |= {"rows_left_out": 0, "samples_left_out": 0, "rows_kept": len(records)}
+    write_records(Path(args.out), replace(header, filters=(*header.filters, entry)), records)
+    say(f"wrote {args.out}: {len(records):,} rows")
 
 
 def _merge(args: argparse.Namespace) -> None:

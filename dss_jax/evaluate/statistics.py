@@ -16,7 +16,7 @@ CHUNK = 64
 """Resamples at once; bounds the memory."""
 
 
-def _interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     low, high = map(float, np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return low, high
 
@@ -79,7 +79,7 @@ def difference(right_a: np.ndarray, right_b: np.ndarray, paired: bool, seed: int
         means = a[rows_a].mean(axis=1) - b[rows_b].mean(axis=1)
         at = rng.integers(items, size=(count, items))
         drawn[start : start + count] = np.take_along_axis(means, at, axis=1).mean(axis=1)
-    low, high = _interval(drawn)
+    low, high = interval(drawn)
     # Davison and Hinkley 1997: the observed value counts as a resample, so that p is never 0.
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
     p = min(1.0, 2.0 * float(tail) / (RESAMPLES + 1))
@@ -164,7 +164,7 @@ def data_to_reach(
         crossing(shares, [resampled(p) for p in points], resampled(goal)) for _ in range(RESAMPLES)
     ]
     reached = [x for x in found if x is not None]
-    low, high = _interval(reached) if 2 * len(reached) >= RESAMPLES else (None, None)
+    low, high = interval(reached) if 2 * len(reached) >= RESAMPLES else (None, None)
     return Reached(share, low, high, 1 - len(reached) / RESAMPLES, share == shares[0])
 
 

@@ -22,6 +22,7 @@ DUPLICATES_OF = ("input", "rationale", "both")
 class Filters:
     """What stays. Applied in this order; each to what the one before it left."""
 
+    ids: tuple[str, frozenset[str]] | None = None  # Rows with these, and whose choice it was.
     only: tuple[str, ...] = ()  # Statuses of rows; (): all.
     # Rows whose vote is right by the task's scorer. Rows without a gold label stay: there is
     # nothing to hold against them.
@@ -82,6 +83,9 @@ Duplicates = Callable[[Sequence[str]], Iterable[bool]]
 
 
 def _stages(filters: Filters, correct: Correct) -> Iterator[tuple[str, Any, Stage]]:
+    if filters.ids is not None:
+        whose, ids = filters.ids
+        yield "ids", whose, _rows(lambda r: r.id in ids)
     if filters.only:
         yield "only", list(filters.only), _rows(lambda r: r.status in filters.only)
     if filters.label_equals_gold:

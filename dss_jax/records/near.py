@@ -19,11 +19,16 @@ ROUNDING = 1e-9
 """So that 0.8 * 5 is 4 and not a little more."""
 
 
+def words(text: str) -> list[str]:
+    """Of `folded_text`, without punctuation."""
+    return re.findall(r"\w+", folded_text(text))
+
+
 def shingles(text: str) -> set[str]:
-    """The runs of three words of `folded_text`, without punctuation; a shorter text as a whole."""
-    words = re.findall(r"\w+", folded_text(text))
-    n = max(1, len(words) - SHINGLE_WORDS + 1)
-    return {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(n)}
+    """The runs of three words; a shorter text as a whole."""
+    found = words(text)
+    n = max(1, len(found) - SHINGLE_WORDS + 1)
+    return {" ".join(found[i : i + SHINGLE_WORDS]) for i in range(n)}
 
 
 def near_duplicates(texts: Sequence[str], threshold: float) -> list[int | None]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dss_jax.evaluate.statistics import mean
-from dss_jax.report import published
+from dss_jax.report import laws, published
 from dss_jax.report.found_runs import FoundCell, FoundRuns, View
 from dss_jax.run import pictures
 from dss_jax.run.pictures import PALETTE
@@ -24,6 +24,7 @@ class _Panel(NamedTuple):
     x: Callable[[FoundCell], float]
     published: float
     finish: Callable[[Any, Sequence[FoundCell]], None]
+    laws: bool = False  # Whether `x` is the share of the data, by which curves follow a power law.
 
 
 def by_data(found: FoundRuns, file: Path, view: View) -> list[Path]:
@@ -35,7 +36,7 @@ def by_data(found: FoundRuns, file: Path, view: View) -> list[Path]:
         cells = [c for c in found.cells if (c.task, c.model) == (task, model)]
         if len({c.examples for c in cells if c.scores(view.split)}) > 1:
             title = f"{task}, {model}"
-            panels.append(_Panel(task, title, cells, lambda c: c.percent, 100.0, _data_axis))
+            panels.append(_Panel(task, title, cells, lambda c: c.percent, 100.0, _data_axis, True))
     return _draw(panels, found, file, view)
 
 
@@ -83,9 +84,14 @@ def _draw(panels: Sequence[_Panel], found: FoundRuns, file: Path, view: View) ->
     colours = {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(methods)}
     for panel, shown in zip(grid.flat, panels, strict=False):
         there = [c for c in shown.cells if c.scores(view.split)]
+        curves = []
         for method in dict.fromkeys(c.method for c in there):
             own = [(shown.x(c), c) for c in there if c.method == method]
             _line(panel, own, view, colours[method])
+            if shown.laws:
+                curves.append(laws.draw(panel, [c for _, c in own], view.split, colours[method]))
+        if any(curves):
+            panel.plot([], [], ":", color="0.4", linewidth=1, label="power law, 95 %")
         teacher = found.teacher_score(shown.task, view.split)
         if teacher is not None:
             style = {"color": "0.4", "linestyle": "--", "linewidth": 1}

@@ -19,7 +19,7 @@ from dss_jax.core.paths import write_whole
 from dss_jax.core.texts import visible
 from dss_jax.evaluate.statistics import mean
 from dss_jax.report import figures as report_figures
-from dss_jax.report import labels, published
+from dss_jax.report import labels, laws, published
 from dss_jax.report import tables as report_tables
 from dss_jax.report.found_runs import FoundCell, FoundRuns, View, find_runs
 from dss_jax.report.tables import Table, as_markdown
@@ -61,7 +61,8 @@ def write(
         raise UsageError(f"no run in {folder} was scored on {split}. Give --split {other}.")
     out = out or folder / "report"
     left = [*found.left, *_not_scored(found, split)]
-    report = Report([*report_tables.tables(found, view), *labels.tables(found, view)], left=left)
+    tables = [*report_tables.tables(found, view), *laws.tables(found, view)]
+    report = Report([*tables, *labels.tables(found, view)], left=left)
     for name, draw in (("by_data", report_figures.by_data), ("by_size", report_figures.by_size)):
         report.files += draw(found, out / name, view)
     # After the figures, which are shown in it.

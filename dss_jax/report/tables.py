@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dss_jax.core.texts import visible
+from dss_jax.evaluate import power_law
 from dss_jax.evaluate.statistics import (
     Difference,
     Mean,
@@ -211,21 +212,29 @@ class _OfTask:
         )
 
     def reached(self) -> Table:
-        """How much data each method needs for the baseline's accuracy on all of it."""
+        """How much data each method needs for the baseline's accuracy on all of it: between the
+        sizes that were run, and by a power law.
+        """
         rows = []
         for goal in self.goals:
             for method in self.methods:
                 own = [c for c in self.cells if (c.model, c.method) == (goal.model, method)]
                 if method != self.baseline and len(own) > 1:
                     curve = {c.fraction: c.scores(self.split) for c in own}
-                    reached = data_to_reach(curve, goal.scores(self.split))
-                    rows.append((method, goal.model, *_share(reached)))
+                    target, law = goal.scores(self.split), power_law.learning_curve(curve)
+                    by_law = ("too few points for a law", "-", "-")
+                    if law is not None:
+                        by_law = _share(power_law.reached(law, target))
+                    row = (method, goal.model, *_share(data_to_reach(curve, target)), *by_law)
+                    rows.append(row)
+        of_share = ("share", "95 %", "not reached in")
         return Table(
             f"{self.task}: share of the data that reaches {self.baseline} on all of it",
-            ("method", "model", "share", "95 %", "not reached in"),
+            ("method", "model", *of_share, "by a power law", *of_share[1:]),
             tuple(rows),
-            "Where the mean curve, linear between the sizes that were run, crosses the target; the "
-            "interval and the last column are over resampled seeds.",
+            "Where the mean curve, linear between the sizes that were run, crosses the target, and "
+            f"where a power law does, which needs {power_law.LEAST} sizes and goes on beyond them; "
+            "intervals and what is not reached are over resampled seeds.",
         )
 
 
