@@ -38,11 +38,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--task_dir", action="append", default=[], help="folder of task files")
     options.add_bad_rows_flag(parser)
     add("--limit", type=int, help="only the first rows")
-    text = "only rows whose ids are in this file: what dss records select wrote, or other JSONL"
-    add("--ids", metavar="FILE", type=Path, help=text)
+    add("--ids", metavar="FILE", type=Path, help="only rows with the ids of dss records select")
     add("--shard", metavar="I/N", help="every N-th row from the I-th (from 0)")
-    release = "no LLM: parse the completions of the authors' release"
-    add("--from_release", metavar="DIR", help=release)
+    add("--from_release", metavar="DIR", help="no LLM: parse the authors' completions")
     add = parser.add_argument_group("prompt").add_argument
     add("--show_prompt", type=int, metavar="N", help="print N requests; send none")
     add("--exemplars", type=int, help="how many of the task's (default: all)")

@@ -233,8 +233,9 @@ def _cut(args: argparse.Namespace) -> None:
     header, lines = read_records(Path(args.files[0]))
     student = load(args.student)
     records = cut_records(student, list(lines), args.words)
-    entry = {"filter": "cut", "value": f"{args.words} words, by {student.folder.name}"}
-    entry |= {"rows_left_out": 0, "samples_left_out": 0, "rows_kept": len(records)}
+    counts = {"rows_left_out": 0, "samples_left_out": 0, "rows_kept": len(records)}
+    value = f"{args.words} words, by {student.folder.name}"
+    entry = {"filter": "cut", "value": value, **counts}
     write_records(Path(args.out), replace(header, filters=(*header.filters, entry)), records)
     say(f"wrote {args.out}: {len(records):,} rows")
 

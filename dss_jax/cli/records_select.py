@@ -72,7 +72,7 @@ def _of_records(args: argparse.Namespace) -> int:
 def _inputs(args: argparse.Namespace, task: DistillationTask, split: str) -> Mapping[str, str]:
     from dss_jax.data.rows import examples
 
-    left = [] if args.bad_rows == "skip" else None
+    left: list[str] | None = [] if args.bad_rows == "skip" else None
     return {e.id: e.input for e in examples(task, split, args.data_dir, left)}
 
 

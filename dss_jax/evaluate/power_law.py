@@ -21,8 +21,8 @@ FARTHEST = 10.0
 
 
 class Laws(NamedTuple):
-    """Laws of a learning curve: of its means first, then of each resample of its sizes' seeds, float
-    [R]; R is 1 where a size has one seed. Errors are in per cent; share 1 is all of the data.
+    """Laws of a learning curve: of its means first, then of each resample of its sizes' seeds:
+    float [R]; R is 1 where a size has one seed. Errors are in per cent; share 1 is all of the data.
 
     Attributes:
       rest: root mean square of what the first misses the means by, points.
