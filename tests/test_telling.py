@@ -60,7 +60,7 @@ def test_a_student_that_reads_no_rationale_is_refused() -> None:
 
 LONG = "So it is because of seven."
 RECORDS = [
-    record("voted", sample(rationale=LONG), sample("(9 - 1)", rationale=LONG)),
+    record("voted", sample(rationale=LONG), sample("(9 - 1)", rationale=LONG), gold="3"),
     record("short", sample(rationale="One and two.")),
     record("no gold", sample(rationale=LONG), gold=""),
     record("failed", sample("", "no_answer", LONG)),
@@ -78,7 +78,8 @@ def test_records_keep_all_else(tmp_path: Path, monkeypatch, capsys) -> None:
     records = {r.id: r for r in found}
     assert [s.rationale for s in records["voted"].samples] == ["So is because", LONG]
     assert records["no gold"].rationale == "So is because"
-    assert {label for _, (label,) in student.asked} == {"(1 + 2)"}
+    labels = {text.partition("</s>")[0]: label for text, (label,) in student.asked}
+    assert labels == {"Question voted?": "3", "Question no gold?": "(1 + 2)"}
     assert records["short"] == RECORDS[1]
     assert records["failed"] == RECORDS[3]
     bare = dataclasses.replace(records["voted"], samples=RECORDS[0].samples)
