@@ -282,3 +282,14 @@ def test_ids_of_no_row_are_told(folder: Path, capsys) -> None:
     ids.write_text('{"id": "gone"}\n')
     assert main([*command, "--ids", str(ids), "--show_prompt", "9"]) == 2
     assert "no row is left to ask about. See --ids" in capsys.readouterr().err
+
+
+def test_released_completions_of_some_rows(tmp_path: Path) -> None:
+    release = Path(__file__).parent / "fixtures" / "release"
+    names = [e.id for e in examples(load_task("cqa"), "train", release)]
+    ids, out = tmp_path / "ids.jsonl", tmp_path / "out.jsonl"
+    ids.write_text("".join(json.dumps({"id": name}) + "\n" for name in names[1:4]))
+    command = ["extract", "--task", "cqa", "--from_release", str(release), "--out", str(out)]
+    for flags, kept in ((["--ids", str(ids)], names[1:4]), (["--shard", "1/2"], names[1::2])):
+        assert main([*command, *flags]) == 0
+        assert [r.id for r in read_records(out)[1]] == kept
