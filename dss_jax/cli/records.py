@@ -231,8 +231,8 @@ def _cut(args: argparse.Namespace) -> None:
     from dss_jax.student.telling import cut_records
 
     header, lines = read_records(Path(args.files[0]))
-    student = load(args.student)
-    records = cut_records(student, list(lines), args.words)
+    whole, student = list(lines), load(args.student)
+    records = cut_records(student, whole, args.words)
     counts = {"rows_left_out": 0, "samples_left_out": 0, "rows_kept": len(records)}
     value = f"{args.words} words, by {student.folder.name}"
     entry = {"filter": "cut", "value": value, **counts}
