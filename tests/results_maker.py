@@ -33,6 +33,14 @@ def write_run(
     train = dataclasses.replace(run.train, seed=seed, output_dir=str(folder))
     run = dataclasses.replace(run, train=train, data=dataclasses.replace(run.data, seed=seed))
     run_folder.open_run_folder(run, "toy")
+    named = {"method": method, "task": task, "seed": seed, "train_examples": examples}
+    return write_answers(folder, right, teacher, **named, parameters=parameters)
+
+
+def write_answers(
+    folder: Path, right: Sequence[bool], teacher: float | None = 60.0, **named: object
+) -> Path:
+    """Finishes the run in a folder: what its `results.json` and its predictions hold."""
     accuracy = 100 * sum(right) / len(right)
     scored = {METRIC: accuracy, "examples": len(right)}
     scored |= {} if teacher is None else {"teacher": teacher}
@@ -40,12 +48,8 @@ def write_run(
         "metric": METRIC,
         "best_step": 4,
         "steps": 6,
-        "method": method,
-        "task": task,
-        "seed": seed,
-        "train_examples": examples,
+        **named,
         "train_total": TOTAL,
-        "parameters": parameters,
         "validation": scored,
         "test": scored,
     }

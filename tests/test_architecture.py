@@ -159,6 +159,7 @@ def test_commands_are_these() -> None:
         "config",
         "sweep",
         "frontier",
+        "ask",
         "report",
         "replay",
         "fit",

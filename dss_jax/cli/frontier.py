@@ -18,7 +18,6 @@ from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
 from dss_jax.evaluate.statistics import mean
-from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.devices import Environment, slots
 from dss_jax.sweep.frontier import Found, Question, draw, scores_of, search, write_json
 from dss_jax.sweep.plan import Planned
@@ -42,10 +41,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     sweep_options.add_grid_flags(parser)
 
 
-class Stopped(Exception):  # noqa: N818 - it may have been asked for
-    """The runs of a cell did not all end well; its one argument is the `Outcome`."""
-
-
 @dataclass
 class _Trainer:
     grid: sweep_options.Grid
@@ -60,14 +55,8 @@ class _Trainer:
         """Accuracies of the runs, which are trained where they are not done. Raises Stopped where
         one did not end well, and UsageError where they have no such split.
         """
-        folder, planned = self.grid.folder, [self.planned[cell] for cell in cells]
-        if self.grid.jobs(planned):
-            whole = dict.fromkeys([*sweep_plan.cells_in(folder), *cells])
-            sweep_plan.write_grid(folder, whole, self.grid.args.gin_file, self.grid.bindings)
-            outcome = sweep.train(self.grid, planned, self.places)
-            if outcome.stopped or outcome.failed:
-                raise Stopped(outcome)
-        found = scores_of(folder, cells, split)
+        sweep.train_more(self.grid, [self.planned[cell] for cell in cells], self.places)
+        found = scores_of(self.grid.folder, cells, split)
         if found is None:
             raise UsageError(f"{cells[0].task} has no {split} split: give another --split.")
         return found
@@ -88,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         question = _question(args, trainer)
         _answer(trainer, question, args.map)
-    except Stopped as stop:
+    except sweep.Stopped as stop:
         outcome: Outcome = stop.args[0]
         return sweep.ended(outcome)
     return 0

@@ -27,6 +27,7 @@ COMMANDS = {
     "config": "print the resolved configuration",
     "sweep": "train every cell of a grid: methods, sizes, seeds; go on after a stop",
     "frontier": "find the smallest model and the least data that reach a target",
+    "ask": "whether rationales help a task, why, and how much data they save, in a given time",
     "report": "tables and figures of finished runs; a page with every answer",
     "replay": "repeat the step at which a run has diverged, and look at its rows",
     "fit": "whether a model fits a device, and with which mesh",

@@ -12,6 +12,7 @@ tried again. More cells may be added; the settings of a run may not change.
 
 import argparse
 import logging
+import math
 import shlex
 import sys
 import time
@@ -156,12 +157,32 @@ class StatusLine:
             log.info(status)
 
 
-def train(grid: Grid, planned: Sequence[Planned], places: Sequence[Environment]) -> Outcome:
+class Stopped(Exception):  # noqa: N818 - it may have been asked for
+    """Runs did not all end well; its one argument is the `Outcome`."""
+
+
+def train_more(
+    grid: Grid, planned: Sequence[Planned], places: Sequence[Environment], until: float = math.inf
+) -> None:
+    """Trains what is left of some runs, which join those of the sweep's folder. Raises Stopped
+    where one did not end well.
+    """
+    if grid.jobs(planned):
+        cells = [*sweep_plan.cells_in(grid.folder), *(one.cell for one in planned)]
+        sweep_plan.write_grid(grid.folder, dict.fromkeys(cells), grid.args.gin_file, grid.bindings)
+        outcome = train(grid, planned, places, until)
+        if outcome.stopped or outcome.failed or outcome.late:
+            raise Stopped(outcome)
+
+
+def train(
+    grid: Grid, planned: Sequence[Planned], places: Sequence[Environment], until: float = math.inf
+) -> Outcome:
     """Trains what is left of the runs, on this machine."""
     jobs = grid.jobs(planned)
     done = len(planned) - sum(len(job.planned) for job in jobs)
     with closing(StatusLine()) as line:
-        return Runner(grid.folder, places, line).run(jobs, done)
+        return Runner(grid.folder, places, line).run(jobs, done, until)
 
 
 def ended(outcome: Outcome) -> int:

@@ -44,12 +44,18 @@ def add_grid_flags(parser: argparse.ArgumentParser) -> None:
     add("--models", metavar="A,B", help="names in gin_configs/models/")
     add("--fractions", metavar="X,Y", help="of the training split: 0.125,0.5,1")
     add("--seeds", metavar="N,N", help="of each cell (default: 0)")
-    add("--output_dir", help="folder of the sweep; it grows, and goes on")
+    text = "one process for the seeds of a cell, in turn: it compiles once"
+    add("--at_once", action="store_true", help=text)
+    add_common_flags(parser)
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that say what all runs have in common, and how many are at work at once."""
+    add = parser.add_argument
+    add("--output_dir", help="folder of the runs; it grows, and goes on")
     add("--init_from", help="checkpoint of every run; {model} stands for the model's name")
     add("--extra_task", metavar="NAME", help="a task whose rows every run is trained on, too")
     add("--decode", help="greedy (default), beam, sample or rank")
-    text = "one process for the seeds of a cell, in turn: it compiles once"
-    add("--at_once", action="store_true", help=text)
     options.add_data_flags(parser)
     options.add_rationales_flag(parser)
     options.add_gin_flags(parser)

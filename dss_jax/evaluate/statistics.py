@@ -165,7 +165,7 @@ def data_to_reach(
     ]
     reached = [x for x in found if x is not None]
     low, high = interval(reached) if 2 * len(reached) >= RESAMPLES else (None, None)
-    return Reached(share, low, high, 1 - len(reached) / RESAMPLES, share == shares[0])
+    return Reached(share, low, high, 1 - len(reached) / RESAMPLES, bool(share == shares[0]))
 
 
 class Beats(NamedTuple):

@@ -58,7 +58,7 @@ def _table(table: dict[str, Any]) -> str:
     )
 
 
-def render(data: dict[str, Any], figures: Sequence[tuple[str, str]]) -> str:
+def render(data: dict[str, Any], figures: Sequence[tuple[str, str]], headline: str = "") -> str:
     """The page of what `page_data` gives, with figures: (name, SVG text)."""
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     style = (_HERE / "page.css").read_text(encoding="utf-8")
@@ -75,6 +75,7 @@ def render(data: dict[str, Any], figures: Sequence[tuple[str, str]]) -> str:
         "POLICY": policy,
         "TITLE": html.escape(data["title"]),
         "SPLIT": html.escape(data["split"]),
+        "HEADLINE": f"<p id=headline>{html.escape(headline)}</p>" if headline else "",
         "STYLE": style,
         "FIGURES": "".join(
             f'<figure role="img" aria-label="{html.escape(name.replace("_", " "))}">{svg}</figure>'

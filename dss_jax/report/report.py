@@ -48,9 +48,12 @@ def write(
     out: Path | None = None,
     view: View = View(),  # noqa: B008 - it cannot be changed
     html: bool = False,
+    headline: str = "",
+    first: Sequence[Table] = (),
 ) -> Report:
     """Writes the report of a folder, of a sweep or any with runs in it, to `out` (None: the folder
-    `report` in it), and logs which runs are left out.
+    `report` in it), and logs which runs are left out. A headline and tables of the caller's come
+    `first`.
 
     Raises:
       UsageError: see `find_runs`; or no run was scored on the split.
@@ -62,12 +65,12 @@ def write(
     out = out or folder / "report"
     left = [*found.left, *_not_scored(found, split)]
     tables = [*report_tables.tables(found, view), *laws.tables(found, view)]
-    report = Report([*tables, *labels.tables(found, view)], left=left)
+    report = Report([*first, *tables, *labels.tables(found, view)], left=left)
     for name, draw in (("by_data", report_figures.by_data), ("by_size", report_figures.by_size)):
         report.files += draw(found, out / name, view)
     # After the figures, which are shown in it.
     texts = {
-        "report.md": _markdown(found, report, view),
+        "report.md": _markdown(found, report, view, headline),
         "results.csv": _results_csv(found),
         "runs.csv": _runs_csv(found),
     }
@@ -76,7 +79,7 @@ def write(
 
         drawings = [(f.stem, f.read_text()) for f in report.files if f.suffix == ".svg"]
         data = page_data(found, report.tables, split, title=folder.name)
-        texts["report.html"] = render(data, drawings)
+        texts["report.html"] = render(data, drawings, headline)
     for name, text in texts.items():
         write_whole(out / name, text)
         report.files.append(out / name)
@@ -98,11 +101,12 @@ def _not_scored(found: FoundRuns, split: str) -> Iterator[str]:
         yield f"{name}: no score on {split} ({there} has)"
 
 
-def _markdown(found: FoundRuns, report: Report, view: View) -> str:
+def _markdown(found: FoundRuns, report: Report, view: View, headline: str) -> str:
     """The report before it has files other than pictures."""
     lines = [
         f"# {as_markdown(found.folder.resolve().name)}",
         "",
+        *([f"**{as_markdown(headline)}**", ""] if headline else []),
         f"Accuracy on {view.split} in %, mean and standard error over seeds (number of seeds). "
         "Each run is scored once, with the checkpoint that was best on validation. "
         f"`*`: fewer than {view.min_seeds} seeds.",

@@ -224,8 +224,8 @@ class _OfTask:
                     target, law = goal.scores(self.split), power_law.learning_curve(curve)
                     by_law = ("too few points for a law", "-", "-")
                     if law is not None:
-                        by_law = _share(power_law.reached(law, target))
-                    row = (method, goal.model, *_share(data_to_reach(curve, target)), *by_law)
+                        by_law = share_reached(power_law.reached(law, target))
+                    row = (method, goal.model, *share_reached(data_to_reach(curve, target)), *by_law)
                     rows.append(row)
         of_share = ("share", "95 %", "not reached in")
         return Table(
@@ -254,7 +254,8 @@ def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _share(found: Reached) -> tuple[str, str, str]:
+def share_reached(found: Reached) -> tuple[str, str, str]:
+    """A share of the data as text, its interval, and how often it is not reached."""
     share = "not reached" if found.share is None else f"{100 * found.share:.3g} %"
     if found.at_least:
         share = f"{share} or less"

@@ -7,6 +7,7 @@ DIR/sweep_times.jsonl                         a line a run of this machine that 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -191,16 +192,20 @@ def _job(folder: Path, members: Sequence[Planned], task_dirs: Sequence[str]) -> 
 
 
 class Times:
-    """The times of the runs that have ended, kept for the next start of the sweep."""
+    """The times of the runs that have ended, kept for the next start of the sweep; `of_folder`:
+    those that were there at this one, in seconds, by the folder of the process's log.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / TIMES
         self.seconds = self.work = 0.0
+        self.of_folder: Counter[str] = Counter()
         lines = self._file.read_text().splitlines() if self._file.exists() else ()
         for line in lines:
             with suppress(ValueError, KeyError):
                 saved = json.loads(line)
                 self._count(saved["seconds"], saved["work"])
+                self.of_folder[saved["folder"]] += saved["seconds"]
 
     def _count(self, seconds: float, work: float) -> None:
         if work > TEACHER_WORK:  # Scoring the teacher says nothing of how long training takes.

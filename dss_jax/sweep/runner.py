@@ -7,6 +7,7 @@ waits for them.
 """
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -76,10 +77,12 @@ class _Child:
 class Outcome:
     """How a sweep has ended: (job, status, log, its last lines) of each process that failed, and
     where the sweep was asked to stop, or one of its processes was, the signal's number; else 0.
+    `late`: the time was up.
     """
 
     failed: list[tuple[Job, int, Path, list[str]]] = field(default_factory=list)
     stopped: int = 0
+    late: bool = False
 
 
 class Runner:
@@ -99,11 +102,12 @@ class Runner:
         self._elsewhere: list[tuple[Job, locks.Owner]] = []
         self._asked = 0
 
-    def run(self, jobs: Sequence[Job], done: int = 0) -> Outcome:
+    def run(self, jobs: Sequence[Job], done: int = 0, until: float = math.inf) -> Outcome:
         """Runs the jobs in order, and returns when none is left or at work; `done` runs of the
-        sweep are finished already.
+        sweep are finished already. Those at work at the time `until`, of `time.monotonic`, save and
+        stop.
         """
-        self._jobs, self._done = list(jobs), done
+        self._jobs, self._done, self._until = list(jobs), done, until
         # Read once: what waits does not change.
         self._begun = {job.flags: self._work_done(job) for job in jobs}
         with self._signals():
@@ -122,6 +126,8 @@ class Runner:
                 self._children.remove(child)
                 self._ended(child)
             now = time.monotonic()
+            if now > self._until and not self._asked:
+                self._asked, self._outcome.late = 1, True
             if self._asked:
                 self._jobs, self._elsewhere = [], []
                 # Each process is told what the sweep was told, once each time.
