@@ -34,7 +34,7 @@ def asked(task: str, repeat: int, budget: float, folder: Path) -> dict:
 
 def verdict(saved: dict) -> str:
     """Why rationales help, or "no", "worse" or "cannot tell"."""
-    helps = saved["answer"]["findings"]["helps"]["answer"]
+    helps = saved["answer"]["contrasts"]["helps"]["answer"]
     return saved["answer"]["cause"] if helps == "yes" else helps
 
 
@@ -50,7 +50,7 @@ def main() -> None:
         for task, right in RIGHT.items():
             saved = asked(task, repeat, args.budget, args.folder / f"{task}_{repeat}")
             said = verdict(saved)
-            gain = saved["answer"]["findings"]["helps"]
+            gain = saved["answer"]["contrasts"]["helps"]
             rows.append(
                 {
                     "task": task,

@@ -26,7 +26,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.sweep_config import TEACHER, Cell
 from dss_jax.report import report
-from dss_jax.report.answer import Answer, answer, scores
+from dss_jax.report.answer import Conclusion, answer, scores
 from dss_jax.report.found_runs import View, find_runs
 from dss_jax.sweep import ask as plans
 from dss_jax.sweep.ask import BASELINE, METHOD, OTHER, SHUFFLED, Design, Part
@@ -213,19 +213,19 @@ class _Asking:
         options = self.designs[: self.designs.index(last) + 1]
         return plans.choose(options, self._minutes, rounds, self.args.budget - self.minutes)
 
-    def _last(self, design: Design) -> tuple[Answer | None, int]:
+    def _last(self, design: Design) -> tuple[Conclusion | None, int]:
         """The answer of the last look, and its number of seeds, where it was at this design."""
         look = (self.saved["looks"] or [{"design": None}])[-1]
         if look["design"] != self.designs.index(design):
             return None, 0
         return self._answer(design, look["seeds"], look["alpha"]), look["seeds"]
 
-    def _answer(self, design: Design, seeds: int, alpha: float, whole: bool = False) -> Answer:
+    def _answer(self, design: Design, seeds: int, alpha: float, whole: bool = False) -> Conclusion:
         folders = {part: [self.cells[part, n].folder for n in range(seeds)] for part in design}
         right = scores(find_runs(self.folder), folders, self.args.split)
         return answer(right, self.args.margin, alpha, whole)
 
-    def _look(self, design: Design, seeds: int, final: bool) -> Answer:
+    def _look(self, design: Design, seeds: int, final: bool) -> Conclusion:
         """Looks at the results, which spends a part of the level."""
         own, looks = self.saved["budgets"][-1], self.saved["looks"]
         share = 1.0 if final else (self.minutes - own["from"]) / (own["budget"] - own["from"])
@@ -234,7 +234,7 @@ class _Asking:
         look = {"budget": len(self.saved["budgets"]), "seeds": seeds, "alpha": alpha}
         looks.append({**look, "design": self.designs.index(design), "minutes": self.minutes})
         self.save()
-        gain = made.findings["helps"].shown(self.args.level)
+        gain = made.contrasts["helps"].shown(self.args.level)
         say(f"{seeds} seeds, {self.minutes:.1f} of {self.args.budget:g} minutes: {gain}")
         return made
 
@@ -244,7 +244,7 @@ class _Asking:
         so_far = sum(look["alpha"] for look in self.saved["looks"])
         return max(0.0, plans.spent(level, budgets, share) - so_far)
 
-    def _show(self, made: Answer, next_round: float) -> None:
+    def _show(self, made: Conclusion, next_round: float) -> None:
         level, split = self.args.level, self.args.split
         needs = made.needs(self._left(len(self.saved["budgets"]), 1.0), next_round)
         said, table = made.said(level, split), made.table(level)
@@ -260,12 +260,11 @@ class _Asking:
     def say_what_a_run_takes(self) -> None:
         """Where the budget ended before the first runs did."""
         runs = [self.planned[self.cells[part, 0]] for part in self.designs[-1]]
-        states = [state_of(self.folder / one.cell.folder) for one in runs]
-        steps = runs[0].run.train.steps
-        work = [one.work for one in runs]
-        share = sum(
-            w * (s.done or s.step / steps) for w, s in zip(work, states, strict=True)
-        ) / sum(work)
+        done = 0.0
+        for one in runs:
+            state = state_of(self.folder / one.cell.folder)
+            done += one.work * (state.done or state.step / one.run.train.steps)
+        share = done / sum(one.work for one in runs)
         text = f"It cannot be told: {share:.0%} of the first run of each method fitted the budget."
         if share:
             text += f" All of them take about {self.minutes / share:.0f} minutes, and a few seeds"

@@ -47,7 +47,7 @@ MORES = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Contrast:
     """A question: a mean in percentage points, its interval, and what follows."""
 
     question: str
@@ -62,20 +62,20 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Conclusion:
     """What is known after a look.
 
     Attributes:
       cause: of the help: content, words, any rationale, cannot tell; not asked where there is none.
-      findings: by name: "helps", the controls, what half of the gain is above each, "more".
+      contrasts: by name: "helps", the controls, what half of the gain is above each, "more".
       saved: the share of the data with which dss is as good as standard fine-tuning on all of it.
       alpha: each interval misses with this probability.
       margin: percentage points that would not matter.
-      unclear: the finding that keeps the answer from being clear.
+      unclear: the contrast that keeps the answer from being clear.
     """
 
     cause: str
-    findings: dict[str, Finding]
+    contrasts: dict[str, Contrast]
     saved: Reached | None
     alpha: float
     margin: float
@@ -86,7 +86,7 @@ class Answer:
 
     def said(self, level: float, split: str) -> str:
         """The answer for people; `level` of all looks, per cent."""
-        gain = self.findings["helps"]
+        gain = self.contrasts["helps"]
         of = gain.estimate
         verdict = HELPS[gain.answer].format(margin=self.margin)
         text = (
@@ -97,7 +97,7 @@ class Answer:
             share, interval, _ = share_reached(self.saved)
             text += f" {METHOD} gets from {share} of the data what {BASELINE} gets from all of it"
             text += f" (95 %: {interval})."
-        if (more := self.findings.get("more")) is not None:
+        if (more := self.contrasts.get("more")) is not None:
             text += f" {MORES[more.answer].format(margin=self.margin)}: {more.shown(level)}."
         return text
 
@@ -107,7 +107,7 @@ class Answer:
         """
         if self.unclear is None:
             return ""
-        found = self.findings[self.unclear]
+        found = self.contrasts[self.unclear]
         of = found.estimate
         if of.seeds == 1:
             return f"One seed says nothing of chance; each takes {minutes:.2g} minutes here."
@@ -128,7 +128,7 @@ class Answer:
     def table(self, level: float) -> Table:
         rows = [
             (f.question, f"{f.estimate.value:+.2f}", f"[{f.low:+.2f}, {f.high:+.2f}]", f.answer)
-            for f in self.findings.values()
+            for f in self.contrasts.values()
         ]
         if self.saved is not None:
             share, interval, never = share_reached(self.saved)
@@ -156,7 +156,7 @@ def scores(found: FoundRuns, folders: Mapping[Part, Sequence[str]], split: str) 
     return dict(zip(folders, right.reshape(len(folders), -1, len(ids)), strict=True))
 
 
-def answer(right: Scores, margin: float, alpha: float, whole: bool = True) -> Answer:
+def answer(right: Scores, margin: float, alpha: float, whole: bool = True) -> Conclusion:
     """The answer of a look.
 
     The questions are asked in this order, each only where the one before says yes, so that they
@@ -172,7 +172,7 @@ def answer(right: Scores, margin: float, alpha: float, whole: bool = True) -> An
     most = shares[-1]
     points = {part: 100.0 * one for part, one in right.items()}
     base, dss = points[Part(BASELINE, most)], points[Part(METHOD, most)]
-    found: dict[str, Finding] = {}
+    found: dict[str, Contrast] = {}
 
     def ask(name: str, question: str, values: np.ndarray, names: tuple[str, str, str]) -> str:
         of = crossed(values)
@@ -181,7 +181,7 @@ def answer(right: Scores, margin: float, alpha: float, whole: bool = True) -> An
         said = small if high < margin else UNKNOWN
         if low > 0 or high < 0:
             said = above if low > 0 else below
-        found[name] = Finding(question, of, low, high, said)
+        found[name] = Contrast(question, of, low, high, said)
         return said
 
     helps = ask("helps", f"{METHOD} - {BASELINE}", dss - base, (YES, WORSE, NO))
@@ -203,11 +203,11 @@ def answer(right: Scores, margin: float, alpha: float, whole: bool = True) -> An
         ask("more", question, dss - points[Part(METHOD, shares[-2])], (YES, WORSE, NO))
         curve = {s: points[Part(METHOD, s)].mean(axis=1).tolist() for s in shares}
         saved = data_to_reach(curve, base.mean(axis=1).tolist()) if whole else None
-    return Answer(cause, found, saved, alpha, margin, unclear)
+    return Conclusion(cause, found, saved, alpha, margin, unclear)
 
 
 def half_of(control: str) -> str:
-    """The name of the finding whether a control keeps half of the gain."""
+    """The name of the contrast whether a control keeps half of the gain."""
     return f"half of the gain, {control}"
 
 
