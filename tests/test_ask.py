@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,7 +64,7 @@ class TestCrossed:
         found = crossed(np.array([[-1.0, 1, 3], [1, 3, 5]]))
         assert (found.value, found.of_seeds, found.of_items, found.of_rest) == (2, 2, 4, 0)
         assert found.error() ** 2 == pytest.approx(2 / 2 + 4 / 3)
-        assert found.error(seeds=4, items=8) ** 2 == pytest.approx(2 / 4 + 4 / 8)
+        assert replace(found, seeds=4, items=8).error() ** 2 == pytest.approx(2 / 4 + 4 / 8)
 
     @pytest.mark.parametrize("values", [np.ones((1, 9)), np.eye(9)[:, :1], np.zeros((4, 9))])
     def test_nothing_is_known_of_one_seed_one_item_or_equal_values(self, values) -> None:
@@ -72,16 +72,16 @@ class TestCrossed:
 
     def test_what_it_takes_is_enough_and_not_too_much(self) -> None:
         found = Crossed(3.0, of_seeds=4.0, of_items=900.0, of_rest=1600.0, seeds=4, items=400)
-        seeds, items = found.needed(4.0, 0.05)
-        z = stats.norm.isf(0.025)
-        assert seeds is not None
-        assert items is not None
-        assert z * found.error(seeds=seeds) <= 4.0 < z * found.error(seeds=seeds - 1)
-        assert z * found.error(items=items) <= 4.0 < z * found.error(items=items - 1)
+        for side, n in zip(("seeds", "items"), found.needed(5.0, 0.05), strict=True):
+            assert n is not None
+            assert replace(found, **{side: n}).reach(0.05) <= 5.0
+            assert replace(found, **{side: n - 1}).reach(0.05) > 5.0
         # Seeds alone leave what the items have: sqrt(900 / 400) = 1.5 points.
-        assert found.needed(2.5, 0.05)[0] is None
-        # Items alone leave what the seeds have: sqrt(4 / 4) = 1 point.
-        assert found.needed(1.9, 0.05) == (None, None)
+        assert found.needed(1.97 * 1.5, 0.05)[0] is not None
+        assert found.needed(1.95 * 1.5, 0.05)[0] is None
+        # Items alone leave what the seeds have: Student's, of sqrt(4 / 4) = 1 point.
+        assert found.needed(stats.t.isf(0.025, 3) * 1.02, 0.05)[1] is not None
+        assert found.needed(stats.t.isf(0.025, 3) * 0.98, 0.05)[1] is None
 
     @pytest.mark.parametrize(("of_seeds", "of_items"), [(0.0, 30.0), (3.0, 30.0), (6.0, 0.0)])
     def test_intervals_miss_as_often_as_they_say(self, of_seeds: float, of_items: float) -> None:
@@ -359,7 +359,7 @@ class TestBudget:
         saved = dss_ask(tmp_path / "a", 60, "--fractions", "1", "--margin", "2.5")
         assert machine.now <= 60 * 60
         assert saved["said"].startswith("It cannot be told yet whether rationales help here: dss -")
-        assert re.match(r"To tell would take about \d+ more seeds \(\d+ minutes\)", saved["needs"])
+        assert re.match(r"To tell would take about \d+ more seeds? \(\d+ minutes\)", saved["needs"])
         assert saved["needs"] in capsys.readouterr().out
 
     def test_one_round(self, tmp_path: Path, machine: Machine) -> None:

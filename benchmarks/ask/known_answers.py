@@ -22,7 +22,17 @@ UNKNOWN = "cannot tell"
 
 def asked(task: str, repeat: int, budget: float, folder: Path) -> dict:
     """The answer of one experiment."""
-    words = ["ask", "--task", task, "--task_dir", str(HERE / "tasks"), "--budget", str(budget)]
+    words = [
+        "ask",
+        "--task",
+        task,
+        "--task_dir",
+        str(HERE / "tasks"),
+        "--fractions",
+        "1",
+        "--budget",
+        str(budget),
+    ]
     words += ["--gin_file", str(HERE / "pairs.gin"), "--first_seed", str(100 * repeat)]
     words += ["--vocabulary", str(ROOT / "tasks/vocabularies/word_problems.model")]
     words += ["--output_dir", str(folder)]

@@ -11,14 +11,18 @@ fallacy"; Baayen, Davidson and Bates 2008): of a whole table the same as by REML
 would be negative. More seeds make the first and the last part smaller, more items the others.
 """
 
+import bisect
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 BOUND = 100.0
 """Per cent: no difference of two accuracies is larger, and no less is known from one seed."""
+
+MOST = 100_000
+"""Seeds or items that anybody would take."""
 
 MANY = 100
 """Degrees of freedom from which on a few points of a chi-square distribution stand for it."""
@@ -37,13 +41,18 @@ class Crossed:
     seeds: int
     items: int
 
-    def error(self, seeds: int | None = None, items: int | None = None) -> float:
-        """The standard error of the mean of so many seeds and items; default: those there are."""
-        s, i = seeds or self.seeds, items or self.items
-        return math.sqrt(self.of_seeds / s + self.of_items / i + self.of_rest / (s * i))
+    def error(self) -> float:
+        """The standard error of the mean."""
+        of_rest = self.of_rest / (self.seeds * self.items)
+        return math.sqrt(self.of_seeds / self.seeds + self.of_items / self.items + of_rest)
 
     def interval(self, alpha: float) -> tuple[float, float]:
-        """The two-sided interval that misses with probability `alpha`, within `BOUND`.
+        """The two-sided interval that misses with probability `alpha`, within `BOUND`."""
+        reach = self.reach(alpha)
+        return max(-BOUND, self.value - reach), min(BOUND, self.value + reach)
+
+    def reach(self, alpha: float) -> float:
+        """How far the interval goes to each side, at most twice `BOUND`.
 
         It is the generalized interval (Weerahandi 1993): the error is normal, with a variance whose
         mean squares of seeds and of items are known as well as their degrees of freedom tell. Where
@@ -51,7 +60,7 @@ class Crossed:
         even where items have most of it, which Satterthwaite's degrees of freedom overlook.
         """
         if not self.error() or not alpha:
-            return -BOUND, BOUND
+            return 2 * BOUND
         from scipy import optimize, special
 
         seeds = (self.of_rest + self.items * self.of_seeds) * _inverse(self.seeds - 1)[:, None]
@@ -64,25 +73,21 @@ class Crossed:
             return float((weights * special.erfc(reach / scale)).sum()) - alpha
 
         most = 2 * BOUND
-        reach = most if too_often(most) > 0 else float(optimize.brentq(too_often, 0, most))
-        return max(-BOUND, self.value - reach), min(BOUND, self.value + reach)
+        return most if too_often(most) > 0 else float(optimize.brentq(too_often, 0, most))
 
     def needed(self, reach: float, alpha: float) -> tuple[int | None, int | None]:
         """How many seeds with these items, and how many items with these seeds, would make the
-        interval reach only so far to each side, were the components known; None: no number does.
+        interval reach only so far, were the components what they seem; None: more than `MOST`.
         """
-        from scipy import special
 
-        wanted = (reach / -float(special.ndtri(alpha / 2))) ** 2
+        def count(side: str) -> int | None:
+            def enough(n: int) -> bool:
+                return replace(self, **{side: n}).reach(alpha) <= reach
 
-        def count(own: float, other: float, others: int) -> int | None:
-            left = wanted - other / others
-            return math.ceil((own + self.of_rest / others) / left) if left > 0 else None
+            found = bisect.bisect_left(range(MOST), True, 2, key=enough)
+            return found if found < MOST else None
 
-        return (
-            count(self.of_seeds, self.of_items, self.items),
-            count(self.of_items, self.of_seeds, self.seeds),
-        )
+        return count("seeds"), count("items")
 
 
 @functools.cache

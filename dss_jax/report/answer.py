@@ -118,7 +118,7 @@ class Conclusion:
         seeds, items = of.needed(reach, alpha)
         if seeds is not None:
             more = max(1, seeds - of.seeds)
-            takes = f"about {more:,} more seeds ({more * minutes:,.0f} minutes)"
+            takes = f"about {more:,} more seed{'s' * (more > 1)} ({more * minutes:,.0f} minutes)"
         elif items is not None:
             takes = f"about {items:,} test items in place of {of.items:,}; seeds alone do not do"
         else:
