@@ -2,7 +2,7 @@
 experiment that fits a budget of minutes, and stops early when the answer is clear.
 
   dss ask --task cqa --model t5_1_1_base --init_from google/t5-v1_1-base --budget 600
-  dss ask --task word_problems --gin_file sweeps/word_problems.gin --budget 20
+  dss ask --task word_problems --model t5_1_1_tiny --gin_file runs/demo.gin --budget 20
 
 Standard fine-tuning, dss and two controls (shuffled rationales, those of other rows), on shares of
 the data, seed by seed, each with a subset of its own. The same command goes on after a stop, and so
