@@ -135,8 +135,8 @@ class Conclusion:
             question = f"data for which {METHOD} is as good as {BASELINE} on all"
             rows.append((question, share, interval, f"not reached in {never} of resamples"))
         note = (
-            "Intervals hold for new seeds, subsets of the data and test items, all looks together; "
-            "that of the data is over seeds alone, at 95 % by itself."
+            "Intervals hold for new seeds and test items, and for new subsets of the data where "
+            "these are not all; all looks together. That of the data is over seeds, at 95 % by itself."
         )
         header = ("question", "points", f"{level:g} %", "answer")
         return Table("Do rationales help here?", header, tuple(rows), note)
