@@ -136,7 +136,7 @@ class Conclusion:
             rows.append((question, share, interval, f"not reached in {never} of resamples"))
         note = (
             "Intervals hold for new seeds and test items, and for new subsets of the data where "
-            "these are not all; all looks together. That of the data is over seeds, at 95 % by itself."
+            "these are not all; all looks together. That of the data is over seeds alone, at 95 %."
         )
         header = ("question", "points", f"{level:g} %", "answer")
         return Table("Do rationales help here?", header, tuple(rows), note)
