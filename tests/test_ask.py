@@ -183,6 +183,7 @@ def test_what_more_data_does_and_how_much_is_saved() -> None:
     # By hand: 4 of 200 items are 100 points better, with each seed.
     assert more.error() ** 2 == pytest.approx(100**2 * np.var(np.arange(200) < 4, ddof=1) / 200)
     assert made.cause == "not asked"
+    assert made.accuracies[-1] == {"method": METHOD, "fraction": 1.0, "seeds": [62.0] * 4}
     assert "from 37.5 % of the data what standard gets from all" in made.said(95, "test")
     json.dumps(made.as_json(), allow_nan=False)
 

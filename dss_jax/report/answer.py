@@ -68,6 +68,7 @@ class Conclusion:
     Attributes:
       cause: of the help: content, words, any rationale, cannot tell; not asked where there is none.
       contrasts: by name: "helps", the controls, what half of the gain is above each, "more".
+      accuracies: per cent, of each seed, of each method and share of the data.
       saved: the share of the data with which dss is as good as standard fine-tuning on all of it.
       alpha: each interval misses with this probability.
       margin: percentage points that would not matter.
@@ -76,6 +77,7 @@ class Conclusion:
 
     cause: str
     contrasts: dict[str, Contrast]
+    accuracies: list[dict[str, Any]]
     saved: Reached | None
     alpha: float
     margin: float
@@ -203,7 +205,8 @@ def answer(right: Scores, margin: float, alpha: float, whole: bool = True) -> Co
         ask("more", question, dss - points[Part(METHOD, shares[-2])], (YES, WORSE, NO))
         curve = {s: points[Part(METHOD, s)].mean(axis=1).tolist() for s in shares}
         saved = data_to_reach(curve, base.mean(axis=1).tolist()) if whole else None
-    return Conclusion(cause, found, saved, alpha, margin, unclear)
+    accuracies = [{**p._asdict(), "seeds": r.mean(axis=1).tolist()} for p, r in points.items()]
+    return Conclusion(cause, found, accuracies, saved, alpha, margin, unclear)
 
 
 def half_of(control: str) -> str:
