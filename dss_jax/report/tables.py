@@ -225,8 +225,8 @@ class _OfTask:
                     by_law = ("too few points for a law", "-", "-")
                     if law is not None:
                         by_law = share_reached(power_law.reached(law, target))
-                    row = (method, goal.model, *share_reached(data_to_reach(curve, target)), *by_law)
-                    rows.append(row)
+                    linear = share_reached(data_to_reach(curve, target))
+                    rows.append((method, goal.model, *linear, *by_law))
         of_share = ("share", "95 %", "not reached in")
         return Table(
             f"{self.task}: share of the data that reaches {self.baseline} on all of it",
