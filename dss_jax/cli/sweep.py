@@ -26,7 +26,7 @@ from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.signals import saved_status
-from dss_jax.core.sweep_config import cells_of
+from dss_jax.core.sweep_config import cells_of, undistilled_cells
 from dss_jax.sweep import cluster
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.devices import Environment, slots
@@ -59,7 +59,9 @@ def main(args: argparse.Namespace) -> int:
     where = _where(args)
     grid = sweep_options.read_grid(args)
     _check_place(args.output_dir, where)
-    planned, before = sweep_options.plan(grid, cells_of(grid.sweep))
+    cells = [*cells_of(grid.sweep), *undistilled_cells(grid.sweep)]
+    planned, before = sweep_options.plan(grid, cells)
+    planned = sweep_options.with_a_start(planned)
     if args.dry_run:
         say("# dry run: nothing is started")
         print_states(grid.folder, planned)
@@ -118,12 +120,12 @@ def print_states(folder: Path, planned: Sequence[Planned]) -> None:
     """Prints a table of the runs: a row for each task, model and method; a column for each size:
     "3 of 4" runs done, "+1" of them half trained.
     """
-    sizes = list(dict.fromkeys(p.cell.size for p in planned if p.cell.model)) or [""]
+    sizes = list(dict.fromkeys(p.cell.size for p in planned if p.cell.trains)) or [""]
     rows: dict[tuple[str, str, str], dict[str, list[State]]] = {}
     for cell in (one.cell for one in planned):
         row = rows.setdefault((cell.task, cell.model or "-", cell.method), {})
-        # The teacher's has no size.
-        size = cell.size if cell.model else sizes[0]
+        # What is not trained has no size.
+        size = cell.size if cell.trains else sizes[0]
         row.setdefault(size, []).append(state_of(folder / cell.folder))
     texts = [[*name, *(_shown(row.get(size, [])) for size in sizes)] for name, row in rows.items()]
     say(f"{folder}: runs that are done")

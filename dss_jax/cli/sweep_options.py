@@ -1,6 +1,7 @@
 """Flags of `dss sweep` and `dss frontier`, and how a grid becomes checked runs."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING
 from dss_jax.cli import gin_config, options
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import TEACHER, Cell, Sweep
+from dss_jax.core.sweep_config import TEACHER, UNDISTILLED, Cell, Sweep
 from dss_jax.run.changes import with_seed
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.plan import Job, Planned
 
 if TYPE_CHECKING:
     from dss_jax.data.store import TokenStore
+
+log = logging.getLogger(__name__)
 
 OF_STUDENTS = ("init_from", "extra_task")
 """Flags that the teacher's runs are not given."""
@@ -205,7 +208,7 @@ def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore
 def _lacking(store: "TokenStore", planned: Planned) -> str | None:
     from dss_jax.layouts.batches import subset_rows
 
-    if planned.cell.method == TEACHER:
+    if not planned.run.method.trains:
         return None
     run = planned.run
     if run.method.uses_rationales and not store.has("rationale_targets"):
@@ -217,6 +220,14 @@ def _lacking(store: "TokenStore", planned: Planned) -> str | None:
     except UsageError as error:
         return str(error)
     return None
+
+
+def with_a_start(planned: Sequence[Planned]) -> list[Planned]:
+    """The runs without the scores of checkpoints where there are none: said, once."""
+    none = [p for p in planned if p.cell.method == UNDISTILLED and p.run.train.init_from is None]
+    if none:
+        log.info("no undistilled student: the runs start from random parameters (no --init_from)")
+    return [one for one in planned if one not in none]
 
 
 def without_teachers(planned: Sequence[Planned], stores: dict[str, "TokenStore"]) -> list[Planned]:
