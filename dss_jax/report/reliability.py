@@ -107,7 +107,7 @@ def _measured(cell: FoundCell, ids: tuple[str, ...], runs: list[list[Answer]]) -
     kind, confidence, agreement, rationales, by_chance = "", None, None, None, math.nan
     if known := confidences(every):
         kind, sure = known[0], np.reshape(known[1], (len(runs), n))
-        by_chance = reliability.error_by_chance(sure)
+        by_chance = reliability.error_by_chance([*sure])
         pairs = zip(sure, runs, strict=True)
         confidence = bootstrap([_of_confidence(own, run) for own, run in pairs], n)
     if len(runs) > 1:
