@@ -14,7 +14,7 @@ from dss_jax.evaluate import reliability as statistic
 from dss_jax.report import report
 from dss_jax.report.found_runs import View, find_runs
 from dss_jax.report.page import page_data
-from dss_jax.report.reliability import confidences, measure, shares_of
+from dss_jax.report.reliability import confidences, measure, shares_of, tables
 
 SURE = np.array([0.95, 0.62, 0.95, 0.30, 0.62])
 RIGHT = np.array([True, True, False, False, True])
@@ -172,8 +172,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _table(made: report.Report, title: str) -> list[dict[str, str]]:
-    (table,) = [t for t in made.tables if title in t.title]
+def _table(folder: Path, title: str) -> list[dict[str, str]]:
+    made = tables(measure(find_runs(folder), View()), View())
+    (table,) = [t for t in made if title in t.title]
     return [dict(zip(table.header, row, strict=True)) for row in table.rows]
 
 
@@ -183,8 +184,7 @@ def _numbers(text: str) -> list[float]:
 
 class TestReport:
     def test_a_method_that_is_too_sure(self, runs: Path) -> None:
-        made = report.write(runs)
-        standard, dss = _table(made, "toy: confidence, test")
+        standard, dss = _table(runs, "toy: confidence, test")
         assert standard["probability"] == "among the labels"
         gap, low, high = _numbers(standard["confidence - accuracy, %"])
         assert low < 20 < high
@@ -193,7 +193,8 @@ class TestReport:
         # Two labels: both squares of a row are the same.
         one, both = _numbers(dss["Brier"]), _numbers(dss["Brier, all labels"])
         assert both == pytest.approx([2 * x for x in one], abs=2e-4)
-        (row,) = _table(made, "confidence, differences from standard")
+        assert 2 < float(standard["by chance, %"]) < _numbers(standard["ECE, %"])[1]
+        (row,) = _table(runs, "confidence, differences from standard")
         assert row["difference"] == "dss - standard"
         for name in ("confidence - accuracy, %", "ECE, %", "Brier", "AURC, %"):
             value, low, high = _numbers(row[name])
@@ -207,12 +208,14 @@ class TestReport:
             answers = run.predictions("test")
             sure = np.array([math.exp(a["log_prob"]) for a in answers])
             errors.append(np.mean((sure - [a["correct"] for a in answers]) ** 2))
-        shown = _table(report.write(runs), "toy: confidence, test")[0]["Brier"]
+        shown = _table(runs, "toy: confidence, test")[0]["Brier"]
         assert _numbers(shown)[0] == pytest.approx(np.mean(errors), abs=1e-4)
         assert len(standard.ids) == 300
 
     def test_pictures_of_both(self, runs: Path) -> None:
         made = report.write(runs, html=True)
+        titles = [t.title for t in made.tables]
+        assert {"toy: confidence, test", "toy: seeds and rationales, test"} <= {*titles}
         assert {"reliability.png", "reliability.svg"} <= {f.name for f in made.files}
         svg = (runs / "report" / "reliability.svg").read_text()
         for text in ("confidence", "risk: errors among these, %", "standard", "dss", "calibrated"):
@@ -245,13 +248,13 @@ class TestReport:
         logs = [answer.pop("label_log_probs") for answer in answers]
         folder = _write(tmp_path / "a", answers)
         title = "toy: confidence, test"
-        assert _table(report.write(tmp_path), title)[0]["probability"] == "of the text"
+        assert _table(tmp_path, title)[0]["probability"] == "of the text"
         lines = [{"id": f"item-{i}", "label_log_probs": own} for i, own in enumerate(logs)]
         file = folder / "predictions" / "test-4-rank.jsonl"
         file.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
-        assert _table(report.write(tmp_path), title)[0]["probability"] == "of the text", "not all"
+        assert _table(tmp_path, title)[0]["probability"] == "of the text", "not all"
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        assert _table(report.write(tmp_path), title)[0]["probability"] == "among the labels"
+        assert _table(tmp_path, title)[0]["probability"] == "among the labels"
 
     def test_seeds_and_rationales_by_hand(self, tmp_path: Path) -> None:
         said = ("yyyynnnn", "yyyynnny", "yyynnnyy")
@@ -267,7 +270,7 @@ class TestReport:
                 for i, letter in enumerate(letters)
             ]
             _write(tmp_path / str(seed), answers, seed=seed)
-        (row,) = _table(report.write(tmp_path), "toy: seeds and rationales")
+        (row,) = _table(tmp_path, "toy: seeds and rationales")
         # 8, 7 and 5 of 8 are right.
         assert row["s over seeds"] == f"{np.std([100, 87.5, 62.5], ddof=1):.2f}"
         assert (row["lowest"], row["highest"]) == ("62.50", "100.00")

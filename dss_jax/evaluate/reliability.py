@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dss_jax.evaluate.statistics import CHUNK, LEVEL, RESAMPLES
+from dss_jax.evaluate.statistics import CHUNK, LEVEL
+
+RESAMPLES = 1000
+"""A resample here is work: 10,000 answers of four seeds are sorted out in seconds."""
 
 BINS = 15
 """Of confidence, of equal width, as in Guo et al. 2017; each holds its upper edge."""
@@ -34,11 +37,13 @@ def bins_of(confidence: np.ndarray) -> np.ndarray:
     return np.digitize(confidence, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
 
 
-def in_bins(confidence: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sums of float [N] over each bin's items: float64 [R, B]."""
-    of_bin = np.zeros((len(confidence), BINS))
-    of_bin[np.arange(len(confidence)), bins_of(confidence)] = values
-    return np.asarray(weights @ of_bin)
+def in_bins(confidence: np.ndarray, *values: np.ndarray) -> np.ndarray:
+    """Of each of the values, float [N], a column a bin, 0 where an item is in another: float64
+    [N, values * B]. Weights times this are sums over the bins' items.
+    """
+    of_bins = np.zeros((len(confidence), len(values), BINS))
+    of_bins[np.arange(len(confidence)), :, bins_of(confidence)] = np.stack(values, axis=1)
+    return of_bins.reshape(len(confidence), -1)
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -46,7 +51,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, weights: np.nda
     their bin's |accuracy - mean confidence|. In [0, 1]: float64 [R].
     """
     # A bin's share of the items cancels the number that its means are over.
-    gaps = np.abs(in_bins(confidence, right - confidence, weights))
+    gaps = np.abs(weights @ in_bins(confidence, right - confidence))
     return np.asarray(gaps.sum(axis=1) / weights.sum(axis=1))
 
 
@@ -56,11 +61,11 @@ def error_by_chance(of_seeds: Sequence[np.ndarray], seed: int = 0) -> float:
     2007): one that is not above says nothing against them.
     """
     rng, errors = np.random.default_rng([seed, 2]), []
-    for _ in range(RESAMPLES // CHUNK // 4 + 1):
+    for _ in range(0, RESAMPLES, CHUNK):
         found = []
         for sure in of_seeds:
             right = rng.random((CHUNK, len(sure))) < sure
-            gaps = np.abs(in_bins(sure, np.ones(len(sure)), right - sure))
+            gaps = np.abs((right - sure) @ in_bins(sure, np.ones(len(sure))))
             found.append(gaps.sum(axis=1) / len(sure))
         errors.append(np.mean(found, axis=0))
     return float(np.quantile(np.concatenate(errors), (1 + LEVEL) / 2))
@@ -79,8 +84,10 @@ def risk_by_coverage(
     order = np.argsort(-confidence, kind="stable")
     less, own = -confidence[order], weights[:, order]
     ends = np.searchsorted(less, less, side="right") - 1
-    kept = own.cumsum(axis=1)[:, ends]
-    risks = (own * ~right[order]).cumsum(axis=1)[:, ends] / np.maximum(kept, 1)
+    kept, wrong = own.cumsum(axis=1), (own * ~right[order]).cumsum(axis=1)
+    if np.any(np.diff(ends) == 0):
+        kept, wrong = kept[:, ends], wrong[:, ends]
+    risks = wrong / np.maximum(kept, 1)
     area = (own * risks).sum(axis=1) / own.sum(axis=1)
     # As sure as the last that is needed for the coverage.
     needed = np.round(COVERAGES * len(confidence), 9)

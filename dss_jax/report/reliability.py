@@ -130,7 +130,7 @@ def _named(answer: Answer, labels: Sequence[str]) -> str | None:
 def _of_confidence(sure: np.ndarray, answers: Sequence[Answer]) -> Statistics:
     right = np.array([bool(p["correct"]) for p in answers])
     squares = np.array([_square(p) for p in answers])
-    columns = right.astype(float), sure, np.ones(len(sure))
+    of_bins = reliability.in_bins(sure, right, sure, np.ones(len(sure)))
 
     def of(weights: np.ndarray) -> np.ndarray:
         area, curve = reliability.risk_by_coverage(sure, right, weights)
@@ -141,8 +141,7 @@ def _of_confidence(sure: np.ndarray, answers: Sequence[Answer]) -> Statistics:
             mean_of((sure - right) ** 2, weights),
             mean_of(squares, weights),
         ]
-        bins = [reliability.in_bins(sure, values, weights).T for values in columns]
-        return np.concatenate([np.stack(single), curve, *bins])
+        return np.concatenate([np.stack(single), curve, (weights @ of_bins).T])
 
     return of
 
@@ -190,20 +189,21 @@ def _heads() -> tuple[str, ...]:
 
 
 def _confidence(task: str, made: Sequence[MeasuredCell], view: View) -> Table:
-    rows = []
+    rows, heads = [], _heads()
     for one in made:
         if drawn := one.confidence:
-            own = (_text_of(drawn, k, *rule) for k, rule in enumerate(SHOWN.values()))
-            chance = f"{100 * one.by_chance:.2f}"
-            rows.append((*_place(one.cell), one.kind, *own, chance))
+            own = [_text_of(drawn, k, *rule) for k, rule in enumerate(SHOWN.values())]
+            own.insert(2, f"{100 * one.by_chance:.2f}")
+            rows.append((*_place(one.cell), one.kind, *own))
     return Table(
         f"{task}: confidence, {view.split}",
-        ("method", "model", "training data", "probability", *_heads(), "ECE by chance, %"),
+        ("method", "model", "training data", "probability", *heads[:2], "by chance, %", *heads[2:]),
         tuple(rows),
         "Means over seeds, with 95 % intervals of a bootstrap over seeds and items. ECE: expected "
         f"calibration error in {BINS} bins of equal width; by chance: calibrated students stay "
-        "below it in 97.5 % of all draws. AURC: area under the risk-coverage curve. Brier: of the answer's confidence against whether it is right; over all labels, of "
-        "their distribution. Less is better, but for the first column, where 0 is.",
+        "below it in 97.5 % of all draws. AURC: area under the risk-coverage curve. Brier: of the "
+        "answer's confidence against whether it is right; over all labels, of their distribution. "
+        "Less is better, but for the first column, where 0 is.",
     )
 
 
