@@ -1,5 +1,6 @@
 """What a method is held against: the checkpoint as it is, and the compute for the label alone."""
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import toy
 from results_maker import accuracy_of, write_run
 
-from dss_jax.cli import gin_config, sweep_options
+from dss_jax.cli import gin_config, options, sweep, sweep_options
 from dss_jax.cli.main import main
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
@@ -22,7 +23,6 @@ from dss_jax.interop.weights import expected_shapes, from_tree, nested
 from dss_jax.report import report
 from dss_jax.run import run_folder, seeds, single, undistilled_run
 from dss_jax.run.session import with_vocab_size
-from dss_jax.sweep.plan import Planned
 
 MODEL = dataclasses.replace(toy.MODEL, vocab_size=500, dropout_rate=0.0)
 
@@ -87,7 +87,7 @@ class TestUndistilled:
         assert "scores a checkpoint: give --init_from" in capsys.readouterr().err
         assert not (tmp_path / "a").exists()
 
-    def test_a_sweep_has_one_of_each_task_and_model(self, said: list[str]) -> None:
+    def test_a_sweep_has_one_of_each_task_and_model(self, tmp_path: Path, checkpoint: str) -> None:
         grid = Sweep(tasks=("cqa",), models=("a", "b"), fractions=(0.5, 1.0), seeds=(3, 4))
         cells = undistilled_cells(grid)
         assert [cell.folder for cell in cells] == ["cqa/a/undistilled", "cqa/b/undistilled"]
@@ -95,16 +95,18 @@ class TestUndistilled:
         assert Cell.from_json(cells[0].as_json()) == cells[0]
         with pytest.raises(UsageError, match="leave the method 'undistilled' out"):
             Sweep(methods=("undistilled",))
-        one, other, dss = (
-            Planned(cell, _run(Path("x"), cell.method, init_from=start))
-            for cell, start in (
-                (cells[0], "weights"),
-                (cells[1], None),
-                (Cell("cqa", "dss", "b", 1.0), None),
-            )
-        )
-        assert sweep_options.with_a_start([one, other, dss]) == [one, dss]
-        assert any("no undistilled student" in line for line in said)
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "any.gin").write_text("T5Config.dropout_rate = 0.2\n")
+        parser = argparse.ArgumentParser()
+        sweep.add_flags(parser)
+        words = ["--tasks", "word_problems", "--models", "any", "--output_dir", str(tmp_path / "s")]
+        words += ["--gin_search_paths", str(tmp_path)]
+        started = options.parse(parser, [*words, "--init_from", checkpoint])
+        (planned,) = sweep_options.undistilled(sweep_options.read_grid(started))
+        assert planned.run.method == _method("undistilled")
+        assert planned.run.train.init_from == checkpoint
+        nothing = options.parse(parser, words)
+        assert sweep_options.undistilled(sweep_options.read_grid(nothing)) == []
 
     def test_in_the_report(self, tmp_path: Path) -> None:
         for examples, scores in ((500, (50, 52)), (1000, (60, 62))):

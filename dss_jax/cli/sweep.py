@@ -26,7 +26,7 @@ from dss_jax.core import storage
 from dss_jax.core.checks import among
 from dss_jax.core.errors import UsageError
 from dss_jax.core.signals import saved_status
-from dss_jax.core.sweep_config import cells_of, undistilled_cells
+from dss_jax.core.sweep_config import cells_of
 from dss_jax.sweep import cluster
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.devices import Environment, slots
@@ -59,9 +59,8 @@ def main(args: argparse.Namespace) -> int:
     where = _where(args)
     grid = sweep_options.read_grid(args)
     _check_place(args.output_dir, where)
-    cells = [*cells_of(grid.sweep), *undistilled_cells(grid.sweep)]
-    planned, before = sweep_options.plan(grid, cells)
-    planned = sweep_options.with_a_start(planned)
+    planned, before = sweep_options.plan(grid, cells_of(grid.sweep))
+    planned += (undistilled := sweep_options.undistilled(grid))
     if args.dry_run:
         say("# dry run: nothing is started")
         print_states(grid.folder, planned)
@@ -71,13 +70,15 @@ def main(args: argparse.Namespace) -> int:
     places = slots(args.devices, args.devices_per_run, args.jobs)
     stores = sweep_options.make_stores(grid, planned)
     planned = sweep_options.without_teachers(planned, stores)
-    cells = [*(p.cell for p in planned), *before]
+    cells = dict.fromkeys([*(p.cell for p in planned), *before])
     sweep_plan.write_grid(grid.folder, cells, args.gin_file, grid.bindings)
     if where is not None:
         _submit(grid, planned, where, {task: store.path for task, store in stores.items()})
         return 0
     left = sum(len(job.planned) for job in grid.jobs(planned))
     print_states(grid.folder, planned)
+    if grid.sweep.undistilled and not undistilled:
+        say("no undistilled student is scored: the runs start from random parameters")
     say(f"{left} of {len(planned)} runs are left; {len(places)} at once")
     outcome = train(grid, planned, places)
     print_states(grid.folder, planned)

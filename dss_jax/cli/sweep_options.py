@@ -1,7 +1,6 @@
 """Flags of `dss sweep` and `dss frontier`, and how a grid becomes checked runs."""
 
 import argparse
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -11,15 +10,13 @@ from typing import TYPE_CHECKING
 from dss_jax.cli import gin_config, options
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import TEACHER, UNDISTILLED, Cell, Sweep
+from dss_jax.core.sweep_config import TEACHER, Cell, Sweep, undistilled_cells
 from dss_jax.run.changes import with_seed
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.plan import Job, Planned
 
 if TYPE_CHECKING:
     from dss_jax.data.store import TokenStore
-
-log = logging.getLogger(__name__)
 
 OF_STUDENTS = ("init_from", "extra_task")
 """Flags that the teacher's runs are not given."""
@@ -222,12 +219,10 @@ def _lacking(store: "TokenStore", planned: Planned) -> str | None:
     return None
 
 
-def with_a_start(planned: Sequence[Planned]) -> list[Planned]:
-    """The runs without the scores of checkpoints where there are none: said, once."""
-    none = [p for p in planned if p.cell.method == UNDISTILLED and p.run.train.init_from is None]
-    if none:
-        log.info("no undistilled student: the runs start from random parameters (no --init_from)")
-    return [one for one in planned if one not in none]
+def undistilled(grid: Grid) -> list[Planned]:
+    """The checkpoints that runs start from, to be scored; none where they start from nothing."""
+    planned = resolve(grid, undistilled_cells(grid.sweep))
+    return [one for one in planned if one.run.train.init_from is not None]
 
 
 def without_teachers(planned: Sequence[Planned], stores: dict[str, "TokenStore"]) -> list[Planned]:
