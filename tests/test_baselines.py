@@ -28,7 +28,9 @@ MODEL = dataclasses.replace(toy.MODEL, vocab_size=500, dropout_rate=0.0)
 
 
 def _method(name: str) -> config.Method:
-    return gin_config.load_run([gin_config.named_file("method", name)], ["Task.name='x'"]).method
+    return (
+        gin_config.read([gin_config.named_file("method", name)], ["Task.name = 'x'"]).run().method
+    )
 
 
 def _run(folder: Path, method: str, **train: object) -> config.Run:
