@@ -195,8 +195,8 @@ class TestEqualCompute:
         made = report.write(tmp_path)
         (table,) = [t for t in made.tables if "compute of the training" in t.title]
         assert [(row[0], *row[3:6]) for row in table.rows] == [
-            ("standard", "6", "2", "1.00"),
-            ("dss", "6", "5", "2.50"),
-            ("standard_equal_compute", "15", "5", "2.50"),
+            ("standard", "6", "2.00e+15", "1.00"),
+            ("dss", "6", "5.00e+15", "2.50"),
+            ("standard_equal_compute", "15", "5.00e+15", "2.50"),
         ]
         assert "by_compute.png" in {f.name for f in made.files}

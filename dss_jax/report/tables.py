@@ -195,17 +195,16 @@ class _OfTask:
             than = base.get(cell.model)
             steps = sorted({run.results["steps"] for run in cell.runs})
             times = "-" if than is None else f"{cell.flops / than:.2f}"
-            took = ", ".join(f"{n:,}" for n in steps), f"{cell.flops / 1e15:.4g}", times
+            took = ", ".join(f"{n:,}" for n in steps), f"{cell.flops:.2e}", times
             score = shown(self.mean(cell), self.view.min_seeds)
             rows.append((cell.method, cell.model, share_of(cell), *took, score))
         times = f"times {self.baseline or 'a baseline'}'s"
-        head = "method", "model", "training data", "steps", "PFLOP", times
+        head = "method", "model", "training data", "steps", "FLOPs", times
         return Table(
             f"{self.task}: compute of the training",
             (*head, "accuracy"),
             tuple(rows if len(rows) > 1 else ()),
-            "PFLOP: 10^15 floating-point operations of the forward and backward passes, padding "
-            "left out; scoring not counted.",
+            "FLOPs: floating-point operations of all steps, forward and backward, padding left out.",
         )
 
     def needed(self) -> Table:
