@@ -204,7 +204,7 @@ class _OfTask:
             f"{self.task}: compute of the training",
             (*head, "accuracy"),
             tuple(rows if len(rows) > 1 else ()),
-            "FLOPs: floating-point operations of all steps, forward and backward, padding left out.",
+            "FLOPs: floating-point operations of all steps, forward and backward, without padding.",
         )
 
     def needed(self) -> Table:
