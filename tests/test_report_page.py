@@ -207,7 +207,7 @@ class TestBrowser:
             browser.find(name).send_keys(text)
         assert browser.ids() == [7, 8]
         text = browser.texts("#items > li")[0]
-        assert "yes ✓ right, 4 of 4 seeds, 70 % sure\nyes 70 %, no 30 %" in text
+        assert "yes ✓ right, 4 of 4 seeds, 70.0 % sure\nyes 70.0 %, no 30.0 %" in text
         address = browser.driver.current_url
         browser.open("#" + address.partition("#")[2])
         assert browser.ids() == [7, 8]

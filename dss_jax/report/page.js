@@ -43,7 +43,7 @@
     return sure >= state.low && sure <= state.high;
   };
 
-  const percent = (share) => `${(100 * share).toFixed(share < 0.1 || share > 0.99 ? 1 : 0)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
   // Lower-case text of an item, made when it is first searched.
   const textOf = (item) => {
