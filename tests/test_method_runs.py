@@ -13,7 +13,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
-from dss_jax.run import run_folder, score, single, teacher_run
+from dss_jax.run import rescore, run_folder, single, teacher_run
 from dss_jax.run.session import open_session
 from dss_jax.run.single import data_key
 
@@ -89,7 +89,7 @@ def test_pretraining_goes_on_where_it_stopped_and_starts_other_runs(
     session = open_session(
         _run(tmp_path / "whole", spans), tmp_path / "whole", with_sentinels, TEXT_ACCURACY
     )
-    step, scores = score.score(session, ["test"])
+    step, scores = rescore.score(session, ["test"])
     assert scores["test"] == pytest.approx(whole["test"])
     assert step == whole["best_step"]
 

@@ -193,6 +193,31 @@ class TestBrowser:
         browser.choose("show", show)
         assert browser.ids() == ids
 
+    def test_confidence_is_shown_and_filtered_by(self, driver: Any, tmp_path: Path) -> None:
+        data = page_data([item(i, True, True, True) for i in range(10)])
+        for i, one in enumerate(data["tasks"][0]["items"]):
+            shares = [["yes", i / 10], ["no", 1 - i / 10]]
+            one["answers"][1] |= {"confidence": i / 10, "shares": shares}
+        (tmp_path / "r.html").write_text(render(data, []))
+        browser = Browser(driver, tmp_path / "r.html")
+        browser.choose("method", "dss, tiny")
+        assert browser.ids() == list(range(10))
+        for name, text in (("low", "70"), ("high", "85")):
+            browser.find(name).clear()
+            browser.find(name).send_keys(text)
+        assert browser.ids() == [7, 8]
+        text = browser.texts("#items > li")[0]
+        assert "yes ✓ right, 4 of 4 seeds, 70.0 % sure\nyes 70.0 %, no 30.0 %" in text
+        address = browser.driver.current_url
+        browser.open("#" + address.partition("#")[2])
+        assert browser.ids() == [7, 8]
+        browser.choose("method", "standard, tiny")
+        assert browser.ids() == [], "of whom it is not known"
+        browser.choose("task", "other (text accuracy)")
+        assert not browser.find("sure").is_displayed()
+        assert browser.ids() == [0]
+        assert browser.errors() == []
+
     def test_search_is_in_everything(self, browser: Browser) -> None:
         browser.find("search").send_keys("REASON 17")
         assert browser.ids() == [17]

@@ -20,7 +20,7 @@ from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.report import report
 from dss_jax.report.found_runs import View, find_runs
-from dss_jax.run import run_folder, score, single
+from dss_jax.run import rescore, run_folder, score, single
 from dss_jax.run.session import open_session
 
 pytestmark = pytest.mark.usefixtures("linear_programs")
@@ -83,7 +83,7 @@ def run(tmp_path: Path, finished: config.Run) -> config.Run:
 def scored(run: config.Run, store: TokenStore, **options: Any) -> tuple[int, dict, Path]:
     """Step, scores of test, and the file of its predictions."""
     session = open_session(run, Path(str(run.train.output_dir)), store, TEXT_ACCURACY)
-    step, scores = score.score(session, ["test"], **options)
+    step, scores = rescore.score(session, ["test"], **options)
     return step, scores["test"], score.predictions_file(session, "test", step, None)
 
 

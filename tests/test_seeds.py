@@ -15,7 +15,7 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.data.store import TokenStore
-from dss_jax.run import run_folder, score, seeds, single
+from dss_jax.run import rescore, run_folder, seeds, single
 from dss_jax.run.session import open_session
 from dss_jax.train import loop
 from dss_jax.train import step as steps
@@ -124,7 +124,7 @@ def test_a_seed_is_scored_as_any_run(both, toy_store) -> None:
     folder = both[0] / "seed_1"
     results = run_folder.read_results(folder)
     session = open_session(_single(folder), folder, toy_store, TEXT_ACCURACY)
-    step, scores = score.score(session, ["test"])
+    step, scores = rescore.score(session, ["test"])
     assert step == results["best_step"]
     assert scores["test"] == pytest.approx(results["test"])
 

@@ -132,7 +132,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_batch(toy_store: Any, tmp_
 
 
 def test_a_run_is_scored_stopped_and_read_as_any_other(toy_store: Any, tmp_path: Path) -> None:
-    from dss_jax.run import run_folder, score, t5x_engine
+    from dss_jax.run import rescore, run_folder, t5x_engine
 
     run = run_of("adamw", toy_store)
     train = dataclasses.replace(
@@ -151,7 +151,7 @@ def test_a_run_is_scored_stopped_and_read_as_any_other(toy_store: Any, tmp_path:
     assert results["best_step"] in (10, 11, STEPS)
     assert run_folder.read_results(tmp_path / "run") == results
     session = open_session(run, tmp_path / "run", toy_store, TEXT_ACCURACY)
-    step, scores = score.score(session, ["test"])
+    step, scores = rescore.score(session, ["test"])
     assert step == results["best_step"]
     assert scores["test"] == results["test"]
     # Another start only says what it found.

@@ -45,12 +45,12 @@ def main(args: argparse.Namespace) -> None:
     run = processes.all_or_raise(lambda: _resolve(args))
     splits = list(map(options.split_of, args.split or ["test"]))
 
-    from dss_jax.run import run_folder, score
+    from dss_jax.run import rescore, run_folder, score
 
     folder = run_folder.check_output_dir(args.output_dir)
     with run_folder.locked(folder):
         session = saved_run.reopen(run, folder, args.task_dir, splits)
-        step, scores = score.score(session, splits, args.checkpoint, args.rationales, args.limit)
+        step, scores = rescore.score(session, splits, args.checkpoint, args.rationales, args.limit)
     if not processes.is_first():
         return
     metric = session.evaluator.metric

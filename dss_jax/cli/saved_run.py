@@ -55,8 +55,8 @@ def resolve(folder: Path, vocabulary: str | None, bindings: Sequence[str]) -> co
         _check_named(folder, run, {binding.partition(" = ")[0] for binding in bindings})
     if not run.method.trains:
         raise UsageError(
-            f"{folder} holds the teacher's own labels: nothing was trained. Its scores are in "
-            "results.json; dss train scores them again."
+            f"{folder} holds the scores of --method {run.method.name}: nothing was trained. They "
+            "are in results.json, and dss train gives them again."
         )
     return run
 

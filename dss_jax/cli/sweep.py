@@ -61,6 +61,7 @@ def main(args: argparse.Namespace) -> int:
     grid = sweep_options.read_grid(args)
     _check_place(args.output_dir, where)
     planned, before = sweep_options.plan(grid, cells_of(grid.sweep))
+    planned += (undistilled := sweep_options.undistilled(grid))
     if args.dry_run:
         say("# dry run: nothing is started")
         print_states(grid.folder, planned)
@@ -70,13 +71,15 @@ def main(args: argparse.Namespace) -> int:
     places = slots(args.devices, args.devices_per_run, args.jobs)
     stores = sweep_options.make_stores(grid, planned)
     planned = sweep_options.without_teachers(planned, stores)
-    cells = [*(p.cell for p in planned), *before]
+    cells = dict.fromkeys([*(p.cell for p in planned), *before])
     sweep_plan.write_grid(grid.folder, cells, args.gin_file, grid.bindings)
     if where is not None:
         _submit(grid, planned, where, {task: store.path for task, store in stores.items()})
         return 0
     left = sum(len(job.planned) for job in grid.jobs(planned))
     print_states(grid.folder, planned)
+    if grid.sweep.undistilled and not undistilled:
+        say("no undistilled student is scored: the runs start from random parameters")
     say(f"{left} of {len(planned)} runs are left; {len(places)} at once")
     outcome = train(grid, planned, places)
     print_states(grid.folder, planned)
@@ -119,12 +122,12 @@ def print_states(folder: Path, planned: Sequence[Planned]) -> None:
     """Prints a table of the runs: a row for each task, model and method; a column for each size:
     "3 of 4" runs done, "+1" of them half trained.
     """
-    sizes = list(dict.fromkeys(p.cell.size for p in planned if p.cell.model)) or [""]
+    sizes = list(dict.fromkeys(p.cell.size for p in planned if p.cell.trains)) or [""]
     rows: dict[tuple[str, str, str], dict[str, list[State]]] = {}
     for cell in (one.cell for one in planned):
         row = rows.setdefault((cell.task, cell.model or "-", cell.method), {})
-        # The teacher's has no size.
-        size = cell.size if cell.model else sizes[0]
+        # What is not trained has no size.
+        size = cell.size if cell.trains else sizes[0]
         row.setdefault(size, []).append(state_of(folder / cell.folder))
     texts = [[*name, *(_shown(row.get(size, [])) for size in sizes)] for name, row in rows.items()]
     say(f"{folder}: runs that are done")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dss_jax.cli import gin_config, options
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import TEACHER, Cell, Sweep
+from dss_jax.core.sweep_config import TEACHER, Cell, Sweep, undistilled_cells
 from dss_jax.run.changes import with_seed
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.plan import Job, Planned
@@ -211,7 +211,7 @@ def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore
 def _lacking(store: "TokenStore", planned: Planned) -> str | None:
     from dss_jax.layouts.batches import subset_rows
 
-    if planned.cell.method == TEACHER:
+    if not planned.run.method.trains:
         return None
     run = planned.run
     if run.method.uses_rationales and not store.has("rationale_targets"):
@@ -223,6 +223,12 @@ def _lacking(store: "TokenStore", planned: Planned) -> str | None:
     except UsageError as error:
         return str(error)
     return None
+
+
+def undistilled(grid: Grid) -> list[Planned]:
+    """The checkpoints that runs start from, to be scored; none where they start from nothing."""
+    planned = resolve(grid, undistilled_cells(grid.sweep))
+    return [one for one in planned if one.run.train.init_from is not None]
 
 
 def without_teachers(planned: Sequence[Planned], stores: dict[str, "TokenStore"]) -> list[Planned]:

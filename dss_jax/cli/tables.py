@@ -95,7 +95,9 @@ def print_results(run: config.Run, results: dict[str, Any]) -> None:
     name, metric = run.task.shown_name, results["metric"]
     scores = {split: results[split] for split in ("validation", "test") if split in results}
     if not run.method.trains:
-        print_scores(f"{name}, the teacher's own labels: {metric}", scores, metric)
+        of_teacher = run.method.form == "teacher"
+        own = "the teacher's own labels" if of_teacher else f"{run.train.init_from} as it is"
+        print_scores(f"{name}, {own}: {metric}", scores, metric)
         return
     if "seeds" in results:
         print_seeds(f"{name}, {run.method.name}", results)

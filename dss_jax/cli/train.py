@@ -88,7 +88,9 @@ def _check(args: argparse.Namespace, run: config.Run) -> None:
     from dss_jax.run.run_folder import check_output_dir
 
     check_output_dir(run.train.output_dir)
-    t5x = run.train.engine == "t5x"
+    if run.method.form == "undistilled" and run.train.init_from is None:
+        raise UsageError(f"--method {run.method.name} scores a checkpoint: give --init_from.")
+    t5x = run.train.engine == "t5x" and run.method.trains
     if args.seeds is not None and t5x:
         raise UsageError("--seeds trains with our own loop: leave --engine t5x out.")
     if t5x:
@@ -142,9 +144,10 @@ def main(args: argparse.Namespace) -> int:
     scorer = registry.scorer_of(run.task.name, args.task_dir)
     try:
         if not run.method.trains:
-            from dss_jax.run import teacher_run
+            from dss_jax.run import teacher_run, undistilled_run
 
-            results = teacher_run.score(run, store, scorer)
+            of_teacher = run.method.form == "teacher"
+            results = (teacher_run if of_teacher else undistilled_run).score(run, store, scorer)
         elif seeds is not None:
             from dss_jax.run import seeds as several
 

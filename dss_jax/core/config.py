@@ -327,7 +327,7 @@ class Run:
                     f"above Evaluate.max_decode_length ({longest})."
                 )
         method = self.method
-        if self.loss.mutual_information and not method.rationale:
+        if self.loss.mutual_information and method.trains and not method.rationale:
             yield (
                 "Loss.mutual_information joins the label and the rationale task, but --method "
                 f"{method.name} has one task. Take dss or dss_unlabeled, or set it to 0."

@@ -181,7 +181,9 @@ def check_for_t5x(run: Run) -> None:
         lines.append("Mesh.logical_axis_rules must be the default: T5X has rules of its own")
     if run.optimizer.name == "adafactor" and run.optimizer.weight_decay:
         lines.append("Optimizer.weight_decay must be 0: T5X's Adafactor scales it otherwise")
-    if run.method.form != "tasks" or run.method.only_correct or run.method.rationales != "first":
+    method = run.method
+    plain = method.form == "tasks" and not (method.only_correct or method.equal_compute)
+    if not plain or method.rationales != "first":
         lines.append(
             f"--method {run.method.name}: only standard, distill, dss and dss_unlabeled, without "
             "Method.only_correct and with Method.rationales = 'first'"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from dss_jax.core.checks import Section, setting
 from dss_jax.core.errors import UsageError
 
-FORMS = ("tasks", "rationale_label", "label_rationale", "rationale_input", "spans", "teacher")
+UNTRAINED = ("teacher", "undistilled")
+FORMS = ("tasks", "rationale_label", "label_rationale", "rationale_input", "spans", *UNTRAINED)
 JOINT = ("rationale_label", "label_rationale")
 """Forms in which one text has label and rationale."""
 
@@ -40,7 +41,8 @@ class Method(Section):
         "rationale_input": `[label] x r -> y`, when it is scored too (PINTO, Wang et al. 2023,
         arXiv 2211.01562);
         "spans": pre-training on the texts, see `Pretrain`;
-        "teacher": nothing is trained, the teacher's own labels are scored.
+        "teacher", "undistilled": nothing is trained, the teacher's own labels are scored, or the
+        checkpoint of `Train.init_from` as it is.
       only_correct: rationales of rows where the teacher's label is not the gold one are not
         learned (Ho et al. 2023, arXiv 2212.10071); with the teacher's labels such rows are left
         out altogether. Rows without a gold label stay.
@@ -52,6 +54,8 @@ class Method(Section):
         `control_tokens` that tell most of the label), "input" (repeated), "label" (its
         name alone), "random" (as many tokens, drawn from all rationales); "none": they are not.
       control_tokens: of "truncated" and "telling".
+      equal_compute: whether the label task alone gets the floating-point operations that `dss` has
+        for both: `Train.steps` and `Evaluate.every` are those of dss, and drawn out as needed.
     """
 
     name: str = "dss"
@@ -62,6 +66,7 @@ class Method(Section):
     rationales: str = setting("first", among=("first", "drawn"))
     control: str = setting("none", among=CONTROLS)
     control_tokens: int = setting(8, low=1)
+    equal_compute: bool = False
 
     def check(self) -> None:
         if self.rationale and self.form != "tasks":
@@ -96,7 +101,7 @@ class Method(Section):
     @property
     def trains(self) -> bool:
         """Whether there is a student."""
-        return self.form != "teacher"
+        return self.form not in UNTRAINED
 
 
 @dataclass(frozen=True, kw_only=True)

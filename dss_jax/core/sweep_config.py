@@ -12,6 +12,9 @@ from dss_jax.core.paths import check_name
 TEACHER = "teacher"
 """The method that trains nothing: one cell a task, whatever the grid."""
 
+UNDISTILLED = "undistilled"
+"""The method that scores the checkpoint as it is: one cell a task and model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Section):
@@ -26,6 +29,7 @@ class Sweep(Section):
       seeds: of each cell's runs: Train.seed and Data.seed.
       at_once: whether one process trains the seeds of a cell, in turn; it compiles once.
       teacher: whether the teacher's own labels are scored, too, where a task has them.
+      undistilled: whether the checkpoints that runs start from are scored as they are, too.
       model_bindings: (model, "Train.steps = 4_000"), settings for the runs of one model only.
     """
 
@@ -37,6 +41,7 @@ class Sweep(Section):
     seeds: tuple[int, ...] = setting((0,), low=0, distinct=True)
     at_once: bool = False
     teacher: bool = True
+    undistilled: bool = True
     model_bindings: tuple[tuple[str, str], ...] = ()
 
     def check(self) -> None:
@@ -44,10 +49,10 @@ class Sweep(Section):
             for value in getattr(self, name):
                 if not value or "/" in value:
                     raise UsageError(f"Sweep.{name} must hold names, not {value!r}.")
-        if TEACHER in self.methods:
+        for name in {TEACHER, UNDISTILLED} & {*self.methods}:
             raise UsageError(
-                "leave the method 'teacher' out of Sweep.methods: it is scored once a task anyway "
-                "(Sweep.teacher = False: it is not)."
+                f"leave the method {name!r} out of Sweep.methods: it is scored once anyway "
+                f"(Sweep.{name} = False: it is not)."
             )
         for pair in self.model_bindings:
             if "=" not in pair[1]:
@@ -71,8 +76,8 @@ class Sweep(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep. `model` is None for the teacher, which is no model of ours; of others one
-    of `train_fraction` and `train_count` is a number.
+    """One run of a sweep. `model` is None for the teacher, which is no model of ours; of all that
+    train one of `train_fraction` and `train_count` is a number.
     """
 
     task: str
@@ -83,6 +88,11 @@ class Cell:
     seed: int = 0
 
     @property
+    def trains(self) -> bool:
+        """Whether it has training data, and a seed."""
+        return self.train_fraction is not None or self.train_count is not None
+
+    @property
     def size(self) -> str:
         """How much of the training data, as in the name of a folder."""
         count, fraction = self.train_count, self.train_fraction
@@ -91,14 +101,13 @@ class Cell:
     @property
     def group(self) -> str:
         """Folder of all seeds, relative to the sweep's."""
-        if self.model is None:
-            return f"{self.task}/{self.method}"
-        return f"{self.task}/{self.model}/{self.method}/{self.size}"
+        parts = self.task, self.model, self.method, self.size if self.trains else None
+        return "/".join(filter(None, parts))
 
     @property
     def folder(self) -> str:
         """Folder of the run, relative to the sweep's."""
-        return self.group if self.model is None else f"{self.group}/seed_{self.seed}"
+        return f"{self.group}/seed_{self.seed}" if self.trains else self.group
 
     def as_json(self) -> dict[str, Any]:
         """As in `sweep.json`."""
@@ -121,3 +130,9 @@ def cells_of(sweep: Sweep) -> list[Cell]:
     return teachers + [
         Cell(task, method, model, *size, seed) for task, model, seed, size, method in grid
     ]
+
+
+def undistilled_cells(sweep: Sweep) -> list[Cell]:
+    """The checkpoint of each task and model, where `Sweep.undistilled` is set."""
+    pairs = product(sweep.tasks, sweep.models) if sweep.undistilled else ()
+    return [Cell(task, UNDISTILLED, model) for task, model in pairs]

@@ -229,6 +229,11 @@ class TokenStore:
             f"{reason}".strip()
         )
 
+    def training_split(self) -> StoreSplit:
+        """The training rows, and those of the extra stores after them."""
+        own, others = self.split("train"), [extra.split("train") for extra in self.extras]
+        return JoinedSplit(own, others) if others else own
+
     def lacking(self, need: Iterable[str]) -> list[str]:
         """Those of some splits that could not be had when the store was made."""
         return [s for s in need if s in self.manifest.get("unavailable", {})]

@@ -1,5 +1,6 @@
-"""Figures in the paper's manner: accuracy by share of the data, and by size of the model."""
+"""Figures in the paper's manner: accuracy by share of the data, by size and by compute."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ def by_data(found: FoundRuns, file: Path, view: View) -> list[Path]:
     """
     panels = []
     for task, model in dict.fromkeys((c.task, c.model) for c in found.cells):
-        cells = [c for c in found.cells if (c.task, c.model) == (task, model)]
+        cells = [c for c in found.cells if (c.task, c.model) == (task, model) and c.examples]
         if len({c.examples for c in cells if c.scores(view.split)}) > 1:
             title = f"{task}, {model}"
             panels.append(_Panel(task, title, cells, lambda c: c.percent, 100.0, _data_axis, True))
@@ -52,15 +53,40 @@ def by_size(found: FoundRuns, file: Path, view: View) -> list[Path]:
     """Draws accuracy by number of parameters, each method on the most data that it was run with. No
     files where no task has two models.
     """
+    return _across(found, file, view, lambda c: c.parameters, 220e6, _size_axis)
+
+
+def by_compute(found: FoundRuns, file: Path, view: View) -> list[Path]:
+    """Draws accuracy by what the training took, in the same way. No files where no task has two
+    cells that took other than each other.
+    """
+    return _across(found, file, view, lambda c: c.flops or 0.0, math.nan, _compute_axis)
+
+
+def _across(
+    found: FoundRuns,
+    file: Path,
+    view: View,
+    x: Callable[[FoundCell], float],
+    of_published: float,
+    finish: Callable[[Any, Sequence[FoundCell]], None],
+) -> list[Path]:
     panels = []
     for task in found.tasks:
         cells = found.scored(task, view.split)
         most = max((c.examples for c in cells), default=0)
-        cells = [c for c in cells if c.examples == most]
-        if len({c.parameters for c in cells}) > 1:
+        cells = [c for c in cells if c.examples == most and x(c)]
+        if len(set(map(x, cells))) > 1:
             title = f"{task}, {max(c.percent for c in cells):g} % of the data"
-            panels.append(_Panel(task, title, cells, lambda c: c.parameters, 220e6, _size_axis))
+            panels.append(_Panel(task, title, cells, x, of_published, finish))
     return _draw(panels, found, file, view)
+
+
+def _compute_axis(panel: Any, cells: Sequence[FoundCell]) -> None:
+    panel.set_xlabel("training, floating-point operations")
+    flops = [c.flops for c in cells if c.flops]
+    if max(flops) > WIDE_RANGE * min(flops):
+        panel.set_xscale("log")
 
 
 def _size_axis(panel: Any, cells: Sequence[FoundCell]) -> None:
@@ -96,6 +122,10 @@ def _draw(panels: Sequence[_Panel], found: FoundRuns, file: Path, view: View) ->
         if teacher is not None:
             style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
             panel.axhline(teacher, label="teacher's labels", **style)
+        for cell in found.scored(shown.task, view.split):
+            if not cell.examples and {c.model for c in shown.cells} == {cell.model}:
+                score = mean(cell.scores(view.split)).value
+                panel.axhline(score, label=cell.method, color="0.4", linestyle=":", linewidth=1.2)
         if view.published:
             _published(panel, shown, colours)
         shown.finish(panel, shown.cells)

@@ -5,7 +5,7 @@ alone.
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +30,7 @@ BASELINES = ("standard", "distill")
 SEEDS = ("Train.seed", "Data.seed", "Task.subset_seed")
 COUNTS = "train_examples", "train_total", "parameters"
 ANSWER = "id", "input", "target", "prediction", "correct"
+LATER = "rationale", "label_log_probs"
 TEXTS = "task", "metric", "method"
 FIELDS = (*TEXTS, "seed", *COUNTS)
 
@@ -82,20 +83,22 @@ class FoundRun:
         return [s for s in scored if not self.predictions_file(s).is_file()]
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
-        """The run's answers to each row of a split, with the rationales that `dss eval` has written
-        since of the same checkpoint; [] where none are there, or the split is not scored.
+        """The run's answers to each row of a split, with the rationales and the probabilities of
+        labels that `dss eval` has written since of the same checkpoint; [] where none are there, or
+        the split is not scored.
         Raises UsageError where there are not as many as rows were scored.
         """
         file = self.predictions_file(split)
         if not (self.has(split) and file.is_file()):
             return []
-        rationales: dict[str, str] = {}
+        more: dict[str, dict[str, Any]] = defaultdict(dict)
         step = self.results.get("best_step")
         later = file.parent.glob(f"{split}-{step}[-.]*jsonl") if isinstance(step, int) else ()
         for other in sorted(later, key=lambda file: file.stat().st_mtime):
             if run_folder.OTHER not in other.name:
-                rationales |= {p["id"]: p["rationale"] for p in _lines(other) if "rationale" in p}
-        found = [{"rationale": rationales.get(p["id"]), **p} for p in _lines(file, ANSWER)]
+                for p in _lines(other):
+                    more[p["id"]] |= {name: p[name] for name in LATER if name in p}
+        found = [{"rationale": None, **more.get(p["id"], {}), **p} for p in _lines(file, ANSWER)]
         if len(found) != (rows := self.results[split].get("examples", len(found))):
             raise UsageError(
                 f"{file} has {len(found):,} lines, but {run_folder.RESULTS} counts {rows:,} rows: "
@@ -111,7 +114,7 @@ class FoundCell:
 
     Attributes:
       task, model, method: names; the model's is its number of parameters where no sweep gives one.
-      examples: of the training data, out of `total`.
+      examples: of the training data, out of `total`; 0: nothing was trained.
       metric: name of the accuracy.
       parameters: of the model.
     """
@@ -143,6 +146,12 @@ class FoundCell:
     def trained_rows(self) -> set[int]:
         """How many examples each run really had, extra tasks' too, where it says so."""
         return {n for run in self.runs if (n := run.results.get("trained_rows")) is not None}
+
+    @property
+    def flops(self) -> float | None:
+        """Of its training, mean over its runs; None: not known, or nothing was trained."""
+        known = [flops for run in self.runs if (flops := run.results.get("training_flops"))]
+        return sum(known) / len(known) if known and len(known) == len(self.runs) else None
 
     def scores(self, split: str) -> list[float]:
         """Accuracy of each seed that has the split, per cent."""
@@ -178,6 +187,10 @@ class FoundRuns:
         cells = self.scored(task, split)
         return cells[0].metric if cells else str(self.teachers[task].results["metric"])
 
+    def with_most_data(self, task: str, split: str) -> list[FoundCell]:
+        """Of each method and model the scored cell with the most data."""
+        return [*{(c.method, c.model): c for c in self.scored(task, split)}.values()]
+
     def teacher_score(self, task: str, split: str) -> float | None:
         """The teacher's own accuracy, per cent: of its run, or as a student's run notes it."""
         if task in self.teachers and self.teachers[task].has(split):
@@ -199,12 +212,20 @@ def _lines(file: Path, needed: Sequence[str] = ("id",)) -> list[dict[str, Any]]:
         found = [_json(line, f"{file}:{n}") for n, line in enumerate(lines, 1)]
     for n, line in enumerate(found, 1):
         whole = isinstance(line, dict) and line.keys() >= {*needed}
-        if not (whole and isinstance(line["id"], str)):
+        if not (whole and isinstance(line["id"], str) and _probable(line)):
             raise UsageError(
                 f"{file}:{n}: no line of predictions, which has {', '.join(needed)}. The file is "
                 "damaged: take a whole copy."
             )
     return found
+
+
+def _probable(line: dict[str, Any]) -> bool:
+    """Whether log-probabilities and samples, where there are any, are such."""
+    labels = line.get("label_log_probs", {})
+    numbers = [line.get("log_prob", 0.0), *(labels.values() if isinstance(labels, dict) else "?")]
+    are_lists = isinstance(line.get("samples", []), list)
+    return are_lists and all(isinstance(number, int | float) for number in numbers)
 
 
 def _check_scores(file: Path, results: Any) -> None:
@@ -215,7 +236,7 @@ def _check_scores(file: Path, results: Any) -> None:
         scored = results.get(split, {})
         if not (isinstance(scored, dict) and (not scored or _is_score(scored, results["metric"]))):
             raise UsageError(f"{file}: no score of {split}. It is damaged: take a whole copy.")
-    if not all(isinstance(results[n], int) for n in ("seed", *COUNTS)):
+    if not all(isinstance(results.get(n, 0), int) for n in ("seed", *COUNTS, "training_flops")):
         raise UsageError(f"{file}: no number of {', '.join(COUNTS)}. It is damaged.")
 
 

@@ -11,12 +11,15 @@ from dss_jax.report.tables import Table, share_of
 OTHER = "no label"
 
 
+def named(rationale: str | None, labels: Sequence[str]) -> str | None:
+    """The label that a rationale names, where it names one alone, as a word of its own."""
+    found = [n for n in labels if re.search(rf"(?<!\w){re.escape(n)}(?!\w)", rationale or "", re.I)]
+    return found[0] if len(found) == 1 else None
+
+
 def named_other(rationale: str | None, prediction: str, labels: Sequence[str]) -> str | None:
-    """The label that a rationale names, where it names one alone, as a word of its own, and another
-    one was predicted.
-    """
-    named = [n for n in labels if re.search(rf"(?<!\w){re.escape(n)}(?!\w)", rationale or "", re.I)]
-    return named[0] if len(named) == 1 and named[0] != prediction else None
+    """The label that a rationale names alone, where another one was predicted."""
+    return found if (found := named(rationale, labels)) != prediction else None
 
 
 def tables(found: FoundRuns, view: View) -> Iterator[Table]:
@@ -24,8 +27,7 @@ def tables(found: FoundRuns, view: View) -> Iterator[Table]:
     of its cell with the most data.
     """
     for task in found.tasks:
-        last = {(c.method, c.model): c for c in found.scored(task, view.split)}
-        for cell in last.values():
+        for cell in found.with_most_data(task, view.split):
             runs = [answers for run in cell.runs if (answers := run.predictions(view.split))]
             predictions = [p for answers in runs for p in answers]
             if labels := closed_labels(predictions):

@@ -4,7 +4,7 @@
   const PAGE = 20;
   const at = (id) => document.getElementById(id);
   const tasks = JSON.parse(at("data").textContent);
-  const state = { task: 0, method: 0, show: "all", search: "", page: 0 };
+  const state = { task: 0, method: 0, show: "all", low: 0, high: 100, search: "", page: 0 };
   let found = [];
 
   const element = (name, text, kind) => {
@@ -36,6 +36,15 @@
     right: (item) => item.answers.some((a) => a) && item.answers.every((a) => a === null || isRight(a)),
   };
 
+  const isSure = (item) => {
+    if (state.low === 0 && state.high === 100) return true;
+    const answer = item.answers[state.method];
+    const sure = answer ? 100 * answer.confidence : NaN;
+    return sure >= state.low && sure <= state.high;
+  };
+
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
   // Lower-case text of an item, made when it is first searched.
   const textOf = (item) => {
     if (item.text === undefined) {
@@ -47,12 +56,15 @@
     return item.text;
   };
 
-  const answerLine = (list, name, label, right, share, rationale, chosen) => {
+  const answerLine = (list, name, label, right, notes, rationale, chosen, shares) => {
     list.append(element("dt", name, chosen ? "chosen" : ""));
     const line = element("dd");
-    const mark = right ? "✓ right" : "✗ wrong";
+    const mark = [right ? "✓ right" : "✗ wrong", ...notes].join(", ");
     line.append(element("span", label === "" ? "(nothing)" : label, chosen ? "chosen" : ""), " ",
-      element("span", share ? `${mark}, ${share}` : mark, right ? "right" : "wrong"));
+      element("span", mark, right ? "right" : "wrong"));
+    if (shares) {
+      line.append(element("span", shares.map(([x, p]) => `${x} ${percent(p)}`).join(", "), "why"));
+    }
     if (rationale) line.append(element("span", rationale, "why"));
     list.append(line);
   };
@@ -66,15 +78,16 @@
     list.append(element("dt", "gold"), element("dd", item.gold));
     if (item.teacher) {
       const t = item.teacher;
-      answerLine(list, "teacher", t.label, t.correct, "", t.rationale, false);
+      answerLine(list, "teacher", t.label, t.correct, [], t.rationale, false);
     }
     item.answers.forEach((a, i) => {
       if (a === null) return;
       const method = task.methods[i];
-      const share = method.seeds > 1
-        ? `${Math.round(a.right * method.seeds)} of ${method.seeds} seeds` : "";
-      answerLine(list, method.name, a.prediction, isRight(a), share, a.rationale,
-        i === state.method);
+      const notes = method.seeds > 1
+        ? [`${Math.round(a.right * method.seeds)} of ${method.seeds} seeds`] : [];
+      if (a.confidence !== undefined) notes.push(`${percent(a.confidence)} sure`);
+      answerLine(list, method.name, a.prediction, isRight(a), notes, a.rationale,
+        i === state.method, a.shares);
     });
     card.append(list, element("p", item.id, "id"));
     return card;
@@ -103,7 +116,7 @@
     const words = state.search.toLowerCase();
     const wanted = FILTERS[state.show];
     found = tasks[state.task].items.filter(
-      (item) => wanted(item) && (words === "" || textOf(item).includes(words)));
+      (item) => wanted(item) && isSure(item) && (words === "" || textOf(item).includes(words)));
     draw();
   };
 
@@ -127,6 +140,15 @@
     options(at("method"), names.length ? names : ["(no student)"]);
     state.method = Math.min(state.method, Math.max(0, names.length - 1));
     at("method").value = String(state.method);
+    at("sure").hidden = !tasks[number].items.some(
+      (item) => item.answers.some((a) => a && a.confidence !== undefined));
+    if (at("sure").hidden) [state.low, state.high] = [0, 100];
+  };
+
+  // A share in per cent; what is none is one of the ends.
+  const bounded = (text, otherwise) => {
+    const value = Number.parseFloat(text);
+    return value >= 0 && value <= 100 ? value : otherwise;
   };
 
   const read = () => {
@@ -135,6 +157,8 @@
       const value = Number.parseInt(given.get(name) || "0", 10);
       return value >= 0 && value < below ? value : 0;
     };
+    state.low = bounded(given.get("low"), 0);
+    state.high = bounded(given.get("high"), 100);
     setTask(number("task", tasks.length));
     state.method = number("method", Math.max(1, tasks[state.task].methods.length));
     state.show = Object.hasOwn(FILTERS, given.get("show") || "") ? given.get("show") : "all";
@@ -143,7 +167,7 @@
     at("task").value = String(state.task);
     at("method").value = String(state.method);
     at("show").value = state.show;
-    at("search").value = state.search;
+    for (const name of ["low", "high", "search"]) at(name).value = String(state[name]);
     filter();
   };
 
@@ -162,11 +186,14 @@
       filter();
     });
   }
-  at("search").addEventListener("input", (event) => {
-    state.search = event.target.value;
-    state.page = 0;
-    filter();
-  });
+  for (const [name, otherwise] of [["low", 0], ["high", 100], ["search", null]]) {
+    at(name).addEventListener("input", (event) => {
+      const text = event.target.value;
+      state[name] = otherwise === null ? text : bounded(text, otherwise);
+      state.page = 0;
+      filter();
+    });
+  }
   at("before").addEventListener("click", () => turn(-1));
   at("after").addEventListener("click", () => turn(1));
   document.addEventListener("keydown", (event) => {

@@ -18,6 +18,7 @@ from typing import Any
 from dss_jax.core import strict_json
 from dss_jax.report.found_runs import FoundRuns, closed_labels
 from dss_jax.report.labels import named_other
+from dss_jax.report.reliability import confidences, shares_of
 from dss_jax.report.tables import Table, share_of
 
 Item = dict[str, Any]
@@ -105,7 +106,7 @@ def _task(found: FoundRuns, task: str, split: str) -> dict[str, Any]:
     for cell in found.scored(task, split):
         predictions = [p for run in cell.runs for p in run.predictions(split)]
         rows = {p["id"]: p for p in predictions} | rows
-        answers.append(_answers(predictions, [*closed_labels(predictions)]))
+        answers.append(_answers(predictions))
         name, scores = f"{cell.method}, {cell.model}, {share_of(cell)}", cell.scores(split)
         accuracy = sum(scores) / len(scores)
         methods.append({"name": name, "seeds": len(scores), "accuracy": accuracy})
@@ -124,13 +125,19 @@ def _teacher(found: Item | None) -> Item | None:
     return {"label": label, "rationale": rationale, "correct": bool(found["correct"])}
 
 
-def _answers(predictions: Sequence[Item], labels: Sequence[str]) -> dict[str, Item]:
-    """Id -> the cell's answer: what most seeds say, how many of them are right, and which other one
-    of the `labels` the rationale names.
+MOST_SHARES = 5
+"""Labels whose probability an answer shows, the most probable."""
+
+
+def _answers(predictions: Sequence[Item]) -> dict[str, Item]:
+    """Id -> the cell's answer: what most seeds say, how many of them are right, how sure those are
+    that say so, the labels' mean probabilities, and which other label the rationale names.
     """
+    labels, (_, sure) = [*closed_labels(predictions)], confidences(predictions) or ("", None)
     by_id: dict[str, list[Item]] = {}
-    for prediction in predictions:
-        by_id.setdefault(prediction["id"], []).append(prediction)
+    for n, prediction in enumerate(predictions):
+        own = {} if sure is None else {"confidence": sure[n]}
+        by_id.setdefault(prediction["id"], []).append(prediction | own)
     found = {}
     for name, given in by_id.items():
         most = Counter(p["prediction"] for p in given).most_common(1)[0][0]
@@ -141,6 +148,13 @@ def _answers(predictions: Sequence[Item], labels: Sequence[str]) -> dict[str, It
             "right": sum(bool(p["correct"]) for p in given) / len(given),
             "rationale": first.get("rationale"),
         }
-        if other := named_other(first.get("rationale"), most, labels):
+        if sure is not None:
+            same = [p["confidence"] for p in given if p["prediction"] == most]
+            found[name]["confidence"] = round(sum(same) / len(same), 4)
+        if all(shares := [shares_of(p) for p in given]):
+            mean = {x: sum(s.get(x, 0.0) for s in shares) / len(shares) for x in shares[0]}
+            shown = sorted(mean.items(), key=lambda pair: -pair[1])[:MOST_SHARES]
+            found[name]["shares"] = [[label, round(share, 4)] for label, share in shown]
+        if other := named_other(first.get("rationale"), most, [*(shares[0] or labels)]):
             found[name]["names"] = other
     return found

@@ -5,6 +5,8 @@ results.csv                   a line a cell: mean, standard error, seeds
 runs.csv                      a line a run
 by_data.png, .svg             accuracy by share of the training data
 by_size.png, .svg             accuracy by size of the model
+by_compute.png, .svg          accuracy by operations of the training
+reliability.png, .svg         accuracy by confidence, and risk by coverage
 """
 
 import csv
@@ -19,7 +21,7 @@ from dss_jax.core.paths import write_whole
 from dss_jax.core.texts import visible
 from dss_jax.evaluate.statistics import mean
 from dss_jax.report import figures as report_figures
-from dss_jax.report import labels, laws, published
+from dss_jax.report import labels, laws, published, reliability, reliability_chart
 from dss_jax.report import tables as report_tables
 from dss_jax.report.found_runs import FoundCell, FoundRuns, View, find_runs
 from dss_jax.report.tables import Table, as_markdown
@@ -64,10 +66,13 @@ def write(
         raise UsageError(f"no run in {folder} was scored on {split}. Give --split {other}.")
     out = out or folder / "report"
     left = [*found.left, *_not_scored(found, split)]
+    measured = reliability.measure(found, view)
     tables = [*report_tables.tables(found, view), *laws.tables(found, view)]
-    report = Report([*first, *tables, *labels.tables(found, view)], left=left)
-    for name, draw in (("by_data", report_figures.by_data), ("by_size", report_figures.by_size)):
-        report.files += draw(found, out / name, view)
+    tables += [*reliability.tables(measured, view), *labels.tables(found, view)]
+    report = Report([*first, *tables], left=left)
+    for draw in (report_figures.by_data, report_figures.by_size, report_figures.by_compute):
+        report.files += draw(found, out / draw.__name__, view)
+    report.files += reliability_chart.draw(measured, out / "reliability")
     # After the figures, which are shown in it.
     texts = {
         "report.md": _markdown(found, report, view, headline),
@@ -181,5 +186,7 @@ def _runs_csv(found: FoundRuns) -> str:
             steps = run.results["best_step"], run.results["steps"]
             folder = run.folder.relative_to(found.folder).as_posix()
             trained = run.results.get("trained_rows", "")
-            rows.append([*_place(cell), run.seed, *scores, *steps, trained, folder])
-    return _csv(["seed", *SPLITS, "best_step", "steps", "trained_rows", "folder"], rows)
+            flops = run.results.get("training_flops", "")
+            rows.append([*_place(cell), run.seed, *scores, *steps, trained, flops, folder])
+    names = "best_step", "steps", "trained_rows", "training_flops", "folder"
+    return _csv(["seed", *SPLITS, *names], rows)

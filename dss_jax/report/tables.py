@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dss_jax.core.sweep_config import UNDISTILLED
 from dss_jax.core.texts import visible
 from dss_jax.evaluate import power_law
 from dss_jax.evaluate.statistics import (
@@ -67,7 +68,8 @@ def tables(found: FoundRuns, view: View) -> list[Table]:
     of_tasks = [_OfTask(found, task, view) for task in found.tasks]
     made = [one.accuracies() for one in of_tasks]
     for one in of_tasks:
-        more = one.comparisons(), one.needed(), one.reached()
+        others = one.comparisons(one.baseline), one.comparisons(UNDISTILLED)
+        more = *others, one.needed(), one.reached(), one.compute()
         made += [table for table in more if table.rows]
     return made
 
@@ -75,7 +77,9 @@ def tables(found: FoundRuns, view: View) -> list[Table]:
 class _OfTask:
     def __init__(self, found: FoundRuns, task: str, view: View) -> None:
         self.task, self.view, self.split = task, view, view.split
-        self.cells = found.scored(task, view.split)
+        scored = found.scored(task, view.split)
+        self.cells = [c for c in scored if c.examples]
+        self.untrained = [c for c in scored if not c.examples]
         self.metric = found.metric(task, view.split)
         self.teacher = found.teacher_score(task, view.split)
         self.methods = list(dict.fromkeys(c.method for c in self.cells))
@@ -97,6 +101,9 @@ class _OfTask:
         ]
         if self.teacher is not None:
             rows.append(("teacher's labels", "-", *(f"{self.teacher:.2f}" for _ in sizes or [0])))
+        for c in self.untrained:
+            score = f"{self.mean(c).value:.2f}"
+            rows.append((c.method, c.model, *(score for _ in sizes or [0])))
         answers = (run.predictions(self.split) for cell in cells for run in cell.runs)
         if shares := closed_labels(next(filter(None, answers), [])):
             share = f"{100 * max(shares.values()):.2f}"
@@ -143,13 +150,13 @@ class _OfTask:
         if said:
             yield f"Rows that were trained on, where not all of the size: {'; '.join(said)}."
 
-    def comparisons(self) -> Table:
-        """Each method's cell against the baseline's of the same model and size."""
-        baseline = self.baseline
-        others = {(c.model, c.examples): c for c in self.cells if c.method == baseline}
+    def comparisons(self, baseline: str | None) -> Table:
+        """Each method's cell against the baseline's of the same model and size, if it has one."""
+        every = [*self.cells, *self.untrained]
+        others = {(c.model, c.examples): c for c in every if c.method == baseline}
         there: list[tuple[FoundCell, Difference]] = []
         for cell in (c for c in self.cells if c.method != baseline):
-            other = others.get((cell.model, cell.examples))
+            other = others.get((cell.model, cell.examples)) or others.get((cell.model, 0))
             if other is not None and (d := compare(cell, other, self.split)) is not None:
                 there.append((cell, d))
         adjusted = holm([d.p for _, d in there])
@@ -177,6 +184,28 @@ class _OfTask:
             "each seed by itself."
         )
         return Table(f"{self.task}: against {baseline}", header + tests, rows, note)
+
+    def compute(self) -> Table:
+        """What the training of each method on the most data took."""
+        last = {(c.method, c.model): c for c in self.cells}.values()
+        base = {c.model: c.flops for c in last if c.method == self.baseline}
+        rows = []
+        for cell in (c for c in last if c.flops):
+            assert cell.flops is not None
+            than = base.get(cell.model)
+            steps = sorted({run.results["steps"] for run in cell.runs})
+            times = "-" if than is None else f"{cell.flops / than:.2f}"
+            took = ", ".join(f"{n:,}" for n in steps), f"{cell.flops:.2e}", times
+            score = shown(self.mean(cell), self.view.min_seeds)
+            rows.append((cell.method, cell.model, share_of(cell), *took, score))
+        times = f"times {self.baseline or 'a baseline'}'s"
+        head = "method", "model", "training data", "steps", "FLOPs", times
+        return Table(
+            f"{self.task}: compute of the training",
+            (*head, "accuracy"),
+            tuple(rows if len(rows) > 1 else ()),
+            "FLOPs: floating-point operations of all steps, forward and backward, without padding.",
+        )
 
     def needed(self) -> Table:
         """The smallest model, and with it the least data, that is above each target: the teacher,

@@ -1,11 +1,10 @@
-"""Scoring a run's student: while it trains, at the end, and later."""
+"""Scoring a run's student: while it trains and at the end; `rescore` does later."""
 
 import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def _teacher_accuracy(session: Session, split_name: str, limit: int | None) -> f
     return scorer([g for g, _ in pairs], [t for _, t in pairs])[scorer.name]
 
 
-def _score_split(
+def score_split(
     session: Session, params: Any, name: str, file: str, rationales: bool, limit: int | None = None
 ) -> dict[str, Any]:
     """Predicts a split, writes the predictions, and scores them, with the teacher's accuracy if
@@ -114,13 +113,21 @@ def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str
     """What `results.json` holds: scores validation and, once, test with the best checkpoint. Raises
     Diverged where a loss of these is not finite.
     """
-    from dss_jax.train.bad_steps import check_scores
-
-    run, store, program = session.run, session.store, session.program
     _check_there(session.folder)
     best = checkpoints.best_step()
     assert best is not None
-    params = checkpoints.restore_params(best, program.abstract_state.params)
+    params = checkpoints.restore_params(best, session.program.abstract_state.params)
+    results = results_of(session, params, best)
+    if "test" in results:
+        write(session.run.train.steps, "test", results["test"])
+    return results
+
+
+def results_of(session: Session, params: Any, best: int) -> dict[str, Any]:
+    """See `finish`; of the parameters of step `best`."""
+    from dss_jax.train.bad_steps import check_scores
+
+    run, store, program = session.run, session.store, session.program
     rows = len(store.split("train"))
     results: dict[str, Any] = {
         "metric": session.evaluator.metric,
@@ -137,13 +144,11 @@ def finish(session: Session, checkpoints: Checkpoints, write: Write) -> dict[str
     for name in ("validation", "test"):
         if name in store.splits:
             file, rationales = f"{name}-best.jsonl", run.evaluate.generate_rationales
-            numbers = _score_split(session, params, name, file, rationales)
+            numbers = score_split(session, params, name, file, rationales)
             check_scores(best, name, numbers)
             if session.evaluator.metric in numbers:
                 results[name] = numbers
-    if "test" in results:
-        write(run.train.steps, "test", results["test"])
-    elif "test" not in store.splits:
+    if "test" not in store.splits:
         log.info("there is no test split: only validation is scored")
     return results
 
@@ -167,34 +172,6 @@ def close_folder(session: Session, results: dict[str, Any]) -> None:
     run_folder.write_results(folder, results)
 
 
-def score(
-    session: Session,
-    splits: Sequence[str],
-    checkpoint: str = "best",
-    rationales: bool = False,
-    limit: int | None = None,
-) -> tuple[int, dict[str, Any]]:
-    """Scores splits, or their first rows, with a checkpoint of a run ("best", "latest" or a step),
-    and writes the predictions, with generated `rationales` where that is set. Gives the step, and
-    split -> numbers; raises UsageError where there is no such checkpoint or split.
-    """
-    with closing(session.checkpoints()) as checkpoints:
-        step = checkpoints.find(checkpoint)
-        params = checkpoints.restore_params(step, session.program.abstract_state.params)
-    from dss_jax.core.presence import check_writable
-
-    check_writable(session.folder / run_folder.PREDICTIONS)  # Before the work.
-    if other := _other(session):
-        log.info("other than the run's own, so predictions get a name of their own:")
-        for line in other:
-            log.info("  %s", line.removeprefix("# "))
-    scores = {}
-    for name in splits:
-        file = predictions_file(session, name, step, limit).name
-        scores[name] = _score_split(session, params, name, file, rationales, limit)
-    return step, scores
-
-
 def predictions_name(
     run: config.Run, split_name: str, step: int, limit: int | None, other: Sequence[str] = ()
 ) -> str:
@@ -210,11 +187,11 @@ def predictions_name(
 
 def predictions_file(session: Session, split_name: str, step: int, limit: int | None) -> Path:
     """Where the predictions of a checkpoint are written: see `predictions_name`."""
-    name = predictions_name(session.run, split_name, step, limit, _other(session))
+    name = predictions_name(session.run, split_name, step, limit, other_than(session))
     return session.folder / run_folder.PREDICTIONS / name
 
 
-def _other(session: Session) -> list[str]:
+def other_than(session: Session) -> list[str]:
     from dss_jax.run.changes import changes  # For `dss eval` only.
 
     return changes(session.run, session.folder, session.store.key)

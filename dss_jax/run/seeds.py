@@ -41,7 +41,8 @@ def sharing() -> Open:
         (like,) = first
         # What the first has found out holds for all.
         data = replace(run.data, layout=like.run.data.layout)
-        run = replace(run, model=like.run.model, data=data)
+        train = replace(run.train, steps=like.run.train.steps)
+        run = replace(run, model=like.run.model, data=data, train=train, evaluate=like.run.evaluate)
         return replace(like, run=run, folder=folder, counted=functions_counted())
 
     return opened

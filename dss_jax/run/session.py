@@ -16,7 +16,7 @@ from dss_jax.core import config, processes, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.startup import StartClock
 from dss_jax.core.types import Scorer
-from dss_jax.data.store import JoinedSplit, StoreSplit, TokenStore
+from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.evaluate.evaluator import Evaluator
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.layout import cost_of, with_layout
@@ -93,6 +93,10 @@ def open_session(
     """Builds the model and its compiled functions for a run, on some devices or on all."""
     cache = keep_compiled_code()
     run, mesh = with_vocab_size(run, store), make_mesh(run.mesh, devices)
+    if run.method.equal_compute:
+        from dss_jax.run.compute import drawn_out
+
+        run = drawn_out(run, store)
     run = replace(run, data=with_layout(run.data, mesh.devices.flat[0].platform))
     program, counted = Program(run, mesh), functions_counted()
     evaluator = Evaluator(run, program, store, scorer)
@@ -116,9 +120,7 @@ def _training_rows(session: Session) -> tuple["StoreSplit | Pieces", np.ndarray 
         from dss_jax.data.spans import pieces_of
 
         return pieces_of(store, "train", run), None
-    split = store.split("train")
-    if store.extras:
-        split = JoinedSplit(split, [extra.split("train") for extra in store.extras])
+    split = store.training_split()
     if not run.method.only_correct:
         return split, None
     from dss_jax.layouts.health import right_rows

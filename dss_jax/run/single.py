@@ -173,7 +173,10 @@ def _train_and_score(
         if stop.after(steps) or stop.after(steps + 1):
             raise Interrupted(steps, stop.number)
         told.close()
-        return {**finish(session, checkpoints, write), "trained_rows": len(batches.rows)}
+        from dss_jax.run.compute import spent
+
+        took = {"trained_rows": len(batches.rows), "training_flops": spent(run, batches)}
+        return finish(session, checkpoints, write) | took
 
 
 def _shut(pool: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:

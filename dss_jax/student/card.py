@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dss_jax.core import config, registry, storage
 from dss_jax.core.errors import UsageError
+from dss_jax.core.method_config import UNTRAINED
 from dss_jax.core.student_card import FILE, StudentCard, of_run, write
 from dss_jax.core.student_card import read as read_file
 from dss_jax.run.run_folder import CONFIG
@@ -38,8 +39,8 @@ def read(folder: str | Path) -> StudentCard:
             FILE,
         )
         card = StudentCard()
-    if card.form in ("spans", "teacher"):
-        what = "is pre-trained on spans" if card.form == "spans" else "holds the teacher's labels"
+    if card.form in ("spans", *UNTRAINED):
+        what = "is pre-trained on spans" if card.form == "spans" else "holds scores alone"
         raise UsageError(f"{folder} {what}, so no student can be asked. Give a trained one's.")
     return card
 

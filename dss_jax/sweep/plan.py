@@ -3,6 +3,7 @@
 DIR/sweep.json                                the grid: its cells, and the settings they share
 DIR/TASK/MODEL/METHOD/SIZE/seed_N/            a run: see `run_folder`
 DIR/TASK/teacher/                             the teacher's own labels, scored as a run is
+DIR/TASK/MODEL/undistilled/                   the checkpoint that runs start from, as it is
 DIR/sweep_times.jsonl                         a line a run of this machine that has ended
 """
 
@@ -18,7 +19,7 @@ from dss_jax.core import config, storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work, training_flops, work_of_shape
 from dss_jax.core.paths import write_whole
-from dss_jax.core.sweep_config import TEACHER, Cell
+from dss_jax.core.sweep_config import Cell
 from dss_jax.core.t5_config import VOCAB_SIZE
 from dss_jax.core.types import ENGINES
 from dss_jax.run import run_folder
@@ -31,7 +32,7 @@ LABEL_ROW, RATIONALE_ROW = work_of_shape(1, 96, 8), work_of_shape(1, 96, 32)
 """Of usual lengths of input and target; only the proportion of two runs' work matters."""
 
 TEACHER_WORK = 1e9
-"""FLOPs that scoring the teacher's labels counts as: nearly nothing."""
+"""FLOPs that scoring without training counts as: nearly nothing."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ class Planned:
     @property
     def work(self) -> float:
         """FLOPs of the training, roughly: to weigh one run against another."""
-        if self.cell.method == TEACHER:
+        method = self.run.method
+        if not method.trains:
             return TEACHER_WORK
         # Rationales are a row of their own, or as much more text in the one row.
-        work = LABEL_ROW.plus(RATIONALE_ROW) if self.run.method.uses_rationales else LABEL_ROW
+        both = method.uses_rationales or method.equal_compute
+        work = LABEL_ROW.plus(RATIONALE_ROW) if both else LABEL_ROW
         return float(self._flops(work) * self.run.train.steps * self.run.data.batch_size)
 
     @property
@@ -183,7 +186,7 @@ def _job(folder: Path, members: Sequence[Planned], task_dirs: Sequence[str]) -> 
         orders = {one.run.data.seed for one in members}
         # One order for all was asked for.
         flags += [f"--gin.Data.seed={seed}" for seed in orders if len(orders) == 1]
-    if (engine := first.run.train.engine) != ENGINES[0]:
+    if (engine := first.run.train.engine) != ENGINES[0] and first.run.method.trains:
         # It must be known before the settings are read, for that may start the devices.
         flags += ["--engine", engine]
     for task_dir in task_dirs:

@@ -31,7 +31,7 @@ from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.interop.hf import write_hf
 from dss_jax.records.files import write_records
 from dss_jax.records.records import Reply
-from dss_jax.run import run_folder, score, single
+from dss_jax.run import rescore, run_folder, single
 from dss_jax.run.session import open_session
 from dss_jax.student import load, predict
 from dss_jax.sweep.plan import Job, Times, write_grid
@@ -248,7 +248,7 @@ class TestRuns:
             bad(finished / "predictions", errno.EROFS),
             pytest.raises(UsageError, match=r"predictions could not be written: Read-only"),
         ):
-            score.score(session, ["test"])
+            rescore.score(session, ["test"])
         assert _content(finished) == before
 
     def test_a_report_says_where_it_cannot_be_written(

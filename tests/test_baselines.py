@@ -1,0 +1,202 @@
+"""What a method is held against: the checkpoint as it is, and the compute for the label alone."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+from results_maker import accuracy_of, write_run
+
+from dss_jax.cli import gin_config, options, sweep, sweep_options
+from dss_jax.cli.main import main
+from dss_jax.core import config
+from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import training_flops, work_of_rows
+from dss_jax.core.scoring import TEXT_ACCURACY
+from dss_jax.core.sweep_config import Cell, Sweep, undistilled_cells
+from dss_jax.data.store import TokenStore
+from dss_jax.interop.hf import write_hf
+from dss_jax.interop.weights import expected_shapes, from_tree, nested
+from dss_jax.report import report
+from dss_jax.run import run_folder, seeds, single, undistilled_run
+from dss_jax.run.session import with_vocab_size
+
+MODEL = dataclasses.replace(toy.MODEL, vocab_size=500, dropout_rate=0.0)
+
+
+def _method(name: str) -> config.Method:
+    return (
+        gin_config.read([gin_config.named_file("method", name)], ["Task.name = 'x'"]).run().method
+    )
+
+
+def _run(folder: Path, method: str, **train: object) -> config.Run:
+    run = toy.make_run(method=_method(method), model=MODEL)
+    own = dataclasses.replace(run.train, output_dir=str(folder), **train)
+    return dataclasses.replace(run, train=own)
+
+
+def _lines(folder: Path) -> list[dict]:
+    text = (folder / run_folder.PREDICTIONS / "test-best.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rng = np.random.default_rng(0)
+    tree = {
+        path: 0.3 * rng.standard_normal(shape).astype(np.float32)
+        for path, shape in expected_shapes(MODEL).items()
+    }
+    about = {"origin": "a test", "vocabulary": toy.VOCABULARY, "extra_ids": 0}
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_hf(from_tree(MODEL, nested(tree), **about), folder)
+    return str(folder)
+
+
+class TestUndistilled:
+    def test_it_answers_as_a_run_that_learns_nothing(
+        self, tmp_path: Path, toy_store: TokenStore, checkpoint: str
+    ) -> None:
+        run = _run(tmp_path / "a", "undistilled", init_from=checkpoint)
+        results = undistilled_run.score(run, toy_store, TEXT_ACCURACY)
+        still = _run(tmp_path / "b", "standard", init_from=checkpoint, steps=1)
+        rate = config.Optimizer(learning_rate=0.0, schedule="constant")
+        ranked = dataclasses.replace(still.evaluate, decode="rank")
+        still = dataclasses.replace(still, optimizer=rate, evaluate=ranked)
+        trained = single.train(still, toy_store, TEXT_ACCURACY)
+        for split in ("validation", "test"):
+            assert results[split] == pytest.approx(trained[split])
+        pairs = zip(_lines(tmp_path / "a"), _lines(tmp_path / "b"), strict=True)
+        for one, other in pairs:
+            assert one["prediction"] == other["prediction"]
+            assert one["label_log_probs"] == pytest.approx(other["label_log_probs"])
+        about = {name: results[name] for name in ("method", "steps", "best_step", "train_examples")}
+        assert about == {"method": "undistilled", "steps": 0, "best_step": 0, "train_examples": 0}
+        assert results["parameters"] == trained["parameters"]
+        assert run_folder.read_results(tmp_path / "a") == results
+        assert undistilled_run.score(run, toy_store, TEXT_ACCURACY) == results, "again is no error"
+        assert not (tmp_path / "a" / run_folder.CHECKPOINTS).exists()
+
+    def test_without_a_checkpoint_there_is_none(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        flags = ["--task", "word_problems", "--method", "undistilled", "--model", "t5_1_1_tiny"]
+        assert main(["train", *flags, "--output_dir", str(tmp_path / "a")]) == 2
+        assert "scores a checkpoint: give --init_from" in capsys.readouterr().err
+        assert not (tmp_path / "a").exists()
+
+    def test_a_sweep_has_one_of_each_task_and_model(self, tmp_path: Path, checkpoint: str) -> None:
+        grid = Sweep(tasks=("cqa",), models=("a", "b"), fractions=(0.5, 1.0), seeds=(3, 4))
+        cells = undistilled_cells(grid)
+        assert [cell.folder for cell in cells] == ["cqa/a/undistilled", "cqa/b/undistilled"]
+        assert undistilled_cells(dataclasses.replace(grid, undistilled=False)) == []
+        assert Cell.from_json(cells[0].as_json()) == cells[0]
+        with pytest.raises(UsageError, match="leave the method 'undistilled' out"):
+            Sweep(methods=("undistilled",))
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "any.gin").write_text("T5Config.dropout_rate = 0.2\n")
+        parser = argparse.ArgumentParser()
+        sweep.add_flags(parser)
+        words = ["--tasks", "word_problems", "--models", "any", "--output_dir", str(tmp_path / "s")]
+        words += ["--gin_search_paths", str(tmp_path)]
+        started = options.parse(parser, [*words, "--init_from", checkpoint])
+        (planned,) = sweep_options.undistilled(sweep_options.read_grid(started))
+        assert planned.run.method == _method("undistilled")
+        assert planned.run.train.init_from == checkpoint
+        nothing = options.parse(parser, words)
+        assert sweep_options.undistilled(sweep_options.read_grid(nothing)) == []
+
+    def test_in_the_report(self, tmp_path: Path) -> None:
+        for examples, scores in ((500, (50, 52)), (1000, (60, 62))):
+            for seed, score in enumerate(scores):
+                place = tmp_path / str(examples) / str(seed)
+                write_run(place, accuracy_of(score), examples=examples, seed=seed)
+        write_run(tmp_path / "u", accuracy_of(55), method="undistilled", examples=0)
+        made = report.write(tmp_path)
+        first = made.tables[0]
+        assert first.header[2:] == ("50 % (500)", "100 % (1,000)")
+        assert ("undistilled", "1.0M", "55.00", "55.00") in first.rows
+        (table,) = [t for t in made.tables if "against undistilled" in t.title]
+        assert [row[:4] for row in table.rows] == [
+            ("dss - undistilled", "1.0M", "50 % (500)", "-4.00"),
+            ("dss - undistilled", "1.0M", "100 % (1,000)", "+6.00"),
+        ]
+        svg = (tmp_path / "report" / "by_data.svg").read_text()
+        assert svg.count(">undistilled<") == 1, "a line across, and no point at no data"
+        assert "training data, % of 1,000 examples" in svg
+
+
+class TestEqualCompute:
+    def _factor(self, store: TokenStore) -> float:
+        """What dss takes over what the label takes, from the lengths of the toy's rows."""
+        split = store.split("train")
+        names = ("label_inputs", "label_targets", "rationale_inputs", "rationale_targets")
+        lengths = {name: split.tokens(name).lengths().tolist() for name in names}
+        label = [*zip(lengths[names[0]], lengths[names[1]], strict=True)]
+        why = [pair for pair in zip(lengths[names[2]], lengths[names[3]], strict=True) if pair[1]]
+        model = with_vocab_size(toy.make_run(), store).model
+        both, own = (training_flops(model, work_of_rows(rows)) for rows in (label + why, label))
+        return both / own
+
+    @pytest.mark.usefixtures("linear_programs")
+    def test_it_runs_as_many_steps_more(
+        self, tmp_path: Path, toy_store: TokenStore, said: list[str]
+    ) -> None:
+        def run(folder: Path, method: str) -> config.Run:
+            made = dataclasses.replace(_run(folder, method, steps=20), model=toy.MODEL)
+            evaluate = dataclasses.replace(made.evaluate, every=10)
+            return dataclasses.replace(made, evaluate=evaluate)
+
+        factor, results = self._factor(toy_store), {}
+        assert factor > 1.5
+        for name in ("dss", "standard", "standard_equal_compute"):
+            runs = seeds.seed_runs(run(tmp_path / name, name), [0, 1])
+            results[name] = seeds.train(runs, toy_store, TEXT_ACCURACY)["seeds"]
+        longer = results["standard_equal_compute"]
+        assert {one["steps"] for one in longer.values()} == {round(20 * factor)}
+        assert any(f"{factor:.2f} times as many" in line for line in said)
+        step = results["standard"]["0"]["training_flops"] / 20
+        for seed in ("0", "1"):
+            took = longer[seed]["training_flops"]
+            # A step's rows are not of the mean length, and half a step is rounded off.
+            assert took == pytest.approx(results["dss"][seed]["training_flops"], abs=2 * step)
+            assert longer[seed]["best_step"] in {round(10 * factor), round(20 * factor)}
+        again = seeds.seed_runs(
+            run(tmp_path / "standard_equal_compute", "standard_equal_compute"), [0, 1]
+        )
+        assert seeds.train(again, toy_store, TEXT_ACCURACY)["seeds"] == longer, (
+            "it goes on as it was"
+        )
+
+    def test_what_has_rationales_has_the_compute_of_both(
+        self, tmp_path: Path, toy_store: TokenStore
+    ) -> None:
+        from dss_jax.run.compute import drawn_out
+
+        run = _run(tmp_path, "dss")
+        run = dataclasses.replace(run, method=dataclasses.replace(run.method, equal_compute=True))
+        with pytest.raises(UsageError, match="gives the label task alone what dss takes"):
+            drawn_out(run, toy_store)
+
+    def test_in_the_report(self, tmp_path: Path) -> None:
+        for method, flops, steps in (
+            ("standard", 2 * 10**15, 6),
+            ("dss", 5 * 10**15, 6),
+            ("standard_equal_compute", 5 * 10**15, 15),
+        ):
+            folder = write_run(tmp_path / method, accuracy_of(50), method=method)
+            file = folder / "results.json"
+            found = json.loads(file.read_text()) | {"training_flops": flops, "steps": steps}
+            file.write_text(json.dumps(found))
+        made = report.write(tmp_path)
+        (table,) = [t for t in made.tables if "compute of the training" in t.title]
+        assert [(row[0], *row[3:6]) for row in table.rows] == [
+            ("standard", "6", "2.00e+15", "1.00"),
+            ("dss", "6", "5.00e+15", "2.50"),
+            ("standard_equal_compute", "15", "5.00e+15", "2.50"),
+        ]
+        assert "by_compute.png" in {f.name for f in made.files}
