@@ -24,7 +24,9 @@ from dss_jax.interop.weights import Leaf, Weights
 
 log = logging.getLogger(__name__)
 
-EMBEDDING, HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
+EMBEDDINGS = ("token_embedder/embedding", "encoder_embedder/embedding")
+"""Of every model, and of those whose encoder has its own."""
+HEAD = "decoder/logits_dense/kernel"
 
 
 def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
@@ -77,11 +79,13 @@ def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
 def _leaves(
     weights: Weights, rows: int, widened: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Leaf]:
-    embedding = weights.leaves[EMBEDDING]
-    width = embedding.shape[1]
-    found = {EMBEDDING: Leaf((rows, width), lambda: widened(embedding.read()))}
+    found = {
+        name: Leaf((rows, leaf.shape[1]), lambda leaf=leaf: widened(leaf.read()))
+        for name in EMBEDDINGS
+        if (leaf := weights.leaves.get(name)) is not None
+    }
     if (head := weights.leaves.get(HEAD)) is not None:
-        found[HEAD] = Leaf((width, rows), lambda: widened(head.read().T).T)
+        found[HEAD] = Leaf((head.shape[0], rows), lambda: widened(head.read().T).T)
     return found
 
 
