@@ -79,11 +79,10 @@ def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
 def _leaves(
     weights: Weights, rows: int, widened: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Leaf]:
-    found = {
-        name: Leaf((rows, leaf.shape[1]), lambda leaf=leaf: widened(leaf.read()))
-        for name in EMBEDDINGS
-        if (leaf := weights.leaves.get(name)) is not None
-    }
+    def more_rows(leaf: Leaf) -> Leaf:
+        return Leaf((rows, leaf.shape[1]), lambda: widened(leaf.read()))
+
+    found = {n: more_rows(leaf) for n, leaf in weights.leaves.items() if n in EMBEDDINGS}
     if (head := weights.leaves.get(HEAD)) is not None:
         found[HEAD] = Leaf((head.shape[0], rows), lambda: widened(head.read().T).T)
     return found

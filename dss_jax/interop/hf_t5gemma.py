@@ -125,8 +125,9 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
     if differ := [name for name in _SAME if encoder[name] != decoder[name]]:
         values = "; ".join(f"{n}: {encoder[n]!r} and {decoder[n]!r}" for n in differ)
         raise UsageError(f"{origin}: the encoder and the decoder must not differ in {values}.")
-    ids = {**decoder, "decoder_start_token_id": decoder["bos_token_id"]}
+    ids: dict[str, Any] = {**decoder, "decoder_start_token_id": decoder["bos_token_id"]}
     ids["eos_token_id"] = fields.get("eos_token_id") or decoder["eos_token_id"]
+    ids = {name: hf_config.token_id(ids, name, origin) for name in hf_config.TOKEN_IDS}
     gemma = Gemma(
         **{name: decoder[name] for name in (*_OWN, "rope_theta")},
         **{f"encoder_{ours}": encoder[theirs] for ours, theirs in _SIZES.items()},
@@ -136,7 +137,7 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
     )
     return T5Config(
         **{ours: decoder[theirs] for ours, theirs in _SIZES.items()},
-        **{name: hf_config.token_id(ids, name, origin) for name in hf_config.TOKEN_IDS},
+        **ids,
         vocab_size=decoder["vocab_size"],
         num_encoder_layers=encoder["num_hidden_layers"],
         num_decoder_layers=decoder["num_hidden_layers"],

@@ -200,7 +200,7 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         config, in_axes = self.config, (nn.broadcast,) * 2
-        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
+        self.relpos_bias: Any = RelativePositionBias(config, bidirectional=True)
         self.layers = stacked(self.layer, config, config.num_encoder_layers, in_axes)(config)
         self.encoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)
@@ -223,7 +223,7 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         config, in_axes = self.config, (nn.broadcast,) * 4
-        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
+        self.relpos_bias: Any = RelativePositionBias(config, bidirectional=False)
         self.layers = stacked(self.layer, config, config.num_decoder_layers, in_axes)(config)
         self.decoder_norm = RMSNorm(config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)

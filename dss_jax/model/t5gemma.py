@@ -11,7 +11,7 @@ Shape letters are those of `dss_jax.model.layers`, and U heads of keys and value
 for each: H = U * W.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -172,8 +172,9 @@ class DecoderLayer(_Parts, t5.DecoderLayer):
     """T5's, of these parts."""
 
 
-_SAME = nn.broadcast
-_PATTERN = Pattern(*[_SAME] * len(Pattern._fields))._replace(bias=Places(_SAME, _SAME, _SAME, 0))
+_SAME: Any = nn.broadcast
+_OWN: Any = 0
+_PATTERN = Pattern(*[_SAME] * len(Pattern._fields))._replace(bias=Places(*[_SAME] * 3, _OWN))
 """How the loop over the layers takes a pattern of self-attention: each its own `sliding`."""
 
 
