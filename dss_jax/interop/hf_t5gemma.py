@@ -13,6 +13,8 @@ EMBEDDING, HEAD = "model.decoder.embed_tokens.weight", "lm_head.out_proj.weight"
 
 STACKS = ("encoder", "decoder")
 
+generation_json = hf_config.generation_json
+
 _SIZES = {
     "emb_dim": "hidden_size",
     "num_heads": "num_attention_heads",
@@ -157,7 +159,7 @@ def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -
         )
     gemma, sides = of(config), dict(zip(STACKS, (encoder_of(config), config), strict=True))
     dropout = {"dropout_rate": config.dropout_rate, "attention_dropout": gemma.attention_dropout}
-    ids = hf_config.token_ids(config) | {"bos_token_id": config.decoder_start_token_id}
+    ids = hf_config.token_ids(config)
     theta = gemma.rope_theta
     stacks = {
         name: {
@@ -191,9 +193,3 @@ def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -
         **ids,
         **hf_config.task_params(card),
     }
-
-
-def generation_json(config: T5Config, card: StudentCard | None) -> dict[str, Any]:
-    """As `hf_config.generation_json`."""
-    ids = {"bos_token_id": config.decoder_start_token_id}
-    return hf_config.generation_json(config, card) | ids

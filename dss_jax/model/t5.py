@@ -17,7 +17,7 @@ Shape letters are those of `dss_jax.model.layers`. Masks and the position bias a
 `T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -80,7 +80,7 @@ class _Layer(nn.Module):
     """What the layers of both stacks have."""
 
     config: T5Config
-    attention_type, mlp_type = Attention, Mlp
+    attention_type, mlp_type, offset = Attention, Mlp, 0.0
 
     def setup(self) -> None:
         self.pre_mlp_layer_norm = self._norm()
@@ -95,7 +95,7 @@ class _Layer(nn.Module):
         return pattern._replace(bias=self.relpos_bias.of_buckets(pattern.bias)) if own else pattern
 
     def _norm(self) -> RMSNorm:
-        return RMSNorm(self.config.layer_norm_epsilon)
+        return RMSNorm(self.config.layer_norm_epsilon, self.offset)
 
     def _add(self, x_BxTxE: jax.Array, h_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
         return checkpoint_name(x_BxTxE + self.dropout(h_BxTxE, deterministic), SUM)
@@ -196,13 +196,15 @@ class Encoder(nn.Module):
     """The encoder's stack, its position bias and its final norm."""
 
     config: T5Config
-    layer = EncoderLayer
+    layer: ClassVar[Any] = EncoderLayer
+    bias: ClassVar[Any] = RelativePositionBias
+    in_axes: ClassVar[tuple] = (nn.broadcast,) * 2
 
     def setup(self) -> None:
-        config, in_axes = self.config, (nn.broadcast,) * 2
-        self.relpos_bias: Any = RelativePositionBias(config, bidirectional=True)
-        self.layers = stacked(self.layer, config, config.num_encoder_layers, in_axes)(config)
-        self.encoder_norm = RMSNorm(config.layer_norm_epsilon)
+        config = self.config
+        self.relpos_bias = self.bias(config, bidirectional=True)
+        self.layers = stacked(self.layer, config, config.num_encoder_layers, self.in_axes)(config)
+        self.encoder_norm = RMSNorm(config.layer_norm_epsilon, self.layer.offset)
         self.dropout = Dropout(config.dropout_rate)
 
     def __call__(self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool) -> jax.Array:
@@ -219,13 +221,15 @@ class Decoder(nn.Module):
 
     config: T5Config
     vocab_size: int
-    layer = DecoderLayer
+    layer: ClassVar[Any] = DecoderLayer
+    bias: ClassVar[Any] = RelativePositionBias
+    in_axes: ClassVar[tuple] = (nn.broadcast,) * 4
 
     def setup(self) -> None:
-        config, in_axes = self.config, (nn.broadcast,) * 4
-        self.relpos_bias: Any = RelativePositionBias(config, bidirectional=False)
-        self.layers = stacked(self.layer, config, config.num_decoder_layers, in_axes)(config)
-        self.decoder_norm = RMSNorm(config.layer_norm_epsilon)
+        config = self.config
+        self.relpos_bias = self.bias(config, bidirectional=False)
+        self.layers = stacked(self.layer, config, config.num_decoder_layers, self.in_axes)(config)
+        self.decoder_norm = RMSNorm(config.layer_norm_epsilon, self.layer.offset)
         self.dropout = Dropout(config.dropout_rate)
         if not config.logits_via_embedding:
             self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"), config.dtype)

@@ -26,9 +26,8 @@ from dss_jax.model.attention import MASKED, Attention, KeyValue, Pattern
 from dss_jax.model.layers import FAN_IN_NORMAL, Dense, Dropout, Embed, Mlp, RMSNorm
 from dss_jax.model.matmul import MIXED
 
-
-def _norm(config: T5Config) -> RMSNorm:
-    return RMSNorm(config.layer_norm_epsilon, offset=1.0)
+OFFSET = 1.0
+"""Of the scale of every norm."""
 
 
 def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
@@ -108,7 +107,7 @@ class GroupedAttention(Attention):
         )
         self.out = Dense(config.emb_dim, ("joined_kv", "embed"), config.dtype, FAN_IN_NORMAL)
         self.dropout = Dropout(gemma.attention_dropout)
-        self.post_norm = _norm(config)
+        self.post_norm = RMSNorm(config.layer_norm_epsilon, OFFSET)
 
     def key_value(self, x_BxSxE: jax.Array, pattern: Pattern) -> KeyValue:
         """As T5's; with U heads, the keys turned by their positions."""
@@ -143,7 +142,7 @@ class NormedMlp(Mlp):
     """T5's feed-forward layer, and a norm of what it gives."""
 
     def setup(self) -> None:
-        self.post_norm = _norm(self.config)
+        self.post_norm = RMSNorm(self.config.layer_norm_epsilon, OFFSET)
 
     def __call__(self, x_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
         """[B, T, E] -> [B, T, E]."""
@@ -153,11 +152,7 @@ class NormedMlp(Mlp):
 class _Parts:
     """What the layers of both stacks have in the places of T5's parts."""
 
-    config: T5Config
-    attention_type, mlp_type = GroupedAttention, NormedMlp
-
-    def _norm(self) -> RMSNorm:
-        return _norm(self.config)
+    attention_type, mlp_type, offset = GroupedAttention, NormedMlp, OFFSET
 
     def _biased(self, pattern: Pattern) -> Pattern:
         near = pattern.bias.near | ~pattern.bias.sliding
@@ -174,36 +169,20 @@ class DecoderLayer(_Parts, t5.DecoderLayer):
 
 _SAME: Any = nn.broadcast
 _OWN: Any = 0
-_PATTERN = Pattern(*[_SAME] * len(Pattern._fields))._replace(bias=Places(*[_SAME] * 3, _OWN))
-"""How the loop over the layers takes a pattern of self-attention: each its own `sliding`."""
+_PATTERN = Pattern(*[_SAME] * 6)._replace(bias=Places(_SAME, _SAME, _SAME, _OWN))
+"""How the loop over the layers takes a pattern of self-attention: each layer its own `sliding`."""
 
 
 class Encoder(t5.Encoder):
     """T5's, of these layers. Its configuration has the encoder's sizes."""
 
-    layer = EncoderLayer
-
-    def setup(self) -> None:
-        config, in_axes = self.config, (_PATTERN, _SAME)
-        self.relpos_bias = Rotary(config, bidirectional=True)
-        self.layers = t5.stacked(self.layer, config, config.num_encoder_layers, in_axes)(config)
-        self.encoder_norm = _norm(config)
-        self.dropout = Dropout(config.dropout_rate)
+    layer, bias, in_axes = EncoderLayer, Rotary, (_PATTERN, _SAME)
 
 
 class Decoder(t5.Decoder):
     """T5's, of these layers."""
 
-    layer = DecoderLayer
-
-    def setup(self) -> None:
-        config, in_axes = self.config, (_SAME, _PATTERN, _SAME, _SAME)
-        self.relpos_bias = Rotary(config)
-        self.layers = t5.stacked(self.layer, config, config.num_decoder_layers, in_axes)(config)
-        self.decoder_norm = _norm(config)
-        self.dropout = Dropout(config.dropout_rate)
-        if not config.logits_via_embedding:
-            self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"), config.dtype)
+    layer, bias, in_axes = DecoderLayer, Rotary, (_SAME, _PATTERN, _SAME, _SAME)
 
 
 class ScaledEmbed(Embed):
