@@ -159,11 +159,11 @@ class _Parts:
         return pattern._replace(mask=pattern.mask & near)
 
 
-class EncoderLayer(_Parts, t5.EncoderLayer):
+class GemmaEncoderLayer(_Parts, t5.EncoderLayer):
     """T5's, of these parts."""
 
 
-class DecoderLayer(_Parts, t5.DecoderLayer):
+class GemmaDecoderLayer(_Parts, t5.DecoderLayer):
     """T5's, of these parts."""
 
 
@@ -173,16 +173,16 @@ _PATTERN = Pattern(*[_SAME] * 6)._replace(bias=Places(_SAME, _SAME, _SAME, _OWN)
 """How the loop over the layers takes a pattern of self-attention: each layer its own `sliding`."""
 
 
-class Encoder(t5.Encoder):
+class GemmaEncoder(t5.Encoder):
     """T5's, of these layers. Its configuration has the encoder's sizes."""
 
-    layer, bias, in_axes = EncoderLayer, Rotary, (_PATTERN, _SAME)
+    layer, bias, in_axes = GemmaEncoderLayer, Rotary, (_PATTERN, _SAME)
 
 
-class Decoder(t5.Decoder):
+class GemmaDecoder(t5.Decoder):
     """T5's, of these layers."""
 
-    layer, bias, in_axes = DecoderLayer, Rotary, (_SAME, _PATTERN, _SAME, _SAME)
+    layer, bias, in_axes = GemmaDecoderLayer, Rotary, (_SAME, _PATTERN, _SAME, _SAME)
 
 
 class ScaledEmbed(Embed):
@@ -204,8 +204,8 @@ class T5Gemma(t5.T5):
         assert config.vocab_size is not None
         self.token_embedder = ScaledEmbed(config.vocab_size, config)
         self.encoder_embedder = ScaledEmbed(config.vocab_size, of_encoder)
-        self.encoder = Encoder(of_encoder)
-        self.decoder = Decoder(config, config.vocab_size)
+        self.encoder = GemmaEncoder(of_encoder)
+        self.decoder = GemmaDecoder(config, config.vocab_size)
 
     def logits(self, x_BxTxE: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Output of the decoder's last layer [B, T, E] -> logits [B, T, V] in float32."""
