@@ -75,7 +75,11 @@ def test_the_head(tmp_path: Path) -> None:
 
     def logits(weights: Weights) -> np.ndarray:
         inputs = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
-        return np.asarray(model_of(weights.config).apply({"params": weights.tree()}, *inputs))
+        model, params = model_of(weights.config), weights.tree()
+        first = np.asarray(model.apply({"params": params}, *inputs))
+        again = model.apply({"params": params}, *inputs)
+        np.testing.assert_array_equal(first, again, "parameters of NumPy stay as they are")
+        return first
 
     same = {HEAD: state[EMBEDDING]}
     own = read_hf(write_folder(tmp_path / "own", same))

@@ -131,7 +131,7 @@ class RMSNorm(nn.Module):
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
         if self.offset:
-            scale_E += self.offset
+            scale_E = scale_E + self.offset  # Not in place: it may be an array of NumPy.
         # Not broadcast_to: autodiff would keep the broadcast array for the backward pass.
         scale = jnp.expand_dims(scale_E, range(wide.ndim - 1))
         return (normed * scale).astype(x_BxTxE.dtype)
