@@ -26,9 +26,9 @@ from dss_jax.cli import compile as compiling
 from dss_jax.cli import options
 from dss_jax.cli.main import Parser
 from dss_jax.core import config
+from dss_jax.core.devices import GB
 from dss_jax.core.digest import code_digest
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import GB
 
 MODELS = (
     *("t5_1_1_small", "t5_1_1_base", "t5_1_1_large", "t5_1_1_xl", "t5_1_1_xxl"),

@@ -38,8 +38,8 @@ from reporting import RESULTS, command, digits, in_file_name, processor, spread,
 from dss_jax import __version__
 from dss_jax.cli import options
 from dss_jax.core import config
+from dss_jax.core.devices import peak_flops
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import peak_flops
 from dss_jax.run import pictures
 
 PARTS = ("host", "transfer", "device")

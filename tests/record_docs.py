@@ -22,7 +22,7 @@ SECTIONS: dict[str, type] = {**config.SECTIONS, "Sweep": Sweep}
 """Names in gin files: of what a run has, and of the grid of `dss sweep`."""
 
 RULES = "logical_axis_rules"
-"""The setting whose type and default are too long for a cell."""
+"""The setting whose type, as that of `gemma`, and default are too long for a cell."""
 
 HEAD = """\
 # Settings
@@ -56,7 +56,7 @@ def described(section: type) -> tuple[str, dict[str, str]]:
 def kind(field: Field) -> str:
     """The type of a setting, and what is allowed for it."""
     rule = rule_of(field)
-    name = "pairs" if field.name == RULES else inspect.formatannotation(field.type)
+    name = "pairs" if field.name in (RULES, "gemma") else inspect.formatannotation(field.type)
     allowed = ", ".join(f'"{value}"' for value in rule.among)
     if rule.low > -inf:
         low = f"above {rule.low:g}" if rule.positive else f"at least {rule.low:g}"

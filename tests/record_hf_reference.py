@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from dss_jax.core.config import T5Config
+from dss_jax.core.t5gemma import Gemma
 from dss_jax.interop.hf import parameters
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -43,18 +44,93 @@ UMT5 = dataclasses.replace(V1_1, relative_attention_per_layer=True)
 SILU = dataclasses.replace(
     V1_1, mlp_activations=("silu", "linear"), eos_token_id=2, decoder_start_token_id=3
 )
+# Sizes that all differ; soft caps and windows that matter. Its layers slide, see all, slide.
+T5GEMMA = dataclasses.replace(
+    V1_0,
+    mlp_activations=("gelu", "linear"),
+    logits_via_embedding=False,
+    num_heads=4,
+    num_encoder_layers=3,
+    decoder_start_token_id=2,
+    gemma=Gemma(
+        num_kv_heads=2,
+        encoder_num_kv_heads=1,
+        encoder_emb_dim=24,
+        encoder_num_heads=3,
+        encoder_head_dim=6,
+        encoder_mlp_dim=32,
+        query_pre_attn_scalar=6,
+        attn_logit_softcapping=1.5,
+        final_logit_softcapping=2.5,
+        rope_theta=100.0,
+        sliding_window=5,
+    ).values,
+)
 # Lengths beyond relative_attention_max_distance in the encoder (v1.0) and the decoder (the others).
 CASES = {
     "v1_0": (V1_0, 150, 12),
     "v1_1": (V1_1, 24, 40),
     "umt5": (UMT5, 24, 40),
     "silu": (SILU, 24, 40),
+    "t5gemma": (T5GEMMA, 24, 40),
 }
 MAX_DECODE_LENGTH = 12
 
 
+def t5gemma_config(config: T5Config) -> transformers.PreTrainedConfig:
+    """Spelt out, so that `dss_jax.interop.hf_t5gemma` can be held against it."""
+    gemma = Gemma(**dict(config.gemma or ()))
+    both = {
+        "vocab_size": config.vocab_size,
+        "rms_norm_eps": config.layer_norm_epsilon,
+        "query_pre_attn_scalar": gemma.query_pre_attn_scalar,
+        "attn_logit_softcapping": gemma.attn_logit_softcapping,
+        "final_logit_softcapping": gemma.final_logit_softcapping,
+        "rope_parameters": {"rope_type": "default", "rope_theta": gemma.rope_theta},
+        "sliding_window": gemma.sliding_window,
+        "bos_token_id": config.decoder_start_token_id,
+        "eos_token_id": config.eos_token_id,
+    }
+    encoder = {
+        "hidden_size": gemma.encoder_emb_dim,
+        "num_attention_heads": gemma.encoder_num_heads,
+        "num_key_value_heads": gemma.encoder_num_kv_heads,
+        "head_dim": gemma.encoder_head_dim,
+        "intermediate_size": gemma.encoder_mlp_dim,
+        "num_hidden_layers": config.num_encoder_layers,
+    }
+    decoder = {
+        "hidden_size": config.emb_dim,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": gemma.num_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_decoder_layers,
+    }
+    return transformers.T5GemmaConfig(
+        encoder=both | encoder,
+        decoder=both | decoder,
+        vocab_size=config.vocab_size,
+        tie_word_embeddings=config.logits_via_embedding,
+    )
+
+
+def t5gemma_model(config: T5Config, seed: int) -> transformers.PreTrainedModel:
+    """As `hf_model`."""
+    model = transformers.T5GemmaForConditionalGeneration(t5gemma_config(config)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            noise = torch.randn(weight.shape, generator=generator)
+            scale = 0.2 if name.endswith("norm.weight") else weight.shape[-1] ** -0.5
+            weight.copy_(noise * scale)
+    return model
+
+
 def hf_model(config: T5Config, seed: int) -> transformers.PreTrainedModel:
     """A float32 model without dropout whose weights are random at the scale of training."""
+    if config.gemma:
+        return t5gemma_model(config, seed)
     kind = "UMT5" if config.relative_attention_per_layer else "T5"
     gated = len(config.mlp_activations) > 1
     hf_config = getattr(transformers, f"{kind}Config")(
@@ -128,6 +204,8 @@ def reference(
         input_ids=inputs,
         attention_mask=(inputs != 0).long(),
         decoder_input_ids=torch.tensor(batch["decoder_input_tokens"], dtype=torch.long),
+        # Else T5Gemma hides padding there, and the logits after a text's end are others.
+        decoder_attention_mask=torch.ones_like(targets),
         labels=torch.where(targets == 0, -100, targets),
         use_cache=False,
     )
@@ -163,9 +241,12 @@ def greedy(
 
 
 def _telling(tokens: np.ndarray, margin: np.ndarray, end: int) -> bool:
-    """Whether rows end at different steps, one not at all, and none by a hair."""
+    """Whether rows end at different steps, one not at all, and none by a hair; and none has padding
+    before its end, which `transformers`' T5Gemma hides from what follows where it has no cache.
+    """
     ends = {int(np.argmax(row == end)) if end in row else None for row in tokens}
-    return margin > 1e-2 and len(ends) == 3 and None in ends and 0 not in ends
+    padded = any(0 in row[: np.argmax(row == end)] for row in tokens)
+    return margin > 1e-2 and len(ends) == 3 and None in ends and 0 not in ends and not padded
 
 
 def record(name: str, config: T5Config, input_length: int, target_length: int) -> None:

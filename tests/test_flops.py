@@ -9,16 +9,10 @@ import toy
 
 from dss_jax.cli import gin_config
 from dss_jax.core import config
-from dss_jax.core.flops import (
-    DEVICES,
-    Work,
-    forward_flops,
-    peak_flops,
-    training_flops,
-    work_of_rows,
-    work_of_shape,
-)
-from dss_jax.model.t5 import T5
+from dss_jax.core.devices import DEVICES, peak_flops
+from dss_jax.core.flops import Work, forward_flops, training_flops, work_of_rows, work_of_shape
+from dss_jax.core.t5gemma import Gemma
+from dss_jax.model.build import model_of
 from dss_jax.train.memory import abstract_batch
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import Program
@@ -41,6 +35,18 @@ GATED = config.T5Config(
 PLAIN = dataclasses.replace(
     GATED, mlp_activations=("relu",), logits_via_embedding=True, num_decoder_layers=2
 )
+GEMMA = dataclasses.replace(
+    GATED,
+    num_heads=4,
+    gemma=Gemma(
+        num_kv_heads=2,
+        encoder_num_kv_heads=1,
+        encoder_emb_dim=320,
+        encoder_num_heads=3,
+        encoder_head_dim=64,
+        encoder_mlp_dim=512,
+    ).values,
+)
 # XLA counts the body of a loop once, so the loop over the layers must be gone: scan_unroll.
 
 
@@ -48,9 +54,9 @@ def _counted(compiled: jax.stages.Compiled) -> float:
     return compiled.cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("model", [GATED, PLAIN], ids=["gated", "plain"])
+@pytest.mark.parametrize("model", [GATED, PLAIN, GEMMA], ids=["gated", "plain", "t5gemma"])
 def test_the_forward_pass_is_what_xla_counts(model: config.T5Config) -> None:
-    t5 = T5(model)
+    t5 = model_of(model)
     tokens = [jax.ShapeDtypeStruct((ROWS, n), jnp.int32) for n in (INPUT, TARGET)]
     params = jax.eval_shape(t5.init, jax.random.key(0), *tokens)
     counted = _counted(jax.jit(t5.apply).lower(params, *tokens).compile())

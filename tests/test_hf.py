@@ -20,7 +20,7 @@ from dss_jax.interop import hf
 from dss_jax.interop.hf import EMBEDDING, EMBEDDING_ALIASES, HEAD, UNUSED, read_hf, write_hf
 from dss_jax.interop.hf_config import TOKEN_IDS, config_json, shape_of
 from dss_jax.interop.weights import expected_shapes, flat, from_tree, nested
-from dss_jax.model.t5 import T5
+from dss_jax.model.build import model_of
 
 State = dict[str, np.ndarray]
 
@@ -48,7 +48,7 @@ def write_folder(folder: Path, config: T5Config, state: State, **fields: Any) ->
 def check_logits(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     weights = read_hf(folder)
     batch = recorded_batch(arrays)
-    logits = T5(weights.config).apply(
+    logits = model_of(weights.config).apply(
         {"params": weights.tree()}, batch["encoder_input_tokens"], batch["decoder_input_tokens"]
     )
     assert_close(logits, arrays["logits"], "logits")

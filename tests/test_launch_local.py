@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from launching import LAUNCH, ROOT, TRAIN, Machine, machine
 
-from dss_jax.core.flops import USABLE
+from dss_jax.core.devices import USABLE
 
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 GPUS = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)\nGPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"

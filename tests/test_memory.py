@@ -11,8 +11,9 @@ import pytest
 
 from dss_jax.cli import gin_config, main
 from dss_jax.core import config
+from dss_jax.core.devices import DEVICES, device
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import DEVICES, device
+from dss_jax.core.t5gemma import Gemma
 from dss_jax.train import memory
 from dss_jax.train.memory import candidates, plan
 from dss_jax.train.sharding import make_mesh
@@ -38,6 +39,14 @@ STEP = 12
 """Bytes of the numbers beside the arrays: of the step, the seed, and the updates skipped."""
 
 TINY = _shape(16, 64, 32)
+GEMMA = Gemma(
+    num_kv_heads=2,
+    encoder_num_kv_heads=2,
+    encoder_emb_dim=192,
+    encoder_num_heads=4,
+    encoder_head_dim=32,
+    encoder_mlp_dim=256,
+).values
 CASES = {
     "none": ("t5_1_1_tiny", TINY),
     "full": ("t5_1_1_tiny", TINY | {"T5Config__remat_policy": "full"}),
@@ -48,6 +57,7 @@ CASES = {
     "lora": ("t5_tiny", TINY | {"Lora__rank": 4}),
     "standard": ("t5_1_1_tiny", TINY | {"Method__rationale": False}),
     "umt5": ("t5_1_1_tiny", TINY | {"T5Config__relative_attention_per_layer": True}),
+    "t5gemma": ("t5_1_1_tiny", TINY | {"T5Config__gemma": GEMMA, "Mesh__model": 2}),
     "small": ("t5_small", _shape(16, 128, 64)),
     "small, minimal": ("t5_small", _shape(16, 64, 64, T5Config__remat_policy="minimal")),
     "small 1.1, full": ("t5_1_1_small", _shape(8, 256, 64, T5Config__remat_policy="full")),
@@ -135,7 +145,7 @@ import time
 from dataclasses import replace
 import jax
 from dss_jax.cli import gin_config
-from dss_jax.core.flops import device
+from dss_jax.core.devices import device
 from dss_jax.train import memory
 from dss_jax.train.memory import plan
 from dss_jax.train.sharding import make_mesh

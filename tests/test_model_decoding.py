@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dss_jax.core.config import T5Config
-from dss_jax.core.t5_config import GREEDY
+from dss_jax.core.t5_config import GREEDY, Sample
 from dss_jax.model import decoding
 from dss_jax.model.decoding import decode
 from dss_jax.model.sampling import SampleSearch
@@ -141,7 +141,8 @@ def test_boxed_parameters_and_bfloat16() -> None:
     np.testing.assert_array_equal(
         tokens, jitted(model, nn.unbox(boxed), inputs, max_decode_length=6)
     )
-    cache = decoding.empty_cache(model, len(inputs), 4, 6)
+    four, ids = SampleSearch(Sample(num_samples=4)), jnp.arange(len(inputs))
+    cache = decoding.start(model, nn.unbox(boxed), inputs, ids, four, 6)[1].rows.cache
     assert len(cache) == 3
     assert cache[0].key.shape == (len(inputs), 4, 2, 6, 12)
     assert cache[0].key.dtype == jnp.bfloat16

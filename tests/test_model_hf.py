@@ -16,6 +16,7 @@ from hf_arrays import from_hf, to_hf
 from dss_jax.core.config import T5Config
 from dss_jax.interop.hf import parameters
 from dss_jax.model.attention import relative_position_buckets
+from dss_jax.model.build import model_of
 from dss_jax.model.t5 import T5
 
 pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
@@ -44,7 +45,7 @@ def loss_and_logits(
 
 def check_against(config: T5Config, recorded: dict[str, np.ndarray]) -> None:
     """Logits, loss, each gradient and greedy tokens are those of `recorded`."""
-    model = T5(config)
+    model = model_of(config)
     state = {k.removeprefix("param/"): v for k, v in recorded.items() if k.startswith("param/")}
     params = jax.tree.map(jnp.asarray, from_hf(state, config))
     assert len(jax.tree.leaves(params)) == len(parameters(config))
@@ -65,7 +66,7 @@ def recorded_batch(recorded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k: v for k, v in recorded.items() if k.endswith("_tokens")}
 
 
-@pytest.mark.parametrize("case", ["v1_0", "v1_1", "umt5", "silu"])
+@pytest.mark.parametrize("case", ["v1_0", "v1_1", "umt5", "silu", "t5gemma"])
 def test_recorded(case: str) -> None:
     recorded = dict(np.load(GOLDEN / f"t5_hf_{case}.npz"))
     fields = json.loads(str(recorded.pop("meta")))["config"]
@@ -87,7 +88,7 @@ def test_recorded_buckets() -> None:
         np.testing.assert_array_equal(ours, recorded[name], name)
 
 
-@pytest.mark.parametrize("case", ["v1_1", "umt5"])
+@pytest.mark.parametrize("case", ["v1_1", "umt5", "t5gemma"])
 def test_mapping_goes_both_ways(case: str) -> None:
     recorded = np.load(GOLDEN / f"t5_hf_{case}.npz")
     fields = json.loads(str(recorded["meta"]))["config"]
@@ -98,7 +99,8 @@ def test_mapping_goes_both_ways(case: str) -> None:
     for name, value in again.items():
         np.testing.assert_array_equal(value, state[name])
     # The mapping is complete: a freshly made model has the same parameters and shapes.
-    made = jax.eval_shape(T5(config).init, jax.random.key(0), *[jnp.ones((1, 2), jnp.int32)] * 2)
+    tokens = [jnp.ones((1, 2), jnp.int32)] * 2
+    made = jax.eval_shape(model_of(config).init, jax.random.key(0), *tokens)
     shapes = jax.tree.map(jnp.shape, from_hf(state, config))
     assert shapes == jax.tree.map(lambda leaf: leaf.shape, unboxed(made["params"]))
 
@@ -119,6 +121,7 @@ SHAPES = [
     ("v1_1", 6, 3, 6, 8, 257, 130, 5),
     ("umt5", 3, 5, 4, 16, 300, 140, 6),
     ("silu", 2, 3, 2, 24, 40, 33, 7),
+    ("t5gemma", 3, 5, 4, 16, 64, 40, 8),
 ]
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dss_jax.cli import gin_config
-from dss_jax.core.flops import DEVICES, training_flops, work_of_rows
+from dss_jax.core.devices import DEVICES
+from dss_jax.core.flops import training_flops, work_of_rows
 from dss_jax.core.paths import shipped
 from dss_jax.core.sweep_config import cells_of
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import script_texts
 from record_tokenizers import FOLDER
 
 import dss_jax
@@ -25,15 +26,53 @@ IDS = {
     "byt5": {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
     "code": {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0},
     "llama": {"pad_token_id": 548, "eos_token_id": 2, "decoder_start_token_id": 548},
+    "gemma": {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 2},
 }
 LONGEST = 40
 
 
+def gemma_tokenizer(folder: Path) -> None:
+    """Gemma's kind: `<bos>` before a text, nothing after it, spaces as "▁", bytes to fall back."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers.trainers import BpeTrainer
+
+    tokenizer: Any = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    names = {f"{role}_token": f"<{role}>" for role in ("pad", "eos", "bos", "unk")}
+    special = [*names.values(), *(f"<0x{byte:02X}>" for byte in range(256))]
+    texts = [*script_texts.CODE, *script_texts.SENTENCES]
+    tokenizer.train_from_iterator(texts, BpeTrainer(vocab_size=700, special_tokens=special))
+    spaces = decoders.Replace("▁", " ")
+    tokenizer.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 2)]
+    )
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    fast.save_pretrained(folder)
+
+
+def t5gemma() -> Any:
+    both: dict[str, Any] = {"vocab_size": 768, "head_dim": 8, "num_key_value_heads": 2}
+    both |= {"num_hidden_layers": 2, "query_pre_attn_scalar": 8, "sliding_window": 16}
+    both |= {"initializer_range": 0.3}  # So that they say something after 30 steps.
+    encoder, decoder = (
+        both | {"hidden_size": size, "intermediate_size": 2 * size, "num_attention_heads": 4}
+        for size in (40, 32)
+    )
+    own = transformers.T5GemmaConfig(encoder=encoder, decoder=decoder, vocab_size=768)
+    return transformers.T5GemmaForConditionalGeneration(own)
+
+
 def base_model(name: str, folder: Path) -> dict[str, bytes]:
     """A toy of random weights, as transformers saves it; its tokenizer's files by name."""
+    torch.manual_seed(0)
+    if name == "gemma":
+        t5gemma().save_pretrained(folder)
+        gemma_tokenizer(folder)
+        return {file: path.read_bytes() for file, path in files_of(folder).items()}
     own = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     kind = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-    torch.manual_seed(0)
     model = transformers.T5ForConditionalGeneration(
         transformers.T5Config(vocab_size=768, **own, **kind, **IDS[name])
     )
@@ -71,12 +110,14 @@ def test_it_answers_the_same_in_transformers(name: str, tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     prefix, end = student.card.label_prefix, IDS[name]["eos_token_id"]
     texts = [str(one["input"]) for one in student.card.examples[:8]]
-    texts += ["a </s> b < c {", "h\u00e9llo \u4e2d\u6587"]
+    # Gemma's template ends no text, and its end has another name.
+    close = "<eos>" if name == "gemma" else ""
+    texts += ["h\u00e9llo \u4e2d\u6587"] if close else ["a </s> b < c {", "h\u00e9llo \u4e2d\u6587"]
     ids = student.encode(texts, prefix)
     found = student._engine.generate(ids, 24)
     answers = []
     for text, own, one in zip(texts, ids, found, strict=True):
-        inputs = tokenizer(prefix + text, return_tensors="pt")
+        inputs = tokenizer(prefix + text + close, return_tensors="pt")
         assert inputs.input_ids[0].tolist() == own
         with torch.no_grad():
             theirs = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0].tolist()[1:]

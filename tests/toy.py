@@ -1,5 +1,6 @@
 """A token store and runs that are small enough to train in a test."""
 
+import dataclasses
 import functools
 import logging
 import os
@@ -19,6 +20,7 @@ from dss_jax.core.ids import EOS_ID
 from dss_jax.core.log import shown
 from dss_jax.core.paths import shipped
 from dss_jax.core.t5_config import GREEDY
+from dss_jax.core.t5gemma import Gemma
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.tokenizer import SEPARATOR, SentencePiece
@@ -45,6 +47,27 @@ MODEL = config.T5Config(
     num_decoder_layers=1,
     dropout_rate=0.1,
 )
+
+
+GEMMA = dataclasses.replace(
+    MODEL,
+    num_encoder_layers=3,
+    num_decoder_layers=2,
+    decoder_start_token_id=2,
+    gemma=Gemma(
+        num_kv_heads=2,
+        encoder_num_kv_heads=1,
+        encoder_emb_dim=24,
+        encoder_num_heads=3,
+        encoder_head_dim=6,
+        encoder_mlp_dim=20,
+        query_pre_attn_scalar=4,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+        sliding_window=3,
+    ).values,
+)
+"""The toy as a T5Gemma."""
 
 
 def input_ids(vocabulary: SentencePiece, text: str) -> list[int]:
@@ -197,7 +220,7 @@ def _on_host(array: jax.Array) -> np.ndarray:
 def linear_programs() -> Iterator[None]:
     """`Linear` is trained and scored in place of T5."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "T5", Linear)
+        patch.setattr(steps, "model_of", Linear)
         patch.setattr(evaluator, "make_engine", Guess)
         yield
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from dss_jax.cli import options
 from dss_jax.cli.tables import print_table, say
 from dss_jax.core import config, registry
+from dss_jax.core.devices import GB, TERA
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import GB, TERA
 from dss_jax.core.paths import make_folder, write_whole
 
 if TYPE_CHECKING:

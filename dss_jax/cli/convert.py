@@ -109,7 +109,8 @@ def _print_written(
         "shape": f"{m.num_encoder_layers} + {m.num_decoder_layers} layers, width {m.emb_dim}, "
         f"{m.num_heads} heads of {m.head_dim}, feed-forward {m.mlp_dim} "
         f"({' x '.join(m.mlp_activations)})"
-        + (", a position bias in each layer" if m.relative_attention_per_layer else ""),
+        + (", a position bias in each layer" if m.relative_attention_per_layer else "")
+        + (", T5Gemma's decoder" if m.gemma else ""),
         "embedding": f"{m.vocab_size:,} rows, {logits}",
         "vocabulary": vocabulary,
         "written": written,

@@ -15,8 +15,8 @@ from dss_jax.cli import gin_config, options
 from dss_jax.cli.tables import print_table
 from dss_jax.core import config
 from dss_jax.core.checks import at_least
+from dss_jax.core.devices import DEVICES, GB, Device, device
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import DEVICES, GB, Device, device
 from dss_jax.core.t5_config import VOCAB_SIZE
 
 FLAGS = {

@@ -37,6 +37,7 @@ T5X_CONSTANTS = {
     "decoder_start_token_id": 0,
     "attention": "xla",
     "remat_policy": "none",
+    "gemma": None,
 }
 """What T5X's network (`t5x.examples.t5`) has in its code: field of T5Config -> value."""
 

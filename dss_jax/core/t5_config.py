@@ -27,6 +27,7 @@ class T5Config(Section):
       num_encoder_layers, num_decoder_layers: layers.
       mlp_activations: ("relu",) for v1.0, ("gelu", "linear") for v1.1.
       logits_via_embedding: v1.0: logits are the scaled product with the input embedding.
+      gemma: of a T5Gemma, whose decoder has the sizes above: names and values of `core.t5gemma`.
       relative_attention_num_buckets, relative_attention_max_distance: of the position bias.
       relative_attention_per_layer: each layer has its own bias (umT5, Pile-T5, scalable_t5).
       layer_norm_epsilon: of the RMS norm.
@@ -54,6 +55,7 @@ class T5Config(Section):
         ("gelu", "linear"), among=("relu", "gelu", "silu", "linear")
     )
     logits_via_embedding: bool = False
+    gemma: tuple[tuple[str, float | None], ...] | None = None
     relative_attention_num_buckets: int = setting(32, low=4)
     relative_attention_max_distance: int = 128
     relative_attention_per_layer: bool = False
@@ -89,6 +91,10 @@ class T5Config(Section):
                 f'T5Config.attention = "cudnn" needs T5Config.dtype = "bfloat16", not '
                 f"{self.dtype!r}: cuDNN's kernel has no float32."
             )
+        if self.gemma:
+            from dss_jax.core import t5gemma
+
+            t5gemma.of(self)
 
 
 OF_A_RUN = ("dropout_rate", "dtype", "attention", "remat_policy", "scan_unroll")
@@ -96,7 +102,7 @@ OF_A_RUN = ("dropout_rate", "dtype", "attention", "remat_policy", "scan_unroll")
 SHAPE_FIELDS = tuple(f.name for f in fields(T5Config) if f.name not in OF_A_RUN)
 """The fields of `T5Config` that belong to a checkpoint; the others belong to a run."""
 
-LATER = ("relative_attention_per_layer", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+LATER = {"relative_attention_per_layer", "gemma"} | {n for n in SHAPE_FIELDS if n[-3:] == "_id"}
 """Those that a `t5_config.json` of an older version lacks, and has the defaults of."""
 
 

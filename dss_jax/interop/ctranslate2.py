@@ -97,6 +97,11 @@ def write_ct2(
     among("--quantization", quantization, TOLERANCES)
     ctranslate2 = load()
     vocabulary, config = weights.vocabulary, weights.config
+    if config.gemma is not None:
+        raise UsageError(
+            f"{weights.origin} is a T5Gemma, which CTranslate2 does not have. Convert it to hf or "
+            "orbax."
+        )
     if vocabulary is None:
         raise UsageError(
             f"{weights.origin} has no SentencePiece file beside it, and no tokenizer, and "

@@ -24,7 +24,9 @@ from dss_jax.interop.weights import Leaf, Weights
 
 log = logging.getLogger(__name__)
 
-EMBEDDING, HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
+EMBEDDINGS = ("token_embedder/embedding", "encoder_embedder/embedding")
+"""Of every model, and of those whose encoder has its own."""
+HEAD = "decoder/logits_dense/kernel"
 
 
 def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
@@ -77,11 +79,12 @@ def extended(weights: Weights, tokens: Sequence[str]) -> Weights:
 def _leaves(
     weights: Weights, rows: int, widened: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Leaf]:
-    embedding = weights.leaves[EMBEDDING]
-    width = embedding.shape[1]
-    found = {EMBEDDING: Leaf((rows, width), lambda: widened(embedding.read()))}
+    def more_rows(leaf: Leaf) -> Leaf:
+        return Leaf((rows, leaf.shape[1]), lambda: widened(leaf.read()))
+
+    found = {n: more_rows(leaf) for n, leaf in weights.leaves.items() if n in EMBEDDINGS}
     if (head := weights.leaves.get(HEAD)) is not None:
-        found[HEAD] = Leaf((width, rows), lambda: widened(head.read().T).T)
+        found[HEAD] = Leaf((head.shape[0], rows), lambda: widened(head.read().T).T)
     return found
 
 

@@ -28,7 +28,7 @@ from dss_jax.core.paths import check_name, write_whole
 from dss_jax.data import tokenizer_files
 from dss_jax.data.vocabulary import files_of, is_tokenizer
 from dss_jax.interop import hf_config
-from dss_jax.interop.hf_config import written_by_transformers_5
+from dss_jax.interop.hf_config import EMBEDDING, HEAD, written_by_transformers_5
 from dss_jax.interop.model_files import README
 from dss_jax.interop.older_tokenizers import readable_vocabulary
 from dss_jax.interop.pieces import token_names
@@ -52,7 +52,6 @@ WEIGHTS = (SAFETENSORS, f"{SAFETENSORS}.index.json", PYTORCH, f"{PYTORCH}.index.
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
-EMBEDDING, HEAD = "shared.weight", "lm_head.weight"
 EMBEDDING_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 ONE_TENSOR = "In T5 they are one tensor, so this is another model, or a damaged file."
 UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -70,44 +69,20 @@ OTHER_FRAMEWORKS = (".h5", ".msgpack", ".ot", ".onnx", ".tflite")
 SHARD_BYTES = 5_000_000_000
 """Largest file of tensors, as `transformers` writes them."""
 
-_SUBLAYERS = {
-    "encoder": [
-        ("pre_attention_layer_norm", "attention", "SelfAttention"),
-        ("pre_mlp_layer_norm", "mlp", "DenseReluDense"),
-    ],
-    "decoder": [
-        ("pre_self_attention_layer_norm", "self_attention", "SelfAttention"),
-        ("pre_cross_attention_layer_norm", "encoder_decoder_attention", "EncDecAttention"),
-        ("pre_mlp_layer_norm", "mlp", "DenseReluDense"),
-    ],
-}
-"""Stack -> of each part of a layer, in order: our norm, our name, Hugging Face's."""
 
-_ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
-_MLP = {name: name for name in ("wi", "wi_0", "wi_1", "wo")}
+def _family(gemma: Any) -> Any:
+    """The module that knows the names and the configuration of a T5, or of a T5Gemma."""
+    if not gemma:
+        return hf_config
+    from dss_jax.interop import hf_t5gemma
 
-
-def _names() -> dict[str, str]:
-    """Our path -> Hugging Face's name, of the parameters of every T5; "{i}" is the layer."""
-    names = {"token_embedder/embedding": "shared.weight"}
-    for stack, sublayers in _SUBLAYERS.items():
-        for number, (norm, ours, theirs) in enumerate(sublayers):
-            block = f"{stack}.block.{{i}}.layer.{number}"
-            names[f"{stack}/layers/{norm}/scale"] = f"{block}.layer_norm.weight"
-            for kernel, letter in (_MLP if ours == "mlp" else _ATTENTION).items():
-                name = f"{block}.{theirs}.{letter}.weight"
-                names[f"{stack}/layers/{ours}/{kernel}/kernel"] = name
-        bias = f"{stack}.block.{{i}}.layer.0.SelfAttention.relative_attention_bias.weight"
-        names[f"{stack}/layers/relpos_bias/rel_embedding"] = bias
-        names[f"{stack}/relpos_bias/rel_embedding"] = bias.format(i=0)
-        names[f"{stack}/{stack}_norm/scale"] = f"{stack}.final_layer_norm.weight"
-    return names | {"decoder/logits_dense/kernel": "lm_head.weight"}
+    return hf_t5gemma
 
 
 def parameters(config: T5Config) -> list[StoredParameter]:
     """All of the model, in the order in which files have them; aliases (embed_tokens) left out."""
     shapes, found = expected_shapes(config), []
-    for path, name in _names().items():
+    for path, name in _family(config.gemma).names().items():
         if path not in shapes:
             continue
         shape, by_layer = shapes[path], "/layers/" in path
@@ -128,18 +103,19 @@ def is_hf(path: Path) -> bool:
 
 
 def read_hf(path: Path) -> Weights:
-    """Opens a folder of a T5 of `hf_config.MODEL_TYPES`. Raises UsageError: another architecture;
-    missing, unexpected or misshapen tensors; an alias that differs from what it stands for;
-    configuration and tensors that disagree on the head.
+    """Opens a folder of a T5 of `hf_config.MODEL_TYPES`, or of a T5Gemma. UsageError: another
+    architecture; missing, unexpected or misshapen tensors; an alias that differs from what it
+    stands for; configuration and tensors that disagree on the head.
     """
     origin = f"the Hugging Face folder {path}"
     tensors, notes = _unwrapped(open_tensors(path), origin)
     fields = tokenizer_files.read(path / hf_config.CONFIG)
-    config = hf_config.shape_of(fields, origin)
+    family = _family(fields.get("model_type") == "t5gemma")
+    config = family.shape_of(fields, origin)
     if tensors.pop(UNUSED, None) is not None:
         notes.append(f"left out: {UNUSED}, which no implementation of T5 uses")
     for alias in EMBEDDING_ALIASES:
-        _drop_alias(tensors, alias, origin)
+        _drop_alias(tensors, alias, EMBEDDING, origin)
     both = {HEAD, EMBEDDING} <= tensors.keys()
     unsure = fields["model_type"] == "umt5" and written_by_transformers_5(fields)
     # The configuration says "tied" of every umT5.
@@ -150,12 +126,13 @@ def read_hf(path: Path) -> Weights:
             "scales by d_model^-0.5 before it, so what was trained there is too sure here"
         )
     if config.logits_via_embedding:
-        said = f"{hf_config.CONFIG} says that the logits come from the embedding"
+        said = f"{hf_config.CONFIG} says that the logits come from the embedding "
         fix = (
             'If the head is its own, as in T5 v1.1, set "tie_word_embeddings": false in '
-            f"{hf_config.CONFIG}; if not, remove {HEAD}."
+            f"{hf_config.CONFIG}; if not, remove {family.HEAD}."
         )
-        _drop_alias(tensors, HEAD, origin, f"{said} (tie_word_embeddings), but ", fix)
+        said += "(tie_word_embeddings), but "
+        _drop_alias(tensors, family.HEAD, family.EMBEDDING, origin, said, fix)
     elif HEAD not in tensors and EMBEDDING in tensors and written_by_transformers_5(fields):
         tensors[HEAD] = tensors[EMBEDDING]
         notes.append(
@@ -190,16 +167,21 @@ def _unwrapped(tensors: Mapping[str, Leaf], origin: str) -> tuple[dict[str, Leaf
 
 
 def _drop_alias(
-    tensors: dict[str, Leaf], alias: str, origin: str, before: str = "", after: str = ONE_TENSOR
+    tensors: dict[str, Leaf],
+    alias: str,
+    name: str,
+    origin: str,
+    before: str = "",
+    after: str = ONE_TENSOR,
 ) -> None:
-    """Takes out a tensor that stands for the embedding, if it is there and equal to it."""
+    """Takes out a tensor that stands for the embedding `name`, if it is there and equal to it."""
     tensor = tensors.pop(alias, None)
     if tensor is None:
         return
-    embedding = tensors.setdefault(EMBEDDING, tensor)
+    embedding = tensors.setdefault(name, tensor)
     if not _same(tensor, embedding):
         raise UsageError(
-            f"{origin}: {before}{alias} {list(tensor.shape)} differs from {EMBEDDING} "
+            f"{origin}: {before}{alias} {list(tensor.shape)} differs from {name} "
             f"{list(embedding.shape)}. {after}"
         )
 
@@ -222,9 +204,10 @@ def write_hf(
     or `transformers` has no such model.
     """
     card, vocabulary = weights.card, weights.vocabulary
+    family = _family(weights.config.gemma)
     files = {
-        hf_config.CONFIG: hf_config.config_json(weights.config, dtype, card),
-        "generation_config.json": hf_config.generation_json(weights.config, card),
+        hf_config.CONFIG: family.config_json(weights.config, dtype, card),
+        "generation_config.json": family.generation_json(weights.config, card),
     }
     own = files_of(vocabulary) if vocabulary is not None else {}
     if vocabulary is not None and not is_tokenizer(vocabulary):

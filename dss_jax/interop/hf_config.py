@@ -17,12 +17,15 @@ from dss_jax.core.student_card import StudentCard
 
 CONFIG = "config.json"
 
+EMBEDDING, HEAD = "shared.weight", "lm_head.weight"
+
 MODEL_TYPES = ("t5", "mt5", "umt5")
 """Whose models are ours."""
 
 REFUSED = {
     "longt5": "its encoder has local or transient-global attention",
     "switch_transformers": "its feed-forward layers are mixtures of experts",
+    "t5gemma2": "its decoder attends to inputs and outputs in one, and it sees images",
 }
 """Relatives of T5 whose model is another one, and why."""
 
@@ -52,8 +55,41 @@ FEED_FORWARD = {("relu",): "relu", ("silu",): "silu", ("gelu",): "gelu_new"} | {
 ACTIVATIONS = {"relu": "relu", "silu": "silu", "swish": "silu", "gelu_new": "gelu"}
 """Hugging Face's activation -> ours. Ours of "gelu" is the tanh approximation, as T5's is."""
 
+_SUBLAYERS = {
+    "encoder": [
+        ("pre_attention_layer_norm", "attention", "SelfAttention"),
+        ("pre_mlp_layer_norm", "mlp", "DenseReluDense"),
+    ],
+    "decoder": [
+        ("pre_self_attention_layer_norm", "self_attention", "SelfAttention"),
+        ("pre_cross_attention_layer_norm", "encoder_decoder_attention", "EncDecAttention"),
+        ("pre_mlp_layer_norm", "mlp", "DenseReluDense"),
+    ],
+}
+"""Stack -> of each part of a layer, in order: our norm, our name, Hugging Face's."""
+
+_ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
+_MLP = {name: name for name in ("wi", "wi_0", "wi_1", "wo")}
+
 TOKEN_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 """Fields of the same name on both sides -> T5's value, where the file lacks it."""
+
+
+def names() -> dict[str, str]:
+    """Our path -> Hugging Face's name, of the parameters of every T5; "{i}" is the layer."""
+    names = {"token_embedder/embedding": EMBEDDING}
+    for stack, sublayers in _SUBLAYERS.items():
+        for number, (norm, ours, theirs) in enumerate(sublayers):
+            block = f"{stack}.block.{{i}}.layer.{number}"
+            names[f"{stack}/layers/{norm}/scale"] = f"{block}.layer_norm.weight"
+            for kernel, letter in (_MLP if ours == "mlp" else _ATTENTION).items():
+                name = f"{block}.{theirs}.{letter}.weight"
+                names[f"{stack}/layers/{ours}/{kernel}/kernel"] = name
+        bias = f"{stack}.block.{{i}}.layer.0.SelfAttention.relative_attention_bias.weight"
+        names[f"{stack}/layers/relpos_bias/rel_embedding"] = bias
+        names[f"{stack}/relpos_bias/rel_embedding"] = bias.format(i=0)
+        names[f"{stack}/{stack}_norm/scale"] = f"{stack}.final_layer_norm.weight"
+    return names | {"decoder/logits_dense/kernel": HEAD}
 
 
 def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
@@ -66,12 +102,12 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
         why = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
         raise UsageError(
             f"{origin} is of model_type {model_type!r}, which this T5 cannot hold{why}. "
-            f"Allowed: {', '.join(MODEL_TYPES)}."
+            f"Allowed: {', '.join(MODEL_TYPES)}, t5gemma."
         )
     missing = [name for name in SHAPE.values() if name not in fields]
     if missing:
         raise UsageError(f"{origin}: {CONFIG} lacks {', '.join(missing)}.")
-    ids: dict[str, Any] = {name: _token_id(fields, name, origin) for name in TOKEN_IDS}
+    ids: dict[str, Any] = {name: token_id(fields, name, origin) for name in TOKEN_IDS}
     return T5Config(
         **{ours: fields[theirs] for ours, theirs in SHAPE.items()},
         **{name: fields.get(name, default) for name, default in OPTIONAL.items()},
@@ -83,7 +119,8 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
     )
 
 
-def _token_id(fields: Mapping[str, Any], name: str, origin: str) -> int:
+def token_id(fields: Mapping[str, Any], name: str, origin: str) -> int:
+    """A field of `TOKEN_IDS`; UsageError: it is no id below `vocab_size`, or several."""
     given = fields.get(name)
     if isinstance(given, list) and len(given) == 1:
         [given] = given
@@ -148,16 +185,19 @@ def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -
         "feed_forward_proj": FEED_FORWARD[config.mlp_activations],
         "tie_word_embeddings": config.logits_via_embedding,
         "dtype": dtype,
-        **_token_ids(config),
-        **_task_params(card),
+        **token_ids(config),
+        **task_params(card),
     }
 
 
-def _token_ids(config: T5Config) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in TOKEN_IDS}
+def token_ids(config: T5Config) -> dict[str, Any]:
+    """The fields of `TOKEN_IDS`; in T5Gemma, what the decoder begins with has a name of its own."""
+    begin = {"bos_token_id": config.decoder_start_token_id} if config.gemma else {}
+    return {name: getattr(config, name) for name in TOKEN_IDS} | begin
 
 
-def _task_params(card: StudentCard | None) -> dict[str, Any]:
+def task_params(card: StudentCard | None) -> dict[str, Any]:
+    """The field `task_specific_params`, where there is a card."""
     if card is None:
         return {}
     longest = {"label": card.longest_label, "rationale": card.max_rationale_length}
@@ -176,10 +216,10 @@ def generation_json(config: T5Config, card: StudentCard | None) -> dict[str, Any
     without a length `generate` stops at 20 tokens.
     """
     if card is None:
-        return _token_ids(config)
+        return token_ids(config)
     explains = card.rationale_prefix is not None
     longest = max(card.longest_label, card.max_rationale_length if explains else 0)
-    return {**_token_ids(config), "max_new_tokens": longest}
+    return {**token_ids(config), "max_new_tokens": longest}
 
 
 def tokenizer_config_json(names: Sequence[str], extra_ids: int, fast: bool) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def read_t5_config(folder: Path) -> tuple[T5Config, int, str | None]:
         fields = strict_json.loads(file.read_text())
         extra_ids, digest = fields.pop("extra_ids"), fields.pop("vocabulary_sha256", None)
         fields["mlp_activations"] = tuple(fields["mlp_activations"])
-        if wrong := (fields.keys() ^ set(SHAPE_FIELDS)) - (set(LATER) - fields.keys()):
+        if wrong := (fields.keys() ^ set(SHAPE_FIELDS)) - (LATER - fields.keys()):
             raise KeyError(", ".join(sorted(wrong)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(

@@ -14,6 +14,7 @@ from dss_jax.data.vocabulary import open_vocabulary, resolve
 from dss_jax.interop.formats import read_weights
 from dss_jax.interop.vocabularies import vocabulary_size
 from dss_jax.interop.weights import boxed_parameters, flat, nested
+from dss_jax.model.build import model_of
 from dss_jax.model.t5 import T5
 from dss_jax.train.compile import keep_compiled_code
 from dss_jax.train.sharding import make_mesh, param_shardings
@@ -59,7 +60,8 @@ def open_model(
     model_file = resolve(str(file))
     vocabulary_size(model_file, weights.extra_ids, weights.config, weights.origin)
     keep_compiled_code()
-    model, devices = T5(dataclasses.replace(weights.config, dtype=dtype)), make_mesh(mesh)
+    model = model_of(dataclasses.replace(weights.config, dtype=dtype))
+    devices = make_mesh(mesh)
     boxed = boxed_parameters(weights.config)
     places = flat(param_shardings(boxed, devices, mesh.logical_axis_rules))
     params = {}

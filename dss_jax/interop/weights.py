@@ -24,7 +24,7 @@ from dss_jax.core import paths, storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.student_card import StudentCard
-from dss_jax.model.t5 import T5
+from dss_jax.model.build import model_of
 
 Shape = tuple[int, ...]
 
@@ -128,7 +128,7 @@ def checked_leaves(
 def boxed_parameters(config: T5Config) -> dict[str, Any]:
     """Shapes of the model's parameters, in their logical-axis boxes. Takes no memory."""
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    return dict(jax.eval_shape(T5(config).init, jax.random.key(0), tokens, tokens)["params"])
+    return dict(jax.eval_shape(model_of(config).init, jax.random.key(0), tokens, tokens)["params"])
 
 
 def expected_shapes(config: T5Config) -> dict[str, Shape]:

@@ -86,6 +86,10 @@ class RelativePositionBias(nn.Module):
         own = self.config.relative_attention_per_layer
         return one_hot_BxNxTxT if own else self.of_buckets(one_hot_BxNxTxT)
 
+    def of_layer(self, bias: jax.Array, layer: int) -> jax.Array:
+        """A layer's part of what a call gives."""
+        return bias
+
     @nn.compact
     def of_buckets(self, one_hot_BxNxTxS: jax.Array) -> jax.Array:
         """[B, N, T, S], 1 where a query and a key are in the bucket -> the bias, [B, H, T, S]."""
@@ -235,15 +239,13 @@ class Attention(nn.Module):
     def _heads(self, x: jax.Array, rows: StreamRows | None) -> jax.Array:
         """[B, T, J], or [G, P, J] with rows -> [B, H, T, D]."""
         x_BxTxJ = x if rows is None else to_rows(x, rows)
-        shape = (*x_BxTxJ.shape[:-1], self.config.num_heads, self.config.head_dim)
+        shape = (*x_BxTxJ.shape[:-1], -1, self.config.head_dim)
         x_BxHxTxD = x_BxTxJ.reshape(shape).swapaxes(1, 2)
         return nn.with_logical_constraint(x_BxHxTxD, ("batch", "heads", "length", "kv"))
 
-    def key_value(self, x_BxSxE: jax.Array, rows: StreamRows | None = None) -> KeyValue:
-        """Keys and values of what is attended to: [B, S, E], or streams of which `rows` are."""
-        return KeyValue(
-            self._heads(self.key(x_BxSxE), rows), self._heads(self.value(x_BxSxE), rows)
-        )
+    def key_value(self, x_BxSxE: jax.Array, pattern: Pattern) -> KeyValue:
+        """Keys and values of what is attended to: [B, S, E], or streams with the pattern's rows."""
+        return KeyValue(*(self._heads(f(x_BxSxE), pattern.keys) for f in (self.key, self.value)))
 
     def __call__(
         self, x_BxTxE: jax.Array, key_value: KeyValue, pattern: Pattern, deterministic: bool

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from dss_jax.core.ids import EOS_ID
 from dss_jax.model.attention import KeyValue, padding_mask
-from dss_jax.model.t5 import T5, DecoderLayer
+from dss_jax.model.t5 import T5
 
 
 class Decoded(NamedTuple):
@@ -125,29 +125,26 @@ def _decoder_layers(model: T5, params: Any) -> Any:
 
 def _cross_attention(model: T5, params: Any, encoded_BxSxE: jax.Array) -> tuple[KeyValue, ...]:
     """Keys and values of the encoder: one product for all layers."""
-    heads = model.config.num_heads, model.config.head_dim
     kernels = _decoder_layers(model, params)["encoder_decoder_attention"]
     axes, both = ("layers", "batch", "heads", "length", "kv"), []
     for name in ("key", "value"):
         kernel_LxExJ = kernels[name]["kernel"]
-        kernel_LxExHxD = kernel_LxExJ.reshape(*kernel_LxExJ.shape[:2], *heads)
+        kernel_LxExHxD = kernel_LxExJ.reshape(*kernel_LxExJ.shape[:2], -1, model.config.head_dim)
         x_LxBxHxSxD = jnp.einsum("bse,lehd->lbhsd", encoded_BxSxE, kernel_LxExHxD)
         both.append(nn.with_logical_constraint(x_LxBxHxSxD, axes))
     return tuple(map(KeyValue, *both))
 
 
-def empty_cache(
-    model: T5, batch_size: int, width: int, max_decode_length: int
-) -> tuple[KeyValue, ...]:
-    """Zeros [B, K, H, T, D] for keys and for values of each layer, in the activations' dtype."""
-    config = model.config
-    shape = (batch_size, width, config.num_heads, max_decode_length, config.head_dim)
+def _empty_cache(cross: tuple[KeyValue, ...], width: int, length: int) -> tuple[KeyValue, ...]:
+    """Zeros [B, K, H, T, D] for keys and for values of each layer; heads and dtype of `cross`."""
     axes = ("batch", None, "heads", "length", "kv")
 
-    def zeros() -> jax.Array:  # Each is one of its own: what is donated must not be there twice.
-        return nn.with_logical_constraint(jnp.zeros(shape, config.dtype), axes)
+    def zeros(x_BxHxSxD: jax.Array) -> jax.Array:  # What is donated must not be there twice.
+        batch_size, heads, _, size = x_BxHxSxD.shape
+        empty = jnp.zeros((batch_size, width, heads, length, size), x_BxHxSxD.dtype)
+        return nn.with_logical_constraint(empty, axes)
 
-    return tuple(KeyValue(zeros(), zeros()) for _ in range(config.num_decoder_layers))
+    return jax.tree.map(zeros, cross)
 
 
 def start(
@@ -169,7 +166,7 @@ def start(
     rows = DecodeRows(
         tokens_BxK=jnp.full((batch_size, search.width), config.decoder_start_token_id, jnp.int32),
         done_B=jnp.all(encoder_input_tokens == config.pad_token_id, axis=1),
-        cache=empty_cache(model, batch_size, search.width, max_decode_length),
+        cache=_empty_cache(cross, search.width, max_decode_length),
         search=search.start(ids_B, max_decode_length),
     )
     return prepared, DecodeState(jnp.int32(0), rows)
@@ -180,18 +177,21 @@ def _step(
     params: Any,
     layers: list[Any],
     prepared: Prepared,
-    bias_1xHxTxT: jax.Array,
+    bias_1xHxTxT: Any,
     rows: DecodeRows,
     position: jax.Array,
 ) -> tuple[jax.Array, tuple[KeyValue, ...]]:
     """Logits [B, K, V] after `rows.tokens_BxK`, which stand at `position`, and the cache."""
-    t5, layer_module = model.bind({"params": params}), DecoderLayer(model.config, parent=None)
-    bias_1xHx1xT = jax.lax.dynamic_slice_in_dim(bias_1xHxTxT, position, 1, axis=2)
+    t5 = model.bind({"params": params})
+    layer_module = t5.decoder.layer(model.config, parent=None)
+    row = partial(jax.lax.dynamic_slice_in_dim, start_index=position, slice_size=1, axis=2)
+    bias_1xHx1xT = jax.tree.map(row, bias_1xHxTxT)
     x_BxKxE = t5.token_embedder(rows.tokens_BxK)
     mask, cache = prepared.cross_mask_Bx1x1xS, []
-    for layer_params, old, cross in zip(layers, rows.cache, prepared.cross, strict=True):
-        layer = layer_module.bind({"params": layer_params})
-        x_BxKxE, new = layer.step(x_BxKxE, old, position, bias_1xHx1xT, cross, mask)
+    for i, (old, cross) in enumerate(zip(rows.cache, prepared.cross, strict=True)):
+        layer = layer_module.bind({"params": layers[i]})
+        bias = t5.decoder.relpos_bias.of_layer(bias_1xHx1xT, i)
+        x_BxKxE, new = layer.step(x_BxKxE, old, position, bias, cross, mask)
         cache.append(new)
     return t5.logits(x_BxKxE), tuple(cache)
 

@@ -95,10 +95,11 @@ class Embed(nn.Module):
 
     vocab_size: int
     config: T5Config
+    stddev: float = 1.0  # Of the initial values.
 
     def setup(self) -> None:
         shape = (self.vocab_size, self.config.emb_dim)
-        initializer = nn.initializers.normal(1.0)
+        initializer = nn.initializers.normal(self.stddev)
         self.embedding = parameter(self, "embedding", initializer, ("vocab", "embed"), shape)
 
     def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
@@ -113,18 +114,24 @@ class Embed(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale: no mean, no bias; computed in float32, returned in the input's dtype."""
+    """x / rms(x) * (scale + offset): no mean, no bias; computed in float32, returned in the input's
+    dtype.
+    """
 
     epsilon: float
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x_BxTxE: jax.Array) -> jax.Array:
         """[..., E] -> [..., E]."""
         shape = (x_BxTxE.shape[-1],)
-        scale_E = parameter(self, "scale", nn.initializers.ones_init(), ("embed",), shape)
+        initializer = nn.initializers.constant(1.0 - self.offset)
+        scale_E = parameter(self, "scale", initializer, ("embed",), shape)
         wide = x_BxTxE.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
+        if self.offset:
+            scale_E = scale_E + self.offset  # Not in place: it may be an array of NumPy.
         # Not broadcast_to: autodiff would keep the broadcast array for the backward pass.
         scale = jnp.expand_dims(scale_E, range(wide.ndim - 1))
         return (normed * scale).astype(x_BxTxE.dtype)

@@ -17,7 +17,7 @@ Shape letters are those of `dss_jax.model.layers`. Masks and the position bias a
 `T5.encode` and `T5.decode`, and handed down: the layers know nothing of padding or order.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -49,8 +49,10 @@ _REMAT_POLICIES = {
 """What is kept of each layer for the backward pass, beside its input; "none" on a CPU: all."""
 
 
-def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_inputs: int) -> Any:
-    """`length` of `layer`, run in turn; each parameter gets a leading axis "layers"."""
+def stacked(layer: type[nn.Module], config: T5Config, length: int, in_axes: tuple) -> Any:
+    """`length` of `layer`, run in turn; each parameter gets a leading axis "layers". `in_axes`: of
+    the inputs after the first, as `nn.scan` takes them: `nn.broadcast` is the same for all layers.
+    """
     policy, here = config.remat_policy, platform()
     unroll = config.scan_unroll or (length if here == "tpu" and policy == "none" else 1)
     if policy != "none" or here != "cpu":
@@ -59,13 +61,13 @@ def _stacked(layer: type[nn.Module], config: T5Config, length: int, num_shared_i
             policy=_REMAT_POLICIES[policy],
             # Two loops cannot share results; without a loop XLA would undo the recomputation.
             prevent_cse=unroll >= length,
-            static_argnums=(1 + num_shared_inputs,),  # deterministic, the last
+            static_argnums=(1 + len(in_axes),),  # deterministic, the last
         )
     return nn.scan(
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast,) * num_shared_inputs,
+        in_axes=in_axes,
         length=length,
         unroll=unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
@@ -78,10 +80,11 @@ class _Layer(nn.Module):
     """What the layers of both stacks have."""
 
     config: T5Config
+    attention_type, mlp_type, offset = Attention, Mlp, 0.0
 
     def setup(self) -> None:
         self.pre_mlp_layer_norm = self._norm()
-        self.mlp = Mlp(self.config)
+        self.mlp = self.mlp_type(self.config)
         self.dropout = Dropout(self.config.dropout_rate)
         if self.config.relative_attention_per_layer:
             self.relpos_bias = RelativePositionBias(self.config)
@@ -92,7 +95,7 @@ class _Layer(nn.Module):
         return pattern._replace(bias=self.relpos_bias.of_buckets(pattern.bias)) if own else pattern
 
     def _norm(self) -> RMSNorm:
-        return RMSNorm(self.config.layer_norm_epsilon)
+        return RMSNorm(self.config.layer_norm_epsilon, self.offset)
 
     def _add(self, x_BxTxE: jax.Array, h_BxTxE: jax.Array, deterministic: bool) -> jax.Array:
         return checkpoint_name(x_BxTxE + self.dropout(h_BxTxE, deterministic), SUM)
@@ -108,14 +111,14 @@ class EncoderLayer(_Layer):
     def setup(self) -> None:
         super().setup()
         self.pre_attention_layer_norm = self._norm()
-        self.attention = Attention(self.config)
+        self.attention = self.attention_type(self.config)
 
     def __call__(
         self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool
     ) -> tuple[jax.Array, None]:
         """[B, S, E] -> [B, S, E], and None for the scan."""
         h_BxSxE = self.pre_attention_layer_norm(x_BxSxE)
-        key_value = self.attention.key_value(h_BxSxE, pattern.keys)
+        key_value = self.attention.key_value(h_BxSxE, pattern)
         h_BxSxE = self.attention(h_BxSxE, key_value, self._biased(pattern), deterministic)
         x_BxSxE = self._add(x_BxSxE, h_BxSxE, deterministic)
         return self._feed_forward(x_BxSxE, deterministic), None
@@ -127,9 +130,9 @@ class DecoderLayer(_Layer):
     def setup(self) -> None:
         super().setup()
         self.pre_self_attention_layer_norm = self._norm()
-        self.self_attention = Attention(self.config, causal=True)
+        self.self_attention = self.attention_type(self.config, causal=True)
         self.pre_cross_attention_layer_norm = self._norm()
-        self.encoder_decoder_attention = Attention(self.config)
+        self.encoder_decoder_attention = self.attention_type(self.config)
 
     def __call__(
         self,
@@ -141,10 +144,10 @@ class DecoderLayer(_Layer):
     ) -> tuple[jax.Array, None]:
         """[B, T, E] -> [B, T, E], and None for the scan."""
         h_BxTxE = self.pre_self_attention_layer_norm(x_BxTxE)
-        key_value = self.self_attention.key_value(h_BxTxE, self_pattern.keys)
+        key_value = self.self_attention.key_value(h_BxTxE, self_pattern)
         h_BxTxE = self.self_attention(h_BxTxE, key_value, self._biased(self_pattern), deterministic)
         x_BxTxE = self._add(x_BxTxE, h_BxTxE, deterministic)
-        cross = self.encoder_decoder_attention.key_value(encoded_BxSxE, cross_pattern.keys)
+        cross = self.encoder_decoder_attention.key_value(encoded_BxSxE, cross_pattern)
         return self._after_self_attention(x_BxTxE, cross, cross_pattern, deterministic), None
 
     def step(
@@ -152,7 +155,7 @@ class DecoderLayer(_Layer):
         x_BxKxE: jax.Array,
         cache: KeyValue,
         position: jax.Array,
-        self_bias_1xHx1xT: jax.Array,
+        self_bias: Any,
         cross_key_value: KeyValue,
         cross_mask: jax.Array,
     ) -> tuple[jax.Array, KeyValue]:
@@ -161,7 +164,7 @@ class DecoderLayer(_Layer):
 
         Args:
           cache: this layer's, each [R, H, T, D] with R = B * K; written at `position`.
-          self_bias_1xHx1xT: the position's row of the bias, see `Pattern.bias`.
+          self_bias: the position's row of the bias, [1, H, 1, T], see `Pattern.bias`.
           cross_key_value: this layer's keys and values of the encoder, [B, H, S, D].
           cross_mask: bool [B, 1, 1, S].
 
@@ -170,12 +173,12 @@ class DecoderLayer(_Layer):
         """
         rows = x_BxKxE.shape[0] * x_BxKxE.shape[1]
         h_Rx1xE = self.pre_self_attention_layer_norm(x_BxKxE).reshape(rows, 1, -1)
-        new_RxHx1xD = self.self_attention.key_value(h_Rx1xE)
+        mask_1x1x1xT = (jnp.arange(cache.key.shape[2]) <= position)[None, None, None]
+        pattern = self._biased(Pattern(mask=mask_1x1x1xT, bias=self_bias))
+        new_RxHx1xD = self.self_attention.key_value(h_Rx1xE, pattern)
         update = jax.lax.dynamic_update_slice
         pairs = zip(cache, new_RxHx1xD, strict=True)
         cache = KeyValue(*(update(old, new, (0, 0, position, 0)) for old, new in pairs))
-        mask_T = jnp.arange(cache.key.shape[2]) <= position
-        pattern = self._biased(Pattern(mask=mask_T, bias=self_bias_1xHx1xT))
         h_BxKxE = self.self_attention(h_Rx1xE, cache, pattern, True).reshape(x_BxKxE.shape)
         x_BxKxE, cross = x_BxKxE + h_BxKxE, Pattern(mask=cross_mask)
         # The K sequences of an input are K queries of the same keys: nothing is repeated.
@@ -193,12 +196,15 @@ class Encoder(nn.Module):
     """The encoder's stack, its position bias and its final norm."""
 
     config: T5Config
+    layer: ClassVar[Any] = EncoderLayer
+    bias: ClassVar[Any] = RelativePositionBias
+    in_axes: ClassVar[tuple] = (nn.broadcast,) * 2
 
     def setup(self) -> None:
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
-        self.layers = _stacked(EncoderLayer, config, config.num_encoder_layers, 2)(config)
-        self.encoder_norm = RMSNorm(config.layer_norm_epsilon)
+        self.relpos_bias = self.bias(config, bidirectional=True)
+        self.layers = stacked(self.layer, config, config.num_encoder_layers, self.in_axes)(config)
+        self.encoder_norm = RMSNorm(config.layer_norm_epsilon, self.layer.offset)
         self.dropout = Dropout(config.dropout_rate)
 
     def __call__(self, x_BxSxE: jax.Array, pattern: Pattern, deterministic: bool) -> jax.Array:
@@ -215,12 +221,15 @@ class Decoder(nn.Module):
 
     config: T5Config
     vocab_size: int
+    layer: ClassVar[Any] = DecoderLayer
+    bias: ClassVar[Any] = RelativePositionBias
+    in_axes: ClassVar[tuple] = (nn.broadcast,) * 4
 
     def setup(self) -> None:
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
-        self.layers = _stacked(DecoderLayer, config, config.num_decoder_layers, 4)(config)
-        self.decoder_norm = RMSNorm(config.layer_norm_epsilon)
+        self.relpos_bias = self.bias(config, bidirectional=False)
+        self.layers = stacked(self.layer, config, config.num_decoder_layers, self.in_axes)(config)
+        self.decoder_norm = RMSNorm(config.layer_norm_epsilon, self.layer.offset)
         self.dropout = Dropout(config.dropout_rate)
         if not config.logits_via_embedding:
             self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"), config.dtype)
@@ -261,7 +270,7 @@ class T5(nn.Module):
                 "T5Config.vocab_size is None, which means the vocabulary's size: set it from the "
                 "vocabulary before the model is built (dataclasses.replace)."
             )
-        self.token_embedder = Embed(vocab_size, self.config)
+        self.token_embedder = self.encoder_embedder = Embed(vocab_size, self.config)
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config, vocab_size)
 
@@ -295,7 +304,7 @@ class T5(nn.Module):
         own, decoder, cross = block_patterns(block, self.config)
         if sees_BxTxT is not None:
             decoder = Pattern(sees_BxTxT[:, None], None, decoder.queries, decoder.keys)
-        x_BxSxE = self.token_embedder(block.encoder_input_tokens)
+        x_BxSxE = self.encoder_embedder(block.encoder_input_tokens)
         encoded_BxSxE = self.encoder(x_BxSxE, own, deterministic)
         positions = jnp.arange(decoder_length(block)) if positions_BxT is None else positions_BxT
         x_BxTxE = self.token_embedder(block.decoder_input_tokens)
@@ -305,7 +314,7 @@ class T5(nn.Module):
     def encode(self, encoder_input_tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """int32 [B, S] -> [B, S, E] in the activations' dtype."""
         pattern = Pattern(mask=padding_mask(encoder_input_tokens, self.config.pad_token_id))
-        return self.encoder(self.token_embedder(encoder_input_tokens), pattern, deterministic)
+        return self.encoder(self.encoder_embedder(encoder_input_tokens), pattern, deterministic)
 
     def logits(self, x_BxTxE: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Output of the decoder's last layer [B, T, E] -> logits [B, T, V] in float32."""

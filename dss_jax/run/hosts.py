@@ -15,9 +15,9 @@ import jax
 
 from dss_jax.core import config, processes
 from dss_jax.core.agreement import check_same
+from dss_jax.core.devices import GB
 from dss_jax.core.digest import code_digest
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import GB
 from dss_jax.data.store import TokenStore
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from jax.experimental import topologies
 from jax.extend.core import jaxprs_in_params
 
 from dss_jax.core import config
+from dss_jax.core.devices import DEVICES, Device
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import DEVICES, Device
 from dss_jax.layouts.blocks import Batch
 from dss_jax.train import hlo
 from dss_jax.train.sharding import on_mesh

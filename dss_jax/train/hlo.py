@@ -41,7 +41,7 @@ PARTS = (
     ("attention", r"attention|relpos_bias"),
     ("feed-forward", r"mlp"),
     ("logits and loss", r"logits/|logits_dense|jvp\(\)"),
-    ("embedding", r"token_embedder"),
+    ("embedding", r"_embedder"),
 )
 """Part of a training step -> how the names of its operations look; the first that fits counts.
 "loops over layers" is what they keep for the backward pass, written and read."""

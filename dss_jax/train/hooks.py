@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from dss_jax.core import config
-from dss_jax.core.flops import Work, peak_flops, training_flops
+from dss_jax.core.flops import Work, training_flops
 from dss_jax.train.checkpoint import Checkpoints
 from dss_jax.train.loop import Hook, Interrupted, StopRequest
 from dss_jax.train.step import Metrics, TrainState
@@ -153,6 +153,8 @@ class Log(Hook):
 
 def peak_of(devices: Sequence[jax.Device]) -> float | None:
     """Operations a second of devices together; None where that of one is not known."""
+    from dss_jax.core.devices import peak_flops
+
     peaks = [peak_flops(device.device_kind) for device in devices]
     return None if None in peaks else sum(p for p in peaks if p is not None)
 

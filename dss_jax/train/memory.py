@@ -9,7 +9,7 @@ XLA's own memory analysis (tests/test_memory.py): see `WORKING` and `_gathered`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, replace
 from functools import cache
 from typing import Any
@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from dss_jax.core import config
+from dss_jax.core.devices import Device
 from dss_jax.core.errors import UsageError
-from dss_jax.core.flops import Device
 from dss_jax.core.t5_config import REMAT_POLICIES
 from dss_jax.layouts.blocks import Batch, Block
 from dss_jax.model import lora
 from dss_jax.model.attention import block_patterns, decoder_length
-from dss_jax.model.t5 import T5, DecoderLayer, EncoderLayer
+from dss_jax.model.build import model_of
 from dss_jax.train import loss as losses
 from dss_jax.train import sharding
 from dss_jax.train.step import TrainState, abstract_state, boxed_state
@@ -90,9 +90,9 @@ def _kept(gradient_of: Callable, *args: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in arrays)
 
 
-def _step_kept(run: config.Run, batch: Batch) -> int:
+def _step_kept(run: config.Run, params: dict, batch: Batch) -> int:
     """Bytes that the backward pass of a step on a batch finds kept, on one device."""
-    model = T5(run.model)
+    model = model_of(run.model)
 
     def part(trained: dict, frozen: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         params, dropout_key = lora.join(trained, frozen), key if run.model.dropout_rate else None
@@ -100,17 +100,22 @@ def _step_kept(run: config.Run, batch: Batch) -> int:
         weights = losses.task_weights(run.loss, run.method)
         return losses.weighted_loss(sums.loss, losses.count_tokens(batch), weights), sums
 
-    params = nn.meta.unbox(boxed_state(run).params)
     return _kept(part, *lora.split(params), batch, _KEY)
 
 
-def _layer_kept(run: config.Run, layer: type[nn.Module], block: Block) -> int:
+def _layer_kept(run: config.Run, params: dict, stack: str, block: Block) -> int:
     """Bytes that one layer's backward pass works on: what it would keep without remat."""
-    model, module = run.model, layer(run.model)
-    decodes = layer is DecoderLayer
+    model, decodes = run.model, stack == "decoder"
 
-    def hidden(tokens: Any) -> Any:
-        shape = (*tokens.shape, model.emb_dim)
+    def bound(params: dict) -> Any:
+        return model_of(model).bind({"params": params})
+
+    def bias_of(params: dict) -> Any:
+        relpos_bias = getattr(bound(params), stack).relpos_bias
+        return relpos_bias.of_layer(relpos_bias(jnp.arange(length)), 0)
+
+    def hidden(tokens: Any, embedder: Any) -> Any:
+        shape = (*tokens.shape, embedder.config.emb_dim)
         return jax.ShapeDtypeStruct(shape, jnp.dtype(model.dtype))
 
     def apply(both: tuple, bias: Any, block: Block, key: jax.Array) -> Any:
@@ -122,20 +127,21 @@ def _layer_kept(run: config.Run, layer: type[nn.Module], block: Block) -> int:
             return module.init(rngs, *inputs, *patterns, True), None
         return module.apply(variables, *inputs, *patterns, quiet, rngs=rngs)
 
-    inputs, rows = [hidden(block.encoder_input_tokens)], block.encoder_rows
+    whole, rows = bound(params), block.encoder_rows
+    inputs = [hidden(block.encoder_input_tokens, whole.encoder_embedder)]
     length = (block.encoder_input_tokens if rows is None else rows.take).shape[-1]
     if decodes:
-        inputs, length = [hidden(block.decoder_input_tokens), *inputs], decoder_length(block)
-    own_bias = model.relative_attention_per_layer
-    width = model.relative_attention_num_buckets if own_bias else model.num_heads
-    bias = jax.ShapeDtypeStruct((1, width, length, length), jnp.float32)
+        inputs = [hidden(block.decoder_input_tokens, whole.token_embedder), *inputs]
+        length = decoder_length(block)
+    layers, bias = getattr(whole, stack), jax.eval_shape(bias_of, params)
+    module = layers.layer(layers.config, parent=None)
     drawn = jax.eval_shape(lambda *xs: apply((None, xs[0]), *xs[1:])[0], inputs, bias, block, _KEY)
     return _kept(apply, (nn.meta.unbox(drawn), inputs), bias, block, _KEY)
 
 
 _KEY = jax.eval_shape(lambda: jax.random.key(0))
 
-LAYERS = {"encoder": EncoderLayer, "decoder": DecoderLayer}
+STACKS = ("encoder", "decoder")
 
 
 def _kept_parts(run: config.Run, batch: Batch, platform: str | None) -> dict[str, int]:
@@ -144,11 +150,12 @@ def _kept_parts(run: config.Run, batch: Batch, platform: str | None) -> dict[str
     device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
     one = AbstractMesh((1,) * len(config.MESH_AXES), config.MESH_AXES, abstract_device=device)
     with jax.sharding.use_abstract_mesh(one):
+        params = nn.meta.unbox(boxed_state(run).params)
         layers = {
-            name: max(_layer_kept(run, layer, block) for block in set(batch))
-            for name, layer in LAYERS.items()
+            stack: max(_layer_kept(run, params, stack, block) for block in set(batch))
+            for stack in STACKS
         }
-        return {"step": _step_kept(run, batch)} | layers
+        return {"step": _step_kept(run, params, batch)} | layers
 
 
 @cache
@@ -158,12 +165,20 @@ def _per_row(run: config.Run, platform: str | None) -> dict[str, tuple[int, int]
     return {name: (2 * one[name] - two[name], two[name] - one[name]) for name in one}
 
 
+def _shared(gemma: Iterable[tuple[str, Any]]) -> dict[str, int]:
+    """Of `T5Config.gemma`, the sizes that the mesh's model axis shares out."""
+    return {name: size for name, size in gemma if name.endswith(("heads", "mlp_dim"))}
+
+
 def _one_device(run: config.Run, model_axis: int) -> config.Run:
     """The part of the model that a device of the mesh's model axis computes; no more than that,
     so that runs with the same activations are traced once.
     """
-    m, sharded = run.model, ("num_heads", "mlp_dim", "vocab_size")
-    local = replace(m, **{name: getattr(m, name) // model_axis for name in sharded})
+    m = run.model
+    own = {name: size // model_axis for name, size in _shared(m.gemma or ()).items()}
+    gemma = m.gemma and tuple({**dict(m.gemma), **own}.items())
+    sizes = {n: getattr(m, n) // model_axis for n in ("num_heads", "mlp_dim", "vocab_size")}
+    local = replace(m, **sizes, gemma=gemma)
     data = config.Data(input_length=run.data.input_length, target_length=run.data.target_length)
     return config.Run(data=data, method=run.method, model=local, loss=run.loss, lora=run.lora)
 
@@ -238,7 +253,7 @@ def _cast(state: TrainState, dtype: str) -> int:
         return 0
     return sum(
         tree_bytes(state.params[stack]["layers"]) // FLOAT32 * jnp.dtype(dtype).itemsize
-        for stack in LAYERS
+        for stack in STACKS
     )
 
 
@@ -291,7 +306,8 @@ def candidates(run: config.Run, count: int) -> list[config.Run]:
     4 ... microbatches; the quickest first.
     """
     m, batch = run.model, run.data.batch_size
-    shared_by_model = math.gcd(m.num_heads, m.mlp_dim, m.vocab_size or 1)
+    gemma = _shared(m.gemma or ()).values()
+    shared_by_model = math.gcd(m.num_heads, m.mlp_dim, m.vocab_size or 1, *gemma)
 
     def divisors(n: int) -> list[int]:
         return [d for d in range(1, n + 1) if n % d == 0]

@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from dss_jax.core import config
 from dss_jax.layouts.blocks import Batch
 from dss_jax.model import lora
+from dss_jax.model.build import model_of
 from dss_jax.model.t5 import T5
 from dss_jax.train import loss as losses
 from dss_jax.train import sharding
@@ -184,7 +185,7 @@ def make_train_step(
 def draw_params(run: config.Run, seed: jax.Array | np.ndarray) -> dict:
     """Parameters, with LoRA's, in their logical-axis boxes."""
     tokens, key = jnp.ones((1, 2), jnp.int32), jax.random.key(seed)
-    params = T5(run.model).init(key, tokens, tokens)["params"]
+    params = model_of(run.model).init(key, tokens, tokens)["params"]
     return lora.add(params, run.lora, jax.random.fold_in(key, 2))
 
 
@@ -234,7 +235,7 @@ class Program:
         mesh.
         """
         sharding.check_batch(run.data.batch_size, mesh, run.train.microbatches, "Data.batch_size")
-        self.model, self.mesh, self._run = T5(run.model), mesh, run
+        self.model, self.mesh, self._run = model_of(run.model), mesh, run
         self._optimizer = make_optimizer(settings(run), run.train.steps)
         self.abstract_state = abstract_state(run, mesh, boxed_state(run))
         self.abstract_params = lora.base(self.abstract_state.params)
