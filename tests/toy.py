@@ -19,7 +19,8 @@ from dss_jax.core.ids import EOS_ID
 from dss_jax.core.log import shown
 from dss_jax.core.paths import shipped
 from dss_jax.core.t5_config import GREEDY
-from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
+from dss_jax.data.ragged import Slices
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.tokenizer import SEPARATOR, SentencePiece
 from dss_jax.evaluate import evaluator
