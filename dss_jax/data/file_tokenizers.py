@@ -7,17 +7,20 @@ are the tokens that a template puts before a text, CodeT5's `<s>` for one.
 import abc
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dss_jax.core.errors import UsageError
-from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.texts import utf8, well_formed
+from dss_jax.data.ragged import Ragged, join_rows, joined
 from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
 from dss_jax.data.tokenizer_files import (
     BYTE_CLASS,
@@ -32,16 +35,20 @@ from dss_jax.data.tokenizer_files import (
     is_bytes,
     roles_of,
     settings_of,
+    text_of,
 )
 
-MOST_WORDS, LONGEST_WORD = 2**19, 32
-"""Words whose ids are remembered, and their longest."""
+MOST_CHARACTERS = 2**24
+"""Of the words whose ids are remembered."""
 
 _SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
 """Normalizers that make the same of a word alone as in its text."""
 
 _MARKS = "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 """Characters that may change together with the space before them."""
+
+_MARK = b"\xff"
+"""No text has it in UTF-8."""
 
 _SPACED_WORD = re.compile(r"\s*\S+|\s+")
 
@@ -91,11 +98,56 @@ class FileTokenizer(Tokenizer):
     def names(self) -> list[str]:
         """A distinct name for each id."""
 
+    @abc.abstractmethod
     def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of texts one after another, int32, and how many each has, int64."""
-        rows = self.encode_all(texts)
-        ids = np.fromiter(chain.from_iterable(rows), np.int32)
-        return ids, np.fromiter(map(len, rows), np.int64, len(rows))
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        found, lengths = self.arrays(texts)
+        ids = found.tolist()
+        ends = np.cumsum(lengths).tolist()
+        return [ids[end - n : end] for end, n in zip(ends, lengths.tolist(), strict=True)]
+
+
+def open_backend(text: str, origin: str) -> Any:
+    """The tokenizer of the `tokenizers` library, of the text of a `tokenizer.json`. UsageError: it
+    is none.
+    """
+    import tokenizers
+
+    with _explained(f"{origin} cannot be read as a tokenizer"):
+        return tokenizers.Tokenizer.from_str(text)
+
+
+@contextmanager
+def _explained(said: str) -> Iterator[None]:
+    """Raises UsageError for whatever the library raises."""
+    try:
+        yield
+    except BaseException as error:
+        # Nothing narrower; what Rust panics with is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UsageError(f"{said}: {error}.") from error
+
+
+class _Words:
+    """Words that were met, their ids, and how many characters they have together."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = defaultdict(count().__next__)
+        self.ids = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
+        self.characters = 0
+
+    def learn(self, words: list[str], encode: Callable[[list[str]], Any]) -> None:
+        """Adds the ids of those that were numbered last."""
+        ids: list[int] = []
+        ends = [0]
+        for one in encode(words):
+            ids += one.ids
+            ends.append(len(ids))
+        self.ids = joined([self.ids, Ragged(np.array(ids, np.int32), np.array(ends, np.int64))])
+        self.characters += sum(map(len, words))
 
 
 class FastTokenizer(FileTokenizer):
@@ -112,11 +164,7 @@ class FastTokenizer(FileTokenizer):
         import tokenizers
 
         self.path = path
-        try:
-            self._backend: Any = tokenizers.Tokenizer.from_file(str(files[FAST]))
-        except Exception as error:  # The library raises nothing narrower.
-            refuse_pointer(files[FAST])
-            raise UsageError(f"{files[FAST]} cannot be read as a tokenizer: {error}.") from error
+        self._backend = open_backend(text_of(files[FAST]), str(files[FAST]))
         # It would cut texts, or fill them up.
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -147,10 +195,11 @@ class FastTokenizer(FileTokenizer):
         found = (self._backend.token_to_id(f"<extra_id_{n}>") for n in range(self.vocab_size))
         self.sentinels = [*iter(lambda: next(found, None), None)]
         self.extra_ids = len(self.sentinels)
-        around = self._backend.encode("").ids
+        with _explained(f"{files[FAST]} cannot be read as a tokenizer"):
+            around = self._backend.encode("").ids
         self.begin = around[: around.index(self.eos_id)] if self.eos_id in around else around
         self._silent |= {*self.begin}
-        self._words: dict[str, list[int]] = {}
+        self._known, self._lock = _Words(), threading.Lock()
 
     def names(self) -> list[str]:
         found = map(self._backend.id_to_token, range(self.vocab_size))
@@ -159,22 +208,34 @@ class FastTokenizer(FileTokenizer):
     def parts(self, text: str) -> list[str]:
         return [text] if self._whole else super().parts(text)
 
-    def encode(self, text: str) -> list[int]:
-        ids = self._backend.encode(well_formed(text), add_special_tokens=False).ids
-        return [*self.begin, *ids]
+    def _encoded(self, texts: list[str]) -> Any:
+        with _explained(f"{self.path}: {FAST} has no ids for a text"):
+            return self._backend.encode_batch_fast(texts, add_special_tokens=False)
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, text: str) -> list[int]:
+        return [*self.begin, *self._encoded([well_formed(text)])[0].ids]
+
+    def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         # The library takes three times as long as SentencePiece; most words come again.
-        cut, words, begin = self._cut, self._words, self.begin
-        rows = [cut(text) for text in map(well_formed, texts)]
-        new = [*(set(chain.from_iterable(rows)) - words.keys())]
-        every = self._backend.encode_batch_fast(new, add_special_tokens=False)
-        words |= {word: one.ids for word, one in zip(new, every, strict=True)}
-        found = [[*begin, *chain.from_iterable(map(words.__getitem__, row))] for row in rows]
-        for word in new if len(words) < MOST_WORDS else [*words]:
-            if len(word) > LONGEST_WORD or len(words) >= MOST_WORDS:
-                del words[word]
-        return found
+        words: list[str] = []
+        rows = [0]  # Where they end in `words`.
+        for text in texts:
+            words += self._cut(well_formed(text))
+            rows.append(len(words))
+        with self._lock:
+            known = self._known
+            at = np.fromiter(map(known.numbers.__getitem__, words), np.int64, len(words))
+            if unknown := len(known.numbers) - len(known.ids):
+                known.learn([*islice(reversed(known.numbers), unknown)][::-1], self._encoded)
+                if known.characters > MOST_CHARACTERS:
+                    self._known = _Words()
+        lengths = known.ids.lengths()[at]
+        ids = join_rows(known.ids, at, lengths)
+        ends = np.concatenate([[0], np.cumsum(lengths)])[rows]
+        if self.begin:
+            places = np.repeat(ends[:-1], len(self.begin))
+            ids = np.insert(ids, places, np.tile(self.begin, len(texts)))
+        return ids, np.diff(ends) + len(self.begin)
 
     @cached_property
     def _cut(self) -> Callable[[str], list[str]]:
@@ -194,8 +255,13 @@ class FastTokenizer(FileTokenizer):
             or one["rstrip"]
             or any(map(str.isspace, one["content"]))
         )
-        whole = re.compile(f"[{odd}]| {_MARKS}").search
-        return lambda text: [text] if whole(text) else split(text)
+        whole, marked = re.compile(f"[{odd}]").search, re.compile(f" {_MARKS}").search
+
+        def cut(text: str) -> list[str]:
+            apart = not whole(text) and (text.isascii() or not marked(text))
+            return split(text) if apart else [text]
+
+        return cut
 
     def decode(self, ids: Iterable[int]) -> str:
         known = [int(i) for i in ids]
@@ -254,29 +320,29 @@ class ByteTokenizer(FileTokenizer):
     def parts(self, text: str) -> list[str]:
         return [text]
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._encode(text) for text in texts]
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        end = 0
-        if self._may_hold(text):
-            for match in self._added.finditer(text):
-                ids += [byte + self.OFFSET for byte in utf8(text[end : match.start()])]
-                name = match[0] if match[0] in self._ids else match[0].strip()
-                ids.append(self._ids[name])
-                end = match.end()
-        ids += [byte + self.OFFSET for byte in utf8(text[end:])]
-        # An end that is there already is not added, as in transformers.
-        return ids[:-1] if ids[-1:] == [self.eos_id] else ids
-
     def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of texts one after another, int32, and how many each has, int64."""
-        if any(map(self._may_hold, texts)):
-            return super().arrays(texts)
-        rows = [*map(utf8, texts)]
-        ids = np.frombuffer(b"".join(rows), np.uint8).astype(np.int32) + self.OFFSET
-        return ids, np.fromiter(map(len, rows), np.int64)
+        added: list[int] = []
+        rows = [self._marked(t, added) if self._may_hold(t) else utf8(t) for t in texts]
+        found = np.frombuffer(b"".join(rows), np.uint8)
+        ids = np.add(found, self.OFFSET, dtype=np.int32)
+        if added:
+            ids[found == _MARK[0]] = added
+        return ids, np.fromiter(map(len, rows), np.int64, len(rows))
+
+    def _marked(self, text: str, added: list[int]) -> bytes:
+        """A text's bytes with `_MARK` for each token that was added, whose ids go to `added`."""
+        row, end = bytearray(), 0
+        for match in self._added.finditer(text):
+            row += utf8(text[end : match.start()]) + _MARK
+            name = match[0] if match[0] in self._ids else match[0].strip()
+            added.append(self._ids[name])
+            end = match.end()
+        row += utf8(text[end:])
+        # An end that is there already is not added, as in transformers.
+        if row[-1:] == _MARK and added[-1] == self.eos_id:
+            del row[-1], added[-1]
+        return bytes(row)
 
     def decode(self, ids: Iterable[int]) -> str:
         found = bytearray()

@@ -70,9 +70,9 @@ class TaskRows:
         from dss_jax.data.seqio_tokens import encoder, token_columns
 
         texts = {column: [getattr(e, column) for e in examples] for column in TEXT_COLUMNS}
-        texts["allowed_labels"] = [
-            json.dumps(labels, ensure_ascii=False) for labels in texts["allowed_labels"]
-        ]
+        allowed = texts["allowed_labels"]
+        shown = {labels: json.dumps(labels, ensure_ascii=False) for labels in {*allowed}}
+        texts["allowed_labels"] = [shown[labels] for labels in allowed]
         encode = encoder(self.vocabulary, self.extra_ids)
         return {
             **token_columns(examples, encode, self.style),
@@ -93,16 +93,17 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     unavailable: dict[str, str] = {}
     folder = sources.data_folder(request["data_dir"])
     left_out: dict[str, int] = {}
+    wrong: list[str] = []
     for split in sources.available_splits(task, folder):
-        wrong: list[str] | None = [] if request["bad_rows"] == "skip" else None
+        before = len(wrong)
         try:
-            read[split] = rows.examples(task, split, folder, wrong)
+            skipped = wrong if request["bad_rows"] == "skip" else None
+            read[split] = rows.examples(task, split, folder, skipped)
         except SplitUnavailable as error:
             unavailable[split] = str(error)
-        # They are train's where validation is held out of it.
-        if wrong and not (split == "validation" and sources.held_out(task, folder)):
-            left_out[split] = len(wrong)
-            log.warning("\n".join([f"{split}: {len(wrong):,} rows are left out", *wrong[:3]]))
+        if new := wrong[before:]:
+            left_out[split] = len(new)
+            log.warning("\n".join([f"{split}: {len(new):,} rows are left out", *new[:3]]))
     if not read:
         raise UsageError("\n".join(unavailable.values()))
     old: list[str] = []
