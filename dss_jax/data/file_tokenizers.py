@@ -20,7 +20,7 @@ import numpy as np
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.texts import utf8, well_formed
-from dss_jax.data.ragged import Ragged, join_rows, joined
+from dss_jax.data.ragged import Ragged, byte_rows, join_rows, joined, text_column
 from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
 from dss_jax.data.tokenizer_files import (
     BYTE_CLASS,
@@ -54,7 +54,15 @@ _SPACED_WORD = re.compile(r"\s*\S+|\s+")
 
 
 def _at_spaces(text: str) -> list[str]:
-    return text.split(" ")
+    return text.replace("\n", " ").split(" ")
+
+
+def _before_spaces(text: str) -> list[str]:
+    # The quick way is for texts without two of white space side by side.
+    usual = text.replace("\n", "").isprintable()
+    if usual and not any(pair in text for pair in ("  ", " \n", "\n ", "\n\n")):
+        return text.replace(" ", "\0 ").split("\0")
+    return _SPACED_WORD.findall(text)
 
 
 def _at_single_spaces(text: str) -> list[str]:
@@ -62,32 +70,35 @@ def _at_single_spaces(text: str) -> list[str]:
     return [text] if "" in words or "▁" in text else words
 
 
-def _splitter(spec: Mapping[str, Any]) -> Callable[[str], list[str]] | None:
-    """What cuts texts where a tokenizer itself does; None: nothing is known to. `spec`: the content
-    of `tokenizer.json`.
-    """
+def _steps(part: Any, name: str) -> list[dict[str, Any]]:
+    """What a normalizer or pre-tokenizer of the library does, as `tokenizer.json` has it."""
+    one: dict[str, Any] = json.loads(part.__getstate__()) if part else {"type": None}
+    found: list[dict[str, Any]] = one.get(name, [one] if part else [])
+    return found
 
-    def steps(name: str, parts: str) -> list[dict[str, Any]]:
-        one = spec.get(name) or {"type": "Sequence", parts: []}
-        return one[parts] if one["type"] == "Sequence" else [one]
 
-    normal, before = steps("normalizer", "normalizers"), steps("pre_tokenizer", "pretokenizers")
+def _splitter(backend: Any) -> Callable[[str], list[str]] | None:
+    """What cuts texts where a tokenizer itself does; None: nothing is known to."""
+    normal = _steps(backend.normalizer, "normalizers")
+    before = _steps(backend.pre_tokenizer, "pretokenizers")
     kinds = [one["type"] for one in before]
     metaspaces = [one["prepend_scheme"] for one in before if one["type"] == "Metaspace"]
     if kinds[:1] == ["WhitespaceSplit"] and {*metaspaces} <= {"always"}:  # T5.
         same = all(one["type"] in _SAME_ALONE for one in normal)
+        same &= not normal or backend.normalizer.normalize_str("a\nb").split() == ["a", "b"]
         return _at_spaces if same and {*kinds} <= {"WhitespaceSplit", "Metaspace"} else None
     if kinds == ["ByteLevel"]:  # GPT-2, RoBERTa, CodeT5.
         plain = before[0].get("use_regex", True) and not before[0]["add_prefix_space"]
-        return _SPACED_WORD.findall if plain and not normal else None
+        return _before_spaces if plain and not normal else None
     # Llama: a space begins a word, and no piece goes on over one.
     prepends = [n for n in normal if n == {"type": "Prepend", "prepend": "▁"}]
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     llama = not before and len(prepends) == 1 and normal == [*prepends, spaces]
     metaspace = kinds == ["Metaspace"] and metaspaces != ["never"] and not normal
-    if spec["model"]["type"] != "BPE" or not (llama or metaspace):
+    if type(backend.model).__name__ != "BPE" or not (llama or metaspace):
         return None
-    inside = any("▁" in piece.lstrip("▁") for piece in spec["model"]["vocab"])
+    pieces = backend.get_vocab(with_added_tokens=False)
+    inside = any("▁" in piece.lstrip("▁") for piece in pieces)
     return None if inside else _at_single_spaces
 
 
@@ -242,18 +253,16 @@ class FastTokenizer(FileTokenizer):
         """Cuts a text into words whose ids, each encoded alone, are together those of the text; or
         leaves it whole.
         """
-        spec = json.loads(self._backend.to_str())
-        split = _splitter(spec)
+        split = _splitter(self._backend)
         if split is None:
             return lambda text: [text]
-        tokens, words_apart = spec["added_tokens"], split is _at_spaces
         odd = "\x1c-\x1f" + "".join(
-            re.escape(one["content"][0])
-            for one in tokens
-            if not words_apart
-            or one["lstrip"]
-            or one["rstrip"]
-            or any(map(str.isspace, one["content"]))
+            re.escape(one.content[0])
+            for one in self._backend.get_added_tokens_decoder().values()
+            if split is not _at_spaces
+            or one.lstrip
+            or one.rstrip
+            or any(map(str.isspace, one.content))
         )
         whole, marked = re.compile(f"[{odd}]").search, re.compile(f" {_MARKS}").search
 
@@ -323,15 +332,19 @@ class ByteTokenizer(FileTokenizer):
     def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of texts one after another, int32, and how many each has, int64."""
         added: list[int] = []
-        rows = [self._marked(t, added) if self._may_hold(t) else utf8(t) for t in texts]
-        found = np.frombuffer(b"".join(rows), np.uint8)
-        ids = np.add(found, self.OFFSET, dtype=np.int32)
+        if any(map(self._may_hold, texts)):
+            found = byte_rows([self._marked(text, added) for text in texts])
+        else:
+            found = text_column(texts)
+        ids = np.add(found.values, self.OFFSET, dtype=np.int32)
         if added:
-            ids[found == _MARK[0]] = added
-        return ids, np.fromiter(map(len, rows), np.int64, len(rows))
+            ids[found.values == _MARK[0]] = added
+        return ids, found.lengths()
 
     def _marked(self, text: str, added: list[int]) -> bytes:
         """A text's bytes with `_MARK` for each token that was added, whose ids go to `added`."""
+        if not self._may_hold(text):
+            return utf8(text)
         row, end = bytearray(), 0
         for match in self._added.finditer(text):
             row += utf8(text[end : match.start()]) + _MARK

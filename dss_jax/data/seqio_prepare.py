@@ -11,6 +11,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,10 @@ from dss_jax.core.table import input_columns
 from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource, SplitUnavailable
 from dss_jax.data import prepare, rows, sources
 from dss_jax.data.characters import Characters, check_labels
+from dss_jax.data.ragged import text_column
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
-from dss_jax.data.store_writer import ColumnPart, Columns, Joined, text_column, write_store
+from dss_jax.data.store_writer import ColumnPart, Columns, Joined, write_store
 from dss_jax.data.survey import not_allowed, unused_labels
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary
@@ -69,10 +71,10 @@ class TaskRows:
         # Not before the rows are read, so that a mistake in the data shows at once.
         from dss_jax.data.seqio_tokens import encoder, token_columns
 
-        texts = {column: [getattr(e, column) for e in examples] for column in TEXT_COLUMNS}
-        allowed = texts["allowed_labels"]
-        shown = {labels: json.dumps(labels, ensure_ascii=False) for labels in {*allowed}}
-        texts["allowed_labels"] = [shown[labels] for labels in allowed]
+        texts = {column: [*map(attrgetter(column), examples)] for column in TEXT_COLUMNS}
+        allowed, as_json = texts["allowed_labels"], json.JSONEncoder(ensure_ascii=False).encode
+        shown = {labels: as_json(labels) for labels in dict.fromkeys(allowed)}
+        texts["allowed_labels"] = [*map(shown.__getitem__, allowed)]
         encode = encoder(self.vocabulary, self.extra_ids)
         return {
             **token_columns(examples, encode, self.style),

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,14 +37,6 @@ class ColumnPart(Protocol):
     """Columns of a part of a split, perhaps read when they are asked for."""
 
     def __getitem__(self, column: str, /) -> Ragged: ...
-
-
-def text_column(texts: Iterable[str]) -> Ragged:
-    """Texts as bytes of UTF-8: any text, see `core.texts.utf8`."""
-    rows = [utf8(text) for text in texts]
-    return Ragged(
-        np.frombuffer(b"".join(rows), np.uint8), np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    )
 
 
 class _Columns(Mapping[str, Ragged]):
