@@ -57,14 +57,6 @@ def _at_spaces(text: str) -> list[str]:
     return text.replace("\n", " ").split(" ")
 
 
-def _before_spaces(text: str) -> list[str]:
-    # The quick way is for texts without two of white space side by side.
-    usual = text.replace("\n", "").isprintable()
-    if usual and not any(pair in text for pair in ("  ", " \n", "\n ", "\n\n")):
-        return text.replace(" ", "\0 ").split("\0")
-    return _SPACED_WORD.findall(text)
-
-
 def _at_single_spaces(text: str) -> list[str]:
     words = text.split(" ")
     return [text] if "" in words or "▁" in text else words
@@ -89,7 +81,7 @@ def _splitter(backend: Any) -> Callable[[str], list[str]] | None:
         return _at_spaces if same and {*kinds} <= {"WhitespaceSplit", "Metaspace"} else None
     if kinds == ["ByteLevel"]:  # GPT-2, RoBERTa, CodeT5.
         plain = before[0].get("use_regex", True) and not before[0]["add_prefix_space"]
-        return _before_spaces if plain and not normal else None
+        return _SPACED_WORD.findall if plain and not normal else None
     # Llama: a space begins a word, and no piece goes on over one.
     prepends = [n for n in normal if n == {"type": "Prepend", "prepend": "▁"}]
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
