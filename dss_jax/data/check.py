@@ -19,8 +19,8 @@ from dss_jax.core.words import word_in
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.characters import lines as character_lines
 from dss_jax.data.old_records import some
-from dss_jax.data.ragged import text_column
 from dss_jax.data.survey import closed_labels, not_allowed, renamed, unused_labels
+from dss_jax.data.text_rows import text_column
 from dss_jax.data.tokenizer import Tokenizer
 
 Splits = Mapping[str, Sequence[Example]]

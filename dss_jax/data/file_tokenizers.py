@@ -20,7 +20,8 @@ import numpy as np
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.texts import utf8, well_formed
-from dss_jax.data.ragged import Ragged, byte_rows, join_rows, joined, text_column
+from dss_jax.data.ragged import Ragged, join_rows, joined
+from dss_jax.data.text_rows import byte_rows, text_column
 from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
 from dss_jax.data.tokenizer_files import (
     BYTE_CLASS,

@@ -21,11 +21,11 @@ from dss_jax.core.table import input_columns
 from dss_jax.core.types import SPLITS, DistillationTask, Example, SeqioSource, SplitUnavailable
 from dss_jax.data import prepare, rows, sources
 from dss_jax.data.characters import Characters, check_labels
-from dss_jax.data.ragged import text_column
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
 from dss_jax.data.store_writer import ColumnPart, Columns, Joined, write_store
 from dss_jax.data.survey import not_allowed, unused_labels
+from dss_jax.data.text_rows import text_column
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary
 
