@@ -80,9 +80,9 @@ def test_ids_are_those_of_transformers(name: str, opened: dict[str, Tokenizer]) 
         for text, ids, theirs in zip(texts, own.encode_all(texts), rows, strict=True):
             assert [*ids, own.eos_id] == theirs.tolist(), text
     assert [own.encode(text) for text in texts[::7]] == own.encode_all(texts[::7])
-    numbers, lengths = own.arrays(texts)  # type: ignore[attr-defined]
-    assert numbers.tolist() == [i for row in rows for i in row[:-1]]
-    assert lengths.tolist() == [len(row) - 1 for row in rows]
+    found = own.arrays(texts)  # type: ignore[attr-defined]
+    assert found.values.tolist() == [i for row in rows for i in row[:-1]]
+    assert found.lengths().tolist() == [len(row) - 1 for row in rows]
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,7 @@ from dss_jax.core.machine import is_alive
 from dss_jax.core.paths import check_new_folder, make_folder, written
 
 IDLE = 24 * 3600
-"""Seconds without a change after which nobody writes there, whoever it was: the process may be of
-another machine, and its number another one's now.
-"""
+"""Seconds without a change after which nobody writes there any more, of whatever machine."""
 
 
 @contextmanager

@@ -39,8 +39,8 @@ from dss_jax.data.tokenizer_files import (
     text_of,
 )
 
-MOST_CHARACTERS = 2**24
-"""Of the words whose ids are remembered."""
+MOST_WORDS = 2**18
+"""Whose ids are remembered."""
 
 _SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
 """Normalizers that make the same of a word alone as in its text."""
@@ -103,20 +103,16 @@ class FileTokenizer(Tokenizer):
         """A distinct name for each id."""
 
     @abc.abstractmethod
-    def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of texts one after another, int32, and how many each has, int64."""
+    def arrays(self, texts: Sequence[str]) -> Ragged:
+        """Ids of each text, int32."""
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        found, lengths = self.arrays(texts)
-        ids = found.tolist()
-        ends = np.cumsum(lengths).tolist()
-        return [ids[end - n : end] for end, n in zip(ends, lengths.tolist(), strict=True)]
+        found = self.arrays(texts)
+        return [found[row].tolist() for row in range(len(found))]
 
 
 def open_backend(text: str, origin: str) -> Any:
-    """The tokenizer of the `tokenizers` library, of the text of a `tokenizer.json`. UsageError: it
-    is none.
-    """
+    """The library's tokenizer, of the text of a `tokenizer.json`; UsageError: it is none."""
     import tokenizers
 
     with _explained(f"{origin} cannot be read as a tokenizer"):
@@ -128,30 +124,10 @@ def _explained(said: str) -> Iterator[None]:
     """Raises UsageError for whatever the library raises."""
     try:
         yield
-    except BaseException as error:
-        # Nothing narrower; what Rust panics with is no Exception.
+    except BaseException as error:  # What Rust panics with is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UsageError(f"{said}: {error}.") from error
-
-
-class _Words:
-    """Words that were met, their ids, and how many characters they have together."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = defaultdict(count().__next__)
-        self.ids = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
-        self.characters = 0
-
-    def learn(self, words: list[str], encode: Callable[[list[str]], Any]) -> None:
-        """Adds the ids of those that were numbered last."""
-        ids: list[int] = []
-        ends = [0]
-        for one in encode(words):
-            ids += one.ids
-            ends.append(len(ids))
-        self.ids = joined([self.ids, Ragged(np.array(ids, np.int32), np.array(ends, np.int64))])
-        self.characters += sum(map(len, words))
 
 
 class FastTokenizer(FileTokenizer):
@@ -203,7 +179,13 @@ class FastTokenizer(FileTokenizer):
             around = self._backend.encode("").ids
         self.begin = around[: around.index(self.eos_id)] if self.eos_id in around else around
         self._silent |= {*self.begin}
-        self._known, self._lock = _Words(), threading.Lock()
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Words that were met have numbers, and ids."""
+        self._numbers: dict[str, int] = defaultdict(count().__next__)
+        self._known = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
 
     def names(self) -> list[str]:
         found = map(self._backend.id_to_token, range(self.vocab_size))
@@ -219,27 +201,35 @@ class FastTokenizer(FileTokenizer):
     def encode(self, text: str) -> list[int]:
         return [*self.begin, *self._encoded([well_formed(text)])[0].ids]
 
-    def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _ids_of(self, words: list[str]) -> Ragged:
+        ids, ends = list[int](), [0]
+        for one in self._encoded(words):
+            ids += one.ids
+            ends.append(len(ids))
+        return Ragged(np.array(ids, np.int32), np.array(ends, np.int64))
+
+    def arrays(self, texts: Sequence[str]) -> Ragged:
         # The library takes three times as long as SentencePiece; most words come again.
-        words: list[str] = []
-        rows = [0]  # Where they end in `words`.
+        words, rows = list[str](), [0]  # Where rows end in `words`.
         for text in texts:
             words += self._cut(well_formed(text))
             rows.append(len(words))
         with self._lock:
+            numbers = self._numbers
+            at = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
+            if unknown := len(numbers) - len(self._known):
+                new = [*islice(reversed(numbers), unknown)][::-1]
+                self._known = joined([self._known, self._ids_of(new)])
             known = self._known
-            at = np.fromiter(map(known.numbers.__getitem__, words), np.int64, len(words))
-            if unknown := len(known.numbers) - len(known.ids):
-                known.learn([*islice(reversed(known.numbers), unknown)][::-1], self._encoded)
-                if known.characters > MOST_CHARACTERS:
-                    self._known = _Words()
-        lengths = known.ids.lengths()[at]
-        ids = join_rows(known.ids, at, lengths)
+            if len(numbers) > MOST_WORDS:
+                self._forget()
+        lengths = known.lengths()[at]
+        ids = join_rows(known, at, lengths)
         ends = np.concatenate([[0], np.cumsum(lengths)])[rows]
         if self.begin:
             places = np.repeat(ends[:-1], len(self.begin))
             ids = np.insert(ids, places, np.tile(self.begin, len(texts)))
-        return ids, np.diff(ends) + len(self.begin)
+        return Ragged(ids, ends + len(self.begin) * np.arange(len(ends)))
 
     @cached_property
     def _cut(self) -> Callable[[str], list[str]]:
@@ -258,12 +248,7 @@ class FastTokenizer(FileTokenizer):
             or any(map(str.isspace, one.content))
         )
         whole, marked = re.compile(f"[{odd}]").search, re.compile(f" {_MARKS}").search
-
-        def cut(text: str) -> list[str]:
-            apart = not whole(text) and (text.isascii() or not marked(text))
-            return split(text) if apart else [text]
-
-        return cut
+        return lambda t: [t] if whole(t) or (not t.isascii() and marked(t)) else split(t)
 
     def decode(self, ids: Iterable[int]) -> str:
         known = [int(i) for i in ids]
@@ -322,8 +307,7 @@ class ByteTokenizer(FileTokenizer):
     def parts(self, text: str) -> list[str]:
         return [text]
 
-    def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of texts one after another, int32, and how many each has, int64."""
+    def arrays(self, texts: Sequence[str]) -> Ragged:
         added: list[int] = []
         if any(map(self._may_hold, texts)):
             found = byte_rows([self._marked(text, added) for text in texts])
@@ -332,7 +316,7 @@ class ByteTokenizer(FileTokenizer):
         ids = np.add(found.values, self.OFFSET, dtype=np.int32)
         if added:
             ids[found.values == _MARK[0]] = added
-        return ids, found.lengths()
+        return Ragged(ids, found.offsets)
 
     def _marked(self, text: str, added: list[int]) -> bytes:
         """A text's bytes with `_MARK` for each token that was added, whose ids go to `added`."""

@@ -84,12 +84,7 @@ def _of_tokenizer(files: Sequence[tuple[str, bytes]]) -> Encode:
         for name, content in files:
             (Path(folder) / name).write_bytes(content)
         own = open_tokenizer(Path(folder))
-
-    def encode(texts: Sequence[str]) -> Ragged:
-        ids, lengths = own.arrays(texts)
-        return Ragged(ids, np.concatenate([[0], np.cumsum(lengths)]))
-
-    return Encode(encode, own.parts, own.eos_id)
+    return Encode(own.arrays, own.parts, own.eos_id)
 
 
 def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> dict[str, Ragged]:
@@ -112,8 +107,7 @@ def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> di
 
 def _ended(rows: Iterable[Sequence[str]], encode: Encode) -> Ragged:
     """The texts of each row as ids, one after another, each ended by end-of-sequence."""
-    texts: list[str] = []
-    ends = [0]
+    texts, ends = list[str](), [0]
     # No list of lists: Python's garbage collector would look through all rows again and again.
     for row in rows:
         texts += row
