@@ -1,6 +1,4 @@
-"""A label as a word of its own, in scripts with spaces between words and without. Standard library
-only.
-"""
+"""A label as a word of its own, whatever the script. Standard library only."""
 
 import functools
 import re
@@ -16,9 +14,7 @@ go on in the next one or in a particle.
 
 @functools.lru_cache(maxsize=4096)
 def own_word(word: str) -> re.Pattern[str]:
-    """What matches a word that is no part of another one; in a script without spaces between words,
-    wherever it stands. Case counts.
-    """
+    """Matches a word that is no part of another; in scripts without spaces, wherever it stands."""
     before = "" if re.match(f"[{_UNSPACED}]", word) else f"(?<![^\\W{_UNSPACED}])"
     after = "" if re.match(f"[{_UNSPACED}]", word[-1:]) else f"(?![^\\W{_UNSPACED}])"
     return re.compile(f"{before}{re.escape(word)}{after}")

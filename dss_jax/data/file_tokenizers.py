@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -201,13 +201,6 @@ class FastTokenizer(FileTokenizer):
     def encode(self, text: str) -> list[int]:
         return [*self.begin, *self._encoded([well_formed(text)])[0].ids]
 
-    def _ids_of(self, words: list[str]) -> Ragged:
-        ids, ends = list[int](), [0]
-        for one in self._encoded(words):
-            ids += one.ids
-            ends.append(len(ids))
-        return Ragged(np.array(ids, np.int32), np.array(ends, np.int64))
-
     def arrays(self, texts: Sequence[str]) -> Ragged:
         # The library takes three times as long as SentencePiece; most words come again.
         words, rows = list[str](), [0]  # Where rows end in `words`.
@@ -219,7 +212,10 @@ class FastTokenizer(FileTokenizer):
             at = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
             if unknown := len(numbers) - len(self._known):
                 new = [*islice(reversed(numbers), unknown)][::-1]
-                self._known = joined([self._known, self._ids_of(new)])
+                found = [one.ids for one in self._encoded(new)]
+                values = np.fromiter(chain.from_iterable(found), np.int32)
+                own = Ragged(values, np.cumsum([0, *map(len, found)]))
+                self._known = joined([self._known, own])
             known = self._known
             if len(numbers) > MOST_WORDS:
                 self._forget()
