@@ -34,7 +34,7 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import EOS_ID
 from dss_jax.data.prepare import ensure_store
-from dss_jax.data.store import Ragged
+from dss_jax.data.ragged import Ragged
 from dss_jax.evaluate.engine import Engine
 from dss_jax.interop.hf import read_hf
 from dss_jax.interop.hf_config import config_json

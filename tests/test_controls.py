@@ -12,7 +12,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import RATIONALE
 from dss_jax.core.method_config import CONTROLS
 from dss_jax.data.controls import _telling, controlled
-from dss_jax.data.store import Ragged
+from dss_jax.data.ragged import Ragged
 from dss_jax.data.views import examples_of
 
 END = 1

@@ -1,6 +1,10 @@
 """`dss convert` from end to end, our Orbax folders, and how a format is found."""
 
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -10,7 +14,7 @@ import toy
 from test_hf import recorded, write_folder
 
 from dss_jax.cli.main import main
-from dss_jax.core import config, student_card
+from dss_jax.core import config, partial, student_card
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.interop.formats import read_weights
@@ -69,6 +73,39 @@ def test_a_mistake_is_named(source: Path, tmp_path: Path, capsys) -> None:
         assert convert(*arguments) == 2
         assert says in capsys.readouterr().err
         assert not new.exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dss_jax.core.partial import whole_folder
+with whole_folder(Path(sys.argv[1])) as folder:
+    (folder / "part").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_export_clears_what_a_killed_one_left(source: Path, tmp_path: Path) -> None:
+    out, host, old = tmp_path / "a[1]" / "out", socket.gethostname(), 2.0 * partial.IDLE
+    done = subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
+    assert done.returncode == -9
+    (left,) = out.parent.iterdir()
+    others = {
+        f".partial-out-{host}-{os.getpid()}-00000000": 0.0,  # At work.
+        ".partial-out-elsewhere-1-00000000": 0.0,
+        ".partial-out-elsewhere-1-00000001": old,
+        f".partial-out_2-{host}-999999999-00000000": 0.0,  # Of another place.
+        ".partial-out-mine": old,
+    }
+    for name, age in others.items():
+        (out.parent / name).mkdir()
+        (out.parent / name / "file").touch()
+        now = left.stat().st_mtime
+        for file in (out.parent / name / "file", out.parent / name):
+            os.utime(file, (now - age, now - age))
+    assert convert("--from", "hf", source, "--to", "hf", out) == 0
+    kept = {name for name in others if not name.endswith("1")}
+    assert {folder.name for folder in out.parent.iterdir()} == {"out", *kept}
 
 
 def test_a_folder_of_no_known_format(tmp_path: Path) -> None:

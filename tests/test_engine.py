@@ -11,7 +11,7 @@ from test_model_decoding import V1_0, V1_1, make
 
 from dss_jax.core import config
 from dss_jax.core.t5_config import GREEDY, Beam, Sample
-from dss_jax.data.store import Ragged
+from dss_jax.data.ragged import Ragged
 from dss_jax.evaluate import engine as engines
 from dss_jax.evaluate.engine import Engine, input_lengths
 from dss_jax.model import decoding

@@ -93,3 +93,11 @@ def test_the_models_rows_must_cover_the_vocabulary(toy_store) -> None:
     small = toy.make_run(model=dataclasses.replace(toy.MODEL, vocab_size=100))
     with pytest.raises(UsageError, match="vocab_size is 100, but the vocabulary has"):
         with_vocab_size(small, toy_store)
+
+
+@pytest.mark.parametrize("name", ["pad_token_id", "eos_token_id", "decoder_start_token_id"])
+def test_another_id_than_the_vocabularys_is_refused(name: str, toy_store) -> None:
+    other = toy.make_run(model=dataclasses.replace(toy.MODEL, **{name: 7}))
+    said = rf"T5Config.{name} is 7, and the vocabulary .* has {int(name == 'eos_token_id')}\. Leave"
+    with pytest.raises(UsageError, match=said):
+        with_vocab_size(other, toy_store)

@@ -197,6 +197,8 @@ REFUSED = [
     ({"model_type": "longt5"}, "local or transient-global"),
     ({"model_type": "bart"}, "model_type 'bart'"),
     ({"model_type": None}, "model_type None"),
+    ({"model_type": ["t5"]}, r"model_type \['t5'\]"),
+    ({"vocab_size": "60"}, "vocab_size must be a whole number"),
     ({"d_kv": None, "d_ff": None}, "lacks d_kv, d_ff"),
     ({"feed_forward_proj": "gelu"}, "exact gelu"),
     ({"feed_forward_proj": "gated-mish"}, "'gated-mish'"),

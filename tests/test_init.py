@@ -267,6 +267,20 @@ def test_rows_with_one_id_can_be_left_out(here: Path, capsys: pytest.CaptureFixt
     assert run.task.bad_rows == "skip"
 
 
+def test_a_row_that_cannot_be_read_counts_once(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is of no split, so all three meet it."""
+    with (here / "tickets.csv").open("ab") as table:
+        table.write(b"T-1;C1;short\r\n")
+    assert main([*WHOLE, "--bad_rows", "skip"]) == 0
+    said = capsys.readouterr().out
+    assert "1 rows are left out that cannot be used, as " in said
+    assert "has not as many fields as the header line" in said
+    main(["tasks", "check", "tickets", "--bad_rows", "skip"])
+    assert capsys.readouterr().out.count("1 rows are left out that cannot be used") == 1
+
+
 def test_few_rows_are_too_few(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tickets.write(here, tickets.rows(8))
     assert main(WHOLE) == 2

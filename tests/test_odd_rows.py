@@ -31,8 +31,9 @@ from dss_jax.core.types import (
 from dss_jax.data.characters import Characters, check_labels, lines
 from dss_jax.data.rows import examples
 from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TextColumn, TokenStore
-from dss_jax.data.store_writer import SplitBuilder, text_column, write_store
+from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.survey import not_allowed
+from dss_jax.data.text_rows import text_column
 from dss_jax.data.vocabulary import SentencePiece
 from dss_jax.evaluate import evaluator
 from dss_jax.layouts import health

@@ -247,3 +247,13 @@ def test_a_task_of_its_own_pattern_without_allowed_labels() -> None:
 )
 def test_strange_text_is_read_quickly(text: str) -> None:
     assert read("cqa", CQA, text).status in ("no_answer", "invalid_label")
+
+
+def test_another_label_is_seen_where_words_have_no_space_between_them() -> None:
+    yes, no = "\u80af\u5b9a", "\u5426\u5b9a"
+    row = Example(id="", input="p</s>h", allowed_labels=(yes, no))
+    because = "\u7406\u7531\u306f\u660e\u3089\u304b\u3067\u3059."
+    for more in ("", f" {because}"):
+        assert read("esnli", row, f"{because} So the answer is {yes}.{more}").label == yes
+    for more in (f"{no}\u3067\u3082\u3042\u308b", f"\u307e\u305f\u306f{no}\u3067\u3059"):
+        assert read("esnli", row, f"{because} So the answer is {yes}. {more}").label == ""

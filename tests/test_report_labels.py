@@ -60,6 +60,15 @@ def test_what_is_named() -> None:
     assert named_other(None, "entailment", labels) is None
 
 
+def test_what_is_named_where_words_have_no_space_between_them() -> None:
+    yes, no = "\u80af\u5b9a", "\u5426\u5b9a"
+    assert named_other(f"\u3088\u3063\u3066{no}\u3067\u3059\u3002", yes, (yes, no)) == no
+    assert named_other(f"{yes}\u304b{no}\u3067\u3059", yes, (yes, no)) is None, "names both"
+    good, bad = "\u0e1a\u0e27\u0e01", "\u0e25\u0e1a"
+    said = f"\u0e04\u0e33\u0e15\u0e2d\u0e1a\u0e04\u0e37\u0e2d{good}\u0e04\u0e23\u0e31\u0e1a"
+    assert named_other(said, bad, (good, bad)) == good
+
+
 def test_what_is_no_class_has_no_table() -> None:
     def answers(*targets: str) -> list[dict]:
         return [{"id": str(i), "target": t} for i, t in enumerate(targets)]

@@ -19,8 +19,9 @@ from dss_jax.core import config
 from dss_jax.core.prefixes import PREFIXES
 from dss_jax.core.registry import load_task
 from dss_jax.core.types import Example
+from dss_jax.data.ragged import Ragged
 from dss_jax.data.rows import examples
-from dss_jax.data.store import SAMPLES, TARGETS, Ragged
+from dss_jax.data.store import SAMPLES, TARGETS
 from dss_jax.data.vocabulary import SentencePiece
 
 pytest.importorskip("seqio")

@@ -11,8 +11,9 @@ import pytest
 
 from dss_jax.core.errors import UsageError
 from dss_jax.data import store_writer
-from dss_jax.data.store import MANIFEST, Ragged, StoreDamaged, TokenStore, key_of, open_store
-from dss_jax.data.store_writer import SplitBuilder, remove_leftovers, write_store
+from dss_jax.data.ragged import Ragged
+from dss_jax.data.store import MANIFEST, StoreDamaged, TokenStore, key_of, open_store
+from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.layouts.health import count_overlong
 
 ROWS = [
@@ -204,7 +205,7 @@ def test_a_killed_writer_leaves_nothing_that_is_served(tmp_path: Path) -> None:
     assert done.returncode == -9
     assert not path.exists()
     assert len(list(tmp_path.glob(".partial-*"))) == 1
-    remove_leftovers(path)
+    write(path)
     assert not list(tmp_path.glob(".partial-*"))
 
 

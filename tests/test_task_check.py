@@ -15,7 +15,8 @@ from dss_jax.core.prompt import Exemplar
 from dss_jax.core.registry import load_task
 from dss_jax.core.scoring import TEXT_ACCURACY, folded_text
 from dss_jax.core.types import DistillationTask, Example, plain_example
-from dss_jax.data.check import _tokens, _whole, check, check_labels_asked
+from dss_jax.core.words import word_in
+from dss_jax.data.check import _tokens, check, check_labels_asked
 from dss_jax.data.vocabulary import SentencePiece, open_vocabulary, resolve
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 
@@ -168,10 +169,19 @@ def test_worked_examples_of_a_label_that_was_renamed() -> None:
         ("\u043d\u0435\u0442", "\u0438\u043d\u0442\u0435\u0440\u043d\u0435\u0442", False),
         ("negative", "negatives", False),
         ("(a)", "f(a)", False),
+        ("\u5426\u5b9a", "\u7b54\u3048\u306f\u5426\u5b9a\u3067\u3059", True),
+        (
+            "\u0e1a\u0e27\u0e01",
+            "\u0e04\u0e33\u0e15\u0e2d\u0e1a\u0e04\u0e37\u0e2d\u0e1a\u0e27\u0e01",
+            True,
+        ),
+        ("\u0e1a\u0e27\u0e01", "\u0e25\u0e1a", False),
+        ("no", "\u7b54\u3048\u306fno\u3067\u3059", True),
+        ("", "anything", False),
     ],
 )
 def test_a_label_is_a_word_of_its_own(label: str, text: str, there: bool) -> None:
-    assert bool(_whole(label).search(folded_text(text))) == there
+    assert word_in(folded_text(label), folded_text(text)) == there
 
 
 def test_a_split_that_nobody_was_asked_about_is_not_called_wrong() -> None:

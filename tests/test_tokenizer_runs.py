@@ -2,6 +2,7 @@
 transformers.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,9 @@ def base_model(name: str, folder: Path) -> dict[str, bytes]:
         return {file: path.read_bytes() for file, path in files_of(folder).items()}
     own = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     kind = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-    model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(vocab_size=768, **own, **kind, **IDS[name])
-    )
+    of = "UMT5" if name == "llama" else "T5"  # Pile-T5 is a umT5 with Llama's tokenizer.
+    settings = getattr(transformers, f"{of}Config")(vocab_size=768, **own, **kind, **IDS[name])
+    model = getattr(transformers, f"{of}ForConditionalGeneration")(settings)
     model.save_pretrained(folder)
     vocabulary = readable_vocabulary(FOLDER / name, 10)
     assert vocabulary is not None
@@ -105,6 +106,8 @@ def test_it_answers_the_same_in_transformers(name: str, tmp_path: Path) -> None:
     assert main(["convert", "--from", "orbax", run, "--to", "hf", out]) == 0
     for file, content in files.items():
         assert (tmp_path / "out" / file).read_bytes() == content
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["model_type"] == {"llama": "umt5", "gemma": "t5gemma"}.get(name, "t5")
     student = dss_jax.load(out)
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(out).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +80,9 @@ def test_ids_are_those_of_transformers(name: str, opened: dict[str, Tokenizer]) 
         for text, ids, theirs in zip(texts, own.encode_all(texts), rows, strict=True):
             assert [*ids, own.eos_id] == theirs.tolist(), text
     assert [own.encode(text) for text in texts[::7]] == own.encode_all(texts[::7])
-    numbers, lengths = own.arrays(texts)  # type: ignore[attr-defined]
-    assert numbers.tolist() == [i for row in rows for i in row[:-1]]
-    assert lengths.tolist() == [len(row) - 1 for row in rows]
+    found = own.arrays(texts)  # type: ignore[attr-defined]
+    assert found.values.tolist() == [i for row in rows for i in row[:-1]]
+    assert found.lengths().tolist() == [len(row) - 1 for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,26 @@ def test_what_cannot_be_read(change: Any, said: str, tmp_path: Path) -> None:
         open_vocabulary(tmp_path / "own")
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("vocab.json", b'{"a": "x"}', r"vocab.json: 'x' is no id"),
+        ("vocab.json", b'{"a": null}', r"vocab.json: None is no id"),
+        ("vocab.json", b"{}", r"merges.txt cannot be read as a tokenizer"),
+        ("merges.txt", b"a \xff", r"merges.txt cannot be read: 'utf-8'"),
+        ("merges.txt", b"ab", r"merges.txt cannot be read as a tokenizer"),
+        ("merges.txt", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+    ],
+)
+def test_words_and_merges_that_are_none(
+    file: str, content: bytes, said: str, tmp_path: Path
+) -> None:
+    shutil.copytree(FOLDER / "code", tmp_path / "own")
+    (tmp_path / "own" / file).write_bytes(content)
+    with pytest.raises(UsageError, match=said):
+        readable_vocabulary(tmp_path / "own", 10)
+
+
 def test_tokenizers_of_another_kind(tmp_path: Path, folders: dict[str, Path]) -> None:
     """Nothing is made of files that other ids would come of."""
     for name in ("code", "t5_added"):
@@ -258,6 +280,10 @@ def test_tokenizers_of_another_kind(tmp_path: Path, folders: dict[str, Path]) ->
         ("added_tokens.json", {"<new>": "zz"}),
         ("added_tokens.json", {"<new>": None}),
         ("added_tokens.json", {"<new>": 10**12}),
+        ("added_tokens.json", {"<new>": 7.5}),
+        ("tokenizer_config.json", {"additional_special_tokens": "<new>"}),
+        ("tokenizer_config.json", {"eos_token": {"content": "</s>", "lstrip": "yes"}}),
+        ("tokenizer_config.json", {"extra_ids": True}),
     ],
 )
 def test_files_of_another_form_are_named(file: str, content: dict, tmp_path: Path) -> None:
@@ -269,6 +295,52 @@ def test_files_of_another_form_are_named(file: str, content: dict, tmp_path: Pat
             open_vocabulary(readable_vocabulary(own, 10) or "")
     (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": null}')
     assert hf._extra_ids(tmp_path, {"model_type": "t5"}) == 100
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of values in JSON, the first few of each container."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in [*items][:12]:
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from _places(inner)
+
+
+def _damaged(content: bytes, name: str) -> Iterator[bytes]:
+    """A file with parts of it lost or changed, and, of JSON, values of other kinds."""
+    for at in range(0, len(content), max(1, len(content) // 6)):
+        yield content[:at]
+        yield content[:at] + b"\xff" + content[at + 1 :]
+        yield content[:at] + b"\0\0" + content[at:]
+    if name.endswith(".json"):
+        whole = json.loads(content)
+        for inside, key in [*_places(whole)]:
+            kept = inside[key]
+            for other in (None, True, 5, -1, 2**40, 0.5, "x", "", [], [1], {}, {"x": 1}):
+                inside[key] = other
+                yield json.dumps(whole).encode()
+            inside[key] = kept
+
+
+@pytest.mark.parametrize("name", ["t5_added", "llama", "code", "byt5"])
+def test_damaged_files_are_no_traceback(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Opened, or a UsageError, of every file with any part of it damaged."""
+    own, dice, refused = tmp_path / name, random.Random(name), 0
+    shutil.copytree(folders[name], own)
+    for file in files_of(own).values():
+        content = file.read_bytes()
+        cases = [*_damaged(content, file.name)]
+        for case in dice.sample(cases, min(len(cases), 120)):
+            file.write_bytes(case)
+            try:
+                opened = open_vocabulary(readable_vocabulary(own, 10) or own)
+                opened.decode(opened.encode("a < b \u4e2d"))
+            except UsageError:
+                refused += 1
+        file.write_bytes(content)
+    assert refused > 20
 
 
 def test_bytes_are_one_vocabulary_whatever_files_say_so(tmp_path: Path) -> None:
@@ -459,8 +531,8 @@ class TestExtend:
         many = [f"token{n}" for n in range(20)]
         new = extend.extended(old, ["\u4e2d", "apples and", "<", "\u00e9", "{}", "~~", *many])
         assert new.config.vocab_size == 512
-        before = old.leaves[extend.EMBEDDING].read()
-        after = new.leaves[extend.EMBEDDING].read()
+        before = old.leaves[extend.EMBEDDINGS[0]].read()
+        after = new.leaves[extend.EMBEDDINGS[0]].read()
         pieces = open_vocabulary(toy.VOCABULARY, 10)
         np.testing.assert_array_equal(after[:426], before[:426])
         np.testing.assert_allclose(after[426], before[2])
@@ -493,7 +565,7 @@ class TestExtend:
 
     def test_a_token_without_pieces_has_the_mean_of_all(self) -> None:
         own = dataclasses.replace(random_weights(BASE), vocabulary=toy.VOCABULARY, extra_ids=10)
-        new = extend.extended(own, ["\u200b", "\u4e2d"]).leaves[extend.EMBEDDING].read()
+        new = extend.extended(own, ["\u200b", "\u4e2d"]).leaves[extend.EMBEDDINGS[0]].read()
         np.testing.assert_allclose(new[426], new[:426].mean(0), atol=1e-6)
         np.testing.assert_allclose(new[427], new[2])
 

@@ -21,7 +21,8 @@ from dss_jax.core.log import shown
 from dss_jax.core.paths import shipped
 from dss_jax.core.t5_config import GREEDY
 from dss_jax.core.t5gemma import Gemma
-from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
+from dss_jax.data.ragged import Slices
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, StoreSplit, TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.data.tokenizer import SEPARATOR, SentencePiece
 from dss_jax.evaluate import evaluator
@@ -53,7 +54,6 @@ GEMMA = dataclasses.replace(
     MODEL,
     num_encoder_layers=3,
     num_decoder_layers=2,
-    decoder_start_token_id=2,
     gemma=Gemma(
         num_kv_heads=2,
         encoder_num_kv_heads=1,

@@ -141,7 +141,7 @@ def _stats(args: argparse.Namespace) -> None:
 
 def _counted(records: Iterator[Record], counts: "Characters | None") -> Iterator[Record]:
     """The records; the characters of their texts are counted as they pass."""
-    from dss_jax.data.store_writer import text_column
+    from dss_jax.data.text_rows import text_column
 
     while part := [*islice(records, RECORDS_AT_ONCE)]:
         if counts:

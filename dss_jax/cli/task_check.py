@@ -72,14 +72,15 @@ def _splits(
 ) -> tuple[Mapping[str, list[Example]], list[Finding]]:
     """The rows of the splits that can be had, and what is to be said of the others."""
     splits, findings = {}, []
+    left_out: list[str] = []
     for split in sources.available_splits(task, data_dir):
-        left_out: list[str] = []
+        before = len(left_out)
         try:
             splits[split] = rows.examples(task, split, data_dir, left_out if skip else None)
         except SplitUnavailable as error:
             findings.append(Finding(split, {}, note=str(error)))
-        if left_out:
-            text = f"{len(left_out):,} rows are left out that cannot be used"
+        if new := len(left_out) - before:
+            text = f"{new:,} rows are left out that cannot be used"
             findings.append(Finding(split, {}, note=text))
     if not splits:
         raise sources.no_split(task, "train", sources.data_folder(data_dir))

@@ -5,11 +5,11 @@ only: fsspec's file systems are given.
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from dss_jax.core import paths
+from dss_jax.core.partial import beside
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,7 @@ def update_copy(files: Any, root: str, name: str, folder: Path, skip: tuple[str,
 
 
 def _fetch(files: Any, root: str, folder: Path, names: list[str]) -> None:
-    paths.make_folder(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+    with beside(folder / "files") as partial:
         fetched = [str(Path(partial, str(i))) for i in range(len(names))]
         # Many at once; a file appears in its place when it is whole.
         files.get([f"{root}/{n}" for n in names], fetched)

@@ -1,8 +1,6 @@
 """Where files are that come with the package, and where it keeps its own. Standard library only."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -107,24 +105,6 @@ def check_new_folder(path: Path) -> None:
             f"{path} is there already and is not empty. Give the name of a new folder, or remove "
             "it first."
         )
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that becomes the new folder `path`, and is removed after an error.
-    UsageError: see `written`.
-    """
-    check_new_folder(path)
-    with written(path):
-        make_folder(path.parent)
-        own = Path(tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent))
-        try:
-            # With the mode of the umask, which nobody is told without changing it.
-            (partial := own / "new").mkdir()
-            yield partial
-            os.replace(partial, path)
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
 
 
 def cache_folder() -> Path:

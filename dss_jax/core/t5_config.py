@@ -32,7 +32,7 @@ class T5Config(Section):
       relative_attention_per_layer: each layer has its own bias (umT5, Pile-T5, scalable_t5).
       layer_norm_epsilon: of the RMS norm.
       pad_token_id, eos_token_id, decoder_start_token_id: ids of padding, of the end of a text, and
-        of what the decoder begins with: a checkpoint's, else the vocabulary's, whatever is given.
+        of what the decoder begins with: a checkpoint's, else the vocabulary's; others are refused.
       dropout_rate: in [0, 1).
       dtype: of activations, "float32" or "bfloat16"; all else (parameters, softmax) is float32.
       attention: "xla", or "cudnn": one kernel on NVIDIA GPUs, for rows of 256 tokens and more; it

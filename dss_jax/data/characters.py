@@ -17,7 +17,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import normal_text
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data.download import cached, web_address
-from dss_jax.data.store import Ragged
+from dss_jax.data.ragged import Ragged
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.vocabulary import BYTES, resolve, wanted
 

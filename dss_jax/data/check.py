@@ -3,7 +3,6 @@ TensorFlow, no token store.
 """
 
 import itertools
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +15,12 @@ from dss_jax.core.errors import UsageError, nearest
 from dss_jax.core.prefixes import prefixes
 from dss_jax.core.scoring import folded_text
 from dss_jax.core.types import DistillationTask, Example
+from dss_jax.core.words import word_in
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.characters import lines as character_lines
 from dss_jax.data.old_records import some
-from dss_jax.data.store_writer import text_column
 from dss_jax.data.survey import closed_labels, not_allowed, renamed, unused_labels
+from dss_jax.data.text_rows import text_column
 from dss_jax.data.tokenizer import Tokenizer
 
 Splits = Mapping[str, Sequence[Example]]
@@ -33,14 +33,6 @@ SHARED_STOP = 0.01
 TELLS_NOTE, TELLS_STOP, TELLS_RIGHT = 0.2, 0.9, 0.95
 """Shares of rows whose input names one label alone, and of these the share where it is the gold
 one: from there on a line says so; that the label is given away."""
-
-_UNSPACED = (
-    "\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\u9fff\ua960-\ua97f"
-    "\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-"""Characters of Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese and Korean, where a word may
-go on in the next one or in a particle.
-"""
 
 FEW_ROWS = 8
 """A label with fewer rows in train is hardly learned."""
@@ -181,8 +173,8 @@ def _exemplars(task: DistillationTask) -> Finding:
     them as its measure.
     """
     texts = [example.output for example in (task.prompt.exemplars if task.prompt else ())]
-    labels = [_whole(label) for label in task.labels]
-    other = [x for x in texts if labels and not any(o.search(folded_text(x)) for o in labels)]
+    labels = [folded_text(label) for label in task.labels]
+    other = [x for x in texts if labels and not any(word_in(o, folded_text(x)) for o in labels)]
     stop = f"exemplars answer with no allowed label: {some(map(repr, other))}" if other else ""
     return Finding("worked examples", {}, stop)
 
@@ -228,7 +220,7 @@ def _across(splits: Splits, folded: Texts) -> list[Finding]:
 
 def _told(labels: tuple[str, ...], splits: Splits, folded: Texts) -> Finding:
     """Rows whose input names one of the labels and no other, and how often it is the gold one."""
-    patterns: dict[tuple[str, ...], list[tuple[str, re.Pattern[str]]]] = {}
+    words: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     shown, told, right, total = {}, 0, 0, 0
     for split, rows in splits.items():
         own = hits = 0
@@ -236,9 +228,9 @@ def _told(labels: tuple[str, ...], splits: Splits, folded: Texts) -> Finding:
             if not example.label:
                 continue
             choices = example.allowed_labels or labels
-            if choices not in patterns:
-                patterns[choices] = [(c, _whole(c)) for c in choices]
-            named = [c for c, pattern in patterns[choices] if pattern.search(text)]
+            if choices not in words:
+                words[choices] = [(c, folded_text(c)) for c in choices]
+            named = [c for c, word in words[choices] if word_in(word, text)]
             total += 1
             if len(named) == 1:
                 own += 1
@@ -253,14 +245,6 @@ def _told(labels: tuple[str, ...], splits: Splits, folded: Texts) -> Finding:
     stop = f"the input tells its label: {said}" if share > TELLS_STOP and sure > TELLS_RIGHT else ""
     note = said if not stop and share > TELLS_NOTE and sure > TELLS_RIGHT else ""
     return Finding("label is in the input", shown, stop, note)
-
-
-def _whole(label: str) -> re.Pattern[str]:
-    """As a word of its own, in scripts that have a space between words."""
-    text = folded_text(label)
-    before = "" if re.match(f"[{_UNSPACED}]", text) else f"(?<![^\\W{_UNSPACED}])"
-    after = "" if re.match(f"[{_UNSPACED}]", text[-1:]) else f"(?![^\\W{_UNSPACED}])"
-    return re.compile(f"{before}{re.escape(text)}{after}")
 
 
 def _teacher(task: DistillationTask, splits: Splits) -> Finding:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.flops import Work
-from dss_jax.data.store import Slices
+from dss_jax.data.ragged import Slices, join_rows
 
 Pair = tuple[Slices, Slices]
 """Inputs and targets of a role."""
@@ -28,20 +28,6 @@ def permutation(n: int, *key: int) -> np.ndarray:
     words = np.zeros(2, np.uint64)
     words[: len(key)] = key
     return np.argsort(np.random.Philox(key=words).random_raw(n), kind="stable")
-
-
-def join_rows(tokens: Slices, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Rows of a column, int [R], one after another, each cut to its length, int [R]: int32 [sum of
-    lengths]; cut ones end with their own last, EOS.
-    """
-    starts = tokens.starts[rows]
-    ends = np.cumsum(lengths)
-    at = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-    values = np.asarray(tokens.values)
-    joined = values[at].astype(np.int32)
-    cut = (lengths > 0) & (tokens.ends[rows] - starts > lengths)
-    joined[ends[cut] - 1] = values[tokens.ends[rows][cut] - 1]
-    return joined
 
 
 def only(tokens: Slices, rows: np.ndarray) -> Slices:

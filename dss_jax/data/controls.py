@@ -10,7 +10,7 @@ import numpy as np
 from dss_jax.core.method_config import Method
 from dss_jax.data.columns import only, permutation
 from dss_jax.data.joint import endings, side_by_side, unended
-from dss_jax.data.store import Ragged, Slices
+from dss_jax.data.ragged import Ragged, Slices
 
 DRAW = 2**32
 """Added to the seed, so that no order of the data comes from the same key."""

@@ -7,17 +7,21 @@ are the tokens that a template puts before a text, CodeT5's `<s>` for one.
 import abc
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dss_jax.core.errors import UsageError
-from dss_jax.core.lfs import refuse_pointer
 from dss_jax.core.texts import utf8, well_formed
+from dss_jax.data.ragged import Ragged, join_rows, joined
+from dss_jax.data.text_rows import byte_rows, text_column
 from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
 from dss_jax.data.tokenizer_files import (
     BYTE_CLASS,
@@ -32,10 +36,11 @@ from dss_jax.data.tokenizer_files import (
     is_bytes,
     roles_of,
     settings_of,
+    text_of,
 )
 
-MOST_WORDS, LONGEST_WORD = 2**19, 32
-"""Words whose ids are remembered, and their longest."""
+MOST_WORDS = 2**18
+"""Whose ids are remembered."""
 
 _SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
 """Normalizers that make the same of a word alone as in its text."""
@@ -43,11 +48,14 @@ _SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
 _MARKS = "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 """Characters that may change together with the space before them."""
 
+_MARK = b"\xff"
+"""No text has it in UTF-8."""
+
 _SPACED_WORD = re.compile(r"\s*\S+|\s+")
 
 
 def _at_spaces(text: str) -> list[str]:
-    return text.split(" ")
+    return text.replace("\n", " ").split(" ")
 
 
 def _at_single_spaces(text: str) -> list[str]:
@@ -55,20 +63,22 @@ def _at_single_spaces(text: str) -> list[str]:
     return [text] if "" in words or "▁" in text else words
 
 
-def _splitter(spec: Mapping[str, Any]) -> Callable[[str], list[str]] | None:
-    """What cuts texts where a tokenizer itself does; None: nothing is known to. `spec`: the content
-    of `tokenizer.json`.
-    """
+def _steps(part: Any, name: str) -> list[dict[str, Any]]:
+    """What a normalizer or pre-tokenizer of the library does, as `tokenizer.json` has it."""
+    one: dict[str, Any] = json.loads(part.__getstate__()) if part else {"type": None}
+    found: list[dict[str, Any]] = one.get(name, [one] if part else [])
+    return found
 
-    def steps(name: str, parts: str) -> list[dict[str, Any]]:
-        one = spec.get(name) or {"type": "Sequence", parts: []}
-        return one[parts] if one["type"] == "Sequence" else [one]
 
-    normal, before = steps("normalizer", "normalizers"), steps("pre_tokenizer", "pretokenizers")
+def _splitter(backend: Any) -> Callable[[str], list[str]] | None:
+    """What cuts texts where a tokenizer itself does; None: nothing is known to."""
+    normal = _steps(backend.normalizer, "normalizers")
+    before = _steps(backend.pre_tokenizer, "pretokenizers")
     kinds = [one["type"] for one in before]
     metaspaces = [one["prepend_scheme"] for one in before if one["type"] == "Metaspace"]
     if kinds[:1] == ["WhitespaceSplit"] and {*metaspaces} <= {"always"}:  # T5.
         same = all(one["type"] in _SAME_ALONE for one in normal)
+        same &= not normal or backend.normalizer.normalize_str("a\nb").split() == ["a", "b"]
         return _at_spaces if same and {*kinds} <= {"WhitespaceSplit", "Metaspace"} else None
     if kinds == ["ByteLevel"]:  # GPT-2, RoBERTa, CodeT5.
         plain = before[0].get("use_regex", True) and not before[0]["add_prefix_space"]
@@ -78,9 +88,10 @@ def _splitter(spec: Mapping[str, Any]) -> Callable[[str], list[str]] | None:
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     llama = not before and len(prepends) == 1 and normal == [*prepends, spaces]
     metaspace = kinds == ["Metaspace"] and metaspaces != ["never"] and not normal
-    if spec["model"]["type"] != "BPE" or not (llama or metaspace):
+    if type(backend.model).__name__ != "BPE" or not (llama or metaspace):
         return None
-    inside = any("▁" in piece.lstrip("▁") for piece in spec["model"]["vocab"])
+    pieces = backend.get_vocab(with_added_tokens=False)
+    inside = any("▁" in piece.lstrip("▁") for piece in pieces)
     return None if inside else _at_single_spaces
 
 
@@ -91,11 +102,32 @@ class FileTokenizer(Tokenizer):
     def names(self) -> list[str]:
         """A distinct name for each id."""
 
-    def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of texts one after another, int32, and how many each has, int64."""
-        rows = self.encode_all(texts)
-        ids = np.fromiter(chain.from_iterable(rows), np.int32)
-        return ids, np.fromiter(map(len, rows), np.int64, len(rows))
+    @abc.abstractmethod
+    def arrays(self, texts: Sequence[str]) -> Ragged:
+        """Ids of each text, int32."""
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        found = self.arrays(texts)
+        return [found[row].tolist() for row in range(len(found))]
+
+
+def open_backend(text: str, origin: str) -> Any:
+    """The library's tokenizer, of the text of a `tokenizer.json`; UsageError: it is none."""
+    import tokenizers
+
+    with _explained(f"{origin} cannot be read as a tokenizer"):
+        return tokenizers.Tokenizer.from_str(text)
+
+
+@contextmanager
+def _explained(said: str) -> Iterator[None]:
+    """Raises UsageError for whatever the library raises."""
+    try:
+        yield
+    except BaseException as error:  # What Rust panics with is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UsageError(f"{said}: {error}.") from error
 
 
 class FastTokenizer(FileTokenizer):
@@ -112,11 +144,7 @@ class FastTokenizer(FileTokenizer):
         import tokenizers
 
         self.path = path
-        try:
-            self._backend: Any = tokenizers.Tokenizer.from_file(str(files[FAST]))
-        except Exception as error:  # The library raises nothing narrower.
-            refuse_pointer(files[FAST])
-            raise UsageError(f"{files[FAST]} cannot be read as a tokenizer: {error}.") from error
+        self._backend = open_backend(text_of(files[FAST]), str(files[FAST]))
         # It would cut texts, or fill them up.
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -147,10 +175,17 @@ class FastTokenizer(FileTokenizer):
         found = (self._backend.token_to_id(f"<extra_id_{n}>") for n in range(self.vocab_size))
         self.sentinels = [*iter(lambda: next(found, None), None)]
         self.extra_ids = len(self.sentinels)
-        around = self._backend.encode("").ids
+        with _explained(f"{files[FAST]} cannot be read as a tokenizer"):
+            around = self._backend.encode("").ids
         self.begin = around[: around.index(self.eos_id)] if self.eos_id in around else around
         self._silent |= {*self.begin}
-        self._words: dict[str, list[int]] = {}
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Words that were met have numbers, and ids."""
+        self._numbers: dict[str, int] = defaultdict(count().__next__)
+        self._known = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
 
     def names(self) -> list[str]:
         found = map(self._backend.id_to_token, range(self.vocab_size))
@@ -159,43 +194,57 @@ class FastTokenizer(FileTokenizer):
     def parts(self, text: str) -> list[str]:
         return [text] if self._whole else super().parts(text)
 
-    def encode(self, text: str) -> list[int]:
-        ids = self._backend.encode(well_formed(text), add_special_tokens=False).ids
-        return [*self.begin, *ids]
+    def _encoded(self, texts: list[str]) -> Any:
+        with _explained(f"{self.path}: {FAST} has no ids for a text"):
+            return self._backend.encode_batch_fast(texts, add_special_tokens=False)
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, text: str) -> list[int]:
+        return [*self.begin, *self._encoded([well_formed(text)])[0].ids]
+
+    def arrays(self, texts: Sequence[str]) -> Ragged:
         # The library takes three times as long as SentencePiece; most words come again.
-        cut, words, begin = self._cut, self._words, self.begin
-        rows = [cut(text) for text in map(well_formed, texts)]
-        new = [*(set(chain.from_iterable(rows)) - words.keys())]
-        every = self._backend.encode_batch_fast(new, add_special_tokens=False)
-        words |= {word: one.ids for word, one in zip(new, every, strict=True)}
-        found = [[*begin, *chain.from_iterable(map(words.__getitem__, row))] for row in rows]
-        for word in new if len(words) < MOST_WORDS else [*words]:
-            if len(word) > LONGEST_WORD or len(words) >= MOST_WORDS:
-                del words[word]
-        return found
+        words, rows = list[str](), [0]  # Where rows end in `words`.
+        for text in texts:
+            words += self._cut(well_formed(text))
+            rows.append(len(words))
+        with self._lock:
+            numbers = self._numbers
+            at = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
+            if unknown := len(numbers) - len(self._known):
+                new = [*islice(reversed(numbers), unknown)][::-1]
+                found = [one.ids for one in self._encoded(new)]
+                values = np.fromiter(chain.from_iterable(found), np.int32)
+                own = Ragged(values, np.cumsum([0, *map(len, found)]))
+                self._known = joined([self._known, own])
+            known = self._known
+            if len(numbers) > MOST_WORDS:
+                self._forget()
+        lengths = known.lengths()[at]
+        ids = join_rows(known, at, lengths)
+        ends = np.concatenate([[0], np.cumsum(lengths)])[rows]
+        if self.begin:
+            places = np.repeat(ends[:-1], len(self.begin))
+            ids = np.insert(ids, places, np.tile(self.begin, len(texts)))
+        return Ragged(ids, ends + len(self.begin) * np.arange(len(ends)))
 
     @cached_property
     def _cut(self) -> Callable[[str], list[str]]:
         """Cuts a text into words whose ids, each encoded alone, are together those of the text; or
         leaves it whole.
         """
-        spec = json.loads(self._backend.to_str())
-        split = _splitter(spec)
+        split = _splitter(self._backend)
         if split is None:
             return lambda text: [text]
-        tokens, words_apart = spec["added_tokens"], split is _at_spaces
         odd = "\x1c-\x1f" + "".join(
-            re.escape(one["content"][0])
-            for one in tokens
-            if not words_apart
-            or one["lstrip"]
-            or one["rstrip"]
-            or any(map(str.isspace, one["content"]))
+            re.escape(one.content[0])
+            for one in self._backend.get_added_tokens_decoder().values()
+            if split is not _at_spaces
+            or one.lstrip
+            or one.rstrip
+            or any(map(str.isspace, one.content))
         )
-        whole = re.compile(f"[{odd}]| {_MARKS}").search
-        return lambda text: [text] if whole(text) else split(text)
+        whole, marked = re.compile(f"[{odd}]").search, re.compile(f" {_MARKS}").search
+        return lambda t: [t] if whole(t) or (not t.isascii() and marked(t)) else split(t)
 
     def decode(self, ids: Iterable[int]) -> str:
         known = [int(i) for i in ids]
@@ -254,29 +303,32 @@ class ByteTokenizer(FileTokenizer):
     def parts(self, text: str) -> list[str]:
         return [text]
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._encode(text) for text in texts]
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        end = 0
-        if self._may_hold(text):
-            for match in self._added.finditer(text):
-                ids += [byte + self.OFFSET for byte in utf8(text[end : match.start()])]
-                name = match[0] if match[0] in self._ids else match[0].strip()
-                ids.append(self._ids[name])
-                end = match.end()
-        ids += [byte + self.OFFSET for byte in utf8(text[end:])]
-        # An end that is there already is not added, as in transformers.
-        return ids[:-1] if ids[-1:] == [self.eos_id] else ids
-
-    def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of texts one after another, int32, and how many each has, int64."""
+    def arrays(self, texts: Sequence[str]) -> Ragged:
+        added: list[int] = []
         if any(map(self._may_hold, texts)):
-            return super().arrays(texts)
-        rows = [*map(utf8, texts)]
-        ids = np.frombuffer(b"".join(rows), np.uint8).astype(np.int32) + self.OFFSET
-        return ids, np.fromiter(map(len, rows), np.int64)
+            found = byte_rows([self._marked(text, added) for text in texts])
+        else:
+            found = text_column(texts)
+        ids = np.add(found.values, self.OFFSET, dtype=np.int32)
+        if added:
+            ids[found.values == _MARK[0]] = added
+        return Ragged(ids, found.offsets)
+
+    def _marked(self, text: str, added: list[int]) -> bytes:
+        """A text's bytes with `_MARK` for each token that was added, whose ids go to `added`."""
+        if not self._may_hold(text):
+            return utf8(text)
+        row, end = bytearray(), 0
+        for match in self._added.finditer(text):
+            row += utf8(text[end : match.start()]) + _MARK
+            name = match[0] if match[0] in self._ids else match[0].strip()
+            added.append(self._ids[name])
+            end = match.end()
+        row += utf8(text[end:])
+        # An end that is there already is not added, as in transformers.
+        if row[-1:] == _MARK and added[-1] == self.eos_id:
+            del row[-1], added[-1]
+        return bytes(row)
 
     def decode(self, ids: Iterable[int]) -> str:
         found = bytearray()

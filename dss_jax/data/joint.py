@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dss_jax.data.columns import Pair, join_rows, only
-from dss_jax.data.store import SAMPLES, Ragged, Slices, StoreSplit
+from dss_jax.data.columns import Pair, only
+from dss_jax.data.ragged import Ragged, Slices, join_rows
+from dss_jax.data.store import SAMPLES, StoreSplit
 
 ANSWER, BECAUSE = "Answer:", "Rationale:"
 """In a target that holds both, what comes before the label, or before the rationale."""

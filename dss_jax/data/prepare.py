@@ -23,7 +23,6 @@ from dss_jax.core.registry import load_task, load_task_file
 from dss_jax.data import prepare_child, sources, vocabulary
 from dss_jax.data.rationales import records_digest
 from dss_jax.data.store import FORMAT, MANIFEST, StoreDamaged, TokenStore, key_of, open_store
-from dss_jax.data.store_writer import remove_leftovers
 from dss_jax.records.files import read_records
 
 log = logging.getLogger(__name__)
@@ -141,7 +140,6 @@ def _make(
         found, _ = _look(str(path), need)
         if found is not None:
             return found
-        remove_leftovers(path)
         log.info(f"preparing the token store of {request['name']} (once): {path}")
         asked = {**request, "path": str(path)}
         if beam is None:

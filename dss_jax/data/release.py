@@ -10,14 +10,8 @@ from pathlib import Path
 
 from dss_jax.core import locks
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import (
-    NEW,
-    cache_folder,
-    check_name,
-    check_new_folder,
-    whole_folder,
-    written,
-)
+from dss_jax.core.partial import whole_folder
+from dss_jax.core.paths import NEW, cache_folder, check_name, check_new_folder, written
 from dss_jax.core.road import RELEASE
 from dss_jax.core.types import DistillationTask, Release, Tfds
 from dss_jax.data.download import answer

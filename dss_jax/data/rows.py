@@ -82,9 +82,9 @@ def examples(
     both then keep the order in which `datasets.Dataset.train_test_split` puts them.
 
     Args:
-      left_out: rows that cannot be used are left out, and this gets what is wrong with each; None:
-        they are an error. Those of train and of a validation split held out of it are not told
-        apart.
+      left_out: rows that cannot be used are left out, and this gets what is wrong with each, once
+        (each split of a table meets those that cannot be read); None: they are an error. Those of
+        train and of a validation split held out of it are not told apart.
 
     Raises:
       SplitUnavailable: the split is to come from TFDS but cannot be downloaded.
@@ -145,7 +145,7 @@ def _read(
         of = f" ({files[split]})" if split in files else ""
         raise UsageError(f"the {split} split of task {task.name!r}{of} has no rows.{without}")
     if left_out is not None:
-        left_out += wrong
+        left_out[:] = dict.fromkeys([*left_out, *wrong])
     return found
 
 

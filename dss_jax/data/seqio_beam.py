@@ -20,7 +20,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dss_jax.data import seqio_prepare
-from dss_jax.data.store import Ragged
+from dss_jax.data.ragged import Ragged
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,9 @@ from dss_jax.data import prepare, rows, sources
 from dss_jax.data.characters import Characters, check_labels
 from dss_jax.data.rationales import join_records
 from dss_jax.data.store import SAMPLES, TEXT_COLUMNS, TOKEN_COLUMNS
-from dss_jax.data.store_writer import ColumnPart, Columns, Joined, text_column, write_store
+from dss_jax.data.store_writer import ColumnPart, Columns, Joined, write_store
 from dss_jax.data.survey import not_allowed, unused_labels
+from dss_jax.data.text_rows import text_column
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.vocabulary import files_of, is_tokenizer, open_vocabulary
 
@@ -69,10 +71,10 @@ class TaskRows:
         # Not before the rows are read, so that a mistake in the data shows at once.
         from dss_jax.data.seqio_tokens import encoder, token_columns
 
-        texts = {column: [getattr(e, column) for e in examples] for column in TEXT_COLUMNS}
-        texts["allowed_labels"] = [
-            json.dumps(labels, ensure_ascii=False) for labels in texts["allowed_labels"]
-        ]
+        texts = {column: [*map(attrgetter(column), examples)] for column in TEXT_COLUMNS}
+        allowed, as_json = texts["allowed_labels"], json.JSONEncoder(ensure_ascii=False).encode
+        shown = {labels: as_json(labels) for labels in dict.fromkeys(allowed)}
+        texts["allowed_labels"] = [*map(shown.__getitem__, allowed)]
         encode = encoder(self.vocabulary, self.extra_ids)
         return {
             **token_columns(examples, encode, self.style),
@@ -93,16 +95,17 @@ def _plan_task(request: Mapping[str, Any], size: int) -> StorePlan:
     unavailable: dict[str, str] = {}
     folder = sources.data_folder(request["data_dir"])
     left_out: dict[str, int] = {}
+    wrong: list[str] = []
     for split in sources.available_splits(task, folder):
-        wrong: list[str] | None = [] if request["bad_rows"] == "skip" else None
+        before = len(wrong)
         try:
-            read[split] = rows.examples(task, split, folder, wrong)
+            skipped = wrong if request["bad_rows"] == "skip" else None
+            read[split] = rows.examples(task, split, folder, skipped)
         except SplitUnavailable as error:
             unavailable[split] = str(error)
-        # They are train's where validation is held out of it.
-        if wrong and not (split == "validation" and sources.held_out(task, folder)):
-            left_out[split] = len(wrong)
-            log.warning("\n".join([f"{split}: {len(wrong):,} rows are left out", *wrong[:3]]))
+        if new := wrong[before:]:
+            left_out[split] = len(new)
+            log.warning("\n".join([f"{split}: {len(new):,} rows are left out", *new[:3]]))
     if not read:
         raise UsageError("\n".join(unavailable.values()))
     old: list[str] = []

@@ -8,8 +8,9 @@ tests/test_seqio_tokens.py holds the columns to what the tasks of `seqio_tasks` 
 
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +22,9 @@ from dss_jax.core.machine import processors
 from dss_jax.core.prefixes import prefixes
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import Example
-from dss_jax.data.columns import join_rows
 from dss_jax.data.file_tokenizers import open_tokenizer
-from dss_jax.data.store import SAMPLES, TARGETS, TOKEN_COLUMNS, Ragged
+from dss_jax.data.ragged import Ragged, join_rows
+from dss_jax.data.store import SAMPLES, TARGETS, TOKEN_COLUMNS
 from dss_jax.data.tokenizer import SEPARATOR
 
 Content = bytes | tuple[tuple[str, bytes], ...]
@@ -83,12 +84,7 @@ def _of_tokenizer(files: Sequence[tuple[str, bytes]]) -> Encode:
         for name, content in files:
             (Path(folder) / name).write_bytes(content)
         own = open_tokenizer(Path(folder))
-
-    def encode(texts: Sequence[str]) -> Ragged:
-        ids, lengths = own.arrays(texts)
-        return Ragged(ids, np.concatenate([[0], np.cumsum(lengths)]))
-
-    return Encode(encode, own.parts, own.eos_id)
+    return Encode(own.arrays, own.parts, own.eos_id)
 
 
 def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> dict[str, Ragged]:
@@ -96,23 +92,35 @@ def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> di
     included; none for a target that is empty, and in `SAMPLES` for a row that has not several
     rationales.
     """
-    texts: dict[str, list[Sequence[str]]] = {SAMPLES: [example.rationales for example in examples]}
-    for column, prefix in prefixes(style).of_columns.items():
-        texts[column] = [encode.parts(prefix + example.input) for example in examples]
-    for column, field in TARGETS.items():
-        texts[column] = [[text] if (text := getattr(e, field)) else [] for e in examples]
-    return {column: _ended(texts[column], encode) for column in (*TOKEN_COLUMNS, SAMPLES)}
+    of_columns = prefixes(style).of_columns
+
+    def rows(column: str) -> Iterator[Sequence[str]]:
+        if column == SAMPLES:
+            return (example.rationales for example in examples)
+        if (prefix := of_columns.get(column)) is not None:
+            return (encode.parts(prefix + example.input) for example in examples)
+        targets = map(attrgetter(TARGETS[column]), examples)
+        return ((text,) if text else () for text in targets)
+
+    return {column: _ended(rows(column), encode) for column in (*TOKEN_COLUMNS, SAMPLES)}
 
 
-def _ended(rows: Sequence[Sequence[str]], encode: Encode) -> Ragged:
+def _ended(rows: Iterable[Sequence[str]], encode: Encode) -> Ragged:
     """The texts of each row as ids, one after another, each ended by end-of-sequence."""
-    texts = [text for row in rows for text in row]
-    # Labels are few: each is encoded once.
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    ids = encode([*numbers])
+    texts, ends = list[str](), [0]
+    # No list of lists: Python's garbage collector would look through all rows again and again.
+    for row in rows:
+        texts += row
+        ends.append(len(texts))
+    distinct = dict.fromkeys(texts)
+    few = len(distinct) < 0.9 * len(texts)  # As labels are: each is encoded once.
+    ids = encode([*distinct] if few else texts)
     offsets = ids.offsets + np.arange(len(ids.offsets))
-    at = np.array([numbers[text] for text in texts], np.int64)
-    ended = Ragged(np.insert(ids.values, ids.ends, encode.eos_id), offsets).take(at)
-    lengths = ended.lengths()
-    starts = np.cumsum([0, *lengths])[np.cumsum([0, *map(len, rows)])]
-    return Ragged(join_rows(ended, np.arange(len(texts)), lengths), starts)
+    ended = Ragged(np.insert(ids.values, ids.ends, encode.eos_id), offsets)
+    if few:
+        numbers = {text: number for number, text in enumerate(distinct)}
+        at = np.fromiter(map(numbers.__getitem__, texts), np.int64, len(texts))
+        lengths = ended.lengths()[at]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ended = Ragged(join_rows(ended, at, lengths), offsets)
+    return Ragged(ended.values, ended.offsets[ends])

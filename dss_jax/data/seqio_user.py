@@ -14,9 +14,11 @@ import numpy as np
 import seqio
 
 from dss_jax.core.errors import UsageError
+from dss_jax.data.ragged import Ragged
 from dss_jax.data.seqio_vocabulary import TokenizerVocabulary
-from dss_jax.data.store import Ragged, TextColumn
-from dss_jax.data.store_writer import Columns, SplitBuilder, text_column
+from dss_jax.data.store import TextColumn
+from dss_jax.data.store_writer import Columns, SplitBuilder
+from dss_jax.data.text_rows import text_column
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.vocabulary import BYTES, open_vocabulary, resolve
 

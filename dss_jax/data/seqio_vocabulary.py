@@ -106,7 +106,8 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return tf.RaggedTensor.from_row_lengths(ids, lengths)
 
     def _arrays(self, texts: Any) -> Any:
-        return self.own.arrays([text.decode("utf-8", errors="replace") for text in texts])
+        ids = self.own.arrays([text.decode("utf-8", errors="replace") for text in texts])
+        return ids.values, ids.lengths()
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         def decoded(rows: Any) -> Any:

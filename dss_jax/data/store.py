@@ -24,6 +24,7 @@ import numpy as np
 from dss_jax.core.digest import file_digest
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import check_name
+from dss_jax.data.ragged import Ragged, joined
 from dss_jax.data.tokenizer import Tokenizer
 
 FORMAT = 2
@@ -54,47 +55,6 @@ MANIFEST, VOCABULARY, TOKENIZER = "manifest.json", "vocabulary.model", "vocabula
 
 class StoreDamaged(UsageError):  # noqa: N818
     """A store that is half-written, was changed, or has another format."""
-
-
-class Slices:
-    """Rows that lie in a flat array: row i is values[starts[i]:ends[i]], both int64 [rows]."""
-
-    def __init__(self, values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
-        self.values, self.starts, self.ends = values, starts, ends
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        return self.values[self.starts[row] : self.ends[row]]
-
-    def lengths(self) -> np.ndarray:
-        """Length of each row: int64 [rows]."""
-        return self.ends - self.starts
-
-    def take(self, rows: np.ndarray) -> "Slices":
-        """Some of the rows, in another order; nothing is copied."""
-        return Slices(self.values, self.starts[rows], self.ends[rows])
-
-
-class Ragged(Slices):
-    """Rows one after another in a flat array: row i is values[offsets[i]:offsets[i + 1]], int64."""
-
-    def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
-        assert offsets.ndim == values.ndim == 1
-        assert offsets[0] == 0
-        assert offsets[-1] == len(values)
-        super().__init__(values, offsets[:-1], offsets[1:])
-        self.offsets = offsets
-
-
-def joined(parts: Sequence[Ragged]) -> Ragged:
-    """The rows of some columns, one column after another; no part: no row."""
-    lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths() for part in parts)])
-    values = np.concatenate([np.zeros(0, np.uint8), *(part.values for part in parts)])
-    return Ragged(values, np.cumsum(lengths))
 
 
 class TextColumn:

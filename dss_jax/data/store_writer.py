@@ -3,29 +3,26 @@
 import contextlib
 import json
 import os
-import secrets
 import shutil
-import socket
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from dss_jax.core.digest import file_digest
-from dss_jax.core.machine import is_alive
-from dss_jax.core.paths import make_folder, written
+from dss_jax.core.partial import beside
+from dss_jax.core.paths import written
 from dss_jax.core.texts import utf8
+from dss_jax.data.ragged import Ragged, joined
 from dss_jax.data.store import (
     FORMAT,
     MANIFEST,
     TOKENIZER,
     VOCABULARY,
-    Ragged,
     StoreDamaged,
     TokenStore,
-    joined,
     key_of,
     open_store,
 )
@@ -40,14 +37,6 @@ class ColumnPart(Protocol):
     """Columns of a part of a split, perhaps read when they are asked for."""
 
     def __getitem__(self, column: str, /) -> Ragged: ...
-
-
-def text_column(texts: Iterable[str]) -> Ragged:
-    """Texts as bytes of UTF-8: any text, see `core.texts.utf8`."""
-    rows = [utf8(text) for text in texts]
-    return Ragged(
-        np.frombuffer(b"".join(rows), np.uint8), np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    )
 
 
 class _Columns(Mapping[str, Ragged]):
@@ -106,7 +95,7 @@ def write_store(
     replace: bool = False,
 ) -> TokenStore:
     """Writes a store beside its place, moves it there when it is complete, and opens it. Raises
-    UsageError: see `core.paths.written`.
+    UsageError: see `core.paths.written`. What a killed writer of it has left is removed.
 
     Args:
       path: where it shall be. A damaged store there is replaced; where another process has put a
@@ -117,33 +106,16 @@ def write_store(
       description: further fields of the manifest.
       replace: whether a sound store that is there is replaced too.
     """
-    partial = path.parent / f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        with written(path):
-            make_folder(partial)
-            own = partial / (TOKENIZER if is_tokenizer(vocabulary) else VOCABULARY)
-            copy_vocabulary(vocabulary, own)
-            entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
-            fields = {"sha256": vocabulary_digest(own), "extra_ids": extra_ids}
-            manifest = _manifest(partial, entries, fields, description)
-            (partial / MANIFEST).write_bytes(as_json(manifest, indent=1) + b"\n")
-            _sync(partial)
-            _move(partial, path, replace)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with written(path), beside(path) as partial:
+        own = partial / (TOKENIZER if is_tokenizer(vocabulary) else VOCABULARY)
+        copy_vocabulary(vocabulary, own)
+        entries = {name: _write_split(partial / name, split) for name, split in splits.items()}
+        fields = {"sha256": vocabulary_digest(own), "extra_ids": extra_ids}
+        manifest = _manifest(partial, entries, fields, description)
+        (partial / MANIFEST).write_bytes(as_json(manifest, indent=1) + b"\n")
+        _sync(partial)
+        _move(partial, path, replace)
     return open_store(path)
-
-
-def remove_leftovers(path: Path) -> None:
-    """Deletes what interrupted writers of this store left on this machine."""
-    for folder in path.parent.glob(f"{_partial_prefix(path)}*"):
-        pid = folder.name.removeprefix(_partial_prefix(path)).partition("-")[0]
-        if not (pid.isdigit() and is_alive(int(pid))):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _partial_prefix(path: Path) -> str:
-    return f".partial-{path.name}-{socket.gethostname()}-"
 
 
 def _write_split(folder: Path, columns: Columns) -> dict[str, Any]:

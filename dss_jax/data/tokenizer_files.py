@@ -52,25 +52,31 @@ def at_hand(folder: Path) -> Path:
     return copy
 
 
-def vocabulary_in(folder: Path, extra_ids: int = 100) -> Path | None:
+def vocabulary_in(
+    folder: Path, extra_ids: int = 100, make: Callable[..., Path | None] = lambda *_: None
+) -> Path | None:
     """The vocabulary in a local folder: its SentencePiece file, with `extra_ids` above its pieces
     (if its settings do not say how many), where that is all of it; the folder itself where it holds
-    a tokenizer; None: neither. UsageError: tokens were added in a way that is not read here.
+    a tokenizer; None: neither.
+
+    `make`: (folder, its files) -> a folder that holds a tokenizer, of files that are none yet; or
+    None. UsageError: tokens were added in a way that is not read here.
     """
     files = files_of(folder)
-    settings = settings_of(files)
-    extra_ids = settings.get("extra_ids", extra_ids)
-    readable = FAST in files or is_bytes(files)
-    if PIECES in files:
-        if not (further := further_tokens(files, extra_ids)):
-            return files[PIECES]
-        if not readable:
-            raise UsageError(
-                f"{folder} has tokens that were added to {PIECES} ({min(further.values())!r}), and "
-                f"no {FAST} that has them. Write one with dss convert --from hf DIR --to hf NEW, "
-                "or with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)."
-            )
-    return folder if readable else None
+    extra_ids = settings_of(files).get("extra_ids", extra_ids)
+    further = further_tokens(files, extra_ids)
+    if PIECES in files and not further:
+        return files[PIECES]
+    if FAST in files or is_bytes(files):
+        return folder
+    made = make(folder, files)
+    if further and made is None:
+        raise UsageError(
+            f"{folder} has tokens that were added to {PIECES} ({min(further.values())!r}), and "
+            f"no {FAST} that has them. Write one with dss convert --from hf DIR --to hf NEW, "
+            "or with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+        )
+    return made
 
 
 def is_bytes(files: Mapping[str, Path]) -> bool:
@@ -82,9 +88,9 @@ def is_bytes(files: Mapping[str, Path]) -> bool:
 
 def further_tokens(files: Mapping[str, Path], extra_ids: int) -> dict[int, str]:
     """Id -> text, of tokens that were added to a SentencePiece file's pieces and extra ids."""
-    found = {number: str(token["content"]) for number, token in added_tokens(files).items()}
     if PIECES not in files:
         return {}
+    found = {number: str(token["content"]) for number, token in added_tokens(files).items()}
     try:
         pieces = SentencePiece(files[PIECES], 0).vocab_size
     except UsageError:
@@ -106,12 +112,11 @@ def added_tokens(files: Mapping[str, Path]) -> dict[int, dict[str, Any]]:
         held = read(files[name])
         try:
             for number, token in tokens(held):
-                flags = [token.get(flag, False) for flag in FLAGS]
-                if not (_has_text(token) and all(isinstance(flag, bool) for flag in flags)):
+                if not (isinstance(token, dict) and _is_token(token)):
                     raise TypeError(f"{token!r} is no token")
-                if not 0 <= int(number) < MOST_IDS:
-                    raise TypeError(f"{number} is no id")
-                found[int(number)] = token
+                # The names of a JSON object are text.
+                own = int(number) if isinstance(number, str) else number
+                found[checked_id(own)] = token
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 f"{files[name]}: its added tokens are not as they should be ({error}): each an id, "
@@ -120,17 +125,38 @@ def added_tokens(files: Mapping[str, Path]) -> dict[int, dict[str, Any]]:
     return found
 
 
-def _has_text(token: Any) -> bool:
-    text = token.get("content") if isinstance(token, dict) else token
+def checked_id(number: Any) -> int:
+    """The id of a token, as JSON has it; raises TypeError where it is none."""
+    if type(number) is not int or not 0 <= number < MOST_IDS:
+        raise TypeError(f"{number!r} is no id")
+    return number
+
+
+def _is_token(token: Any) -> bool:
+    """Whether it is a text, alone or with flags."""
+    text = token
+    if isinstance(token, dict):
+        text = token.get("content")
+        if not all(isinstance(token.get(flag, False), bool) for flag in FLAGS):
+            return False
     return isinstance(text, str) and text != ""
+
+
+def text_of(file: Path) -> str:
+    """The text of a file of Hugging Face's; raises UsageError where it is none."""
+    refuse_pointer(file)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read: {error}.") from error
 
 
 def read(file: Path) -> dict[str, Any]:
     """The object in a JSON file of Hugging Face's; raises UsageError where there is none."""
+    text = text_of(file)
     try:
-        found = strict_json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        refuse_pointer(file)
+        found = strict_json.loads(text)
+    except ValueError as error:
         raise UsageError(f"{file} cannot be read: {error}.") from error
     if not isinstance(found, dict):
         raise UsageError(f"{file} does not hold a JSON object.")
@@ -144,9 +170,10 @@ def settings_of(files: Mapping[str, Path]) -> dict[str, Any]:
         own = {key: value for key, value in read(file).items() if value is not None}
         tokens = [own[role] for role in own if role in (*SILENT, *NAMES, "mask_token")]
         more = own.get("additional_special_tokens", [])
-        if wrong := [one for one in (*tokens, *more) if not _has_text(one)]:
+        tokens += more if isinstance(more, list) else [[more]]
+        if wrong := [one for one in tokens if not _is_token(one)]:
             raise UsageError(f"{file}: {wrong[0]!r} is no token.")
-        if not (isinstance(extra := own.get("extra_ids", 0), int) and 0 <= extra < MOST_IDS):
+        if not (type(extra := own.get("extra_ids", 0)) is int and 0 <= extra < MOST_IDS):
             raise UsageError(f"{file}: extra_ids is {extra!r}, and should be a number of tokens.")
         both |= own
     return both

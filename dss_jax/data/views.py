@@ -8,7 +8,8 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import LABEL, RATIONALE
 from dss_jax.data.columns import Examples, only
-from dss_jax.data.store import SAMPLES, Slices, StoreSplit
+from dss_jax.data.ragged import Slices
+from dss_jax.data.store import SAMPLES, StoreSplit
 
 
 def examples_of(

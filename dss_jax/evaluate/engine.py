@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
 from dss_jax.core.t5_config import GREEDY
-from dss_jax.data.store import Slices
+from dss_jax.data.ragged import Slices
 from dss_jax.layouts.batches import eval_batches
 from dss_jax.layouts.layout import pad_rows, round_up
 from dss_jax.model import decoding

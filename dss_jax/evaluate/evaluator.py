@@ -13,7 +13,8 @@ import numpy as np
 from dss_jax.core import config, strict_json
 from dss_jax.core.paths import write_whole
 from dss_jax.core.types import Scorer
-from dss_jax.data.store import Slices, StoreSplit, TokenStore
+from dss_jax.data.ragged import Slices
+from dss_jax.data.store import StoreSplit, TokenStore
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.data.views import as_scored
 from dss_jax.evaluate.engine import Engine, make_engine, rows_at_once

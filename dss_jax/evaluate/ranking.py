@@ -20,8 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
-from dss_jax.data.columns import join_rows
-from dss_jax.data.store import Slices, StoreSplit
+from dss_jax.data.ragged import Slices, join_rows
+from dss_jax.data.store import StoreSplit
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.evaluate.trie import Ids, Trie, trie_of, trie_stream
 from dss_jax.layouts.batches import eval_batches

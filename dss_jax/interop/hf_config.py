@@ -8,6 +8,7 @@ from the configuration here; the tensors say whether the head is tied.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dss_jax.core.config import T5Config
@@ -99,37 +100,38 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
     """
     model_type = fields.get("model_type")
     if model_type not in MODEL_TYPES:
-        why = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
+        why = REFUSED.get(str(model_type))
         raise UsageError(
-            f"{origin} is of model_type {model_type!r}, which this T5 cannot hold{why}. "
+            f"{origin} is of model_type {model_type!r}, which this T5 cannot hold"
+            f"{f': {why}' if why else ''}. "
             f"Allowed: {', '.join(MODEL_TYPES)}, t5gemma."
         )
     missing = [name for name in SHAPE.values() if name not in fields]
     if missing:
         raise UsageError(f"{origin}: {CONFIG} lacks {', '.join(missing)}.")
-    ids: dict[str, Any] = {name: token_id(fields, name, origin) for name in TOKEN_IDS}
-    return T5Config(
+    found = T5Config(
         **{ours: fields[theirs] for ours, theirs in SHAPE.items()},
         **{name: fields.get(name, default) for name, default in OPTIONAL.items()},
         num_decoder_layers=fields.get("num_decoder_layers") or fields["num_layers"],
         mlp_activations=_activations(fields, origin),
         logits_via_embedding=is_scaled(fields),
         relative_attention_per_layer=model_type == "umt5",
-        **ids,
     )
+    rows = found.vocab_size or 0
+    ids: dict[str, Any] = {n: token_id(fields, n, rows, origin) for n in TOKEN_IDS}
+    return replace(found, **ids)
 
 
-def token_id(fields: Mapping[str, Any], name: str, origin: str) -> int:
-    """A field of `TOKEN_IDS`; UsageError: it is no id below `vocab_size`, or several."""
+def token_id(fields: Mapping[str, Any], name: str, rows: int, origin: str) -> int:
+    """A field of `TOKEN_IDS`; UsageError: it is no id below `rows`, or several."""
     given = fields.get(name)
     if isinstance(given, list) and len(given) == 1:
         [given] = given
     if given is None:
         return TOKEN_IDS[name]
-    if not isinstance(given, int) or not 0 <= given < fields["vocab_size"]:
+    if not isinstance(given, int) or not 0 <= given < rows:
         raise UsageError(
-            f"{origin}: {name} is {given}; it must be one id, from 0 to below vocab_size "
-            f"({fields['vocab_size']})."
+            f"{origin}: {name} is {given}; it must be one id, from 0 to below vocab_size ({rows})."
         )
     return given
 

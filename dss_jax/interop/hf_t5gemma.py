@@ -129,7 +129,8 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
         raise UsageError(f"{origin}: the encoder and the decoder must not differ in {values}.")
     ids: dict[str, Any] = {**decoder, "decoder_start_token_id": decoder["bos_token_id"]}
     ids["eos_token_id"] = fields.get("eos_token_id") or decoder["eos_token_id"]
-    ids = {name: hf_config.token_id(ids, name, origin) for name in hf_config.TOKEN_IDS}
+    rows = decoder["vocab_size"]
+    ids = {name: hf_config.token_id(ids, name, rows, origin) for name in hf_config.TOKEN_IDS}
     gemma = Gemma(
         **{name: decoder[name] for name in (*_OWN, "rope_theta")},
         **{f"encoder_{ours}": encoder[theirs] for ours, theirs in _SIZES.items()},

@@ -5,22 +5,25 @@ library tokenizes them all.
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import cache_folder, write_whole
 from dss_jax.data import tokenizer_files
+from dss_jax.data.file_tokenizers import open_backend
 from dss_jax.data.tokenizer import SentencePiece
 from dss_jax.data.tokenizer_files import (
     FAST,
     FLAGS,
     PIECES,
     added_tokens,
-    further_tokens,
+    checked_id,
+    text_of,
     token_text,
 )
-from dss_jax.data.vocabulary import files_of, vocabulary_digest
+from dss_jax.data.vocabulary import vocabulary_digest
 from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
 
 WORDS, MERGES = "vocab.json", "merges.txt"
@@ -36,12 +39,11 @@ def readable_vocabulary(folder: Path, extra_ids: int) -> Path | None:
     are of before `tokenizer.json`, a copy of them in the cache that has one, too. UsageError: none
     can be made of them.
     """
-    files = files_of(folder)
-    if FAST in files:
-        return tokenizer_files.vocabulary_in(folder, extra_ids)
+    return tokenizer_files.vocabulary_in(folder, extra_ids, partial(_made, extra_ids))
+
+
+def _made(extra_ids: int, folder: Path, files: Mapping[str, Path]) -> Path | None:
     if PIECES in files:
-        if not further_tokens(files, extra_ids):
-            return files[PIECES]
         made = _of_pieces(files, extra_ids)
     elif {WORDS, MERGES} <= files.keys():
         kind = tokenizer_files.settings_of(files).get("tokenizer_class")
@@ -49,8 +51,9 @@ def readable_vocabulary(folder: Path, extra_ids: int) -> Path | None:
             raise UsageError(f"{folder} has the files of a {kind}. {REMEDY}")
         made = _of_merges(files)
     else:
-        return tokenizer_files.vocabulary_in(folder, extra_ids)
+        return None
     text = json.dumps(made, ensure_ascii=False)
+    open_backend(text, f"what is made of {', '.join(map(str, files.values()))}")
     key = hashlib.sha256(f"{vocabulary_digest(folder)} {text}".encode()).hexdigest()[:16]
     copy = cache_folder() / "vocabularies" / key
     if not (copy / FAST).is_file():
@@ -87,7 +90,11 @@ def _of_pieces(files: Mapping[str, Path], extra_ids: int) -> dict[str, Any]:
 def _of_merges(files: Mapping[str, Path]) -> dict[str, Any]:
     """Byte-level BPE with RoBERTa's template, as CodeT5 has it."""
     words = tokenizer_files.read(files[WORDS])
-    lines = files[MERGES].read_text(encoding="utf-8").splitlines()
+    try:
+        [*map(checked_id, words.values())]
+    except TypeError as error:
+        raise UsageError(f"{files[WORDS]}: {error}.") from error
+    lines = text_of(files[MERGES]).splitlines()
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     settings = tokenizer_files.settings_of(files)
     roles = {"bos_token": "<s>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
@@ -99,7 +106,7 @@ def _of_merges(files: Mapping[str, Path]) -> dict[str, Any]:
     added = {n: token_text(one) for n, one in added_tokens(files).items()}
     ids = {**words, **{name: n for n, name in added.items()}}
     for name in names:
-        ids.setdefault(name, max(ids.values()) + 1)
+        ids.setdefault(name, max(ids.values(), default=-1) + 1)
     special = {ids[name]: name for name in names} | added
     space = bool(settings.get("add_prefix_space", False))
     level = {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True}

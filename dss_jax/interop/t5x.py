@@ -32,7 +32,7 @@ from dss_jax.core import storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.environment import T5X_CONSTANTS
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import whole_folder
+from dss_jax.core.partial import whole_folder
 from dss_jax.core.t5_config import SHAPE_FIELDS
 from dss_jax.interop import t5x_store
 from dss_jax.interop.t5x_store import LEGACY_INDEX, ORBAX_INDEX

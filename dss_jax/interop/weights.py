@@ -23,6 +23,7 @@ from flax.linen import meta
 from dss_jax.core import paths, storage
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.partial import whole_folder
 from dss_jax.core.student_card import StudentCard
 from dss_jax.model.build import model_of
 
@@ -176,7 +177,7 @@ def whole_place(path: str | Path, last: str) -> Iterator[Path]:
     that a remote one is whole, and is written last. UsageError: `path` is there and not empty.
     """
     if not storage.is_remote(path):
-        with paths.whole_folder(Path(path).expanduser()) as folder:
+        with whole_folder(Path(path).expanduser()) as folder:
             yield folder
         return
     with storage.explained(path):

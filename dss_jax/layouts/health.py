@@ -11,7 +11,8 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import UNK_ID
-from dss_jax.data.store import TOKEN_COLUMNS, Slices, StoreSplit, TokenStore
+from dss_jax.data.ragged import Slices
+from dss_jax.data.store import TOKEN_COLUMNS, StoreSplit, TokenStore
 from dss_jax.layouts.batches import subset_rows
 
 log = logging.getLogger(__name__)

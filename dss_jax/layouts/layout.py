@@ -15,8 +15,8 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import forward_flops
 from dss_jax.core.t5_config import T5Config
-from dss_jax.data.columns import Examples, join_rows, shift_joined
-from dss_jax.data.store import Slices
+from dss_jax.data.columns import Examples, shift_joined
+from dss_jax.data.ragged import Slices, join_rows
 from dss_jax.layouts.blocks import Batch, BlockShape
 
 Blocks = tuple[BlockShape, ...]

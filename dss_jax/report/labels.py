@@ -1,10 +1,11 @@
 """What students say for each gold label, where there are few: which labels are taken for which."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dss_jax.core.scoring import folded_text
+from dss_jax.core.words import word_in
 from dss_jax.report.found_runs import FoundRuns, View, closed_labels
 from dss_jax.report.tables import Table, share_of
 
@@ -13,7 +14,8 @@ OTHER = "no label"
 
 def named(rationale: str | None, labels: Sequence[str]) -> str | None:
     """The label that a rationale names, where it names one alone, as a word of its own."""
-    found = [n for n in labels if re.search(rf"(?<!\w){re.escape(n)}(?!\w)", rationale or "", re.I)]
+    text = folded_text(rationale or "")
+    found = [label for label in labels if word_in(folded_text(label), text)]
     return found[0] if len(found) == 1 else None
 
 

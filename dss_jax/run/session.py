@@ -77,6 +77,13 @@ def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
             )
         ids = {"pad_token_id": pad, "decoder_start_token_id": pad}
         ids["eos_token_id"] = vocabulary.eos_id
+        for name, own in ids.items():
+            # T5's own values are the defaults, and so stand for none.
+            if (given := getattr(run.model, name)) not in (own, getattr(config.T5Config, name)):
+                raise UsageError(
+                    f"T5Config.{name} is {given}, and the vocabulary {vocabulary.path} has {own}. "
+                    "Leave the setting out."
+                )
     if size is None:
         size = -(-needed // 128) * 128
     if size < needed:

@@ -14,7 +14,7 @@ import numpy as np
 from dss_jax.core import config, storage
 from dss_jax.core.checks import among
 from dss_jax.core.t5_config import GREEDY
-from dss_jax.data.store import Ragged
+from dss_jax.data.ragged import Ragged
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.evaluate.engine import Engine
 from dss_jax.evaluate.ranking import TrieRanker

@@ -13,7 +13,7 @@ import numpy as np
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.t5_config import Sample
-from dss_jax.data.store import Ragged
+from dss_jax.data.ragged import Ragged
 from dss_jax.evaluate.engine import Engine
 from dss_jax.interop.open_model import open_model
 from dss_jax.model.sampling import SampleSearch

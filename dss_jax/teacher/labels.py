@@ -12,6 +12,7 @@ from dss_jax.core.arithmetic import evaluate
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.scoring import folded_text, same_value
 from dss_jax.core.types import Example
+from dss_jax.core.words import own_word, word_in
 from dss_jax.teacher.prompting import outputs, written
 
 LONGEST = 500  # Characters of an answer that are looked at.
@@ -169,7 +170,7 @@ class Labels:
         begun = [
             one
             for one, known in self._plain.items()
-            if known and words.startswith(known) and not words[len(known) :][:1].isalnum()
+            if known and words.startswith(known) and own_word(known).match(words)
         ]
         return max(begun, key=len, default=label) != label
 
@@ -194,12 +195,6 @@ class Labels:
 def same_label(a: str, b: str) -> bool:
     """Whether two labels are the same text, or equations of one value."""
     return a == b or same_value(a, b)
-
-
-def word_in(word: str, text: str) -> bool:
-    """Whether `word` stands in `text`, not as a part of other words."""
-    # Most often it does not, and a pattern of each word would have to be made.
-    return word in text and bool(word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text))
 
 
 def plain(text: str) -> str:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 from dss_jax.core.completions import parse_completion
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.types import Example
+from dss_jax.core.words import word_in
 from dss_jax.records.records import LABEL_FIRST, RecordSample, Reply
-from dss_jax.teacher.labels import LONGEST, WRAPPING, Labels, same_label, word_in
+from dss_jax.teacher.labels import LONGEST, WRAPPING, Labels, same_label
 from dss_jax.teacher.prompting import PromptOptions
 from dss_jax.teacher.replies import how_it_ended
 from dss_jax.teacher.thoughts import split_thoughts
