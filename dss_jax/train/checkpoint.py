@@ -157,8 +157,10 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises UsageError where a write has failed meanwhile; costs microseconds."""
-        with self._written():
-            self._manager.check_for_errors()
+        # Orbax's check_for_errors() takes the error from the thread that, without one, deletes the
+        # checkpoints before.
+        if not self._manager.is_saving_in_progress():
+            self.wait()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there."""

@@ -7,11 +7,13 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import t5_weights
 import toy
@@ -45,7 +47,6 @@ def _params(folder: Path) -> dict[str, np.ndarray]:
     """Those of the last step."""
     with closing(Checkpoints(folder / run_folder.CHECKPOINTS)) as checkpoints:
         params = checkpoints._folder / str(checkpoints.find("latest")) / "params"
-    import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(params.absolute())
@@ -212,6 +213,38 @@ def test_a_run_ends_at_the_first_save_that_fails_and_goes_on(
     assert single.train(run, toy_store, TEXT_ACCURACY) == whole[0]
     for name, array in whole[1].items():
         np.testing.assert_array_equal(array, _params(folder)[name])
+
+
+def test_a_save_whose_failure_training_sees_first_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax's own thread, which deletes what is older, asks for the failure a little later."""
+    folder, waits = tmp_path / "checkpoints", ocp.CheckpointManager._wait_for_checkpointers
+
+    async def full(self: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def late(manager: ocp.CheckpointManager) -> None:
+        time.sleep(0.5)
+        waits(manager)
+
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save_params({"w": np.zeros(3)}, 2, 50.0)
+    checkpoints.wait()
+    monkeypatch.setattr(checkpoint._Summed, "finalize", full)
+    monkeypatch.setattr(ocp.CheckpointManager, "_wait_for_checkpointers", late)
+    checkpoints.save_params({"w": np.ones(3)}, 4, 60.0)
+
+    def step_on() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            checkpoints.check()
+            time.sleep(0.01)
+
+    with pytest.raises(UsageError, match="whole: 2"):
+        step_on()
+    time.sleep(1)
+    assert damage_of(folder / "2") is None
 
 
 def test_the_doctor_says_what_is_whole_and_sets_the_rest_aside(
