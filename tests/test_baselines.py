@@ -21,6 +21,7 @@ from dss_jax.data.store import TokenStore
 from dss_jax.interop.hf import write_hf
 from dss_jax.interop.weights import expected_shapes, from_tree, nested
 from dss_jax.report import report
+from dss_jax.report.found_runs import View
 from dss_jax.run import run_folder, seeds, single, undistilled_run
 from dss_jax.run.changes import changes
 from dss_jax.run.compute import drawn_out
@@ -238,3 +239,18 @@ class TestEqualCompute:
             ("standard_equal_compute", "15", "5.00e+15", "2.50"),
         ]
         assert "by_compute.png" in {f.name for f in made.files}
+
+    def test_the_papers_numbers_have_no_compute(self, tmp_path: Path) -> None:
+        for method, flops in (("standard", 2 * 10**15), ("dss", 5 * 10**15)):
+            folder = write_run(tmp_path / method, accuracy_of(50), method=method, task="cqa")
+            file = folder / "results.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"training_flops": flops}))
+        report.write(tmp_path, view=View(published=True))
+        assert "published" not in (tmp_path / "report" / "by_compute.svg").read_text()
+
+    def test_what_was_not_trained_has_no_panel(self, tmp_path: Path) -> None:
+        for n in (1, 2):
+            about = {"method": "undistilled", "examples": 0, "parameters": n * 10**6}
+            write_run(tmp_path / str(n), accuracy_of(50), **about)
+        made = report.write(tmp_path)
+        assert not [f for f in made.files if f.name.startswith("by_")]
