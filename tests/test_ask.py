@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,6 +189,17 @@ def test_what_more_data_does_and_how_much_is_saved() -> None:
     json.dumps(made.as_json(), allow_nan=False)
 
 
+def test_equal_differences_are_not_equal_answers() -> None:
+    right = {Part(BASELINE, 1.0): np.zeros((4, 9), bool), Part(METHOD, 1.0): np.ones((4, 9), bool)}
+    found = answer(right, margin=1.0, alpha=0.05)
+    assert found.needs(0.05, 1.0).startswith("No variance was seen")
+    right[Part(METHOD, 1.0)] = right[Part(BASELINE, 1.0)]
+    found = answer(right, margin=1.0, alpha=0.05)
+    assert found.needs(0.05, 1.0).startswith("All answers are equally right")
+    one = answer({part: both[:1] for part, both in right.items()}, margin=1.0, alpha=0.05)
+    assert "each takes 1,235 minutes" in one.needs(0.05, 1235.2)
+
+
 def test_no_more_is_spent_than_the_level() -> None:
     spent = [plans.spent(0.05, plan, share) for plan in range(4) for share in np.linspace(0, 1, 9)]
     assert spent == sorted(spent)
@@ -368,6 +380,14 @@ class TestBudget:
         assert "(95 %: -100.0 to +100.0), 1 seed and 200 test items" in saved["said"]
         assert saved["needs"] == "One seed says nothing of chance; each takes 3 minutes here."
 
+    def test_after_the_last_seed_it_says_so(
+        self, tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        machine.world = "noise"
+        monkeypatch.setattr(ask, "MOST_ROUNDS", 4)
+        saved = dss_ask(tmp_path / "a", 600, "--fractions", "1")
+        assert saved["needs"].endswith("The command can run no more seeds: 4 are its most.")
+
     def test_settings_of_looks_stay(
         self, tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -390,6 +410,7 @@ class TestBudget:
         (["--budget", "1", "--output_dir", "gs://a/b"], "give a local folder"),
         (["--budget", "1", "--first_seed", "-1"], "--first_seed must be"),
         ([], "no budget: give --budget MINUTES"),
+        (["--budget", "1", "--model", ""], "give --model NAME"),
     ],
 )
 def test_a_mistake_starts_nothing(
@@ -416,6 +437,44 @@ def test_a_budget_that_ends_within_the_first_run(
     assert 1 <= len(metrics.read_text().splitlines()) < 4
     assert saved["minutes"] < 0.1
     assert saved["looks"] == []
+
+
+def test_what_fails_after_the_budget_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(3)); time.sleep(60)"
+    monkeypatch.setattr(sweep_run, "PROGRAM", [sys.executable, "-c", program])
+    monkeypatch.setattr(sweep_options, "make_stores", lambda *_: {})
+    monkeypatch.setattr(sweep_options, "without_teachers", lambda planned, _: [])
+    words = ["--budget", "0.02", "--output_dir", str(tmp_path / "a"), "--jobs", "1"]
+    assert main([*WORDS, *words]) == 1
+    assert "(status 3, " in capsys.readouterr().err
+
+
+def test_a_budget_that_ends_with_the_last_run_is_not_late(tmp_path: Path) -> None:
+    class Ending(sweep_run.Runner):
+        def _start(self) -> None:
+            self._jobs = []
+
+    made = Ending(tmp_path, [{}], lambda _: None)
+    made._until, made._jobs, made._begun = -1.0, [], {}
+    made._children = [SimpleNamespace(process=SimpleNamespace(poll=lambda: 0))]
+    made._ended = made._status = lambda *_: ""
+    made._loop()
+    assert not made._outcome.late
+
+
+def test_a_split_without_gold_labels_is_refused(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    tokens = SimpleNamespace(lengths=lambda: np.zeros(3, int))
+    store = SimpleNamespace(
+        splits=["test"], split=lambda _: SimpleNamespace(tokens=lambda _: tokens)
+    )
+    monkeypatch.setattr(sweep_options, "make_stores", lambda *_: {"word_problems": store})
+    assert main([*WORDS, "--budget", "1", "--output_dir", str(tmp_path / "a")]) == 2
+    assert "test split has no gold labels" in capsys.readouterr().err
+    assert not machine.started
 
 
 @pytest.mark.slow

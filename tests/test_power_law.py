@@ -42,6 +42,29 @@ def test_four_sizes_have_a_law_by_hand() -> None:
     assert learning_curve({1 / 4: [80.0], 1 / 2: [90.0], 1.0: [95.0]}) is None
 
 
+def test_below_the_smallest_size_that_was_run_it_says_no_more() -> None:
+    found = learning_curve({1 / 8: [60.0], 1 / 4: [80.0], 1 / 2: [90.0], 1.0: [95.0]})
+    assert found is not None
+    assert reached(found, [50.0])[:1] + reached(found, [50.0])[-1:] == (1 / 8, True)
+    assert not reached(found, [61.0]).at_least
+
+
+def test_the_target_is_drawn_apart_from_the_curve() -> None:
+    # All sizes and the target of the same seeds: the same draws would go up and down together.
+    rng = np.random.default_rng(3)
+    curve = {s: (x + rng.normal(0, 1, 5)).tolist() for s, [x] in accuracies(5, 1, 0).items()}
+    found = learning_curve(curve)
+    assert found is not None
+    first = np.random.default_rng(0).integers(5, size=(power_law.RESAMPLES, 5))
+    own = np.random.default_rng([0, 1]).integers(5, size=(power_law.RESAMPLES, 5))
+    target = np.array(curve[0.4])
+    for at, same in ((first, False), (own, True)):
+        goals = np.concatenate([[target.mean()], target[at].mean(axis=1)])
+        shares = np.maximum(found.shares(100 - goals), found.least)[1:]
+        low = pytest.approx(np.nanquantile(shares, 0.025), rel=1e-9)
+        assert (reached(found, target.tolist()).low == low) == same
+
+
 def test_the_error_never_falls_below_c() -> None:
     found = learning_curve(accuracies(8, 0.5, 12))
     assert found is not None

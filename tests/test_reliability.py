@@ -282,8 +282,26 @@ class TestReport:
         # Of six each: 6, 6 and 5 name what is said.
         assert _numbers(row["it is the answer, %"])[0] == pytest.approx(100 * 17 / 18, abs=0.01)
 
+    def test_a_number_that_was_not_finite_is_not_known(self, tmp_path: Path) -> None:
+        more = {"log_prob": None, "label_log_probs": {"yes": -0.1, "no": None}}
+        answers = [{"target": x, "prediction": x} | more for x in ["yes", "no"] * 5]
+        answers[0] |= {"log_prob": -0.2, "label_log_probs": {"yes": -0.1, "no": -3.0}}
+        _write(tmp_path / "a", answers)
+        assert not [t for t in report.write(tmp_path).tables if "confidence" in t.title]
+
+    def test_answers_without_a_rationale_do_not_count(self, tmp_path: Path) -> None:
+        for seed in range(2):
+            answers = [
+                {"target": x, "prediction": x} | {"rationale": None if seed or i > 3 else x}
+                for i, x in enumerate(["yes", "no"] * 5)
+            ]
+            _write(tmp_path / str(seed), answers, seed=seed)
+        (row,) = _table(tmp_path, "toy: seeds and rationales")
+        assert row["rationales that name one label, %"].startswith("100.00 ")
+        assert row["it is the answer, %"].startswith("100.00 ")
+
     @pytest.mark.parametrize(
-        "more", [{"log_prob": "x"}, {"label_log_probs": {"yes": None}}, {"label_log_probs": [1]}]
+        "more", [{"log_prob": "x"}, {"label_log_probs": {"yes": "x"}}, {"label_log_probs": [1]}]
     )
     def test_what_is_no_probability_is_refused(self, tmp_path: Path, more: dict) -> None:
         _write(tmp_path / "a", [{"target": "yes", "prediction": "yes"} | more])

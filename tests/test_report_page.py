@@ -216,6 +216,7 @@ class TestBrowser:
         browser.choose("task", "other (text accuracy)")
         assert not browser.find("sure").is_displayed()
         assert browser.ids() == [0]
+        assert [browser.find(n).get_attribute("value") for n in ("low", "high")] == ["0", "100"]
         assert browser.errors() == []
 
     def test_search_is_in_everything(self, browser: Browser) -> None:

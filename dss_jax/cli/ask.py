@@ -25,8 +25,9 @@ from dss_jax.core.checks import among, at_least, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.sweep_config import TEACHER, Cell
+from dss_jax.data.store import TokenStore
 from dss_jax.report import report
-from dss_jax.report.answer import Conclusion, answer, scores
+from dss_jax.report.answer import Conclusion, answer, scores, shown
 from dss_jax.report.found_runs import View, find_runs
 from dss_jax.sweep import ask as plans
 from dss_jax.sweep.ask import BASELINE, METHOD, OTHER, SHUFFLED, Design, Part
@@ -63,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
         asking.rounds()
     except sweep.Stopped as stop:
         (outcome,) = stop.args
-        if not outcome.late:
+        if outcome.failed or not outcome.late:
             return sweep.ended(outcome)
         asking.say_what_a_run_takes()
     finally:
@@ -88,10 +89,17 @@ def _read(args: argparse.Namespace) -> sweep_options.Grid:
     args.bindings = ["Task.fresh_subsets = True", *args.bindings]
     if storage.is_remote(args.output_dir):
         raise UsageError(f"--output_dir {args.output_dir}: give a local folder.")
-    grid = sweep_options.read_grid(args)
+    try:
+        grid = sweep_options.read_grid(args)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--models A,B", "--model NAME")) from error
     if len(grid.sweep.models) > 1:
         raise UsageError(f"--model takes one, not {', '.join(grid.sweep.models)}.")
     return grid
+
+
+def _has_gold(store: TokenStore, split: str) -> bool:
+    return bool(store.split(split).tokens("label_targets").lengths().any())
 
 
 class _Asking:
@@ -118,6 +126,11 @@ class _Asking:
         stores = sweep_options.make_stores(grid, first)
         if any(self.args.split not in store.splits for store in stores.values()):
             raise UsageError(f"{self.args.task} has no {self.args.split} split: give --split.")
+        if not all(_has_gold(store, self.args.split) for store in stores.values()):
+            raise UsageError(
+                f"{self.args.task}'s {self.args.split} split has no gold labels, by which answers "
+                "are judged: give --split."
+            )
         self.teacher = sweep_options.without_teachers(first[: len(teacher)], stores)
 
     def _read_saved(self) -> dict[str, Any]:
@@ -247,6 +260,8 @@ class _Asking:
     def _show(self, made: Conclusion, next_round: float) -> None:
         level, split = self.args.level, self.args.split
         needs = made.needs(self._left(len(self.saved["budgets"]), 1.0), next_round)
+        if needs and made.contrasts["helps"].estimate.seeds == MOST_ROUNDS:
+            needs += f" The command can run no more seeds: {MOST_ROUNDS} are its most."
         said, table = made.said(level, split), made.table(level)
         self.saved |= {"said": said, "needs": needs, "answer": made.as_json()}
         headline = " ".join(filter(None, (said, needs)))
@@ -267,7 +282,9 @@ class _Asking:
         share = done / sum(one.work for one in runs)
         text = f"It cannot be told: {share:.0%} of the first run of each method fitted the budget."
         if share:
-            text += f" All of them take about {self.minutes / share:.0f} minutes, and a few seeds"
+            text += (
+                f" All of them take about {shown(self.minutes / share)} minutes, and a few seeds"
+            )
             text += " are needed. The same command goes on with a larger --budget."
         self.saved |= {"said": text, "needs": "", "answer": None}
         say(text)

@@ -112,6 +112,10 @@ def open_for(
     dirs = args.task_dir
     store = ensure_store(run.task, run.vocabulary, run.data, task_dirs=dirs, need=("train",))
     scorer = registry.scorer_of(run.task.name, args.task_dir)
+    if run.method.equal_compute:
+        from dss_jax.run.compute import drawn_out
+
+        run = drawn_out(run, store)
     session = open_session(run, Path(), store, scorer, devices)
     # JAX's own cache would write what was compiled for these devices, and could not read it.
     jax.config.update("jax_enable_compilation_cache", False)

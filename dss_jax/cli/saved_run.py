@@ -151,6 +151,10 @@ def reopen(
     trained_on.warn(folder, store)
     if run.mesh == config.from_gin(saved).mesh:  # Or one was asked for.
         run = replace(run, mesh=_fitting(run.mesh))
+    if run.method.equal_compute and "train" in splits:
+        from dss_jax.run.compute import drawn_out
+
+        run = drawn_out(run, store)
     return open_session(run, folder, store, scorer)
 
 

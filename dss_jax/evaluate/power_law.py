@@ -26,12 +26,14 @@ class Laws(NamedTuple):
 
     Attributes:
       rest: root mean square of what the first misses the means by, points.
+      least: the smallest share that was run.
     """
 
     a: np.ndarray
     b: np.ndarray
     c: np.ndarray
     rest: float
+    least: float
 
     def errors(self, shares: np.ndarray) -> np.ndarray:
         """At shares of the data: float [N] -> [R, N]."""
@@ -74,20 +76,23 @@ def learning_curve(curve: Mapping[float, Sequence[float]], seed: int = 0) -> Law
     )
     b[0] = found.x
     a[0], c[0], rest = at(found.x)
-    return Laws(a, b, c, (rest / len(shares)) ** 0.5)
+    return Laws(a, b, c, (rest / len(shares)) ** 0.5, float(shares[0]))
 
 
 def reached(laws: Laws, target: Sequence[float], seed: int = 0) -> Reached:
     """With how much data a law reaches an accuracy, of which there is one of each seed: as
-    `statistics.data_to_reach`, but beyond the sizes that were run too.
+    `statistics.data_to_reach`, but beyond the largest size that was run too.
     """
     drawn = len(laws.a) - 1
     goal = 100 - np.asarray(target, float)
-    first, *others = laws.shares(_with_resamples(goal, drawn, np.random.default_rng(seed)))
+    # Other draws than those of the curve, whose seeds are others.
+    goals = _with_resamples(goal, drawn, np.random.default_rng([seed, 1]))
+    first, *others = np.maximum(laws.shares(goals), laws.least)
     there = [x for x in others if not np.isnan(x)]
     low, high = interval(there) if drawn and 2 * len(there) >= drawn else (None, None)
     never = 1 - len(there) / drawn if drawn else float(np.isnan(first))
-    return Reached(None if np.isnan(first) else float(first), low, high, never, False)
+    share, at_least = None if np.isnan(first) else float(first), bool(first == laws.least)
+    return Reached(share, low, high, never, at_least)
 
 
 def _with_resamples(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

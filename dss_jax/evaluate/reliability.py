@@ -110,7 +110,7 @@ class Drawn(NamedTuple):
         (Davison and Hinkley 1997), which takes the resamples' own bias off. An error of calibration
         is above 0 by chance, and that of a resample once more.
         """
-        below, above = np.quantile(self.resampled[k], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        below, above = np.nanquantile(self.resampled[k], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         value = float(self.value[k])
         ends = np.clip([2 * value - above, 2 * value - below], low, high)
         return value, float(ends[0]), float(ends[1])

@@ -112,7 +112,9 @@ class Conclusion:
         found = self.contrasts[self.unclear]
         of = found.estimate
         if of.seeds == 1:
-            return f"One seed says nothing of chance; each takes {minutes:.2g} minutes here."
+            return f"One seed says nothing of chance; each takes {shown(minutes)} minutes here."
+        if not of.error() and of.value:
+            return "No variance was seen, so that nothing can be said of chance."
         if not of.error():
             return "All answers are equally right: this student learns nothing, or all of it."
         # Away from 0, or below the margin: whichever is nearer.
@@ -120,7 +122,7 @@ class Conclusion:
         seeds, items = of.needed(reach, alpha)
         if seeds is not None:
             more = max(1, seeds - of.seeds)
-            takes = f"about {more:,} more seed{'s' * (more > 1)} ({more * minutes:,.0f} minutes)"
+            takes = f"about {more:,} more seed{'s' * (more > 1)} ({shown(more * minutes)} minutes)"
         elif items is not None:
             takes = f"about {items:,} test items in place of {of.items:,}; seeds alone do not do"
         else:
@@ -142,6 +144,10 @@ class Conclusion:
         )
         header = ("question", "points", f"{level:g} %", "answer")
         return Table("Do rationales help here?", header, tuple(rows), note)
+
+
+def shown(minutes: float) -> str:
+    return f"{minutes:,.0f}" if minutes >= 10 else f"{minutes:.2g}"
 
 
 def scores(found: FoundRuns, folders: Mapping[Part, Sequence[str]], split: str) -> Scores:

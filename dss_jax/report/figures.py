@@ -73,7 +73,7 @@ def _across(
 ) -> list[Path]:
     panels = []
     for task in found.tasks:
-        cells = found.scored(task, view.split)
+        cells = [c for c in found.scored(task, view.split) if c.examples]
         most = max((c.examples for c in cells), default=0)
         cells = [c for c in cells if c.examples == most and x(c)]
         if len(set(map(x, cells))) > 1:
@@ -152,6 +152,8 @@ def _line(panel: Any, cells: Sequence[tuple[float, FoundCell]], view: View, colo
 
 
 def _published(panel: Any, shown: _Panel, colours: dict[str, str]) -> None:
+    if math.isnan(shown.published):
+        return
     for method, value in published.ACCURACY.get(shown.task, {}).items():
         style = {"color": colours.get(method, "0.5"), "markersize": 11, "markeredgecolor": "0.2"}
         label = f"{method}, {published.LABEL}"

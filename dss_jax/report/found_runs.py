@@ -221,11 +221,13 @@ def _lines(file: Path, needed: Sequence[str] = ("id",)) -> list[dict[str, Any]]:
 
 
 def _probable(line: dict[str, Any]) -> bool:
-    """Whether log-probabilities and samples, where there are any, are such."""
+    """Whether log-probabilities and samples, where there are any, are such; None is a number that
+    was not finite.
+    """
     labels = line.get("label_log_probs", {})
     numbers = [line.get("log_prob", 0.0), *(labels.values() if isinstance(labels, dict) else "?")]
     are_lists = isinstance(line.get("samples", []), list)
-    return are_lists and all(isinstance(number, int | float) for number in numbers)
+    return are_lists and all(isinstance(number, int | float | None) for number in numbers)
 
 
 def _check_scores(file: Path, results: Any) -> None:

@@ -143,6 +143,7 @@
     at("sure").hidden = !tasks[number].items.some(
       (item) => item.answers.some((a) => a && a.confidence !== undefined));
     if (at("sure").hidden) [state.low, state.high] = [0, 100];
+    for (const name of ["low", "high"]) at(name).value = String(state[name]);
   };
 
   // A share in per cent; what is none is one of the ends.
@@ -167,7 +168,7 @@
     at("task").value = String(state.task);
     at("method").value = String(state.method);
     at("show").value = state.show;
-    for (const name of ["low", "high", "search"]) at(name).value = String(state[name]);
+    at("search").value = state.search;
     filter();
   };
 

@@ -35,6 +35,8 @@ CURVE, IN_BINS = len(SHOWN), len(SHOWN) + len(COVERAGES)
 def shares_of(answer: Answer) -> dict[str, float]:
     """The probabilities of the allowed labels, which add up to 1; {}: not known."""
     log_probs = answer.get("label_log_probs") or {}
+    if None in log_probs.values():
+        return {}
     best = max(log_probs.values(), default=0.0)
     shares = {label: math.exp(x - best) for label, x in log_probs.items()}
     total = sum(shares.values())
@@ -78,7 +80,8 @@ class MeasuredCell:
       kind, confidence: of what probability, and its statistics; "" and None where there is none.
       by_chance: see `error_by_chance`.
       agreement: share of the pairs of seeds that give a row the same answer; None for one seed.
-      rationales: share that names one label alone, and of these the share that names the answer.
+      rationales: of those that are there the share that names one label alone, and of these the
+        share that names the answer; means over the seeds that have any.
     """
 
     cell: FoundCell
@@ -118,8 +121,7 @@ def _measured(cell: FoundCell, ids: tuple[str, ...], runs: list[list[Answer]]) -
     labels = [*closed_labels(every)]
     names = [[_named(p, labels) for p in run] for run in runs]
     if any(name for run in names for name in run):
-        told = zip(names, runs, strict=True)
-        rationales = bootstrap([_of_rationales(own, run) for own, run in told], n)
+        rationales = _of_rationales(names, runs)
     return MeasuredCell(cell, ids, kind, confidence, agreement, rationales, by_chance)
 
 
@@ -155,11 +157,33 @@ def _square(answer: Answer) -> float:
     return sum((x - (label == gold)) ** 2 for label, x in shares.items()) if shares else math.nan
 
 
-def _of_rationales(names: Sequence[str | None], answers: Sequence[Answer]) -> Statistics:
-    one = np.array([name is not None for name in names], float)
-    pairs = zip(names, answers, strict=True)
-    same = np.array([name is not None and name == p["prediction"] for name, p in pairs], float)
-    return lambda w: np.stack([mean_of(one, w), w @ same / np.maximum(w @ one, 1)])
+def _of_rationales(names: Sequence[Sequence[str | None]], runs: Sequence[list[Answer]]) -> Drawn:
+    """Seeds without any to take a share of are left out of its mean."""
+    there = [np.array([p.get("rationale") is not None for p in run], float) for run in runs]
+    one = [np.array([name is not None for name in own], float) for own in names]
+    same = [
+        np.array(
+            [n is not None and n == p["prediction"] for n, p in zip(*pair, strict=True)], float
+        )
+        for pair in zip(names, runs, strict=True)
+    ]
+    shares = [
+        bootstrap(
+            [_share(*pair) for pair in zip(some, of, strict=True) if pair[1].any()], len(of[0])
+        )
+        for some, of in ((one, there), (same, one))
+    ]
+    return Drawn(*map(np.concatenate, zip(*shares, strict=True)))
+
+
+def _share(some: np.ndarray, of: np.ndarray) -> Statistics:
+    """NaN where a resample has none."""
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        count = weights @ of
+        return np.where(count > 0, weights @ some / np.maximum(count, 1), math.nan)[None]
+
+    return statistic
 
 
 def tables(made: Sequence[MeasuredCell], view: View) -> Iterator[Table]:

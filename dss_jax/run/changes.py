@@ -21,6 +21,8 @@ NO_OTHER = (
     "T5Config.decoder_start_token_id",
     "Evaluate.batch_size",
     "Data.batch_size",
+    "Train.steps",  # A checkpoint's step is in the name, and `Method.equal_compute` draws it out:
+    "Evaluate.every",
 )
 """Settings that may differ from the run's in a file of predictions that has its own name."""
 

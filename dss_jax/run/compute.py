@@ -1,6 +1,7 @@
 """What training takes, in floating-point operations of real tokens: see `dss_jax.core.flops`."""
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import reduce
@@ -11,7 +12,8 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work, training_flops
 from dss_jax.data.store import TokenStore
-from dss_jax.layouts.batches import TrainBatches, make_examples, subset_rows
+from dss_jax.layouts.batches import TrainBatches, make_examples
+from dss_jax.run.session import with_vocab_size
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,10 @@ def _sum(parts: Iterable[Work]) -> Work:
 
 def drawn_out(run: config.Run, store: TokenStore) -> config.Run:
     """A run of `Method.equal_compute` with the steps that its label task has to make for what
-    `Train.steps` of dss take on the same rows, and as many of them between evaluations as there
-    would be evaluations of dss. Raises UsageError: it has other tasks, or there are no rationales.
+    `Train.steps` of dss take, by all rows of the training split, which no seed and no subset
+    change; and as many of them between evaluations as make no more of these than dss has. The rest
+    of the run stays, its `warmup_steps` too. Raises UsageError: it has other tasks, or there are no
+    labels or no rationales.
     """
     method = run.method
     if method.rationale or method.form != "tasks" or not store.has("rationale_targets"):
@@ -37,14 +41,24 @@ def drawn_out(run: config.Run, store: TokenStore) -> config.Run:
             f"{method.name} must have no other, and {run.task.shown_name} needs rationales."
         )
     split = store.training_split()
-    rows = np.concatenate([subset_rows(split.own, run.task), np.arange(split.own, len(split))])
+    rows = np.arange(len(split))
+
+    model = with_vocab_size(run, store).model
 
     def flops(rationale: bool) -> int:
         examples = make_examples(split, run.data, replace(method, rationale=rationale))
-        return training_flops(run.model, examples.work(examples.usable(rows)))
+        return training_flops(model, examples.work(examples.usable(rows)))
 
-    factor = flops(True) / flops(False)
-    steps, every = (round(factor * n) for n in (run.train.steps, run.evaluate.every))
+    both, label = flops(True), flops(False)
+    if not label or both == label:
+        what = "rationales" if label else f"{method.label} labels"
+        raise UsageError(
+            f"Method.equal_compute needs {what} to count: the training rows of "
+            f"{run.task.shown_name} have none. Give data that has {what}, or --method standard."
+        )
+    factor = both / label
+    steps = round(factor * run.train.steps)
+    every = math.ceil(steps * run.evaluate.every / run.train.steps)
     log.info(
         f"as many operations as {run.train.steps:,} steps of dss: {steps:,} steps of the label "
         f"task, {factor:.2f} times as many; evaluations every {every:,}"

@@ -41,8 +41,7 @@ def sharing() -> Open:
         (like,) = first
         # What the first has found out holds for all.
         data = replace(run.data, layout=like.run.data.layout)
-        train = replace(run.train, steps=like.run.train.steps)
-        run = replace(run, model=like.run.model, data=data, train=train, evaluate=like.run.evaluate)
+        run = replace(run, model=like.run.model, data=data)
         return replace(like, run=run, folder=folder, counted=functions_counted())
 
     return opened

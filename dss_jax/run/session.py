@@ -100,10 +100,6 @@ def open_session(
     """Builds the model and its compiled functions for a run, on some devices or on all."""
     cache = keep_compiled_code()
     run, mesh = with_vocab_size(run, store), make_mesh(run.mesh, devices)
-    if run.method.equal_compute:
-        from dss_jax.run.compute import drawn_out
-
-        run = drawn_out(run, store)
     run = replace(run, data=with_layout(run.data, mesh.devices.flat[0].platform))
     program, counted = Program(run, mesh), functions_counted()
     evaluator = Evaluator(run, program, store, scorer)

@@ -72,6 +72,10 @@ def train(
     if finished is not None:
         log.info("%s is finished; these are its results", folder)
         return finished
+    if run.method.equal_compute:
+        from dss_jax.run.compute import drawn_out
+
+        run = drawn_out(run, store)
     session = opened(run, folder, store, scorer)
     if processes.is_first():
         from dss_jax.run.student_files import write_student_files

@@ -121,12 +121,12 @@ class Runner:
 
     def _loop(self) -> None:
         looked = shown = 0.0
-        while self._jobs or self._children or self._elsewhere:
+        while self._left():
             for child in [c for c in self._children if c.process.poll() is not None]:
                 self._children.remove(child)
                 self._ended(child)
             now = time.monotonic()
-            if now > self._until and not self._asked:
+            if now > self._until and not self._asked and self._left():
                 self._asked, self._outcome.late = 1, True
             if self._asked:
                 self._jobs, self._elsewhere = [], []
@@ -147,6 +147,9 @@ class Runner:
                 self._show(self._status())
             time.sleep(POLL_SECONDS)
         self._show(self._status())
+
+    def _left(self) -> bool:
+        return bool(self._jobs or self._children or self._elsewhere)
 
     def _free_slot(self) -> int | None:
         taken = {child.slot for child in self._children}
@@ -208,10 +211,11 @@ class Runner:
         if status == 0 and len(finished) == len(job.planned):
             self._times.add(job, "done", seconds, worked)
             log.info("%s: done in %s%s", job.folder, duration(seconds), self._scores(job))
-        elif self._asked or status in STOPPED:
+        elif status in STOPPED or self._asked > self._outcome.late:  # Asked by somebody.
             if worked:
                 self._times.add(job, "stopped", seconds, worked)
-            self._outcome.stopped = self._outcome.stopped or STOPPED[status]
+            if not self._outcome.late:
+                self._outcome.stopped = self._outcome.stopped or STOPPED[status]
             log.info("%s: stopped; it goes on from its last checkpoint", job.folder)
         else:
             lines = _tail(child.log, child.log_start)
