@@ -145,7 +145,7 @@ def test_what_is_remembered_of_texts(
     arrays = []
     for number in range(500):
         own.arrays([f"w{number} {long}{number}"])
-        arrays.append(own._words.values)
+        arrays.append(own._words.flat)
     assert len(own._words) >= 500 > 15 > len({*map(id, arrays)}), "one has room for many calls"
     assert max(map(len, own._words)) < 10
 

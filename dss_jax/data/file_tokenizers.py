@@ -133,12 +133,12 @@ def _explained(said: str) -> Iterator[None]:
 
 
 class _Words(dict[str, int]):
-    """Numbers of words; the ids of word n are `values[ends[n] : ends[n + 1]]`. Both arrays have
+    """Numbers of words; the ids of word n are `flat[ends[n] : ends[n + 1]]`. Both arrays have
     room behind what is remembered, where those of long words lie for one call.
     """
 
     def __init__(self) -> None:
-        self.values, self.ends = np.zeros(1, np.int32), np.zeros(1, np.int64)
+        self.flat, self.ends = np.zeros(1, np.int32), np.zeros(1, np.int64)
         self.new, self.long = list[str](), list[str]()
 
     def __missing__(self, word: str) -> int:
@@ -159,12 +159,12 @@ class _Words(dict[str, int]):
             known = len(self) - len(self.new)
             end = self.ends[known]
             own = np.fromiter(chain.from_iterable(found), np.int32)
-            self.values = _behind(self.values, end, own)
+            self.flat = _behind(self.flat, end, own)
             self.ends = _behind(self.ends, known + 1, end + np.cumsum([*map(len, found)]))
             self.new, self.long = [], []
         starts, ends = self.ends[:-1], self.ends[1:]
         lengths = ends[at] - starts[at]
-        return join_rows(Slices(self.values, starts, ends), at, lengths), lengths
+        return join_rows(Slices(self.flat, starts, ends), at, lengths), lengths
 
 
 def _behind(held: np.ndarray, used: int, more: np.ndarray) -> np.ndarray:
