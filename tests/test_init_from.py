@@ -12,7 +12,7 @@ import toy
 
 from dss_jax.cli import options, sweep, sweep_options, train
 from dss_jax.cli.gin_config import read
-from dss_jax.core import config
+from dss_jax.core import config, t5gemma
 from dss_jax.core.errors import UsageError
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.sweep_config import cells_of
@@ -21,7 +21,7 @@ from dss_jax.interop.hf import write_hf
 from dss_jax.interop.orbax_folder import read_orbax
 from dss_jax.interop.weights import Weights, expected_shapes, flat, from_tree, nested
 from dss_jax.run import single
-from dss_jax.run.init_from import start_from, with_checkpoint
+from dss_jax.run.init_from import _model, start_from, with_checkpoint
 from dss_jax.run.session import open_session
 from dss_jax.train import step as steps
 
@@ -77,6 +77,20 @@ def test_what_was_given_and_differs_is_named(source: Path, tmp_path: Path) -> No
     assert with_checkpoint(same, given).model.vocab_size == 500
     with pytest.raises(UsageError, match=r"Vocabulary\.extra_ids is 100"):
         with_checkpoint(run, ["Vocabulary.extra_ids"])
+
+
+def test_dropout_of_attention_is_the_runs() -> None:
+    own = dict(toy.GEMMA.gemma or ())
+    there = dataclasses.replace(toy.GEMMA, gemma=tuple(sorted(own.items())))
+    given = dataclasses.replace(
+        there, gemma=tuple({**own, "attention_dropout": 0.25, "rope_theta": 10_000}.items())
+    )
+    found = _model(given, there, ["T5Config.gemma"], "a test")
+    assert t5gemma.of(found) == t5gemma.of(given)
+    assert _model(given, there, (), "a test").gemma == there.gemma
+    other = dataclasses.replace(there, gemma=tuple({**own, "sliding_window": 9}.items()))
+    with pytest.raises(UsageError, match=r"T5Config\.gemma is .*sliding_window=9"):
+        _model(other, there, ["T5Config.gemma"], "a test")
 
 
 def test_another_vocabulary_is_refused(source: Path, tmp_path: Path, toy_store) -> None:

@@ -115,6 +115,15 @@ def test_plans_go_from_quick_to_small(monkeypatch: pytest.MonkeyPatch) -> None:
         plan(run, roomy, 3)
 
 
+def test_fewer_heads_than_devices_are_one_on_each() -> None:
+    gemma = tuple({**dict(GEMMA), "num_kv_heads": 1}.items())
+    run = _run("t5_1_1_tiny", T5Config__gemma=gemma, Mesh__model=2)
+    own = memory._one_device(run, 2).model
+    assert dict(own.gemma or ())["num_kv_heads"] == 1
+    assert own.num_heads == run.model.num_heads // 2
+    assert memory._one_device(run, 64).model.num_heads == 1
+
+
 SHORT = ["--method", "standard", "--dtype", "bfloat16"]
 SHORT += ["--input_length", "64", "--target_length", "32"]
 

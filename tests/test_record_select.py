@@ -20,6 +20,7 @@ from dss_jax.data.rows import examples
 from dss_jax.records import select
 from dss_jax.records.files import read_records, write_records
 from dss_jax.records.ids import ids_in
+from dss_jax.records.near import words
 
 WORDS = [
     "the",
@@ -117,11 +118,27 @@ def test_nearest_takes_turns_over_the_targets(seed: int) -> None:
     ranks = {name: len(ROWS) for name in order}
     for target in set(targets):
         near = sorted(order, key=lambda n: -cosine(ROWS[n], target, every))
-        ranks = {name: min(ranks[name], near.index(name)) for name in order}
+        near = [name for name in near if cosine(ROWS[name], target, every) > 0]
+        ranks = {n: min(ranks[n], near.index(n) if n in near else len(ROWS)) for n in order}
     expected = sorted(order, key=ranks.__getitem__)
     assert select.nearest(ROWS, targets, len(ROWS), seed) == expected
     assert select.nearest(ROWS, targets, 7, seed) == expected[:7]
     assert {ranks[n] for n in expected[:3]} == {0}, "the nearest of each target is there"
+
+
+def test_rows_without_words_and_scripts_without_spaces() -> None:
+    rows = {f"e{i}": "?!" for i in range(9)} | {"a": "red dog", "b": "red cat", "c": "red dog cat"}
+    for seed in range(5):
+        assert {"a", "b"} <= {*select.diverse(rows, 4, seed)}
+        assert set(select.nearest(rows, ["cat", "?!"], 2, seed)) == {"b", "c"}
+    for near, far, target in (
+        ("\u6211\u559c\u6b22\u732b", "\u4eca\u5929\u4e0b\u96e8", "\u732b\u5728\u7761\u89c9\u3002"),
+        ("\u732b\u304c\u597d\u304d", "\u6c34\u66dc\u65e5", "\u9ed2\u3044\u732b\u3001"),
+        ("\u0e09\u0e31\u0e19\u0e23\u0e31\u0e01", "\u0e1e\u0e1a", "\u0e09\u0e23"),
+    ):
+        for seed in range(5):
+            assert select.nearest({"near": near, "far": far}, [target], 1, seed) == ["near"]
+    assert words("A\u732b\u3002dogs, \u72ac") == ["a", "\u732b", "dogs", "\u72ac"]
 
 
 def test_scores_and_their_ties() -> None:
@@ -137,7 +154,11 @@ def test_difficulty() -> None:
     # Of the allowed labels yes has 0.3 / 0.4.
     assert select.difficulty(line | {"target": "yes"}) == pytest.approx(0.25)
     assert select.difficulty(line | {"target": "no"}) == pytest.approx(0.75)
-    assert select.difficulty(line | {"target": "maybe"}) == 1.0
+    with pytest.raises(UsageError, match="target of 'x' is 'maybe', which is not among"):
+        select.difficulty(line | {"target": "maybe"})
+    never = {"id": "x", "label_log_probs": {**log_probs, "maybe": None}}
+    assert select.difficulty(never | {"target": "maybe"}) == 1.0
+    assert select.difficulty(never | {"target": "yes"}) == pytest.approx(0.25)
     assert select.difficulty(line) == pytest.approx(0.25), "of what is predicted, without gold"
     assert select.difficulty({"id": "x", "correct": False}) == 1.0
     assert select.difficulty({"id": "x", "probability": 0.9}) == pytest.approx(0.1)
@@ -211,6 +232,10 @@ def test_rows_of_a_task_are_those_that_are_asked_about(way: str, folder: Path, c
     assert main([*command, "--ids", str(chosen), "--show_prompt", "99"]) == 0
     asked = [x.split()[1] for x in capsys.readouterr().out.splitlines() if x.startswith("--- r")]
     assert asked == [f"{name}," for name in ROWS if name in OF_TASK[way]]
+    flags = ["--ids", str(chosen), "--limit", "3", "--show_prompt", "99"]
+    assert main([*command, *flags]) == 0
+    asked = [x.split()[1] for x in capsys.readouterr().out.splitlines() if x.startswith("--- r")]
+    assert asked == [f"{name}," for name in ROWS if name in OF_TASK[way][:3]], "the first chosen"
 
 
 def test_difficulty_and_a_pool(folder: Path, capsys) -> None:

@@ -22,11 +22,13 @@ from test_model_hf import assert_close, recorded_batch
 
 from dss_jax.core.config import Lora, T5Config
 from dss_jax.core.errors import UsageError
+from dss_jax.core.flops import Work, forward_flops
+from dss_jax.core.t5gemma import Gemma
 from dss_jax.interop.ctranslate2 import write_ct2
 from dss_jax.interop.extend import extended
 from dss_jax.interop.formats import read_weights, write_weights
-from dss_jax.interop.hf import read_hf, write_hf
-from dss_jax.interop.hf_t5gemma import EMBEDDING, HEAD, config_json
+from dss_jax.interop.hf import _family, read_hf, write_hf
+from dss_jax.interop.hf_t5gemma import EMBEDDING, HEAD, config_json, names
 from dss_jax.interop.weights import Weights, from_tree
 from dss_jax.layouts.blocks import Block
 from dss_jax.model.build import model_of
@@ -107,6 +109,12 @@ def test_the_head(tmp_path: Path) -> None:
         (changed("encoder", sliding_window=6), "must not differ in sliding_window: 6 and 5"),
         (changed("encoder", num_key_value_heads=2), "3 heads must be a multiple of its 2"),
         ({"eos_token_id": [1, 107]}, "eos_token_id is"),
+        (changed("encoder", hidden_size="24"), r"config\.json has hidden_size = '24' in encoder"),
+        (changed("decoder", num_hidden_layers="2"), r"config\.json has num_hidden_layers = '2'"),
+        (changed("decoder", rope_parameters=[1]), r"config\.json has rope_parameters \[1\]"),
+        (changed("decoder", rms_norm_eps="1e-6"), r"config\.json has rms_norm_eps"),
+        ({"decoder": FIELDS["decoder"] | {"sliding_window": None}}, "sliding_window = None in dec"),
+        ({"attention_dropout": None}, r"config\.json has attention_dropout = None"),
         ({"decoder": None}, "no table 'decoder'"),
         ({"model_type": "t5gemma2"}, "model_type 't5gemma2'.*it sees images"),
     ],
@@ -146,6 +154,20 @@ def test_forms_that_have_no_such_model(tmp_path: Path) -> None:
         T5Config(gemma=(("num_kv_head", 2),))
 
 
+def test_what_transformers_would_not_take_is_not_written() -> None:
+    def scaled(by: float) -> T5Config:
+        gemma = {**dict(toy.GEMMA.gemma or ()), "query_pre_attn_scalar": by}
+        return dataclasses.replace(toy.GEMMA, gemma=tuple(gemma.items()))
+
+    written = config_json(scaled(4.0), "float32")["encoder"]["query_pre_attn_scalar"]
+    assert (written, type(written)) == (4, int)
+    with pytest.raises(UsageError, match=r"whole query_pre_attn_scalar, not 4\.5"):
+        config_json(scaled(4.5), "float32")
+    gemma = tuple({**dict(toy.GEMMA.gemma or ()), "encoder_emb_dim": 25}.items())
+    with pytest.raises(UsageError, match="the encoder's is 25, with 3 heads"):
+        config_json(dataclasses.replace(toy.GEMMA, gemma=gemma), "float32")
+
+
 def test_a_token_that_is_added_has_a_row_in_both_embeddings() -> None:
     weights = extended(gemma_weights(), ["{{"])
     rows = weights.config.vocab_size
@@ -174,6 +196,38 @@ def test_gradients_are_those_of_the_padded_layout(
     # Packed rows begin at other positions, whose angles are rounded in other ways.
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         assert_close(x, np.asarray(y), layout)
+
+
+def test_what_a_t5gemma_begins_with_and_drops(toy_store) -> None:
+    model = dataclasses.replace(toy.GEMMA, decoder_start_token_id=2, dropout_rate=0.0)
+    assert with_vocab_size(toy.make_run(model=model), toy_store).model.decoder_start_token_id == 2
+    for other, begin in ((model, 10**7), (toy.MODEL, 2)):
+        wrong = toy.make_run(model=dataclasses.replace(other, decoder_start_token_id=begin))
+        with pytest.raises(UsageError, match=f"decoder_start_token_id is {begin},"):
+            with_vocab_size(wrong, toy_store)
+    gemma = tuple({**dict(toy.GEMMA.gemma or ()), "attention_dropout": 0.5}.items())
+    assert not model.drops
+    assert toy.MODEL.drops == bool(toy.MODEL.dropout_rate)
+    losses = []
+    for own in (model, dataclasses.replace(model, gemma=gemma)):
+        run = with_vocab_size(toy.make_run(model=own), toy_store)
+        program = Program(run, make_mesh(run.mesh, jax.devices()[:1]))
+        _, metrics = program.train_step(program.init(), _batches(toy_store, "padded")(0))
+        losses.append(float(metrics["loss"]))
+    assert losses[0] != losses[1], "attention alone drops too"
+
+
+def test_no_pairs_are_a_t5gemma_of_its_defaults() -> None:
+    config = T5Config(num_heads=8, gemma=())
+    fields = config_json(dataclasses.replace(config, gemma=Gemma().values), "float32")
+    assert config_json(config, "float32") == fields
+    assert _family(config.gemma is not None).names() == names()
+    assert type(model_of(config)).__name__ == "T5Gemma"
+    with pytest.raises(UsageError, match="must be a multiple"):
+        T5Config(num_heads=6, gemma=())
+    sizes = Work(1, 1, 1, 1, 1)
+    own = dataclasses.replace(config, gemma=Gemma().values)
+    assert forward_flops(config, sizes) == forward_flops(own, sizes)
 
 
 def test_targets_in_any_order(run_and_params) -> None:

@@ -119,6 +119,37 @@ def test_there_and_back(name: str, opened: dict[str, Tokenizer]) -> None:
             assert own.decode(own.encode(text)) == text
 
 
+def test_what_is_remembered_of_texts(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No long word, nothing that has no ids; and n calls take n times as long as one."""
+    path = readable_vocabulary(folders["code"], 10)
+    assert path is not None
+    own, fresh = (FastTokenizer(path, files_of(path)) for _ in range(2))
+    encoded, long = own._encoded, "long" * 20
+
+    def some(texts: list[str]) -> Any:
+        if any("bad" in text for text in texts):
+            raise UsageError("no ids")
+        return encoded(texts)
+
+    monkeypatch.setattr(own, "_encoded", some)
+    for texts in (["a b", long], [f"{long} a", "c", long, f"b {long}b c"], ["", long], []):
+        with pytest.raises(UsageError):
+            own.arrays(["bad", "fine"])
+        for _ in range(2):
+            found = own.arrays(texts)
+            assert [row.tolist() for row in map(found.__getitem__, range(len(texts)))] == [
+                fresh.encode(text) for text in texts
+            ]
+    arrays = []
+    for number in range(500):
+        own.arrays([f"w{number} {long}{number}"])
+        arrays.append(own._words.flat)
+    assert len(own._words) >= 500 > 15 > len({*map(id, arrays)}), "one has room for many calls"
+    assert max(map(len, own._words)) < 10
+
+
 def test_any_ids_are_a_text(opened: dict[str, Tokenizer]) -> None:
     rng = np.random.default_rng(0)
     for own in opened.values():

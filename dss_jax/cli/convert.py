@@ -110,7 +110,7 @@ def _print_written(
         f"{m.num_heads} heads of {m.head_dim}, feed-forward {m.mlp_dim} "
         f"({' x '.join(m.mlp_activations)})"
         + (", a position bias in each layer" if m.relative_attention_per_layer else "")
-        + (", T5Gemma's decoder" if m.gemma else ""),
+        + (", T5Gemma's decoder" if m.gemma is not None else ""),
         "embedding": f"{m.vocab_size:,} rows, {logits}",
         "vocabulary": vocabulary,
         "written": written,

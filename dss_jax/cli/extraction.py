@@ -18,7 +18,7 @@ from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.data.check import check_labels_asked
 from dss_jax.records.files import refused, write_records
-from dss_jax.records.ids import ids_in
+from dss_jax.records.ids import lines_with_ids
 from dss_jax.records.records import Header
 from dss_jax.teacher import asking, client, prices, prompting
 from dss_jax.teacher import extraction as recipes
@@ -104,9 +104,13 @@ def _asking(args: argparse.Namespace, task: DistillationTask, whole: list[Exampl
 def _chosen(args: argparse.Namespace, whole: Sequence[Example]) -> Sequence[Example]:
     """Those of --ids, --limit and --shard."""
     if args.ids is not None:
-        ids = ids_in(args.ids)
-        whole = [example for example in whole if example.id in ids]
-        if other := len(ids) - len(whole):
+        ids = dict.fromkeys(line["id"] for line in lines_with_ids(args.ids))
+        here = {example.id for example in whole}
+        known = [name for name in ids if name in here]
+        # The first that were chosen, in the order of the rows.
+        first = {*known[: args.limit]}
+        whole = [example for example in whole if example.id in first]
+        if other := len(ids) - len(known):
             say(f"{args.ids}: {other:,} of {len(ids):,} ids are of no row of {args.split}")
     if found := recipes.shard_of(whole[: args.limit], args.shard):
         return found

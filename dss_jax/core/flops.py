@@ -62,7 +62,7 @@ def forward_flops(model: T5Config, work: Work) -> int:
     """Operations of a forward pass of a model whose `vocab_size` is a number."""
     assert model.vocab_size is not None
     sides = [(model, model.num_heads)] * 2
-    if model.gemma:
+    if model.gemma is not None:
         from dss_jax.core.t5gemma import encoder_of, of
 
         sides = [(side, of(side).num_kv_heads) for side in (encoder_of(model), model)]

@@ -32,7 +32,8 @@ class T5Config(Section):
       relative_attention_per_layer: each layer has its own bias (umT5, Pile-T5, scalable_t5).
       layer_norm_epsilon: of the RMS norm.
       pad_token_id, eos_token_id, decoder_start_token_id: ids of padding, of the end of a text, and
-        of what the decoder begins with: a checkpoint's, else the vocabulary's; others are refused.
+        of what the decoder begins with: a checkpoint's, else the vocabulary's (T5's own values
+        count as not given; a T5Gemma may begin with any other id). Others are refused.
       dropout_rate: in [0, 1).
       dtype: of activations, "float32" or "bfloat16"; all else (parameters, softmax) is float32.
       attention: "xla", or "cudnn": one kernel on NVIDIA GPUs, for rows of 256 tokens and more; it
@@ -74,6 +75,11 @@ class T5Config(Section):
         """What a batch is filled up with, and what comes before its targets."""
         return self.pad_token_id, self.decoder_start_token_id
 
+    @property
+    def drops(self) -> bool:
+        """Whether training draws anything: dropout, or T5Gemma's of attention."""
+        return bool(self.dropout_rate or dict(self.gemma or ()).get("attention_dropout"))
+
     def check(self) -> None:
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
             raise UsageError(
@@ -91,7 +97,7 @@ class T5Config(Section):
                 f'T5Config.attention = "cudnn" needs T5Config.dtype = "bfloat16", not '
                 f"{self.dtype!r}: cuDNN's kernel has no float32."
             )
-        if self.gemma:
+        if self.gemma is not None:
             from dss_jax.core import t5gemma
 
             t5gemma.of(self)

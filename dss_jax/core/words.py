@@ -3,7 +3,7 @@
 import functools
 import re
 
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\u9fff\ua960-\ua97f"
     "\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 )
@@ -15,8 +15,8 @@ go on in the next one or in a particle.
 @functools.lru_cache(maxsize=4096)
 def own_word(word: str) -> re.Pattern[str]:
     """Matches a word that is no part of another; in scripts without spaces, wherever it stands."""
-    before = "" if re.match(f"[{_UNSPACED}]", word) else f"(?<![^\\W{_UNSPACED}])"
-    after = "" if re.match(f"[{_UNSPACED}]", word[-1:]) else f"(?![^\\W{_UNSPACED}])"
+    before = "" if re.match(f"[{UNSPACED}]", word) else f"(?<![^\\W{UNSPACED}])"
+    after = "" if re.match(f"[{UNSPACED}]", word[-1:]) else f"(?![^\\W{UNSPACED}])"
     return re.compile(f"{before}{re.escape(word)}{after}")
 
 

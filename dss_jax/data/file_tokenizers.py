@@ -8,11 +8,10 @@ import abc
 import json
 import re
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain, count, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.texts import utf8, well_formed
-from dss_jax.data.ragged import Ragged, join_rows, joined
+from dss_jax.data.ragged import Ragged, Slices, join_rows
 from dss_jax.data.text_rows import byte_rows, text_column
 from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
 from dss_jax.data.tokenizer_files import (
@@ -41,6 +40,9 @@ from dss_jax.data.tokenizer_files import (
 
 MOST_WORDS = 2**18
 """Whose ids are remembered."""
+
+LONGEST_WORD = 32
+"""Characters; a longer one hardly comes again, and is a whole text where nothing cuts."""
 
 _SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
 """Normalizers that make the same of a word alone as in its text."""
@@ -130,6 +132,49 @@ def _explained(said: str) -> Iterator[None]:
         raise UsageError(f"{said}: {error}.") from error
 
 
+class _Words(dict[str, int]):
+    """Numbers of words; the ids of word n are `flat[ends[n] : ends[n + 1]]`. Both arrays have
+    room behind what is remembered, where those of long words lie for one call.
+    """
+
+    def __init__(self) -> None:
+        self.flat, self.ends = np.zeros(1, np.int32), np.zeros(1, np.int64)
+        self.new, self.long = list[str](), list[str]()
+
+    def __missing__(self, word: str) -> int:
+        if len(word) > LONGEST_WORD:
+            self.long.append(word)
+            return -len(self.long)
+        self.new.append(word)
+        return self.setdefault(word, len(self))
+
+    def ids(self, words: list[str], encoded: Callable[[list[str]], Any]) -> tuple[Any, Any]:
+        """Of words one after another, and how many each has. What it takes hangs on these words
+        alone, not on how many are remembered.
+        """
+        at = np.fromiter(map(self.__getitem__, words), np.int64, len(words))
+        at = np.where(at < 0, len(self) - 1 - at, at)
+        if new := self.new + self.long:
+            found = [one.ids for one in encoded(new)]
+            known = len(self) - len(self.new)
+            end = self.ends[known]
+            own = np.fromiter(chain.from_iterable(found), np.int32)
+            self.flat = _behind(self.flat, end, own)
+            self.ends = _behind(self.ends, known + 1, end + np.cumsum([*map(len, found)]))
+            self.new, self.long = [], []
+        starts, ends = self.ends[:-1], self.ends[1:]
+        lengths = ends[at] - starts[at]
+        return join_rows(Slices(self.flat, starts, ends), at, lengths), lengths
+
+
+def _behind(held: np.ndarray, used: int, more: np.ndarray) -> np.ndarray:
+    """`held` with `more` after its first `used`; where that needs room, it gets twice as much."""
+    if (end := used + len(more)) > len(held):
+        held = np.concatenate([held[:used], np.zeros(end, held.dtype)])
+    held[used:end] = more
+    return held
+
+
 class FastTokenizer(FileTokenizer):
     """A `tokenizer.json`, by the `tokenizers` library.
 
@@ -180,12 +225,7 @@ class FastTokenizer(FileTokenizer):
         self.begin = around[: around.index(self.eos_id)] if self.eos_id in around else around
         self._silent |= {*self.begin}
         self._lock = threading.Lock()
-        self._forget()
-
-    def _forget(self) -> None:
-        """Words that were met have numbers, and ids."""
-        self._numbers: dict[str, int] = defaultdict(count().__next__)
-        self._known = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
+        self._words = _Words()
 
     def names(self) -> list[str]:
         found = map(self._backend.id_to_token, range(self.vocab_size))
@@ -208,19 +248,11 @@ class FastTokenizer(FileTokenizer):
             words += self._cut(well_formed(text))
             rows.append(len(words))
         with self._lock:
-            numbers = self._numbers
-            at = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
-            if unknown := len(numbers) - len(self._known):
-                new = [*islice(reversed(numbers), unknown)][::-1]
-                found = [one.ids for one in self._encoded(new)]
-                values = np.fromiter(chain.from_iterable(found), np.int32)
-                own = Ragged(values, np.cumsum([0, *map(len, found)]))
-                self._known = joined([self._known, own])
-            known = self._known
-            if len(numbers) > MOST_WORDS:
-                self._forget()
-        lengths = known.lengths()[at]
-        ids = join_rows(known, at, lengths)
+            known = self._words
+            self._words = _Words()  # Of a text that has no ids nothing stays.
+            ids, lengths = known.ids(words, self._encoded)
+            if len(known) <= MOST_WORDS:
+                self._words = known
         ends = np.concatenate([[0], np.cumsum(lengths)])[rows]
         if self.begin:
             places = np.repeat(ends[:-1], len(self.begin))

@@ -70,9 +70,9 @@ SHARD_BYTES = 5_000_000_000
 """Largest file of tensors, as `transformers` writes them."""
 
 
-def _family(gemma: Any) -> Any:
+def _family(is_gemma: bool) -> Any:
     """The module that knows the names and the configuration of a T5, or of a T5Gemma."""
-    if not gemma:
+    if not is_gemma:
         return hf_config
     from dss_jax.interop import hf_t5gemma
 
@@ -82,7 +82,7 @@ def _family(gemma: Any) -> Any:
 def parameters(config: T5Config) -> list[StoredParameter]:
     """All of the model, in the order in which files have them; aliases (embed_tokens) left out."""
     shapes, found = expected_shapes(config), []
-    for path, name in _family(config.gemma).names().items():
+    for path, name in _family(config.gemma is not None).names().items():
         if path not in shapes:
             continue
         shape, by_layer = shapes[path], "/layers/" in path
@@ -204,7 +204,7 @@ def write_hf(
     or `transformers` has no such model.
     """
     card, vocabulary = weights.card, weights.vocabulary
-    family = _family(weights.config.gemma)
+    family = _family(weights.config.gemma is not None)
     files = {
         hf_config.CONFIG: family.config_json(weights.config, dtype, card),
         "generation_config.json": family.generation_json(weights.config, card),

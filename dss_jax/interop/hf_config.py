@@ -194,7 +194,7 @@ def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -
 
 def token_ids(config: T5Config) -> dict[str, Any]:
     """The fields of `TOKEN_IDS`; in T5Gemma, what the decoder begins with has a name of its own."""
-    begin = {"bos_token_id": config.decoder_start_token_id} if config.gemma else {}
+    begin = {"bos_token_id": config.decoder_start_token_id} if config.gemma is not None else {}
     return {name: getattr(config, name) for name in TOKEN_IDS} | begin
 
 

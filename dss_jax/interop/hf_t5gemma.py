@@ -103,8 +103,11 @@ def _stack(fields: Mapping[str, Any], name: str, origin: str) -> dict[str, Any]:
         raise UsageError(f"{origin}: {hf_config.CONFIG} has no table {name!r}.")
     found = _DEFAULTS | given
     rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise UsageError(f"{origin}: {hf_config.CONFIG} has rope_parameters {rope!r}, no table.")
     # transformers 4 has it beside the others.
     found["rope_theta"] = rope.get("rope_theta", found.get("rope_theta", 10_000.0))
+    _check_kinds(found, name, origin)
     types = _types(found["num_hidden_layers"])
     wanted = {
         **{field: (found[field], _DEFAULTS[field]) for field in _FIXED},
@@ -119,6 +122,18 @@ def _stack(fields: Mapping[str, Any], name: str, origin: str) -> dict[str, Any]:
     return found
 
 
+def _check_kinds(fields: Mapping[str, Any], name: str, origin: str) -> None:
+    """The numbers that a T5Gemma here is made from are numbers."""
+    counts = [*_SIZES.values(), "num_hidden_layers", "num_key_value_heads", "sliding_window"]
+    for field in [*counts, "vocab_size", "rms_norm_eps", "query_pre_attn_scalar", "rope_theta"]:
+        kinds = (int,) if field in [*counts, "vocab_size"] else (int, float)
+        if type(fields[field]) not in kinds or not fields[field] > 0:
+            raise UsageError(
+                f"{origin}: {hf_config.CONFIG} has {field} = {fields[field]!r} in {name}; it must "
+                f"be a {'whole ' * (kinds == (int,))}number above 0."
+            )
+
+
 def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
     """Our configuration from the contents of `config.json`. UsageError: something that our model
     does not have.
@@ -131,12 +146,16 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
     ids["eos_token_id"] = fields.get("eos_token_id") or decoder["eos_token_id"]
     rows = decoder["vocab_size"]
     ids = {name: hf_config.token_id(ids, name, rows, origin) for name in hf_config.TOKEN_IDS}
+    dropout = {n: fields.get(n, 0.0) for n in ("dropout_rate", "attention_dropout")}
+    for name, rate in dropout.items():
+        if type(rate) not in (int, float):
+            raise UsageError(f"{origin}: {hf_config.CONFIG} has {name} = {rate!r}, no number.")
     gemma = Gemma(
         **{name: decoder[name] for name in (*_OWN, "rope_theta")},
         **{f"encoder_{ours}": encoder[theirs] for ours, theirs in _SIZES.items()},
         num_kv_heads=decoder["num_key_value_heads"],
         encoder_num_kv_heads=encoder["num_key_value_heads"],
-        attention_dropout=fields.get("attention_dropout", 0.0),
+        attention_dropout=dropout["attention_dropout"],
     )
     return T5Config(
         **{ours: decoder[theirs] for ours, theirs in _SIZES.items()},
@@ -146,19 +165,36 @@ def shape_of(fields: Mapping[str, Any], origin: str) -> T5Config:
         num_decoder_layers=decoder["num_hidden_layers"],
         layer_norm_epsilon=decoder["rms_norm_eps"],
         logits_via_embedding=fields.get("tie_word_embeddings", True),
-        dropout_rate=fields.get("dropout_rate", 0.0),
+        dropout_rate=dropout["dropout_rate"],
         gemma=gemma.values,
     )
 
 
+def _check_written(sides: Mapping[str, T5Config]) -> None:
+    """`transformers` takes these sizes and this scale."""
+    for name, side in sides.items():
+        if side.emb_dim % side.num_heads:
+            raise UsageError(
+                f"Hugging Face's T5Gemma must have a width that is a multiple of its heads; the "
+                f"{name}'s is {side.emb_dim}, with {side.num_heads} heads."
+            )
+    if (scale := of(sides["encoder"]).query_pre_attn_scalar) % 1:
+        raise UsageError(
+            f"Hugging Face's T5Gemma must have a whole query_pre_attn_scalar, not {scale}."
+        )
+
+
 def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -> dict[str, Any]:
-    """As `hf_config.config_json`. UsageError: `transformers` has no such feed-forward layer."""
+    """As `hf_config.config_json`. UsageError: `transformers` has no such feed-forward layer, takes
+    no such sizes, or takes no such scale of attention.
+    """
     if config.mlp_activations != ("gelu", "linear"):
         raise UsageError(
             f"Hugging Face's T5Gemma has no feed-forward layer {config.mlp_activations}. It has "
             "('gelu', 'linear')."
         )
     gemma, sides = of(config), dict(zip(STACKS, (encoder_of(config), config), strict=True))
+    _check_written(sides)
     dropout = {"dropout_rate": config.dropout_rate, "attention_dropout": gemma.attention_dropout}
     ids = hf_config.token_ids(config)
     theta = gemma.rope_theta
@@ -168,6 +204,7 @@ def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -
             **_DEFAULTS,
             **{theirs: getattr(side, ours) for ours, theirs in _SIZES.items()},
             **{field: getattr(gemma, field) for field in _OWN},
+            "query_pre_attn_scalar": int(gemma.query_pre_attn_scalar),
             "num_hidden_layers": (layers := getattr(config, f"num_{name}_layers")),
             "num_key_value_heads": of(side).num_kv_heads,
             "layer_types": _types(layers),

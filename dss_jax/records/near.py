@@ -13,15 +13,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from dss_jax.core.scoring import folded_text
+from dss_jax.core.words import UNSPACED
 
 SHINGLE_WORDS = 3
 ROUNDING = 1e-9
 """So that 0.8 * 5 is 4 and not a little more."""
 
+_WORDS = re.compile(rf"(?=[{UNSPACED}])\w|[^\W{UNSPACED}]+")
+
 
 def words(text: str) -> list[str]:
-    """Of `folded_text`, without punctuation."""
-    return re.findall(r"\w+", folded_text(text))
+    """Of `folded_text`, without punctuation; in scripts without spaces, its characters."""
+    return _WORDS.findall(folded_text(text))
 
 
 def shingles(text: str) -> set[str]:

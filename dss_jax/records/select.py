@@ -45,7 +45,7 @@ def by_score(scores: Mapping[str, float], budget: int, seed: int) -> list[str]:
 
 def nearest(rows: Texts, targets: Iterable[str], budget: int, seed: int) -> list[str]:
     """The rows that are most like the targets' texts, by the cosine of their TF-IDF: the nearest of
-    each target, then the second nearest of each, and so on.
+    each target, then the second nearest of each, and so on; last those that are like none.
     """
     ids = drawn(rows, seed)
     wanted = sorted(set(targets))
@@ -56,6 +56,7 @@ def nearest(rows: Texts, targets: Iterable[str], budget: int, seed: int) -> list
         far = -_like(rows_nxV, targets_mxV[[target]])
         # Those that are as near as the last of the budget stay, so that the stable sort decides.
         near = np.flatnonzero(far <= np.partition(far, budget - 1)[budget - 1])
+        near = near[far[near] < 0]  # A row with no word of it is no neighbour.
         order = near[np.argsort(far[near], kind="stable")[:budget]]
         best[order] = np.minimum(best[order], np.arange(len(order)))
     return [ids[i] for i in np.argsort(best, kind="stable")[:budget]]
@@ -69,9 +70,11 @@ def diverse(rows: Texts, budget: int, seed: int) -> list[str]:
     ids = drawn(rows, seed)
     rows_nxV = tf_idf([rows[i] for i in ids])
     far, chosen = np.full(len(ids), math.inf), list[int]()
+    without = np.diff(rows_nxV.indptr) == 0  # No word: like each other, and like nothing else.
     for _ in tqdm(range(budget), desc="rows", unit="row", disable=None, leave=False):
         chosen.append(int(far.argmax()))
-        far = np.minimum(far, 1 - _like(rows_nxV, rows_nxV[chosen[-1:]]))
+        like = without if without[chosen[-1]] else _like(rows_nxV, rows_nxV[chosen[-1:]])
+        far = np.minimum(far, 1.0 - like)
         far[chosen[-1]] = -1
     return [ids[i] for i in chosen]
 
@@ -100,12 +103,20 @@ def difficulty(line: Mapping[str, Any]) -> float:
     """How hard a row is for a student, by a line of its predictions: 1 - the gold label's share of
     what the allowed ones have; without probabilities, whether it was wrong; without a gold label,
     1 - that of what was predicted (least confidence, Lewis and Gale 1994). Raises UsageError where
-    the line has none of these.
+    the line has none of these, or a gold label that is not allowed.
     """
     log_probs, gold = line.get("label_log_probs"), line.get("target")
-    if isinstance(log_probs, dict) and log_probs and all(map(_is_number, log_probs.values())):
-        most = max(log_probs.values())
-        shares = {label: math.exp(p - most) for label, p in log_probs.items()}
+    found = log_probs if isinstance(log_probs, dict) else {}
+    # JSON has null for what cannot be: -inf.
+    known = {label: p for label, p in found.items() if p is not None}
+    if known and all(map(_is_number, known.values())):
+        most = max(known.values())
+        shares = {label: math.exp(p - most) for label, p in known.items()}
+        if gold is not None and gold not in [*found]:
+            raise UsageError(
+                f"the target of {line.get('id')!r} is {gold!r}, which is not among the labels of "
+                f"its label_log_probs: {', '.join(found)}."
+            )
         own = max(shares.values()) if gold is None else shares.get(gold, 0.0)
         return 1 - own / sum(shares.values())
     if isinstance(line.get("correct"), bool):

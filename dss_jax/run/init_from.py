@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from dss_jax.core import config, storage
+from dss_jax.core import config, storage, t5gemma
 from dss_jax.core.config import T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.ids import T5_PUBLIC
@@ -58,11 +58,14 @@ def with_checkpoint(run: config.Run, given: Collection[str]) -> config.Run:
 
 def _model(own: T5Config, checkpoint: T5Config, given: Collection[str], origin: str) -> T5Config:
     """The run's model with the checkpoint's shape."""
+    checkpoint = _with_dropout(checkpoint, own, "T5Config.gemma" in given)
     shape = {name: getattr(checkpoint, name) for name in SHAPE_FIELDS}
     lines = ""
     for name, there in shape.items():
         mine = getattr(own, name)
         # None stands for the vocabulary's size, which the checkpoint's rows take the place of.
+        if name == "gemma" and mine is not None and there is not None:
+            mine, there = t5gemma.of(own), t5gemma.of(checkpoint)
         if f"T5Config.{name}" in given and mine not in (None, there):
             lines += f"  T5Config.{name} is {mine!r}, in the checkpoint {there!r}\n"
     if lines:
@@ -71,6 +74,15 @@ def _model(own: T5Config, checkpoint: T5Config, given: Collection[str], origin: 
             "Leave --model and these settings out: the checkpoint gives the model's shape."
         )
     return dataclasses.replace(own, **shape)
+
+
+def _with_dropout(checkpoint: T5Config, own: T5Config, given: bool) -> T5Config:
+    """The checkpoint's with the run's dropout of attention, where both are T5Gemma's."""
+    if not given or None in (checkpoint.gemma, own.gemma):
+        return checkpoint
+    rate = t5gemma.of(own).attention_dropout
+    gemma = dataclasses.replace(t5gemma.of(checkpoint), attention_dropout=rate)
+    return dataclasses.replace(checkpoint, gemma=gemma.values)
 
 
 def _vocabulary(

@@ -75,10 +75,11 @@ def with_vocab_size(run: config.Run, store: TokenStore) -> config.Run:
                 f"the tokenizer {vocabulary.path} has no padding, which a batch is filled up with. "
                 'Name a token for it in tokenizer_config.json: "pad_token".'
             )
-        ids = {"pad_token_id": pad, "decoder_start_token_id": pad}
+        begin = run.model.decoder_start_token_id  # Of a T5Gemma's, <bos>.
+        kept = run.model.gemma is not None and 0 < begin < (size or needed)
+        ids = {"pad_token_id": pad, "decoder_start_token_id": begin if kept else pad}
         ids["eos_token_id"] = vocabulary.eos_id
         for name, own in ids.items():
-            # T5's own values are the defaults, and so stand for none.
             if (given := getattr(run.model, name)) not in (own, getattr(config.T5Config, name)):
                 raise UsageError(
                     f"T5Config.{name} is {given}, and the vocabulary {vocabulary.path} has {own}. "

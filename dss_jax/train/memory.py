@@ -9,7 +9,7 @@ XLA's own memory analysis (tests/test_memory.py): see `WORKING` and `_gathered`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from dss_jax.core import config
+from dss_jax.core import config, t5gemma
 from dss_jax.core.devices import Device
 from dss_jax.core.errors import UsageError
 from dss_jax.core.t5_config import REMAT_POLICIES
@@ -95,7 +95,7 @@ def _step_kept(run: config.Run, params: dict, batch: Batch) -> int:
     model = model_of(run.model)
 
     def part(trained: dict, frozen: dict, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-        params, dropout_key = lora.join(trained, frozen), key if run.model.dropout_rate else None
+        params, dropout_key = lora.join(trained, frozen), key if run.model.drops else None
         sums = losses.task_sums(model, params, batch, run.loss, dropout_key)
         weights = losses.task_weights(run.loss, run.method)
         return losses.weighted_loss(sums.loss, losses.count_tokens(batch), weights), sums
@@ -122,7 +122,7 @@ def _layer_kept(run: config.Run, params: dict, stack: str, block: Block) -> int:
         variables, inputs = both
         own, decoder, cross = block_patterns(block, model)
         patterns = [decoder._replace(bias=bias), cross] if decodes else [own._replace(bias=bias)]
-        rngs, quiet = {"dropout": key, "params": key}, not model.dropout_rate
+        rngs, quiet = {"dropout": key, "params": key}, not model.drops
         if variables is None:
             return module.init(rngs, *inputs, *patterns, True), None
         return module.apply(variables, *inputs, *patterns, quiet, rngs=rngs)
@@ -165,9 +165,10 @@ def _per_row(run: config.Run, platform: str | None) -> dict[str, tuple[int, int]
     return {name: (2 * one[name] - two[name], two[name] - one[name]) for name in one}
 
 
-def _shared(gemma: Iterable[tuple[str, Any]]) -> dict[str, int]:
-    """Of `T5Config.gemma`, the sizes that the mesh's model axis shares out."""
-    return {name: size for name, size in gemma if name.endswith(("heads", "mlp_dim"))}
+def _shared(model: config.T5Config) -> dict[str, int]:
+    """Of a T5Gemma's own sizes, those that the mesh's model axis shares out."""
+    own = () if model.gemma is None else t5gemma.of(model).values
+    return {name: size for name, size in own if name.endswith(("heads", "mlp_dim"))}
 
 
 def _one_device(run: config.Run, model_axis: int) -> config.Run:
@@ -175,9 +176,10 @@ def _one_device(run: config.Run, model_axis: int) -> config.Run:
     so that runs with the same activations are traced once.
     """
     m = run.model
-    own = {name: size // model_axis for name, size in _shared(m.gemma or ()).items()}
-    gemma = m.gemma and tuple({**dict(m.gemma), **own}.items())
-    sizes = {n: getattr(m, n) // model_axis for n in ("num_heads", "mlp_dim", "vocab_size")}
+    own = {name: max(1, size // model_axis) for name, size in _shared(m).items()}
+    gemma = None if m.gemma is None else tuple({**dict(m.gemma), **own}.items())
+    shared = ("num_heads", "mlp_dim", "vocab_size")
+    sizes = {n: max(1, getattr(m, n) // model_axis) for n in shared}
     local = replace(m, **sizes, gemma=gemma)
     data = config.Data(input_length=run.data.input_length, target_length=run.data.target_length)
     return config.Run(data=data, method=run.method, model=local, loss=run.loss, lora=run.lora)
@@ -306,7 +308,7 @@ def candidates(run: config.Run, count: int) -> list[config.Run]:
     4 ... microbatches; the quickest first.
     """
     m, batch = run.model, run.data.batch_size
-    gemma = _shared(m.gemma or ()).values()
+    gemma = _shared(m).values()
     shared_by_model = math.gcd(m.num_heads, m.mlp_dim, m.vocab_size or 1, *gemma)
 
     def divisors(n: int) -> list[int]:

@@ -157,7 +157,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # The key depends on the step alone, so a resumed run draws the same dropout masks.
         root_key = jax.random.fold_in(jax.random.key(state.seed), 1)
-        key = jax.random.fold_in(root_key, state.step) if run.model.dropout_rate else None
+        key = jax.random.fold_in(root_key, state.step) if run.model.drops else None
         trained, frozen = lora.split(state.params)
         alpha = losses.alpha_at(run.loss, state.step, run.train.steps)
         weights = losses.task_weights(run.loss, run.method, alpha)
