@@ -1,7 +1,10 @@
-"""The two rules by which a predicted label is right. Standard library only."""
+"""The two rules by which a predicted label is right, and labels' shares of what a student gives all
+of them. Standard library only.
+"""
 
 import math
 import unicodedata
+from collections.abc import Mapping
 
 from dss_jax.core.arithmetic import evaluate
 from dss_jax.core.types import Scorer
@@ -58,3 +61,11 @@ def _folded(character: str) -> str:
 
 TEXT_ACCURACY = Scorer(name="text_accuracy", correct=same_text)
 EQUATION_ACCURACY = Scorer(name="equation_accuracy", correct=same_value)
+
+
+def label_shares(log_probs: Mapping[str, float]) -> dict[str, float]:
+    """Label -> its probability among these; they add up to 1. Not all are -inf; {} gives {}."""
+    best = max(log_probs.values(), default=0.0)
+    odds = {label: math.exp(x - best) for label, x in log_probs.items()}
+    total = sum(odds.values())
+    return {label: x / total for label, x in odds.items()}

@@ -49,8 +49,8 @@ class Gemma(Section):
 
 
 def of(config: Any) -> Gemma:
-    """Of a `T5Config`. UsageError: a name or a value that is none of these, or sizes, a form of
-    attention or a feed-forward layer that do not go together.
+    """Of a `T5Config`. UsageError: a name or a value that is none of these, or sizes or a form of
+    attention that do not go together.
     """
     given, names = dict(config.gemma), [f.name for f in fields(Gemma)]
     for name in given:

@@ -19,6 +19,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.scoring import label_shares
 from dss_jax.core.texts import utf8
 from dss_jax.records.near import words
 
@@ -108,17 +109,15 @@ def difficulty(line: Mapping[str, Any]) -> float:
     log_probs, gold = line.get("label_log_probs"), line.get("target")
     found = log_probs if isinstance(log_probs, dict) else {}
     # JSON has null for what cannot be: -inf.
-    known = {label: p for label, p in found.items() if p is not None}
-    if known and all(map(_is_number, known.values())):
-        most = max(known.values())
-        shares = {label: math.exp(p - most) for label, p in known.items()}
+    known = {label: -math.inf if p is None else p for label, p in found.items()}
+    if any(p is not None for p in found.values()) and all(map(_is_number, known.values())):
         if gold is not None and gold not in [*found]:
             raise UsageError(
                 f"the target of {line.get('id')!r} is {gold!r}, which is not among the labels of "
                 f"its label_log_probs: {', '.join(found)}."
             )
-        own = max(shares.values()) if gold is None else shares.get(gold, 0.0)
-        return 1 - own / sum(shares.values())
+        own = label_shares(known)
+        return 1 - (max(own.values()) if gold is None else own[gold])
     if isinstance(line.get("correct"), bool):
         return float(not line["correct"])
     if _is_number(line.get("probability")):

@@ -11,7 +11,6 @@ from dss_jax.report.found_runs import FoundCell, FoundRuns, View
 from dss_jax.run import pictures
 from dss_jax.run.pictures import PALETTE
 
-ENDINGS = ("png", "svg")
 WIDE_RANGE = 6
 """Axes of the data that span more than this factor are logarithmic."""
 
@@ -132,12 +131,8 @@ def _draw(panels: Sequence[_Panel], found: FoundRuns, file: Path, view: View) ->
         panel.minorticks_off()
         panel.set_title(shown.title, fontsize=10)
         panel.set_ylabel(f"{shown.cells[0].metric.replace('_', ' ')}, {view.split}, %")
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=8)
-    files = [file.with_suffix(f".{ending}") for ending in ENDINGS]
-    pictures.save(figure, *files)
-    return files
+        pictures.finish(panel)
+    return pictures.save_forms(figure, file)
 
 
 def _line(panel: Any, cells: Sequence[tuple[float, FoundCell]], view: View, colour: str) -> None:

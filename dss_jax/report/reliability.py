@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dss_jax.core.scoring import label_shares
 from dss_jax.evaluate import reliability
 from dss_jax.evaluate.reliability import BINS, COVERAGES, Drawn, Statistics, bootstrap, mean_of
 from dss_jax.report.found_runs import BASELINES, FoundCell, FoundRuns, View, closed_labels
@@ -37,10 +38,7 @@ def shares_of(answer: Answer) -> dict[str, float]:
     log_probs = answer.get("label_log_probs") or {}
     if None in log_probs.values():
         return {}
-    best = max(log_probs.values(), default=0.0)
-    shares = {label: math.exp(x - best) for label, x in log_probs.items()}
-    total = sum(shares.values())
-    return {label: x / total for label, x in shares.items()}
+    return label_shares(log_probs)
 
 
 def _vote(answer: Answer) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax.evaluate.reliability import BINS, COVERAGES, Drawn
-from dss_jax.report.figures import ENDINGS
+from dss_jax.evaluate.statistics import interval
 from dss_jax.report.reliability import CURVE, IN_BINS, MeasuredCell
 from dss_jax.run import pictures
 from dss_jax.run.pictures import PALETTE
@@ -38,12 +38,8 @@ def draw(made: Sequence[MeasuredCell], file: Path) -> list[Path]:
         right.set(ylabel="risk: errors among these, %", ylim=(0, None))
         for panel, what in ((left, "reliability"), (right, "risk by coverage")):
             panel.set_title(f"{task}, {model}: {what}", fontsize=10)
-            panel.grid(alpha=0.25)
-            panel.spines[["top", "right"]].set_visible(False)
-            panel.legend(frameon=False, fontsize=8)
-    files = [file.with_suffix(f".{ending}") for ending in ENDINGS]
-    pictures.save(figure, *files)
-    return files
+            pictures.finish(panel)
+    return pictures.save_forms(figure, file)
 
 
 def _diagram(panel: Any, drawn: Drawn, items: int, colour: str, name: str) -> None:
@@ -53,7 +49,7 @@ def _diagram(panel: Any, drawn: Drawn, items: int, colour: str, name: str) -> No
     there = np.flatnonzero(count)
     xs, ys = sure[there] / count[there], right[there] / count[there]
     own = [resampled[b][counts[b] > 0] / counts[b][counts[b] > 0] for b in there]
-    ends = np.array([np.quantile(x, [0.025, 0.975]) for x in own])
+    ends = np.array([interval(x) for x in own])
     errors = np.maximum(0, [ys - ends[:, 0], ends[:, 1] - ys])
     panel.errorbar(xs, ys, yerr=errors, color=colour, linewidth=1.2, capsize=2, label=name)
     for x, y, n in zip(xs, ys, count[there], strict=True):

@@ -45,6 +45,23 @@ def save(figure: Any, *files: Path) -> None:
     pyplot().close(figure)
 
 
+ENDINGS = ("png", "svg")
+
+
+def save_forms(figure: Any, file: Path) -> list[Path]:
+    """Writes a figure as `file` with each of these endings, and closes it; gives the files."""
+    files = [file.with_suffix(f".{ending}") for ending in ENDINGS]
+    save(figure, *files)
+    return files
+
+
+def finish(axes: Any) -> None:
+    """What all curves have: a pale grid, two spines, a small legend."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+
+
 WIDE = 4
 """Losses that span more than this factor are drawn on a logarithmic axis."""
 
@@ -96,8 +113,6 @@ def plot_curves(
         right.yaxis.set_minor_formatter(NullFormatter())
     for axes in (left, right):
         axes.set_xlim(left=0)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        finish(axes)
     figure.suptitle(title, fontsize=11)
     save(figure, file)
