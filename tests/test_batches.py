@@ -43,6 +43,21 @@ def test_the_order_is_pinned() -> None:
     assert batches.permutation(10, 3, 7).tolist() == PERMUTATION_10_3_7
 
 
+def test_the_order_of_equal_draws_is_pinned(monkeypatch) -> None:
+    drawn = np.random.default_rng(0).integers(0, 9, 5000, dtype=np.uint64)
+
+    class Philox:
+        def __init__(self, key: np.ndarray) -> None:
+            pass
+
+        def random_raw(self, n: int) -> np.ndarray:
+            return drawn[:n]
+
+    monkeypatch.setattr(np.random, "Philox", Philox)
+    expected = sorted(range(5000), key=lambda i: drawn[i])  # Python's sort is stable.
+    assert batches.permutation(5000, 0).tolist() == expected
+
+
 def test_a_batch_depends_on_store_seed_and_step_alone(toy_store) -> None:
     first, second = _batches(toy_store), _batches(toy_store)
     [first(k) for k in range(9)]

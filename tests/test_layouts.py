@@ -207,7 +207,12 @@ def test_examples_are_dealt_so_that_streams_are_alike() -> None:
     assert (np.sort(places.reshape(50, 64), axis=1) == np.arange(64)).all()
     sums = np.take_along_axis(weights[:, None], places, axis=2).sum(axis=2)
     assert (sums.max(axis=1) / sums.mean(axis=1)).max() < 1.1
-    assert deal(weights, 1)[0, 0].tolist() == list(range(64))
+
+
+def test_one_stream_keeps_the_order(toy_store) -> None:
+    rows = np.arange(32)[None, ::-1]
+    placed, _ = _batches(toy_store, "flat", size=32, steps=4).layout.assign(rows)
+    assert placed.tolist() == [rows.tolist()]
 
 
 def test_rows_and_streams_are_each_others_inverse() -> None:

@@ -22,11 +22,9 @@ TOKEN_MULTIPLE = 32
 def deal(weights: np.ndarray, streams: int) -> np.ndarray:
     """Deals the examples of each batch, of weights int [n, N], to D streams so that all get about
     the same weight: places in the batch, int [n, D, N / D]. The heaviest D come first, the next D
-    the other way round and so on. For one stream the order stays.
+    the other way round and so on.
     """
     n, size = weights.shape
-    if streams == 1:
-        return np.broadcast_to(np.arange(size), (n, 1, size))
     order = np.argsort(-weights, axis=1, kind="stable").reshape(n, size // streams, streams)
     order[:, 1::2] = order[:, 1::2, ::-1]
     return order.swapaxes(1, 2)
@@ -46,7 +44,9 @@ class FlatStreams(Layout):
         return (BlockShape(d * rows, d * encoder_tokens, s, d * decoder_tokens, t),)
 
     def _placed(self, rows: np.ndarray) -> np.ndarray:
-        """Dealt to streams: int [n, N] -> [n, D, N / D]."""
+        """Dealt to streams: int [n, N] -> [n, D, N / D]. For one stream the order stays."""
+        if self._plan.shares == 1:
+            return rows[:, None]
         inputs, targets = self._examples.lengths(rows)
         at = deal((inputs + targets).sum(axis=0), self._plan.shares)
         return np.take_along_axis(rows[:, None, :], at, axis=2)
