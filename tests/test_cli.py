@@ -139,6 +139,10 @@ def test_the_demo_shrunk(tmp_path: Path) -> None:
     assert (tmp_path / "demo" / "curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("by_data.png", "report.md"):
         assert (tmp_path / "demo" / "report" / name).exists()
+    runs = {file: file.stat().st_mtime_ns for file in tmp_path.glob("demo/**/train.log")}
+    assert len(runs) == 7
     again = _dss(*demo, cwd=tmp_path)
     assert again.returncode == 0
-    assert "is finished; these are its results" in again.stdout
+    table = first.stdout[first.stdout.index("word_problems: equation_accuracy") :]
+    assert again.stdout.endswith(table)
+    assert {file: file.stat().st_mtime_ns for file in runs} == runs  # Nothing was started.

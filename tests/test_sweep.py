@@ -16,12 +16,12 @@ from dss_jax.cli import gin_config, options, sweep, sweep_options
 from dss_jax.cli.main import main
 from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import Cell, Sweep, cells_of
+from dss_jax.core.sweep_config import Cell, Sweep, cells_of, sizes_in
 from dss_jax.run import run_folder
 from dss_jax.run.changes import other_settings
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep import runner as sweep_run
-from dss_jax.sweep.devices import slots
+from dss_jax.sweep.devices import cores, slots, slots_of_small
 
 STAND_IN = Path(__file__).parent / "stand_ins" / "sweep_train.py"
 PROGRAM = (sys.executable, "-S", "-E", str(STAND_IN))
@@ -322,7 +322,7 @@ def test_flags_that_a_run_must_know_before_it_reads_its_settings(tmp_path: Path,
     assert dss_sweep(tmp_path, "--dry_run", "--at_once", "--gin.Data.seed=7") == 0
     line = capsys.readouterr().out.splitlines()[-1]
     folder = tmp_path / "s" / GROUP / "dss/frac_1"
-    flags = f"--seeds 0,1 --output_dir {folder} --gin.Data.seed=7"
+    flags = f"--seeds 0,1 --output_dir {folder} --gin.Data.seed=7 --sizes frac_0.25,frac_1"
     assert line == f"dss train --gin_file {folder}/seed_0/config.gin {flags}"
 
 
@@ -358,6 +358,38 @@ def test_devices() -> None:
         slots(None, 3, 1, {}, two)
     with pytest.raises(UsageError, match="no GPU was found"):
         slots(None, 2, 1, {}, lambda _: [])
+
+
+def test_cores_are_shared_out(monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6}, raising=False)
+    assert cores(1) == [{4, 5, 6}]
+    assert cores(2) == [{4, 6}, {5}]
+    assert cores(4) == [{4}, {5}, {6}, {4}]
+    assert slots_of_small(7) == [{}, {}, {}]
+    assert slots_of_small(2) == [{}, {}]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system knows no affinity")
+def test_runs_at_once_without_gpus_have_cores_of_their_own(tmp_path: Path) -> None:
+    behave(tmp_path, seconds=0.02)
+    assert dss_sweep(tmp_path, "--jobs", "2") == 0
+    assert {tuple(c["cores"]) for c in calls(tmp_path)} == {tuple(sorted(c)) for c in cores(2)}
+    assert dss_sweep(tmp_path, "--seeds", "2") == 0  # One at a time has all.
+    assert set(calls(tmp_path)[-1]["cores"]) == os.sched_getaffinity(0)
+
+
+def test_runs_on_shares_of_the_data_are_told_of_each_other(tmp_path: Path) -> None:
+    assert dss_sweep(tmp_path) == 0
+    for call in calls(tmp_path):
+        teacher = call["folders"][0].endswith("teacher")
+        assert ("--sizes frac_0.25,frac_1" in " ".join(call["words"])) is not teacher
+
+
+def test_sizes() -> None:
+    assert sizes_in("frac_0.5,count_100") == [(0.5, None), (None, 100)]
+    for wrong in ("half", "count_1.5", "frac_", "0.5"):
+        with pytest.raises(UsageError, match=f"--sizes takes sizes .*{wrong}"):
+            sizes_in(wrong)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys) -> None:

@@ -18,6 +18,9 @@ from dss_jax.cli.tables import print_table
 from dss_jax.core import config, registry
 from dss_jax.core.sweep_config import TEACHER, Cell
 from dss_jax.core.types import DistillationTask
+from dss_jax.sweep import plan as sweep_plan
+from dss_jax.sweep.devices import slots_of_small
+from dss_jax.sweep.plan import Job, Planned
 
 METHODS = ("standard", "dss")
 FRACTIONS = (0.125, 0.5, 1.0)
@@ -49,31 +52,25 @@ def main(args: argparse.Namespace) -> int:
         files = tuple(map(str, records))
         runs = {c: replace(r, task=replace(r.task, record_files=files)) for c, r in runs.items()}
         first = next(iter(runs.values()))
-        store = ensure_store(first.task, first.vocabulary, first.data)
-
-    from dss_jax.run import single, teacher_run
-    from dss_jax.run.seeds import sharing
-    from dss_jax.sweep import plan as sweep_plan
-    from dss_jax.train.loop import Interrupted
+        ensure_store(first.task, first.vocabulary, first.data)
 
     sweep_plan.write_grid(folder, runs, ["runs/demo.gin"], bindings)
-    subsets = [run.task for cell, run in runs.items() if cell.method == METHODS[0]]
-    results, opened = {}, {method: sharing() for method in METHODS}
-    for i, (cell, run) in enumerate(runs.items()):
-        if cell.method == TEACHER:
-            results[cell] = teacher_run.score(run, store, task.scorer)
-            continue
-        data = _shown(run.task)
-        print(f"\n{i}/{len(runs) - 1}  {cell.method}, {data} of the data: {run.train.steps} steps")
-        try:
-            results[cell] = single.train(
-                run, store, task.scorer, plan_subsets=subsets, opened=opened[cell.method]
-            )
-        except Interrupted as stop:
-            print(f"\n{stop}. To go on: dss demo --output_dir {args.output_dir}")
-            return stop.status
-    _report(folder, runs, results, task)
+    outcome = sweep.run_jobs(folder, _jobs(folder, runs), len(runs), slots_of_small(len(runs)))
+    if outcome.stopped or outcome.failed:
+        return sweep.ended(outcome)
+    _report(folder, runs, task)
     return 0
+
+
+def _jobs(folder: Path, runs: Runs) -> list[Job]:
+    """What is left of the runs: the first of each method, which compiles for the others; then the
+    longest first.
+    """
+    planned = [Planned(cell, run, run.vocabulary.path) for cell, run in runs.items()]
+    firsts = [next(cell for cell in runs if cell.method == method) for method in METHODS]
+    planned.sort(key=lambda one: (one.cell not in firsts, -one.work))
+    sizes = [(c.train_fraction, c.train_count) for c in runs if c.method == METHODS[0]]
+    return sweep_plan.jobs_of(folder, planned, sizes)
 
 
 def _runs(folder: Path, bindings: Sequence[str]) -> Runs:
@@ -106,9 +103,11 @@ def _shown(task: config.Task) -> str:
     return f"{100 * task.train_fraction:g} %"
 
 
-def _report(folder: Path, runs: Runs, results: dict[Cell, dict], task: DistillationTask) -> None:
+def _report(folder: Path, runs: Runs, task: DistillationTask) -> None:
+    from dss_jax.run import run_folder
     from dss_jax.run.pictures import plot_curves
 
+    results = {cell: run_folder.read_results(folder / cell.folder) or {} for cell in runs}
     metric, last = task.scorer.name, list(runs.values())[-1]
     rows = []
     for cell, one in results.items():

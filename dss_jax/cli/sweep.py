@@ -31,7 +31,7 @@ from dss_jax.core.sweep_config import cells_of
 from dss_jax.sweep import cluster
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.devices import Environment, slots
-from dss_jax.sweep.plan import Planned, State, state_of
+from dss_jax.sweep.plan import Job, Planned, State, state_of
 from dss_jax.sweep.runner import Outcome, Runner
 
 log = logging.getLogger(__name__)
@@ -182,10 +182,20 @@ def train(
     grid: Grid, planned: Sequence[Planned], places: Sequence[Environment], until: float = math.inf
 ) -> Outcome:
     """Trains what is left of the runs, on this machine."""
-    jobs = grid.jobs(planned)
-    done = len(planned) - sum(len(job.planned) for job in jobs)
+    return run_jobs(grid.folder, grid.jobs(planned), len(planned), places, until)
+
+
+def run_jobs(
+    folder: Path,
+    jobs: Sequence[Job],
+    of: int,
+    places: Sequence[Environment],
+    until: float = math.inf,
+) -> Outcome:
+    """Runs what is left `of` so many runs of a sweep's folder, and shows how far it is."""
+    done = of - sum(len(job.planned) for job in jobs)
     with closing(StatusLine()) as line:
-        return Runner(grid.folder, places, line).run(jobs, done, until)
+        return Runner(folder, places, line).run(jobs, done, until)
 
 
 def ended(outcome: Outcome) -> int:

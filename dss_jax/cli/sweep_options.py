@@ -94,7 +94,8 @@ class Grid:
         return [*found, f"Train.output_dir = {self.place(cell)!r}"]
 
     def jobs(self, planned: Sequence[Planned]) -> list[Job]:
-        return sweep_plan.jobs_of(self.folder, planned, self.sweep.at_once, self.args.task_dir)
+        sweep, dirs = self.sweep, self.args.task_dir
+        return sweep_plan.jobs_of(self.folder, planned, sweep.sizes, sweep.at_once, dirs)
 
 
 def _values(flag: str, text: str, kind: type) -> tuple:

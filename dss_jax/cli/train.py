@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "(give --gin.Data.seed to keep one order for all)"
     )
     profile = "trace the steps START to STOP - 1 for xprof, into OUTPUT_DIR/tensorboard"
+    sizes = "sizes of data, as frac_0.5,count_100, on which other runs find what this one compiles"
     parser.add_argument("--seeds", metavar="N,N", help=seeds)
+    parser.add_argument("--sizes", metavar="SIZE,SIZE", help=sizes)
     parser.add_argument("--profile", metavar="START:STOP", help=profile)
     parser.set_defaults(needs_model=True)
 
@@ -98,6 +101,8 @@ def _check(args: argparse.Namespace, run: config.Run) -> None:
 
         environment.require_t5x(processes=processes.count())
         environment.check_for_t5x(run)
+    if args.sizes is not None and t5x:
+        raise UsageError("--sizes is for our own loop: leave --engine t5x out.")
     if args.profile is not None and (args.seeds is not None or t5x):
         raise UsageError("--profile is for one run of our own loop: leave --seeds out.")
 
@@ -115,6 +120,20 @@ def _runs(args: argparse.Namespace, run: config.Run, seeds: Sequence[int] | None
     return runs
 
 
+def _subsets(args: argparse.Namespace, runs: Sequence[config.Run]) -> list[config.Task]:
+    """The tasks of runs like these on data of the sizes that --sizes names."""
+    if args.sizes is None:
+        return []
+    from dss_jax.core.sweep_config import sizes_in
+
+    sizes = sizes_in(args.sizes)
+    return [
+        replace(run.task, train_fraction=fraction or 1.0, train_count=count)
+        for run in runs
+        for fraction, count in sizes
+    ]
+
+
 def main(args: argparse.Namespace) -> int:
     clock = StartClock()
     seeds = None if args.seeds is None else _seeds(args)
@@ -126,6 +145,7 @@ def main(args: argparse.Namespace) -> int:
     run = processes.all_or_raise(lambda: options.resolve(args)).run
     _check(args, run)
     runs = _runs(args, run, seeds)
+    subsets = _subsets(args, runs)
     profile = None
     if args.profile is not None:
         from dss_jax.train.tracing import steps_of
@@ -151,13 +171,13 @@ def main(args: argparse.Namespace) -> int:
         elif seeds is not None:
             from dss_jax.run import seeds as several
 
-            results = several.train(runs, store, scorer, clock)
+            results = several.train(runs, store, scorer, clock, subsets)
         elif run.train.engine == "t5x":
             from dss_jax.run import other_engine
 
             results = other_engine.train(run, store, args.task_dir, variables)
         else:
-            results = single.train(run, store, scorer, clock, profile)
+            results = single.train(run, store, scorer, clock, profile, subsets)
     except Interrupted as stop:
         again = f"dss {shlex.join(sys.argv[1:])}"
         log.info(f"\n{stop}. To go on, give the same command again:\n  {again}")

@@ -74,6 +74,26 @@ class Sweep(Section):
                 )
 
 
+def size_name(fraction: float | None, count: int | None) -> str:
+    """How much of the training data, as in the name of a folder."""
+    return f"frac_{fraction:.12g}" if count is None else f"count_{count}"
+
+
+def sizes_in(text: str) -> list[tuple[float | None, int | None]]:
+    """ "frac_0.5,count_100" -> (0.5, None), (None, 100); UsageError: a word is neither."""
+    found: list[tuple[float | None, int | None]] = []
+    for word in text.split(","):
+        kind, _, number = word.strip().partition("_")
+        try:
+            share = float(number) if kind == "frac" else None
+            found.append((share, int(number) if kind == "count" else None))
+        except ValueError:
+            kind = ""
+        if kind not in ("frac", "count"):
+            raise UsageError(f"--sizes takes sizes such as frac_0.5,count_100, not {word!r}.")
+    return found
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run of a sweep. `model` is None for the teacher, which is no model of ours; of all that
@@ -94,9 +114,7 @@ class Cell:
 
     @property
     def size(self) -> str:
-        """How much of the training data, as in the name of a folder."""
-        count, fraction = self.train_count, self.train_fraction
-        return f"frac_{fraction:.12g}" if count is None else f"count_{count}"
+        return size_name(self.train_fraction, self.train_count)
 
     @property
     def group(self) -> str:

@@ -76,14 +76,18 @@ def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -
 
 
 def train(
-    runs: Sequence[config.Run], store: TokenStore, scorer: Scorer, clock: StartClock | None = None
+    runs: Sequence[config.Run],
+    store: TokenStore,
+    scorer: Scorer,
+    clock: StartClock | None = None,
+    plan_subsets: Sequence[config.Task] = (),
 ) -> dict[str, Any]:
     """Trains the runs of `seed_runs`, or goes on with them, as `single.train` does, and gives their
     `summary`. Where one raises, the seeds before are finished.
     """
     results: dict[int, dict] = {}
     curves: list[tuple[str, Path]] = []
-    opened, subsets = sharing(), [run.task for run in runs]
+    opened, subsets = sharing(), list(dict.fromkeys([*(run.task for run in runs), *plan_subsets]))
     for i, run in enumerate(runs):
         seed = run.train.seed
         log.info("seed %d, %d of %d", seed, i + 1, len(runs))

@@ -6,6 +6,7 @@ JAX is not imported: the sweep's own process must leave the devices to its child
 import os
 import subprocess
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError
@@ -26,6 +27,16 @@ def gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def cores(count: int) -> list[set[int]]:
+    """The cores of each of so many runs that are at work at once, of those that this process may
+    use: as many each as there are, at least one; empty where the system does not tell.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return [set() for _ in range(count)]
+    own = sorted(os.sched_getaffinity(0))
+    return [set(own[i::count] or [own[i % len(own)]]) for i in range(count)]
 
 
 def slots(
@@ -70,3 +81,14 @@ def slots(
         made = [{**one, "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.2f}"} for one in made]
     # The devices take turns, so that few runs spread over all of them.
     return [dict(one) for _ in range(jobs) for one in made]
+
+
+def slots_of_small(runs: int) -> list[Environment]:
+    """As `slots`, for so many runs of small models: a core each, where there is neither a GPU nor a
+    TPU.
+    """
+    alone = slots(None, 1, 1)
+    tpu = os.environ.get("JAX_PLATFORMS") != "cpu" and find_spec("libtpu") is not None
+    if any(alone) or tpu:
+        return alone
+    return slots(None, 1, min(runs, len(cores(1)[0]) or os.cpu_count() or 1))

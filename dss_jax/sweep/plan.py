@@ -19,7 +19,7 @@ from dss_jax.core import config, storage, strict_json
 from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work, training_flops, work_of_shape
 from dss_jax.core.paths import write_whole
-from dss_jax.core.sweep_config import Cell
+from dss_jax.core.sweep_config import Cell, size_name
 from dss_jax.core.t5_config import VOCAB_SIZE
 from dss_jax.core.types import ENGINES
 from dss_jax.run import run_folder
@@ -162,20 +162,25 @@ class Job:
 
 
 def jobs_of(
-    folder: Path, planned: Sequence[Planned], at_once: bool, task_dirs: Sequence[str] = ()
+    folder: Path,
+    planned: Sequence[Planned],
+    sizes: Sequence[tuple[float | None, int | None]] = (),
+    at_once: bool = False,
+    task_dirs: Sequence[str] = (),
 ) -> list[Job]:
-    """The processes that do what is left of the runs in a sweep's folder; with `at_once`, the seeds
-    of a group share one.
+    """The processes that do what is left of the runs in a sweep's folder. Runs on data of all these
+    `sizes` share what is compiled; with `at_once`, the seeds of a group share a process.
     """
     groups: dict[str, list[Planned]] = {}
     for one in planned:
         if not state_of(folder / one.cell.folder).done:
             key = one.cell.group if at_once else one.cell.folder
             groups.setdefault(key, []).append(one)
-    return [_job(folder, members, task_dirs) for members in groups.values()]
+    names = ",".join(size_name(*size) for size in sizes) if len(sizes) > 1 else ""
+    return [_job(folder, members, names, task_dirs) for members in groups.values()]
 
 
-def _job(folder: Path, members: Sequence[Planned], task_dirs: Sequence[str]) -> Job:
+def _job(folder: Path, members: Sequence[Planned], sizes: str, task_dirs: Sequence[str]) -> Job:
     first = members[0]
     place = first.cell.folder
     flags = ["--gin_file", str(folder / place / run_folder.CONFIG)]
@@ -189,6 +194,8 @@ def _job(folder: Path, members: Sequence[Planned], task_dirs: Sequence[str]) -> 
     if (engine := first.run.train.engine) != ENGINES[0] and first.run.method.trains:
         # It must be known before the settings are read, for that may start the devices.
         flags += ["--engine", engine]
+    elif sizes and first.run.method.trains:
+        flags += ["--sizes", sizes]
     for task_dir in task_dirs:
         flags += ["--task_dir", task_dir]
     return Job(tuple(members), place, tuple(flags))

@@ -59,6 +59,7 @@ for folder in folders:
 earlier = (HERE / "calls").read_text().splitlines() if (HERE / "calls").exists() else []
 pids = [json.loads(line)["pid"] for line in earlier]
 call = {"pid": os.getpid(), "session": os.getsid(0), "gpu": gpu, "words": words}
+call["cores"] = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 call["folders"] = [str(f) for f in folders]
 call["others"] = [pid for pid in pids if at_work(pid)]
 with (HERE / "calls").open("a") as calls:
