@@ -21,8 +21,11 @@ pytest.importorskip("fastapi", reason='needs pip install -e ".[serve]"')
 
 from student_maker import make_store, make_student, with_card
 
+from dss_jax.cli import demo
+from dss_jax.core.sweep_config import Cell
+
 PAGE = Path(__file__).parents[1] / "docs" / "serve.md"
-STUDENT = "runs/demo/dss/frac_1/seed_0"
+STUDENT = f"runs/demo/{Cell('word_problems', 'dss', demo.MODEL, max(demo.FRACTIONS)).folder}"
 TOKEN = "a-long-random-word"
 
 pytestmark = pytest.mark.slow
