@@ -264,13 +264,15 @@ def timed(arms: dict[str, Arm], rounds: int) -> Times:
 def result_of(times: Times, rows: int) -> dict[str, Any]:
     """What the report has of a role: medians beside `generate`, and all readings."""
     median = {n: np.median(t[1:], axis=0) for n, t in times.items()}
-    beside = median.get("generate", np.full(2, np.nan))
+    ways = {"": 0, "_by_processor_time": 1} if "generate" in median else {}
     return {
         "rows_per_second": {n: digits(rows / m[0]) for n, m in median.items()},
         "rows_per_processor_second": {n: digits(rows / m[1]) for n, m in median.items()},
-        "beside_generate": {n: digits(beside[0] / m[0]) for n, m in median.items()},
-        "beside_generate_by_processor_time": {
-            n: digits(beside[1] / m[1]) for n, m in median.items()
+        **{
+            f"beside_generate{name}": {
+                n: digits(median["generate"][i] / m[i]) for n, m in median.items()
+            }
+            for name, i in ways.items()
         },
         "seconds": {n: [round(x, 3) for x, _ in t[1:]] for n, t in times.items()},
         "processor_seconds": {n: [round(x, 3) for _, x in t[1:]] for n, t in times.items()},
@@ -290,8 +292,11 @@ def draw(report: dict[str, Any], file: Path) -> None:
         rates = result["rows_per_processor_second"]
         colours = ["#0072B2" if name in OURS else "#999999" for name in rates]
         bars = axes.barh([ARMS[name] for name in rates], [*rates.values()], color=colours)
-        beside = result["beside_generate_by_processor_time"]
-        times = [f"{rate:,.1f} ({beside[name]:.1f} times)" for name, rate in rates.items()]
+        beside = result.get("beside_generate_by_processor_time")
+        times = [
+            f"{rate:,.1f}" + (f" ({beside[name]:.1f} times)" if beside else "")
+            for name, rate in rates.items()
+        ]
         axes.bar_label(bars, times, fontsize=8, padding=2)
         axes.set_xlim(0, 1.35 * max(rates.values()))
         axes.set_title(role, fontsize=10)

@@ -2,7 +2,7 @@
 lm-evaluation-harness (`local-completions`). Needs `pip install "lm-eval[api]" openai`, in an
 environment of its own; times nothing.
 
-  python benchmarks/serve_clients.py --student runs/demo/word_problems/tiny/dss/frac_1/seed_0 --dss .venv/bin/dss
+  python benchmarks/serve_clients.py --student RUN --dss .venv/bin/dss
 
 lm-evaluation-harness gets a task of the student's own test examples: a prompt with the student's
 prefix, the label as target, exact match. Its texts must be those of `/v1/predict` without labels.
