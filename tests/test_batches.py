@@ -168,6 +168,31 @@ def test_evaluation_batches_keep_every_row() -> None:
     assert [p.tolist() for p in parts] == [[4, 2], [7, 1], [9, -1]]
 
 
+def test_fresh_subsets_share_their_shapes_each_in_the_order_of_its_seed(
+    toy_store, monkeypatch
+) -> None:
+    tasks = [
+        config.Task(name="toy", train_count=n, fresh_subsets=True, subset_seed=seed)
+        for seed, n in itertools.product(range(3), (5, 37))
+    ]
+    planned: list[tuple[int, int]] = []
+    items = TrainBatches._items
+
+    def counted(self: TrainBatches, steps: np.ndarray, seed: int, subset: int = 0) -> np.ndarray:
+        planned.append((len(self._subsets[subset]), seed))
+        return items(self, steps, seed, subset)
+
+    monkeypatch.setattr(TrainBatches, "_items", counted)
+    found = []
+    for task in tasks:
+        planned.clear()
+        data = dataclasses.replace(DATA, layout="flat", seed=task.subset_seed)
+        made = _batches(toy_store, task=task, data=data, steps=30, plan_subsets=tasks)
+        assert sorted(planned) == sorted(itertools.product((5, 37), range(3)))
+        found.append([[x.shape for x in batch[0][:2]] for batch in made.shapes])
+    assert all(shapes == found[0] for shapes in found)
+
+
 @pytest.mark.parametrize("layout", ["padded", "flat", "packed"])
 def test_runs_on_subsets_can_share_their_shapes(toy_store, layout: str) -> None:
     subsets = [config.Task(name="toy", train_count=n) for n in (5, 12, 37)]

@@ -125,7 +125,8 @@ class TrainBatches:
           process_index, process_count: this host and how many there are; each builds its part.
           plan_seeds: orders (values of `data.seed`) for whose batches the shapes have room, too;
             with the same ones, batches of different orders have the same shapes.
-          plan_subsets: subsets for whose batches there is room, too; in the same way.
+          plan_subsets: subsets for whose batches there is room, too; in the same way. Where the
+            task's own is its seed's (`fresh_subsets`), each in the order of its own seed.
           numbered: whether target tokens tell their example, as `Loss.mutual_information` needs.
           ids: of padding, and of what the decoder begins with.
 
@@ -143,11 +144,15 @@ class TrainBatches:
             )
         self._seed, self._size, self._parts = data.seed, data.batch_size, process_count
         self._steps, self._cost = steps, cost
-        others = [other for other in plan_subsets if other != task]
-        planned = [_usable_rows(self._examples, split.own, other, method)[0] for other in others]
+        tasks = [task, *(other for other in plan_subsets if other != task)]
+        planned = [_usable_rows(self._examples, split.own, one, method)[0] for one in tasks[1:]]
         self._subsets = [self.rows, *planned]
         self._order = lru_cache(maxsize=2)(self._epoch)
-        batches = self._all_items(steps, sorted({*plan_seeds, data.seed}))
+        if task.fresh_subsets and task.subset_seed == data.seed:  # Each seed has its own subset.
+            orders = [(i, one.subset_seed) for i, one in enumerate(tasks)]
+        else:
+            orders = [*itertools.product(range(len(tasks)), {*plan_seeds, data.seed})]
+        batches = self._all_items(steps, orders)
         share = shares or process_count, process_index, process_count
         plan = LayoutPlan(batches, *share, cost, data.max_shapes, numbered, *ids)
         rows = np.unique(np.concatenate(self._subsets))
@@ -176,11 +181,12 @@ class TrainBatches:
             found[own] = self._order(seed, epoch, subset)[places[own]]
         return found
 
-    def _all_items(self, steps: int, seeds: Sequence[int]) -> Iterator[np.ndarray]:
+    def _all_items(self, steps: int, orders: list[tuple[int, int]]) -> Iterator[np.ndarray]:
+        """Items of all steps of each (number of a subset, seed)."""
         # In the same order in all runs that share the shapes: a layout may look at the first ones.
         rows = self._subsets
-        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), rows[i].tobytes()))
-        for subset, seed in itertools.product(order, seeds):
+        orders.sort(key=lambda one: (len(rows[one[0]]), rows[one[0]].tobytes(), one[1]))
+        for subset, seed in orders:
             for first in range(0, steps, CHUNK):
                 yield self._items(np.arange(first, min(first + CHUNK, steps)), seed, subset)
 

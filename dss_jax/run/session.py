@@ -136,6 +136,11 @@ def train_batches(session: Session, plan_subsets: Sequence[config.Task] = ()) ->
     """This process's parts of the batches; with `plan_subsets`, in the shapes of runs on these."""
     run, mesh = session.run, session.program.mesh
     index, count = data_slice(mesh)
+    # To pack the batches of four orders takes seconds, at each start.
+    planned = () if run.data.layout == "packed" else PLANNED
+    if run.task.fresh_subsets:
+        own = (run.task, *plan_subsets)
+        plan_subsets = [replace(task, subset_seed=seed) for seed in planned for task in own]
     split, right = _training_rows(session)
     return TrainBatches(
         split,
@@ -148,8 +153,7 @@ def train_batches(session: Session, plan_subsets: Sequence[config.Task] = ()) ->
         process_index=index,
         process_count=count,
         cost=cost_of(run.model),
-        # To pack the batches of four orders takes seconds, at each start.
-        plan_seeds=() if run.data.layout == "packed" else PLANNED,
+        plan_seeds=planned,
         plan_subsets=plan_subsets,
         numbered=bool(run.loss.mutual_information),
         ids=run.model.pad_and_start,
