@@ -16,7 +16,7 @@ from dss_jax.cli import gin_config, options, sweep, sweep_options
 from dss_jax.cli.main import main
 from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import Cell, Sweep, cells_of, sizes_in
+from dss_jax.core.sweep_config import Cell, Sweep, cells_of, of_sizes, sizes_in
 from dss_jax.run import run_folder
 from dss_jax.run.changes import other_settings
 from dss_jax.sweep import plan as sweep_plan
@@ -387,6 +387,14 @@ def test_runs_on_shares_of_the_data_are_told_of_each_other(tmp_path: Path) -> No
 
 def test_sizes() -> None:
     assert sizes_in("frac_0.5,count_100") == [(0.5, None), (None, 100)]
+    tasks = [config.Task(name="t", train_count=3), config.Task(name="t", subset_seed=2)]
+    found = of_sizes(tasks, "frac_0.5,count_9")
+    assert [(t.train_fraction, t.train_count, t.subset_seed) for t in found] == [
+        (0.5, None, 0),
+        (1.0, 9, 0),
+        (0.5, None, 2),
+        (1.0, 9, 2),
+    ]
     for wrong in ("half", "count_1.5", "frac_", "0.5"):
         with pytest.raises(UsageError, match=f"--sizes takes sizes .*{wrong}"):
             sizes_in(wrong)

@@ -14,7 +14,6 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -120,20 +119,6 @@ def _runs(args: argparse.Namespace, run: config.Run, seeds: Sequence[int] | None
     return runs
 
 
-def _subsets(args: argparse.Namespace, runs: Sequence[config.Run]) -> list[config.Task]:
-    """The tasks of runs like these on data of the sizes that --sizes names."""
-    if args.sizes is None:
-        return []
-    from dss_jax.core.sweep_config import sizes_in
-
-    sizes = sizes_in(args.sizes)
-    return [
-        replace(run.task, train_fraction=fraction or 1.0, train_count=count)
-        for run in runs
-        for fraction, count in sizes
-    ]
-
-
 def main(args: argparse.Namespace) -> int:
     clock = StartClock()
     seeds = None if args.seeds is None else _seeds(args)
@@ -145,7 +130,11 @@ def main(args: argparse.Namespace) -> int:
     run = processes.all_or_raise(lambda: options.resolve(args)).run
     _check(args, run)
     runs = _runs(args, run, seeds)
-    subsets = _subsets(args, runs)
+    subsets: Sequence[config.Task] = ()
+    if args.sizes is not None:
+        from dss_jax.core.sweep_config import of_sizes
+
+        subsets = of_sizes([one.task for one in runs], args.sizes)
     profile = None
     if args.profile is not None:
         from dss_jax.train.tracing import steps_of

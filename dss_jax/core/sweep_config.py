@@ -1,11 +1,13 @@
 """The configuration of a sweep: the grid whose cells are runs. Standard library only."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from dss_jax.core.checks import Section, setting
+from dss_jax.core.config import Task
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import check_name
 
@@ -92,6 +94,16 @@ def sizes_in(text: str) -> list[tuple[float | None, int | None]]:
         if kind not in ("frac", "count"):
             raise UsageError(f"--sizes takes sizes such as frac_0.5,count_100, not {word!r}.")
     return found
+
+
+def of_sizes(tasks: Sequence[Task], text: str) -> list[Task]:
+    """Each task on data of each of the sizes in a text; see `sizes_in`."""
+    sizes = sizes_in(text)
+    return [
+        dataclasses.replace(task, train_fraction=fraction or 1.0, train_count=count)
+        for task in tasks
+        for fraction, count in sizes
+    ]
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,13 @@ def _usable_rows(
     return rows, len(subset) - len(rows)
 
 
+def _orders(tasks: Sequence[config.Task], seeds: set[int], own: int) -> list[tuple[int, int]]:
+    """The orders that are planned for: (number of a task, seed)."""
+    if tasks[0].fresh_subsets and tasks[0].subset_seed == own:  # Each seed has its own subset.
+        return [(i, one.subset_seed) for i, one in enumerate(tasks)]
+    return [*itertools.product(range(len(tasks)), seeds)]
+
+
 class TrainBatches:
     """Paired training batches: N examples a step, each in every role of the method.
 
@@ -148,11 +155,7 @@ class TrainBatches:
         planned = [_usable_rows(self._examples, split.own, one, method)[0] for one in tasks[1:]]
         self._subsets = [self.rows, *planned]
         self._order = lru_cache(maxsize=2)(self._epoch)
-        if task.fresh_subsets and task.subset_seed == data.seed:  # Each seed has its own subset.
-            orders = [(i, one.subset_seed) for i, one in enumerate(tasks)]
-        else:
-            orders = [*itertools.product(range(len(tasks)), {*plan_seeds, data.seed})]
-        batches = self._all_items(steps, orders)
+        batches = self._all_items(steps, _orders(tasks, {*plan_seeds, data.seed}, data.seed))
         share = shares or process_count, process_index, process_count
         plan = LayoutPlan(batches, *share, cost, data.max_shapes, numbered, *ids)
         rows = np.unique(np.concatenate(self._subsets))
