@@ -20,6 +20,7 @@ from test_sweep import PROGRAM, behave
 
 from dss_jax.cli import ask, sweep, sweep_options
 from dss_jax.cli.main import main
+from dss_jax.core import locks
 from dss_jax.core.sweep_config import Cell
 from dss_jax.evaluate.crossed import Crossed, crossed
 from dss_jax.report import report
@@ -388,6 +389,15 @@ class TestBudget:
         saved = dss_ask(tmp_path / "a", 600, "--fractions", "1")
         assert saved["needs"].endswith("The command can run no more seeds: 4 are its most.")
 
+    def test_two_do_not_ask_in_one_folder(
+        self, tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(locks, "PATIENCE", 0.1)
+        with locks.held(tmp_path / "a" / "answer.json.lock", "mine"):
+            words = ["--budget", "4", "--output_dir", str(tmp_path / "a")]
+            assert main([*WORDS, *words]) == locks.Taken.status
+        assert not machine.started
+
     def test_settings_of_looks_stay(
         self, tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -401,6 +411,7 @@ class TestBudget:
     ("flags", "says"),
     [
         (["--budget", "-1"], "--budget must be"),
+        (["--budget", "inf"], "--budget must be between 0 and 1e+06, not inf"),
         (["--budget", "1", "--margin", "101"], "--margin must be between 0 and 100"),
         (["--budget", "1", "--level", "5"], "--level must be between 50 and"),
         (["--budget", "1", "--split", "train"], "unknown --split"),

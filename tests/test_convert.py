@@ -92,6 +92,7 @@ def test_the_next_export_clears_what_a_killed_one_left(source: Path, tmp_path: P
     (left,) = out.parent.iterdir()
     others = {
         f".partial-out-{host}-{os.getpid()}-00000000": 0.0,  # At work.
+        f".partial-out-{host}-999999999-00000000": 0.0,  # In a container of the same name.
         ".partial-out-elsewhere-1-00000000": 0.0,
         ".partial-out-elsewhere-1-00000001": old,
         f".partial-out_2-{host}-999999999-00000000": 0.0,  # Of another place.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -169,6 +170,14 @@ class TestEngine:
             assert {0, 8} <= {len(one.ids) for one in found}
             assert any(UNUSED in one.ids for one in found)
             assert sum(one.ended for one in found) > 10
+
+    def test_another_student_of_the_same_place_is_known(self, tmp_path: Path) -> None:
+        origins = []
+        for seed in (0, 0, 1):
+            ours.write_ct2(random_weights(V1_0, seed), tmp_path / "out")
+            origins.append(ct2.open_engine(tmp_path / "out", threads=1)[0].origin)
+            shutil.rmtree(tmp_path / "out")
+        assert origins[0] == origins[1] != origins[2]
 
     def test_its_search_is_greedy(
         self, folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch

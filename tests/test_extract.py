@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -230,10 +231,11 @@ def test_each_sample_has_its_key_and_its_seed(task_dir: Path) -> None:
     assert len({Request("r", sample, asked_for[0].body).key for sample in range(3)}) == 3
 
 
-def test_claims_of_another_machine_run_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("owner", ["another-machine:1:x", f"{socket.gethostname()}:999999999:x"])
+def test_claims_of_another_machine_or_container_run_out(tmp_path: Path, owner: str) -> None:
     now = [1000.0]
     mine, theirs = (Journal(tmp_path / "journal", clock=lambda: now[0]) for _ in range(2))
-    theirs.owner = "another-machine:1:x"
+    theirs.owner = owner
     some = list(requests(3))
     assert theirs.claim(some[:2]) == some[:2]
     assert mine.claim(some) == some[2:]

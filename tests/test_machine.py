@@ -1,9 +1,12 @@
 """What a process asks of the machine."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from dss_jax.core import machine
 
 FAULTS = """
 import ctypes, resource, sys
@@ -42,3 +45,17 @@ def test_on_a_cpu_what_a_step_frees_is_kept_for_the_next() -> None:
 
     assert arrays_from_the_system("mesh") < 2
     assert arrays_from_the_system("no mesh") > 15
+
+
+def test_a_process_of_another_container_is_not_taken_for_a_dead_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "here", machine.here.__wrapped__)
+    theirs = machine.here()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert machine.is_gone(theirs, gone.pid)
+    assert not machine.is_gone(theirs, os.getpid())
+    monkeypatch.setattr(os, "readlink", lambda path: f"{path}:[1]")
+    assert machine.here() != theirs
+    assert not machine.is_gone(theirs, gone.pid)

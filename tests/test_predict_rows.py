@@ -289,10 +289,12 @@ def test_it_goes_on_with_the_same_job_only(
     assert "out.jsonl is there already" in capsys.readouterr().err
 
 
-def test_two_do_not_write_one_file(echo: Echo, here: Path) -> None:
+def test_two_do_not_write_one_file(echo: Echo, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows("in.jsonl", ROWS)
     with locks.held(Path("out.jsonl.lock"), "mine"):
         assert command("in.jsonl", "out.jsonl") == locks.Taken.status
+        monkeypatch.setenv("HOME", str(here))  # As a shell leaves it in --out=~/out.jsonl.
+        assert command("in.jsonl", "~/out.jsonl") == locks.Taken.status
 
 
 def test_shards_are_every_nth_row(echo: Echo, here: Path, capsys: Any) -> None:
@@ -321,6 +323,18 @@ def test_rows_may_come_and_go_by_pipes(
     assert rows[0] == {"input": "first one", "label": "no", "probability": 0.5}
     assert [len(row["input"]) for row in rows] == ([9, 6, 0] if text[0] == "f" else [9, 1])
     assert "rows in" in captured.err, "messages leave the output alone"
+
+
+@pytest.mark.parametrize("before", ["\ufeff", "\n", "\ufeff \r\n"])
+def test_objects_are_known_after_a_mark_or_an_empty_line(
+    echo: Echo, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, before: str
+) -> None:
+    text = before + '{"input": "one"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert command("-", "-") == 0
+    assert [row["input"] for row in map(json.loads, capsys.readouterr().out.splitlines())] == [
+        "one"
+    ]
 
 
 def test_few_rows_are_in_memory_at_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,13 @@ def test_duplicates_of_inputs_drop_rows_and_of_rationales_samples() -> None:
     assert kept(unanswered, exact_duplicates=True) == {"a": 1, "b": 1, "c": 1}
 
 
+def test_texts_that_differ_in_vowel_signs_are_not_alike() -> None:
+    # Hindi: a boy plays, a girl plays.
+    boy = "\u0932\u095c\u0915\u093e \u0916\u0947\u0932 \u0930\u0939\u093e \u0939\u0948"
+    girl = "\u0932\u095c\u0915\u0940 \u0916\u0947\u0932 \u0930\u0939\u0940 \u0939\u0948"
+    assert near_duplicates([boy, girl, boy], 0.5) == [None, None, 0]
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 1.0])
 def test_near_duplicates_are_those_of_all_pairs(threshold: float) -> None:
     rng = random.Random(0)

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -139,6 +140,14 @@ def test_rows_without_words_and_scripts_without_spaces() -> None:
         for seed in range(5):
             assert select.nearest({"near": near, "far": far}, [target], 1, seed) == ["near"]
     assert words("A\u732b\u3002dogs, \u72ac") == ["a", "\u732b", "dogs", "\u72ac"]
+    # Hindi "a girl plays", Thai "comes"; a joiner of Persian's.
+    hindi, persian = (
+        ["\u0932\u095c\u0915\u0940", "\u0916\u0947\u0932\u0924\u0940"],
+        "\u0645\u06cc\u200c\u0631\u0648\u062f",
+    )
+    assert words(" ".join(hindi)) == [unicodedata.normalize("NFC", one) for one in hindi]
+    assert words("\u0e21\u0e32\u0e01\u0e34\u0e19") == [*"\u0e21\u0e32\u0e01\u0e34\u0e19"]
+    assert words(persian) == [persian]
 
 
 def test_scores_and_their_ties() -> None:

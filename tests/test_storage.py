@@ -126,6 +126,18 @@ def test_files_are_written_and_read(bucket: str) -> None:
     assert storage.exists(bucket)
 
 
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    def parts() -> Iterator[bytes]:
+        yield b"one"
+        write_whole(tmp_path / "file", "another")  # As from a container whose pids are the same.
+        assert (tmp_path / "file").read_text() == "another"
+        yield b" and two"
+
+    write_whole(tmp_path / "file", parts())
+    assert (tmp_path / "file").read_text() == "one and two"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_copy_is_made_once_for_each_version(
     bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,11 +1,13 @@
 """A student that is asked: by Python, beside `dss eval`, from other folders, and asked wrongly."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from dss_jax.core.config import Method
 from dss_jax.core.errors import UsageError
 from dss_jax.core.student_card import StudentCard
 from dss_jax.interop.formats import read_weights, write_weights
+from dss_jax.interop.weights import Leaf
+from dss_jax.run import student_files
 from dss_jax.student import card as cards
 from dss_jax.student.student import Prediction, Predictions, Student
 from dss_jax.train.compile import cache_counts
@@ -104,6 +108,28 @@ def test_a_student_knows_itself(student: Student) -> None:
     assert card.examples[0]["input"] == TEXTS[0]
     assert card.examples[0]["allowed_labels"] == [*LABELS[0]]
     assert card.examples[-1]["rationale"] == "because 29 is 29"
+
+
+def test_labels_that_the_vocabulary_writes_alike_are_refused(student: Student) -> None:
+    with pytest.raises(UsageError, match="the labels '正面' and '负面' are one to this student"):
+        student.predict(TEXTS[:2], labels=[["1"], ["正面", "1", "负面"]])
+    (one,) = student.predict(TEXTS[:1], labels=["1", "1 ", "负面"])
+    assert one.probabilities["1"] == one.probabilities["1 "]
+
+
+def test_a_student_that_is_no_number_answers_nothing(
+    student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = [np.full(2, np.nan, np.float32)]
+    monkeypatch.setattr(student._engine, "rank", lambda *_: nan)
+    with pytest.raises(UsageError, match=r"no number \(NaN\): its parameters are damaged"):
+        student.predict(TEXTS[0], labels=["1", "2"])
+
+
+def test_later_rows_may_have_other_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(student_files, "LOOKED_AT", 1)
+    known = student_files._known(student_maker.make_store(tmp_path / "store"))
+    assert (known["labels"], known["row_labels"]) == ((), True)
 
 
 def test_parameters_are_cut_as_in_the_run_where_the_devices_allow(
@@ -196,6 +222,24 @@ def test_a_folder_in_hugging_faces_form_answers_alike(
     before, after = (s.predict(TEXTS, labels=LABELS) for s in (student, converted))
     assert [one.label for one in before] == [one.label for one in after]
     assert [one.log_prob for one in before] == pytest.approx([one.log_prob for one in after])
+
+
+def test_another_student_of_the_same_place_is_known(folder: Path, tmp_path: Path) -> None:
+    place, held = tmp_path / "hf", read_weights(str(folder))
+
+    def origin(scale: float, **options: Any) -> str:
+        leaves = {
+            name: Leaf(leaf.shape, functools.partial(lambda own: scale * own.read(), leaf))
+            for name, leaf in held.leaves.items()
+        }
+        shutil.rmtree(place, ignore_errors=True)
+        write_weights(dataclasses.replace(held, leaves=leaves), str(place), "hf")
+        return dss_jax.load(place, **options).origin
+
+    first = origin(1.0)
+    assert str(place) in first
+    assert origin(1.0) == first
+    assert len({first, origin(1.001), origin(1.0, dtype="bfloat16")}) == 3
 
 
 def test_a_run_of_before_is_asked_too(

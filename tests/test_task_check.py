@@ -178,6 +178,23 @@ def test_worked_examples_of_a_label_that_was_renamed() -> None:
         ("\u0e1a\u0e27\u0e01", "\u0e25\u0e1a", False),
         ("no", "\u7b54\u3048\u306fno\u3067\u3059", True),
         ("", "anything", False),
+        # Hindi: "less" in "lack", "car" in "disorder"; "no" and its like, alone.
+        ("\u0915\u092e", "\u092f\u0939 \u0915\u092e\u0940 \u0939\u0948", False),
+        ("\u0915\u093e\u0930", "\u0935\u093f\u0915\u093e\u0930", False),
+        ("\u0928\u0939\u0940", "\u0928\u0939\u0940\u0902", False),
+        (
+            "\u0928\u0939\u0940\u0902",
+            "\u0909\u0924\u094d\u0924\u0930: \u0928\u0939\u0940\u0902\u0964",
+            True,
+        ),
+        # Persian, after a joiner; an emoji, whose mark is of its looks.
+        (
+            "\u062e\u0648\u0627\u0647\u0645",
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+            False,
+        ),
+        ("\u2764", "so \u2764\ufe0f", True),
+        ("no", "\u2764\ufe0fno", True),
     ],
 )
 def test_a_label_is_a_word_of_its_own(label: str, text: str, there: bool) -> None:

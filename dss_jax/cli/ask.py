@@ -20,7 +20,7 @@ from typing import Any
 
 from dss_jax.cli import sweep, sweep_options
 from dss_jax.cli.tables import print_table, say
-from dss_jax.core import storage, strict_json
+from dss_jax.core import locks, storage, strict_json
 from dss_jax.core.checks import among, at_least, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
@@ -37,6 +37,7 @@ from dss_jax.sweep.plan import Times, state_of
 JSON, FORMAT = "answer.json", 1
 FRACTIONS = "0.25,0.5,1"
 MOST_ROUNDS = 30
+MOST_MINUTES = 10**6  # Two years: of a budget without an end no look has a share.
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +58,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    began = time.monotonic()
-    asking = _Asking(_read(args), began)
+    began, grid = time.monotonic(), _read(args)
+    # Two would each forget the other's looks.
+    taken = f"{{owner}} asks in {grid.folder}. Let it finish, or give another --output_dir."
+    with locks.held(grid.folder / f"{JSON}.lock", taken):
+        return _ask(_Asking(grid, began))
+
+
+def _ask(asking: "_Asking") -> int:
     try:
         asking.measure()
         asking.rounds()
@@ -77,7 +84,7 @@ def _read(args: argparse.Namespace) -> sweep_options.Grid:
         raise UsageError("no task: give --task NAME.")
     if args.budget is None:
         raise UsageError("no budget: give --budget MINUTES.")
-    between("--budget", args.budget, 0, math.inf)
+    between("--budget", args.budget, 0, MOST_MINUTES)
     between("--margin", args.margin, 0, 100)
     between("--level", args.level, 50, 99.99)
     among("--split", args.split, ("test", "validation"))

@@ -1,22 +1,39 @@
 """What is on this machine: processors, and processes. Standard library only."""
 
 import ctypes
+import functools
+import hashlib
 import os
+import socket
 from contextlib import suppress
+from pathlib import Path
 
 GLIBC = {-8: 1, -4: 0, -1: 2**31 - 1}
 """M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h."""
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # Another user's.
-    return True
+@functools.cache
+def here() -> str:
+    """Where a pid names one process: this machine since its start, and this container, in hex.
+    Containers may have the same host name, and each its own process 7.
+    """
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # macOS has neither.
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def is_gone(place: str, pid: int) -> bool:
+    """Whether a process is surely no more: it was one of `here`, which alone can tell."""
+    if place == here():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # Another user's.
+    return False
 
 
 def processors() -> int:

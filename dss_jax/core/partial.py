@@ -6,13 +6,12 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dss_jax.core.machine import is_alive
+from dss_jax.core.machine import here, is_gone
 from dss_jax.core.paths import check_new_folder, make_folder, written
 
 IDLE = 24 * 3600
@@ -22,18 +21,17 @@ IDLE = 24 * 3600
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A folder to write what shall be `path` into, removed at the end if it is there still; its
-    name has the host and the process. Others of the same place are removed if their process is
-    gone, or they are idle.
+    name says whose it is. Others of the same place are removed if their process is surely gone,
+    or they are idle.
     """
     make_folder(path.parent)
-    own, host = f".partial-{path.name}", socket.gethostname()
+    own = f".partial-{path.name}"
     name = re.compile(rf"{re.escape(own)}-(.+)-(\d{{1,9}})-[0-9a-f]{{8}}(?:-old)?")
     for other in path.parent.iterdir():
-        if match := name.fullmatch(other.name):
-            gone = match[1] == host and not is_alive(int(match[2]))
-            if gone or _is_idle(other):
-                shutil.rmtree(other, ignore_errors=True)
-    folder = path.with_name(f"{own}-{host}-{os.getpid()}-{secrets.token_hex(4)}")
+        match = name.fullmatch(other.name)
+        if match and (is_gone(match[1], int(match[2])) or _is_idle(other)):
+            shutil.rmtree(other, ignore_errors=True)
+    folder = path.with_name(f"{own}-{here()}-{os.getpid()}-{secrets.token_hex(4)}")
     folder.mkdir()
     try:
         yield folder

@@ -59,8 +59,8 @@ def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:
         # An object of a bucket appears when its upload has ended.
         file.write_bytes(b"".join(parts))
         return
-    # Several processes may write the same one.
-    fresh = file.with_name(f"{file.name}.{os.getpid()}{NEW}")
+    # Several may write the same one, and those of two containers have the same pids.
+    fresh = file.with_name(f"{file.name}.{os.urandom(4).hex()}{NEW}")
     with written(file, len(content) if isinstance(content, bytes) else None):
         make_folder(file.parent)
         try:

@@ -24,8 +24,9 @@ class Gemma(Section):
       attn_logit_softcapping, final_logit_softcapping: c, where scores of attention, or logits, x
         become c * tanh(x / c); None: they stay.
       rope_theta: base of the rotary positions' wavelengths (Su et al. 2021, arXiv 2104.09864).
-      sliding_window: tokens to each side that the encoder's first, third, fifth ... layer sees, and
-        tokens back, its own among them, that these layers of the decoder see. The others see all.
+      sliding_window: tokens to each side that the encoder's first, third, fifth ... layer sees (as
+        in transformers 5; in transformers 4 and Google's code one fewer), and tokens back, its own
+        among them, that these layers of the decoder see. The others see all.
       attention_dropout: of the weights of attention; the rest has `T5Config.dropout_rate`.
     """
 

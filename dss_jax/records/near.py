@@ -5,6 +5,7 @@ prefix filtering (Chaudhuri, Ganti, Kaushik 2006; Bayardo, Ma, Srikant 2007) it 
 needs no threshold on luck, and takes seconds for 50,000 texts (docs/records.md).
 """
 
+import functools
 import itertools
 import math
 import re
@@ -13,18 +14,24 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from dss_jax.core.scoring import folded_text
-from dss_jax.core.words import UNSPACED
+from dss_jax.core.words import UNSPACED, marks
 
 SHINGLE_WORDS = 3
 ROUNDING = 1e-9
 """So that 0.8 * 5 is 4 and not a little more."""
 
-_WORDS = re.compile(rf"(?=[{UNSPACED}])\w|[^\W{UNSPACED}]+")
+
+@functools.cache
+def _words() -> re.Pattern[str]:
+    own, letters = marks(), rf"[^\W{UNSPACED}]"
+    return re.compile(rf"(?=[{UNSPACED}])[\w{own}]|{letters}+(?:[{own}]+{letters}*)*")
 
 
 def words(text: str) -> list[str]:
-    """Of `folded_text`, without punctuation; in scripts without spaces, its characters."""
-    return _WORDS.findall(folded_text(text))
+    """Of `folded_text`, without punctuation; in scripts without spaces, its characters. Vowel signs
+    and accents are kept.
+    """
+    return _words().findall(folded_text(text))
 
 
 def shingles(text: str) -> set[str]:

@@ -1,18 +1,19 @@
 """What a run writes beside its checkpoints, so that its student knows itself."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dss_jax.core import config, student_card
-from dss_jax.data.store import StoreSplit, TokenStore
+from dss_jax.data.store import StoreSplit, TextColumn, TokenStore
 from dss_jax.interop.model_files import ModelFiles, write_model_files
 from dss_jax.run import trained_on
 
 LOOKED_AT = 1000
-"""Rows of each split whose allowed labels are compared."""
+"""Rows of each split whose allowed labels are compared, beside one whose are longer or shorter."""
 
 
 def write_student_files(run: config.Run, folder: Path, store: TokenStore, metric: str) -> None:
@@ -32,7 +33,7 @@ def _known(store: TokenStore) -> dict[str, Any]:
         text
         for split in splits
         if split.has("allowed_labels")
-        for text in split.text("allowed_labels")[:LOOKED_AT]
+        for text in _some(split.text("allowed_labels"))
     }
     own = len(allowed) > 1
     labels = json.loads(allowed.pop()) if allowed and not own else []
@@ -45,6 +46,13 @@ def _known(store: TokenStore) -> dict[str, Any]:
         "columns": store.manifest.get("columns", ()),
         "examples": [_example(shown, int(row)) for row in rows],
     }
+
+
+def _some(column: TextColumn) -> Iterator[str]:
+    """Texts from all over a column, for rows of one kind may lie together."""
+    lengths = column.utf8.lengths()
+    spread = np.linspace(0, len(lengths) - 1, min(len(lengths), LOOKED_AT), dtype=int)
+    return (column[row] for row in (*spread, *np.flatnonzero(lengths != lengths[:1])[:1]))
 
 
 def _example(split: StoreSplit, row: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Neither JAX nor TensorFlow is imported. CTranslate2 takes tokens by their names.
 """
 
 import json
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,12 @@ class CTranslate2Engine:
 
     name = "ctranslate2"
 
-    def __init__(self, translator: Any, tokens: Sequence[str], eos_id: int = 1) -> None:
-        """`tokens`: the name of each id."""
+    def __init__(
+        self, translator: Any, tokens: Sequence[str], eos_id: int = 1, origin: str = ""
+    ) -> None:
+        """`tokens`: the name of each id; `origin`: which student it is."""
         self._translator, self._tokens, self._eos = translator, tokens, eos_id
+        self.origin = origin
         self._ids = {name: i for i, name in enumerate(tokens)}
         # Scores of labels that a way has saved, less what it has cost.
         self._saved = dict.fromkeys(PASSES, 0)
@@ -248,4 +252,6 @@ def open_engine(
         )
     if wrong := sums.damage(local):
         raise UsageError(f"{folder} is damaged: {wrong}. Convert the student again.")
-    return CTranslate2Engine(translator, tokens, vocabulary.eos_id), vocabulary
+    held = local / sums.FILE  # Of all its files.
+    known = f" ({zlib.crc32(held.read_bytes()):08x})" if held.is_file() else ""
+    return CTranslate2Engine(translator, tokens, vocabulary.eos_id, f"{folder}{known}"), vocabulary

@@ -181,7 +181,7 @@ def predict_table(student: Student, job: PredictJob) -> int:
     whole = {"student": student.origin, "card": _digest(to_json(student.card))} | job.settings
     kinds = {name: float if field == "probability" else str for name, field in names.items()}
     taken = f"--out {job.out} is being written by {{owner}}. Let it finish, or give another name."
-    lock = Path(f"{job.out}.lock")
+    lock = Path(f"{job.out}.lock").expanduser()
     with nullcontext() if job.out == STANDARD else locks.held(lock, taken):
         writer = open_writer(job.out, whole, table.schema, kinds)
         left = _Counted(itertools.chain([first], rows))

@@ -14,6 +14,7 @@ import numpy as np
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.method_config import JOINT
+from dss_jax.core.scoring import normal_text
 from dss_jax.core.student_card import StudentCard
 from dss_jax.data.joint import label_in, rationale_in
 from dss_jax.data.tokenizer import Tokenizer
@@ -141,7 +142,8 @@ class Student:
             () for a row is any text. None: the card's.
 
         Raises:
-          UsageError: there is no rationale to give, or the labels do not go with inputs or student.
+          UsageError: there is no rationale to give, or the labels do not go with inputs, student
+            or vocabulary; or its parameters are no numbers.
         """
         card = self.card
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
@@ -156,6 +158,11 @@ class Student:
         if card.form in JOINT:
             return Predictions(self._joint(texts, ids, explain))
         found = self._labels(texts, ids, allowed)
+        if any(one.log_prob != one.log_prob for one in found):
+            raise UsageError(
+                f"{self.folder}: what this student gives is no number (NaN): its parameters are "
+                "damaged. Convert or train it again."
+            )
         if explain:
             assert card.rationale_prefix is not None
             asked = self.encode(texts, card.rationale_prefix)
@@ -249,6 +256,8 @@ class Student:
         if closed:
             distinct = [*dict.fromkeys(label for n in closed for label in allowed[n])]
             of = dict(zip(distinct, self._vocabulary.encode_all(distinct), strict=True))
+            for row in dict.fromkeys(allowed[n] for n in closed):
+                self._check_apart({label: of[label] for label in row})
             labels = [[of[label] for label in allowed[n]] for n in closed]
             scores = self._engine.rank([ids[n] for n in closed], labels)
             for n, log_probs in zip(closed, scores, strict=True):
@@ -263,6 +272,20 @@ class Student:
                     input=texts[n], label=label, probability=None, log_prob=one.log_prob
                 )
         return [found[n] for n in range(len(texts))]
+
+    def _check_apart(self, labels: Mapping[str, Ids]) -> None:
+        """Raises UsageError where two labels of a row have the same ids, as where the vocabulary
+        lacks their characters: the first would always be the more probable.
+        """
+        seen: dict[Ids, str] = {}
+        for label, ids in labels.items():
+            other = seen.setdefault(tuple(ids), label)
+            if other is not label and normal_text(other) != normal_text(label):
+                raise UsageError(
+                    f"the labels {other!r} and {label!r} are one to this student, whose vocabulary "
+                    f"writes both {self._vocabulary.decode(ids)!r}. Give other labels, or ask a "
+                    "student whose vocabulary has their characters."
+                )
 
     def _joint(
         self, texts: Sequence[str], ids: Sequence[Ids], explain: bool

@@ -65,7 +65,7 @@ def open_table(name: str) -> RowTable:
     if name == STANDARD:
         if isinstance(sys.stdin, io.TextIOWrapper):
             # As of files, so that a wrong line is named. What is read so far is nothing.
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
         return RowTable(_of_lines(Path("standard input"), sys.stdin))
     form, file = _form(name, "--input"), storage.local_file(name)
     if not file.is_file():
@@ -90,12 +90,14 @@ def _line_count(file: Path, more: int = 0) -> int:
 
 
 def _of_lines(name: Path, lines: Iterable[str]) -> Iterator[Located]:
-    lines = iter(lines)
-    first = next(lines, None)
-    if first is None:
-        return iter(())
-    every = itertools.chain([first], lines)
-    return jsonl_rows(name, every) if first.lstrip().startswith("{") else _plain(name, every)
+    lines, seen = iter(lines), list[str]()
+    for line in lines:
+        seen.append(line)
+        if line.strip():
+            break
+    every = itertools.chain(seen, lines)
+    objects = "".join(seen).lstrip().startswith("{")
+    return jsonl_rows(name, every) if objects else _plain(name, every)
 
 
 def _plain(name: Path, lines: Iterable[str]) -> Iterator[Located]:

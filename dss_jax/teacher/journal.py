@@ -14,7 +14,6 @@ another machine's run out after `LEASE_SECONDS`.
 import hashlib
 import json
 import os
-import socket
 import sqlite3
 import time
 import uuid
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from dss_jax.core.errors import UsageError
-from dss_jax.core.machine import is_alive
+from dss_jax.core.machine import here, is_gone
 from dss_jax.core.paths import make_folder
 from dss_jax.records.files import as_json
 from dss_jax.records.records import Reply
@@ -108,7 +107,7 @@ class Journal:
         self, path: str | os.PathLike[str], clock: Callable[[], float] = time.time
     ) -> None:
         self.path = Path(path)
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+        self.owner = f"{here()}:{os.getpid()}:{uuid.uuid4().hex}"
         self._clock = clock
         self._waiting: dict[str, tuple] = {}
         self._run: tuple[str, float, int] | None = None
@@ -167,8 +166,8 @@ class Journal:
     def drop_claims_of_the_dead(self) -> None:
         """Frees what processes of this machine had claimed that are no more."""
         for (owner,) in self._db.execute("select distinct owner from claims").fetchall():
-            host, pid, _ = owner.rsplit(":", 2)
-            if host == socket.gethostname() and not is_alive(int(pid)):
+            place, pid, _ = owner.rsplit(":", 2)
+            if is_gone(place, int(pid)):
                 self._db.execute("delete from claims where owner = ?", (owner,))
 
     def put(self, request: Request | Asked, reply: Reply) -> None:

@@ -12,7 +12,7 @@ from dss_jax.core.arithmetic import evaluate
 from dss_jax.core.prompt import Prompt
 from dss_jax.core.scoring import folded_text, same_value
 from dss_jax.core.types import Example
-from dss_jax.core.words import own_word, word_in
+from dss_jax.core.words import places, word_in
 from dss_jax.teacher.prompting import outputs, written
 
 LONGEST = 500  # Characters of an answer that are looked at.
@@ -170,7 +170,7 @@ class Labels:
         begun = [
             one
             for one, known in self._plain.items()
-            if known and words.startswith(known) and own_word(known).match(words)
+            if words.startswith(known) and next(places(known, words), None) == 0
         ]
         return max(begun, key=len, default=label) != label
 
