@@ -106,8 +106,10 @@ def _values(flag: str, text: str, kind: type) -> tuple:
         raise UsageError(f"--{flag} takes {wanted} with commas between, not {text!r}.") from None
 
 
-def read_grid(args: argparse.Namespace) -> Grid:
-    """Gin files and flags -> the grid; flags win. Raises UsageError for what is wrong."""
+def read_grid(args: argparse.Namespace, **own_flags: str) -> Grid:
+    """Gin files and flags -> the grid; flags win. Raises UsageError for what is wrong; `own_flags`:
+    see `Sweep.check_complete`.
+    """
     given: dict[str, object] = {}
     for name, kind in KINDS.items():
         if (text := getattr(args, name, None)) is not None:
@@ -120,7 +122,7 @@ def read_grid(args: argparse.Namespace) -> Grid:
     own = [b for b in args.bindings if b.startswith("Sweep.")]
     flags = [f"Sweep.{name} = {value!r}" for name, value in given.items()]
     sweep = gin_config.read(args.gin_file, flags + own, options.search_paths(args)).sweep()
-    sweep.check_complete()
+    sweep.check_complete(**own_flags)
     common = tuple(b for b in args.bindings if b not in own)
     if any(b.startswith("Train.seed ") for b in common):
         raise UsageError("give --seeds, not --gin.Train.seed: every cell has seeds of its own.")

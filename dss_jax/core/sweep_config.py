@@ -67,12 +67,15 @@ class Sweep(Section):
         fractions = self.fractions if self.fractions or self.counts else (1.0,)
         return (*((f, None) for f in fractions), *((None, c) for c in self.counts))
 
-    def check_complete(self) -> None:
-        """Raises UsageError where a side of the grid is empty."""
+    def check_complete(self, **flags: str) -> None:
+        """Raises UsageError where a side of the grid is empty. `flags`: what the caller has for a
+        side, where it is not that of `dss sweep`: models="--model NAME".
+        """
         for name in ("tasks", "methods", "models", "seeds"):
             if not getattr(self, name):
+                flag = flags.get(name, f"--{name} A,B")
                 raise UsageError(
-                    f"the grid has no {name}: give --{name} A,B or Sweep.{name} in a gin file."
+                    f"the grid has no {name}: give {flag} or Sweep.{name} in a gin file."
                 )
 
 

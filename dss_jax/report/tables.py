@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dss_jax.core.sweep_config import UNDISTILLED
@@ -27,6 +27,10 @@ from dss_jax.report.found_runs import (
     closed_labels,
     right_answers,
 )
+
+
+Fitted = Mapping[tuple[str, str, str], power_law.Laws]
+"""Of curves: of task, model and method."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,9 @@ def share_of(cell: FoundCell) -> str:
     return f"{cell.percent:.4g} % ({cell.examples:,})"
 
 
-def tables(found: FoundRuns, view: View) -> list[Table]:
+def tables(found: FoundRuns, view: View, fits: Fitted) -> list[Table]:
     """All tables: the accuracies of each task first."""
-    of_tasks = [_OfTask(found, task, view) for task in found.tasks]
+    of_tasks = [_OfTask(found, task, view, fits) for task in found.tasks]
     made = [one.accuracies() for one in of_tasks]
     for one in of_tasks:
         others = one.comparisons(one.baseline), one.comparisons(UNDISTILLED)
@@ -75,8 +79,8 @@ def tables(found: FoundRuns, view: View) -> list[Table]:
 
 
 class _OfTask:
-    def __init__(self, found: FoundRuns, task: str, view: View) -> None:
-        self.task, self.view, self.split = task, view, view.split
+    def __init__(self, found: FoundRuns, task: str, view: View, fits: Fitted) -> None:
+        self.task, self.view, self.split, self.fits = task, view, view.split, fits
         scored = found.scored(task, view.split)
         self.cells = [c for c in scored if c.examples]
         self.untrained = [c for c in scored if not c.examples]
@@ -250,9 +254,8 @@ class _OfTask:
                 own = [c for c in self.cells if (c.model, c.method) == (goal.model, method)]
                 if method != self.baseline and len(own) > 1:
                     curve = {c.fraction: c.scores(self.split) for c in own}
-                    target, law = goal.scores(self.split), power_law.learning_curve(curve)
-                    by_law = ("too few points for a law", "-", "-")
-                    if law is not None:
+                    target, by_law = goal.scores(self.split), ("too few points for a law", "-", "-")
+                    if law := self.fits.get((self.task, goal.model, method)):
                         by_law = share_reached(power_law.reached(law, target))
                     linear = share_reached(data_to_reach(curve, target))
                     rows.append((method, goal.model, *linear, *by_law))
