@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dss_jax.cli import gin_config, options
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import TEACHER, Cell, Sweep, undistilled_cells
+from dss_jax.core.sweep_config import FEW_SHOT, TEACHER, Cell, Sweep, undistilled_cells
 from dss_jax.run.changes import with_seed
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.plan import Job, Planned
@@ -235,15 +235,21 @@ def undistilled(grid: Grid) -> list[Planned]:
 
 
 def without_teachers(planned: Sequence[Planned], stores: dict[str, "TokenStore"]) -> list[Planned]:
-    """The runs without the teachers that have labelled neither validation nor test."""
+    """The runs without the teachers that have labelled neither validation nor test, and without
+    the checkpoints in front of whose inputs no exemplar fits.
+    """
 
-    def stays(cell: Cell) -> bool:
-        if cell.method != TEACHER:
+    def stays(one: Planned) -> bool:
+        store = stores[one.cell.task]
+        if one.cell.method == FEW_SHOT:
+            from dss_jax.data.few_shot import FewShotStore
+
+            return FewShotStore(store, one.run).mean > 0
+        if one.cell.method != TEACHER:
             return True
-        store = stores[cell.task]
         judged = [name for name in ("validation", "test") if name in store.splits]
         return store.has("teacher_label_targets") and any(
             any(store.split(name).text("teacher_label")[:]) for name in judged
         )
 
-    return [one for one in planned if stays(one.cell)]
+    return [one for one in planned if stays(one)]

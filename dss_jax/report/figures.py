@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dss_jax.core.sweep_config import UNDISTILLED
 from dss_jax.evaluate.power_law import Laws
 from dss_jax.evaluate.statistics import mean
 from dss_jax.report import laws, published
@@ -126,7 +127,8 @@ def _draw(panels: Sequence[_Panel], found: FoundRuns, file: Path, view: View) ->
         for cell in found.scored(shown.task, view.split):
             if not cell.examples and {c.model for c in shown.cells} == {cell.model}:
                 score = mean(cell.scores(view.split)).value
-                panel.axhline(score, label=cell.method, color="0.4", linestyle=":", linewidth=1.2)
+                form = ":" if cell.method == UNDISTILLED else "-."
+                panel.axhline(score, label=cell.method, color="0.4", linestyle=form, linewidth=1.2)
         if view.published:
             _published(panel, shown, colours)
         shown.finish(panel, shown.cells)

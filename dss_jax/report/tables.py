@@ -106,7 +106,8 @@ class _OfTask:
         if self.teacher is not None:
             rows.append(("teacher's labels", "-", *(f"{self.teacher:.2f}" for _ in sizes or [0])))
         for c in self.untrained:
-            score = f"{self.mean(c).value:.2f}"
+            m = self.mean(c)
+            score = shown(m, 0) if m.n > 1 else f"{m.value:.2f}"
             rows.append((c.method, c.model, *(score for _ in sizes or [0])))
         answers = (run.predictions(self.split) for cell in cells for run in cell.runs)
         if shares := closed_labels(next(filter(None, answers), [])):
