@@ -68,9 +68,9 @@ def share_of(cell: FoundCell) -> str:
 
 
 def tables(found: FoundRuns, view: View, fits: Fitted) -> list[Table]:
-    """All tables: the accuracies of each task first."""
+    """All tables: the accuracies of each task that has any first."""
     of_tasks = [_OfTask(found, task, view, fits) for task in found.tasks]
-    made = [one.accuracies() for one in of_tasks]
+    made = [table for one in of_tasks if (table := one.accuracies()).rows]
     for one in of_tasks:
         others = one.comparisons(one.baseline), one.comparisons(UNDISTILLED)
         more = *others, one.needed(), one.reached(), one.compute()
@@ -84,7 +84,7 @@ class _OfTask:
         scored = found.scored(task, view.split)
         self.cells = [c for c in scored if c.examples]
         self.untrained = [c for c in scored if not c.examples]
-        self.metric = found.metric(task, view.split)
+        self.metric = found.metric(task)
         self.teacher = found.teacher_score(task, view.split)
         self.methods = list(dict.fromkeys(c.method for c in self.cells))
         self.baseline = next((b for b in BASELINES if b in self.methods), None)
