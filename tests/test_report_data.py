@@ -47,7 +47,7 @@ def test_other_data_have_curves_tables_and_a_teacher_of_their_own(
         assert table.rows[0] == ("dss", "1.0M", *[f"{accuracy}.00 (1)*"] * 2)
         assert table.rows[1] == ("teacher's labels", "-", *[f"{teacher}.00"] * 2)
     svg = (runs / "report" / "by_data.svg").read_text()
-    assert svg.count("<!-- toy, 1.0M -->") == svg.count("<!-- toy, data 2, 1.0M -->") == 1
+    assert svg.count(">toy, 1.0M<") == svg.count(">toy, data 2, 1.0M<") == 1
     assert "of different data" in (runs / "report" / "report.md").read_text()
 
 
