@@ -1,6 +1,5 @@
 """The tables of a report, as text."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from dss_jax.core.sweep_config import UNDISTILLED
 from dss_jax.core.texts import visible
 from dss_jax.evaluate import power_law
 from dss_jax.evaluate.statistics import (
+    ROUNDING,
     Difference,
     Mean,
     Reached,
@@ -234,7 +234,7 @@ class _OfTask:
                     if beaten.above:
                         place = [*there, "yes" if beaten.clear else "no"]
                         break
-                    if math.isclose(score.value, target.value, abs_tol=1e-6) and "-" in place:
+                    if abs(score.value - target.value) <= ROUNDING and "-" in place:
                         place = [*there, "equal"]
                 rows.append((name, f"{target.value:.2f}", method, *place))
         return Table(
