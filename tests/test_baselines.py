@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -223,11 +224,31 @@ class TestFewShot:
         stays = sweep_options.without_teachers(planned, {"toy": toy_store})
         assert stays == planned[:3]
 
+    def test_several_draws(
+        self, tmp_path: Path, checkpoint: str, monkeypatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def score(run: config.Run, *_: object) -> dict:
+            scored = {TEXT_ACCURACY.name: 50.0 + 4 * run.data.seed}
+            about = {"metric": TEXT_ACCURACY.name, "method": run.method.name, "steps": 0}
+            return about | {"best_step": 0, "test": scored}
+
+        monkeypatch.setattr(undistilled_run, "score", score)
+        monkeypatch.setattr("dss_jax.cli.train._open_store", lambda *_: None)
+        flags = ["--task", "word_problems", "--model", "t5_1_1_tiny", "--init_from", checkpoint]
+        flags += ["--seeds", "0,1", "--output_dir", str(tmp_path / "a"), "--method"]
+        assert main(["train", *flags, "undistilled_few_shot"]) == 0
+        out = capsys.readouterr().out
+        assert "undistilled_few_shot: text_accuracy" in out
+        for row in (r"0 +0 +50\.00", r"1 +0 +54\.00", r"mean +52\.00", r"standard error +2\.00"):
+            assert re.search(row, out)
+        assert main(["train", *flags, "undistilled"]) == 2
+        assert "--method undistilled draws nothing: leave --seeds out" in capsys.readouterr().err
+
     def test_it_is_for_what_is_not_trained(self) -> None:
         with pytest.raises(UsageError, match="Method.exemplars is for Method.form"):
             config.Method(exemplars=3)
 
-    def test_several_draws_in_the_report(self, tmp_path: Path) -> None:
+    def test_draws_are_seeds_in_the_report(self, tmp_path: Path) -> None:
         write_run(tmp_path / "d", accuracy_of(60))
         for seed, score in enumerate((50, 54)):
             about = {"method": "undistilled_few_shot", "examples": 0, "seed": seed}
