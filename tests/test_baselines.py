@@ -234,7 +234,7 @@ class TestFewShot:
 
         monkeypatch.setattr(undistilled_run, "score", score)
         monkeypatch.setattr("dss_jax.cli.train._open_store", lambda *_: None)
-        flags = ["--task", "word_problems", "--model", "t5_1_1_tiny", "--init_from", checkpoint]
+        flags = ["--task", "word_problems", "--init_from", checkpoint]
         flags += ["--seeds", "0,1", "--output_dir", str(tmp_path / "a"), "--method"]
         assert main(["train", *flags, "undistilled_few_shot"]) == 0
         out = capsys.readouterr().out
