@@ -37,10 +37,7 @@ class Reader:
         self.asked += zip(inputs, labels, strict=True)
         return Predictions(
             Prediction(
-                input=x,
-                label=x.replace("</s>", " ").split()[-1],
-                probability=None,
-                log_prob=0.0,
+                input=x, label=x.replace("</s>", " ").split()[-1], probability=None, log_prob=0.0
             )
             for x in inputs
         )

@@ -81,7 +81,10 @@ def test_a_task_without_the_split_is_named_beside_others(
         "toy: text accuracy, test, %"
     ]
     titles = [t.title for t in report.write(tmp_path, view=View("validation")).tables]
-    assert titles[:2] == ["other: text accuracy, validation, %", "toy: text accuracy, validation, %"]
+    assert titles[:2] == [
+        "other: text accuracy, validation, %",
+        "toy: text accuracy, validation, %",
+    ]
 
 
 def test_the_page_has_the_rationales_of_dss_eval(tmp_path: Path) -> None:

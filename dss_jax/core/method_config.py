@@ -11,7 +11,8 @@ FORMS = ("tasks", "rationale_label", "label_rationale", "rationale_input", "span
 JOINT = ("rationale_label", "label_rationale")
 """Forms in which one text has label and rationale."""
 
-CONTROLS = tuple("none shuffled same_label other truncated telling input label random".split())
+OF_RATIONALES = ("shuffled", "same_label", "other", "truncated", "telling")
+CONTROLS = ("none", *OF_RATIONALES, "input", "label", "random")
 
 SCHEDULES = ("constant", "linear", "cosine", "phased")
 

@@ -135,8 +135,8 @@ class Reached(NamedTuple):
 
 
 def crossing(shares: Sequence[float], values: Sequence[float], target: float) -> float | None:
-    """The first share at which a curve, linear between its points, is at `target`, but for rounding,
-    or above.
+    """The first share at which a curve, linear between its points, is at `target` or above, but for
+    rounding.
     """
     for i, (share, value) in enumerate(zip(shares, values, strict=True)):
         if value > target - ROUNDING:

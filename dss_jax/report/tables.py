@@ -28,7 +28,6 @@ from dss_jax.report.found_runs import (
     right_answers,
 )
 
-
 Fitted = Mapping[tuple[str, str, str], power_law.Laws]
 """Of curves: of task, model and method."""
 
