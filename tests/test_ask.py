@@ -421,7 +421,8 @@ class TestBudget:
         (["--budget", "1", "--output_dir", "gs://a/b"], "give a local folder"),
         (["--budget", "1", "--first_seed", "-1"], "--first_seed must be"),
         ([], "no budget: give --budget MINUTES"),
-        (["--budget", "1", "--model", ""], "give --model NAME"),
+        (["--budget", "1", "--model", ""], "give --model NAME or Sweep.models"),
+        (["--budget", "1", "--task", ""], "give --task NAME or Sweep.tasks"),
     ],
 )
 def test_a_mistake_starts_nothing(

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.flops import Work, training_flops, work_of_rows
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.sweep_config import Cell, Sweep, undistilled_cells
-from dss_jax.data.store import TokenStore
+from dss_jax.core.types import SPLITS
+from dss_jax.data.few_shot import FewShotStore
+from dss_jax.data.store import TEXT_COLUMNS, TOKEN_COLUMNS, TokenStore
+from dss_jax.data.store_writer import SplitBuilder, write_store
 from dss_jax.interop.hf import write_hf
 from dss_jax.interop.weights import expected_shapes, from_tree, nested
 from dss_jax.report import report
@@ -26,6 +30,7 @@ from dss_jax.run import run_folder, seeds, single, undistilled_run
 from dss_jax.run.changes import changes
 from dss_jax.run.compute import drawn_out
 from dss_jax.run.session import open_session, with_vocab_size
+from dss_jax.sweep.plan import Planned
 
 MODEL = dataclasses.replace(toy.MODEL, vocab_size=500, dropout_rate=0.0)
 
@@ -40,6 +45,10 @@ def _run(folder: Path, method: str, **train: object) -> config.Run:
     run = toy.make_run(method=_method(method), model=MODEL)
     own = dataclasses.replace(run.train, output_dir=str(folder), **train)
     return dataclasses.replace(run, train=own)
+
+
+def _moved(run: config.Run, folder: Path) -> config.Run:
+    return dataclasses.replace(run, train=dataclasses.replace(run.train, output_dir=str(folder)))
 
 
 def _lines(folder: Path) -> list[dict]:
@@ -95,11 +104,13 @@ class TestUndistilled:
     def test_a_sweep_has_one_of_each_task_and_model(self, tmp_path: Path, checkpoint: str) -> None:
         grid = Sweep(tasks=("cqa",), models=("a", "b"), fractions=(0.5, 1.0), seeds=(3, 4))
         cells = undistilled_cells(grid)
-        assert [cell.folder for cell in cells] == ["cqa/a/undistilled", "cqa/b/undistilled"]
+        ways = "undistilled", "undistilled_few_shot"
+        assert [c.folder for c in cells] == [f"cqa/{model}/{w}" for model in "ab" for w in ways]
         assert undistilled_cells(dataclasses.replace(grid, undistilled=False)) == []
         assert Cell.from_json(cells[0].as_json()) == cells[0]
-        with pytest.raises(UsageError, match="leave the method 'undistilled' out"):
-            Sweep(methods=("undistilled",))
+        for way in ways:
+            with pytest.raises(UsageError, match=f"leave the method '{way}' out.*undistilled = F"):
+                Sweep(methods=(way,))
         (tmp_path / "models").mkdir()
         (tmp_path / "models" / "any.gin").write_text("T5Config.dropout_rate = 0.2\n")
         parser = argparse.ArgumentParser()
@@ -107,9 +118,9 @@ class TestUndistilled:
         words = ["--tasks", "word_problems", "--models", "any", "--output_dir", str(tmp_path / "s")]
         words += ["--gin_search_paths", str(tmp_path)]
         started = options.parse(parser, [*words, "--init_from", checkpoint])
-        (planned,) = sweep_options.undistilled(sweep_options.read_grid(started))
-        assert planned.run.method == _method("undistilled")
-        assert planned.run.train.init_from == checkpoint
+        planned = sweep_options.undistilled(sweep_options.read_grid(started))
+        assert [one.run.method for one in planned] == [*map(_method, ways)]
+        assert {one.run.train.init_from for one in planned} == {checkpoint}
         nothing = options.parse(parser, words)
         assert sweep_options.undistilled(sweep_options.read_grid(nothing)) == []
 
@@ -131,6 +142,117 @@ class TestUndistilled:
         svg = (tmp_path / "report" / "by_data.svg").read_text()
         assert svg.count(">undistilled<") == 1, "a line across, and no point at no data"
         assert "training data, % of 1,000 examples" in svg
+
+
+class TestFewShot:
+    """Exemplars of the training split in front of what the checkpoint is asked."""
+
+    def _asked(self, store: TokenStore, split: str, **data: int) -> list[list[int]]:
+        run = _run(Path("a"), "undistilled_few_shot")
+        run = dataclasses.replace(run, data=dataclasses.replace(run.data, **data))
+        inputs = FewShotStore(store, run).split(split).tokens("label_inputs")
+        return [inputs[row].tolist() for row in range(len(inputs))]
+
+    def test_as_many_of_the_rows_drawn_as_there_is_room_for(self, toy_store: TokenStore) -> None:
+        columns = [toy_store.split("train").tokens(f"label_{x}") for x in ("inputs", "targets")]
+        pairs = [[int(i) for c in columns for i in c[row]] for row in range(toy.SIZES["train"])]
+        own = toy_store.split("test").tokens("label_inputs")
+        whole, short = (self._asked(toy_store, "test", input_length=n) for n in (1024, 40))
+        counts = []
+        for row, (asked, cut) in enumerate(zip(whole, short, strict=True)):
+            last = own[row].tolist()
+            assert asked[-len(last) :] == last
+            assert cut[-len(last) :] == last
+            # Which exemplars these are: all inputs of the toy differ.
+            text, drawn = asked[: -len(last)], []
+            while text:
+                (found,) = [n for n, pair in enumerate(pairs) if text[: len(pair)] == pair]
+                drawn.append(found)
+                text = text[len(pairs[found]) :]
+            assert len({*drawn}) == 8, "each once"
+            sizes = np.cumsum([len(pairs[n]) for n in drawn]) + len(last)
+            counts.append(int((sizes <= 40).sum()))
+            assert cut == [i for n in drawn[: counts[-1]] for i in pairs[n]] + last
+        assert 0 < min(counts) < max(counts) < 8
+        assert len({str(asked[:9]) for asked in whole}) > 1
+
+    def test_they_are_a_function_of_the_seed_and_the_row(self, toy_store: TokenStore) -> None:
+        first, again, other = (self._asked(toy_store, "test", seed=seed) for seed in (0, 0, 1))
+        assert first == again != other
+        longer = self._asked(toy_store, "validation")
+        for row, (one, two) in enumerate(zip(first, longer, strict=False)):
+            tails = [len(toy_store.split(s).tokens("label_inputs")[row]) for s in SPLITS[1:]]
+            assert two[: -tails[0]] == one[: -tails[1]], "whatever the other rows are"
+
+    def test_it_is_asked_with_them(
+        self, tmp_path: Path, toy_store: TokenStore, checkpoint: str, said: list[str]
+    ) -> None:
+        run = _run(tmp_path / "a", "undistilled_few_shot", init_from=checkpoint)
+        run = dataclasses.replace(run, data=dataclasses.replace(run.data, input_length=40))
+        results = undistilled_run.score(run, toy_store, TEXT_ACCURACY)
+        assert 1 < results["exemplars"] < 8
+        assert f"{results['exemplars']:.1f} exemplars in front of an input, of 8" in said
+        # The same texts, written into a store.
+        splits = {name: toy.copied(toy_store.split(name)) for name in ("train", "validation")}
+        splits["test"] = SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS)
+        test, asked = toy_store.split("test"), self._asked(toy_store, "test", input_length=40)
+        for row, ids in enumerate(asked):
+            tokens = {c: test.tokens(c)[row].tolist() for c in TOKEN_COLUMNS}
+            texts = {c: test.text(c)[row] for c in TEXT_COLUMNS}
+            splits["test"].append(tokens | {"label_inputs": ids}, texts)
+        about = {k: toy_store.manifest[k] for k in ("name", "kind", "prefixes")} | {"key": "few"}
+        store = write_store(tmp_path / "few", splits, toy.VOCABULARY, 0, about)
+        plain = dataclasses.replace(run, method=_method("undistilled"))
+        plain = _moved(plain, tmp_path / "b")
+        expected = undistilled_run.score(plain, store, TEXT_ACCURACY)["test"]
+        assert results["test"] == pytest.approx(expected)
+        for one, other in zip(_lines(tmp_path / "a"), _lines(tmp_path / "b"), strict=True):
+            assert one["label_log_probs"] == pytest.approx(other["label_log_probs"], abs=1e-5)
+
+    def test_where_none_fits_it_is_refused_and_a_sweep_goes_without(
+        self, tmp_path: Path, toy_store: TokenStore, checkpoint: str
+    ) -> None:
+        run = _run(tmp_path / "a", "undistilled_few_shot", init_from=checkpoint)
+        tight = dataclasses.replace(run, data=dataclasses.replace(run.data, input_length=8))
+        with pytest.raises(UsageError, match=r"no training row .*Data.input_length \(8\)"):
+            undistilled_run.score(tight, toy_store, TEXT_ACCURACY)
+        assert not (tmp_path / "a" / run_folder.CONFIG).exists()
+        cells = undistilled_cells(Sweep(tasks=("toy",), models=("m",)))
+        planned = [Planned(cell, one) for one in (run, tight) for cell in cells]
+        stays = sweep_options.without_teachers(planned, {"toy": toy_store})
+        assert stays == planned[:3]
+
+    def test_several_draws(
+        self, tmp_path: Path, checkpoint: str, monkeypatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def score(run: config.Run, *_: object) -> dict:
+            scored = {TEXT_ACCURACY.name: 50.0 + 4 * run.data.seed}
+            about = {"metric": TEXT_ACCURACY.name, "method": run.method.name, "steps": 0}
+            return about | {"best_step": 0, "test": scored}
+
+        monkeypatch.setattr(undistilled_run, "score", score)
+        monkeypatch.setattr("dss_jax.cli.train._open_store", lambda *_: None)
+        flags = ["--task", "word_problems", "--init_from", checkpoint]
+        flags += ["--seeds", "0,1", "--output_dir", str(tmp_path / "a"), "--method"]
+        assert main(["train", *flags, "undistilled_few_shot"]) == 0
+        out = capsys.readouterr().out
+        assert "word_problems, undistilled_few_shot: " in out
+        for row in (r"0 +0 +50\.00", r"1 +0 +54\.00", r"mean +52\.00", r"standard error +2\.00"):
+            assert re.search(row, out)
+        assert main(["train", *flags, "undistilled"]) == 2
+        assert "--method undistilled draws nothing: leave --seeds out" in capsys.readouterr().err
+
+    def test_it_is_for_what_is_not_trained(self) -> None:
+        with pytest.raises(UsageError, match="exemplars is for"):
+            config.Method(exemplars=3)
+
+    def test_draws_are_seeds_in_the_report(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "d", accuracy_of(60))
+        for seed, score in enumerate((50, 54)):
+            about = {"method": "undistilled_few_shot", "examples": 0, "seed": seed}
+            write_run(tmp_path / str(seed), accuracy_of(score), **about)
+        row = ("undistilled_few_shot", "1.0M", "52.00 ± 2.00 (2)")
+        assert row in report.write(tmp_path).tables[0].rows
 
 
 class TestEqualCompute:

@@ -220,9 +220,13 @@ def test_allowed_labels_come_from_flags_rows_or_the_card(here: Path) -> None:
 
 def test_a_rationale_goes_beside_the_input_where_the_form_wants_it(here: Path) -> None:
     student = Echo(form="rationale_input")
-    write_rows("in.jsonl", [{"input": "a", "rationale": "for"}, {"input": "b</s>c"}])
+    rows = [{"input": "a", "rationale": "for"}, {"input": "b</s>c"}]
+    # A premise and its hypothesis; an input that has it already.
+    rows += [{"input": text, "rationale": "for"} for text in ("p</s>h", "p</s>h</s>for")]
+    write_rows("in.jsonl", rows)
     predict_table(student, PredictJob(input="in.jsonl", out="out.jsonl"))  # type: ignore[arg-type]
-    assert [text for text, _ in student.asked[0]] == ["a</s>for", "b</s>c"]
+    nli = ["p</s>h</s>for"] * 2
+    assert [text for text, _ in student.asked[0]] == ["a</s>for", "b</s>c", *nli]
 
 
 def stopped(here: Path, out: str, after: int, monkeypatch: pytest.MonkeyPatch) -> Echo:

@@ -113,6 +113,7 @@ class TestStatistics:
         assert statistics.crossing(shares, values, 81.0) is None
         assert statistics.crossing(shares, values, 10.0) == 0.25
         assert statistics.crossing(shares, [40.0, 60.0, 50.0], 55.0) == pytest.approx(0.4375)
+        assert statistics.crossing(shares, values, 80.0 + 1e-13) == 1.0, "but for rounding"
 
     def test_data_to_reach_and_its_uncertainty(self) -> None:
         curve = {0.25: [46.0, 48, 50], 0.5: [58.0, 60, 62], 1.0: [66.0, 70, 74]}
@@ -138,6 +139,7 @@ class TestStatistics:
         assert statistics.beats(mean(61, 1, 3), mean(60, 1, 3)) == (True, False)
         assert statistics.beats(mean(61, None, 1), mean(60, 1, 3)) == (True, False)
         assert statistics.beats(mean(60, 1, 3), mean(60, 1, 3)) == (False, False)
+        assert statistics.beats(mean(60 + 1e-13, 0, 3), mean(60, 0, 3)) == (False, False)
 
 
 class TestTables:

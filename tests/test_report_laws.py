@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from results_maker import accuracy_of, write_run
 
+from dss_jax.evaluate import power_law
 from dss_jax.report import report
 
 STANDARD = {125: 68, 250: 84, 500: 92, 1000: 96}
@@ -46,6 +47,18 @@ def test_a_law_stands_beside_interpolation(tmp_path: Path) -> None:
     for name in ("by_data.svg", "report.html"):
         assert "power law, 95 %" in (tmp_path / "report" / name).read_text()
     assert "62.5 %" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_each_curve_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, curves = power_law.learning_curve, []
+
+    def counted(curve: dict[float, list[float]]) -> power_law.Laws | None:
+        curves.append(sorted(curve.items()))
+        return fit(curve)
+
+    monkeypatch.setattr(power_law, "learning_curve", counted)
+    made = written(tmp_path, sizes=4, seeds=3)
+    assert len(rows(made, "power laws")) == len(curves) == 2
 
 
 def test_one_seed_has_a_law_and_no_interval(tmp_path: Path) -> None:

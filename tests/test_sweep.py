@@ -561,6 +561,7 @@ def test_a_frontier_stops_where_a_run_fails_and_goes_on(tmp_path: Path, capsys) 
         (["--split", "train"], "unknown --split"),
         (["--models", "t5_1_1_tinny"], "Did you mean 't5_1_1_tiny'"),
         (["--output_dir", "gs://a/b"], "give a local folder"),
+        (["--method", ""], "give --method NAME or Sweep.methods"),
     ],
 )
 def test_a_mistake_in_a_frontier_starts_nothing(

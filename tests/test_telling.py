@@ -24,11 +24,15 @@ WEIGHTS = {"because": 4.0, "seven": 2.0, "is": 0.5}
 class Reader:
     """A student for which a label is as probable as the words beside the input say."""
 
+    origin, patience = "runs/reader/checkpoints/4", 10**9
+
     def __init__(self, form: str = "rationale_input") -> None:
         self.card, self.folder = StudentCard(task="t", method="m", form=form), Path("runs/reader")
         self.asked: list[tuple[str, Sequence[str]]] = []
 
     def predict(self, inputs: Sequence[str], labels: Sequence[Sequence[str]]) -> Predictions:
+        if len(self.asked) >= self.patience:
+            raise KeyboardInterrupt
         self.asked += zip(inputs, labels, strict=True)
         return Predictions(
             Prediction(
@@ -87,6 +91,35 @@ def test_records_keep_all_else(tmp_path: Path, monkeypatch, capsys) -> None:
     assert header.filters[-1]["value"] == "3 words, by reader"
     assert main(command) == 2
     assert "--student DIR --words N" in capsys.readouterr().err
+
+
+def test_what_was_stopped_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
+    rows = [record(str(n), sample(rationale=f"{LONG} {n}")) for n in range(7)]
+    file, whole, out = (tmp_path / name for name in ("r.jsonl", "whole.jsonl", "cut"))
+    write_records(file, HEADER, rows)
+    command = ["records", "cut", str(file), "--student", "runs/reader", "--words", "3", "--out"]
+    student = Reader()
+    monkeypatch.setattr(load, "load", lambda folder: student)
+    monkeypatch.setattr("dss_jax.student.telling.AT_ONCE", 2)
+    assert main([*command, str(whole)]) == 0
+    write_records(tmp_path / "again", *read_records(whole))
+    assert whole.read_bytes() == (tmp_path / "again").read_bytes(), "as record files are written"
+    asked = student.asked
+    stopped = student = Reader()
+    student.patience = 3 * 7
+    assert main([*command, str(out)]) == 130
+    assert not out.exists()
+    other = ["--words", "2"]
+    student = Reader()
+    assert main([*command, str(out), *other]) == 2
+    assert "rows of another job (words 3, now 2)" in capsys.readouterr().err
+    assert main([*command, str(out)]) == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert len(stopped.asked) == 4 * 7
+    assert stopped.asked + student.asked == asked, "nothing is asked twice"
+    assert not [f for f in tmp_path.iterdir() if "partial" in f.name]
+    assert main([*command, str(out)]) == 2
+    assert "is there already" in capsys.readouterr().err
 
 
 @pytest.mark.slow

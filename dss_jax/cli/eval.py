@@ -2,15 +2,21 @@
 
 dss eval --output_dir runs/cqa --split test --rationales
 dss eval --output_dir runs/cqa --decode rank
+dss eval --output_dir runs/cqa --rationales --reader runs/pinto
 """
 
 import argparse
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from dss_jax.cli import options, saved_run
 from dss_jax.cli.tables import print_scores
 from dss_jax.core import config, processes
 from dss_jax.core.checks import at_least
+from dss_jax.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from dss_jax.student.student import Student
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +25,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--split", action="append", help="train, validation, test (default: test)")
     add("--checkpoint", default="best", help="best, latest or a step")
     add("--rationales", action="store_true", help="generate rationales too")
+    text = "a student of method pinto, which reads the rationales and says the student's label"
+    add("--reader", metavar="DIR", help=text)
     add("--decode", help="greedy, beam, sample or rank (the most probable allowed label)")
     add("--limit", type=int, help="score the first so many rows only")
     add("--store", help="one token store to use as it is")
@@ -40,9 +48,23 @@ def _resolve(args: argparse.Namespace) -> config.Run:
     return replace(run, evaluate=replace(run.evaluate, generate_rationales=args.rationales))
 
 
+def _reader(args: argparse.Namespace, run: config.Run) -> "Student":
+    from dss_jax.student.load import load
+    from dss_jax.student.telling import check_reads
+
+    if not (args.rationales or run.method.joint):
+        raise UsageError("--reader reads what the student writes: give --rationales, too.")
+    if processes.count() > 1:
+        raise UsageError("--reader is for one process: leave it out, or score on one machine.")
+    reader = load(args.reader)
+    check_reads(reader)
+    return reader
+
+
 def main(args: argparse.Namespace) -> None:
     options.start_processes(args)
     run = processes.all_or_raise(lambda: _resolve(args))
+    reader = _reader(args, run) if args.reader else None
     splits = list(map(options.split_of, args.split or ["test"]))
 
     from dss_jax.run import rescore, run_folder, score
@@ -51,6 +73,13 @@ def main(args: argparse.Namespace) -> None:
     with run_folder.locked(folder):
         session = saved_run.reopen(run, folder, args.task_dir, splits)
         step, scores = rescore.score(session, splits, args.checkpoint, args.rationales, args.limit)
+        if reader:
+            from dss_jax.student.reading import read_file
+
+            for split in splits:
+                file = score.predictions_file(session, split, step, args.limit)
+                same = session.evaluator.scorer.correct
+                read_file(reader, file, session.store.split(split), same)
     if not processes.is_first():
         return
     metric = session.evaluator.metric

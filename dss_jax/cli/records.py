@@ -13,7 +13,7 @@ dss records export FILE ... --to DIR [--name NAME] [--version 1.0.0]
 import argparse
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,16 +228,10 @@ def _cut(args: argparse.Namespace) -> None:
         raise UsageError("which words? Give dss records cut ... --student DIR --words N.")
     at_least("--words", args.words, 1)
     from dss_jax.student.load import load
-    from dss_jax.student.telling import cut_records
+    from dss_jax.student.telling import cut_file
 
-    header, lines = read_records(Path(args.files[0]))
-    whole, student = list(lines), load(args.student)
-    records = cut_records(student, whole, args.words)
-    counts = {"rows_left_out": 0, "samples_left_out": 0, "rows_kept": len(records)}
-    value = f"{args.words} words, by {student.folder.name}"
-    entry = {"filter": "cut", "value": value, **counts}
-    write_records(Path(args.out), replace(header, filters=(*header.filters, entry)), records)
-    say(f"wrote {args.out}: {len(records):,} rows")
+    count = cut_file(load(args.student), Path(args.files[0]), args.out, args.words)
+    say(f"wrote {args.out}: {count:,} rows")
 
 
 def _merge(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dss_jax.cli import gin_config, options
 from dss_jax.core import config, storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.sweep_config import TEACHER, Cell, Sweep, undistilled_cells
+from dss_jax.core.sweep_config import FEW_SHOT, TEACHER, Cell, Sweep, undistilled_cells
 from dss_jax.run.changes import with_seed
 from dss_jax.sweep import plan as sweep_plan
 from dss_jax.sweep.plan import Job, Planned
@@ -106,8 +106,10 @@ def _values(flag: str, text: str, kind: type) -> tuple:
         raise UsageError(f"--{flag} takes {wanted} with commas between, not {text!r}.") from None
 
 
-def read_grid(args: argparse.Namespace) -> Grid:
-    """Gin files and flags -> the grid; flags win. Raises UsageError for what is wrong."""
+def read_grid(args: argparse.Namespace, **own_flags: str) -> Grid:
+    """Gin files and flags -> the grid; flags win. Raises UsageError for what is wrong; `own_flags`:
+    see `Sweep.check_complete`.
+    """
     given: dict[str, object] = {}
     for name, kind in KINDS.items():
         if (text := getattr(args, name, None)) is not None:
@@ -120,7 +122,7 @@ def read_grid(args: argparse.Namespace) -> Grid:
     own = [b for b in args.bindings if b.startswith("Sweep.")]
     flags = [f"Sweep.{name} = {value!r}" for name, value in given.items()]
     sweep = gin_config.read(args.gin_file, flags + own, options.search_paths(args)).sweep()
-    sweep.check_complete()
+    sweep.check_complete(**own_flags)
     common = tuple(b for b in args.bindings if b not in own)
     if any(b.startswith("Train.seed ") for b in common):
         raise UsageError("give --seeds, not --gin.Train.seed: every cell has seeds of its own.")
@@ -233,15 +235,21 @@ def undistilled(grid: Grid) -> list[Planned]:
 
 
 def without_teachers(planned: Sequence[Planned], stores: dict[str, "TokenStore"]) -> list[Planned]:
-    """The runs without the teachers that have labelled neither validation nor test."""
+    """The runs without the teachers that have labelled neither validation nor test, and without
+    the checkpoints in front of whose inputs no exemplar fits.
+    """
 
-    def stays(cell: Cell) -> bool:
-        if cell.method != TEACHER:
+    def stays(one: Planned) -> bool:
+        store = stores[one.cell.task]
+        if one.cell.method == FEW_SHOT:
+            from dss_jax.data.few_shot import FewShotStore
+
+            return FewShotStore(store, one.run).mean > 0
+        if one.cell.method != TEACHER:
             return True
-        store = stores[cell.task]
         judged = [name for name in ("validation", "test") if name in store.splits]
         return store.has("teacher_label_targets") and any(
             any(store.split(name).text("teacher_label")[:]) for name in judged
         )
 
-    return [one for one in planned if stays(one.cell)]
+    return [one for one in planned if stays(one)]

@@ -94,18 +94,18 @@ def print_results(run: config.Run, results: dict[str, Any]) -> None:
     """Prints what a run, or the seeds of one, has come to."""
     name, metric = run.task.shown_name, results["metric"]
     scores = {split: results[split] for split in ("validation", "test") if split in results}
-    if not run.method.trains:
+    if "seeds" in results:
+        print_seeds(f"{name}, {run.method.name}", results)
+    elif not run.method.trains:
         of_teacher = run.method.form == "teacher"
         own = "the teacher's own labels" if of_teacher else f"{run.train.init_from} as it is"
         print_scores(f"{name}, {own}: {metric}", scores, metric)
-        return
-    if "seeds" in results:
-        print_seeds(f"{name}, {run.method.name}", results)
     else:
         which = "the best on validation" if "validation" in results else "the last"
         title = f"{name}, {run.method.name}: {metric} of step {results['best_step']}, {which}"
         print_scores(title, scores, metric)
-    say(f"curves: {run.train.output_dir}/curves.png")
+    if run.method.trains:
+        say(f"curves: {run.train.output_dir}/curves.png")
 
 
 def print_seeds(title: str, numbers: dict) -> None:

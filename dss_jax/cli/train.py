@@ -92,6 +92,8 @@ def _check(args: argparse.Namespace, run: config.Run) -> None:
     check_output_dir(run.train.output_dir)
     if run.method.form == "undistilled" and run.train.init_from is None:
         raise UsageError(f"--method {run.method.name} scores a checkpoint: give --init_from.")
+    if args.seeds is not None and not (run.method.trains or run.method.exemplars):
+        raise UsageError(f"--method {run.method.name} draws nothing: leave --seeds out.")
     t5x = run.train.engine == "t5x" and run.method.trains
     if args.seeds is not None and t5x:
         raise UsageError("--seeds trains with our own loop: leave --engine t5x out.")
@@ -154,9 +156,11 @@ def main(args: argparse.Namespace) -> int:
     try:
         if not run.method.trains:
             from dss_jax.run import teacher_run, undistilled_run
+            from dss_jax.run.seeds import summary
 
-            of_teacher = run.method.form == "teacher"
-            results = (teacher_run if of_teacher else undistilled_run).score(run, store, scorer)
+            scoring = teacher_run if run.method.form == "teacher" else undistilled_run
+            found = {one.train.seed: scoring.score(one, store, scorer) for one in runs}
+            results = found[run.train.seed] if seeds is None else summary(found)
         elif seeds is not None:
             from dss_jax.run import seeds as several
 

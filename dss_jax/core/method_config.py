@@ -11,17 +11,8 @@ FORMS = ("tasks", "rationale_label", "label_rationale", "rationale_input", "span
 JOINT = ("rationale_label", "label_rationale")
 """Forms in which one text has label and rationale."""
 
-CONTROLS = (
-    "none",
-    "shuffled",
-    "same_label",
-    "other",
-    "truncated",
-    "telling",
-    "input",
-    "label",
-    "random",
-)
+OF_RATIONALES = ("shuffled", "same_label", "other", "truncated", "telling")
+CONTROLS = ("none", *OF_RATIONALES, "input", "label", "random")
 
 SCHEDULES = ("constant", "linear", "cosine", "phased")
 
@@ -56,6 +47,8 @@ class Method(Section):
       control_tokens: of "truncated" and "telling".
       equal_compute: whether the label task alone gets the floating-point operations that `dss` has
         for both: `Train.steps` and `Evaluate.every` are those of dss, and drawn out as needed.
+      exemplars: of form "undistilled": how many training rows with their labels, drawn from
+        `Data.seed` and the row, stand before each input; fewer where `Data.input_length` is short.
     """
 
     name: str = "dss"
@@ -67,8 +60,11 @@ class Method(Section):
     control: str = setting("none", among=CONTROLS)
     control_tokens: int = setting(8, low=1)
     equal_compute: bool = False
+    exemplars: int = setting(0, low=0)
 
     def check(self) -> None:
+        if self.exemplars and self.form != "undistilled":
+            raise UsageError('Method.exemplars is for Method.form = "undistilled". Set it to 0.')
         if self.rationale and self.form != "tasks":
             raise UsageError(
                 f'Method.rationale is the second task of Method.form = "tasks". With '

@@ -14,8 +14,8 @@ from dss_jax.core.paths import check_name
 TEACHER = "teacher"
 """The method that trains nothing: one cell a task, whatever the grid."""
 
-UNDISTILLED = "undistilled"
-"""The method that scores the checkpoint as it is: one cell a task and model."""
+UNDISTILLED, FEW_SHOT = "undistilled", "undistilled_few_shot"
+"""The methods that score the checkpoint as it is: one cell a task and model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class Sweep(Section):
       seeds: of each cell's runs: Train.seed and Data.seed.
       at_once: whether one process trains the seeds of a cell, in turn; it compiles once.
       teacher: whether the teacher's own labels are scored, too, where a task has them.
-      undistilled: whether the checkpoints that runs start from are scored as they are, too.
+      undistilled: whether the checkpoints that runs start from are scored as they are, too, without
+        exemplars and with them.
       model_bindings: (model, "Train.steps = 4_000"), settings for the runs of one model only.
     """
 
@@ -51,10 +52,10 @@ class Sweep(Section):
             for value in getattr(self, name):
                 if not value or "/" in value:
                     raise UsageError(f"Sweep.{name} must hold names, not {value!r}.")
-        for name in {TEACHER, UNDISTILLED} & {*self.methods}:
+        for name in {TEACHER, UNDISTILLED, FEW_SHOT} & {*self.methods}:
             raise UsageError(
                 f"leave the method {name!r} out of Sweep.methods: it is scored once anyway "
-                f"(Sweep.{name} = False: it is not)."
+                f"(Sweep.{name.partition('_')[0]} = False: it is not)."
             )
         for pair in self.model_bindings:
             if "=" not in pair[1]:
@@ -67,12 +68,15 @@ class Sweep(Section):
         fractions = self.fractions if self.fractions or self.counts else (1.0,)
         return (*((f, None) for f in fractions), *((None, c) for c in self.counts))
 
-    def check_complete(self) -> None:
-        """Raises UsageError where a side of the grid is empty."""
+    def check_complete(self, **flags: str) -> None:
+        """Raises UsageError where a side of the grid is empty. `flags`: what the caller has for a
+        side, where it is not that of `dss sweep`: models="--model NAME".
+        """
         for name in ("tasks", "methods", "models", "seeds"):
             if not getattr(self, name):
+                flag = flags.get(name, f"--{name} A,B")
                 raise UsageError(
-                    f"the grid has no {name}: give --{name} A,B or Sweep.{name} in a gin file."
+                    f"the grid has no {name}: give {flag} or Sweep.{name} in a gin file."
                 )
 
 
@@ -165,4 +169,5 @@ def cells_of(sweep: Sweep) -> list[Cell]:
 def undistilled_cells(sweep: Sweep) -> list[Cell]:
     """The checkpoint of each task and model, where `Sweep.undistilled` is set."""
     pairs = product(sweep.tasks, sweep.models) if sweep.undistilled else ()
-    return [Cell(task, UNDISTILLED, model) for task, model in pairs]
+    ways = UNDISTILLED, FEW_SHOT
+    return [Cell(task, way, model) for task, model in pairs for way in ways]

@@ -26,14 +26,18 @@ class Laws(NamedTuple):
 
     Attributes:
       rest: root mean square of what the first misses the means by, points.
-      least: the smallest share that was run.
+      sizes: the shares that were run, ascending.
     """
 
     a: np.ndarray
     b: np.ndarray
     c: np.ndarray
     rest: float
-    least: float
+    sizes: tuple[float, ...]
+
+    @property
+    def least(self) -> float:
+        return self.sizes[0]
 
     def errors(self, shares: np.ndarray) -> np.ndarray:
         """At shares of the data: float [N] -> [R, N]."""
@@ -76,7 +80,7 @@ def learning_curve(curve: Mapping[float, Sequence[float]], seed: int = 0) -> Law
     )
     b[0] = found.x
     a[0], c[0], rest = at(found.x)
-    return Laws(a, b, c, (rest / len(shares)) ** 0.5, float(shares[0]))
+    return Laws(a, b, c, (rest / len(shares)) ** 0.5, tuple(map(float, shares)))
 
 
 def reached(laws: Laws, target: Sequence[float], seed: int = 0) -> Reached:

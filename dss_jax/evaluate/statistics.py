@@ -12,6 +12,9 @@ RESAMPLES = 4000
 LEVEL = 0.95
 """Of intervals."""
 
+ROUNDING = 1e-6
+"""Points: accuracies that differ by less are means of the same."""
+
 CHUNK = 64
 """Resamples at once; bounds the memory."""
 
@@ -132,13 +135,15 @@ class Reached(NamedTuple):
 
 
 def crossing(shares: Sequence[float], values: Sequence[float], target: float) -> float | None:
-    """The first share at which a curve, linear between its points, is at `target` or above."""
+    """The first share at which a curve, linear between its points, is at `target` or above, but for
+    rounding.
+    """
     for i, (share, value) in enumerate(zip(shares, values, strict=True)):
-        if value >= target:
+        if value > target - ROUNDING:
             if i == 0:
                 return share
             before, below = shares[i - 1], values[i - 1]
-            return before + (share - before) * (target - below) / (value - below)
+            return before + (share - before) * min(1.0, (target - below) / (value - below))
     return None
 
 
@@ -181,6 +186,6 @@ def beats(one: Mean, target: Mean) -> Beats:
     """Compares a mean with a target's; a target without error counts as exact."""
     gap = one.value - target.value
     if one.error is None:
-        return Beats(gap > 0, False)
+        return Beats(gap > ROUNDING, False)
     error = float(np.hypot(one.error, target.error or 0.0))
-    return Beats(gap > 0, gap > error)
+    return Beats(gap > ROUNDING, gap > max(error, ROUNDING))

@@ -1,13 +1,16 @@
 """Figures in the paper's manner: accuracy by share of the data, by size and by compute."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dss_jax.core.sweep_config import UNDISTILLED
+from dss_jax.evaluate.power_law import Laws
 from dss_jax.evaluate.statistics import mean
 from dss_jax.report import laws, published
 from dss_jax.report.found_runs import FoundCell, FoundRuns, View
+from dss_jax.report.tables import Fitted
 from dss_jax.run import pictures
 from dss_jax.run.pictures import PALETTE
 
@@ -24,10 +27,10 @@ class _Panel(NamedTuple):
     x: Callable[[FoundCell], float]
     published: float
     finish: Callable[[Any, Sequence[FoundCell]], None]
-    laws: bool = False  # Whether `x` is the share of the data, by which curves follow a power law.
+    laws: Mapping[str, Laws] = {}  # Of methods, where `x` is the share of the data.
 
 
-def by_data(found: FoundRuns, file: Path, view: View) -> list[Path]:
+def by_data(found: FoundRuns, file: Path, view: View, fits: Fitted) -> list[Path]:
     """Draws accuracy by share of the training data: a panel a task and model, a line a method. No
     files where no panel would have a line of two points.
     """
@@ -35,8 +38,9 @@ def by_data(found: FoundRuns, file: Path, view: View) -> list[Path]:
     for task, model in dict.fromkeys((c.task, c.model) for c in found.cells):
         cells = [c for c in found.cells if (c.task, c.model) == (task, model) and c.examples]
         if len({c.examples for c in cells if c.scores(view.split)}) > 1:
-            title = f"{task}, {model}"
-            panels.append(_Panel(task, title, cells, lambda c: c.percent, 100.0, _data_axis, True))
+            own = {name: law for (*of, name), law in fits.items() if of == [task, model]}
+            about = task, f"{task}, {model}", cells, lambda c: c.percent, 100.0, _data_axis
+            panels.append(_Panel(*about, own))
     return _draw(panels, found, file, view)
 
 
@@ -109,13 +113,12 @@ def _draw(panels: Sequence[_Panel], found: FoundRuns, file: Path, view: View) ->
     colours = {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(methods)}
     for panel, shown in zip(grid.flat, panels, strict=False):
         there = [c for c in shown.cells if c.scores(view.split)]
-        curves = []
         for method in dict.fromkeys(c.method for c in there):
             own = [(shown.x(c), c) for c in there if c.method == method]
             _line(panel, own, view, colours[method])
-            if shown.laws:
-                curves.append(laws.draw(panel, [c for _, c in own], view.split, colours[method]))
-        if any(curves):
+            if law := shown.laws.get(method):
+                laws.draw(panel, law, colours[method])
+        if shown.laws:
             panel.plot([], [], ":", color="0.4", linewidth=1, label="power law, 95 %")
         teacher = found.teacher_score(shown.task, view.split)
         if teacher is not None:
@@ -124,7 +127,8 @@ def _draw(panels: Sequence[_Panel], found: FoundRuns, file: Path, view: View) ->
         for cell in found.scored(shown.task, view.split):
             if not cell.examples and {c.model for c in shown.cells} == {cell.model}:
                 score = mean(cell.scores(view.split)).value
-                panel.axhline(score, label=cell.method, color="0.4", linestyle=":", linewidth=1.2)
+                form = ":" if cell.method == UNDISTILLED else "-."
+                panel.axhline(score, label=cell.method, color="0.4", linestyle=form, linewidth=1.2)
         if view.published:
             _published(panel, shown, colours)
         shown.finish(panel, shown.cells)

@@ -30,7 +30,7 @@ BASELINES = ("standard", "distill")
 SEEDS = ("Train.seed", "Data.seed", "Task.subset_seed")
 COUNTS = "train_examples", "train_total", "parameters"
 ANSWER = "id", "input", "target", "prediction", "correct"
-LATER = "rationale", "label_log_probs"
+LATER = "rationale", "label_log_probs", "reader", "reader_agrees"
 TEXTS = "task", "metric", "method"
 FIELDS = (*TEXTS, "seed", *COUNTS)
 
@@ -183,9 +183,9 @@ class FoundRuns:
         """The cells of a task that have scores on a split."""
         return [c for c in self.cells if c.task == task and c.scores(split)]
 
-    def metric(self, task: str, split: str) -> str:
-        cells = self.scored(task, split)
-        return cells[0].metric if cells else str(self.teachers[task].results["metric"])
+    def metric(self, task: str) -> str:
+        of_cells = (c.metric for c in self.cells if c.task == task)
+        return next(of_cells, None) or str(self.teachers[task].results["metric"])
 
     def with_most_data(self, task: str, split: str) -> list[FoundCell]:
         """Of each method and model the scored cell with the most data."""
@@ -221,12 +221,13 @@ def _lines(file: Path, needed: Sequence[str] = ("id",)) -> list[dict[str, Any]]:
 
 
 def _probable(line: dict[str, Any]) -> bool:
-    """Whether log-probabilities and samples, where there are any, are such; None is a number that
-    was not finite.
+    """Whether log-probabilities, samples and what a reader says are such, where there are any; None
+    is a number that was not finite.
     """
-    labels = line.get("label_log_probs", {})
+    labels, reader = line.get("label_log_probs", {}), line.get("reader_agrees", [False] * 3)
     numbers = [line.get("log_prob", 0.0), *(labels.values() if isinstance(labels, dict) else "?")]
-    are_lists = isinstance(line.get("samples", []), list)
+    is_read = isinstance(reader, list) and [*map(type, reader)] == [bool] * 3
+    are_lists = isinstance(line.get("samples", []), list) and is_read
     return are_lists and all(isinstance(number, int | float | None) for number in numbers)
 
 

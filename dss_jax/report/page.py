@@ -10,7 +10,7 @@ import hashlib
 import html
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from dss_jax.report.found_runs import FoundRuns, closed_labels
 from dss_jax.report.labels import named_other
 from dss_jax.report.reliability import confidences, shares_of
 from dss_jax.report.tables import Table, share_of
+from dss_jax.run import trained_on
 
 Item = dict[str, Any]
 
@@ -99,9 +100,7 @@ def page_data(found: FoundRuns, tables: Sequence[Table], split: str, title: str)
 
 
 def _task(found: FoundRuns, task: str, split: str) -> dict[str, Any]:
-    teacher: dict[str, Item] = {}
-    if task in found.teachers:
-        teacher = {p["id"]: p for p in found.teachers[task].predictions(split)}
+    teacher = {p["id"]: p for p in _of_teacher(found, task, split)}
     rows, answers, methods, items = dict(teacher), [], [], []
     for cell in found.scored(task, split):
         predictions = [p for run in cell.runs for p in run.predictions(split)]
@@ -114,8 +113,24 @@ def _task(found: FoundRuns, task: str, split: str) -> dict[str, Any]:
         item = {"id": key, "input": row["input"], "gold": row["target"]}
         given = [one.get(key) for one in answers]
         items.append({**item, "teacher": _teacher(teacher.get(key)), "answers": given})
-    metric = found.metric(task, split)
+    metric = found.metric(task)
     return {"task": task, "metric": metric, "methods": methods, "items": items}
+
+
+def _of_teacher(found: FoundRuns, task: str, split: str) -> Iterator[Item]:
+    """The teacher's answers: of its run, else from the token store of a student's run."""
+    if task in found.teachers:
+        yield from found.teachers[task].predictions(split)
+        return
+    scorer = trained_on.SCORERS.get(found.metric(task))
+    runs = (run for cell in found.cells if cell.task == task for run in cell.runs)
+    stores = (trained_on.own_store(trained_on.read(run.folder)) for run in runs if scorer)
+    store = next(filter(None, stores), None)
+    if scorer and store and split in store.splits and store.has("teacher_label"):
+        from dss_jax.run import teacher_run  # Which loads JAX.
+
+        rows = teacher_run.answers(store.split(split), scorer)
+        yield from (row for row in rows if row["prediction"] or row["rationale"])
 
 
 def _teacher(found: Item | None) -> Item | None:

@@ -1,11 +1,12 @@
 """Whether students are as sure as they are right, whether their seeds agree, and whether their
-rationales name the label that they give: of each method and model, the cell with the most data.
+rationales name the label that they give, or let a reader guess it: of each method and model, the
+cell with the most data.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,8 @@ class MeasuredCell:
       agreement: share of the pairs of seeds that give a row the same answer; None for one seed.
       rationales: of those that are there the share that names one label alone, and of these the
         share that names the answer; means over the seeds that have any.
+      reader, read: who has read the rationales, and how often that gives the student's answer: from
+        the input and the rationale, from the input alone, the difference, and LAS; in the same way.
     """
 
     cell: FoundCell
@@ -89,6 +92,8 @@ class MeasuredCell:
     agreement: Drawn | None = None
     rationales: Drawn | None = None
     by_chance: float = math.nan
+    reader: str = ""
+    read: Drawn | None = None
 
 
 def measure(found: FoundRuns, view: View) -> list[MeasuredCell]:
@@ -120,7 +125,12 @@ def _measured(cell: FoundCell, ids: tuple[str, ...], runs: list[list[Answer]]) -
     names = [[_named(p, labels) for p in run] for run in runs]
     if any(name for run in names for name in run):
         rationales = _of_rationales(names, runs)
-    return MeasuredCell(cell, ids, kind, confidence, agreement, rationales, by_chance)
+    made = MeasuredCell(cell, ids, kind, confidence, agreement, rationales, by_chance)
+    if was_read := [run for run in runs if any("reader_agrees" in p for p in run)]:
+        who = {str(p.get("reader")) for run in was_read for p in run if "reader_agrees" in p}
+        read = bootstrap([*map(_of_reader, was_read)], n)
+        made = replace(made, reader=", ".join(sorted(who)), read=read)
+    return made
 
 
 def _named(answer: Answer, labels: Sequence[str]) -> str | None:
@@ -174,6 +184,23 @@ def _of_rationales(names: Sequence[Sequence[str | None]], runs: Sequence[list[An
     return Drawn(*map(np.concatenate, zip(*shares, strict=True)))
 
 
+def _of_reader(answers: Sequence[Answer]) -> Statistics:
+    """LAS, leakage-adjusted simulatability (Hase et al. 2020): what the rationale adds, the mean of
+    that where it alone gives the answer away and of that where it does not. NaN without either.
+    """
+    there = np.array(["reader_agrees" in p for p in answers], float)
+    agrees = np.array([p.get("reader_agrees", [False] * 3) for p in answers], float)
+    both, alone, leaks = agrees.T
+    shares = [_share(some, there) for some in (both, alone, both - alone)]
+    shares += [_share(of * (both - alone), of) for of in (leaks, there - leaks)]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        found = np.concatenate([share(weights) for share in shares])
+        return np.stack([*found[:3], found[3:].mean(axis=0)])
+
+    return statistic
+
+
 def _share(some: np.ndarray, of: np.ndarray) -> Statistics:
     """NaN where a resample has none."""
 
@@ -188,7 +215,7 @@ def tables(made: Sequence[MeasuredCell], view: View) -> Iterator[Table]:
     for task in dict.fromkeys(one.cell.task for one in made):
         own = [one for one in made if one.cell.task == task]
         found = _confidence(task, own, view), _differences(task, own), _agreement(task, own, view)
-        yield from (table for table in found if table.rows)
+        yield from (table for table in (*found, _read(task, own, view)) if table.rows)
 
 
 def _place(cell: FoundCell) -> tuple[str, str, str]:
@@ -269,4 +296,23 @@ def _agreement(task: str, made: Sequence[MeasuredCell], view: View) -> Table:
         "s: standard deviation of the accuracy, with n - 1. Pairs of seeds agree: on an item's "
         "answer, right or wrong. A rationale names a label that is in it as words of their own. "
         "95 % intervals by a bootstrap over items, and over seeds for rationales.",
+    )
+
+
+def _read(task: str, made: Sequence[MeasuredCell], view: View) -> Table:
+    rows = []
+    for one in made:
+        if drawn := one.read:
+            shares = [_text_of(drawn, k) for k in (0, 1)]
+            gains = [_text_of(drawn, k, -1.0, 1.0, 100.0, "+") for k in (2, 3)]
+            rows.append((*_place(one.cell), one.reader, *shares, *gains))
+    columns = "input and rationale, %", "input alone, %", "difference", "LAS"
+    return Table(
+        f"{task}: what a reader says in the student's place, {view.split}",
+        ("method", "model", "training data", "reader", *columns),
+        tuple(rows),
+        "How often the reader gives the student's answer, right or wrong. LAS, leakage-adjusted "
+        "simulatability: the mean of the difference where the rationale alone gives the answer "
+        "away, and where it does not; in points. 95 % intervals by a bootstrap over seeds and "
+        "items.",
     )

@@ -66,11 +66,12 @@ def write(
         raise UsageError(f"no run in {folder} was scored on {split}. Give --split {other}.")
     out = out or folder / "report"
     left = [*found.left, *_not_scored(found, split)]
-    measured = reliability.measure(found, view)
-    tables = [*report_tables.tables(found, view), *laws.tables(found, view)]
+    measured, fits = reliability.measure(found, view), laws.fitted(found, view)
+    tables = [*report_tables.tables(found, view, fits), *laws.tables(fits)]
     tables += [*reliability.tables(measured, view), *labels.tables(found, view)]
     report = Report([*first, *tables], left=left)
-    for draw in (report_figures.by_data, report_figures.by_size, report_figures.by_compute):
+    report.files += report_figures.by_data(found, out / "by_data", view, fits)
+    for draw in (report_figures.by_size, report_figures.by_compute):
         report.files += draw(found, out / draw.__name__, view)
     report.files += reliability_chart.draw(measured, out / "reliability")
     # After the figures, which are shown in it.

@@ -1,14 +1,14 @@
 """The tables of a report, as text."""
 
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dss_jax.core.sweep_config import UNDISTILLED
 from dss_jax.core.texts import visible
 from dss_jax.evaluate import power_law
 from dss_jax.evaluate.statistics import (
+    ROUNDING,
     Difference,
     Mean,
     Reached,
@@ -27,6 +27,9 @@ from dss_jax.report.found_runs import (
     closed_labels,
     right_answers,
 )
+
+Fitted = Mapping[tuple[str, str, str], power_law.Laws]
+"""Of curves: of task, model and method."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,10 @@ def share_of(cell: FoundCell) -> str:
     return f"{cell.percent:.4g} % ({cell.examples:,})"
 
 
-def tables(found: FoundRuns, view: View) -> list[Table]:
-    """All tables: the accuracies of each task first."""
-    of_tasks = [_OfTask(found, task, view) for task in found.tasks]
-    made = [one.accuracies() for one in of_tasks]
+def tables(found: FoundRuns, view: View, fits: Fitted) -> list[Table]:
+    """All tables: the accuracies of each task that has any first."""
+    of_tasks = [_OfTask(found, task, view, fits) for task in found.tasks]
+    made = [table for one in of_tasks if (table := one.accuracies()).rows]
     for one in of_tasks:
         others = one.comparisons(one.baseline), one.comparisons(UNDISTILLED)
         more = *others, one.needed(), one.reached(), one.compute()
@@ -75,12 +78,12 @@ def tables(found: FoundRuns, view: View) -> list[Table]:
 
 
 class _OfTask:
-    def __init__(self, found: FoundRuns, task: str, view: View) -> None:
-        self.task, self.view, self.split = task, view, view.split
+    def __init__(self, found: FoundRuns, task: str, view: View, fits: Fitted) -> None:
+        self.task, self.view, self.split, self.fits = task, view, view.split, fits
         scored = found.scored(task, view.split)
         self.cells = [c for c in scored if c.examples]
         self.untrained = [c for c in scored if not c.examples]
-        self.metric = found.metric(task, view.split)
+        self.metric = found.metric(task)
         self.teacher = found.teacher_score(task, view.split)
         self.methods = list(dict.fromkeys(c.method for c in self.cells))
         self.baseline = next((b for b in BASELINES if b in self.methods), None)
@@ -102,7 +105,8 @@ class _OfTask:
         if self.teacher is not None:
             rows.append(("teacher's labels", "-", *(f"{self.teacher:.2f}" for _ in sizes or [0])))
         for c in self.untrained:
-            score = f"{self.mean(c).value:.2f}"
+            m = self.mean(c)
+            score = shown(m, 0) if m.n > 1 else f"{m.value:.2f}"
             rows.append((c.method, c.model, *(score for _ in sizes or [0])))
         answers = (run.predictions(self.split) for cell in cells for run in cell.runs)
         if shares := closed_labels(next(filter(None, answers), [])):
@@ -229,7 +233,7 @@ class _OfTask:
                     if beaten.above:
                         place = [*there, "yes" if beaten.clear else "no"]
                         break
-                    if math.isclose(score.value, target.value, abs_tol=1e-6) and "-" in place:
+                    if abs(score.value - target.value) <= ROUNDING and "-" in place:
                         place = [*there, "equal"]
                 rows.append((name, f"{target.value:.2f}", method, *place))
         return Table(
@@ -250,9 +254,8 @@ class _OfTask:
                 own = [c for c in self.cells if (c.model, c.method) == (goal.model, method)]
                 if method != self.baseline and len(own) > 1:
                     curve = {c.fraction: c.scores(self.split) for c in own}
-                    target, law = goal.scores(self.split), power_law.learning_curve(curve)
-                    by_law = ("too few points for a law", "-", "-")
-                    if law is not None:
+                    target, by_law = goal.scores(self.split), ("too few points for a law", "-", "-")
+                    if law := self.fits.get((self.task, goal.model, method)):
                         by_law = share_reached(power_law.reached(law, target))
                     linear = share_reached(data_to_reach(curve, target))
                     rows.append((method, goal.model, *linear, *by_law))

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("validation", "test")
 
 
-def _predictions(split: StoreSplit, scorer: Scorer) -> list[dict[str, Any]]:
+def answers(split: StoreSplit, scorer: Scorer) -> list[dict[str, Any]]:
     """The teacher's answers to the rows that have a gold label, as a student's are written."""
     columns = ("id", "input", "label", "teacher_label", "rationale")
     rows = zip(*(split.text(c)[:] for c in columns), strict=True)
@@ -56,7 +56,7 @@ def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
     for name in SPLITS:
         if name not in store.splits:
             continue
-        found = _predictions(store.split(name), scorer)
+        found = answers(store.split(name), scorer)
         if not any(p["prediction"] for p in found):
             log.info("no row of %s has both a gold label and teacher text: it is not scored", name)
             continue

@@ -205,8 +205,8 @@ def without_task_file(folder: Path, name: str, given: str | None) -> tuple[Score
     """
     known = read(folder)
     was = f"it was {known['task_file']}" if known.get("task_file") else "its place is not known"
-    scorer, store = SCORERS.get(str(known.get("scorer"))), known.get("store", {})
-    path = given or (store.get("path") if _is_there(store) else None)
+    scorer = SCORERS.get(str(known.get("scorer")))
+    path = given or ((store := own_store(known)) and store.path)
     if scorer is None or path is None:
         lacks = "its token store is not here either (--store)"
         if scorer is None:
@@ -220,10 +220,10 @@ def without_task_file(folder: Path, name: str, given: str | None) -> tuple[Score
     return scorer, str(path)
 
 
-def _is_there(store: Mapping[str, Any]) -> bool:
-    """Whether the store that a run names is on this machine, and still the same."""
-    path = Path(str(store.get("path")))
-    try:
-        return path.is_absolute() and open_store(path).manifest["key"] == store.get("key")
-    except UsageError:
-        return False
+def own_store(known: Mapping[str, Any]) -> TokenStore | None:
+    """The store that `data.json` names, where it is on this machine and still the same."""
+    path = Path(str(known.get("store", {}).get("path")))
+    with contextlib.suppress(UsageError):
+        if path.is_absolute() and (store := open_store(path)).key == known["store"].get("key"):
+            return store
+    return None

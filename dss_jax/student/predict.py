@@ -87,8 +87,9 @@ def asked(located: Located, job: PredictJob, card: StudentCard) -> AskedRow:
     else:
         text, labels = _text_of(located, job.input_column, card.columns), _labels_of(located)
         rationale = str(row.get("rationale") or "")
-    if card.form == "rationale_input" and rationale and SEPARATOR not in text:
-        text = f"{text}{SEPARATOR}{rationale}"
+    beside = f"{SEPARATOR}{rationale}"
+    if card.form == "rationale_input" and rationale and not text.endswith(beside):
+        text = f"{text}{beside}"
     return AskedRow(row, text, job.labels or labels)
 
 
