@@ -27,6 +27,7 @@ from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
 from dss_jax.data.store import TEXT_COLUMNS, TokenStore, open_store
 from dss_jax.data.vocabulary import SentencePiece
+from dss_jax.layouts.health import health_line
 from dss_jax.records.files import write_records
 from dss_jax.records.records import Header
 
@@ -448,6 +449,7 @@ class TestStore:
         vocabulary = SentencePiece(MODEL, 7)
         assert train.tokens("label_inputs")[1].tolist() == [*vocabulary.encode("q two"), 1]
         assert list(store.manifest["source_files"]) == [str(tmp_path / "lines.tsv")]
+        assert "6 rows, 6 with a label, 0 cut" in health_line(store, "train", config.Data())
 
         wrong = config.Task(mixture_or_task_name="my_mx", mixture_or_task_module="my_own_tasks")
         with pytest.raises(UsageError, match=r"no SeqIO task or mixture 'my_mx'. It has: .*my_mix"):

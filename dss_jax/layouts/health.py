@@ -134,8 +134,9 @@ def health_line(store: TokenStore, name: str, data: config.Data) -> str:
 
 
 def _has(split: StoreSplit, column: str) -> np.ndarray:
-    """bool [rows]"""
-    return split.tokens(column).lengths() > 0
+    """bool [rows]; a store of a user's own SeqIO task has no teacher's labels and no rationales."""
+    known = split.has(column)
+    return split.tokens(column).lengths() > 0 if known else np.zeros(len(split), bool)
 
 
 def check(run: config.Run, store: TokenStore) -> None:
@@ -190,8 +191,7 @@ def _usable(run: config.Run, store: TokenStore) -> tuple[int, int]:
     for split, column, own in parts:
         usable = _has(split, column)[own]
         rows += int(usable.sum())
-        if split.has("rationale_targets"):
-            explained += int((usable & _has(split, "rationale_targets")[own]).sum())
+        explained += int((usable & _has(split, "rationale_targets")[own]).sum())
     return rows, explained
 
 
