@@ -219,4 +219,6 @@ def test_the_learning_rate_is_that_of_what_a_run_starts_from() -> None:
     assert started.optimizer.learning_rate == 5e-5
     again = dataclasses.replace(config.from_gin(config.to_gin(started)), train=config.Train())
     assert again.optimizer.learning_rate == 5e-5, "a saved run's is its own"
-    assert config.from_gin(config.to_gin(config.Run())) == config.Run()
+    unclipped = config.Run(optimizer=config.Optimizer(clip_norm=float("inf")))
+    for run in (config.Run(), unclipped):
+        assert config.from_gin(config.to_gin(run)) == run

@@ -384,10 +384,10 @@ def from_gin(text: str) -> Run:
         with contextlib.suppress(ValueError, SyntaxError):
             section, _, setting_name = name.partition(".")
             if name in SETTINGS:
-                known[section][setting_name] = ast.literal_eval(value)
-    names = (f.name for f in fields(Run))
-    made = (SECTIONS[section](**own) for section, own in known.items())
-    return Run(**dict(zip(names, made, strict=True)))
+                infinite = value == "inf"  # No literal.
+                known[section][setting_name] = float(value) if infinite else ast.literal_eval(value)
+    made = {f.name: s(**known[n]) for f, (n, s) in zip(fields(Run), SECTIONS.items(), strict=True)}
+    return Run(**made)
 
 
 def binding(line: str) -> tuple[str, str]:
