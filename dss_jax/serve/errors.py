@@ -82,52 +82,39 @@ def of_validation(errors: list[dict[str, Any]], wanted: dict[str, str]) -> ApiEr
 def add_handlers(app: FastAPI, wanted: dict[str, dict[str, str]]) -> None:
     """Every error of the app becomes such an answer. `wanted`: path -> see `of_validation`."""
 
-    async def api(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, ApiError)
-        return error.response()
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        return _as_api_error(request, error, wanted).response()
 
-    async def usage(_: Request, error: Exception) -> JSONResponse:
-        return ApiError(str(error), code="invalid_value").response()
+    ours = (ApiError, UsageError, QueueFull, NotServing)
+    for kind in (*ours, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)
 
-    async def full(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, QueueFull)
-        headers = {"Retry-After": str(error.retry_after)}
-        return ApiError(str(error), status=429, code="queue_full", headers=headers).response()
 
-    async def stopping(_: Request, error: Exception) -> JSONResponse:
-        headers = {"Retry-After": "1"}
-        return ApiError(str(error), status=503, code="stopping", headers=headers).response()
-
-    async def validation(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return of_validation([*error.errors()], wanted.get(request.url.path, {})).response()
-
-    async def http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        headers = dict(error.headers or {})
-        if error.status_code not in (404, 405):
-            return ApiError(str(error.detail), status=error.status_code, headers=headers).response()
-        method, path = request.method, request.url.path
-        text = f"there is no {method} {path[:200]}: /docs has what there is"
-        if path == "/v1/chat/completions":
-            text = (
-                "a student has no chat form: ask /v1/completions (openai: client.completions; "
-                "dss extract: --form completion; lm_eval: --model local-completions)"
-            )
-        return ApiError(
-            text, status=error.status_code, code="not_found", headers=headers
-        ).response()
-
-    async def ours(_: Request, error: Exception) -> JSONResponse:
-        return ApiError("the student has failed; the server's log says why", status=500).response()
-
-    for kind, handler in (
-        (ApiError, api),
-        (UsageError, usage),
-        (QueueFull, full),
-        (NotServing, stopping),
-        (RequestValidationError, validation),
-        (HTTPException, http),
-        (Exception, ours),
-    ):
-        app.add_exception_handler(kind, handler)
+def _as_api_error(
+    request: Request, error: Exception, wanted: dict[str, dict[str, str]]
+) -> ApiError:
+    path, headers = request.url.path, dict(getattr(error, "headers", None) or {})
+    match error:
+        case ApiError():
+            return error
+        case UsageError():
+            return ApiError(str(error), code="invalid_value")
+        case QueueFull():
+            headers = {"Retry-After": str(error.retry_after)}
+            return ApiError(str(error), status=429, code="queue_full", headers=headers)
+        case NotServing():
+            headers = {"Retry-After": "1"}
+            return ApiError(str(error), status=503, code="stopping", headers=headers)
+        case RequestValidationError():
+            return of_validation([*error.errors()], wanted.get(path, {}))
+        case HTTPException(status_code=404 | 405 as status):
+            text = f"there is no {request.method} {path[:200]}: /docs has what there is"
+            if path == "/v1/chat/completions":
+                text = (
+                    "a student has no chat form: ask /v1/completions (openai: client.completions; "
+                    "dss extract: --form completion; lm_eval: --model local-completions)"
+                )
+            return ApiError(text, status=status, code="not_found", headers=headers)
+        case HTTPException():
+            return ApiError(str(error.detail), status=error.status_code, headers=headers)
+    return ApiError("the student has failed; the server's log says why", status=500)
