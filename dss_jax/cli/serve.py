@@ -22,20 +22,6 @@ TOKEN = "DSS_SERVE_TOKEN"
 
 ANY_ADDRESS = ("0.0.0.0", "::")
 
-LIMITS = {
-    "batch_size": "rows that are answered at once",
-    "max_waiting": "rows in the queue",
-    "max_inputs": "inputs of a request",
-    "max_characters": "of an input",
-    "max_labels": "allowed labels of an input",
-    "max_tokens": "tokens of a completion",
-    "max_body": "bytes of a request's body",
-    "max_connections": "connections",
-    "client_seconds": "for a client to send a request or to take an answer",
-    "stop_seconds": "after SIGTERM, to answer what was taken",
-}
-"""Flag -> what it bounds."""
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -53,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--allowed_hosts", metavar="NAMES", help=hosts)
     add = parser.add_argument_group("at most").add_argument
     for field in fields(ServeLimits):
-        text = f"{LIMITS[field.name]} ({field.default:,})"
+        text = f"{field.metadata['help']} ({field.default:,})"
         add(f"--{field.name}", type=int, metavar="N", default=field.default, help=text)
 
 

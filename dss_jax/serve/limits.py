@@ -1,6 +1,7 @@
 """What a server takes from its clients, and how long it waits for them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from dss_jax.core.checks import at_least
 
@@ -9,35 +10,25 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Names of this machine that are nobody else's."""
 
 
+def _most(default: int, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeLimits:
-    """Each has a flag of `dss serve` of the same name.
+    """Each has a flag of `dss serve` of the same name, whose help says what it bounds."""
 
-    Attributes:
-      batch_size: most rows that are answered at once.
-      max_waiting: most rows in the queue; beyond it, 429.
-      max_inputs: most inputs or prompts of one request.
-      max_characters: of one input or prompt; of the labels of one row together.
-      max_labels: of one row.
-      max_tokens: most tokens of a completion.
-      max_body: bytes of a request's body.
-      max_connections: beyond it, 503.
-      client_seconds: for a client to send its request's head, to send its body, or to take an
-        answer.
-      stop_seconds: after SIGTERM, to answer what was taken.
-    """
-
-    batch_size: int = 64
-    max_waiting: int = 1024
-    max_inputs: int = 256
-    max_characters: int = 20_000
-    max_labels: int = 100
-    max_tokens: int = 1024
-    max_body: int = 1_000_000
-    max_connections: int = 500
-    client_seconds: int = 20
-    stop_seconds: int = 30
+    batch_size: int = _most(64, "rows that are answered at once")
+    max_waiting: int = _most(1024, "rows in the queue; beyond it, 429")
+    max_inputs: int = _most(256, "inputs or prompts of a request")
+    max_characters: int = _most(20_000, "of an input or prompt; of the labels of a row together")
+    max_labels: int = _most(100, "allowed labels of an input")
+    max_tokens: int = _most(1024, "tokens of a completion")
+    max_body: int = _most(1_000_000, "bytes of a request's body")
+    max_connections: int = _most(500, "connections; beyond it, 503")
+    client_seconds: int = _most(20, "for a request's head, for its body, or to take an answer")
+    stop_seconds: int = _most(30, "after SIGTERM, to answer what was taken")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            at_least(f"--{field.name}", getattr(self, field.name), 1)
+        for own in fields(self):
+            at_least(f"--{own.name}", getattr(self, own.name), 1)
