@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from dss_jax.core import signals
+from dss_jax.core import processes, signals
 
 PATIENCE = 0.7
 """Seconds that the main thread has to answer. In a call of a library (XLA compiles for minutes) it
@@ -52,7 +52,6 @@ def ends_soon() -> Iterator[None]:
     dropped, sys.unraisablehook = sys.unraisablehook, unraised
     both = (signal.SIGINT, signal.SIGTERM)
     taken = [n for n in both if signal.getsignal(n) is not signal.SIG_IGN]  # As under nohup.
-    before = {number: signal.signal(number, handle) for number in taken}
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)
@@ -60,12 +59,11 @@ def ends_soon() -> Iterator[None]:
         thread = threading.Thread(target=watch, name="signals", daemon=True)
         thread.start()
         try:
-            yield
+            with processes.handled(taken, handle):
+                yield
         finally:
             sys.unraisablehook = dropped
             signal.set_wakeup_fd(wakeup)
-            for number, earlier in before.items():
-                signal.signal(number, earlier)
             writer.shutdown(socket.SHUT_WR)
             thread.join()
 

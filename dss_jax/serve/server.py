@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from dss_jax.core import processes
 from dss_jax.core.errors import UsageError
 from dss_jax.run.clock import clocked
 from dss_jax.serve.app import create_app
@@ -173,16 +174,12 @@ def run(service: Service, listening: socket.socket) -> None:
       Exception: the student could not be warmed up, or its thread has died.
     """
     server = make_server(service)
-    before = signal.getsignal(signal.SIGTERM)
     main = threading.current_thread() is threading.main_thread()
-    if main:
-        # uvicorn raises the signal again when it is done.
-        signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        server.run(sockets=[listening])
+        # uvicorn raises the signal again when it is done.
+        with processes.handled([signal.SIGTERM] if main else [], lambda *_: None):
+            server.run(sockets=[listening])
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
         service.batcher.stop(service.limits.stop_seconds)
         counts = service.taken, service.answered, service.withdrawn
         log.info("stopped: %d requests taken, %d answered, %d withdrawn by their clients", *counts)
