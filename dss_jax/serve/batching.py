@@ -140,7 +140,8 @@ class Batcher:
             if self._closing or self.failure is not None:
                 raise NotServing("the server is stopping")
             if self.waiting + len(rows) > self._max_waiting:
-                raise QueueFull(self._seconds_left())
+                seconds = self.waiting / self._rows_a_second if self._rows_a_second else 1
+                raise QueueFull(min(max(1, math.ceil(seconds)), LONGEST_WAIT))
             self._jobs.append(job)
             self.waiting += len(rows)
             self._changed.notify()
@@ -153,10 +154,6 @@ class Batcher:
         with self._changed, contextlib.suppress(ValueError):
             self._jobs.remove(job)
             self.waiting -= len(job.rows) - job.taken
-
-    def _seconds_left(self) -> int:
-        seconds = self.waiting / self._rows_a_second if self._rows_a_second else 1
-        return min(max(1, math.ceil(seconds)), LONGEST_WAIT)
 
     def _run(self, first: Callable[[], None], on_failure: Callable[[], None]) -> None:
         try:
@@ -211,7 +208,8 @@ class Batcher:
                 return
             if not isinstance(error, UsageError):
                 log.error("a batch of %d rows has failed", len(rows), exc_info=error)
-            self._fail(parts[0][0], error)
+            self._forget(parts[0][0])  # The rest of a large request.
+            parts[0][0].fail(error)
             return
         seconds = time.perf_counter() - start
         rate = len(rows) / max(seconds, 1e-6)
@@ -223,7 +221,3 @@ class Batcher:
         for job, own in parts:
             job.give(answers[at : at + len(own)])
             at += len(own)
-
-    def _fail(self, job: _Job, error: Exception) -> None:
-        self._forget(job)  # The rest of a large request.
-        job.fail(error)

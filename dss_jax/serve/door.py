@@ -91,7 +91,10 @@ class Door:
             self._check(scope["path"], headers)
             body = b""
             if scope["method"] == "POST":
-                self._check_type(headers)
+                kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+                if kind != "application/json":
+                    text = f"the body must be sent as application/json, not {kind[:100]!r}"
+                    raise ApiError(text, status=415, code="content_type")
                 body = await self._body(headers, receive)
         except ApiError as refusal:
             await refusal.response()(scope, receive, send)
@@ -129,12 +132,6 @@ class Door:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-
-    def _check_type(self, headers: Headers) -> None:
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            text = f"the body must be sent as application/json, not {kind[:100]!r}"
-            raise ApiError(text, status=415, code="content_type")
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """Raises ApiError: too large, too slow. ConnectionResetError: the client has gone."""
