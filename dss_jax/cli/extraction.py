@@ -5,7 +5,7 @@ import contextlib
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dss_jax.cli.tables import number, print_table, say
 from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError
+from dss_jax.core.table import shard_numbers
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.data import rows
 from dss_jax.data.check import check_labels_asked
@@ -53,8 +54,10 @@ def main(several: Sequence[argparse.Namespace], task: DistillationTask) -> int:
     read = [_rows(args, task) for args in several]
     asked = [_asking(args, task, whole) for args, whole in zip(several, read, strict=True)]
     if several[0].show_prompt is not None:
-        for one in asked:
-            _show(one)
+        for args, extraction, examples, _ in asked:
+            for example in examples[: args.show_prompt]:
+                first = next(extraction.requests([example]))
+                say(f"--- {example.id}, sample {first.sample}\n{prompting.shown(first.body)}\n")
         return 0
     every = [*itertools.chain.from_iterable(read)]
     check_labels_asked(task, every, exemplars=several[0].exemplars != 0)
@@ -112,15 +115,10 @@ def _chosen(args: argparse.Namespace, whole: Sequence[Example]) -> Sequence[Exam
         whole = [example for example in whole if example.id in first]
         if other := len(ids) - len(known):
             say(f"{args.ids}: {other:,} of {len(ids):,} ids are of no row of {args.split}")
-    if found := recipes.shard_of(whole[: args.limit], args.shard):
+    index, count = shard_numbers(args.shard)
+    if found := whole[: args.limit][index::count]:
         return found
     raise UsageError("no row is left to ask about. See --ids, --limit and --shard.")
-
-
-def _show(asked: Asking) -> None:
-    for example in asked.examples[: asked.args.show_prompt]:
-        first = next(asked.extraction.requests([example]))
-        say(f"--- {example.id}, sample {first.sample}\n{prompting.shown(first.body)}\n")
 
 
 def _server(args: argparse.Namespace) -> str:
@@ -199,13 +197,19 @@ def _ask(asked: Asking, expected: prices.Estimate, agreed: bool) -> int:
     with _journal(args) as journal:
         nothing = f"of {args.split} "
         free = agreed or _confirm(args, expected.cost or 0, nothing)
-        limit = None if free else _spending_limit(args, price)
+
+        def may_go_on(progress: asking.ExtractionProgress) -> str | None:
+            spent = price(progress.prompt_tokens, progress.completion_tokens)
+            return f"the budget of {args.budget:g} USD is spent" if spent >= args.budget else None
+
+        # A batch, and what runs here, cannot be stopped by what was spent.
+        limited = not free and args.budget is not None and not (args.batch or args.local)
         teacher = _teacher(args)
         bar = ExtractionBar(extraction, len(examples), expected.requests, price)
         run = asking.ExtractionRun(
             journal, only_failed=args.only_failed, extraction=extraction.sha256
         )
-        run.on_progress, run.may_go_on = bar, limit
+        run.on_progress, run.may_go_on = bar, may_go_on if limited else None
         with contextlib.closing(bar):
             progress = teacher.ask(extraction.requests(examples), run)
         args.spent = price(progress.prompt_tokens, progress.completion_tokens) or 0.0
@@ -276,20 +280,6 @@ def _confirm(args: argparse.Namespace, cost: float, nothing: str) -> bool:
     raise UsageError(f"{text}. Nothing {nothing}was sent. {fix}")
 
 
-def _spending_limit(
-    args: argparse.Namespace, price: Prices
-) -> Callable[[asking.ExtractionProgress], str | None] | None:
-    """A check of what this run has spent; None without a budget, or where none can be stopped."""
-    if args.budget is None or args.batch or args.local:
-        return None
-
-    def may_go_on(progress: asking.ExtractionProgress) -> str | None:
-        spent = price(progress.prompt_tokens, progress.completion_tokens)
-        return f"the budget of {args.budget:g} USD is spent" if spent >= args.budget else None
-
-    return may_go_on
-
-
 def _print_estimate(asked: Asking, expected: prices.Estimate) -> None:
     args, price = asked.args, asked.price
     rows = {
@@ -321,6 +311,7 @@ class ExtractionBar:
             smoothing=0,
             mininterval=SHOW_EVERY if sys.stderr.isatty() else LOG_EVERY,
         )
+        self.close = self._bar.close
 
     def __call__(self, progress: asking.ExtractionProgress) -> None:
         sent = progress.answered + progress.failed
@@ -337,9 +328,6 @@ class ExtractionBar:
             in_the_end = spent * (progress.answered + left) / progress.answered
             shown["USD"] = f"{spent:.2f} of about {in_the_end:.2f}"
         return shown | {"retries": progress.retries, "failed": progress.failed}
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 def _print_report(out: str, header: Header, progress: asking.ExtractionProgress) -> None:

@@ -106,9 +106,9 @@ class TableSource(Jsonl):
         return side if self.files.get(side) == self.file else "train"
 
 
-def shard_numbers(shard: str) -> tuple[int, int]:
-    """I and n of --shard "i/n": every n-th row from the i-th on, i from 0."""
-    index, _, count = shard.partition("/")
+def shard_numbers(shard: str | None) -> tuple[int, int]:
+    """I and n of --shard "i/n": every n-th row from the i-th on, i from 0; None: all rows."""
+    index, _, count = ("0/1" if shard is None else shard).partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UsageError(f"--shard must be i/n with i from 0 to n - 1, not {shard!r}.")
     return int(index), int(count)

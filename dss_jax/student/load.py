@@ -15,11 +15,6 @@ ENGINES = {"jax": "dss_jax.student.xla", "ctranslate2": "dss_jax.student.ct2"}
 """Name -> its module, which has `open_engine(folder, *, threads, checkpoint)`, and gives an engine
 and the vocabulary. Imported when it is taken: neither needs the other's libraries."""
 
-LOOKED_FOR = (
-    "config.gin and checkpoints/ (the folder of a run), config.json and model.safetensors (Hugging "
-    f"Face's form), {MODEL} (CTranslate2's form)"
-)
-
 
 def load(
     folder: str | Path,

@@ -155,11 +155,6 @@ def names_of(first: Mapping[str, Any], job: PredictJob) -> dict[str, str]:
     return names
 
 
-def with_answer(row: Row, prediction: Prediction, names: Mapping[str, str]) -> Row:
-    """The row with what is predicted, under our names."""
-    return row | {name: getattr(prediction, field) for name, field in names.items()}
-
-
 def predict_table(student: Student, job: PredictJob) -> int:
     """Answers the rows of a table, and goes on after those that are answered already; gives how
     many rows there are.
@@ -170,7 +165,7 @@ def predict_table(student: Student, job: PredictJob) -> int:
       locks.Taken: another process writes there.
     """
     table = open_table(job.input)
-    index, count = shard_numbers(job.shard) if job.shard else (0, 1)
+    index, count = shard_numbers(job.shard)
     rows = itertools.islice(table.rows, index, None, count)
     first = next(rows, None)
     if first is None:
@@ -179,7 +174,8 @@ def predict_table(student: Student, job: PredictJob) -> int:
     names = names_of(first.row, job)
     if student.card.row_labels and not asked(first, job, student.card).labels:
         log.info("the first row has no allowed labels (column %s): any text may be one", ALLOWED)
-    whole = {"student": student.origin, "card": _digest(to_json(student.card))} | job.settings
+    card = hashlib.sha256(to_json(student.card).encode()).hexdigest()
+    whole = {"student": student.origin, "card": card} | job.settings
     kinds = {name: float if field == "probability" else str for name, field in names.items()}
     taken = f"--out {job.out} is being written by {{owner}}. Let it finish, or give another name."
     lock = Path(f"{job.out}.lock").expanduser()
@@ -211,7 +207,8 @@ def _answered(
             )
     found = answers(student, chunk, job.explain)
     return [
-        with_answer(a.row, prediction, names) for a, prediction in zip(chunk, found, strict=True)
+        one.row | {name: getattr(prediction, field) for name, field in names.items()}
+        for one, prediction in zip(chunk, found, strict=True)
     ]
 
 
@@ -240,10 +237,6 @@ class _Counted(Iterator[Located]):
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class PredictProgress:

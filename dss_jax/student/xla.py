@@ -44,7 +44,9 @@ def open_engine(
     """
     if threads is not None:
         os.environ["NPROC"] = str(threads)  # XLA's, for its own threads.
-    run = _run_of(folder)
+    with storage.explained(folder):
+        file = folder / CONFIG
+        run = config.from_gin(file.read_text()) if file.is_file() else config.Run()
     if dtype is not None:
         among("dtype", dtype, DTYPES)
     # On a CPU a product in bfloat16 takes longer: docs/predict.md.
@@ -63,12 +65,6 @@ def _mesh_for(mesh: config.Mesh, devices: int) -> config.Mesh:
     sizes = mesh.data, mesh.fsdp, mesh.model
     parts = math.prod(size for size in sizes if size != -1)
     return mesh if devices % parts == 0 else config.Mesh()
-
-
-def _run_of(folder: Path) -> config.Run:
-    with storage.explained(folder):
-        file = folder / CONFIG
-        return config.from_gin(file.read_text()) if file.is_file() else config.Run()
 
 
 class XlaEngine:
@@ -118,9 +114,13 @@ class XlaEngine:
             lengths=self._lengths,
             longest=longest,
         )
-        rows = zip(decoded.tokens[:count, 0], decoded.log_probs[:count, 0], strict=True)
-        end = self._run.model.eos_token_id
-        return [_generated(tokens[:longest], float(log_prob), end) for tokens, log_prob in rows]
+        found = []
+        for tokens_T, log_prob in zip(decoded.tokens, decoded.log_probs, strict=True):
+            written = tokens_T[0, :longest]
+            ends = np.flatnonzero(written == self._run.model.eos_token_id)
+            ids = written[: ends[0]] if len(ends) else written
+            found.append(GeneratedIds(ids.tolist(), float(log_prob[0]), bool(len(ends))))
+        return found[:count]
 
     def rank(self, inputs: Sequence[Ids], labels: Sequence[Sequence[Ids]]) -> list[np.ndarray]:
         rows = np.arange(len(inputs))
@@ -142,9 +142,3 @@ def _power_of_two(least: int) -> int:
 def _column(rows: Sequence[Ids]) -> Ragged:
     values = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
     return Ragged(values, np.cumsum([0, *map(len, rows)], dtype=np.int64))
-
-
-def _generated(tokens_T: np.ndarray, log_prob: float, eos_id: int) -> GeneratedIds:
-    ends = np.flatnonzero(tokens_T == eos_id)
-    ids = tokens_T[: ends[0]] if len(ends) else tokens_T
-    return GeneratedIds(ids.tolist(), log_prob, bool(len(ends)))

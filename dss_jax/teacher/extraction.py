@@ -11,7 +11,6 @@ from typing import Any
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.prompt import Prompt
-from dss_jax.core.table import shard_numbers
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.records.files import write_records
 from dss_jax.records.records import Header, Record, Reply, record_of
@@ -109,14 +108,6 @@ def learned_labels(task: DistillationTask, examples: Iterable[Example]) -> tuple
     counts = Counter(e.label for e in examples if e.label and not e.allowed_labels)
     few = 1 < len(counts) <= FEW_LABELS and counts.total() >= 2 * len(counts)
     return tuple(sorted(counts)) if few else ()
-
-
-def shard_of(examples: Sequence[Example], shard: str | None) -> Sequence[Example]:
-    """Every n-th row from the i-th on, for `shard` = "i/n" with i from 0; else a `UsageError`."""
-    if shard is None:
-        return examples
-    index, count = shard_numbers(shard)
-    return examples[index::count]
 
 
 def answered(
