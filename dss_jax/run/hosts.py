@@ -1,20 +1,20 @@
 """What several hosts that train together must agree on, and what is printed about them."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import logging
 import re
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from dss_jax.core import config, processes
-from dss_jax.core.agreement import check_same
 from dss_jax.core.devices import GB
 from dss_jax.core.digest import code_digest
 from dss_jax.core.errors import UsageError
@@ -28,6 +28,36 @@ OWN_PLACES = r"(Task\.(data_dir|record_files)|Vocabulary\.path|Data\.(store_dir|
 SHARED_SECONDS = 60.0
 """How long a host waits until it sees a file that another one has written: NFS keeps what it knows
 of a folder for so long."""
+
+
+def check_same(texts: Mapping[str, str]) -> None:
+    """Checks that all processes have the same texts: what it is ("configuration") -> its text, or a
+    digest of it. UsageError: which processes have what, and the lines in which they differ.
+    """
+    everybody = [json.loads(t) for t in processes.gather(json.dumps(texts))]
+    names = processes.process_names()
+    for what in texts:
+        having: dict[str, list[str]] = defaultdict(list)
+        for name, own in zip(names, everybody, strict=True):
+            having[own[what]].append(name)
+        if len(having) > 1:
+            raise UsageError(
+                f"the processes have not the same {what}, so they cannot run together:\n"
+                + "\n".join(_difference({text: ", ".join(who) for text, who in having.items()}))
+                + "\nStart all processes from the same code, flags and data."
+            )
+
+
+def _difference(having: Mapping[str, str]) -> Iterator[str]:
+    """The lines in which texts differ: text -> who has it."""
+    (first, who), *others = having.items()
+    if "\n" not in first:
+        yield from (f"  {names}: {text}" for text, names in having.items())
+        return
+    for text, names in others:
+        lines = first.splitlines(), text.splitlines()
+        diff = difflib.unified_diff(*lines, who, names, n=0, lineterm="")
+        yield from (line for line in diff if not line.startswith("@@"))
 
 
 def store_digest(store: TokenStore) -> str:
