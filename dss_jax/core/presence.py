@@ -1,11 +1,9 @@
-"""Whether the folder of a run at work is still there, and can be written in."""
+"""Whether the folder of a run at work is still there."""
 
-import tempfile
 from pathlib import Path
 
 from dss_jax.core import storage
 from dss_jax.core.errors import UsageError
-from dss_jax.core.paths import written
 
 
 def check_there(place: Path) -> None:
@@ -16,11 +14,3 @@ def check_there(place: Path) -> None:
             "Nothing is written in its place. Move it back and give the same command again to go "
             "on from its last checkpoint."
         )
-
-
-def check_writable(folder: Path) -> None:
-    """Makes a folder where there is none; raises UsageError where no file can be written in it."""
-    if not storage.is_remote(folder):
-        with written(folder):
-            folder.mkdir(exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()

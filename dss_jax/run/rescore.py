@@ -1,11 +1,13 @@
 """Scoring a run's student again, in other ways: `dss eval`."""
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from dss_jax.core.presence import check_writable
+from dss_jax.core import storage
+from dss_jax.core.paths import written
 from dss_jax.run import run_folder
 from dss_jax.run.score import other_than, predictions_file, score_split
 from dss_jax.run.session import Session
@@ -27,7 +29,10 @@ def score(
     with closing(session.checkpoints()) as checkpoints:
         step = checkpoints.find(checkpoint)
         params = checkpoints.restore_params(step, session.program.abstract_state.params)
-    check_writable(session.folder / run_folder.PREDICTIONS)  # Before the work.
+    if not storage.is_remote(folder := session.folder / run_folder.PREDICTIONS):
+        with written(folder):  # Whether it can be is said before the work.
+            folder.mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
     if other := other_than(session):
         log.info("other than the run's own, so predictions get a name of their own:")
         for line in other:
