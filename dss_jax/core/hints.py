@@ -14,27 +14,27 @@ TABLES = (*FORMS, ".xlsx")
 """Endings of files with rows."""
 
 NAMES_ELSEWHERE = {
-    "accumulation": "Train.microbatches",
-    "batch": "Data.batch_size",
-    "clip": "Optimizer.clip_norm",
-    "dropout": "T5Config.dropout_rate",
-    "epochs": "Train.steps",
-    "eval_every": "Evaluate.every",
-    "eval_steps": "Evaluate.every",
-    "grad_steps": "Train.microbatches",
-    "gradient_accumulation_steps": "Train.microbatches",
-    "learning_rate": "Optimizer.learning_rate",
-    "lr": "Optimizer.learning_rate",
-    "max_input_length": "Data.input_length",
-    "max_steps": "Train.steps",
-    "num_epochs": "Train.steps",
-    "num_train_epochs": "Train.steps",
-    "optim": "Optimizer.name",
-    "per_device_train_batch_size": "Data.batch_size",
-    "precision": "T5Config.dtype",
-    "warmup": "Optimizer.warmup_steps",
+    "accumulation": ("Train.microbatches", ""),
+    "batch": ("Data.batch_size", ""),
+    "clip": ("Optimizer.clip_norm", ""),
+    "dropout": ("T5Config.dropout_rate", ""),
+    "epochs": ("Train.steps", "epochs x rows / Data.batch_size"),
+    "eval_every": ("Evaluate.every", ""),
+    "eval_steps": ("Evaluate.every", ""),
+    "grad_steps": ("Train.microbatches", ""),
+    "gradient_accumulation_steps": ("Train.microbatches", ""),
+    "learning_rate": ("Optimizer.learning_rate", ""),
+    "lr": ("Optimizer.learning_rate", ""),
+    "max_input_length": ("Data.input_length", ""),
+    "max_steps": ("Train.steps", ""),
+    "num_epochs": ("Train.steps", "epochs x rows / Data.batch_size"),
+    "num_train_epochs": ("Train.steps", "epochs x rows / Data.batch_size"),
+    "optim": ("Optimizer.name", "'adamw' or 'adafactor'"),
+    "per_device_train_batch_size": ("Data.batch_size", "rows of a device x devices"),
+    "precision": ("T5Config.dtype", "'float32' or 'bfloat16'"),
+    "warmup": ("Optimizer.warmup_steps", ""),
 }
-"""What other programs call a setting -> its name here."""
+"""What other programs call a setting -> its name here, and its values where these are others."""
 
 NAMES_OF_T5X = {"INITIAL_CHECKPOINT_PATH": "Train.init_from", "MODEL_DIR": "Train.output_dir"}
 """Macros of T5X's gin files -> the setting here, where the name itself does not tell."""
@@ -44,16 +44,6 @@ UNIT = {
     "Data.batch_size": "on all devices together",
 }
 """What must be known of a setting that other programs count otherwise."""
-
-OTHER_VALUES = {
-    "epochs": "epochs x rows / Data.batch_size",
-    "num_epochs": "epochs x rows / Data.batch_size",
-    "num_train_epochs": "epochs x rows / Data.batch_size",
-    "optim": "'adamw' or 'adafactor'",
-    "per_device_train_batch_size": "rows of a device x devices",
-    "precision": "'float32' or 'bfloat16'",
-}
-"""Of `NAMES_ELSEWHERE`: what has other values here, and which."""
 
 
 def is_table(word: str) -> bool:
@@ -119,7 +109,8 @@ def unknown_argument(parser: ArgumentParser, rest: Sequence[str], settings: bool
     if flag in known:
         return UsageError(f"unknown argument {word!r}. Did you mean {flag}?")
     if settings and (found := _settings(bare)):
-        value = f"VALUE, {OTHER_VALUES[bare]}" if bare in OTHER_VALUES else shlex.quote(value)
+        _, others = NAMES_ELSEWHERE.get(bare, ("", ""))
+        value = f"VALUE, {others}" if others else shlex.quote(value)
         given = " or ".join(f"--gin.{one}={value}" for one in found)
         unit = "".join(f" ({one}: {UNIT[one]})" for one in found if one in UNIT)
         return UsageError(f"{name} is a setting: give {given}{unit}.")
@@ -135,7 +126,7 @@ def _settings(name: str) -> list[str]:
     if name in SETTINGS:
         return [name]
     if name in NAMES_ELSEWHERE:
-        return [NAMES_ELSEWHERE[name]]
+        return [NAMES_ELSEWHERE[name][0]]
     return [one for one in SETTINGS if one.partition(".")[2] == name]
 
 
