@@ -124,11 +124,7 @@ def without_names(text: str, environment: Mapping[str, str] = os.environ) -> str
     home = str(Path.home())
     if home not in ("/", ""):
         text = text.replace(home, "~")
-    user = environment.get("USER") or _user()
-    return re.sub(rf"(?<![\w.-]){re.escape(user)}(?![\w.-])", "USER", text) if user else text
-
-
-def _user() -> str:
+    user = environment.get("USER") or ""
     with suppress(OSError, KeyError, ImportError):
-        return getpass.getuser()
-    return ""
+        user = user or getpass.getuser()
+    return re.sub(rf"(?<![\w.-]){re.escape(user)}(?![\w.-])", "USER", text) if user else text
