@@ -50,8 +50,8 @@ class Gemma(Section):
 
 
 def of(config: Any) -> Gemma:
-    """Of a `T5Config`. UsageError: a name or a value that is none of these, or sizes or a form of
-    attention that do not go together.
+    """Of a `T5Config`. UsageError: a name or a value that is none of these; sizes, a feed-forward
+    layer or a form of attention that do not go together.
     """
     given, names = dict(config.gemma), [f.name for f in fields(Gemma)]
     for name in given:
@@ -67,6 +67,11 @@ def of(config: Any) -> Gemma:
                 f"a T5Gemma's {queries} heads must be a multiple of its {own} heads of keys and "
                 f"values, and their width, {size}, must be even."
             )
+    if config.mlp_activations != ("gelu", "linear"):
+        raise UsageError(
+            f"T5Gemma has no feed-forward layer {config.mlp_activations}. It has "
+            "('gelu', 'linear')."
+        )
     if config.attention != "xla":
         raise UsageError('T5Gemma needs T5Config.attention = "xla": its scores have soft caps.')
     return gemma

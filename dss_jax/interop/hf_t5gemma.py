@@ -23,30 +23,6 @@ _SIZES = {
 }
 """Our field -> that of `T5GemmaModuleConfig`, of those that the stacks may differ in."""
 
-_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 2304,
-    "num_attention_heads": 8,
-    "head_dim": 256,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_key_value_heads": 4,
-    "vocab_size": 256_000,
-    "rms_norm_eps": 1e-6,
-    "query_pre_attn_scalar": 256,
-    "attn_logit_softcapping": 50.0,
-    "final_logit_softcapping": 30.0,
-    "sliding_window": 4096,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": 2,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "attention_bias": False,
-}
-"""What `transformers` leaves out of a file where it is so."""
-
-_FIXED = ("hidden_activation", "attention_bias")
-"""Of them, those that a T5Gemma here has, whatever its size."""
-
 _OWN = (
     "query_pre_attn_scalar",
     "attn_logit_softcapping",
@@ -54,6 +30,23 @@ _OWN = (
     "sliding_window",
 )
 """Fields that have the same name in `core.t5gemma`."""
+
+_FIXED = {"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
+"""What a T5Gemma here has, whatever its size."""
+
+_DEFAULTS: dict[str, Any] = {
+    **{theirs: getattr(Gemma(), f"encoder_{ours}") for ours, theirs in _SIZES.items()},
+    **{name: getattr(Gemma(), name) for name in _OWN},
+    **_FIXED,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": Gemma().num_kv_heads,
+    "vocab_size": 256_000,
+    "rms_norm_eps": 1e-6,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
+"""What `transformers` leaves out of a file where it is so."""
 
 _SAME = (*_OWN, "rope_theta", "vocab_size", "rms_norm_eps", "pad_token_id")
 """Fields that the stacks must not differ in."""
@@ -110,7 +103,7 @@ def _stack(fields: Mapping[str, Any], name: str, origin: str) -> dict[str, Any]:
     _check_kinds(found, name, origin)
     types = _types(found["num_hidden_layers"])
     wanted = {
-        **{field: (found[field], _DEFAULTS[field]) for field in _FIXED},
+        **{field: (found[field], known) for field, known in _FIXED.items()},
         "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
         "layer_types": (found.get("layer_types") or types, types),
     }
@@ -185,14 +178,9 @@ def _check_written(sides: Mapping[str, T5Config]) -> None:
 
 
 def config_json(config: T5Config, dtype: str, card: StudentCard | None = None) -> dict[str, Any]:
-    """As `hf_config.config_json`. UsageError: `transformers` has no such feed-forward layer, takes
-    no such sizes, or takes no such scale of attention.
+    """As `hf_config.config_json`. UsageError: `transformers` takes no such sizes, or no such scale
+    of attention.
     """
-    if config.mlp_activations != ("gelu", "linear"):
-        raise UsageError(
-            f"Hugging Face's T5Gemma has no feed-forward layer {config.mlp_activations}. It has "
-            "('gelu', 'linear')."
-        )
     gemma, sides = of(config), dict(zip(STACKS, (encoder_of(config), config), strict=True))
     _check_written(sides)
     dropout = {"dropout_rate": config.dropout_rate, "attention_dropout": gemma.attention_dropout}
