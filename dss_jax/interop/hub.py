@@ -19,23 +19,12 @@ from dss_jax.interop.hf_config import CONFIG
 
 log = logging.getLogger(__name__)
 
-FILES = (
-    "README.md",
-    "config.json",
-    "generation_config.json",
-    "model.bin",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "shared_vocabulary.json",
-    "student.json",
-    "sums.json",
-    "t5_config.json",
-    *TOKENIZER_FILES,
-)
-"""What `dss convert` writes; nothing else that lies in a folder is sent."""
-
 SMALL = (CONFIG, "generation_config.json", "student.json", "t5_config.json", *TOKENIZER_FILES)
 """What is fetched beside the weights."""
+
+TENSORS = (MODEL, TOKENS, "*.safetensors", "*.safetensors.index.json")
+FILES = ("README.md", "sums.json", *SMALL, *TENSORS)
+"""What `dss convert` writes; nothing else that lies in a folder is sent."""
 
 TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
 
