@@ -13,6 +13,7 @@ written is also asked for log-probabilities, which must be those of our own mode
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -109,7 +110,9 @@ def write_ct2(
         )
     vocabulary_size(vocabulary, weights.extra_ids, config, weights.origin)
     tree = weights.tree()
-    names, unk_id = _names(weights), open_vocabulary(vocabulary, weights.extra_ids).unk_id
+    assert config.vocab_size is not None
+    names = token_names(vocabulary, weights.extra_ids, config.vocab_size)
+    unk_id = open_vocabulary(vocabulary, weights.extra_ids).unk_id
     spec = _spec(tree, config, names)
     spec.config.unk_token = names[config.pad_token_id if unk_id is None else unk_id]
     spec.validate()
@@ -123,7 +126,7 @@ def write_ct2(
         if readme is not None:
             write_whole(folder / README, readme)
         translator = ctranslate2.Translator(str(folder), device="cpu")
-        found = _compare(tree, translator, weights, TOLERANCES[quantization])
+        found = _compare(tree, translator, weights, names, TOLERANCES[quantization])
         if not found.error <= found.allowed:
             raise UsageError(
                 f"what CTranslate2 {ctranslate2.__version__} computes ({quantization}) is not what "
@@ -135,12 +138,6 @@ def write_ct2(
         # CTranslate2 reads a flipped bit as another number.
         sums.write_sums(folder, (README, student_card.FILE))
     return found
-
-
-def _names(weights: Weights) -> list[str]:
-    assert weights.vocabulary is not None
-    assert weights.config.vocab_size is not None
-    return token_names(weights.vocabulary, weights.extra_ids, weights.config.vocab_size)
 
 
 def _spec(tree: dict[str, Any], config: T5Config, names: list[str]) -> Any:
@@ -190,7 +187,7 @@ def _fill_stack(stack: Any, tree: dict[str, Any], norm: np.ndarray, config: T5Co
     stack.scale_embeddings = False
     stack.layer_norm.gamma = np.array(norm)
     for i, layer in enumerate(stack.layer):
-        ours = _layer(tree["layers"], i)
+        ours = jax.tree.map(lambda stacked, i=i: np.array(stacked[i], np.float32), tree["layers"])
         decoder = "self_attention" in ours
         own = ours["self_attention" if decoder else "attention"]
         attention = layer.self_attention
@@ -217,13 +214,6 @@ def _fill_stack(stack: Any, tree: dict[str, Any], norm: np.ndarray, config: T5Co
             ffn.linear_0_noact.weight = _linear(mlp["wi_1"])
         ffn.linear_1.weight = _linear(mlp["wo"])
         ffn.layer_norm.gamma = ours["pre_mlp_layer_norm"]["scale"]
-
-
-def _layer(stacked: Any, i: int) -> Any:
-    """The parameters of layer i."""
-    if isinstance(stacked, dict):
-        return {name: _layer(value, i) for name, value in stacked.items()}
-    return np.array(stacked[i], np.float32)
 
 
 LENGTHS = ((1, 1), (2, 3), (5, 2), (9, 8), (17, 24), (40, 5), (90, 12), (160, 140))
@@ -253,10 +243,9 @@ def _examples(weights: Weights) -> list[tuple[list[int], list[int]]]:
 
 
 def _compare(
-    tree: dict[str, Any], translator: Any, weights: Weights, tolerance: float
+    tree: dict[str, Any], translator: Any, weights: Weights, names: Sequence[str], tolerance: float
 ) -> Comparison:
     pairs = _examples(weights)
-    names = _names(weights)
     sources, targets = (
         [[names[i] for i in ids] for ids in side] for side in zip(*pairs, strict=True)
     )
@@ -299,14 +288,10 @@ def _own_log_probs(
     found: list[list[np.ndarray]] = [[] for _ in trees]
     # Two shapes: the random ones, of which one is long, and the card's.
     for part in filter(None, (pairs[: len(LENGTHS)], pairs[len(LENGTHS) :])):
-        inputs, targets = (_padded(rows, config.pad_token_id) for rows in zip(*part, strict=True))
+        inputs, targets = (
+            np.array([*zip_longest(*rows, fillvalue=config.pad_token_id)], np.int32).T
+            for rows in zip(*part, strict=True)
+        )
         for own, tree in zip(found, trees, strict=True):
             own.append(np.asarray(score(tree, inputs, targets))[targets != config.pad_token_id])
     return [np.concatenate(own) for own in found]
-
-
-def _padded(rows: Sequence[list[int]], pad_id: int) -> np.ndarray:
-    found = np.full((len(rows), max(map(len, rows))), pad_id, np.int32)
-    for row, ids in zip(found, rows, strict=True):
-        row[: len(ids)] = ids
-    return found
