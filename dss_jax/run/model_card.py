@@ -69,11 +69,13 @@ def of_run(
             for split, numbers in scored.items()
         ],
     )
+    rounded = f"\n\nThese are of the parameters in float32; here they are {tensors}."
+    rounded = "" if tensors == "float32" else rounded
     parts = {
         f"{_shown(card.task)}, {_shown(card.method)}": _about(card, base, parameters),
         "Ask it": _use(card, form),
         "Training": _training(run, results, card, step),
-        "Scores": _scores(folder, results, scored) + _rounded(tensors),
+        "Scores": _scores(folder, results, scored) + rounded,
         "Configuration": _block(_settings(text), "gin"),
     }
     body = "\n\n".join(f"{'##' if i else '#'} {t}\n\n{x}" for i, (t, x) in enumerate(parts.items()))
@@ -206,8 +208,12 @@ def _training(run: config.Run, results: Mapping[str, Any], card: StudentCard, st
             f"{n:,} of {total:,} training examples{share}; {results['steps']:,} steps, of which "
             f"the parameters after step {step:,} are here; seed {results['seed']}."
         )
-    lines.append(f"Learned: {_learned(run.method)}.")
-    if run.method.uses_rationales or run.method.label == "teacher":
+    method = run.method
+    learned = "the data's labels" if method.label == "gold" else "the teacher's labels"
+    if method.uses_rationales:
+        learned += f", and the teacher's rationales (method {_code(method.name)})"
+    lines.append(f"Learned: {learned}.")
+    if method.uses_rationales or method.label == "teacher":
         lines.append(f"{_teacher(run)} {TERMS}")
     if card.examples:
         lines.append(
@@ -215,13 +221,6 @@ def _training(run: config.Run, results: Mapping[str, Any], card: StudentCard, st
             "said where it is known: the data's licence holds for these."
         )
     return "\n\n".join(lines)
-
-
-def _learned(method: config.Method) -> str:
-    label = "the data's labels" if method.label == "gold" else "the teacher's labels"
-    if not method.uses_rationales:
-        return label
-    return f"{label}, and the teacher's rationales (method {_code(method.name)})"
 
 
 def _teacher(run: config.Run) -> str:
@@ -274,12 +273,6 @@ def _scores(folder: Path, results: Mapping[str, Any], scored: Mapping[str, Any])
                 _table(("split", "seeds", f"{metric}, %"), rows),
             ]
     return "\n\n".join(lines)
-
-
-def _rounded(tensors: str) -> str:
-    if tensors == "float32":
-        return ""
-    return f"\n\nThese are of the parameters in float32; here they are {tensors}."
 
 
 def _settings(text: str) -> str:

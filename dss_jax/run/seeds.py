@@ -60,12 +60,10 @@ def seeds_of(text: str) -> list[int]:
 
 def seed_runs(run: config.Run, seeds: Sequence[int], same_order: bool = False) -> list[config.Run]:
     """The configurations of single runs, one a seed: of `Train.seed`, and of `Data.seed` unless all
-    shall see the training examples in the `same_order`. Raises UsageError where there is no output
-    folder, or it holds a single run.
+    shall see the training examples in the `same_order`. UsageError: the output folder holds a
+    single run.
     """
-    if run.train.output_dir is None:
-        raise UsageError("no output folder: give --output_dir DIR.")
-    folder = storage.place(run.train.output_dir)
+    folder = storage.place(str(run.train.output_dir))
     if (folder / run_folder.CONFIG).exists():
         raise UsageError(
             f"{folder} holds a single run. Give another --output_dir for several seeds: each gets "
