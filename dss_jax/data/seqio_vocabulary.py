@@ -7,6 +7,7 @@ mixture of tasks whose vocabularies are byte for byte the same at two places.
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -63,29 +64,14 @@ class TokenizerVocabulary(seqio.Vocabulary):
         self.path, self.own = path, open_tokenizer(path)
         super().__init__()
 
-    @property
-    def extra_ids(self) -> int:
-        return self.own.extra_ids
-
-    @property
-    def vocab_size(self) -> int:
-        return self.own.vocab_size
-
-    @property
-    def _base_vocab_size(self) -> int:
-        return self.own.vocab_size
+    extra_ids = property(attrgetter("own.extra_ids"))
+    vocab_size = _base_vocab_size = property(attrgetter("own.vocab_size"))
+    eos_id = property(attrgetter("own.eos_id"))
+    unk_id = property(attrgetter("own.unk_id"))
 
     @property
     def pad_id(self) -> int:
         return self.own.pad_id or 0
-
-    @property
-    def eos_id(self) -> int:
-        return self.own.eos_id
-
-    @property
-    def unk_id(self) -> int | None:
-        return self.own.unk_id
 
     @property
     def bos_id(self) -> int | None:
