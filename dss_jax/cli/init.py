@@ -24,6 +24,7 @@ from dss_jax.cli.tables import number, print_table, say
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import shipped, write_whole
+from dss_jax.core.prompt import Exemplar
 from dss_jax.core.registry import load_task_file
 from dss_jax.core.table import FORMS, TableSource
 from dss_jax.core.texts import AS_UTF8
@@ -91,13 +92,19 @@ def main(args: argparse.Namespace) -> None:
         "gin": args.dir / "gin_configs" / "tasks" / f"{args.name}.gin",
     }
     _check_new(args, files)
+
+    from dss_jax.data.characters import vocabulary_at_hand
+    from dss_jax.data.survey import longest_label
+
     with ExitStack() as undo:
         if args.source.startswith(SCHEME):
             undo.callback(shutil.rmtree, files["task"].with_suffix(""), ignore_errors=True)
         found = _look(args, files["task"], _table(args, files["task"].parent))
         splits = _examples(args, found.task)
         exemplars = _exemplars(args, found.task, splits["train"])
-        longest, measured = _longest_label(found.task, splits)
+        vocabulary = vocabulary_at_hand(found.task)
+        labels = {*found.task.labels, *(e.label for rows in splits.values() for e in rows)}
+        longest, measured = longest_label(labels, vocabulary), vocabulary is not None
         about = args.name, _title(args), found.table, found.task.labels, exemplars
         write_whole(files["task"], init_files.task_file(*about))
         undo.pop_all()
@@ -186,7 +193,8 @@ def _look(args: argparse.Namespace, task_file: Path, table: TableSource) -> Foun
 
     path = Path(os.path.normpath(task_file.parent / table.file))
     every = survey.survey(table, path)
-    table = replace(table, no_label=survey.missing_marks(every.labels))
+    none = tuple(label for label in every.labels if label.casefold() in survey.NO_LABEL)
+    table = replace(table, no_label=none)
     found = every.without(table.no_label)
     if len(found.keys) < FEWEST:
         raise UsageError(
@@ -217,7 +225,7 @@ def _examples(args: argparse.Namespace, task: DistillationTask) -> dict[str, lis
 
 def _exemplars(
     args: argparse.Namespace, task: DistillationTask, train: Sequence[Example]
-) -> Sequence[init_files.Exemplar]:
+) -> Sequence[Exemplar]:
     if not args.exemplars:
         return ()
     from dss_jax.teacher import asking, client, exemplars, prices
@@ -229,19 +237,8 @@ def _exemplars(
         server = prices.HOSTED if args.base_url is None else args.base_url
         teacher = asking.ServerTeacher(client.Client(server, args.api_key_env))
         rationales = exemplars.explained(task, rows, args.model, teacher)
-    return exemplars.exemplars_of(rows, rationales)
-
-
-def _longest_label(
-    task: DistillationTask, splits: Mapping[str, Sequence[Example]]
-) -> tuple[int, bool]:
-    """In tokens, and whether it was measured, for there was a vocabulary."""
-    from dss_jax.data.characters import vocabulary_at_hand
-    from dss_jax.data.survey import longest_label
-
-    vocabulary = vocabulary_at_hand(task)
-    labels = {*task.labels, *(e.label for rows in splits.values() for e in rows)}
-    return longest_label(labels, vocabulary), vocabulary is not None
+    pairs = zip(rows, rationales, strict=True)
+    return [Exemplar(input=e.input, rationale=text, output=e.label) for e, text in pairs]
 
 
 def _report(
@@ -272,7 +269,7 @@ def _report(
 
 
 def _next(
-    args: argparse.Namespace, files: Mapping[str, Path], exemplars: Sequence[init_files.Exemplar]
+    args: argparse.Namespace, files: Mapping[str, Path], exemplars: Sequence[Exemplar]
 ) -> None:
     """What was written, and what to do now."""
     for what, file in zip(("the task", "its settings"), files.values(), strict=True):

@@ -132,7 +132,7 @@ def _majority(labels: Mapping[str, Counter[str]]) -> Finding:
 def _balance(labels: Mapping[str, Counter[str]]) -> Finding:
     train = _of_train(labels)
     shown = {s: f"{len(c):,} labels" for s, c in labels.items()}
-    if not _few(train):
+    if not closed_labels(train)[0]:
         return Finding("labels", shown, note="too many to be a set to choose from")
     new = sorted({label for s, c in labels.items() if s != "train" for label in c} - train.keys())
     rare = [f"{label!r} ({n})" for label, n in train.items() if n < FEW_ROWS]
@@ -144,10 +144,6 @@ def _balance(labels: Mapping[str, Counter[str]]) -> Finding:
 def _of_train(labels: Mapping[str, Counter[str]]) -> Counter[str]:
     """Of another split, where that of train cannot be had."""
     return labels.get("train") or next(iter(labels.values()))
-
-
-def _few(counts: Counter[str]) -> bool:
-    return bool(closed_labels(counts)[0])
 
 
 def _allowed(known: tuple[str, ...], slips: Mapping[str, str], splits: Splits) -> Finding:

@@ -35,12 +35,6 @@ def endings(tokens: Slices) -> Slices:
     return Slices(tokens.values, np.maximum(tokens.ends - 1, tokens.starts), tokens.ends)
 
 
-def _everywhere(ids: Sequence[int], rows: np.ndarray) -> Slices:
-    """A column that has the same ids in some rows, bool [n], and nothing in the others."""
-    starts = np.zeros(len(rows), np.int64)
-    return Slices(np.asarray(ids, np.int32), starts, np.where(rows, len(ids), 0))
-
-
 def label_inputs(split: StoreSplit, form: str) -> Slices:
     """What a label is predicted from: the input, for form "rationale_input" with the rationale."""
     inputs: Slices = split.tokens("label_inputs")
@@ -71,9 +65,10 @@ def _joint_targets(split: StoreSplit, form: str, labels: Slices, rationales: Sli
     begin = split.encode("")
     a, b = split.encode("a"), split.encode("b")[len(begin) :]
     gap = "" if split.encode("a b") == [*a, *b] else " "
-    ids = split.encode(f"{gap}{mark}{gap}")[len(begin) :]
+    ids = np.array(split.encode(f"{gap}{mark}{gap}")[len(begin) :], np.int32)
+    marks = Slices(ids, np.zeros(len(explained), np.int64), np.where(explained, len(ids), 0))
     after = Slices(second.values, second.starts + len(begin) * explained, second.ends)
-    parts = [unended(first), _everywhere(ids, explained), unended(after), endings(labels)]
+    parts = [unended(first), marks, unended(after), endings(labels)]
     return side_by_side(parts)
 
 

@@ -37,19 +37,9 @@ from dss_jax.core.types import (
     Source,
     Tfds,
 )
+from dss_jax.data import sources
 from dss_jax.data.parquet import read_parquet
-from dss_jax.data.sources import (
-    DATA_DIR_HELP,
-    DataDir,
-    chunks,
-    completions_folder,
-    data_folder,
-    file_of,
-    held_out,
-    hold_out,
-    no_split,
-    source_of,
-)
+from dss_jax.data.sources import DataDir
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +90,11 @@ def examples_with_completions(
     """As `examples`, each with its raw completion as released; None where there is none."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    folder = data_folder(data_dir)
-    if split == "test" or not held_out(task, folder):
+    folder = sources.data_folder(data_dir)
+    if split == "test" or not sources.held_out(task, folder):
         return _read(task, split, folder, left_out)
     rows = _read(task, "train", folder, left_out)
-    train, validation = hold_out(len(rows), task.validation_fraction, task.validation_seed)
+    train, validation = sources.hold_out(len(rows), task.validation_fraction, task.validation_seed)
     return [rows[i] for i in (train if split == "train" else validation)]
 
 
@@ -112,9 +102,9 @@ def _read(
     task: DistillationTask, split: str, folder: Path | None, left_out: list[str] | None
 ) -> list[tuple[Example, str | None]]:
     """Examples and completions of one split of the source that has it, ids made sure of."""
-    source = source_of(task, split, folder)
+    source = sources.source_of(task, split, folder)
     if source is None:
-        raise no_split(task, split, folder)
+        raise sources.no_split(task, split, folder)
     first_seen: dict[str, str] = {}
     found, wrong = [], []
     for number, located in enumerate(_located(task, source, split, folder)):
@@ -196,7 +186,7 @@ def _located(
     task: DistillationTask, source: Source, split: str, folder: Path | None
 ) -> Iterable[Located]:
     if isinstance(source, Release | Jsonl):
-        file = file_of(task, source, split, folder)
+        file = sources.file_of(task, source, split, folder)
         assert file is not None
         if isinstance(source, TableSource):
             return _of_table(source, file, split)
@@ -266,13 +256,13 @@ def _completions(
     pattern = source.completions.get(split)
     if pattern is None or folder is None:
         return None
-    below = folder / completions_folder(source)
-    files = chunks(below, pattern)
+    below = folder / sources.completions_folder(source)
+    files = sources.chunks(below, pattern)
     if not files and required:
         raise UsageError(
             f"the teacher's completions for the {split} split are missing: "
             f"{below / pattern.format(k=0)} and following. The authors' release has them in that "
-            f"place. {DATA_DIR_HELP}"
+            f"place. {sources.DATA_DIR_HELP}"
         )
     texts: list[str] = []
     for file in files:

@@ -37,10 +37,7 @@ def fetched_folder() -> Path:
     return cache_folder() / "release"
 
 
-@functools.cache
-def _copy_of(folder: str) -> Path:
-    """Looked at once a process."""
-    return storage.local_folder(folder)
+_copy_of = functools.cache(storage.local_folder)  # Looked at once a process.
 
 
 def available_splits(task: DistillationTask, data_dir: DataDir = None) -> tuple[str, ...]:

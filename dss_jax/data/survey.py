@@ -59,11 +59,6 @@ def survey(table: TableSource, file: Path) -> Survey:
     return Survey(count, Counter(label for _, label in keys), keys)
 
 
-def missing_marks(labels: Iterable[str]) -> tuple[str, ...]:
-    """Those of some labels that say that there is none."""
-    return tuple(label for label in labels if label.casefold() in NO_LABEL)
-
-
 def closed_labels(counts: Mapping[str, int]) -> tuple[tuple[str, ...], dict[str, str]]:
     """The labels to choose from, sorted; (): they are too many, so that any text may be one. And
     slip -> the label that is meant.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dss_jax.core.prompt import Exemplar
 from dss_jax.core.types import DistillationTask, Example
 from dss_jax.teacher import asking
 from dss_jax.teacher.extraction import Extraction, answered
@@ -59,9 +58,3 @@ def explained(
         records = [record for record, _ in answered(extraction, rows, journal)]
     right = task.scorer.correct
     return [r.rationale if right(r.gold, r.teacher_label) else "" for r in records]
-
-
-def exemplars_of(rows: Sequence[Example], rationales: Sequence[str]) -> tuple[Exemplar, ...]:
-    """As a task file has them."""
-    pairs = zip(rows, rationales, strict=True)
-    return tuple(Exemplar(input=e.input, rationale=text, output=e.label) for e, text in pairs)
