@@ -115,13 +115,15 @@ def key_from(base_url: str, api_key_env: str) -> str:
       UsageError: a wrong URL; the variable is not set, and the server is not the user's own; the
         key can be none.
     """
-    if urlsplit(base_url).scheme not in ("http", "https"):
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https"):
         raise UsageError(
             f"--base_url must begin with http:// or https://, not {base_url!r}; for example "
             "http://localhost:8000/v1."
         )
     key = os.environ.get(api_key_env, "").strip()
-    if not key and not is_own_server(base_url):
+    # A server of the user's has a port of its own or is this machine.
+    if not key and parts.port is None and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise UsageError(
             f"{api_key_env} is not set. Put the key of {host_of(base_url)} into that variable, or "
             "name another with --api_key_env. Never give a key as a flag."
@@ -147,9 +149,3 @@ def host_of(base_url: str) -> str:
     """Host and port of a server, without path, user or password."""
     parts = urlsplit(base_url)
     return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
-
-
-def is_own_server(base_url: str) -> bool:
-    """Whether a server may be asked without a key: it has a port of its own or is this machine."""
-    parts = urlsplit(base_url)
-    return parts.port is not None or parts.hostname in ("localhost", "127.0.0.1", "::1")

@@ -254,17 +254,12 @@ def _before_run_on(text: str, run_on: str) -> tuple[str, bool]:
     """
     if "\n" not in text:
         return text, False
-    if found := _line_begins(run_on).search(text):
+    # Not "\\s*": of many empty lines each would be looked through to the last.
+    if found := re.search(rf"\n[^\S\n]*{re.escape(run_on)}", text):
         return text[: found.start()], True
     head, _, last = text.rpartition("\n")
     begun = bool(head.strip() and last) and run_on.startswith(last.strip())
     return (head, True) if begun else (text, False)
-
-
-@functools.lru_cache(maxsize=16)
-def _line_begins(words: str) -> re.Pattern[str]:
-    # Not "\\s*": of many empty lines each would be looked through to the last.
-    return re.compile(rf"\n[^\S\n]*{re.escape(words)}")
 
 
 def _cleaned_rationale(text: str, prompt: Prompt) -> str:

@@ -173,7 +173,9 @@ def failure_of(
     message = words = text
     with contextlib.suppress(ValueError, RecursionError):
         answer = json.loads(text)
-        said, message = error_of(answer), said_in(answer, text)
+        said = error_of(answer)
+        given = answer if isinstance(answer, str) else said.get("message")
+        message = given if isinstance(given, str) and given else text
         kinds = (said.get(name) for name in ("code", "type", "status", "innererror", "metadata"))
         words = f"{message} {' '.join(str(kind) for kind in kinds if kind)}"
     reason = cleaned(f"{status or 'error'}: {message}")
@@ -219,16 +221,8 @@ def refused_field(message: str, param: Any, body: Mapping[str, Any]) -> str | No
     return next((f for f in fields if re.search(rf"['\"`]{f}['\"`]|: {f}\b", message)), None)
 
 
-def said_in(error: object, default: str = "") -> str:
-    """The message in a server's error: an object (of Gemini in a list), a text, or nothing."""
-    if isinstance(error, str):
-        return error or default
-    message = error_of(error).get("message")
-    return message if isinstance(message, str) and message else default
-
-
 def error_of(body: object) -> Mapping[str, Any]:
-    """The error in an answer, as an object."""
+    """The error in an answer (of Gemini in a list), as an object."""
     if isinstance(body, list) and body:
         body = body[0]
     if isinstance(body, dict) and isinstance(body.get("error"), dict):
