@@ -190,9 +190,10 @@ def _refuse(mistakes: Mistakes) -> None:
 
 def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore"]:
     """Makes the token stores that the runs share: task -> store. Raises UsageError where a task's
-    data cannot be had, or lack what a method needs.
+    data cannot be had, or have fewer rows than are asked for.
     """
     from dss_jax.data.prepare import ensure_store
+    from dss_jax.layouts.batches import subset_rows
 
     made = cache(partial(ensure_store, task_dirs=grid.args.task_dir, need=("train",)))
     stores: dict[str, TokenStore] = {}
@@ -205,27 +206,13 @@ def make_stores(grid: Grid, planned: Sequence[Planned]) -> dict[str, "TokenStore
         )
         data = config.Data(store=run.data.store, store_dir=run.data.store_dir)
         store = stores.setdefault(one.cell.task, made(task, run.vocabulary, data))
-        if problem := _lacking(store, one):
-            mistakes.setdefault(problem, []).append(one.cell.group)
+        try:
+            if run.method.trains:
+                subset_rows(len(store.split("train")), run.task)
+        except UsageError as error:
+            mistakes.setdefault(str(error), []).append(one.cell.group)
     _refuse(mistakes)
     return stores
-
-
-def _lacking(store: "TokenStore", planned: Planned) -> str | None:
-    from dss_jax.layouts.batches import subset_rows
-
-    if not planned.run.method.trains:
-        return None
-    run = planned.run
-    if run.method.uses_rationales and not store.has("rationale_targets"):
-        return f"the data have no rationales, which --method {run.method.name} uses."
-    if run.method.label == "teacher" and not store.has("teacher_label_targets"):
-        return f"the data have no labels of a teacher, which --method {run.method.name} learns."
-    try:
-        subset_rows(len(store.split("train")), run.task)
-    except UsageError as error:
-        return str(error)
-    return None
 
 
 def undistilled(grid: Grid) -> list[Planned]:
@@ -248,8 +235,6 @@ def without_teachers(planned: Sequence[Planned], stores: dict[str, "TokenStore"]
         if one.cell.method != TEACHER:
             return True
         judged = [name for name in ("validation", "test") if name in store.splits]
-        return store.has("teacher_label_targets") and any(
-            any(store.split(name).text("teacher_label")[:]) for name in judged
-        )
+        return any(any(store.split(name).text("teacher_label")[:]) for name in judged)
 
     return [one for one in planned if stays(one)]
