@@ -25,7 +25,6 @@ from dss_jax.core.checks import among, at_least, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
 from dss_jax.core.sweep_config import TEACHER, Cell
-from dss_jax.data.store import TokenStore
 from dss_jax.report import report
 from dss_jax.report.answer import Conclusion, answer, scores, shown
 from dss_jax.report.found_runs import View, find_runs
@@ -102,10 +101,6 @@ def _read(args: argparse.Namespace) -> sweep_options.Grid:
     return grid
 
 
-def _has_gold(store: TokenStore, split: str) -> bool:
-    return bool(store.split(split).tokens("label_targets").lengths().any())
-
-
 class _Asking:
     """The experiment of a folder, and its `answer.json`: minutes, budgets and looks so far, and the
     answer of the last one.
@@ -130,7 +125,8 @@ class _Asking:
         stores = sweep_options.make_stores(grid, first)
         if any(self.args.split not in store.splits for store in stores.values()):
             raise UsageError(f"{self.args.task} has no {self.args.split} split: give --split.")
-        if not all(_has_gold(store, self.args.split) for store in stores.values()):
+        judged = [store.split(self.args.split) for store in stores.values()]
+        if not all(split.tokens("label_targets").lengths().any() for split in judged):
             raise UsageError(
                 f"{self.args.task}'s {self.args.split} split has no gold labels, by which answers "
                 "are judged: give --split."

@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
         check_new_folder(Path(target))
 
     from dss_jax.data.vocabulary import open_vocabulary
-    from dss_jax.interop.formats import read_weights
+    from dss_jax.interop.formats import read_weights, write_weights
     from dss_jax.interop.vocabularies import vocabulary_size, with_vocabulary
 
     rows_given = _rows(args.compare_on)
@@ -86,7 +86,13 @@ def main(args: argparse.Namespace) -> None:
         weights, readme = _described(weights, source, target_format, tensors)
     elif source_format == "hf" and target_format in ("hf", CT2):
         readme = _carried_over(source, target_format, tensors)
-    compared = _write(weights, target, target_format, tensors, readme)
+    compared = None
+    if target_format == CT2:
+        from dss_jax.interop.ctranslate2 import write_ct2
+
+        compared = write_ct2(weights, target, tensors, readme)
+    else:
+        write_weights(weights, target, target_format, tensors, readme)
     written = f"{target} ({tensors})"
     _print_written(weights, shown, f"{source_format} to {target_format}", written, compared)
     shown_on = rows_given or (weights.card.examples if weights.card else ())
@@ -123,20 +129,6 @@ def _print_written(
     print_table(title, ("", "value"), list(rows.items()), texts=True)
     for note in weights.notes:
         say(note)
-
-
-def _write(
-    weights: "Weights", target: str, format: str, tensors: str, readme: str | None
-) -> "Comparison | None":
-    """Writes the folder; for CTranslate2 it says how it compares with ours."""
-    from dss_jax.interop.formats import write_weights
-
-    if format == CT2:
-        from dss_jax.interop.ctranslate2 import write_ct2
-
-        return write_ct2(weights, target, tensors, readme)
-    write_weights(weights, target, format, tensors, readme)
-    return None
 
 
 def _described(

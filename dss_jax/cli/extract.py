@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dss_jax.cli import options
 from dss_jax.core import registry
-from dss_jax.core.checks import among
+from dss_jax.core.checks import among, at_least
 from dss_jax.core.errors import UsageError
 from dss_jax.core.types import SPLITS
 
@@ -97,20 +97,17 @@ def main(args: argparse.Namespace) -> int:
 
     from dss_jax.cli import extraction
 
-    several = [_of_split(args, split) for split in args.splits]
+    several = []
+    for split in args.splits:
+        out = args.out
+        if out is not None and len(args.splits) > 1:
+            out = out.with_name(f"{out.stem}_{split}{out.suffix}")
+        several.append(argparse.Namespace(**vars(args) | {"split": split, "out": out}))
     if args.from_release:
         for own in several:
             extraction.from_release(own, task)
         return 0
     return extraction.main(several, task)
-
-
-def _of_split(args: argparse.Namespace, split: str) -> argparse.Namespace:
-    """The flags for one of the splits, with its own record file."""
-    out = args.out
-    if out is not None and len(args.splits) > 1:
-        out = out.with_name(f"{out.stem}_{split}{out.suffix}")
-    return argparse.Namespace(**vars(args) | {"split": split, "out": out})
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -124,9 +121,8 @@ def _check(args: argparse.Namespace) -> None:
     if len(set(args.splits)) < len(args.splits):
         raise UsageError(f"--split {args.split} has a split twice.")
     for name, least in [*((count, 1) for count in COUNTS.split()), ("exemplars", 0)]:
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name} must be at least {least}, not {value}.")
+        if (value := getattr(args, name)) is not None:
+            at_least(f"--{name}", value, least)
     if args.timeout <= 0:
         raise UsageError(f"--timeout must be above 0 seconds, not {args.timeout}.")
     for flag, path in (("out", args.out), ("journal", args.journal)):

@@ -88,8 +88,12 @@ def main(args: argparse.Namespace) -> int:
         best, status = _one_device(args.count, title, run, wanted)
         if not args.compile:
             return status
+        from dss_jax.cli.compile import compile_for
+
+        print()
         # Of the vocabulary where no size is given, as in dss train.
-        return _compiled(args, replace(best, model=replace(best.model, vocab_size=given_size)))
+        best = replace(best, model=replace(best.model, vocab_size=given_size))
+        return compile_for(args, best, slice_of(args.device, args.count))
     _all_devices(title, run, args.count)
     return 0
 
@@ -129,14 +133,6 @@ def _one_device(count: int, title: str, run: config.Run, wanted: Device) -> tupl
         needed = more.run.mesh.data * more.run.mesh.fsdp * more.run.mesh.model
         print(f"{needed} of them would do, with {_shown(more.run)}.")
     return best.run, 1
-
-
-def _compiled(args: argparse.Namespace, run: config.Run) -> int:
-    from dss_jax.cli.compile import compile_for
-    from dss_jax.train.aot import slice_of
-
-    print()
-    return compile_for(args, run, slice_of(args.device, args.count))
 
 
 def _shown(run: config.Run) -> str:

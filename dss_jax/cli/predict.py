@@ -45,34 +45,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from dss_jax.student.tables import STANDARD
-
-    with logs.on_stderr() if args.out == STANDARD else nullcontext():
-        return _predict(args)
-
-
-def _predict(args: argparse.Namespace) -> int:
     from dss_jax.student.load import load
     from dss_jax.student.predict import PredictJob, predict_table
+    from dss_jax.student.tables import STANDARD
 
-    job = PredictJob(
-        input=args.input,
-        out=args.out,
-        input_column=args.input_column,
-        task=registry.load_task(args.task, args.task_dir) if args.task else None,
-        labels=tuple(args.label),
-        explain=args.explain,
-        shard=args.shard,
-        prefix=args.prefix,
-    )
     options = {name: getattr(args, name) for name in ("engine", "threads", "checkpoint", "dtype")}
-    student = load(args.student, **options)
-    began = time.monotonic()
-    try:
-        rows = predict_table(student, job)
-    except KeyboardInterrupt:
-        log.info("stopped. To go on, give the same command again:")
-        log.info("  dss %s", shlex.join(sys.argv[1:]))
-        return signals.INTERRUPTED
-    log.info("%d rows in %.1f s: %s", rows, time.monotonic() - began, args.out)
+    with logs.on_stderr() if args.out == STANDARD else nullcontext():
+        job = PredictJob(
+            input=args.input,
+            out=args.out,
+            input_column=args.input_column,
+            task=registry.load_task(args.task, args.task_dir) if args.task else None,
+            labels=tuple(args.label),
+            explain=args.explain,
+            shard=args.shard,
+            prefix=args.prefix,
+        )
+        student = load(args.student, **options)
+        began = time.monotonic()
+        try:
+            rows = predict_table(student, job)
+        except KeyboardInterrupt:
+            log.info("stopped. To go on, give the same command again:")
+            log.info("  dss %s", shlex.join(sys.argv[1:]))
+            return signals.INTERRUPTED
+        log.info("%d rows in %.1f s: %s", rows, time.monotonic() - began, args.out)
     return 0
