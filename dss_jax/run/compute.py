@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import reduce
 
@@ -20,11 +19,8 @@ log = logging.getLogger(__name__)
 
 def spent(run: config.Run, batches: TrainBatches) -> int:
     """Operations of all steps of a run."""
-    return training_flops(run.model, _sum(map(batches.work_at, range(run.train.steps))))
-
-
-def _sum(parts: Iterable[Work]) -> Work:
-    return reduce(Work.plus, parts, Work())
+    parts = map(batches.work_at, range(run.train.steps))
+    return training_flops(run.model, reduce(Work.plus, parts, Work()))
 
 
 def drawn_out(run: config.Run, store: TokenStore) -> config.Run:
