@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+from dss_jax.core.errors import UsageError
+
 _PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 """A file is in the place of a folder, or the other way round."""
 
@@ -56,6 +58,12 @@ def trouble(error: BaseException, path: Path | str | None, needed: int | None = 
         f"There: {free(where):,.1f} MB free{size}. What was whole is as it was. Make room, or the "
         "folder writable, and give the same command again."
     )
+
+
+def unmade(folder: Path, error: OSError) -> Exception:
+    """The error itself where `trouble` makes a line of it; else a UsageError, as below /proc."""
+    said = f"the folder {folder} cannot be made: {error.strerror}. Give another path."
+    return error if reason(error) else UsageError(said)
 
 
 def free(folder: Path) -> float:

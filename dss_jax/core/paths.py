@@ -39,16 +39,13 @@ def written(path: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it. OSError where `core.disk.trouble` makes a line of it; else
-    UsageError, as below /proc.
-    """
+    """Makes a folder and those above it; OSError: see `core.disk.unmade`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        from dss_jax.core.disk import reason  # Seldom.
+        from dss_jax.core.disk import unmade  # Seldom.
 
-        said = f"the folder {folder} cannot be made: {error.strerror}. Give another path."
-        raise (error if reason(error) else UsageError(said)) from None
+        raise unmade(folder, error) from None
 
 
 def write_whole(file: Path, content: str | bytes | Iterable[bytes]) -> None:

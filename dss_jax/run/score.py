@@ -63,9 +63,8 @@ def score_split(
         return numbers
     _check_there(session.folder)
     write_predictions(session.folder / run_folder.PREDICTIONS / file, result.predictions)
-    if session.evaluator.metric not in numbers:
-        return numbers
-    if session.run.task.mixture_or_task_name is None:
+    own = session.run.task.mixture_or_task_name is not None
+    if session.evaluator.metric not in numbers or not own:
         return numbers
     from dss_jax.run.own_metrics import own_metrics
 
