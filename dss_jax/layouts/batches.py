@@ -138,8 +138,7 @@ class TrainBatches:
           ids: of padding, and of what the decoder begins with.
 
         Raises:
-          UsageError: no example has the label that the method needs, or the batch cannot be
-            shared out evenly.
+          UsageError: no example has the method's label, or the batch cannot be shared out evenly.
         """
         self._split, self._examples = split, make_examples(split, data, method, right)
         self.longest = self._examples.longest()
