@@ -1,6 +1,7 @@
 """dss ask: its statistics against SciPy, statsmodels and known answers; its plan; its road."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -290,7 +291,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dss_ask(folder: Path, budget: float, *flags: str) -> dict[str, Any]:
-    words = ["--budget", str(budget), "--output_dir", str(folder), *flags]
+    words = ["--budget", str(budget), "--output_dir", str(folder), "--jobs", "1", *flags]
     assert main([*WORDS, *words]) == 0
     return json.loads((folder / "answer.json").read_text())
 
@@ -449,6 +450,23 @@ def test_a_budget_that_ends_within_the_first_run(
     assert 1 <= len(metrics.read_text().splitlines()) < 4
     assert saved["minutes"] < 0.1
     assert saved["looks"] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "at_once"), [((), 3), (("--jobs", "2"), 2), (("--gin.T5Config.emb_dim=512",), 1)]
+)
+def test_small_models_have_a_core_each(
+    flags: tuple[str, ...], at_once: int, tmp_path: Path, machine: Machine, monkeypatch
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    given = []
+    monkeypatch.setattr(sweep, "train_more", lambda _, __, places, ___: given.append(len(places)))
+    monkeypatch.setattr(ask, "MOST_ROUNDS", 1)
+    monkeypatch.setattr(ask._Asking, "rounds", lambda _: None)
+    words = ["--budget", "1", "--output_dir", str(tmp_path / "a"), *flags]
+    assert main([*WORDS, *words]) == 0
+    assert given == [at_once]
 
 
 def test_what_fails_after_the_budget_is_said(

@@ -18,7 +18,7 @@ from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
 from dss_jax.evaluate.statistics import mean
-from dss_jax.sweep.devices import Environment, slots
+from dss_jax.sweep.devices import Environment
 from dss_jax.sweep.frontier import Found, Question, draw, scores_of, search, write_json
 from dss_jax.sweep.plan import Planned
 from dss_jax.sweep.runner import Outcome
@@ -64,7 +64,7 @@ class _Trainer:
 
 def main(args: argparse.Namespace) -> int:
     grid = _read(args)
-    trainer = _Trainer(grid, slots(args.devices, args.devices_per_run, args.jobs))
+    trainer = _Trainer(grid, sweep_options.places(args))
     cells = cells_of(grid.sweep)
     if args.target == TEACHER:
         cells.append(Cell(args.task, TEACHER))

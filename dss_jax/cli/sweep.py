@@ -30,7 +30,7 @@ from dss_jax.core.signals import saved_status
 from dss_jax.core.sweep_config import cells_of
 from dss_jax.sweep import cluster
 from dss_jax.sweep import plan as sweep_plan
-from dss_jax.sweep.devices import Environment, slots
+from dss_jax.sweep.devices import Environment
 from dss_jax.sweep.plan import Job, Planned, State, state_of
 from dss_jax.sweep.runner import Outcome, Runner
 
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
         for job in grid.jobs(planned):
             say(shlex.join(["dss", "train", *job.flags]))
         return 0
-    places = slots(args.devices, args.devices_per_run, args.jobs)
+    places = sweep_options.places(args)
     stores = sweep_options.make_stores(grid, planned)
     planned = sweep_options.without_teachers(planned, stores)
     cells = dict.fromkeys([*(p.cell for p in planned), *before])
@@ -233,7 +233,7 @@ def _submit(grid: Grid, planned: Sequence[Planned], where: str, stores: Mapping[
         return
     flags = shlex.split(args.launch_flags)
     if where == "slurm":
-        commands = cluster.slurm(grid.folder, jobs, flags, None if args.jobs == 1 else args.jobs)
+        commands = cluster.slurm(grid.folder, jobs, flags, args.jobs)
     else:
         commands = cluster.sky(jobs, flags, stores, args.store_dir)
     for one in left:

@@ -13,6 +13,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import FEW_SHOT, TEACHER, Cell, Sweep, undistilled_cells
 from dss_jax.run.changes import with_seed
 from dss_jax.sweep import plan as sweep_plan
+from dss_jax.sweep.devices import Environment, slots
 from dss_jax.sweep.plan import Job, Planned
 
 if TYPE_CHECKING:
@@ -61,8 +62,13 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     options.add_gin_flags(parser)
     add("--devices", metavar="0,1", help="GPUs to use (default: all)")
     add("--devices_per_run", metavar="N", type=int, default=1, help="GPUs of each run (1)")
-    text = "runs at once on each GPU, or on a machine without (1)"
-    add("--jobs", metavar="N", type=int, default=1, help=text)
+    text = "runs at once on each GPU, or on a machine without (1; of dss ask: docs/ask.md)"
+    add("--jobs", metavar="N", type=int, help=text)
+
+
+def places(args: argparse.Namespace) -> list[Environment]:
+    """What each run that is at work at the same time has of its own; see `slots`."""
+    return slots(args.devices, args.devices_per_run, 1 if args.jobs is None else args.jobs)
 
 
 @dataclass(frozen=True)
