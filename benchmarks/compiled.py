@@ -261,7 +261,9 @@ def _version(name: str, compilers: list[str]) -> str | None:
 
 
 def table(cells: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a line for each program of ours, beside the tree before and both of T5X's."""
+    """Markdown: a line for each program of ours, beside the tree before and both of T5X's, and one
+    for each that could not be compiled.
+    """
     lines = [
         "| chips | model | task | estimated cycles, M | of before | of T5X's, scalable T5's "
         "| temporary GB | of before | of T5X's, scalable T5's | in all GB | of before |",
@@ -286,6 +288,11 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
         shown += [ratio(cell, arms, "temporary_gb") for arms in (("before",), T5X)]
         shown += [f"{own['memory_gb']:.2f}", ratio(cell, ("before",), "memory_gb")]
         lines.append(f"| {' | '.join(shown)} |")
+    for cell in CELLS:
+        if reason := cells.get(cell.name, {}).get("failed"):
+            reason = reason.rpartition("Error: ")[2]
+            said = f"{cell.task}, {cell.arm}: could not be compiled, {reason[:80]}"
+            lines.append(f"| {cell.chips} | {cell.model} | {said} |" + " |" * 8)
     return "\n".join(lines)
 
 
@@ -294,6 +301,7 @@ def draw(cells: dict[str, dict[str, Any]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "compiled"  # The same file each time.
     from matplotlib import pyplot
 
     arms = [c for c in CELLS[: len(PACKED)] if "cycles" in cells.get(c.name, {})]
@@ -307,7 +315,7 @@ def draw(cells: dict[str, dict[str, Any]], file: Path) -> None:
     axes.invert_yaxis()
     first = CELLS[0]
     axes.set_xlabel(f"estimated cycles, millions: {first.chips}, {first.model}, {first.task}")
-    axes.legend(fontsize=7, ncols=2)
+    axes.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
 
