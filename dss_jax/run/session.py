@@ -139,7 +139,7 @@ def train_batches(session: Session, plan_subsets: Sequence[config.Task] = ()) ->
     # To pack the batches of four orders takes seconds, at each start.
     planned = () if run.data.layout == "packed" else PLANNED
     if run.task.fresh_subsets:
-        own = (run.task, *plan_subsets)
+        own = dict.fromkeys((run.task, *plan_subsets))
         plan_subsets = [replace(task, subset_seed=seed) for seed in planned for task in own]
     split, right = _training_rows(session)
     return TrainBatches(
