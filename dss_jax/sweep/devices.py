@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError
+from dss_jax.core.machine import processors
 
 Environment = dict[str, str]
 
@@ -91,4 +92,4 @@ def slots_of_small(runs: int) -> list[Environment]:
     tpu = os.environ.get("JAX_PLATFORMS") != "cpu" and find_spec("libtpu") is not None
     if any(alone) or tpu:
         return alone
-    return slots(None, 1, min(runs, len(cores(1)[0]) or os.cpu_count() or 1))
+    return slots(None, 1, min(runs, processors()))

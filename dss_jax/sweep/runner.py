@@ -23,7 +23,7 @@ from types import FrameType
 from dss_jax.core import locks, processes, signals
 from dss_jax.core.paths import make_folder
 from dss_jax.run import run_folder
-from dss_jax.sweep import devices
+from dss_jax.sweep.devices import cores
 from dss_jax.sweep.plan import Job, Planned, Times, state_of
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class Runner:
                 env={**os.environ, **self._slots[slot]},
                 start_new_session=True,
             )
-        if not any(self._slots) and (own := devices.cores(len(self._slots))[slot]):
+        if not any(self._slots) and (own := cores(len(self._slots))[slot]):
             # Before it starts threads. A small model's step is no quicker on two cores than on one,
             # and threads of several runs on the same cores wait for each other.
             with suppress(ProcessLookupError):
