@@ -114,7 +114,11 @@ def test_each_library_stays_in_its_rooms(file: Path) -> None:
     if file.name != "gin_config.py":
         assert "gin" not in foreign
     if _room(file) == "data" and not file.name.startswith("seqio_"):
-        own = {"parquet.py": {"pyarrow"}, "file_tokenizers.py": {"tokenizers"}}
+        own = {
+            "parquet.py": {"pyarrow"},
+            "word_cuts.py": {"pyarrow"},
+            "file_tokenizers.py": {"tokenizers"},
+        }
         assert foreign <= {"numpy", "sentencepiece"} | own.get(file.name, set())
 
 

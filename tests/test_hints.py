@@ -5,7 +5,6 @@ import os
 import shlex
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -128,10 +127,9 @@ def test_pointers_of_git_lfs_are_named(folder: Path, tmp_path: Path) -> None:
         lambda: read_model(folder / "spiece.model"),
         lambda: list(rows.jsonl_rows(tmp_path / "rows.csv")),
         lambda: list(rows.csv_rows(tmp_path / "rows.csv")),
+        lambda: open_table(str(tmp_path / "rows.parquet")),
     ]
-    if find_spec("pyarrow"):
-        (tmp_path / "rows.parquet").write_text(POINTER)
-        readers.append(lambda: open_table(str(tmp_path / "rows.parquet")))
+    (tmp_path / "rows.parquet").write_text(POINTER)
     for read in readers:
         with pytest.raises(UsageError, match=says):
             read()

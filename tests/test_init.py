@@ -8,11 +8,13 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow
 import pytest
 import tickets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from protocol_server import answering, completing
+from pyarrow import parquet
 
 from dss_jax.cli import gin_config, init_files
 from dss_jax.cli.main import main
@@ -178,8 +180,7 @@ def test_forms_of_tables_give_the_same_splits(here: Path, ending: str) -> None:
     cells = [dict(zip(tickets.HEADER, row, strict=True)) for row in table]
     file = here / f"t.{ending}"
     if ending == "parquet":
-        arrow = pytest.importorskip("pyarrow")
-        pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(cells), file)
+        parquet.write_table(pyarrow.Table.from_pylist(cells), file)
     elif ending == "jsonl":
         file.write_text("".join(json.dumps(row) + "\n" for row in cells))
     else:

@@ -9,8 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import student_maker
+from pyarrow import parquet
 
 from dss_jax.cli.main import main
 from dss_jax.core import locks
@@ -103,14 +105,12 @@ def test_csv_keeps_every_text(echo: Echo, here: Path) -> None:
 
 
 def test_parquet_keeps_types(echo: Echo, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrow = pytest.importorskip("pyarrow", reason="Parquet is an extra")
-    parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(predict, "CHUNK", 10)
-    table = arrow.table(
+    table = pyarrow.table(
         {
             "input": [row["input"] for row in ROWS],
-            "when": arrow.array([None, *range(24)], arrow.timestamp("us")),
-            "small": arrow.array(range(25), arrow.int8()),
+            "when": pyarrow.array([None, *range(24)], pyarrow.timestamp("us")),
+            "small": pyarrow.array(range(25), pyarrow.int8()),
             "allowed_labels": [["yes", "no"]] * 20 + [None] * 5,
         }
     )
@@ -128,21 +128,19 @@ def test_parquet_keeps_types(echo: Echo, here: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_parquet_that_is_damaged_is_named(echo: Echo, here: Path, capsys: Any) -> None:
-    arrow = pytest.importorskip("pyarrow", reason="Parquet is an extra")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parts = [None, arrow.py_buffer(b"\0\0\0\0\2\0\0\0"), arrow.py_buffer(b"\xff\xfe")]
-    texts = arrow.Array.from_buffers(arrow.string(), 1, parts)
-    far = arrow.array([86_400_000 * 10**10], arrow.date64())
+    parts = [None, pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"\xff\xfe")]
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 1, parts)
+    far = pyarrow.array([86_400_000 * 10**10], pyarrow.date64())
     for table, said in (
-        (arrow.table({"input": texts}), "after row 0: 'utf-8' codec can't decode"),
-        (arrow.table({"input": ["a"], "day": far}), "after row 0: days="),
-        (arrow.table([["a"], ["b"]], names=["input", "input"]), "two columns are called 'input'"),
+        (pyarrow.table({"input": texts}), "after row 0: 'utf-8' codec can't decode"),
+        (pyarrow.table({"input": ["a"], "day": far}), "after row 0: days="),
+        (pyarrow.table([["a"], ["b"]], names=["input", "input"]), "two columns are called 'input'"),
     ):
         parquet.write_table(table, "in.parquet")
         assert command("in.parquet", "out.jsonl") == 2
         assert said in capsys.readouterr().err
     # Of numbers of rows there are several, and one may have a bit that is wrong.
-    parquet.write_table(arrow.table({"input": ["a"] * 100}), "in.parquet", compression="none")
+    parquet.write_table(pyarrow.table({"input": ["a"] * 100}), "in.parquet", compression="none")
     content = bytearray(Path("in.parquet").read_bytes())
     for at in range(len(content)):
         damaged = content.copy()
@@ -161,17 +159,6 @@ def test_what_is_noted_of_a_table_is_checked(here: Path, name: str) -> None:
         Path("out.jsonl.partial.json").write_text(text)
         with pytest.raises(UsageError, match=r"out.jsonl.partial.json is damaged\. Remove it"):
             TextWriter("out.jsonl", {}, "jsonl")
-
-
-def test_without_pyarrow_it_says_what_to_install(
-    echo: Echo, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from dss_jax.data import parquet
-
-    monkeypatch.setattr(parquet, "find_spec", lambda name: None)
-    Path("in.parquet").touch()
-    assert command("in.parquet", "out.jsonl") == 2
-    assert 'pip install "dss-jax[parquet]"' in capsys.readouterr().err
 
 
 def test_columns_of_the_input_are_never_overwritten(
@@ -249,8 +236,6 @@ def stopped(here: Path, out: str, after: int, monkeypatch: pytest.MonkeyPatch) -
 def test_what_was_stopped_goes_on(
     echo: Echo, here: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], out: str
 ) -> None:
-    if out.endswith("parquet"):
-        pytest.importorskip("pyarrow", reason="Parquet is an extra")
     monkeypatch.setattr(predict, "CHUNK", 4)
     write_rows("in.jsonl", ROWS)
     whole = f"whole-{out}"
@@ -400,8 +385,6 @@ def test_errors_name_file_line_and_fix(
     echo: Echo, here: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     name, content, message = WRONG[case]
-    if name.endswith("parquet"):
-        pytest.importorskip("pyarrow", reason="Parquet is an extra")
     if content is not None:
         Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     assert command(name, "out.jsonl") == 2

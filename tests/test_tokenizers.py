@@ -150,6 +150,49 @@ def test_what_is_remembered_of_texts(
     assert max(map(len, own._words)) < 10
 
 
+@pytest.fixture(scope="module")
+def of_white_space(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """As CodeT5's, with pieces for runs of white space of several kinds."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=["</s>"]
+    )
+    backend.train_from_iterator(["a\n \tb\n \n\n  c \t\td"] * 50, trainer)
+    folder = tmp_path_factory.mktemp("white_space")
+    backend.save(str(folder / FAST))
+    return FastTokenizer(folder, files_of(folder))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "white_space"])
+def test_texts_cut_into_words_are_those_whole(
+    name: str, opened: dict[str, Tokenizer], of_white_space: Tokenizer
+) -> None:
+    own = of_white_space if name == "white_space" else opened[name]
+    bits = [
+        "a",
+        "fish",
+        "don't",
+        "\0",
+        "\x1c",
+        "▁",
+        "Ġ",
+        "\u0301",
+        "½",
+        "好",
+        "<",
+        "{",
+        "</s>",
+        40 * "x",
+    ]
+    spaces, rng = [*"    \n\n\t\r\xa0\u3000", ""], np.random.default_rng(0)
+    lines = rng.choice(bits, (3000, 4)), rng.choice(spaces, (3000, 4, 3))
+    rows = zip(*(line.tolist() for line in lines), strict=True)
+    texts = ["".join(word + "".join(gap) for word, gap in zip(*row, strict=True)) for row in rows]
+    assert own.encode_all(texts) == [*map(own.encode, texts)]
+
+
 def test_any_ids_are_a_text(opened: dict[str, Tokenizer]) -> None:
     rng = np.random.default_rng(0)
     for own in opened.values():

@@ -5,7 +5,6 @@ are the tokens that a template puts before a text, CodeT5's `<s>` for one.
 """
 
 import abc
-import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,64 +36,19 @@ from dss_jax.data.tokenizer_files import (
     settings_of,
     text_of,
 )
+from dss_jax.data.word_cuts import cutter
 
 MOST_WORDS = 2**18
 """Whose ids are remembered."""
 
+CHUNK = 256
+"""Words in one text for the library."""
+
 LONGEST_WORD = 32
 """Characters; a longer one hardly comes again, and is a whole text where nothing cuts."""
 
-_SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
-"""Normalizers that make the same of a word alone as in its text."""
-
-_MARKS = "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
-"""Characters that may change together with the space before them."""
-
 _MARK = b"\xff"
 """No text has it in UTF-8."""
-
-_SPACED_WORD = re.compile(r"\s*\S+|\s+")
-
-
-def _at_spaces(text: str) -> list[str]:
-    return text.replace("\n", " ").split(" ")
-
-
-def _at_single_spaces(text: str) -> list[str]:
-    words = text.split(" ")
-    return [text] if "" in words or "▁" in text else words
-
-
-def _steps(part: Any, name: str) -> list[dict[str, Any]]:
-    """What a normalizer or pre-tokenizer of the library does, as `tokenizer.json` has it."""
-    one: dict[str, Any] = json.loads(part.__getstate__()) if part else {"type": None}
-    found: list[dict[str, Any]] = one.get(name, [one] if part else [])
-    return found
-
-
-def _splitter(backend: Any) -> Callable[[str], list[str]] | None:
-    """What cuts texts where a tokenizer itself does; None: nothing is known to."""
-    normal = _steps(backend.normalizer, "normalizers")
-    before = _steps(backend.pre_tokenizer, "pretokenizers")
-    kinds = [one["type"] for one in before]
-    metaspaces = [one["prepend_scheme"] for one in before if one["type"] == "Metaspace"]
-    if kinds[:1] == ["WhitespaceSplit"] and {*metaspaces} <= {"always"}:  # T5.
-        same = all(one["type"] in _SAME_ALONE for one in normal)
-        same &= not normal or backend.normalizer.normalize_str("a\nb").split() == ["a", "b"]
-        return _at_spaces if same and {*kinds} <= {"WhitespaceSplit", "Metaspace"} else None
-    if kinds == ["ByteLevel"]:  # GPT-2, RoBERTa, CodeT5.
-        plain = before[0].get("use_regex", True) and not before[0]["add_prefix_space"]
-        return _SPACED_WORD.findall if plain and not normal else None
-    # Llama: a space begins a word, and no piece goes on over one.
-    prepends = [n for n in normal if n == {"type": "Prepend", "prepend": "▁"}]
-    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    llama = not before and len(prepends) == 1 and normal == [*prepends, spaces]
-    metaspace = kinds == ["Metaspace"] and metaspaces != ["never"] and not normal
-    if type(backend.model).__name__ != "BPE" or not (llama or metaspace):
-        return None
-    pieces = backend.get_vocab(with_added_tokens=False)
-    inside = any("▁" in piece.lstrip("▁") for piece in pieces)
-    return None if inside else _at_single_spaces
 
 
 class FileTokenizer(Tokenizer):
@@ -148,19 +102,20 @@ class _Words(dict[str, int]):
         self.new.append(word)
         return self.setdefault(word, len(self))
 
-    def ids(self, words: list[str], encoded: Callable[[list[str]], Any]) -> tuple[Any, Any]:
-        """Of words one after another, and how many each has. What it takes hangs on these words
-        alone, not on how many are remembered.
+    def ids(
+        self, words: list[str], places: np.ndarray, encoded: Callable[[list[str]], Ragged]
+    ) -> tuple[Any, Any]:
+        """Of words at these places of `words` one after another, and how many each has. What it
+        takes hangs on these words alone, not on how many are remembered.
         """
         at = np.fromiter(map(self.__getitem__, words), np.int64, len(words))
-        at = np.where(at < 0, len(self) - 1 - at, at)
+        at = np.where(at < 0, len(self) - 1 - at, at)[places]
         if new := self.new + self.long:
-            found = [one.ids for one in encoded(new)]
+            found = encoded(new)
             known = len(self) - len(self.new)
             end = self.ends[known]
-            own = np.fromiter(chain.from_iterable(found), np.int32)
-            self.flat = _behind(self.flat, end, own)
-            self.ends = _behind(self.ends, known + 1, end + np.cumsum([*map(len, found)]))
+            self.flat = _behind(self.flat, end, found.values)
+            self.ends = _behind(self.ends, known + 1, end + found.ends)
             self.new, self.long = [], []
         starts, ends = self.ends[:-1], self.ends[1:]
         lengths = ends[at] - starts[at]
@@ -227,6 +182,10 @@ class FastTokenizer(FileTokenizer):
         self._lock = threading.Lock()
         self._words = _Words()
 
+    @cached_property
+    def _cut(self) -> Callable[[Sequence[str]], Any]:
+        return cutter(self._backend)
+
     def names(self) -> list[str]:
         found = map(self._backend.id_to_token, range(self.vocab_size))
         return [f"<hole_{i}>" if name is None else name for i, name in enumerate(found)]
@@ -234,49 +193,40 @@ class FastTokenizer(FileTokenizer):
     def parts(self, text: str) -> list[str]:
         return [text] if self._whole else super().parts(text)
 
-    def _encoded(self, texts: list[str]) -> Any:
+    def _encoded(self, texts: list[str]) -> Ragged:
+        """Ids of texts, each by itself."""
+        parts = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
         with _explained(f"{self.path}: {FAST} has no ids for a text"):
-            return self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            # As words of a few texts: what the library makes for a text takes longer than ids.
+            found = self._backend.encode_batch(
+                parts, is_pretokenized=True, add_special_tokens=False
+            )
+        ids = np.fromiter(chain.from_iterable(one.ids for one in found), np.int32)
+        counts = [
+            np.bincount(np.array(one.word_ids, np.int64), minlength=len(part))
+            for one, part in zip(found, parts, strict=True)
+        ]
+        return Ragged(ids, np.cumsum(np.concatenate([[0], *counts])))
 
     def encode(self, text: str) -> list[int]:
-        return [*self.begin, *self._encoded([well_formed(text)])[0].ids]
+        return [*self.begin, *self._encoded([well_formed(text)])[0].tolist()]
 
     def arrays(self, texts: Sequence[str]) -> Ragged:
         # The library takes three times as long as SentencePiece; most words come again.
-        words, rows = list[str](), [0]  # Where rows end in `words`.
-        for text in texts:
-            words += self._cut(well_formed(text))
-            rows.append(len(words))
+        words = self._cut(texts)
+        places = words.flatten().dictionary_encode()
         with self._lock:
             known = self._words
             self._words = _Words()  # Of a text that has no ids nothing stays.
-            ids, lengths = known.ids(words, self._encoded)
+            ids, lengths = known.ids(
+                places.dictionary.to_pylist(), places.indices.to_numpy(), self._encoded
+            )
             if len(known) <= MOST_WORDS:
                 self._words = known
-        ends = np.concatenate([[0], np.cumsum(lengths)])[rows]
+        ends = np.concatenate([[0], np.cumsum(lengths)])[words.offsets.to_numpy()]
         if self.begin:
-            places = np.repeat(ends[:-1], len(self.begin))
-            ids = np.insert(ids, places, np.tile(self.begin, len(texts)))
+            ids = np.insert(ids, np.repeat(ends[:-1], len(self.begin)), self.begin * len(texts))
         return Ragged(ids, ends + len(self.begin) * np.arange(len(ends)))
-
-    @cached_property
-    def _cut(self) -> Callable[[str], list[str]]:
-        """Cuts a text into words whose ids, each encoded alone, are together those of the text; or
-        leaves it whole.
-        """
-        split = _splitter(self._backend)
-        if split is None:
-            return lambda text: [text]
-        odd = "\x1c-\x1f" + "".join(
-            re.escape(one.content[0])
-            for one in self._backend.get_added_tokens_decoder().values()
-            if split is not _at_spaces
-            or one.lstrip
-            or one.rstrip
-            or any(map(str.isspace, one.content))
-        )
-        whole, marked = re.compile(f"[{odd}]").search, re.compile(f" {_MARKS}").search
-        return lambda t: [t] if whole(t) or (not t.isascii() and marked(t)) else split(t)
 
     def decode(self, ids: Iterable[int]) -> str:
         known = [int(i) for i in ids]

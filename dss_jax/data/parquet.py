@@ -1,7 +1,6 @@
-"""Parquet tables, read a row group at a time; pyarrow is imported when one is opened."""
+"""Parquet tables, read a row group at a time. pyarrow is imported when one is opened."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,19 +10,6 @@ from dss_jax.core.lfs import refuse_pointer
 
 ROW_GROUP = 1024
 """Rows that are read at once."""
-
-
-def pyarrow(name: str | Path) -> Any:
-    """pyarrow with `parquet`, for a file of this name; UsageError: it is not installed."""
-    if find_spec("pyarrow") is None:
-        raise UsageError(
-            f"{name}: Parquet needs pyarrow, which is not installed: "
-            'pip install "dss-jax[parquet]". CSV and JSONL need nothing.'
-        )
-    import pyarrow
-    import pyarrow.parquet
-
-    return pyarrow
 
 
 class ParquetTable(NamedTuple):
@@ -36,11 +22,13 @@ class ParquetTable(NamedTuple):
 
 def read_parquet(file: Path) -> ParquetTable:
     """Opens a file; UsageError: it cannot be read, then or when a row is."""
-    arrow = pyarrow(file)
+    import pyarrow
+    import pyarrow.parquet
+
     # ValueError: a text is not UTF-8; OverflowError: Python has no such date.
-    unreadable = (arrow.ArrowException, OSError, ValueError, OverflowError)
+    unreadable = (pyarrow.ArrowException, OSError, ValueError, OverflowError)
     try:
-        table = arrow.parquet.ParquetFile(file)
+        table = pyarrow.parquet.ParquetFile(file)
         total, schema = table.metadata.num_rows, table.schema_arrow
     except unreadable as error:
         refuse_pointer(file)

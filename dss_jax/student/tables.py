@@ -22,7 +22,7 @@ from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import make_folder, write_whole
 from dss_jax.core.table import FORMS
 from dss_jax.core.texts import is_utf8
-from dss_jax.data.parquet import pyarrow, read_parquet
+from dss_jax.data.parquet import read_parquet
 from dss_jax.data.rows import Located, jsonl_rows, lines_of, numbered, table_rows
 
 Row = dict[str, Any]
@@ -256,7 +256,10 @@ class ParquetWriter(FileWriter):
     def __init__(
         self, out: str, job: dict[str, Any], schema: Any, added: Mapping[str, type]
     ) -> None:
-        self._arrow = pyarrow(out)
+        import pyarrow
+        import pyarrow.parquet
+
+        self._arrow = pyarrow
         super().__init__(out, job)
         self._schema, self._added = schema, added
         self._partial.mkdir(exist_ok=True)

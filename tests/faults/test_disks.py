@@ -268,8 +268,6 @@ class TestRuns:
 def test_a_table_that_is_half_answered_goes_on(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if form == "parquet":
-        pytest.importorskip("pyarrow", reason="Parquet is an extra")
     student = test_predict_rows.Echo()
     monkeypatch.setattr(load, "load", lambda folder, **options: student)
     monkeypatch.setattr(predict, "CHUNK", 10)
