@@ -83,7 +83,7 @@ def _devices(spec: dict[str, Any]) -> Any:
     return topologies.get_topology_desc("gpu", "cuda", **target).devices
 
 
-def _lowered(spec: dict[str, Any]) -> tuple[Any, list[list[int]]]:
+def _lowered(spec: dict[str, Any]) -> tuple[Any, list]:
     """A cell's step, lowered, and the shapes of its inputs and targets."""
     from dss_jax.cli import gin_config, options
     from dss_jax.data import prepare
@@ -256,7 +256,7 @@ def compile_cell(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _version(name: str, compilers: list[str]) -> str | None:
-    found = next(distributions(name=name, path=[*compilers, *sys.path]), None)
+    found = next(iter(distributions(name=name, path=[*compilers, *sys.path])), None)
     return found.version if found else None
 
 

@@ -12,7 +12,6 @@ import cProfile
 import datetime
 import json
 import os
-import pstats
 import resource
 import subprocess
 import sys
@@ -74,7 +73,8 @@ def where(port: str, count: int, concurrency: int) -> dict[str, float]:
     profile = cProfile.Profile(time.process_time)
     profile.runcall(once, port, count, concurrency)
     shares = dict.fromkeys([*PARTS, "other"], 0.0)
-    for (file, _, name), (_, _, own, _, _) in pstats.Stats(profile).stats.items():
+    profile.create_stats()
+    for (file, _, name), (_, _, own, _, _) in profile.stats.items():
         place = f"{file} {name}"
         part = next((p for p, marks in PARTS.items() if any(m in place for m in marks)), "other")
         shares[part] += own

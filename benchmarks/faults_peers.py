@@ -216,7 +216,7 @@ class Tries:
             first = self.start(self.train(folder), folder)
             time.sleep(chance.uniform(0, float((self.folder / "seconds").read_text())))
             both = [first, self.start(self.train(folder), folder)]
-            results = [*map(self.end, both), self.run(lambda f=folder: self.read(f))]
+            results = [*map(self.end, both), self.run(partial(self.read, folder))]
             worst = max(results, key=severity)
             found.append({"what": ", ".join(r["outcome"] for r in results), **worst})
 

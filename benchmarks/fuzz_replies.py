@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import atheris
 
@@ -36,7 +37,7 @@ PIECES = (
     *("<think>", "</think>", "[THINK]", "assistantfinal", "<|channel|>final<|message|>", "</s>"),
     *("Wait, ", "because", "however, ", '{"answer": "(b)"}', "{", "Q:", "Premise"),
 )
-PROMPTS = {name: load_task(name).prompt for name in ROWS}
+PROMPTS: dict[str, Any] = {name: load_task(name).prompt for name in ROWS}
 FILE = Path(tempfile.mkdtemp()) / "records.jsonl"
 HEADER = b'{"dss_records": 1, "task": "cqa", "split": "train", "teacher": "m"}\n'
 

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,7 @@ def _one_step() -> Calls:
         key = jax.random.fold_in(KEY, state.step)
         parts = [gradient(state.params, (block,), key)[1] for block in batch]
         params, opt_state = update(state.params, state.opt_state, parts)
-        now["without"] = type(state)(state.step + 1, params, opt_state)
+        now["without"] = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
         return now["without"]
 
     return {"without": apart, "with": whole}

@@ -220,6 +220,8 @@ class Trainer(Peer):
 
     name, modules = "Trainer", ("transformers", "torch", "accelerate")
     packages = ("transformers", "torch", "accelerate", "safetensors")
+    _config: Any
+    _trainer: Any
 
     def prepare(self, shared: Path) -> None:
         os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -241,7 +243,7 @@ class Trainer(Peer):
         )
         rows = torch.randint(2, 60, (64, 8), generator=torch.Generator().manual_seed(1))
         data = [{"input_ids": row, "labels": row[:4]} for row in rows]
-        arguments = {
+        arguments: dict[str, Any] = {
             "output_dir": str(folder),
             "max_steps": steps,
             "save_steps": EVERY,
@@ -339,7 +341,7 @@ class Ours(Peer):
             self._told()
             real(checkpoints, *args)
 
-        Checkpoints.save = save  # type: ignore[method-assign]
+        Checkpoints.save = save  # type: ignore[assignment, method-assign]
 
     def saved_in(self, folder: Path) -> Path:
         return folder / "checkpoints"

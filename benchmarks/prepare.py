@@ -198,7 +198,7 @@ def main(arguments: list[str]) -> int:
     sets = {"cqa train": rows.examples(load_task("cqa"), "train", data_folder(args.data_dir))}
     if args.texts is not None:
         sets[f"{args.count} texts"] = text_rows(args.texts, args.count)
-    report = {
+    report: dict[str, Any] = {
         "command": command(arguments, "prepare.py"),
         "processor": processor(),
         "threads": processors(),

@@ -159,7 +159,8 @@ def main() -> None:
     dss("records", "filter", folder / "train.jsonl", "--only", "ok", "--out", good, *tasks)
     files = f"{good},{folder / 'test.jsonl'}"
     problems = load_task("word_problems")
-    vocabulary = ("--vocabulary", Path(problems.file).parent / problems.default_vocabulary)
+    own_vocabulary = Path(str(problems.file)).parent / str(problems.default_vocabulary)
+    vocabulary = ("--vocabulary", own_vocabulary)
     for method in ("standard", "dss"):
         settings = (f"--gin.Train.steps={args.steps}", f"--gin.Evaluate.every={args.steps // 2}")
         where = ("--output_dir", folder / "runs" / method, "--store_dir", folder / "stores")

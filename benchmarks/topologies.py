@@ -72,7 +72,7 @@ def _planned(case: str) -> tuple[argparse.Namespace, config.Run, Any]:
     args = _arguments(case, slice_of(kind, COUNTS[kind][-1]).name)
     run = options.resolve(args).run
     if axes:
-        sizes = dict(zip(config.MESH_AXES, AXES[axes[0]], strict=True))
+        sizes: dict[str, Any] = dict(zip(config.MESH_AXES, AXES[axes[0]], strict=True))
         mesh = dataclasses.replace(run.mesh, **sizes)
         return args, dataclasses.replace(run, mesh=mesh), slice_of(kind, 8)
     boxed = boxed_state(run)

@@ -201,13 +201,14 @@ class Torch:
         self._half = variant.endswith("bf16")
         settings = config_json(run.model, "float32") | {"dropout_rate": run.model.dropout_rate}
         shape = transformers.T5Config(**settings)
-        kind = transformers.T5ForConditionalGeneration
+        kind: Any = transformers.T5ForConditionalGeneration
         if weights.is_dir():
             model = kind.from_pretrained(weights, config=shape, dtype=torch.float32)
         else:
             model = kind(shape)
         self._model = model.to(self._device)
         o = run.optimizer
+        assert o.learning_rate is not None
         # The fused update is the quickest that PyTorch has.
         self._optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -304,7 +305,8 @@ class Torch:
         self._schedule.step()
         self._wait()
         times.append(time.perf_counter())
-        executed = [work_of_shape(*one["input_ids"].shape, one["labels"].shape[1]) for one in made]
+        shapes = [(*one["input_ids"].shape, one["labels"].shape[1]) for one in made]
+        executed = [work_of_shape(*shape) for shape in shapes]
         return timed_step(
             self._run, times, self._batches.work_at(number), executed, float(loss.detach())
         )

@@ -204,7 +204,7 @@ def measure(args: argparse.Namespace, arguments: list[str], work: Path) -> dict[
 
 def arm_report(result: dict[str, Any]) -> dict[str, Any]:
     """Readings of an arm -> numbers of the report. Rates are of the median step."""
-    why_not = {k: result[k] for k in ("skipped", "failed") if k in result}
+    why_not: dict[str, Any] = {k: result[k] for k in ("skipped", "failed") if k in result}
     if "info" not in result or not result["steps"]:
         return why_not
     seconds = np.array([s["seconds"] for s in result["steps"]])

@@ -54,7 +54,7 @@ default JAX_PLATFORMS "$platforms"
 [[ -n ${JAX_COMPILATION_CACHE_DIR:-} ]] ||
   default DSS_COMPILE_CACHE "${DSS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/dss-jax}/compiled"
 if [[ $devices == gpu || $devices == all ]]; then
-  # 0.90 is what a step may take (dss_jax/core/flops.py), the rest is XLA's own.
+  # 0.90 is what a step may take (dss_jax/core/devices.py), the rest is XLA's own.
   default XLA_PYTHON_CLIENT_MEM_FRACTION 0.92
 fi
 if [[ $devices == gpu ]]; then

@@ -15,6 +15,7 @@ Each pair is in one split, once. The words are pieces of word_problems' vocabula
 import random
 from collections.abc import Callable, Iterator
 from itertools import combinations
+from typing import Any
 
 from dss_jax.core.scoring import TEXT_ACCURACY
 from dss_jax.core.types import DistillationTask, Generated, Row, plain_example
@@ -48,7 +49,7 @@ def noise(_: Pair, dice: random.Random) -> str:
 def task(name: str, rationale: Told) -> DistillationTask:
     def rows(split: str) -> Iterator[Row]:
         dice = random.Random("pairs")
-        pairs = [tuple(dice.sample(pair, 2)) for pair in combinations(NUMBERS, 2)]
+        pairs: list[Any] = [tuple(dice.sample(pair, 2)) for pair in combinations(NUMBERS, 2)]
         first, last = ROWS[split]
         for pair in dice.sample(pairs, len(pairs))[first:last]:
             label = "more" if (pair[0] in RED) == (pair[1] in RED) else "fewer"
