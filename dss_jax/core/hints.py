@@ -14,27 +14,27 @@ TABLES = (*FORMS, ".xlsx")
 """Endings of files with rows."""
 
 NAMES_ELSEWHERE = {
-    "accumulation": ("Train.microbatches", ""),
-    "batch": ("Data.batch_size", ""),
-    "clip": ("Optimizer.clip_norm", ""),
-    "dropout": ("T5Config.dropout_rate", ""),
-    "epochs": ("Train.steps", "epochs x rows / Data.batch_size"),
-    "eval_every": ("Evaluate.every", ""),
-    "eval_steps": ("Evaluate.every", ""),
-    "grad_steps": ("Train.microbatches", ""),
-    "gradient_accumulation_steps": ("Train.microbatches", ""),
-    "learning_rate": ("Optimizer.learning_rate", ""),
-    "lr": ("Optimizer.learning_rate", ""),
-    "max_input_length": ("Data.input_length", ""),
-    "max_steps": ("Train.steps", ""),
-    "num_epochs": ("Train.steps", "epochs x rows / Data.batch_size"),
-    "num_train_epochs": ("Train.steps", "epochs x rows / Data.batch_size"),
-    "optim": ("Optimizer.name", "'adamw' or 'adafactor'"),
-    "per_device_train_batch_size": ("Data.batch_size", "rows of a device x devices"),
-    "precision": ("T5Config.dtype", "'float32' or 'bfloat16'"),
-    "warmup": ("Optimizer.warmup_steps", ""),
+    "Data.batch_size": "batch per_device_train_batch_size",
+    "Data.input_length": "max_input_length",
+    "Evaluate.every": "eval_every eval_steps",
+    "Optimizer.clip_norm": "clip",
+    "Optimizer.learning_rate": "learning_rate lr",
+    "Optimizer.name": "optim",
+    "Optimizer.warmup_steps": "warmup",
+    "T5Config.dropout_rate": "dropout",
+    "T5Config.dtype": "precision",
+    "Train.microbatches": "accumulation grad_steps gradient_accumulation_steps",
+    "Train.steps": "epochs max_steps num_epochs num_train_epochs",
 }
-"""What other programs call a setting -> its name here, and its values where these are others."""
+"""A setting -> what other programs call it."""
+
+VALUES_ELSEWHERE = {
+    "epochs": "epochs x rows / Data.batch_size",
+    "optim": "'adamw' or 'adafactor'",
+    "per_device_train_batch_size": "rows of a device x devices",
+    "precision": "'float32' or 'bfloat16'",
+}
+"""The end of such a name -> the values here, where they are others."""
 
 NAMES_OF_T5X = {"INITIAL_CHECKPOINT_PATH": "Train.init_from", "MODEL_DIR": "Train.output_dir"}
 """Macros of T5X's gin files -> the setting here, where the name itself does not tell."""
@@ -109,8 +109,8 @@ def unknown_argument(parser: ArgumentParser, rest: Sequence[str], settings: bool
     if flag in known:
         return UsageError(f"unknown argument {word!r}. Did you mean {flag}?")
     if settings and (found := _settings(bare)):
-        _, others = NAMES_ELSEWHERE.get(bare, ("", ""))
-        value = f"VALUE, {others}" if others else shlex.quote(value)
+        others = [text for end, text in VALUES_ELSEWHERE.items() if bare.endswith(end)]
+        value = f"VALUE, {others[0]}" if others else shlex.quote(value)
         given = " or ".join(f"--gin.{one}={value}" for one in found)
         unit = "".join(f" ({one}: {UNIT[one]})" for one in found if one in UNIT)
         return UsageError(f"{name} is a setting: give {given}{unit}.")
@@ -125,9 +125,8 @@ def _settings(name: str) -> list[str]:
     """The settings that a word may mean: its full name, the last part of one, or another's name."""
     if name in SETTINGS:
         return [name]
-    if name in NAMES_ELSEWHERE:
-        return [NAMES_ELSEWHERE[name][0]]
-    return [one for one in SETTINGS if one.partition(".")[2] == name]
+    elsewhere = [one for one, names in NAMES_ELSEWHERE.items() if name in names.split()]
+    return elsewhere or [one for one in SETTINGS if one.partition(".")[2] == name]
 
 
 def without_effect(name: str, place: str, settings: Collection[str]) -> UsageError:
