@@ -312,6 +312,8 @@ def test_rows_may_come_and_go_by_pipes(
     assert rows[0] == {"input": "first one", "label": "no", "probability": 0.5}
     assert [len(row["input"]) for row in rows] == ([9, 6, 0] if text[0] == "f" else [9, 1])
     assert "rows in" in captured.err, "messages leave the output alone"
+    assert command("-", "-", "--label", "no,yes") == 2
+    assert "--label 'no,yes' alone would be the answer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", ["\ufeff", "\n", "\ufeff \r\n"])

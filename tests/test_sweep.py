@@ -158,6 +158,7 @@ WRONG = [
     (["--submit", "slurm", "--print", "sky"], "not both"),
     (["--launch_flags=--partition=a"], "goes with --print or --submit"),
     (["--jobs", "0"], "--jobs must be at least 1"),
+    (["--gin.Sweep.seeds=(3,)"], "leave out --gin.Sweep.seeds"),
 ]
 
 
@@ -562,6 +563,9 @@ def test_a_frontier_stops_where_a_run_fails_and_goes_on(tmp_path: Path, capsys) 
         (["--models", "t5_1_1_tinny"], "Did you mean 't5_1_1_tiny'"),
         (["--output_dir", "gs://a/b"], "give a local folder"),
         (["--method", ""], "give --method NAME or Sweep.methods"),
+        (["--method", "standard,dss"], "--method NAME takes one, not 2: standard, dss"),
+        (["--task", "cqa,esnli", "--target", "60"], "--task NAME takes one, not 2: cqa, esnli"),
+        (["--gin.Sweep.methods=('standard',)"], "leave out --gin.Sweep.methods"),
     ],
 )
 def test_a_mistake_in_a_frontier_starts_nothing(

@@ -99,10 +99,7 @@ def _read(args: argparse.Namespace) -> sweep_options.Grid:
     args.bindings = ["Task.fresh_subsets = True", *args.bindings]
     if storage.is_remote(args.output_dir):
         raise UsageError(f"--output_dir {args.output_dir}: give a local folder.")
-    grid = sweep_options.read_grid(args, tasks="--task NAME", models="--model NAME")
-    if len(grid.sweep.models) > 1:
-        raise UsageError(f"--model takes one, not {', '.join(grid.sweep.models)}.")
-    return grid
+    return sweep_options.read_grid(args, tasks="--task NAME", models="--model NAME")
 
 
 class _Asking:

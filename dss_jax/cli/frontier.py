@@ -98,6 +98,7 @@ def _read(args: argparse.Namespace) -> sweep_options.Grid:
     args.tasks, args.methods = args.task, args.method
     args.fractions = args.fractions or DEFAULT_FRACTIONS
     grid = sweep_options.read_grid(args, tasks="--task NAME", methods="--method NAME")
+    (args.task,), (args.method,) = grid.sweep.tasks, grid.sweep.methods
     if storage.is_remote(args.output_dir):
         raise UsageError(f"--output_dir {args.output_dir}: give a local folder.")
     return grid

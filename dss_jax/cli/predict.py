@@ -17,6 +17,7 @@ from contextlib import nullcontext
 
 from dss_jax.core import log as logs
 from dss_jax.core import registry, signals
+from dss_jax.core.errors import UsageError
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if len(args.label) == 1:
+        raise UsageError(
+            f"--label {args.label[0]!r} alone would be the answer to every row: give --label for "
+            "each that is allowed."
+        )
     from dss_jax.student.load import load
     from dss_jax.student.predict import PredictJob, predict_table
     from dss_jax.student.tables import STANDARD

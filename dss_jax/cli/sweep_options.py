@@ -122,12 +122,14 @@ def read_grid(args: argparse.Namespace, **own_flags: str) -> Grid:
             given[name] = _values(name, text, kind)
     if args.at_once:
         given["at_once"] = True
-    if given.keys() & {"fractions", "counts"}:
-        # A flag for one of them takes the place of both in a gin file.
-        given = {"fractions": (), "counts": ()} | given
+    # A flag for one of them takes the place of both in a gin file.
+    sizes = {"fractions": (), "counts": ()} if given.keys() & {"fractions", "counts"} else {}
     own = [b for b in args.bindings if b.startswith("Sweep.")]
-    flags = [f"Sweep.{name} = {value!r}" for name, value in given.items()]
+    flags = [f"Sweep.{name} = {value!r}" for name, value in (sizes | given).items()]
     sweep = gin_config.read(args.gin_file, flags + own, options.search_paths(args)).sweep()
+    for name, value in given.items():
+        if getattr(sweep, name) != value:
+            raise UsageError(f"leave out --gin.Sweep.{name}: the command's own flags say it.")
     sweep.check_complete(**own_flags)
     common = tuple(b for b in args.bindings if b not in own)
     if any(b.startswith("Train.seed ") for b in common):

@@ -69,15 +69,17 @@ class Sweep(Section):
         return (*((f, None) for f in fractions), *((None, c) for c in self.counts))
 
     def check_complete(self, **flags: str) -> None:
-        """Raises UsageError where a side of the grid is empty. `flags`: what the caller has for a
-        side, where it is not that of `dss sweep`: models="--model NAME".
+        """Raises UsageError where a side of the grid is empty, or has several values and takes one.
+        `flags`: what the caller has for a side that takes one: models="--model NAME".
         """
         for name in ("tasks", "methods", "models", "seeds"):
-            if not getattr(self, name):
-                flag = flags.get(name, f"--{name} A,B")
+            values, flag = getattr(self, name), flags.get(name, f"--{name} A,B")
+            if not values:
                 raise UsageError(
                     f"the grid has no {name}: give {flag} or Sweep.{name} in a gin file."
                 )
+            if name in flags and len(values) > 1:
+                raise UsageError(f"{flag} takes one, not {len(values)}: {', '.join(values)}.")
 
 
 def size_name(fraction: float | None, count: int | None) -> str:
