@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import tracemalloc
 import types
 from collections import Counter
 from contextlib import suppress
@@ -376,6 +377,22 @@ class TestHub:
         assert list(files) == ["train", "validation"]
         first = json.loads(files["train"].read_text().splitlines()[1])
         assert first == {"text": "text 1", "y": "joy"}
+
+    def test_few_rows_are_in_memory_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "datasets", _Library)
+        monkeypatch.setattr("dss_jax.interop.hub_data.find_spec", lambda name: True)
+        many = _Rows({"text": f"{n} {'x' * 1000}", "y": n % 2} for n in range(10_000))
+        many.select_columns = lambda names: ({n: row[n] for n in names} for row in many)
+        tracemalloc.start()
+        try:
+            file = _fetched(_Library, {"train": many}, tmp_path / "out")["train"]
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < file.stat().st_size / 10
+        assert json.loads(file.read_text().splitlines()[-1])["y"] == "joy"
 
     def test_its_splits_stay(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "datasets", _Library)

@@ -8,6 +8,7 @@ from typing import Any
 from dss_jax.core import strict_json
 from dss_jax.core.errors import UsageError, unknown_name
 from dss_jax.core.paths import write_whole
+from dss_jax.core.texts import utf8
 from dss_jax.interop.hub import SCHEME
 
 NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
@@ -51,16 +52,17 @@ def fetch(name: str, columns: Sequence[str], label: str, folder: Path) -> dict[s
         for column in columns:
             if column not in rows.features:
                 raise unknown_name(f"column of {name}, {split},", column, rows.features)
-        lines, labels = [], 0
-        for row in _named(rows, columns):
-            labels += row[label] not in (None, "")
-            lines.append(strict_json.dumps(row, ensure_ascii=False, default=str))
-        if labels:
+        if any(row[label] not in (None, "") for row in _named(rows, [label])):
             files[split] = folder / f"{split}.jsonl"
-            write_whole(files[split], "\n".join([*lines, ""]))
+            # Row by row: `datasets` maps its own file into memory.
+            write_whole(files[split], map(_line, _named(rows, columns)))
         elif split == "train":
             raise UsageError(f"no row of train of {name} has a label in {label!r}.")
     return files
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return utf8(strict_json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
 
 def _named(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
