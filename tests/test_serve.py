@@ -83,6 +83,24 @@ class TestPredict:
             own = client.post("/v1/predict", json={"input": "?", "labels": ["maybe"]}).json()
             assert own["predictions"][0]["label"] == "maybe"
 
+    def test_labels_of_too_many_tokens_are_refused(self) -> None:
+        card = dataclasses.replace(CARD, labels=("yes or no", "no or yes"), row_labels=False)
+        student, engine = make_student(card)
+        many, own = [["yes"], ["no", "maybe or not at all"]], card.labels
+        count = sum(map(len, student.label_ids(many[1])))
+        with client_of(student, max_tokens=count - 1) as client:
+            body = {"input": ["a", "b"], "labels": many}
+            client.post("/v1/predict", json={"input": "a"})
+            warm = len(engine.calls)
+            answer = client.post("/v1/predict", json=body)
+            refused(answer, 400, f"{count} tokens together; {count - 1} are allowed", "labels")
+            assert len(engine.calls) == warm, "nothing was asked"
+            found = client.post("/v1/predict", json={"input": "a"}).json()["predictions"][0]
+            assert sum(map(len, student.label_ids(own))) >= count
+            assert [*found["probabilities"]] == [*own], "the student's own are not looked at"
+        with client_of(student, max_tokens=count) as client:
+            assert client.post("/v1/predict", json=body).status_code == 200
+
     def test_a_student_that_cannot_explain_says_so(self) -> None:
         card = dataclasses.replace(CARD, rationale_prefix=None)
         with client_of(make_student(card)[0]) as client:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dss_jax.evaluate.ranking import rank_batches
+from dss_jax.core.config import T5Config
+from dss_jax.evaluate.ranking import LOGITS_BYTES, fitting_rows, rank_batches
 from dss_jax.evaluate.trie import trie_of, trie_stream
 
 
@@ -69,6 +70,14 @@ def test_all_rows_are_in_batches_of_few_shapes_with_little_padding(
     if count > most:
         assert streams * sum(shape.tokens for _, shape in batches) < 1.1 * lengths.sum()
         assert streams * sum(shape.nodes for _, shape in batches) < 1.1 * nodes.sum()
+
+
+def test_one_large_trie_leaves_room_for_few_others() -> None:
+    model, nodes = T5Config(vocab_size=32_128, num_heads=12), np.full(64, 20)
+    assert fitting_rows(model, nodes) > 64
+    nodes[3] = 1024
+    assert fitting_rows(model, nodes) * 4 * 12 * 1024**2 <= LOGITS_BYTES
+    assert fitting_rows(model, np.full(64, 10**6)) == 1
 
 
 def test_no_rows_are_no_batches() -> None:

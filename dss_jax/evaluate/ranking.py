@@ -34,7 +34,9 @@ from dss_jax.train.sharding import batch_sharding, data_parallelism, put_whole
 from dss_jax.train.step import Program
 
 LOGITS_BYTES = 2**28
-"""Most memory for the logits of a stream: a batch of large tries has fewer rows."""
+"""Most memory for the logits of a stream, and for a layer's scores of attention among its nodes: a
+batch of large tries has fewer rows.
+"""
 
 MANY, FINE, COARSE = 3, 16, 2
 """Of so many batches of like sizes, and of fewer: how many sizes of streams are compiled between a
@@ -111,7 +113,8 @@ class TrieRanker:
         tries, found = self._tries_of(labels), [np.zeros(0, np.float32)] * len(rows)
         lengths = np.minimum(inputs.lengths()[rows], self._limit)
         nodes = np.array([len(trie.tokens) for trie in tries], int)
-        most = self._most_rows(nodes.mean() if len(nodes) else 1)
+        fitting = fitting_rows(self._config, nodes) * self._streams
+        most = min(self._batch_size, 1 << (fitting.bit_length() - 1))
         for streams, shape in rank_batches(lengths, nodes, most, self._streams):
             parts = [self._stream(inputs, rows, lengths, tries, at, shape) for at in streams]
             batch = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
@@ -161,11 +164,13 @@ class TrieRanker:
         )
         return RankBatch(block, *trie[2:])
 
-    def _most_rows(self, nodes: float) -> int:
-        """Rows of a batch at most, of so many nodes each."""
-        bytes_of_row = 4 * (self._config.vocab_size or 0) * nodes
-        fitting = max(1, int(LOGITS_BYTES / bytes_of_row)) * self._streams
-        return min(self._batch_size, 1 << (fitting.bit_length() - 1))
+
+def fitting_rows(model: config.T5Config, nodes: np.ndarray) -> int:
+    """How many of the rows, of so many nodes each, int [N], memory has room for in a stream."""
+    logits = (model.vocab_size or 0) * float(nodes.mean()) if len(nodes) else 0
+    # Attention pads all rows to the longest.
+    scores = model.num_heads * int(nodes.max(initial=1)) ** 2
+    return max(1, int(LOGITS_BYTES / (4 * max(logits, scores))))
 
 
 def rank_batches(

@@ -23,7 +23,7 @@ class ServeLimits:
     max_inputs: int = _most(256, "inputs or prompts of a request")
     max_characters: int = _most(20_000, "of an input or prompt; of the labels of a row together")
     max_labels: int = _most(100, "allowed labels of an input")
-    max_tokens: int = _most(1024, "tokens of a completion")
+    max_tokens: int = _most(1024, "tokens of a completion; of the labels of a row together")
     max_body: int = _most(1_000_000, "bytes of a request's body")
     max_connections: int = _most(500, "connections; beyond it, 503")
     client_seconds: int = _most(20, "for a request's head, for its body, or to take an answer")

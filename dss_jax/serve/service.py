@@ -86,6 +86,7 @@ class Service:
         student = self.served.student
         if isinstance(key, Predicting):
             texts, labels = [text for text, _ in rows], [labels for _, labels in rows]
+            self._check_labels(labels)
             return student.predict(texts, explain=key.explain, labels=labels)
         longest = self.card.input_length
         for ids in student.encode(rows, cut=False):
@@ -96,6 +97,17 @@ class Service:
                     code="context_length_exceeded",
                 )
         return student.complete(rows, key.max_tokens)
+
+    def _check_labels(self, rows: Sequence[Sequence[str]]) -> None:
+        """ApiError: those of a request are too long together, for what they take grows with the
+        square of that. The student's own are not looked at.
+        """
+        most = self.limits.max_tokens
+        for labels in {*map(tuple, rows)} - {self.card.labels}:
+            count = sum(map(len, self.served.student.label_ids(labels)))
+            if count > most:
+                text = f"the labels of an input have {count:,} tokens together; {most:,}"
+                raise ApiError(f"{text} are allowed", param="labels", code="too_long")
 
     def _counted(self, key: Predicting | Completing, rows: int, seconds: float) -> None:
         kind = "complete" if isinstance(key, Completing) else "explain" if key.explain else "label"

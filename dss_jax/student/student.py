@@ -207,6 +207,10 @@ class Student:
             return rows
         return [row if len(row) <= longest else [*row[: longest - 1], end] for row in rows]
 
+    def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
+        """Ids of labels, without `</s>`."""
+        return self._vocabulary.encode_all(labels)
+
     def warm_up(self) -> None:
         """Loads and compiles what `predict` needs for inputs like the card's examples, one or many,
         so that the first answer waits for nothing.
@@ -255,7 +259,7 @@ class Student:
         found: dict[int, Prediction] = {}
         if closed:
             distinct = [*dict.fromkeys(label for n in closed for label in allowed[n])]
-            of = dict(zip(distinct, self._vocabulary.encode_all(distinct), strict=True))
+            of = dict(zip(distinct, self.label_ids(distinct), strict=True))
             for row in dict.fromkeys(allowed[n] for n in closed):
                 self._check_apart({label: of[label] for label in row})
             labels = [[of[label] for label in allowed[n]] for n in closed]
