@@ -197,26 +197,34 @@ def reference(
     config: T5Config, model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Logits, loss (mean over real target tokens), parameters, gradients and greedy tokens."""
-    inputs = torch.tensor(batch["encoder_input_tokens"], dtype=torch.long)
-    targets = torch.tensor(batch["decoder_target_tokens"], dtype=torch.long)
     model.zero_grad()
-    out = model(
-        input_ids=inputs,
-        attention_mask=(inputs != 0).long(),
-        decoder_input_ids=torch.tensor(batch["decoder_input_tokens"], dtype=torch.long),
-        # Else T5Gemma hides padding there, and the logits after a text's end are others.
-        decoder_attention_mask=torch.ones_like(targets),
-        labels=torch.where(targets == 0, -100, targets),
-        use_cache=False,
-    )
+    out = forward(model, batch)
     out.loss.backward()
     recorded = {"logits": out.logits.detach().numpy(), "loss": out.loss.detach().numpy()}
     named = dict(model.named_parameters())
     for name in [name for p in parameters(config) for name in p.names]:
         recorded[f"param/{name}"] = named[name].detach().numpy()
         recorded[f"grad/{name}"] = named[name].grad.numpy()
+    inputs = torch.tensor(batch["encoder_input_tokens"], dtype=torch.long)
     recorded["greedy"], recorded["greedy_margin"] = greedy(model, inputs)
     return recorded
+
+
+def forward(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray]) -> Any:
+    """What the model gives: `logits` and `loss`."""
+    inputs, begins, targets = (
+        torch.tensor(batch[f"{name}_tokens"], dtype=torch.long)
+        for name in ("encoder_input", "decoder_input", "decoder_target")
+    )
+    return model(
+        input_ids=inputs,
+        attention_mask=(inputs != 0).long(),
+        decoder_input_ids=begins,
+        # Else T5Gemma hides padding there, and the logits after a text's end are others.
+        decoder_attention_mask=torch.ones_like(targets),
+        labels=torch.where(targets == 0, -100, targets),
+        use_cache=False,
+    )
 
 
 def greedy(

@@ -150,3 +150,29 @@ def test_live(shape: tuple[str, int, int, int, int, int, int, int]) -> None:
     batch = hf.random_batch(config, input_length, target_length, seed)
     recorded = hf.reference(config, hf.hf_model(config, seed), batch)
     check_against(config, {**batch, **recorded})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["v1_0", "v1_1", "umt5", "t5gemma"])
+def test_bfloat16_live(case: str) -> None:
+    """As near to float32, of the same weights, as PyTorch's own."""
+    torch = pytest.importorskip("torch", reason="parity with Hugging Face needs torch")
+    pytest.importorskip("transformers", reason="parity with Hugging Face needs transformers")
+    import record_hf_reference as hf
+
+    config, input_length, target_length = hf.CASES[case]
+    batch, model = hf.random_batch(config, input_length, target_length, 0), hf.hf_model(config, 0)
+    outs = []
+    for dtype in (torch.float32, torch.bfloat16):
+        # `model.to` would round the rotary frequencies, too; loading a checkpoint does not.
+        for weight in model.parameters():
+            weight.data = weight.data.bfloat16().to(dtype)
+        with torch.no_grad():
+            outs.append(hf.forward(model, batch))
+    wide, theirs = (np.asarray(out.logits.float()) for out in outs)
+    state = {name: np.asarray(p.detach().float()) for name, p in model.named_parameters()}
+    params = jax.tree.map(jnp.asarray, from_hf(state, config))
+    half = model_of(dataclasses.replace(config, dtype="bfloat16"))
+    loss, ours = jax.jit(loss_and_logits, static_argnums=1)(params, half, batch)
+    assert np.linalg.norm(ours - wide) < 1.1 * np.linalg.norm(theirs - wide)
+    np.testing.assert_allclose(loss, outs[0].loss, rtol=1e-3)

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from hf_arrays import to_hf
+from hf_arrays import from_hf, to_hf
 from safetensors.numpy import load_file, save_file
 from test_hf import check_logits, recorded
 from test_layouts import _batches, _loss_and_gradients
-from test_model_hf import assert_close, recorded_batch
+from test_model_hf import assert_close, loss_and_logits, recorded_batch
 
 from dss_jax.core.config import Lora, T5Config
 from dss_jax.core.errors import UsageError
@@ -32,6 +32,7 @@ from dss_jax.interop.hf_t5gemma import EMBEDDING, HEAD, config_json, names
 from dss_jax.interop.weights import Weights, from_tree
 from dss_jax.layouts.blocks import Block
 from dss_jax.model.build import model_of
+from dss_jax.model.t5gemma import Rotary
 from dss_jax.run.session import with_vocab_size
 from dss_jax.train.sharding import make_mesh
 from dss_jax.train.step import Program
@@ -68,6 +69,24 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == FIELDS
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert generation["bos_token_id"] == generation["decoder_start_token_id"] == 2
+
+
+@pytest.mark.usefixtures("strict")
+def test_bfloat16_gives_what_float32_gives() -> None:
+    config, state, arrays = recorded("t5gemma")
+    model = model_of(dataclasses.replace(config, dtype="bfloat16"))
+    params = jax.tree.map(jnp.asarray, from_hf(state, config))
+    both = jax.jit(loss_and_logits, static_argnums=1)(params, model, recorded_batch(arrays))
+    loss, logits = both
+    assert {x.dtype for x in both} == {jnp.dtype("float32")}
+    difference = np.linalg.norm(logits - arrays["logits"]) / np.linalg.norm(arrays["logits"])
+    assert 1e-3 < difference < 2e-2, "the activations were in bfloat16, and right"
+    np.testing.assert_allclose(loss, arrays["loss"], rtol=1e-3)
+    # In bfloat16 the last position's angle would be wrong by turns.
+    at = np.array([0, 1, 4999])
+    angles = at[:, None] * 100.0 ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    places = Rotary(model.config).apply({}, jnp.asarray(at))
+    np.testing.assert_allclose(places.cos[0, 0, :, : angles.shape[1]], np.cos(angles), atol=2e-3)
 
 
 def test_the_head(tmp_path: Path) -> None:
