@@ -1,6 +1,5 @@
 """The model sizes that ship as gin files are the published ones."""
 
-import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from dss_jax.cli import gin_config
 from dss_jax.core.config import T5Config
 from dss_jax.interop.weights import count_parameters
-from dss_jax.model.t5 import T5
+from dss_jax.model.build import model_of
 
 MODELS = Path(__file__).resolve().parents[1] / "gin_configs" / "models"
 
@@ -38,21 +38,19 @@ PUBLISHED = {
     "byt5_xl": (3.74e9, 3_737_801_728),
     "byt5_xxl": (12.9e9, 12_906_899_328),
     "ul2": (20e9, 19_591_209_984),
+    # As KerasHub prints them; Google has the sizes in gemma/research/t5gemma/config.py.
+    "t5gemma_s_s": (312_517_632, 312_517_632),
+    "t5gemma_b_b": (591_490_560, 591_490_560),
 }
 TINY = ("t5_tiny", "t5_1_1_tiny")
 
 
 def read(name: str) -> tuple[str, dict[str, Any]]:
     """First line, and the bindings of `T5Config`."""
-    lines = (MODELS / f"{name}.gin").read_text().splitlines()
-    bindings = {}
-    for line in lines:
-        if line and not line.startswith("#"):
-            key, value = line.split("=", 1)
-            section, field = key.strip().split(".")
-            assert section == "T5Config"
-            bindings[field] = ast.literal_eval(value.strip())
-    return lines[0], bindings
+    file = MODELS / f"{name}.gin"
+    parts = [(*key.split("."), value) for key, value in gin_config.read([file]).values.items()]
+    assert {section for section, _, _ in parts} == {"T5Config"}
+    return file.read_text().splitlines()[0], {field: value for _, field, value in parts}
 
 
 def test_pile_t5_is_v1_1_with_a_position_bias_in_each_layer() -> None:
@@ -62,7 +60,7 @@ def test_pile_t5_is_v1_1_with_a_position_bias_in_each_layer() -> None:
 
 
 def count(bindings: dict[str, Any]) -> int:
-    model = T5(T5Config(**bindings))
+    model = model_of(T5Config(**bindings))
     tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
     return count_parameters(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens))
 
