@@ -527,6 +527,10 @@ def test_a_frontier_takes_the_runs_of_a_sweep(tmp_path: Path, capsys) -> None:
     assert frontier(tmp_path, "--target", "60") == 0
     assert len(calls(tmp_path)) == before
     assert "there before" in capsys.readouterr().out
+    words = [w for w in FRONTIER if w not in ("--task", "word_problems")]
+    words += ["--gin.Sweep.tasks=('word_problems',)", "--target", "60"]
+    assert main([*words, "--output_dir", str(tmp_path / "s")]) == 0, "a task of gin's"
+    assert len(calls(tmp_path)) == before
 
 
 def test_a_frontier_against_full_fine_tuning(tmp_path: Path, capsys) -> None:

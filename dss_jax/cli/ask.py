@@ -20,7 +20,7 @@ from typing import Any
 
 from dss_jax.cli import sweep, sweep_options
 from dss_jax.cli.tables import print_table, say
-from dss_jax.core import locks, storage, strict_json
+from dss_jax.core import locks, strict_json
 from dss_jax.core.checks import among, at_least, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.paths import write_whole
@@ -65,20 +65,17 @@ def main(args: argparse.Namespace) -> int:
     # Two would each forget the other's looks.
     taken = f"{{owner}} asks in {grid.folder}. Let it finish, or give another --output_dir."
     with locks.held(grid.folder / f"{JSON}.lock", taken):
-        return _ask(_Asking(grid, began))
-
-
-def _ask(asking: "_Asking") -> int:
-    try:
-        asking.measure()
-        asking.rounds()
-    except sweep.Stopped as stop:
-        (outcome,) = stop.args
-        if outcome.failed or not outcome.late:
-            return sweep.ended(outcome)
-        asking.say_what_a_run_takes()
-    finally:
-        asking.save()
+        asking = _Asking(grid, began)
+        try:
+            asking.measure()
+            asking.rounds()
+        except sweep.Stopped as stop:
+            (outcome,) = stop.args
+            if outcome.failed or not outcome.late:
+                return sweep.ended(outcome)
+            asking.say_what_a_run_takes()
+        finally:
+            asking.save()
     return 0
 
 
@@ -97,8 +94,6 @@ def _read(args: argparse.Namespace) -> sweep_options.Grid:
     args.seeds = ",".join(str(args.first_seed + n) for n in range(MOST_ROUNDS))
     args.output_dir = args.output_dir or f"runs/ask/{args.task}"
     args.bindings = ["Task.fresh_subsets = True", *args.bindings]
-    if storage.is_remote(args.output_dir):
-        raise UsageError(f"--output_dir {args.output_dir}: give a local folder.")
     return sweep_options.read_grid(args, tasks="--task NAME", models="--model NAME")
 
 
@@ -290,9 +285,7 @@ class _Asking:
         share = done / sum(one.work for one in runs)
         text = f"It cannot be told: {share:.0%} of the first run of each method fitted the budget."
         if share:
-            text += (
-                f" All of them take about {shown(self.minutes / share)} minutes, and a few seeds"
-            )
-            text += " are needed. The same command goes on with a larger --budget."
+            text += f" All of them take about {shown(self.minutes / share)} minutes, and a few "
+            text += "seeds are needed. The same command goes on with a larger --budget."
         self.saved |= {"said": text, "needs": "", "answer": None}
         say(text)

@@ -10,10 +10,11 @@ are those of `dss sweep` in the same folder: what is there is used, and the same
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from dss_jax.cli import sweep, sweep_options
 from dss_jax.cli.tables import print_table, say
-from dss_jax.core import registry, storage
+from dss_jax.core import registry
 from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
@@ -84,8 +85,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> sweep_options.Grid:
-    if args.task is None:
-        raise UsageError("no task: give --task NAME.")
     among("--split", args.split, ("validation", "test"))
     if args.target not in (TEACHER, FULL_STANDARD):
         try:
@@ -99,8 +98,6 @@ def _read(args: argparse.Namespace) -> sweep_options.Grid:
     args.fractions = args.fractions or DEFAULT_FRACTIONS
     grid = sweep_options.read_grid(args, tasks="--task NAME", methods="--method NAME")
     (args.task,), (args.method,) = grid.sweep.tasks, grid.sweep.methods
-    if storage.is_remote(args.output_dir):
-        raise UsageError(f"--output_dir {args.output_dir}: give a local folder.")
     return grid
 
 
@@ -142,21 +139,19 @@ def _answer(trainer: _Trainer, question: Question, whole_map: bool) -> None:
         verb = "reaches it" if one.reached else "does not"
         say(f"{one.model}, {100 * one.fraction:g} % of the data: {one.accuracy:.2f} {verb}")
 
-    models, fractions, target = question.models, question.fractions, question.target
-    pairs = [(model, fraction) for model in models for fraction in fractions]
+    asked = question.models, question.fractions, question.target
+    pairs = product(question.models, question.fractions)
     known = {pair: mean(values).value for pair in pairs if (values := there(*pair, split))}
     say(
-        f"{question.task}, {question.method}: {question.target_name}, {target:.2f} on {split}; "
-        f"models from the smallest: {', '.join(models)}"
+        f"{question.task}, {question.method}: {question.target_name}, {question.target:.2f} on "
+        f"{split}; models from the smallest: {', '.join(question.models)}"
     )
-    found = search(
-        models, fractions, target, accuracy, known=known, whole_map=whole_map, tried=tried
-    )
+    found = search(*asked, accuracy, known=known, whole_map=whole_map, tried=tried)
     _print_path(question, found)
     tests = {model: there(model, fraction, "test") for model, fraction in found.least.items()}
     write_json(folder, question, found, tests)
     if not found.least:
-        say(f"no model reaches {target:.2f} with these data.")
+        say(f"no model reaches {question.target:.2f} with these data.")
     for model, fraction in found.least.items():
         test = ""
         if tests[model]:

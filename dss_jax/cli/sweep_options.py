@@ -136,6 +136,8 @@ def read_grid(args: argparse.Namespace, **own_flags: str) -> Grid:
         raise UsageError("give --seeds, not --gin.Train.seed: every cell has seeds of its own.")
     if args.output_dir is None:
         raise UsageError("no folder: give --output_dir DIR.")
+    if own_flags and storage.is_remote(args.output_dir):  # Only a sweep's runs may be elsewhere.
+        raise UsageError(f"--output_dir {args.output_dir}: give a local folder.")
     return Grid(sweep, storage.place(args.output_dir), args, common)
 
 

@@ -52,7 +52,7 @@ class Laws(NamedTuple):
         return np.where((errors > self.c) & (found <= FARTHEST), found, np.nan)
 
 
-def learning_curve(curve: Mapping[float, Sequence[float]], seed: int = 0) -> Laws | None:
+def learning_curve(curve: Mapping[float, Sequence[float]]) -> Laws | None:
     """The laws of a curve, share of the data -> accuracy of each seed, per cent: by least squares
     over the means of its sizes. None where these are fewer than `LEAST`.
     """
@@ -62,7 +62,7 @@ def learning_curve(curve: Mapping[float, Sequence[float]], seed: int = 0) -> Law
 
     shares = np.array(sorted(curve))
     points = [100 - np.asarray(curve[share], float) for share in shares]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = RESAMPLES if all(len(p) > 1 for p in points) else 0
     errors_RxM = np.stack([_with_resamples(p, drawn, rng) for p in points], axis=1)
     a_RxB, c_RxB, rest_RxB = _given(EXPONENTS, shares, errors_RxM)

@@ -147,9 +147,7 @@ def crossing(shares: Sequence[float], values: Sequence[float], target: float) ->
     return None
 
 
-def data_to_reach(
-    curve: Mapping[float, Sequence[float]], target: Sequence[float], seed: int = 0
-) -> Reached:
+def data_to_reach(curve: Mapping[float, Sequence[float]], target: Sequence[float]) -> Reached:
     """How much data a method needs for another's accuracy; resamples draw the seeds of each point.
 
     Args:
@@ -160,7 +158,7 @@ def data_to_reach(
     points = [np.asarray(curve[share], float) for share in shares]
     goal = np.asarray(target, float)
     share = crossing(shares, [p.mean() for p in points], float(goal.mean()))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def resampled(values: np.ndarray) -> float:
         return float(rng.choice(values, len(values)).mean())

@@ -129,7 +129,7 @@ def _draw(panels: Sequence[_Panel], found: FoundRuns, file: Path, view: View) ->
                 score = mean(cell.scores(view.split)).value
                 form = ":" if cell.method == UNDISTILLED else "-."
                 panel.axhline(score, label=cell.method, color="0.4", linestyle=form, linewidth=1.2)
-        if view.published:
+        if view.published and not math.isnan(shown.published):
             _published(panel, shown, colours)
         shown.finish(panel, shown.cells)
         panel.minorticks_off()
@@ -151,8 +151,6 @@ def _line(panel: Any, cells: Sequence[tuple[float, FoundCell]], view: View, colo
 
 
 def _published(panel: Any, shown: _Panel, colours: dict[str, str]) -> None:
-    if math.isnan(shown.published):
-        return
     for method, value in published.ACCURACY.get(shown.task, {}).items():
         style = {"color": colours.get(method, "0.5"), "markersize": 11, "markeredgecolor": "0.2"}
         label = f"{method}, {published.LABEL}"

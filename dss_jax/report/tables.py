@@ -145,11 +145,10 @@ class _OfTask:
 
     def _of_rows(self) -> Iterator[str]:
         """Cells that were trained on fewer rows than their size says."""
-        fewer = [(c, c.trained_rows) for c in self.cells]
         said = dict.fromkeys(
             f"{c.method} {share_of(c)}: {' or '.join(f'{n:,}' for n in sorted(rows))}"
-            for c, rows in fewer
-            if rows and rows != {c.examples}
+            for c in self.cells
+            if (rows := c.trained_rows) and rows != {c.examples}
         )
         if said:
             yield f"Rows that were trained on, where not all of the size: {'; '.join(said)}."

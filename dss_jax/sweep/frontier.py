@@ -61,11 +61,6 @@ class Found:
     least: dict[str, float] = field(default_factory=dict)
 
     @property
-    def best(self) -> tuple[str, float] | None:
-        """The smallest model that reaches the target and its least data; None: none does."""
-        return next(iter(self.least.items()), None)
-
-    @property
     def dips(self) -> list[Dip]:
         """Where accuracy fell with more data, of neighbours among the tried cells."""
         found = []
