@@ -22,7 +22,13 @@ from dss_jax.interop.model_files import T5_CONFIG, VOCABULARY, read_model_files
 from dss_jax.student.student import GeneratedIds, Ids
 
 AT_ONCE = 32
-"""Inputs in a batch; CTranslate2 sorts them by length first."""
+"""Inputs in a batch at most; CTranslate2 sorts them by length first."""
+
+WORKERS = 4
+"""Batches that are worked on side by side, where there are so many threads; more threads share the
+products of one. Two batches on a core each take half the time of one on two cores, and a lone input
+takes no longer (benchmarks/README.md, "Predictions"); how that is on many cores was not measured.
+"""
 
 NEGLIGIBLE = 1e-4
 """A label is not scored where it is surely less probable than this share of the best one. A
@@ -49,10 +55,14 @@ class CTranslate2Engine:
     ) -> None:
         """`tokens`: the name of each id; `origin`: which student it is."""
         self._translator, self._tokens, self._eos = translator, tokens, eos_id
+        self._workers = translator.num_translators
         self.origin = origin
         self._ids = {name: i for i, name in enumerate(tokens)}
         # Scores of labels that a way has saved, less what it has cost.
         self._saved = dict.fromkeys(PASSES, 0)
+
+    def _batch_size(self, rows: int) -> int:
+        return min(AT_ONCE, max(1, -(-rows // self._workers)))
 
     def _named(self, rows: Sequence[Ids]) -> list[list[str]]:
         return [[self._tokens[i] for i in ids] for ids in rows]
@@ -84,7 +94,7 @@ class CTranslate2Engine:
                 [named[n] for n, _ in asked],
                 # </s> is added to a target, and scored.
                 self._named([rows[n].labels[label] for n, label in asked]),
-                max_batch_size=AT_ONCE,
+                max_batch_size=self._batch_size(len(asked)),
                 max_input_length=0,
             )
             for (n, label), one in zip(asked, scored, strict=True):
@@ -114,7 +124,7 @@ class CTranslate2Engine:
         """What the student writes after inputs, its scores sums of log-probabilities."""
         return self._translator.translate_batch(
             inputs,
-            max_batch_size=AT_ONCE,
+            max_batch_size=self._batch_size(len(inputs)),
             max_input_length=0,
             max_decoding_length=longest,
             # With its default, 1, the first token's distribution lacks </s>.
@@ -226,10 +236,12 @@ def open_engine(
             "it, and nothing is known of its probabilities. Convert the student with that."
         )
     files = read_model_files(local)
+    threads = threads or processors()
+    each = max(1, threads // WORKERS)
     try:
         tokens = json.loads((local / TOKENS).read_bytes())
         translator = ctranslate2.Translator(
-            str(local), device="cpu", intra_threads=threads or processors()
+            str(local), device="cpu", inter_threads=threads // each, intra_threads=each
         )
     except (RuntimeError, ValueError) as error:
         refuse_pointer(local / MODEL)
