@@ -61,3 +61,17 @@ def test_tokenizers_of_all_kinds_beside_the_library(
     backend.save(str(tmp_path / FAST))
     own, texts = FastTokenizer(tmp_path, files_of(tmp_path)), [text, f"{text} b", f"b\n{text}"]
     assert own.encode_all(texts) == [backend.encode(one).ids for one in texts]
+
+
+@pytest.mark.parametrize("letter", ["a", "b"])
+@pytest.mark.parametrize("single", ["<s> $A </s>", "<s> $A", "$A </s>", "$A"])
+def test_what_a_template_puts_before_a_text(letter: str, single: str, tmp_path: Path) -> None:
+    """Also where the letter that is tried has no ids."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({"</s>": 0, "<s>": 1, letter: 2}, []))
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, special_tokens=[("</s>", 0), ("<s>", 1)]
+    )
+    backend.save(str(tmp_path / FAST))
+    own = FastTokenizer(tmp_path, files_of(tmp_path))
+    assert own.begin == [1] * ("<s>" in single)
+    assert own.encode(letter) == [*own.begin, 2]

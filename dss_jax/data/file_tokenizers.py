@@ -177,12 +177,13 @@ class FastTokenizer(FileTokenizer):
         self.extra_ids = len(self.sentinels)
         with _explained(f"{files[FAST]} cannot be read as a tokenizer"):
             around = self._backend.encode("a")
-        of_text = [place for place, one in enumerate(around.special_tokens_mask) if not one] or [0]
+        of_text = [place for place, one in enumerate(around.special_tokens_mask) if not one]
+        of_text = of_text or [[*around.ids, self.eos_id].index(self.eos_id)]  # "a" has no ids.
         self.begin, end = around.ids[: of_text[0]], around.ids[of_text[-1] + 1 :]
         if self.eos_id in self.begin or end not in ([], [self.eos_id]):
-            around = [[*map(self._backend.id_to_token, ids)] for ids in (self.begin, end)]
+            before, behind = ([*map(self._backend.id_to_token, x)] for x in (self.begin, end))
             raise UsageError(
-                f"{path}: its template puts {around[0]} before a text and {around[1]} behind it; "
+                f"{path}: its template puts {before} before a text and {behind} behind it; "
                 f"end-of-sequence is {names['eos_token']!r}, which alone may stand behind it. Name "
                 f'the token that ends a text in {SETTINGS}: "eos_token".'
             )
