@@ -115,11 +115,13 @@ def test_a_figure_with_a_script_is_not_written(tmp_path: Path) -> None:
 
 def test_the_names_in_a_figure_are_any_text(tmp_path: Path) -> None:
     for method in ("dss one=1", "javascript: <script> &lt;b", "של"):
-        name = str(len(list(tmp_path.iterdir())))
-        write_run(tmp_path / name, accuracy_of(50), method=method, examples=500)
+        for n in (500, 1000):
+            name = str(len(list(tmp_path.iterdir())))
+            write_run(tmp_path / name, accuracy_of(50), method=method, examples=n)
     report.write(tmp_path, html=True)
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "dss one=1" in page
+    assert "<svg" in page
+    assert ">dss one=1<" in page
     assert page.count("<script") == 2
 
 
