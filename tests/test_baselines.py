@@ -222,6 +222,28 @@ class TestFewShot:
         stays = sweep_options.without_teachers(planned, {"toy": toy_store})
         assert stays == planned[:3]
 
+    @pytest.mark.parametrize(
+        ("splits", "said"),
+        [
+            ({"train": True}, "the data have training rows only"),
+            ({"train": False, "test": True}, "no training row has a gold label to show"),
+        ],
+    )
+    def test_what_there_is_nothing_to_ask_with(
+        self, splits: dict[str, bool], said: str, tmp_path: Path, toy_store: TokenStore
+    ) -> None:
+        made = {name: SplitBuilder(TOKEN_COLUMNS, TEXT_COLUMNS) for name in splits}
+        for name, labelled in splits.items():
+            tokens = {c: [5, 1] if labelled else [] for c in TOKEN_COLUMNS}
+            texts = {c: "[]" if c == "allowed_labels" else "" for c in TEXT_COLUMNS}
+            made[name].append(tokens | {"label_inputs": [5, 1]}, texts | {"id": name})
+        about = {k: toy_store.manifest[k] for k in ("name", "kind", "prefixes")} | {"key": "few"}
+        store = write_store(tmp_path / "few", made, toy.VOCABULARY, 0, about)
+        run = _run(tmp_path / "a", "undistilled_few_shot", init_from="none")
+        with pytest.raises(UsageError, match=said):
+            undistilled_run.score(run, store, TEXT_ACCURACY)
+        assert not (tmp_path / "a" / run_folder.CONFIG).exists()
+
     def test_several_draws(
         self, tmp_path: Path, checkpoint: str, monkeypatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

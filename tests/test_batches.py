@@ -210,3 +210,25 @@ def test_runs_on_subsets_can_share_their_shapes(toy_store, layout: str) -> None:
         for step in (0, 7, 29):
             assert one.rows_at(step).tolist() == alone.rows_at(step).tolist(), "the same examples"
             assert one(step)
+
+
+def test_a_size_that_cannot_be_does_not_stop_the_others(toy_store) -> None:
+    """More rows than there are; and a subset none of whose rows has the method's label."""
+    task, own = config.Task(name="toy", train_count=12), "distill"
+    without = np.flatnonzero(
+        toy_store.split("train").tokens("teacher_label_targets").lengths() == 0
+    )
+    seed = next(s for s in range(99) if batches.subset_rows(37, _one(s))[0] in without)
+    planned = [task, config.Task(name="toy", train_count=1000), _one(seed)]
+    alone, made = (
+        _batches(toy_store, own, task, steps=30, plan_subsets=others) for others in ((), planned)
+    )
+    assert [x.shape for b in made.shapes for x in b[0][:2]] == [
+        x.shape for b in alone.shapes for x in b[0][:2]
+    ]
+    with pytest.raises(UsageError, match="none of the 1 training examples"):
+        _batches(toy_store, own, _one(seed), plan_subsets=planned)
+
+
+def _one(seed: int) -> config.Task:
+    return config.Task(name="toy", train_count=1, subset_seed=seed)

@@ -21,7 +21,7 @@ from dss_jax.core.student_card import StudentCard
 from dss_jax.student import load, predict
 from dss_jax.student.predict import PredictJob, predict_table
 from dss_jax.student.student import Prediction, Predictions
-from dss_jax.student.tables import TextWriter, open_table
+from dss_jax.student.tables import RowWriter, TextWriter, open_table, open_writer
 
 
 class Echo:
@@ -159,6 +159,23 @@ def test_what_is_noted_of_a_table_is_checked(here: Path, name: str) -> None:
         Path("out.jsonl.partial.json").write_text(text)
         with pytest.raises(UsageError, match=r"out.jsonl.partial.json is damaged\. Remove it"):
             TextWriter("out.jsonl", {}, "jsonl")
+
+
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv", "out.parquet"])
+def test_a_bit_that_flipped_in_what_was_written_is_seen(here: Path, out: str) -> None:
+    def opened() -> RowWriter:
+        return open_writer(out, {}, None, {"label": str})
+
+    opened().write([{"x": f"text {i}", "label": "a"} for i in range(20)])
+    (file,) = [f for f in Path().rglob("*") if f.is_file() and f.suffix != ".json"]
+    content = file.read_bytes()
+    for at in range(0, len(content), 17):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(UsageError, match=r"partial is damaged: it is not what was written"):
+            opened()
+    file.write_bytes(content)
+    opened().finish()
+    assert Path(out).is_file()
 
 
 def test_columns_of_the_input_are_never_overwritten(

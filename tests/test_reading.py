@@ -19,7 +19,7 @@ from dss_jax.core.student_card import StudentCard
 from dss_jax.report import report
 from dss_jax.report.found_runs import View, find_runs
 from dss_jax.report.reliability import measure
-from dss_jax.student.reading import read
+from dss_jax.student.reading import read, warn_of_task
 from dss_jax.student.student import Prediction, Predictions
 
 PINTO = Method(name="pinto", form="rationale_input", rationale=False)
@@ -191,6 +191,15 @@ def test_the_command(folder: Path, said: list[str]) -> None:
         assert one["reader_agrees"] == [x == one["prediction"] for x in one["reader_labels"]]
     count = sum(one["reader_agrees"][0] for one in lines)
     assert any(f"student's label in {100 * count / 6:.1f} % of 6," in line for line in said)
+
+
+def test_a_reader_of_another_task_is_named(said: list[str]) -> None:
+    reader = Reader()
+    for task in ("", "choices", "other"):
+        reader.card = StudentCard(form="rationale_input", task=task)
+        warn_of_task(reader, "choices")
+    (line,) = [line for line in said if "this reader was trained on" in line]
+    assert line.startswith("runs/reader: this reader was trained on other, and reads rationales of")
 
 
 @pytest.mark.parametrize(

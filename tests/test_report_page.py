@@ -113,6 +113,18 @@ def test_a_figure_with_a_script_is_not_written(tmp_path: Path) -> None:
             render(page_data(ITEMS), [("f", bad)])
 
 
+def test_the_names_in_a_figure_are_any_text(tmp_path: Path) -> None:
+    for method in ("dss one=1", "javascript: <script> &lt;b", "של"):
+        for n in (500, 1000):
+            name = str(len(list(tmp_path.iterdir())))
+            write_run(tmp_path / name, accuracy_of(50), method=method, examples=n)
+    report.write(tmp_path, html=True)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<svg" in page
+    assert ">dss one=1<" in page
+    assert page.count("<script") == 2
+
+
 def test_a_real_report_has_a_page(tmp_path: Path) -> None:
     for seed in range(3):
         for method, score in (("standard", 40), ("dss", 50)):
@@ -166,6 +178,18 @@ def browser(driver: Any, tmp_path: Path) -> Browser:
 
 
 class TestBrowser:
+    def test_hebrew_and_arabic_read_from_the_right(self, driver: Any, tmp_path: Path) -> None:
+        text = "\u05e9\u05dc\u05d5\u05dd."
+        file = tmp_path / "report.html"
+        file.write_text(render(page_data([item(0, True, True, True, text=text)]), []))
+        left = """const range = document.createRange();
+            const text = document.querySelector("#items .input").firstChild;
+            range.setStart(text, arguments[0]);
+            range.setEnd(text, arguments[0] + 1);
+            return range.getBoundingClientRect().left;"""
+        page = Browser(driver, file).driver
+        assert page.execute_script(left, len(text) - 1) < page.execute_script(left, 0)
+
     def test_all_items_are_shown_a_page_at_a_time(self, browser: Browser) -> None:
         assert browser.ids() == list(range(20))
         assert browser.find("count").text == "45 of 45 items"

@@ -27,6 +27,7 @@ from dss_jax.core.types import SPLITS, DistillationTask, Example
 from dss_jax.data.rationales import join_records
 from dss_jax.data.rows import examples
 from dss_jax.layouts.batches import subset_rows
+from dss_jax.records.ids import ids_in
 from dss_jax.teacher import demo_records
 from dss_jax.teacher.demo_records import simulated_records
 from dss_jax.teacher.simulated import MODEL, SimulatedTeacher, last_input, simulated_teacher
@@ -276,6 +277,14 @@ class TestDemo:
         caplog.clear()
         simulated_records(task, subset, tmp_path)
         assert caplog.messages == []
+
+    def test_records_of_fewer_rows_are_made_more(
+        self, task: DistillationTask, tmp_path: Path
+    ) -> None:
+        """A demo with more data into the folder of one before."""
+        for count, there in ((5, 5), (12, 12), (5, 12)):
+            files = simulated_records(task, config.Task(name="cups", train_count=count), tmp_path)
+            assert len(ids_in(files[0])) == there
 
 
 def test_the_rows_of_the_demo_come_back_as_they_are() -> None:

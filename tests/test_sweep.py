@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dss_jax.cli import gin_config, options, sweep, sweep_options
+from dss_jax.cli import demo, gin_config, options, sweep, sweep_options
 from dss_jax.cli.main import main
 from dss_jax.core import config, locks
 from dss_jax.core.errors import UsageError
@@ -399,6 +400,20 @@ def test_sizes() -> None:
     for wrong in ("half", "count_1.5", "frac_", "0.5"):
         with pytest.raises(UsageError, match=f"--sizes takes sizes .*{wrong}"):
             sizes_in(wrong)
+    for wrong in ("frac_0", "frac_1.5", "frac_nan", "count_0", "count_-3"):
+        with pytest.raises(UsageError, match=r"Task.train_(fraction|count) must be"):
+            of_sizes(tasks, wrong)
+
+
+def test_a_demo_of_other_settings_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its runs are done, so nothing else would look at them."""
+    for run in demo._runs(tmp_path, []).values():
+        run_folder.open_run_folder(run, "key")
+        (Path(str(run.train.output_dir)) / run_folder.RESULTS).write_text("{}")
+    assert main(["demo", "--output_dir", str(tmp_path), "--gin.Train.steps=7"]) == 2
+    assert re.search(r"other settings:(?s:.*)\+Train.steps = 7", capsys.readouterr().err)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys) -> None:

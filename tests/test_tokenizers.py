@@ -274,9 +274,23 @@ def test_a_vocabulary_of_a_name(tmp_path: Path, folders: dict[str, Path]) -> Non
     assert open_vocabulary(alone).encode("a b") == open_vocabulary(folders["llama"]).encode("a b")
 
 
+def _template(folder: Path, single: str) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(folder / FAST))
+    tokens = [(name, backend.token_to_id(name)) for name in ("<unk>", "</s>")]
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, special_tokens=tokens
+    )
+    backend.save(str(folder / FAST))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (
+            lambda f: _template(f, "$A <unk>"),
+            r"\[\] before a text and \['<unk>'\] behind it.*'</s>'",
+        ),
+        (lambda f: _template(f, "</s> $A </s>"), r"\['</s>'\] before a text"),
         (lambda f: (f / FAST).write_text("{"), "cannot be read as a tokenizer"),
         (
             lambda f: (f / "tokenizer_config.json").write_text('{"eos_token": "<end>"}'),
@@ -287,7 +301,7 @@ def test_a_vocabulary_of_a_name(tmp_path: Path, folders: dict[str, Path]) -> Non
             "the added token 'new' has the id 7",
         ),
     ],
-    ids=["damaged", "no end", "another id"],
+    ids=["end not named", "end in front", "damaged", "no end", "another id"],
 )
 def test_what_cannot_be_read(change: Any, said: str, tmp_path: Path) -> None:
     shutil.copytree(FOLDER / "llama", tmp_path / "own")

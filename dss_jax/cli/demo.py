@@ -40,6 +40,7 @@ def main(args: argparse.Namespace) -> int:
     bindings = args.bindings + options.flag_bindings(args, leave_out=("output_dir",))
     folder = Path(args.output_dir)
     runs = _runs(folder, bindings)
+    sweep_plan.check_settings(folder, _planned(runs))
     task = registry.load_task(str(next(iter(runs.values())).task.name))
 
     from dss_jax.data import prepare_child
@@ -62,11 +63,15 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _planned(runs: Runs) -> list[Planned]:
+    return [Planned(cell, run, run.vocabulary.path) for cell, run in runs.items()]
+
+
 def _jobs(folder: Path, runs: Runs) -> list[Job]:
     """What is left of the runs: the first of each method, which compiles for the others; then the
     longest first.
     """
-    planned = [Planned(cell, run, run.vocabulary.path) for cell, run in runs.items()]
+    planned = _planned(runs)
     firsts = [next(cell for cell in runs if cell.method == method) for method in METHODS]
     planned.sort(key=lambda one: (one.cell not in firsts, -one.work))
     sizes = [(c.train_fraction, c.train_count) for c in runs if c.method == METHODS[0]]

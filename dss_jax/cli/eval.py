@@ -50,6 +50,7 @@ def _resolve(args: argparse.Namespace) -> config.Run:
 
 def _reader(args: argparse.Namespace, run: config.Run) -> "Student":
     from dss_jax.student.load import load
+    from dss_jax.student.reading import warn_of_task
     from dss_jax.student.telling import check_reads
 
     if not (args.rationales or run.method.joint):
@@ -58,6 +59,7 @@ def _reader(args: argparse.Namespace, run: config.Run) -> "Student":
         raise UsageError("--reader is for one process: leave it out, or score on one machine.")
     reader = load(args.reader)
     check_reads(reader)
+    warn_of_task(reader, run.task.shown_name)
     return reader
 
 

@@ -106,9 +106,9 @@ def of_sizes(tasks: Sequence[Task], text: str) -> list[Task]:
     """Each task on data of each of the sizes in a text; see `sizes_in`."""
     sizes = sizes_in(text)
     return [
-        dataclasses.replace(task, train_fraction=fraction or 1.0, train_count=count)
+        dataclasses.replace(task, train_fraction=1.0 if share is None else share, train_count=count)
         for task in tasks
-        for fraction, count in sizes
+        for share, count in sizes
     ]
 
 

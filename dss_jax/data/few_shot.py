@@ -71,8 +71,12 @@ class FewShotStore(TokenStore):
 
 
 def few_shot(store: TokenStore, run: config.Run) -> FewShotStore:
-    """The store of a run with exemplars; says how many fit. Raises UsageError: none does."""
+    """The store of a run with exemplars; says how many fit. Raises UsageError: none does, or
+    no row has a label.
+    """
     made, limit = FewShotStore(store, run), run.data.input_length
+    if not made.mean and not store.split("train").tokens("label_targets").lengths().any():
+        raise UsageError(f"--method {run.method.name}: no training row has a gold label to show.")
     if not made.mean:
         raise UsageError(
             f"--method {run.method.name}: no training row with its label fits into "

@@ -176,8 +176,17 @@ class FastTokenizer(FileTokenizer):
         self.sentinels = [*iter(lambda: next(found, None), None)]
         self.extra_ids = len(self.sentinels)
         with _explained(f"{files[FAST]} cannot be read as a tokenizer"):
-            around = self._backend.encode("").ids
-        self.begin = around[: around.index(self.eos_id)] if self.eos_id in around else around
+            around = self._backend.encode("a")
+        of_text = [place for place, one in enumerate(around.special_tokens_mask) if not one]
+        of_text = of_text or [[*around.ids, self.eos_id].index(self.eos_id)]  # "a" has no ids.
+        self.begin, end = around.ids[: of_text[0]], around.ids[of_text[-1] + 1 :]
+        if self.eos_id in self.begin or end not in ([], [self.eos_id]):
+            before, behind = ([*map(self._backend.id_to_token, x)] for x in (self.begin, end))
+            raise UsageError(
+                f"{path}: its template puts {before} before a text and {behind} behind it; "
+                f"end-of-sequence is {names['eos_token']!r}, which alone may stand behind it. Name "
+                f'the token that ends a text in {SETTINGS}: "eos_token".'
+            )
         self._silent |= {*self.begin}
         self._lock = threading.Lock()
         self._words = _Words()

@@ -12,8 +12,8 @@ from dss_jax.core.texts import well_formed
 _SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
 """Normalizers that make the same of a word alone as in its text."""
 
-_MARKS = "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
-"""Characters that may change together with the space before them."""
+_JOINS = r"[^\pL\pN\pP\pS\pZ\p{Cc}]|[\x{e33}\x{eb3}\x{ff9e}\x{ff9f}]"
+"""Characters that may change together with the space before them (UAX 29: Extend, SpacingMark)."""
 
 _SPACES = "\t-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """White space that is not the space."""
@@ -55,29 +55,45 @@ def _steps(part: Any, name: str) -> list[dict[str, Any]]:
     return found
 
 
+def _meets_space(token: Any, content: str) -> bool:
+    """Whether an added token may take white space of a text."""
+    return token.lstrip or token.rstrip or any(map(str.isspace, content))
+
+
 def _cut_of(backend: Any) -> _Cut:
     """Where the tokenizer itself cuts texts; nowhere, where that is not known."""
+    added = backend.get_added_tokens_decoder().values()
     normal = _steps(backend.normalizer, "normalizers")
     before = _steps(backend.pre_tokenizer, "pretokenizers")
     kinds = [one["type"] for one in before]
-    metaspaces = [one["prepend_scheme"] for one in before if one["type"] == "Metaspace"]
-    if kinds[:1] == ["WhitespaceSplit"] and {*metaspaces} <= {"always"}:  # T5.
+    metaspaces = [one for one in before if one["type"] == "Metaspace"]
+    schemes = {one["prepend_scheme"] for one in metaspaces}
+    if kinds[:1] == ["WhitespaceSplit"] and schemes <= {"always"}:  # T5.
         same = all(one["type"] in _SAME_ALONE for one in normal)
-        same &= not normal or backend.normalizer.normalize_str("a\nb").split() == ["a", "b"]
-        return _T5 if same and {*kinds} <= {"WhitespaceSplit", "Metaspace"} else _Cut()
+        same &= {*kinds} <= {"WhitespaceSplit", "Metaspace"}
+        if normal:
+            normalized = backend.normalizer.normalize_str
+            same &= normalized("a\nb c").split() == ["a", "b", "c"]
+            same &= not any(t.normalized and _meets_space(t, normalized(t.content)) for t in added)
+        return _T5 if same else _Cut()
     if kinds == ["ByteLevel"]:
         plain = before[0].get("use_regex", True) and not before[0]["add_prefix_space"]
         return _SPACE_FIRST if plain and not normal else _Cut()
-    # Llama: a space begins a word, and no piece goes on over one.
+    # Llama: a space begins a word.
     prepends = [n for n in normal if n == {"type": "Prepend", "prepend": "▁"}]
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     llama = not before and len(prepends) == 1 and normal == [*prepends, spaces]
-    metaspace = kinds == ["Metaspace"] and metaspaces != ["never"] and not normal
-    if type(backend.model).__name__ != "BPE" or not (llama or metaspace):
+    llama &= not any(t.normalized and t.content[0] in " ▁" for t in added)
+    metaspace = kinds == ["Metaspace"] and schemes != {"never"} and not normal
+    metaspace &= all(one["replacement"] == "▁" for one in metaspaces)
+    model = backend.model
+    if type(model).__name__ != "BPE" or not (llama or metaspace):
         return _Cut()
     pieces = backend.get_vocab(with_added_tokens=False)
-    inside = any("▁" in piece.lstrip("▁") for piece in pieces)
-    return _Cut() if inside else _LLAMA if llama else _NO_RUNS
+    # No piece goes on over a space, nor do unknown ones, and a word's ends are like its inside.
+    within = "▁" not in pieces or any("▁" in piece.lstrip("▁") for piece in pieces)
+    within |= bool(model.continuing_subword_prefix or model.end_of_word_suffix)
+    return _Cut() if within else _LLAMA if llama else _NO_RUNS
 
 
 def cutter(backend: Any) -> Callable[[Sequence[str]], Any]:
@@ -91,10 +107,9 @@ def cutter(backend: Any) -> Callable[[Sequence[str]], Any]:
     firsts = {
         re.escape(one.content[0])
         for one in backend.get_added_tokens_decoder().values()
-        if cut is not _T5 or one.lstrip or one.rstrip or any(map(str.isspace, one.content))
+        if cut is not _T5 or _meets_space(one, one.content)
     }
-    whole = f"[\x1c-\x1f{''.join(sorted(firsts))}]|[ \n]{_MARKS}"
-    stays_whole = re.compile(whole).search
+    whole = f"[\x1c-\x1f{''.join(sorted(firsts))}]|[ \n](?:{_JOINS})"
 
     def words(texts: Sequence[str]) -> Any:
         column = pyarrow.array([*map(well_formed, texts)], pyarrow.large_string())
@@ -106,9 +121,11 @@ def cutter(backend: Any) -> Callable[[Sequence[str]], Any]:
         found = compute.split_pattern(plain, cut.mark[:1])
         if not odd.any():
             return found
+        rest = column.filter(odd)
+        uncut = compute.match_substring_regex(rest, whole).to_pylist()
         others = [
-            [text] if stays_whole(text) else cut.rest(text)
-            for text in column.filter(odd).to_pylist()
+            [text] if is_whole else cut.rest(text)
+            for text, is_whole in zip(rest.to_pylist(), uncut, strict=True)
         ]
         both = pyarrow.concat_arrays([found, pyarrow.array(others, found.type)])
         return both.take(np.argsort(np.argsort(odd, kind="stable")))

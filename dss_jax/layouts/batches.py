@@ -5,6 +5,7 @@ Shape letters: N examples of the global batch, R rows of a block; those of `dss_
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -150,9 +151,11 @@ class TrainBatches:
             )
         self._seed, self._size, self._parts = data.seed, data.batch_size, process_count
         self._steps, self._cost = steps, cost
-        tasks = [task, *(other for other in plan_subsets if other != task)]
-        planned = [_usable_rows(self._examples, split.own, one, method)[0] for one in tasks[1:]]
-        self._subsets = [self.rows, *planned]
+        tasks, self._subsets = [task], [self.rows]
+        for other in (one for one in plan_subsets if one != task):
+            with suppress(UsageError):  # Nobody trains on one that cannot be.
+                self._subsets.append(_usable_rows(self._examples, split.own, other, method)[0])
+                tasks.append(other)
         self._order = lru_cache(maxsize=2)(self._epoch)
         batches = self._all_items(steps, _orders(tasks, {*plan_seeds, data.seed}, data.seed))
         share = shares or process_count, process_index, process_count

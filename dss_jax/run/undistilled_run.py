@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from dss_jax.core import config, processes, storage
+from dss_jax.core.errors import UsageError
 from dss_jax.core.types import Scorer
 from dss_jax.data.few_shot import FewShotStore, few_shot
 from dss_jax.data.store import TokenStore
@@ -24,6 +25,10 @@ def score(run: config.Run, store: TokenStore, scorer: Scorer) -> dict[str, Any]:
     Where all rows have allowed labels these are ranked, for what has never seen the task seldom
     writes one. Raises UsageError: see `open_run_folder`, `start_from` and `few_shot`.
     """
+    if not {*store.splits} - {"train"}:
+        raise UsageError(
+            f"--method {run.method.name} scores a checkpoint, and the data have training rows only."
+        )
     asked_store = few_shot(store, run) if run.method.exemplars else store
 
     def open_folder() -> list:

@@ -31,6 +31,15 @@ WAYS = (
 """What is read of a prediction: the input and the rationale, the input, the rationale."""
 
 
+def warn_of_task(reader: Student, task: str) -> None:
+    """Says so where a reader was trained on another task than the rationales are of."""
+    if reader.card.task not in ("", task):
+        log.warning(
+            f"{reader.folder}: this reader was trained on {reader.card.task}, and reads rationales "
+            f"of {task}: what it says may be little more than chance"
+        )
+
+
 def read_file(reader: Student, file: Path, split: StoreSplit, same: Same) -> None:
     """Has the rationales in a file of predictions read (see `read`), writes it anew, and says what
     came of it. UsageError: it has none.

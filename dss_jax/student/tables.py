@@ -162,6 +162,24 @@ class FileWriter(RowWriter):
             )
         self.state = found
 
+    def _check(self, *files: Path) -> None:
+        """UsageError: these do not begin with the bytes that were written."""
+        left, crc = self.state["bytes"], 0
+        for file in files:
+            with suppress(FileNotFoundError), file.open("rb") as content:
+                while block := content.read(min(left, 2**20)):
+                    left, crc = left - len(block), zlib.crc32(block, crc)
+        if left or crc != self.state["crc"]:
+            raise UsageError(
+                f"{self._partial} is damaged: it is not what was written. Remove it and "
+                f"{self._state_file}, and give the same command again."
+            )
+
+    def _count(self, content: bytes) -> None:
+        """These have been written."""
+        self.state["bytes"] += len(content)
+        self.state["crc"] = zlib.crc32(content, self.state["crc"])
+
     def write(self, rows: Sequence[Row], **state: Any) -> None:
         if rows and self.state["columns"] is None:
             self.state["columns"] = [*rows[0]]
@@ -198,23 +216,10 @@ class TextWriter(FileWriter):
     def __init__(self, out: str, job: dict[str, Any], form: str) -> None:
         super().__init__(out, job)
         self._form = form
-        if self._sum() != (self.state["bytes"], self.state["crc"]):
-            raise UsageError(
-                f"{self._partial} is damaged: it is not what was written. Remove it and "
-                f"{self._state_file}, and give the same command again."
-            )
+        self._check(self._partial)
         self._stream = self._partial.open("ab")
         # Of a chunk that was cut short nothing stays.
         self._stream.truncate(self.state["bytes"])
-
-    def _sum(self) -> tuple[int, int]:
-        """How many bytes of those that were written are there, and their CRC-32."""
-        left, crc = self.state["bytes"], 0
-        if left:
-            with suppress(FileNotFoundError), self._partial.open("rb") as file:
-                while block := file.read(min(left, 2**20)):
-                    left, crc = left - len(block), zlib.crc32(block, crc)
-        return self.state["bytes"] - left, crc
 
     def _write(self, rows: Sequence[Row]) -> None:
         text = "".join(map(_json_line, rows)) if self._form == "jsonl" else self._csv(rows)
@@ -222,8 +227,7 @@ class TextWriter(FileWriter):
         self._stream.write(content)
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        self.state["bytes"] = self._stream.tell()
-        self.state["crc"] = zlib.crc32(content, self.state["crc"])
+        self._count(content)
 
     def _csv(self, rows: Sequence[Row]) -> str:
         text, delimiter = io.StringIO(newline=""), DELIMITERS[self._form]
@@ -263,6 +267,7 @@ class ParquetWriter(FileWriter):
         super().__init__(out, job)
         self._schema, self._added = schema, added
         self._partial.mkdir(exist_ok=True)
+        self._check(*self._parts())
 
     def _parts(self) -> list[Path]:
         """Those that are whole, in order."""
@@ -293,16 +298,14 @@ class ParquetWriter(FileWriter):
                 f"the rows from {self.state['rows'] + 1} on do not fit the columns of {self.file}: "
                 f"{error}. Take a name that ends in .jsonl."
             ) from error
-        arrow.parquet.write_table(table, self._partial / f"{self.state['rows']:012}.parquet")
+        part = self._partial / f"{self.state['rows']:012}.parquet"
+        arrow.parquet.write_table(table, part)
+        self._count(part.read_bytes())
 
     def _move(self) -> None:
         whole, parts = self._partial / "whole", self._parts()
-        schema, read = self._whole_schema([]), self._arrow.parquet.read_metadata
-        if sum(read(part).num_rows for part in parts) != self.state["rows"]:
-            raise UsageError(
-                f"{self._partial} is damaged: rows are missing. Remove it and {self._state_file}, "
-                "and give the same command again."
-            )
+        self._check(*parts)
+        schema = self._whole_schema([])
         with self._arrow.parquet.ParquetWriter(whole, schema) as writer:
             for part in parts:
                 writer.write_table(self._arrow.parquet.read_table(part))

@@ -12,6 +12,7 @@ from dss_jax.data import rows
 from dss_jax.layouts.batches import subset_rows
 from dss_jax.records.files import read_records, write_records
 from dss_jax.records.filters import Filters, apply_filters
+from dss_jax.records.ids import ids_in
 from dss_jax.teacher import extraction
 from dss_jax.teacher.asking import ExtractionProgress, ExtractionRun, SendOptions, ServerTeacher
 from dss_jax.teacher.client import Client, host_of
@@ -27,7 +28,7 @@ TERMS = "Generated and simulated: free to use."
 
 
 def simulated_records(task: DistillationTask, subset: config.Task, folder: Path) -> list[Path]:
-    """Extracts records of every split, unless they are there already.
+    """Extracts records of every split, unless they are there already, for all rows.
 
     Args:
       task: a generated task with a prompt.
@@ -41,7 +42,10 @@ def simulated_records(task: DistillationTask, subset: config.Task, folder: Path)
       KeyboardInterrupt: stopped; what was answered is in the journal.
     """
     files = {split: folder / f"{split}.jsonl" for split in SPLITS}
-    asked = {s: _rows(task, s, subset) for s, file in files.items() if not file.exists()}
+    wanted = {split: _rows(task, split, subset) for split in files}
+    asked = {
+        s: own for s, own in wanted.items() if not _has(files[s], folder / f"{s}_raw.jsonl", own)
+    }
     if asked:
         make_folder(folder)
         with Journal(folder / "journal") as journal, simulated_teacher(str(task.file)) as base_url:
@@ -58,6 +62,11 @@ def simulated_records(task: DistillationTask, subset: config.Task, folder: Path)
         write_records(files[split], header, kept)
         log.info(f"{files[split]}: {len(kept):,} of {len(asked[split]):,} records are ok")
     return list(files.values())
+
+
+def _has(file: Path, raw: Path, examples: Sequence[Example]) -> bool:
+    """Whether all of these were asked about; a demo of before may have had fewer."""
+    return file.exists() and raw.exists() and ids_in(raw) >= {e.id for e in examples}
 
 
 def _rows(task: DistillationTask, split: str, subset: config.Task) -> Sequence[Example]:
