@@ -81,7 +81,9 @@ class Running:
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     """For clients that are slow, with room for an answer that is too much for two sockets."""
-    flags = "--client_seconds=1 --seconds=0.004 --max_inputs=4000 --max_waiting=9000"
+    flags = (
+        "--client_seconds=1 --seconds=0.004 --max_inputs=4000 --max_waiting=9000 --max_tokens=9000"
+    )
     started = Running(*flags.split())
     yield started
     started.process.kill()
