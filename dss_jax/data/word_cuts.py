@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,9 +60,10 @@ def _meets_space(token: Any, content: str) -> bool:
     return token.lstrip or token.rstrip or any(map(str.isspace, content))
 
 
-def _cut_of(backend: Any) -> _Cut:
-    """Where the tokenizer itself cuts texts; nowhere, where that is not known."""
-    added = backend.get_added_tokens_decoder().values()
+def _cut_of(backend: Any, added: Collection[Any]) -> _Cut:
+    """Where the tokenizer itself cuts texts; nowhere, where that is not known. `added`: its tokens
+    that are no pieces.
+    """
     normal = _steps(backend.normalizer, "normalizers")
     before = _steps(backend.pre_tokenizer, "pretokenizers")
     kinds = [one["type"] for one in before]
@@ -103,10 +104,11 @@ def cutter(backend: Any) -> Callable[[Sequence[str]], Any]:
     import pyarrow
     from pyarrow import compute
 
-    cut = _cut_of(backend)
+    added = backend.get_added_tokens_decoder().values()
+    cut = _cut_of(backend, added)
     firsts = {
         re.escape(one.content[0])
-        for one in backend.get_added_tokens_decoder().values()
+        for one in added
         if cut is not _T5 or _meets_space(one, one.content)
     }
     whole = f"[\x1c-\x1f{''.join(sorted(firsts))}]|[ \n](?:{_JOINS})"
