@@ -8,7 +8,7 @@ tests/test_seqio_tokens.py holds the columns to what the tasks of `seqio_tasks` 
 
 import functools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 from pathlib import Path
@@ -93,27 +93,37 @@ def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> di
     rationales.
     """
     of_columns = prefixes(style).of_columns
+    inputs = [*map(attrgetter("input"), examples)]
 
-    def rows(column: str) -> Iterator[Sequence[str]]:
-        if column == SAMPLES:
-            return (example.rationales for example in examples)
-        if (prefix := of_columns.get(column)) is not None:
-            return (encode.parts(prefix + example.input) for example in examples)
-        targets = map(attrgetter(TARGETS[column]), examples)
-        return ((text,) if text else () for text in targets)
+    def column(name: str) -> Ragged:
+        if name == SAMPLES:
+            return _of_rows(map(attrgetter("rationales"), examples), encode)
+        if (prefix := of_columns.get(name)) is None:
+            targets = [*map(attrgetter(TARGETS[name]), examples)]
+            return _ended([*filter(None, targets)], [*map(bool, targets)], encode)
+        texts = [prefix + text for text in inputs]
+        if any(SEPARATOR in text for text in texts):
+            return _of_rows(map(encode.parts, texts), encode)
+        return _ended(texts, None, encode)
 
-    return {column: _ended(rows(column), encode) for column in (*TOKEN_COLUMNS, SAMPLES)}
+    return {name: column(name) for name in (*TOKEN_COLUMNS, SAMPLES)}
 
 
-def _ended(rows: Iterable[Sequence[str]], encode: Encode) -> Ragged:
+def _of_rows(rows: Iterable[Sequence[str]], encode: Encode) -> Ragged:
     """The texts of each row as ids, one after another, each ended by end-of-sequence."""
-    texts, ends = list[str](), [0]
+    texts, counts = list[str](), list[int]()
     # No list of lists: Python's garbage collector would look through all rows again and again.
     for row in rows:
         texts += row
-        ends.append(len(texts))
-    distinct = dict.fromkeys(texts)
-    few = len(distinct) < 0.9 * len(texts)  # As labels are: each is encoded once.
+        counts.append(len(row))
+    return _ended(texts, counts, encode)
+
+
+def _ended(texts: list[str], counts: list[int] | list[bool] | None, encode: Encode) -> Ragged:
+    """As `_of_rows`, of the texts of all rows and how many each has; None: one, an input."""
+    # Targets come again, as labels do: each is encoded once. To look inputs up takes time.
+    distinct = dict.fromkeys(texts if counts else ())
+    few = 0 < len(distinct) < 0.9 * len(texts)
     ids = encode([*distinct] if few else texts)
     offsets = ids.offsets + np.arange(len(ids.offsets))
     ended = Ragged(np.insert(ids.values, ids.ends, encode.eos_id), offsets)
@@ -123,4 +133,5 @@ def _ended(rows: Iterable[Sequence[str]], encode: Encode) -> Ragged:
         lengths = ended.lengths()[at]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ended = Ragged(join_rows(ended, at, lengths), offsets)
-    return Ragged(ended.values, ended.offsets[ends])
+    last = slice(None) if counts is None else np.cumsum([0, *counts])
+    return Ragged(ended.values, ended.offsets[last])
