@@ -49,13 +49,14 @@ def computes(args):
     for thread in threads:
         thread.start()
         thread.join()
-    file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+    file = ctypes.c_void_p(libc.fopen(info.encode(), b"w"))
     libc.malloc_info(0, file)
     libc.fclose(file)
 
-train.main = computes
-main.main(["train", "--task", "any"])
-print(Path(sys.argv[1]).read_text().count("<heap nr="))
+info, train.main = sys.argv[1], computes
+sys.argv[1:] = ["train", "--task", "any"]
+main.main()
+print(Path(info).read_text().count("<heap nr="))
 """
 
 

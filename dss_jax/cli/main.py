@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from dss_jax.cli.completion import complete
 
         complete(COMMANDS)
+    if {*sys.argv[1:2]} & {*STEPS} and machine.computes_on_cpus():
+        machine.keep_freed_memory()  # Before the first thread.
     with ending.ends_soon():
         try:
             status = _main(sys.argv[1:])
@@ -99,8 +101,6 @@ def _main(given: Sequence[str]) -> int:
             from dss_jax.core.hints import unknown_command
 
             raise unknown_command(given, COMMANDS)
-        if name in STEPS and machine.computes_on_cpus():
-            machine.keep_freed_memory()
         from dss_jax.cli import options
 
         module = import_module(f"dss_jax.cli.{name}")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dss_jax.core.texts import well_formed
+from dss_jax.data.text_rows import arrow_texts
 
 _SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
 """Normalizers that make the same of a word alone as in its text."""
@@ -114,7 +114,7 @@ def cutter(backend: Any) -> Callable[[Sequence[str]], Any]:
     whole = f"[\x1c-\x1f{''.join(sorted(firsts))}]|[ \n](?:{_JOINS})"
 
     def words(texts: Sequence[str]) -> Any:
-        column = pyarrow.array([*map(well_formed, texts)], pyarrow.large_string())
+        column = arrow_texts(texts)
         odd = compute.match_substring_regex(column, f"{cut.odd}|{whole}")
         odd = odd.to_numpy(zero_copy_only=False)
         plain = column.filter(~odd)

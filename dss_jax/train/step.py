@@ -249,7 +249,7 @@ class Program:
             in_shardings=(self._placed, rows),
             out_shardings=(self._placed, replicated),
             donate_argnums=0,
-            compiler_options=step_options(mesh.devices.flat[0]),
+            compiler_options=step_options(mesh.devices.flat[0], run.model.remat_policy),
         )
         eval_step = jax.jit(
             lambda params, batch: losses.task_sums(self.model, params, batch, run.loss, None),
