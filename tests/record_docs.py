@@ -60,7 +60,7 @@ def kind(field: Field) -> str:
     allowed = ", ".join(f'"{value}"' for value in rule.among)
     if rule.low > -inf:
         low = f"above {rule.low:g}" if rule.positive else f"at least {rule.low:g}"
-        allowed = low if rule.high == inf else f"{low}, at most {rule.high:g}"
+        allowed = low if rule.high == inf else f"{low}, at most {rule.high:.10g}"
     # Bars would end the cell of a table.
     shown = " or ".join(f"`{part}`" for part in name.split(" | "))
     return shown + (f": {allowed}" if allowed else "")

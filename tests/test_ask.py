@@ -412,7 +412,7 @@ class TestBudget:
     ("flags", "says"),
     [
         (["--budget", "-1"], "--budget must be"),
-        (["--budget", "inf"], "--budget must be between 0 and 1e+06, not inf"),
+        (["--budget", "inf"], "--budget must be between 0 and 1000000, not inf"),
         (["--budget", "1", "--margin", "101"], "--margin must be between 0 and 100"),
         (["--budget", "1", "--level", "5"], "--level must be between 50 and"),
         (["--budget", "1", "--split", "train"], "unknown --split"),

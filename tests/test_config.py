@@ -14,6 +14,7 @@ from dss_jax.core.errors import UsageError
 BAD = [
     ("Train.steps = 0", "at least 1, not 0"),
     ("Train.steps = 1.5", "a whole number, not 1.5"),
+    ("Train.seed = 4294967296", "between 0 and 4294967295, not 4294967296"),
     ("Train.steps = True", "a whole number, not True"),
     ("Train.checkpoint_every = 0", "at least 1, not 0"),
     ("Train.output_dir = 3", "must be text, not 3"),

@@ -15,7 +15,7 @@ import pytest
 from dss_jax.core.config import LOGICAL_AXES, T5Config
 from dss_jax.core.errors import UsageError
 from dss_jax.interop.weights import count_parameters
-from dss_jax.model.layers import Dropout
+from dss_jax.model.layers import Dropout, Embed
 from dss_jax.model.t5 import T5
 
 pytestmark = [pytest.mark.usefixtures("strict"), pytest.mark.filterwarnings("error")]
@@ -68,6 +68,19 @@ def test_bfloat16_keeps_parameters_gradients_and_logits_in_float32(config: T5Con
     wide = logits_of(T5(config), params, INPUTS, DECODER_INPUTS)
     difference = np.linalg.norm(logits - wide) / np.linalg.norm(wide)
     assert 1e-4 < difference < 3e-2  # the activations were in bfloat16, and right
+
+
+def test_a_token_at_many_places_gets_all_of_its_gradient_in_bfloat16() -> None:
+    embed = Embed(8, dataclasses.replace(V1_1, dtype="bfloat16"))
+    tokens = jnp.ones((2, 512), jnp.int32)
+    params = embed.init(jax.random.key(0), tokens)
+
+    def total(params: Any) -> jax.Array:
+        return embed.apply(params, tokens).astype(jnp.float32).sum()
+
+    gradient = nn.unbox(jax.jit(jax.grad(total))(params))["params"]["embedding"]
+    # A sum in bfloat16 would end at 256.
+    np.testing.assert_array_equal(gradient[1], 1024.0)
 
 
 @VERSIONS

@@ -171,6 +171,8 @@ def test_each_seed_has_a_subset_of_its_own_where_it_is_asked_for(tmp_path: Path)
     [
         (["--seeds", "0,x"], "--seeds takes whole numbers"),
         (["--seeds", "0,1,0"], "has a seed twice"),
+        # JAX has the same key for both.
+        (["--seeds", "0,4294967296"], "Train.seed must be between 0 and 4294967295"),
         (["--seeds", "0,1", "--gin.Train.seed=3"], "--seeds or --gin.Train.seed"),
         (["--seeds", "0,1", "--profile", "1:2"], "leave --seeds out"),
         (["--profile", "5"], "--profile takes START:STOP"),

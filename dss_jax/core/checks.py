@@ -74,7 +74,7 @@ class Rule:
         elif isinstance(value, int | float):
             low, high = self.low, self.high
             if not low <= value <= high:
-                allowed = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
+                allowed = f"at least {low:g}" if high == inf else f"between {low:g} and {high:.10g}"
                 raise UsageError(f"{what} must be {allowed}, not {value}.")
             if self.positive and not value > 0:
                 raise UsageError(f"{what} must be above 0.")

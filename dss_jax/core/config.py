@@ -254,7 +254,7 @@ class Train(Section):
 
     Attributes:
       steps: optimiser updates.
-      seed: of the parameters and of dropout.
+      seed: of the parameters and of dropout; JAX cuts what has more than 32 bits.
       microbatches: parts of a batch whose gradients are added up to those of the whole batch.
       checkpoint_every: optimiser updates between checkpoints; None: at each evaluation.
       keep_checkpoints: how many of the latest are kept, beside the best on validation.
@@ -267,7 +267,7 @@ class Train(Section):
     """
 
     steps: int = setting(10_000, low=1)
-    seed: int = setting(0, low=0)
+    seed: int = setting(0, low=0, high=2**32 - 1)
     microbatches: int = setting(1, low=1)
     checkpoint_every: int | None = setting(None, low=1, free=True)
     keep_checkpoints: int = setting(1, low=1, free=True)

@@ -188,7 +188,7 @@ class Sample(Section):
     top_k: int = setting(0, low=0)
     top_p: float = setting(1.0, low=0, high=1)
     min_decode_length: int = setting(0, low=0)
-    seed: int = setting(0, low=0)
+    seed: int = setting(0, low=0, high=2**32 - 1)
 
 
 GREEDY = Sample(temperature=0.0)

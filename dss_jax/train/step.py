@@ -277,9 +277,8 @@ class Program:
 
     def _scalars(self, seed: int | None) -> list[jax.Array]:
         """Step 0, the seed as a step takes it, and no step skipped."""
-        # The lower 32 bits are what `jax.random.key` uses too.
-        lower = (self._run.train.seed if seed is None else seed) & 0xFFFFFFFF
-        fresh = [np.zeros((), np.int32), np.array(lower, np.uint32), np.zeros((), np.int32)]
+        seed = self._run.train.seed if seed is None else seed
+        fresh = [np.zeros((), np.int32), np.array(seed, np.uint32), np.zeros((), np.int32)]
         return jax.device_put(fresh, self._placed.step)
 
     def complete(self, seed: int | None, there: dict[str, jax.Array]) -> TrainState:
