@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,6 +101,23 @@ class TestPredict:
             assert [*found["probabilities"]] == [*own], "the student's own are not looked at"
         with client_of(student, max_tokens=count) as client:
             assert client.post("/v1/predict", json=body).status_code == 200
+
+    def test_each_text_is_encoded_once(self, monkeypatch) -> None:
+        card = dataclasses.replace(CARD, labels=("yes", "no"), row_labels=False)
+        student, _ = make_student(card)
+        with client_of(student) as client:
+            client.post("/v1/predict", json={"input": "warm"})
+            encoded, plain = Counter[str](), student._vocabulary.encode_all
+            monkeypatch.setattr(
+                student._vocabulary, "encode_all", lambda texts: encoded.update(texts) or plain(texts)
+            )
+            for _ in range(2):  # The task's labels are known.
+                client.post("/v1/predict", json={"input": "a"})
+            labels = [["maybe", "never"], ["maybe", "perhaps"]]
+            client.post("/v1/predict", json={"input": ["b", "c"], "labels": labels})
+            client.post("/v1/completions", json={"model": "words", "prompt": ["d", "e"]})
+        texts = [f"{CARD.label_prefix}{text}" for text in ("a", "a", "b", "c")]
+        assert encoded == Counter([*texts, "maybe", "never", "perhaps", "d", "e"])
 
     def test_a_student_that_cannot_explain_says_so(self) -> None:
         card = dataclasses.replace(CARD, rationale_prefix=None)

@@ -1,6 +1,7 @@
 """One student, the thread that asks it, and what the routes need of both."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -88,23 +89,25 @@ class Service:
             texts, labels = [text for text, _ in rows], [labels for _, labels in rows]
             self._check_labels(labels)
             return student.predict(texts, explain=key.explain, labels=labels)
-        longest = self.card.input_length
-        for ids in student.encode(rows, cut=False):
+        longest, prompts = self.card.input_length, student.encode(rows, cut=False)
+        for ids in prompts:
             if len(ids) > longest:
                 raise ApiError(
                     f"a prompt has {len(ids)} tokens, and the student reads {longest}",
                     param="prompt",
                     code="context_length_exceeded",
                 )
-        return student.complete(rows, key.max_tokens)
+        return student.complete_ids(prompts, key.max_tokens)
 
     def _check_labels(self, rows: Sequence[Sequence[str]]) -> None:
         """ApiError: those of a request are too long together, for what they take grows with the
         square of that. The student's own are not looked at.
         """
-        most = self.limits.max_tokens
-        for labels in {*map(tuple, rows)} - {self.card.labels}:
-            count = sum(map(len, self.served.student.label_ids(labels)))
+        most, own = self.limits.max_tokens, {*map(tuple, rows)} - {self.card.labels}
+        distinct = [*dict.fromkeys(itertools.chain.from_iterable(own))]
+        ids = dict(zip(distinct, self.served.student.label_ids(distinct), strict=True))
+        for labels in own:
+            count = sum(len(ids[label]) for label in labels)
             if count > most:
                 text = f"the labels of an input have {count:,} tokens together; {most:,}"
                 raise ApiError(f"{text} are allowed", param="labels", code="too_long")

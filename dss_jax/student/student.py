@@ -121,6 +121,7 @@ class Student:
         # An engine says which of several checkpoints it has.
         self.engine, self.origin = engine.name, str(getattr(engine, "origin", folder))
         self._engine, self._vocabulary = engine, vocabulary
+        self._known_labels: dict[str, list[int]] = {}
 
     def __repr__(self) -> str:
         return f"Student({self.card.task!r}, {str(self.folder)!r}, engine={self.engine!r})"
@@ -179,7 +180,10 @@ class Student:
             longer than the card's `input_length` is cut.
           max_tokens: of an answer, end-of-sequence included.
         """
-        ids = self.encode(prompts)
+        return self.complete_ids(self.encode(prompts), max_tokens)
+
+    def complete_ids(self, ids: Sequence[Ids], max_tokens: int) -> list[Completion]:
+        """The same of prompts that `encode` has made."""
         written = self._engine.generate(ids, max_tokens)
         return [
             Completion(
@@ -208,8 +212,14 @@ class Student:
         return [row if len(row) <= longest else [*row[: longest - 1], end] for row in rows]
 
     def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
-        """Ids of labels, without `</s>`."""
-        return self._vocabulary.encode_all(labels)
+        """Ids of labels, without `</s>`. Those of the last call are known: a server bounds labels
+        before they are ranked, and the card's are the same at each call.
+        """
+        known = self._known_labels
+        if new := [label for label in dict.fromkeys(labels) if label not in known]:
+            known = known | dict(zip(new, self._vocabulary.encode_all(new), strict=True))
+            self._known_labels = {label: known[label] for label in labels}
+        return [known[label] for label in labels]
 
     def warm_up(self) -> None:
         """Loads and compiles what `predict` needs for inputs like the card's examples, one or many,
