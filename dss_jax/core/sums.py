@@ -68,7 +68,9 @@ def _files(folder: Path, leave_out: set[str]) -> list[tuple[str, Path]]:
 
 
 def _crc32s(paths: Iterable[Path]) -> list[int]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # zlib works without Python's lock.
+    from dss_jax.core.machine import processors
+
+    with ThreadPoolExecutor(processors()) as pool:  # zlib works without Python's lock.
         return [*pool.map(_crc32, paths)]
 
 
