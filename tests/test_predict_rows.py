@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from dss_jax.core.student_card import StudentCard
 from dss_jax.student import load, predict
 from dss_jax.student.predict import PredictJob, predict_table
 from dss_jax.student.student import Prediction, Predictions
-from dss_jax.student.tables import RowWriter, TextWriter, open_table, open_writer
+from dss_jax.student.tables import ParquetWriter, RowWriter, TextWriter, open_table, open_writer
 
 
 class Echo:
@@ -176,6 +177,42 @@ def test_a_bit_that_flipped_in_what_was_written_is_seen(here: Path, out: str) ->
     file.write_bytes(content)
     opened().finish()
     assert Path(out).is_file()
+
+
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv", "out.parquet"])
+def test_what_is_counted_is_on_the_disk(
+    here: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    on_disk, plain = set[int](), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda f: on_disk.add(os.fstat(f).st_ino) or plain(f))
+    writer = open_writer(out, {}, None, {"label": str})
+    for _ in range(2):
+        writer.write([{"x": "text", "label": "a"}])
+        files = [file for file in here.rglob("*") if file.is_file() and file.suffix != ".json"]
+        assert {file.stat().st_ino for file in files} <= on_disk
+    writer.finish()
+    assert Path(out).stat().st_ino in on_disk
+    assert [*here.iterdir()] == [here / out]
+
+
+def test_parquet_is_read_back_once_and_a_part_that_is_lost_is_seen(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = open_writer("out.parquet", {}, None, {"label": str})
+    read: list[str] = []
+    monkeypatch.setattr(ParquetWriter, "_check", lambda _, *files: read.extend(files))
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read.append(file))
+    for n in range(3):
+        writer.write([{"x": f"{n}", "label": "a"}] * 2)
+    part = here / "out.parquet.partial" / f"{2:012}.parquet"
+    part.rename(here / "lost")
+    with pytest.raises(UsageError, match=r"partial is damaged: it is not what was written"):
+        writer.finish()
+    assert not Path("out.parquet").exists()
+    (here / "lost").rename(part)
+    writer.finish()
+    assert parquet.read_table("out.parquet")["x"].to_pylist() == ["0", "0", "1", "1", "2", "2"]
+    assert not read
 
 
 def test_columns_of_the_input_are_never_overwritten(
