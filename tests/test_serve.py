@@ -109,7 +109,9 @@ class TestPredict:
             client.post("/v1/predict", json={"input": "warm"})
             encoded, plain = Counter[str](), student._vocabulary.encode_all
             monkeypatch.setattr(
-                student._vocabulary, "encode_all", lambda texts: encoded.update(texts) or plain(texts)
+                student._vocabulary,
+                "encode_all",
+                lambda texts: encoded.update(texts) or plain(texts),
             )
             for _ in range(2):  # The task's labels are known.
                 client.post("/v1/predict", json={"input": "a"})

@@ -26,8 +26,8 @@ def write_sums(folder: Path, leave_out: Iterable[str] = ()) -> None:
     files = _files(folder, {FILE, *leave_out})
     crcs = _crc32s(path for _, path in files)
     sums = {name: [p.stat().st_size, crc] for (name, p), crc in zip(files, crcs, strict=True)}
-    # Not forced to the disk, which takes longer than all else here: nor are Orbax's own small files
-    # and the new name. What of them a power cut takes away is known by the sums, or by their lack.
+    # Not forced to the disk, which takes longest here: nor are Orbax's own small files and the new
+    # name. What a power cut takes away is known by the sums, or by their lack.
     (folder / FILE).write_text(json.dumps(sums, indent=1) + "\n")
 
 
