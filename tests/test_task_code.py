@@ -262,7 +262,8 @@ class TestPackage:
             assert all(now != then for now, then in zip(self.digests(), before, strict=True))
 
     def test_steps_are_made_in_these_rooms_alone_and_of_no_others(self) -> None:
-        assert compiling.ROOMS == ROOMS[: ROOMS.index("evaluate") + 1]
+        rooms = ROOMS[: ROOMS.index("evaluate") + 1]
+        assert rooms == compiling.ROOMS
         makers = [f for f in digest.PACKAGE.rglob("*.py") if "Compiled.kept(" in f.read_text()]
         assert {f.relative_to(digest.PACKAGE).parts[0] for f in makers} == {"train", "evaluate"}
 

@@ -55,7 +55,7 @@ def package_digest(*rooms: str) -> str:
 
 @functools.cache
 def code_digest(*rooms: str) -> str:
-    """The package's version and digest (or that of some rooms), and what compiled code stands on."""
+    """The package's version and digest (or that of some rooms), and what compiled code needs."""
     libraries = (f"{name} {metadata.version(name)}" for name in LIBRARIES)
     own = () if rooms else (__version__,)
     return " ".join((*own, package_digest(*rooms)[:16], *libraries))

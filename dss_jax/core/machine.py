@@ -42,7 +42,7 @@ def is_gone(place: str, pid: int) -> bool:
 
 def processors() -> int:
     """How many this process may use: containers and Slurm give it fewer than the machine has, or a
-    share of their time (`docker run --cpus`, Kubernetes' limits), which more threads use up at once.
+    share of their time (`docker run --cpus`, limits of Kubernetes), which more threads soon use up.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none.
     there = len(affinity(0)) if affinity else os.cpu_count() or 1

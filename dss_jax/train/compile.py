@@ -49,8 +49,7 @@ _ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 _TRACING = threading.Lock()
 """Held while a function is lowered. That is Python, so two at once are no faster; one by one, in
-the order in which they were begun, XLA has the first early, and no step waits for a later one.
-"""
+the order in which they were begun, no step waits for a later one."""
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
@@ -200,15 +199,8 @@ def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
     settings = {k: v for k, v in values if "cache" not in k and k != "jax_platforms"}
     environment = [os.environ.get(name) for name in _ENVIRONMENT]
     version = mesh.devices.flat[0].client.platform_version
-    parts = (
-        code_digest(*ROOMS),
-        compiled_in,
-        dict(mesh.shape),
-        devices,
-        version,
-        first,
-        environment,
-    )
+    code, shape = code_digest(*ROOMS), dict(mesh.shape)
+    parts = (code, compiled_in, shape, devices, version, first, environment)
     return repr((*parts, sorted(settings.items(), key=str)))
 
 
