@@ -121,6 +121,23 @@ class TestPredict:
         texts = [f"{CARD.label_prefix}{text}" for text in ("a", "a", "b", "c")]
         assert encoded == Counter([*texts, "maybe", "never", "perhaps", "d", "e"])
 
+    @pytest.mark.parametrize("row_labels", [False, True])
+    def test_a_student_with_both_in_one_text_is_asked_for_no_labels(self, row_labels) -> None:
+        labels = () if row_labels else ("yes", "no")
+        card = dataclasses.replace(
+            CARD, form="rationale_label", rationale_prefix=None, labels=labels, row_labels=row_labels
+        )
+        student, _ = make_student(card)
+        with client_of(student, warm_batches=True) as client:
+            shown_card = client.get("/v1/model").json()
+            assert (shown_card["labels"], shown_card["row_labels"]) == ([], False)
+            # The page sends an example's labels with it.
+            assert not any(one["allowed_labels"] for one in shown_card["examples"])
+            found = client.post("/v1/predict", json={"input": TEXTS, "explain": True}).json()
+            assert found["predictions"] == [*map(shown, student.predict(TEXTS, explain=True))]
+            answer = client.post("/v1/predict", json={"input": "a", "labels": ["yes", "no"]})
+            refused(answer, 400, "its labels cannot be ranked. Leave them out")
+
     def test_a_student_that_cannot_explain_says_so(self) -> None:
         card = dataclasses.replace(CARD, rationale_prefix=None)
         with client_of(make_student(card)[0]) as client:

@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.method_config import JOINT
+from dss_jax.core.student_card import StudentCard
 from dss_jax.serve.batching import Batcher, NotServing, QueueFull
 from dss_jax.serve.door import GONE
 from dss_jax.serve.errors import ApiError
@@ -48,11 +50,22 @@ class Served:
     warm_batches: bool = False
 
 
+def shown_card(served: Served) -> StudentCard:
+    """The student's card for clients: one that writes label and rationale in one text ranks no
+    labels, so none are asked of it.
+    """
+    card = served.student.card
+    if card.form not in JOINT:
+        return card
+    examples = tuple({**one, "allowed_labels": []} for one in card.examples)
+    return replace(card, labels=(), row_labels=False, examples=examples)
+
+
 class Service:
     """Asks the student for many requests at once."""
 
     def __init__(self, served: Served) -> None:
-        self.served, self.card, self.limits = served, served.student.card, served.limits
+        self.served, self.card, self.limits = served, shown_card(served), served.limits
         self.meters = Meters()
         self.batcher = Batcher(
             self._answer,
