@@ -392,6 +392,8 @@ class TestOperation:
             while client.get("/readyz").status_code != 200:
                 time.sleep(0.001)
             assert {1, 2, 4, 8, 16, 32} <= set(engine.calls)
+            # Its rows have labels of their own.
+            assert {1, 2, 4, 8, 16, 32} <= set(engine.ranked)
 
     def test_a_thread_that_has_died_is_told(self) -> None:
         student, engine = make_student()

@@ -16,7 +16,7 @@ from dss_jax.serve.door import GONE
 from dss_jax.serve.errors import ApiError
 from dss_jax.serve.limits import ServeLimits
 from dss_jax.serve.metrics import Meters
-from dss_jax.student.student import Completion, Prediction, Student
+from dss_jax.student.student import WARM_UP, Completion, Prediction, Student
 
 
 class Predicting(NamedTuple):
@@ -85,14 +85,11 @@ class Service:
 
     def warm_up(self) -> None:
         """Loads and compiles what answers need."""
-        student, card = self.served.student, self.card
-        student.warm_up()
-        texts = [one["input"] for one in card.examples] or ["?"]
-        size = 1
-        while self.served.warm_batches and size <= self.limits.batch_size:
-            # An engine fills a batch up to a power of two.
-            student.predict((texts * size)[:size], explain=card.explains)
-            size *= 2
+        counts = {*WARM_UP}
+        if self.served.warm_batches:
+            # An engine's shapes grow with a batch by powers of two.
+            counts |= {2**k for k in range(self.limits.batch_size.bit_length())}
+        self.served.student.warm_up(sorted(counts))
 
     def _answer(
         self, key: Predicting | Completing, rows: list[Any]

@@ -5,7 +5,7 @@ Neither JAX nor TensorFlow is imported here: an engine of `dss_jax.student` does
 
 import html
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -221,12 +221,12 @@ class Student:
             self._known_labels = {label: known[label] for label in labels}
         return [known[label] for label in labels]
 
-    def warm_up(self) -> None:
-        """Loads and compiles what `predict` needs for inputs like the card's examples, one or many,
-        so that the first answer waits for nothing.
+    def warm_up(self, counts: Iterable[int] = WARM_UP) -> None:
+        """Loads and compiles what `predict` needs for inputs like the card's examples, of each of
+        these counts, so that the first answer waits for nothing.
         """
         examples = self.card.examples or ({"input": "?"},)
-        for count in WARM_UP:
+        for count in counts:
             some = [*itertools.islice(itertools.cycle(examples), count)]
             labels = [self.card.labels or one.get("allowed_labels", ()) for one in some]
             self.predict(
