@@ -125,7 +125,11 @@ class TestPredict:
     def test_a_student_with_both_in_one_text_is_asked_for_no_labels(self, row_labels) -> None:
         labels = () if row_labels else ("yes", "no")
         card = dataclasses.replace(
-            CARD, form="rationale_label", rationale_prefix=None, labels=labels, row_labels=row_labels
+            CARD,
+            form="rationale_label",
+            rationale_prefix=None,
+            labels=labels,
+            row_labels=row_labels,
         )
         student, _ = make_student(card)
         with client_of(student, warm_batches=True) as client:

@@ -159,15 +159,10 @@ class Student:
         if card.form in JOINT:
             return Predictions(self._joint(texts, ids, explain))
         found = self._labels(texts, ids, allowed)
-        if any(one.log_prob != one.log_prob for one in found):
-            raise UsageError(
-                f"{self.folder}: what this student gives is no number (NaN): its parameters are "
-                "damaged. Convert or train it again."
-            )
         if explain:
             assert card.rationale_prefix is not None
             asked = self.encode(texts, card.rationale_prefix)
-            written = self._engine.generate(asked, card.max_rationale_length)
+            written = self._write(asked, card.max_rationale_length)
             rationales = [self._vocabulary.decode(one.ids) for one in written]
             found = [replace(one, rationale=r) for one, r in zip(found, rationales, strict=True)]
         return Predictions(found)
@@ -184,7 +179,7 @@ class Student:
 
     def complete_ids(self, ids: Sequence[Ids], max_tokens: int) -> list[Completion]:
         """The same of prompts that `encode` has made."""
-        written = self._engine.generate(ids, max_tokens)
+        written = self._write(ids, max_tokens)
         return [
             Completion(
                 text=self._vocabulary.decode(one.ids),
@@ -276,16 +271,29 @@ class Student:
             scores = self._engine.rank([ids[n] for n in closed], labels)
             for n, log_probs in zip(closed, scores, strict=True):
                 found[n] = _ranked(texts[n], allowed[n], np.asarray(log_probs, np.float64))
+            self._check_numbers(one.log_prob for one in found.values())
         free = [n for n, labels in enumerate(allowed) if not labels]
         if free:
             longest = self.card.max_decode_length
-            written = self._engine.generate([ids[n] for n in free], longest)
+            written = self._write([ids[n] for n in free], longest)
             for n, one in zip(free, written, strict=True):
                 label = self._vocabulary.decode(one.ids)
                 found[n] = Prediction(
                     input=texts[n], label=label, probability=None, log_prob=one.log_prob
                 )
         return [found[n] for n in range(len(texts))]
+
+    def _write(self, ids: Sequence[Ids], longest: int) -> list[GeneratedIds]:
+        written = self._engine.generate(ids, longest)
+        self._check_numbers(one.log_prob for one in written)
+        return written
+
+    def _check_numbers(self, log_probs: Iterable[float]) -> None:
+        if any(one != one for one in log_probs):
+            raise UsageError(
+                f"{self.folder}: what this student gives is no number (NaN): its parameters are "
+                "damaged. Convert or train it again."
+            )
 
     def _check_apart(self, labels: Mapping[str, Ids]) -> None:
         """Raises UsageError where two labels of a row have the same ids, as where the vocabulary
@@ -305,7 +313,7 @@ class Student:
         self, texts: Sequence[str], ids: Sequence[Ids], explain: bool
     ) -> Iterator[Prediction]:
         form, longest = self.card.form, self.card.max_decode_length + self.card.max_rationale_length
-        written = self._engine.generate(ids, longest)
+        written = self._write(ids, longest)
         for text, one in zip(texts, written, strict=True):
             whole = self._vocabulary.decode(one.ids)
             yield Prediction(
