@@ -327,6 +327,25 @@ def test_a_student_is_warm_when_it_says_so(folder: Path) -> None:
         assert (counts.found, counts.missing) == before, count
 
 
+@pytest.mark.parametrize("form", ["run", "hf"])
+def test_inputs_are_as_long_as_the_card_says(form: str, copy: Path, tmp_path: Path) -> None:
+    """Longer than the run's setting, and than the default where there is no run."""
+    if form == "hf":
+        write_weights(read_weights(copy, "orbax"), str(tmp_path / "hf"), "hf")
+        shutil.copy(copy / student_card.FILE, tmp_path / "hf")
+        copy = tmp_path / "hf"
+    student_maker.with_card(copy, input_length=1200)
+    student = dss_jax.load(copy)
+    (word,) = student.encode(["apples"])
+    long = "apples " * (1100 // (len(word) - 1))
+    ends = [f"{long}{word}" for word in ("one", "two")]
+    assert all(1024 < len(ids) < 1200 for ids in student.encode(ends))
+    one, two = student.predict(ends, labels=["yes", "no"])
+    assert one.probability != two.probability
+    (one, two) = student.predict(ends, labels=[(), ()])
+    assert one.log_prob != two.log_prob
+
+
 def test_what_is_asked_wrongly(student: Student, copy: Path) -> None:
     for labels, text in (
         ("yes", "labels must be a list of texts"),
