@@ -128,6 +128,19 @@ def test_parquet_keeps_types(echo: Echo, here: Path, monkeypatch: pytest.MonkeyP
     assert parquet.read_table("of_jsonl.parquet")["more"].to_pylist()[24] == ROWS[24]["more"]
 
 
+@pytest.mark.parametrize("odd", ["half \ud800", {}, 2**70, [1, "a"]])
+def test_a_value_that_a_form_has_not(odd: Any, echo: Echo, here: Path, capsys: Any) -> None:
+    write_rows("in.jsonl", [{"input": "a", "odd": odd}])
+    assert command("in.jsonl", "-") == 0
+    assert json.loads(capsys.readouterr().out)["odd"] == odd
+    assert command("in.jsonl", "out.jsonl") == 0
+    assert read_rows("out.jsonl")[0]["odd"] == odd
+    assert command("in.jsonl", "out.parquet") == 2
+    error = capsys.readouterr().err
+    assert "the rows from 1 on do not fit the columns of out.parquet" in error
+    assert "Take a name that ends in .jsonl." in error
+
+
 def test_parquet_that_is_damaged_is_named(echo: Echo, here: Path, capsys: Any) -> None:
     parts = [None, pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"\xff\xfe")]
     texts = pyarrow.Array.from_buffers(pyarrow.string(), 1, parts)

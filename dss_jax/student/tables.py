@@ -37,8 +37,8 @@ STANDARD = "-"
 INPUT = "input"
 """The column of plain lines."""
 
-_ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
-"""What a terminal may obey and JSON may hold as it is; it reads as the same."""
+_ESCAPED = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0xD800, 0xE000))}
+"""What a terminal may obey, and halves of characters; in JSON this reads as the same."""
 
 
 class RowTable(NamedTuple):
@@ -291,18 +291,18 @@ class ParquetWriter(FileWriter):
         return schema
 
     def _write(self, rows: Sequence[Row]) -> None:
-        arrow = self._arrow
+        arrow, made = self._arrow, self._arrow.BufferOutputStream()
         try:
             if rows:
                 self._check_columns(rows)
             table = arrow.Table.from_pylist(rows, schema=self._whole_schema(rows))
-        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            arrow.parquet.write_table(table, made)
+        # Half a character; more than 64 bits.
+        except (arrow.ArrowException, UnicodeEncodeError, OverflowError) as error:
             raise UsageError(
                 f"the rows from {self.state['rows'] + 1} on do not fit the columns of {self.file}: "
                 f"{error}. Take a name that ends in .jsonl."
             ) from error
-        made = arrow.BufferOutputStream()
-        arrow.parquet.write_table(table, made)
         content = made.getvalue().to_pybytes()
         with (self._partial / f"{self.state['rows']:012}.parquet").open("wb") as part:
             self._append(part, content)
