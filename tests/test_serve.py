@@ -374,6 +374,16 @@ class TestOperation:
             assert line in text
         assert "process_resident_memory_bytes" in text
 
+    def test_a_failure_that_nobody_foresaw_is_no_client_that_has_gone(self) -> None:
+        student, _ = make_student()
+        with client_of(student) as client:
+            del student.engine
+            with pytest.raises(AttributeError):
+                client.get("/v1/model")
+            text = client.get("/metrics").text
+        assert 'dss_requests_total{route="/v1/model",status="500"} 1.0' in text
+        assert 'status="499"' not in text
+
     def test_it_is_ready_when_the_student_is_warm_and_not_while_it_stops(self) -> None:
         student, engine = make_student()
         engine.hold.clear()
