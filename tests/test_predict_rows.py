@@ -272,6 +272,29 @@ def test_allowed_labels_come_from_flags_rows_or_the_card(here: Path) -> None:
     assert [labels for _, labels in student.asked.pop()] == [("s",), ("s",)]
 
 
+def test_a_row_without_allowed_labels_is_one_in_every_form(here: Path) -> None:
+    student = Echo(labels=("p", "q"))
+    rows = [{"input": "a", "allowed_labels": own} for own in (None, ["r"])]
+    write_rows("in.jsonl", rows)
+    texts = ["input,allowed_labels", "a,", 'a,"[""r""]"']
+    Path("in.csv").write_text("\n".join(texts) + "\n")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), "in.parquet")
+    for form in ("jsonl", "csv", "parquet"):
+        job = PredictJob(input=f"in.{form}", out=f"out.{form}")
+        predict_table(student, job)  # type: ignore[arg-type]
+        assert [labels for _, labels in student.asked.pop()] == [("p", "q"), ("r",)], form
+
+
+def test_labels_of_a_flag_are_not_passed_over(here: Path) -> None:
+    """By a student that writes label and rationale in one text; those of rows are."""
+    student = Echo(form="rationale_label")
+    write_rows("in.jsonl", [{"input": "a", "allowed_labels": ["r"]}])
+    job = PredictJob(input="in.jsonl", out="out.jsonl", labels=("yes", "no"))
+    with pytest.raises(UsageError, match=r"--label: .* cannot be ranked\. Leave --label out"):
+        predict_table(student, job)  # type: ignore[arg-type]
+    assert not student.asked
+
+
 def test_a_rationale_goes_beside_the_input_where_the_form_wants_it(here: Path) -> None:
     student = Echo(form="rationale_input")
     rows = [{"input": "a", "rationale": "for"}, {"input": "b</s>c"}]
