@@ -21,6 +21,8 @@ from serving import CARD, EXAMPLES, client_of, make_student
 
 from dss_jax.cli import serve as serve_command
 from dss_jax.cli.main import main
+from dss_jax.serve import completions
+from dss_jax.serve.forms import CompletionForm
 from dss_jax.serve.limits import ServeLimits
 from dss_jax.serve.server import bind, run
 from dss_jax.serve.service import Served, Service
@@ -224,6 +226,15 @@ class TestCompletions:
         (choice,) = client.post("/v1/completions", json=body).json()["choices"]
         assert choice["text"] == whole.text[: whole.text.index(stop)]
         assert choice["finish_reason"] == "stop"
+
+    @pytest.mark.parametrize(
+        ("form", "longest"), [("tasks", 24), ("rationale_label", 40), ("label_rationale", 40)]
+    )
+    def test_a_text_is_as_long_as_those_of_the_training(self, form, longest) -> None:
+        card = dataclasses.replace(CARD, form=form)
+        asked = CompletionForm(model="words", prompt="a")
+        assert completions.longest_of(asked, card, ServeLimits()) == longest
+        assert completions.longest_of(asked, card, ServeLimits(max_tokens=20)) == 20
 
     @pytest.mark.parametrize(
         ("field", "value", "says"),
