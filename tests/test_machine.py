@@ -38,6 +38,45 @@ print((faults() - before) * resource.getpagesize() / 2**26)
 """
 
 
+ARENAS = """
+import os, sys
+from pathlib import Path
+from dss_jax.cli import main, train
+
+def computes(args):
+    import ctypes, threading
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    threads = [threading.Thread(target=libc.malloc, args=(100_000,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+
+train.main = computes
+main.main(["train", "--task", "any"])
+print(Path(sys.argv[1]).read_text().count("<heap nr="))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_on_a_cpu_the_threads_of_a_training_have_one_arena(
+    accelerator: bool, tmp_path: Path
+) -> None:
+    # An arena of a thread's gives its heap back when it is empty, whatever malloc was told.
+    found = (os.devnull,) if accelerator else ()
+    code = f"from dss_jax.core import machine\nmachine.ACCELERATORS = {found}\n{ARENAS}"
+    environment = {name: v for name, v in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "info.xml")],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    assert (int(done.stdout) == 1) is not accelerator
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_on_a_cpu_what_a_step_frees_is_kept_for_the_next() -> None:
     def arrays_from_the_system(*words: str) -> float:

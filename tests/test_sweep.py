@@ -184,7 +184,7 @@ def without_teacher(folders: list[str]) -> list[str]:
 
 
 def test_a_sweep_to_its_end_and_again(tmp_path: Path, capsys) -> None:
-    assert dss_sweep(tmp_path) == 0
+    assert dss_sweep(tmp_path, "--jobs", "1") == 0
     folders = without_teacher(started(tmp_path))
     assert len(folders) == 8
     assert folders[0] == f"{GROUP}/standard/frac_0.25/seed_0"
@@ -374,10 +374,14 @@ def test_cores_are_shared_out(monkeypatch) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system knows no affinity")
 def test_runs_at_once_without_gpus_have_cores_of_their_own(tmp_path: Path) -> None:
     behave(tmp_path, seconds=0.02)
+    before = os.sched_getaffinity(0)
     assert dss_sweep(tmp_path, "--jobs", "2") == 0
-    assert {tuple(c["cores"]) for c in calls(tmp_path)} == {tuple(sorted(c)) for c in cores(2)}
-    assert dss_sweep(tmp_path, "--seeds", "2") == 0  # One at a time has all.
-    assert set(calls(tmp_path)[-1]["cores"]) == os.sched_getaffinity(0)
+    first = calls(tmp_path)
+    assert {tuple(call["cores"]) for call in first} == {tuple(sorted(own)) for own in cores(2)}
+    assert dss_sweep(tmp_path, "--seeds", "2") == 0  # So small a model, unasked.
+    assert {len(call["cores"]) for call in calls(tmp_path)[len(first) :]} == {1}
+    assert dss_sweep(tmp_path, "--seeds", "3", "--jobs", "1") == 0  # One at a time has all.
+    assert set(calls(tmp_path)[-1]["cores"]) == os.sched_getaffinity(0) == before
 
 
 def test_runs_on_shares_of_the_data_are_told_of_each_other(tmp_path: Path) -> None:
@@ -459,7 +463,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_killed_sweep_leaves_runs_that_are_not_started_twice(tmp_path: Path, capsys) -> None:
     behave(tmp_path, seconds=0.3)
     code = SWEEP.format(tests=str(Path(__file__).parent), program=PROGRAM)
-    words = ["sweep", *TINY, "--output_dir", str(tmp_path / "s")]
+    words = ["sweep", *TINY, "--jobs", "1", "--output_dir", str(tmp_path / "s")]
     first = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
     while not calls(tmp_path):
         assert first.poll() is None
@@ -471,7 +475,7 @@ def test_a_killed_sweep_leaves_runs_that_are_not_started_twice(tmp_path: Path, c
     assert owner is not None
     assert owner["pid"] == orphan["pid"]
     behave(tmp_path)
-    assert dss_sweep(tmp_path) == 0
+    assert dss_sweep(tmp_path, "--jobs", "1") == 0
     assert f"process {orphan['pid']} on" in capsys.readouterr().out
     folders = started(tmp_path)
     assert len(folders) == len(set(folders)), "no run was started twice"

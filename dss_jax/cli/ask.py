@@ -30,16 +30,11 @@ from dss_jax.report.answer import Conclusion, answer, scores, shown
 from dss_jax.report.found_runs import View, find_runs
 from dss_jax.sweep import ask as plans
 from dss_jax.sweep.ask import BASELINE, METHOD, OTHER, SHUFFLED, Design, Part
-from dss_jax.sweep.devices import Environment, slots_of_small
 from dss_jax.sweep.plan import Times, state_of
 
 JSON, FORMAT = "answer.json", 1
 FRACTIONS = "0.25,0.5,1"
 MOST_ROUNDS = 30
-SMALL = 256
-"""Two runs of models up to this width, side by side, a core each, were 1.2 to 1.3 times as quick as
-one after the other on both cores: of widths 128 and 256.
-"""
 MOST_MINUTES = 10**6  # Two years: of a budget without an end no look has a share.
 
 
@@ -116,7 +111,8 @@ class _Asking:
         teacher = [Cell(self.args.task, TEACHER)] if grid.sweep.teacher else []
         planned, _ = sweep_options.plan(grid, [*teacher, *self.cells.values()])
         self.planned = {one.cell: one for one in planned}
-        self.places = self._places()
+        runs = len(self.designs[0])
+        self.places = sweep_options.places(self.args, self.planned.values(), runs)
         first = planned[: len(teacher) + len(self.designs[0])]
         stores = sweep_options.make_stores(grid, first)
         if any(self.args.split not in store.splits for store in stores.values()):
@@ -128,13 +124,6 @@ class _Asking:
                 "are judged: give --split."
             )
         self.teacher = sweep_options.without_teachers(first[: len(teacher)], stores)
-
-    def _places(self) -> list[Environment]:
-        """By the flags; else a core for each run, of a small model without a GPU."""
-        sizes = [one.run.model.emb_dim for one in self.planned.values()]
-        if self.args.jobs is not None or self.args.devices is not None or max(sizes) > SMALL:
-            return sweep_options.places(self.args)
-        return slots_of_small(len(self.designs[0]))
 
     def _read_saved(self) -> dict[str, Any]:
         names = "task", "level", "margin", "split", "first_seed"

@@ -19,7 +19,6 @@ from dss_jax.core.checks import among, between
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import TEACHER, Cell, cells_of
 from dss_jax.evaluate.statistics import mean
-from dss_jax.sweep.devices import Environment
 from dss_jax.sweep.frontier import Found, Question, draw, scores_of, search, write_json
 from dss_jax.sweep.plan import Planned
 from dss_jax.sweep.runner import Outcome
@@ -45,7 +44,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 @dataclass
 class _Trainer:
     grid: sweep_options.Grid
-    places: Sequence[Environment]
     planned: dict[Cell, Planned] = field(default_factory=dict)
 
     def cells(self, model: str, fraction: float, method: str) -> list[Cell]:
@@ -56,7 +54,9 @@ class _Trainer:
         """Accuracies of the runs, which are trained where they are not done. Raises Stopped where
         one did not end well, and UsageError where they have no such split.
         """
-        sweep.train_more(self.grid, [self.planned[cell] for cell in cells], self.places)
+        planned = [self.planned[cell] for cell in cells]
+        places = sweep_options.places(self.grid.args, planned, len(self.grid.jobs(planned)))
+        sweep.train_more(self.grid, planned, places)
         found = scores_of(self.grid.folder, cells, split)
         if found is None:
             raise UsageError(f"{cells[0].task} has no {split} split: give another --split.")
@@ -65,7 +65,7 @@ class _Trainer:
 
 def main(args: argparse.Namespace) -> int:
     grid = _read(args)
-    trainer = _Trainer(grid, sweep_options.places(args))
+    trainer = _Trainer(grid)
     cells = cells_of(grid.sweep)
     if args.target == TEACHER:
         cells.append(Cell(args.task, TEACHER))

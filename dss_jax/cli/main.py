@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from dss_jax import __version__
 from dss_jax.cli import ending
-from dss_jax.core import log, processes, signals
+from dss_jax.core import log, machine, processes, signals
 from dss_jax.core.errors import Diverged, UsageError
 from dss_jax.core.texts import visible
 
@@ -41,6 +41,9 @@ COMMANDS = {
 }
 """Command -> what it does. Each is a module here with `add_flags(parser)` and `main(args)`, which
 may give an exit status."""
+
+STEPS = ("train", "eval", "replay")
+"""Commands that compute the same again and again."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,6 +99,8 @@ def _main(given: Sequence[str]) -> int:
             from dss_jax.core.hints import unknown_command
 
             raise unknown_command(given, COMMANDS)
+        if name in STEPS and machine.computes_on_cpus():
+            machine.keep_freed_memory()
         from dss_jax.cli import options
 
         module = import_module(f"dss_jax.cli.{name}")

@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
         for job in grid.jobs(planned):
             say(shlex.join(["dss", "train", *job.flags]))
         return 0
-    places = sweep_options.places(args)
+    places = sweep_options.places(args, planned, len(grid.jobs(planned)))
     stores = sweep_options.make_stores(grid, planned)
     planned = sweep_options.without_teachers(planned, stores)
     cells = dict.fromkeys([*(p.cell for p in planned), *before])

@@ -15,6 +15,9 @@ CGROUP = Path("/sys/fs/cgroup")
 GLIBC = {-8: 1, -4: 0, -1: 2**31 - 1}
 """M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h."""
 
+ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
+"""Of NVIDIA, AMD, TPUs up to v4, and from v5 on."""
+
 
 @functools.cache
 def here() -> str:
@@ -61,9 +64,16 @@ def _container_share() -> float | None:
     return None
 
 
+def computes_on_cpus() -> bool:
+    """Whether JAX will, as far as can be told before it is imported."""
+    return os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(os.path.exists, ACCELERATORS))
+
+
 def keep_freed_memory() -> None:
     """Has glibc keep what is freed for the next step, where JAX computes on a CPU. By default each
-    step gets its memory from the system anew, which takes a quarter of the processors' time.
+    step gets its memory from the system anew, which takes a quarter of the processors' time. To be
+    called before there are threads: those that have allocated keep arenas of their own, which give
+    back what is freed whatever is asked for later.
     """
     with suppress(AttributeError, OSError, TypeError):  # Where it is not glibc.
         for parameter, value in GLIBC.items():

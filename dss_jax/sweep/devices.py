@@ -5,7 +5,8 @@ JAX is not imported: the sweep's own process must leave the devices to its child
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from dss_jax.core.checks import at_least
@@ -38,6 +39,23 @@ def cores(count: int) -> list[set[int]]:
         return [set() for _ in range(count)]
     own = sorted(os.sched_getaffinity(0))
     return [set(own[i::count] or [own[i % len(own)]]) for i in range(count)]
+
+
+@contextmanager
+def on_cores(own: set[int]) -> Iterator[None]:
+    """Processes that are started within it have these cores from their first moment on; none: all
+    that this one has. A small model's step is hardly quicker on two cores than on one, and threads
+    of several runs on the same cores wait for each other.
+    """
+    if not own:
+        yield
+        return
+    all_of_them = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, own)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_of_them)
 
 
 def slots(

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ from types import FrameType
 from dss_jax.core import locks, processes, signals
 from dss_jax.core.paths import make_folder
 from dss_jax.run import run_folder
-from dss_jax.sweep.devices import cores
+from dss_jax.sweep.devices import cores, on_cores
 from dss_jax.sweep.plan import Job, Planned, Times, state_of
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,8 @@ class Runner:
         log_file = self._folder / job.folder / LOG
         make_folder(log_file.parent)
         before = self._work_done(job)
-        with log_file.open("ab") as out:
+        own = set[int]() if any(self._slots) else cores(len(self._slots))[slot]
+        with log_file.open("ab") as out, on_cores(own):
             start = out.tell()
             process = subprocess.Popen(
                 [*PROGRAM, *job.flags],
@@ -188,11 +189,6 @@ class Runner:
                 env={**os.environ, **self._slots[slot]},
                 start_new_session=True,
             )
-        if not any(self._slots) and (own := cores(len(self._slots))[slot]):
-            # Before it starts threads. A small model's step is no quicker on two cores than on one,
-            # and threads of several runs on the same cores wait for each other.
-            with suppress(ProcessLookupError):
-                os.sched_setaffinity(process.pid, own)
         return _Child(job, process, slot, log_file, start, before)
 
     def _owner(self, job: Job) -> locks.Owner | None:
