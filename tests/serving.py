@@ -58,6 +58,7 @@ class DigestEngine:
 
     Attributes:
       calls: rows of each call.
+      ranked: of these, where labels were ranked.
       seconds: that a call takes, however many rows it has.
     """
 
@@ -65,6 +66,7 @@ class DigestEngine:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.calls, self.threads = seconds, list[int](), set[int]()
+        self.ranked = list[int]()
         self.hold = threading.Event()
         self.hold.set()
 
@@ -80,6 +82,7 @@ class DigestEngine:
 
     def rank(self, inputs: Sequence[Ids], labels: Sequence[Sequence[Ids]]) -> list[np.ndarray]:
         self._called(len(inputs))
+        self.ranked.append(len(inputs))
         return [
             np.array([-_draw((*ids, 0, *label)) for label in row], np.float32)
             for ids, row in zip(inputs, labels, strict=True)

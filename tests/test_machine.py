@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from dss_jax.core import machine
+from dss_jax.core import machine, sums
 
 FAULTS = """
 import ctypes, resource, sys
@@ -100,3 +102,53 @@ def test_a_process_of_another_container_is_not_taken_for_a_dead_one(
     monkeypatch.setattr(os, "readlink", lambda path: f"{path}:[1]")
     assert machine.here() != theirs
     assert not machine.is_gone(theirs, gone.pid)
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        ({}, 6),
+        ({"cpu.max": "max 100000\n"}, 6),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "20000 100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ],
+)
+def test_a_containers_share_of_the_processors(
+    files: dict[str, str], count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(6)}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.processors() == count
+
+
+def test_sums_take_no_more_threads_than_there_are_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, most, lock = 0, 0, threading.Lock()
+    plain = sums._crc32
+
+    def slowly(path: Path) -> int:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.01)
+        with lock:
+            at_once -= 1
+        return plain(path)
+
+    monkeypatch.setattr(machine, "processors", lambda: 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(sums, "_crc32", slowly)
+    for n in range(20):
+        (tmp_path / f"{n}").write_text(f"{n}")
+    sums.write_sums(tmp_path)
+    assert most == 3
+    assert sums.damage(tmp_path) is None

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from dss_jax.core.student_card import StudentCard
 from dss_jax.student import load, predict
 from dss_jax.student.predict import PredictJob, predict_table
 from dss_jax.student.student import Prediction, Predictions
-from dss_jax.student.tables import RowWriter, TextWriter, open_table, open_writer
+from dss_jax.student.tables import ParquetWriter, RowWriter, TextWriter, open_table, open_writer
 
 
 class Echo:
@@ -127,6 +128,19 @@ def test_parquet_keeps_types(echo: Echo, here: Path, monkeypatch: pytest.MonkeyP
     assert parquet.read_table("of_jsonl.parquet")["more"].to_pylist()[24] == ROWS[24]["more"]
 
 
+@pytest.mark.parametrize("odd", ["half \ud800", {}, 2**70, [1, "a"]])
+def test_a_value_that_a_form_has_not(odd: Any, echo: Echo, here: Path, capsys: Any) -> None:
+    write_rows("in.jsonl", [{"input": "a", "odd": odd}])
+    assert command("in.jsonl", "-") == 0
+    assert json.loads(capsys.readouterr().out)["odd"] == odd
+    assert command("in.jsonl", "out.jsonl") == 0
+    assert read_rows("out.jsonl")[0]["odd"] == odd
+    assert command("in.jsonl", "out.parquet") == 2
+    error = capsys.readouterr().err
+    assert "the rows from 1 on do not fit the columns of out.parquet" in error
+    assert "Take a name that ends in .jsonl." in error
+
+
 def test_parquet_that_is_damaged_is_named(echo: Echo, here: Path, capsys: Any) -> None:
     parts = [None, pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"\xff\xfe")]
     texts = pyarrow.Array.from_buffers(pyarrow.string(), 1, parts)
@@ -178,6 +192,42 @@ def test_a_bit_that_flipped_in_what_was_written_is_seen(here: Path, out: str) ->
     assert Path(out).is_file()
 
 
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv", "out.parquet"])
+def test_what_is_counted_is_on_the_disk(
+    here: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    on_disk, plain = set[int](), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda f: on_disk.add(os.fstat(f).st_ino) or plain(f))
+    writer = open_writer(out, {}, None, {"label": str})
+    for _ in range(2):
+        writer.write([{"x": "text", "label": "a"}])
+        files = [file for file in here.rglob("*") if file.is_file() and file.suffix != ".json"]
+        assert {file.stat().st_ino for file in files} <= on_disk
+    writer.finish()
+    assert Path(out).stat().st_ino in on_disk
+    assert [*here.iterdir()] == [here / out]
+
+
+def test_parquet_is_read_back_once_and_a_part_that_is_lost_is_seen(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = open_writer("out.parquet", {}, None, {"label": str})
+    read: list[str] = []
+    monkeypatch.setattr(ParquetWriter, "_check", lambda _, *files: read.extend(files))
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read.append(file))
+    for n in range(3):
+        writer.write([{"x": f"{n}", "label": "a"}] * 2)
+    part = here / "out.parquet.partial" / f"{2:012}.parquet"
+    part.rename(here / "lost")
+    with pytest.raises(UsageError, match=r"partial is damaged: it is not what was written"):
+        writer.finish()
+    assert not Path("out.parquet").exists()
+    (here / "lost").rename(part)
+    writer.finish()
+    assert parquet.read_table("out.parquet")["x"].to_pylist() == ["0", "0", "1", "1", "2", "2"]
+    assert not read
+
+
 def test_columns_of_the_input_are_never_overwritten(
     echo: Echo, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +270,29 @@ def test_allowed_labels_come_from_flags_rows_or_the_card(here: Path) -> None:
     job = PredictJob(input="in.jsonl", out="out2.jsonl", labels=("s",))
     predict_table(student, job)  # type: ignore[arg-type]
     assert [labels for _, labels in student.asked.pop()] == [("s",), ("s",)]
+
+
+def test_a_row_without_allowed_labels_is_one_in_every_form(here: Path) -> None:
+    student = Echo(labels=("p", "q"))
+    rows = [{"input": "a", "allowed_labels": own} for own in (None, ["r"])]
+    write_rows("in.jsonl", rows)
+    texts = ["input,allowed_labels", "a,", 'a,"[""r""]"']
+    Path("in.csv").write_text("\n".join(texts) + "\n")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), "in.parquet")
+    for form in ("jsonl", "csv", "parquet"):
+        job = PredictJob(input=f"in.{form}", out=f"out.{form}")
+        predict_table(student, job)  # type: ignore[arg-type]
+        assert [labels for _, labels in student.asked.pop()] == [("p", "q"), ("r",)], form
+
+
+def test_labels_of_a_flag_are_not_passed_over(here: Path) -> None:
+    """By a student that writes label and rationale in one text; those of rows are."""
+    student = Echo(form="rationale_label")
+    write_rows("in.jsonl", [{"input": "a", "allowed_labels": ["r"]}])
+    job = PredictJob(input="in.jsonl", out="out.jsonl", labels=("yes", "no"))
+    with pytest.raises(UsageError, match=r"--label: .* cannot be ranked\. Leave --label out"):
+        predict_table(student, job)  # type: ignore[arg-type]
+    assert not student.asked
 
 
 def test_a_rationale_goes_beside_the_input_where_the_form_wants_it(here: Path) -> None:

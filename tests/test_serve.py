@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from serving import CARD, EXAMPLES, client_of, make_student
 
 from dss_jax.cli import serve as serve_command
 from dss_jax.cli.main import main
+from dss_jax.serve import completions
+from dss_jax.serve.forms import CompletionForm
 from dss_jax.serve.limits import ServeLimits
 from dss_jax.serve.server import bind, run
 from dss_jax.serve.service import Served, Service
@@ -100,6 +103,46 @@ class TestPredict:
             assert [*found["probabilities"]] == [*own], "the student's own are not looked at"
         with client_of(student, max_tokens=count) as client:
             assert client.post("/v1/predict", json=body).status_code == 200
+
+    def test_each_text_is_encoded_once(self, monkeypatch) -> None:
+        card = dataclasses.replace(CARD, labels=("yes", "no"), row_labels=False)
+        student, _ = make_student(card)
+        with client_of(student) as client:
+            client.post("/v1/predict", json={"input": "warm"})
+            encoded, plain = Counter[str](), student._vocabulary.encode_all
+            monkeypatch.setattr(
+                student._vocabulary,
+                "encode_all",
+                lambda texts: encoded.update(texts) or plain(texts),
+            )
+            for _ in range(2):  # The task's labels are known.
+                client.post("/v1/predict", json={"input": "a"})
+            labels = [["maybe", "never"], ["maybe", "perhaps"]]
+            client.post("/v1/predict", json={"input": ["b", "c"], "labels": labels})
+            client.post("/v1/completions", json={"model": "words", "prompt": ["d", "e"]})
+        texts = [f"{CARD.label_prefix}{text}" for text in ("a", "a", "b", "c")]
+        assert encoded == Counter([*texts, "maybe", "never", "perhaps", "d", "e"])
+
+    @pytest.mark.parametrize("row_labels", [False, True])
+    def test_a_student_with_both_in_one_text_is_asked_for_no_labels(self, row_labels) -> None:
+        labels = () if row_labels else ("yes", "no")
+        card = dataclasses.replace(
+            CARD,
+            form="rationale_label",
+            rationale_prefix=None,
+            labels=labels,
+            row_labels=row_labels,
+        )
+        student, _ = make_student(card)
+        with client_of(student, warm_batches=True) as client:
+            shown_card = client.get("/v1/model").json()
+            assert (shown_card["labels"], shown_card["row_labels"]) == ([], False)
+            # The page sends an example's labels with it.
+            assert not any(one["allowed_labels"] for one in shown_card["examples"])
+            found = client.post("/v1/predict", json={"input": TEXTS, "explain": True}).json()
+            assert found["predictions"] == [*map(shown, student.predict(TEXTS, explain=True))]
+            answer = client.post("/v1/predict", json={"input": "a", "labels": ["yes", "no"]})
+            refused(answer, 400, "its labels cannot be ranked. Leave them out")
 
     def test_a_student_that_cannot_explain_says_so(self) -> None:
         card = dataclasses.replace(CARD, rationale_prefix=None)
@@ -183,6 +226,15 @@ class TestCompletions:
         (choice,) = client.post("/v1/completions", json=body).json()["choices"]
         assert choice["text"] == whole.text[: whole.text.index(stop)]
         assert choice["finish_reason"] == "stop"
+
+    @pytest.mark.parametrize(
+        ("form", "longest"), [("tasks", 24), ("rationale_label", 40), ("label_rationale", 40)]
+    )
+    def test_a_text_is_as_long_as_those_of_the_training(self, form, longest) -> None:
+        card = dataclasses.replace(CARD, form=form)
+        asked = CompletionForm(model="words", prompt="a")
+        assert completions.longest_of(asked, card, ServeLimits()) == longest
+        assert completions.longest_of(asked, card, ServeLimits(max_tokens=20)) == 20
 
     @pytest.mark.parametrize(
         ("field", "value", "says"),
@@ -333,6 +385,16 @@ class TestOperation:
             assert line in text
         assert "process_resident_memory_bytes" in text
 
+    def test_a_failure_that_nobody_foresaw_is_no_client_that_has_gone(self) -> None:
+        student, _ = make_student()
+        with client_of(student) as client:
+            del student.engine
+            with pytest.raises(AttributeError):
+                client.get("/v1/model")
+            text = client.get("/metrics").text
+        assert 'dss_requests_total{route="/v1/model",status="500"} 1.0' in text
+        assert 'status="499"' not in text
+
     def test_it_is_ready_when_the_student_is_warm_and_not_while_it_stops(self) -> None:
         student, engine = make_student()
         engine.hold.clear()
@@ -355,6 +417,8 @@ class TestOperation:
             while client.get("/readyz").status_code != 200:
                 time.sleep(0.001)
             assert {1, 2, 4, 8, 16, 32} <= set(engine.calls)
+            # Its rows have labels of their own.
+            assert {1, 2, 4, 8, 16, 32} <= set(engine.ranked)
 
     def test_a_thread_that_has_died_is_told(self) -> None:
         student, engine = make_student()

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dss_jax.interop.formats import read_weights, write_weights
 from dss_jax.interop.weights import Leaf
 from dss_jax.run import student_files
 from dss_jax.student import card as cards
-from dss_jax.student.student import Prediction, Predictions, Student
+from dss_jax.student.student import GeneratedIds, Prediction, Predictions, Student
 from dss_jax.train.compile import cache_counts
 
 EXAMPLES = student_maker.examples(30)
@@ -271,6 +272,33 @@ def test_one_text_may_have_label_and_rationale(tmp_path: Path) -> None:
         student.predict(TEXTS[:1], labels=["yes", "no"])
 
 
+@pytest.mark.parametrize(
+    ("form", "longest"), [("tasks", 5), ("tasks", 12), ("rationale_label", 17), ("tasks", 3)]
+)
+def test_what_is_no_number_is_no_answer(
+    form: str, longest: int, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a student writes: labels, rationales, both in one text, completions."""
+
+    def generate(inputs: Any, own: int) -> list[GeneratedIds]:
+        return [GeneratedIds([5], float("nan") if own == longest else -1.0, True) for _ in inputs]
+
+    monkeypatch.setattr(student._engine, "generate", generate)
+    monkeypatch.setattr(student, "card", dataclasses.replace(student.card, form=form))
+    with nullcontext() if longest == 3 else pytest.raises(UsageError, match="is no number"):
+        student.predict("a", explain=True)
+    with pytest.raises(UsageError, match="is no number"):
+        student.complete(["a"], longest)
+
+
+def test_labels_of_no_number_are_no_answer(
+    student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student._engine, "rank", lambda inputs, labels: [[np.nan, -1.0]])
+    with pytest.raises(UsageError, match="is no number"):
+        student.predict("a", labels=["yes", "no"])
+
+
 def test_a_notebook_shows_texts_and_interprets_none() -> None:
     bad = "<script>alert(1)</script>"
     row = Prediction(input=bad, label=bad, probability=0.5, log_prob=-1.0, rationale=f"&{bad}")
@@ -297,6 +325,25 @@ def test_a_student_is_warm_when_it_says_so(folder: Path) -> None:
             explain=True,
         )
         assert (counts.found, counts.missing) == before, count
+
+
+@pytest.mark.parametrize("form", ["run", "hf"])
+def test_inputs_are_as_long_as_the_card_says(form: str, copy: Path, tmp_path: Path) -> None:
+    """Longer than the run's setting, and than the default where there is no run."""
+    if form == "hf":
+        write_weights(read_weights(copy, "orbax"), str(tmp_path / "hf"), "hf")
+        shutil.copy(copy / student_card.FILE, tmp_path / "hf")
+        copy = tmp_path / "hf"
+    student_maker.with_card(copy, input_length=1200)
+    student = dss_jax.load(copy)
+    (word,) = student.encode(["apples"])
+    long = "apples " * (1100 // (len(word) - 1))
+    ends = [f"{long}{word}" for word in ("one", "two")]
+    assert all(1024 < len(ids) < 1200 for ids in student.encode(ends))
+    one, two = student.predict(ends, labels=["yes", "no"])
+    assert one.probability != two.probability
+    (one, two) = student.predict(ends, labels=[(), ()])
+    assert one.log_prob != two.log_prob
 
 
 def test_what_is_asked_wrongly(student: Student, copy: Path) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_architecture import ROOMS
 
 from dss_jax.core import config, digest
 from dss_jax.core.paths import shipped
 from dss_jax.core.registry import load_task, load_task_file
 from dss_jax.data import prepare
+from dss_jax.train import compile as compiling
 
 MODEL = shipped("tasks") / "vocabularies" / "word_problems.model"
 
@@ -236,21 +238,34 @@ class TestPackage:
         yield copy
         digest.package_digest.cache_clear()  # Or tests after this one take the copy's.
 
-    def digests(self) -> tuple[str, str]:
-        """Of what makes stores, and of everything."""
+    def digests(self) -> tuple[str, str, str]:
+        """Of what makes stores, of what makes steps, and of everything."""
         digest.package_digest.cache_clear()
-        return digest.package_digest(*prepare.ROOMS), digest.package_digest()
+        rooms = prepare.ROOMS, compiling.ROOMS, ()
+        return tuple(digest.package_digest(*own) for own in rooms)  # type: ignore[return-value]
 
-    def test_it_is_that_of_the_rooms_which_make_stores(self, copy: Path) -> None:
-        stores, everything = self.digests()
-        assert self.digests() == (stores, everything)
-        (copy / "report" / "tables.py").write_text("")
-        assert self.digests()[0] == stores
-        assert self.digests()[1] != everything
+    def test_it_is_that_of_the_rooms_which_make_stores_and_steps(self, copy: Path) -> None:
+        stores, steps, everything = self.digests()
+        assert self.digests() == (stores, steps, everything)
+        for room, name in (("report", "tables.py"), ("serve", "app.py"), ("run", "single.py")):
+            (copy / room / name).write_text("")
+            assert self.digests()[:2] == (stores, steps)
+            assert self.digests()[2] != everything
+        for room in ("model", "layouts", "train", "evaluate"):
+            before = self.digests()
+            (copy / room / "new.py").write_text("")
+            assert self.digests()[0] == stores
+            assert self.digests()[1] != before[1]
         for name in ("core/completions.py", "records/files.py", "data/seqio_tokens.py"):
-            before = self.digests()[0]
+            before = self.digests()
             (copy / name).write_text("")
-            assert self.digests()[0] != before
+            assert all(now != then for now, then in zip(self.digests(), before, strict=True))
+
+    def test_steps_are_made_in_these_rooms_alone_and_of_no_others(self) -> None:
+        rooms = ROOMS[: ROOMS.index("evaluate") + 1]
+        assert rooms == compiling.ROOMS
+        makers = [f for f in digest.PACKAGE.rglob("*.py") if "Compiled.kept(" in f.read_text()]
+        assert {f.relative_to(digest.PACKAGE).parts[0] for f in makers} == {"train", "evaluate"}
 
     def test_what_makes_stores_imports_no_other_room(self) -> None:
         code = (

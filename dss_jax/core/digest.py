@@ -54,10 +54,11 @@ def package_digest(*rooms: str) -> str:
 
 
 @functools.cache
-def code_digest() -> str:
-    """The package's version and digest, and the libraries that compiled code depends on."""
+def code_digest(*rooms: str) -> str:
+    """The package's version and digest (or that of some rooms), and what compiled code needs."""
     libraries = (f"{name} {metadata.version(name)}" for name in LIBRARIES)
-    return " ".join((__version__, package_digest()[:16], *libraries))
+    own = () if rooms else (__version__,)
+    return " ".join((*own, package_digest(*rooms)[:16], *libraries))
 
 
 def imported_files(files: Iterable[Path], *, loaded: bool = True) -> set[Path]:

@@ -3,10 +3,14 @@
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+"""What bounds a container, as it sees it."""
 
 GLIBC = {-8: 1, -4: 0, -1: 2**31 - 1}
 """M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h."""
@@ -40,9 +44,24 @@ def is_gone(place: str, pid: int) -> bool:
 
 
 def processors() -> int:
-    """How many this process may use: containers and Slurm give it fewer than the machine has."""
+    """How many this process may use: containers and Slurm give it fewer than the machine has, or a
+    share of their time (`docker run --cpus`, limits of Kubernetes), which more threads soon use up.
+    """
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none.
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    there = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(there, math.ceil(_container_share() or there)))
+
+
+def _container_share() -> float | None:
+    """The time that this container has, in processors; None: it is not bounded."""
+    with suppress(OSError, ValueError):  # "max" is no number.
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    with suppress(OSError, ValueError):  # Version 1 of cgroups.
+        names = (CGROUP / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+        quota_us, period_us = (int(file.read_text()) for file in names)
+        return quota_us / period_us if quota_us > 0 else None
+    return None
 
 
 def computes_on_cpus() -> bool:

@@ -26,8 +26,8 @@ def write_sums(folder: Path, leave_out: Iterable[str] = ()) -> None:
     files = _files(folder, {FILE, *leave_out})
     crcs = _crc32s(path for _, path in files)
     sums = {name: [p.stat().st_size, crc] for (name, p), crc in zip(files, crcs, strict=True)}
-    # Not forced to the disk, which takes longer than all else here: nor are Orbax's own small files
-    # and the new name. What of them a power cut takes away is known by the sums, or by their lack.
+    # Not forced to the disk, which takes longest here: nor are Orbax's own small files and the new
+    # name. What a power cut takes away is known by the sums, or by their lack.
     (folder / FILE).write_text(json.dumps(sums, indent=1) + "\n")
 
 
@@ -68,7 +68,9 @@ def _files(folder: Path, leave_out: set[str]) -> list[tuple[str, Path]]:
 
 
 def _crc32s(paths: Iterable[Path]) -> list[int]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # zlib works without Python's lock.
+    from dss_jax.core.machine import processors
+
+    with ThreadPoolExecutor(processors()) as pool:  # zlib works without Python's lock.
         return [*pool.map(_crc32, paths)]
 
 

@@ -60,7 +60,7 @@ def stops_of(form: CompletionForm) -> list[str]:
 
 def longest_of(form: CompletionForm, card: StudentCard, limits: ServeLimits) -> int:
     """Tokens of an answer at most."""
-    trained = max(card.max_decode_length, card.max_rationale_length)
+    trained = max(card.longest_label, card.max_rationale_length)
     return form.max_tokens or min(trained, limits.max_tokens)
 
 

@@ -81,6 +81,9 @@ class Door:
 
         try:
             await self._pass(scope, receive, send_out)
+        except Exception:
+            status = 500 if status == GONE else status  # Answered outside of this.
+            raise
         finally:
             route = scope["path"] if scope["path"] in self._routes else "other"
             self._meters.request(route, status, time.perf_counter() - start)

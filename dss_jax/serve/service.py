@@ -1,19 +1,22 @@
 """One student, the thread that asks it, and what the routes need of both."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
 from dss_jax.core.errors import UsageError
+from dss_jax.core.method_config import JOINT
+from dss_jax.core.student_card import StudentCard
 from dss_jax.serve.batching import Batcher, NotServing, QueueFull
 from dss_jax.serve.door import GONE
 from dss_jax.serve.errors import ApiError
 from dss_jax.serve.limits import ServeLimits
 from dss_jax.serve.metrics import Meters
-from dss_jax.student.student import Completion, Prediction, Student
+from dss_jax.student.student import WARM_UP, Completion, Prediction, Student
 
 
 class Predicting(NamedTuple):
@@ -47,11 +50,22 @@ class Served:
     warm_batches: bool = False
 
 
+def shown_card(served: Served) -> StudentCard:
+    """The student's card for clients: one that writes label and rationale in one text ranks no
+    labels, so none are asked of it.
+    """
+    card = served.student.card
+    if card.form not in JOINT:
+        return card
+    examples = tuple({**one, "allowed_labels": []} for one in card.examples)
+    return replace(card, labels=(), row_labels=False, examples=examples)
+
+
 class Service:
     """Asks the student for many requests at once."""
 
     def __init__(self, served: Served) -> None:
-        self.served, self.card, self.limits = served, served.student.card, served.limits
+        self.served, self.card, self.limits = served, shown_card(served), served.limits
         self.meters = Meters()
         self.batcher = Batcher(
             self._answer,
@@ -71,14 +85,11 @@ class Service:
 
     def warm_up(self) -> None:
         """Loads and compiles what answers need."""
-        student, card = self.served.student, self.card
-        student.warm_up()
-        texts = [one["input"] for one in card.examples] or ["?"]
-        size = 1
-        while self.served.warm_batches and size <= self.limits.batch_size:
-            # An engine fills a batch up to a power of two.
-            student.predict((texts * size)[:size], explain=card.explains)
-            size *= 2
+        counts = {*WARM_UP}
+        if self.served.warm_batches:
+            # An engine's shapes grow with a batch by powers of two.
+            counts |= {2**k for k in range(self.limits.batch_size.bit_length())}
+        self.served.student.warm_up(sorted(counts))
 
     def _answer(
         self, key: Predicting | Completing, rows: list[Any]
@@ -88,23 +99,25 @@ class Service:
             texts, labels = [text for text, _ in rows], [labels for _, labels in rows]
             self._check_labels(labels)
             return student.predict(texts, explain=key.explain, labels=labels)
-        longest = self.card.input_length
-        for ids in student.encode(rows, cut=False):
+        longest, prompts = self.card.input_length, student.encode(rows, cut=False)
+        for ids in prompts:
             if len(ids) > longest:
                 raise ApiError(
                     f"a prompt has {len(ids)} tokens, and the student reads {longest}",
                     param="prompt",
                     code="context_length_exceeded",
                 )
-        return student.complete(rows, key.max_tokens)
+        return student.complete_ids(prompts, key.max_tokens)
 
     def _check_labels(self, rows: Sequence[Sequence[str]]) -> None:
         """ApiError: those of a request are too long together, for what they take grows with the
         square of that. The student's own are not looked at.
         """
-        most = self.limits.max_tokens
-        for labels in {*map(tuple, rows)} - {self.card.labels}:
-            count = sum(map(len, self.served.student.label_ids(labels)))
+        most, own = self.limits.max_tokens, {*map(tuple, rows)} - {self.card.labels}
+        distinct = [*dict.fromkeys(itertools.chain.from_iterable(own))]
+        ids = dict(zip(distinct, self.served.student.label_ids(distinct), strict=True))
+        for labels in own:
+            count = sum(len(ids[label]) for label in labels)
             if count > most:
                 text = f"the labels of an input have {count:,} tokens together; {most:,}"
                 raise ApiError(f"{text} are allowed", param="labels", code="too_long")

@@ -120,6 +120,8 @@ def _text_of(located: Located, asked_for: str | None, own: tuple[str, ...]) -> s
 
 def _labels_of(located: Located) -> tuple[str, ...]:
     given = located.row.get(ALLOWED)
+    if given is None or given == "":  # An empty cell.
+        return ()
     found = parse_json(given, f"{located.where}, {ALLOWED}") if isinstance(given, str) else given
     if found is None:
         return ()
@@ -164,6 +166,11 @@ def predict_table(student: Student, job: PredictJob) -> int:
         and output do not go together: see `open_table` and `open_writer`.
       locks.Taken: another process writes there.
     """
+    if job.labels and student.card.form in JOINT:
+        raise UsageError(
+            f"--label: this student (method {student.card.method or 'unknown'}) writes label and "
+            "rationale in one text, so its labels cannot be ranked. Leave --label out."
+        )
     table = open_table(job.input)
     index, count = shard_numbers(job.shard)
     rows = itertools.islice(table.rows, index, None, count)

@@ -5,7 +5,7 @@ Neither JAX nor TensorFlow is imported here: an engine of `dss_jax.student` does
 
 import html
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -121,6 +121,7 @@ class Student:
         # An engine says which of several checkpoints it has.
         self.engine, self.origin = engine.name, str(getattr(engine, "origin", folder))
         self._engine, self._vocabulary = engine, vocabulary
+        self._known_labels: dict[str, list[int]] = {}
 
     def __repr__(self) -> str:
         return f"Student({self.card.task!r}, {str(self.folder)!r}, engine={self.engine!r})"
@@ -158,15 +159,10 @@ class Student:
         if card.form in JOINT:
             return Predictions(self._joint(texts, ids, explain))
         found = self._labels(texts, ids, allowed)
-        if any(one.log_prob != one.log_prob for one in found):
-            raise UsageError(
-                f"{self.folder}: what this student gives is no number (NaN): its parameters are "
-                "damaged. Convert or train it again."
-            )
         if explain:
             assert card.rationale_prefix is not None
             asked = self.encode(texts, card.rationale_prefix)
-            written = self._engine.generate(asked, card.max_rationale_length)
+            written = self._write(asked, card.max_rationale_length)
             rationales = [self._vocabulary.decode(one.ids) for one in written]
             found = [replace(one, rationale=r) for one, r in zip(found, rationales, strict=True)]
         return Predictions(found)
@@ -179,8 +175,11 @@ class Student:
             longer than the card's `input_length` is cut.
           max_tokens: of an answer, end-of-sequence included.
         """
-        ids = self.encode(prompts)
-        written = self._engine.generate(ids, max_tokens)
+        return self.complete_ids(self.encode(prompts), max_tokens)
+
+    def complete_ids(self, ids: Sequence[Ids], max_tokens: int) -> list[Completion]:
+        """The same of prompts that `encode` has made."""
+        written = self._write(ids, max_tokens)
         return [
             Completion(
                 text=self._vocabulary.decode(one.ids),
@@ -208,15 +207,21 @@ class Student:
         return [row if len(row) <= longest else [*row[: longest - 1], end] for row in rows]
 
     def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
-        """Ids of labels, without `</s>`."""
-        return self._vocabulary.encode_all(labels)
+        """Ids of labels, without `</s>`. Those of the last call are known: a server bounds labels
+        before they are ranked, and the card's are the same at each call.
+        """
+        known = self._known_labels
+        if new := [label for label in dict.fromkeys(labels) if label not in known]:
+            known = known | dict(zip(new, self._vocabulary.encode_all(new), strict=True))
+            self._known_labels = {label: known[label] for label in labels}
+        return [known[label] for label in labels]
 
-    def warm_up(self) -> None:
-        """Loads and compiles what `predict` needs for inputs like the card's examples, one or many,
-        so that the first answer waits for nothing.
+    def warm_up(self, counts: Iterable[int] = WARM_UP) -> None:
+        """Loads and compiles what `predict` needs for inputs like the card's examples, of each of
+        these counts, so that the first answer waits for nothing.
         """
         examples = self.card.examples or ({"input": "?"},)
-        for count in WARM_UP:
+        for count in counts:
             some = [*itertools.islice(itertools.cycle(examples), count)]
             labels = [self.card.labels or one.get("allowed_labels", ()) for one in some]
             self.predict(
@@ -266,16 +271,29 @@ class Student:
             scores = self._engine.rank([ids[n] for n in closed], labels)
             for n, log_probs in zip(closed, scores, strict=True):
                 found[n] = _ranked(texts[n], allowed[n], np.asarray(log_probs, np.float64))
+            self._check_numbers(one.log_prob for one in found.values())
         free = [n for n, labels in enumerate(allowed) if not labels]
         if free:
             longest = self.card.max_decode_length
-            written = self._engine.generate([ids[n] for n in free], longest)
+            written = self._write([ids[n] for n in free], longest)
             for n, one in zip(free, written, strict=True):
                 label = self._vocabulary.decode(one.ids)
                 found[n] = Prediction(
                     input=texts[n], label=label, probability=None, log_prob=one.log_prob
                 )
         return [found[n] for n in range(len(texts))]
+
+    def _write(self, ids: Sequence[Ids], longest: int) -> list[GeneratedIds]:
+        written = self._engine.generate(ids, longest)
+        self._check_numbers(one.log_prob for one in written)
+        return written
+
+    def _check_numbers(self, log_probs: Iterable[float]) -> None:
+        if any(one != one for one in log_probs):
+            raise UsageError(
+                f"{self.folder}: what this student gives is no number (NaN): its parameters are "
+                "damaged. Convert or train it again."
+            )
 
     def _check_apart(self, labels: Mapping[str, Ids]) -> None:
         """Raises UsageError where two labels of a row have the same ids, as where the vocabulary
@@ -295,7 +313,7 @@ class Student:
         self, texts: Sequence[str], ids: Sequence[Ids], explain: bool
     ) -> Iterator[Prediction]:
         form, longest = self.card.form, self.card.max_decode_length + self.card.max_rationale_length
-        written = self._engine.generate(ids, longest)
+        written = self._write(ids, longest)
         for text, one in zip(texts, written, strict=True):
             whole = self._vocabulary.decode(one.ids)
             yield Prediction(

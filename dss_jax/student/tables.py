@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from dss_jax.core import storage, strict_json
 from dss_jax.core.errors import UsageError
@@ -37,8 +37,8 @@ STANDARD = "-"
 INPUT = "input"
 """The column of plain lines."""
 
-_ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
-"""What a terminal may obey and JSON may hold as it is; it reads as the same."""
+_ESCAPED = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0xD800, 0xE000))}
+"""What a terminal may obey, and halves of characters; in JSON this reads as the same."""
 
 
 class RowTable(NamedTuple):
@@ -170,13 +170,19 @@ class FileWriter(RowWriter):
                 while block := content.read(min(left, 2**20)):
                     left, crc = left - len(block), zlib.crc32(block, crc)
         if left or crc != self.state["crc"]:
-            raise UsageError(
-                f"{self._partial} is damaged: it is not what was written. Remove it and "
-                f"{self._state_file}, and give the same command again."
-            )
+            raise self._damaged()
 
-    def _count(self, content: bytes) -> None:
-        """These have been written."""
+    def _damaged(self) -> UsageError:
+        return UsageError(
+            f"{self._partial} is damaged: it is not what was written. Remove it and "
+            f"{self._state_file}, and give the same command again."
+        )
+
+    def _append(self, stream: BinaryIO, content: bytes) -> None:
+        """Writes these, and counts them once they are on the disk."""
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
         self.state["bytes"] += len(content)
         self.state["crc"] = zlib.crc32(content, self.state["crc"])
 
@@ -224,10 +230,7 @@ class TextWriter(FileWriter):
     def _write(self, rows: Sequence[Row]) -> None:
         text = "".join(map(_json_line, rows)) if self._form == "jsonl" else self._csv(rows)
         content = text.encode("utf-8", "backslashreplace")
-        self._stream.write(content)
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._count(content)
+        self._append(self._stream, content)
 
     def _csv(self, rows: Sequence[Row]) -> str:
         text, delimiter = io.StringIO(newline=""), DELIMITERS[self._form]
@@ -288,27 +291,34 @@ class ParquetWriter(FileWriter):
         return schema
 
     def _write(self, rows: Sequence[Row]) -> None:
-        arrow = self._arrow
+        arrow, made = self._arrow, self._arrow.BufferOutputStream()
         try:
             if rows:
                 self._check_columns(rows)
             table = arrow.Table.from_pylist(rows, schema=self._whole_schema(rows))
-        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            arrow.parquet.write_table(table, made)
+        # Half a character; more than 64 bits.
+        except (arrow.ArrowException, UnicodeEncodeError, OverflowError) as error:
             raise UsageError(
                 f"the rows from {self.state['rows'] + 1} on do not fit the columns of {self.file}: "
                 f"{error}. Take a name that ends in .jsonl."
             ) from error
-        part = self._partial / f"{self.state['rows']:012}.parquet"
-        arrow.parquet.write_table(table, part)
-        self._count(part.read_bytes())
+        content = made.getvalue().to_pybytes()
+        with (self._partial / f"{self.state['rows']:012}.parquet").open("wb") as part:
+            self._append(part, content)
 
     def _move(self) -> None:
-        whole, parts = self._partial / "whole", self._parts()
-        self._check(*parts)
-        schema = self._whole_schema([])
-        with self._arrow.parquet.ParquetWriter(whole, schema) as writer:
-            for part in parts:
-                writer.write_table(self._arrow.parquet.read_table(part))
+        whole, rows = self._partial / "whole", 0
+        with whole.open("wb") as file:
+            with self._arrow.parquet.ParquetWriter(file, self._whole_schema([])) as writer:
+                for part in self._parts():
+                    table = self._arrow.parquet.read_table(part)
+                    writer.write_table(table)
+                    rows += len(table)
+            file.flush()
+            os.fsync(file.fileno())  # Before the parts are removed.
+        if rows != self.state["rows"]:
+            raise self._damaged()
         os.replace(whole, self.file)
         shutil.rmtree(self._partial)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dss_jax.core import config, storage
+from dss_jax.core import config, storage, student_card
 from dss_jax.core.checks import among
 from dss_jax.core.t5_config import GREEDY
 from dss_jax.data.ragged import Ragged
@@ -47,6 +47,9 @@ def open_engine(
     with storage.explained(folder):
         file = folder / CONFIG
         run = config.from_gin(file.read_text()) if file.is_file() else config.Run()
+        if (card := student_card.read(folder)) is not None:  # A converted student has it alone.
+            data = dataclasses.replace(run.data, input_length=card.input_length)
+            run = dataclasses.replace(run, data=data)
     if dtype is not None:
         among("dtype", dtype, DTYPES)
     # On a CPU a product in bfloat16 takes longer: docs/predict.md.

@@ -3,9 +3,8 @@ compiled ahead of time.
 
 JAX keeps what XLA has compiled (`keep_compiled_code`), but finds it by the lowered function, and to
 trace and lower T5's steps takes Python longer than to read the checkpoint. So a step is kept whole
-too (`Compiled`), and found by all that it is made from: this package's files, the libraries, JAX's
-settings, what of the configuration is compiled in, the devices, and the shapes. If any of it
-differs, the step is made anew.
+too (`Compiled`), and found by all that it is made from: files of this package (`ROOMS`), libraries,
+JAX's settings, what of the configuration is compiled in, devices, shapes; anew if any differs.
 
 The files hold machine code, as JAX's own do, and pickles: who can write there can run code here. So
 both folders are the user's own, and nobody else may write to them (`core/own_folder.py`).
@@ -43,12 +42,14 @@ MAX_CACHE_BYTES = 10 * 2**30
 MAX_BYTES = 2 * 2**30
 """The steps that were not used for longest are removed beyond this."""
 
+ROOMS = ("core", "records", "data", "layouts", "model", "train", "evaluate")
+"""Of which steps are made: those that make them, `train` and `evaluate`, and what these import."""
+
 _ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 _TRACING = threading.Lock()
 """Held while a function is lowered. That is Python, so two at once are no faster; one by one, in
-the order in which they were begun, XLA has the first early, and no step waits for a later one.
-"""
+the order in which they were begun, no step waits for a later one."""
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 _REMAT_TPU_OPTIONS = {"xla_tpu_dot_dot_fusion": "false"}
@@ -192,8 +193,7 @@ def first_together(function: Callable) -> Callable:
 def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
     """All that a step is made from, but for its name and the shapes of a batch.
 
-    Of the configuration only what is compiled in counts. Seeds, data and places are none of it, nor
-    is how often something is logged or saved.
+    Of the configuration only what is compiled in counts: no seeds, data, places, nor when to log.
     """
     compiled_in = (
         (run.method, run.model, run.lora, run.loss, run.optimizer, run.mesh),
@@ -205,7 +205,8 @@ def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
     settings = {k: v for k, v in values if "cache" not in k and k != "jax_platforms"}
     environment = [os.environ.get(name) for name in _ENVIRONMENT]
     version = mesh.devices.flat[0].client.platform_version
-    parts = (code_digest(), compiled_in, dict(mesh.shape), devices, version, first, environment)
+    code, shape = code_digest(*ROOMS), dict(mesh.shape)
+    parts = (code, compiled_in, shape, devices, version, first, environment)
     return repr((*parts, sorted(settings.items(), key=str)))
 
 
