@@ -152,6 +152,17 @@ def test_a_slice_of_each_kind(
         assert len(file.name) == 64
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.usefixtures("compile_settings")
+def test_full_remat_with_dropout_compiles_for_a_tpu(capsys: pytest.CaptureFixture[str]) -> None:
+    # libtpu 0.0.42.1 ended the process where products were computed inside of others.
+    asked = ["--device", "v5e-1", "--task", "word_problems", "--model", "t5_1_1_tiny"]
+    asked += ["--gin.T5Config.dtype='bfloat16'", "--gin.T5Config.remat_policy='full'"]
+    assert main.main(["compile", *asked, "--gin.Data.batch_size=16"]) == 0
+    assert "It fits." in capsys.readouterr().out
+
+
 def test_the_table_of_sizes_is_that_of_the_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[1]
     monkeypatch.syspath_prepend(str(root / "benchmarks"))

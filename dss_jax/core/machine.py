@@ -71,9 +71,8 @@ def computes_on_cpus() -> bool:
 
 def keep_freed_memory() -> None:
     """Has glibc keep what is freed for the next step, where JAX computes on a CPU. By default each
-    step gets its memory from the system anew, which takes a quarter of the processors' time. To be
-    called before there are threads: those that have allocated keep arenas of their own, which give
-    back what is freed whatever is asked for later.
+    step gets its memory from the system anew, which takes a quarter of the processors' time. For
+    threads that are there already it comes too late: they have arenas, which give memory back.
     """
     with suppress(AttributeError, OSError, TypeError):  # Where it is not glibc.
         for parameter, value in GLIBC.items():

@@ -52,27 +52,22 @@ _TRACING = threading.Lock()
 the order in which they were begun, no step waits for a later one."""
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-_REMAT_TPU_OPTIONS = {"xla_tpu_dot_dot_fusion": "false"}
+_TPU_OPTIONS = {"xla_tpu_dot_dot_fusion": "false"}
 
 _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 
 
 @functools.cache
 def step_options(device: jax.Device, remat_policy: str = "none") -> dict[str, str]:
-    """What XLA is told when it compiles training steps for a device.
-
-    On a CPU it gives sums over all tokens (gradients of norms and of the position bias) to YNNPACK
-    together with what is summed. In a step that is slower than XLA's own code, by 7 to 10 % of the
-    step (benchmarks/README.md, "Levers"), so YNNPACK is left the products of matrices only.
-
-    On a TPU products are not computed inside of others where all is computed again: with dropout
-    between them libtpu's compiler (0.0.42.1) dies of the depth of what it looks at.
+    """What XLA is told when it compiles training steps for a device. On a CPU it gives sums over all
+    tokens (gradients of norms and of the position bias) to YNNPACK with what is summed, which takes
+    7 to 10 % of the step (benchmarks/README.md, "Levers"); so YNNPACK is left the products only. On
+    a TPU with full remat libtpu (0.0.42.1) dies of products inside of products, dropout between.
     """
-    options = {"cpu": _CPU_OPTIONS}.get(device.platform, {})
-    if device.platform == "tpu" and remat_policy == "full":
-        options = _REMAT_TPU_OPTIONS
+    remat = device.platform == "tpu" and remat_policy == "full"
+    options = _CPU_OPTIONS if device.platform == "cpu" else _TPU_OPTIONS if remat else {}
+    place = jax.sharding.SingleDeviceSharding(device)
     try:
-        place = jax.sharding.SingleDeviceSharding(device)
         jax.jit(lambda: 0.0, out_shardings=place, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # an XLA without this option
         return {}
