@@ -59,10 +59,10 @@ _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache
 
 @functools.cache
 def step_options(device: jax.Device, remat_policy: str = "none") -> dict[str, str]:
-    """What XLA is told when it compiles training steps for a device. On a CPU it gives sums over all
-    tokens (gradients of norms and of the position bias) to YNNPACK with what is summed, which takes
-    7 to 10 % of the step (benchmarks/README.md, "Levers"); so YNNPACK is left the products only. On
-    a TPU with full remat libtpu (0.0.42.1) dies of products inside of products, dropout between.
+    """What XLA is told when it compiles training steps for a device. On a CPU it gives sums over
+    all tokens (gradients of norms and position bias) to YNNPACK with what is summed, which takes 7
+    to 10 % of the step (benchmarks/README.md, "Levers"); so YNNPACK is left the products only. On a
+    TPU with full remat libtpu (0.0.42.1) dies of products inside of products, dropout between.
     """
     remat = device.platform == "tpu" and remat_policy == "full"
     options = _CPU_OPTIONS if device.platform == "cpu" else _TPU_OPTIONS if remat else {}
