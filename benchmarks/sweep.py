@@ -4,12 +4,12 @@
   python benchmarks/sweep.py --before /tmp/before
 
 The grid has 48 cells: 4 shares of the data x 3 methods x 4 seeds, of sweeps/word_problems.gin as
-each tree has it. A turn is `dss sweep` for one share in one tree; the tree that comes first changes
-with each share. A tree has one folder for all its turns, and at first neither token stores nor
-compiled code, so that the sum of its turns is what the whole grid takes, with the command started
-four times. The report is left out, because each turn would write it. Issue 24 bounds the ratio of
-the sums: 0.5. Fewer --shares are a part of the grid. Seconds of the clock, and of all processors
-together, which say more on a busy machine. Writes a JSON file.
+each tree has it. A turn is `dss sweep` for some shares in one tree, two with --turns 2; the tree
+that comes first changes with each turn. A tree has one folder for all its turns, and at first
+neither token stores nor compiled code, so that the sum of its turns is what the whole grid takes,
+with the command started twice. The report is left out, because each turn would write it. Issue 24
+bounds the ratio of the sums: 0.5. Fewer --shares are a part of the grid. Seconds of the clock, and
+of all processors together, which say more on a busy machine. Writes a JSON file.
 """
 
 import argparse
@@ -27,9 +27,9 @@ HERE = Path(__file__).resolve().parents[1]
 CACHES = ("DSS_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR", "DSS_STORE_DIR")
 
 
-def turn(tree: Path, folder: Path, share: str, args: argparse.Namespace) -> tuple[float, float]:
-    """Seconds that a tree takes for the cells of one share: of the clock, and of processors."""
-    words = ["--methods", args.methods, "--seeds", args.seeds, "--fractions", share, "--no_report"]
+def turn(tree: Path, folder: Path, shares: str, args: argparse.Namespace) -> tuple[float, float]:
+    """Seconds that a tree takes for the cells of some shares: of the clock, and of processors."""
+    words = ["--methods", args.methods, "--seeds", args.seeds, "--fractions", shares, "--no_report"]
     words += [f"--gin.Train.steps={args.steps}"] if args.steps else []
     environment = {k: v for k, v in os.environ.items() if k not in CACHES}
     environment |= {"PYTHONPATH": str(tree), "DSS_CACHE_DIR": str(folder / "cache")}
@@ -49,6 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, required=True, help="the older tree")
     parser.add_argument("--shares", default="0.125,0.25,0.5,1", help="of the training data")
+    parser.add_argument(
+        "--turns", type=int, default=2, help="of each tree, with as many shares each"
+    )
     parser.add_argument("--methods", default="standard,single_task,dss")
     parser.add_argument("--seeds", default="0,1,2,3")
     parser.add_argument("--steps", type=int, help="of a run, in place of the gin file's")
@@ -57,15 +60,16 @@ def main() -> None:
     trees, load = {"before": args.before.resolve(), "now": HERE}, os.getloadavg()[0]
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in trees}
     with tempfile.TemporaryDirectory() as scratch:
-        for number, share in enumerate(args.shares.split(",")):
+        every, many = args.shares.split(","), args.turns
+        for number, shares in enumerate(",".join(every[at::many]) for at in range(many)):
             for name in [*trees][:: -1 if number % 2 else 1]:
                 folder = Path(scratch) / name
                 folder.mkdir(exist_ok=True)
-                turns[name].append(turn(trees[name], folder, share, args))
-                print(f"{share} of the data, {name}: {turns[name][-1][0]:.0f} s", flush=True)
+                turns[name].append(turn(trees[name], folder, shares, args))
+                print(f"{shares} of the data, {name}: {turns[name][-1][0]:.0f} s", flush=True)
     sums = {name: [sum(kind) for kind in zip(*own, strict=True)] for name, own in turns.items()}
     ratios = [digits(now / then) for now, then in zip(sums["now"], sums["before"], strict=True)]
-    cells = len(args.shares.split(",")) * len(args.methods.split(",")) * len(args.seeds.split(","))
+    cells = len(every) * len(args.methods.split(",")) * len(args.seeds.split(","))
     report = {
         "cells": cells,
         "turns_clock_and_processors": turns,
