@@ -57,7 +57,11 @@ class TestConversion:
     @pytest.mark.parametrize("quantization", list(ours.TOLERANCES)[1:])
     def test_fewer_bits_cost_little(self, quantization: str, tmp_path: Path) -> None:
         found = ours.write_ct2(random_weights(BASE), tmp_path / "out", quantization)
-        assert 1e-4 < found.error < 0.4 * ours.TOLERANCES[quantization]
+        # Not all processors have products of 16 bits.
+        supported = ours.load().get_supported_compute_types("cpu")
+        eight = quantization == "int16" and "int16" not in supported
+        allowed = ours.TOLERANCES["int8" if eight else quantization]
+        assert 1e-4 < found.error < 0.4 * allowed
         sizes = {"int8": 1, "int8_float16": 1, "int16": 2, "float16": 2}
         whole = sum(np.prod(shape) for shape in expected_shapes(BASE).values())
         size = (tmp_path / "out" / "model.bin").stat().st_size
