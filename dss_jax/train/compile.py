@@ -68,7 +68,8 @@ def step_options(device: jax.Device, remat_policy: str = "none") -> dict[str, st
     options = _CPU_OPTIONS if device.platform == "cpu" else _TPU_OPTIONS if remat else {}
     place = jax.sharding.SingleDeviceSharding(device)
     try:
-        jax.jit(lambda: 0.0, out_shardings=place, compiler_options=options).lower().compile()
+        if options:
+            jax.jit(lambda: 0.0, out_shardings=place, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # an XLA without this option
         return {}
     return options
