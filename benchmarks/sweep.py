@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="the older tree")
     parser.add_argument("--shares", default="0.125,0.25,0.5,1", help="of the training data")
     parser.add_argument(
-        "--turns", type=int, default=2, help="of each tree, with as many shares each"
+        "--turns", type=int, default=2, help="of each tree, which share out the shares"
     )
     parser.add_argument("--methods", default="standard,single_task,dss")
     parser.add_argument("--seeds", default="0,1,2,3")
@@ -60,7 +60,8 @@ def main() -> None:
     trees, load = {"before": args.before.resolve(), "now": HERE}, os.getloadavg()[0]
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in trees}
     with tempfile.TemporaryDirectory() as scratch:
-        every, many = args.shares.split(","), args.turns
+        every = args.shares.split(",")
+        many = min(args.turns, len(every))
         for number, shares in enumerate(",".join(every[at::many]) for at in range(many)):
             for name in [*trees][:: -1 if number % 2 else 1]:
                 folder = Path(scratch) / name
