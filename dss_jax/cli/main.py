@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from dss_jax.cli.completion import complete
 
         complete(COMMANDS)
-    if {*sys.argv[1:2]} & {*STEPS} and machine.computes_on_cpus():
+    if sys.argv[1:] and sys.argv[1] in STEPS and machine.computes_on_cpus():
         machine.keep_freed_memory()  # Before the first thread.
     with ending.ends_soon():
         try:

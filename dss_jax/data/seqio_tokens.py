@@ -94,6 +94,7 @@ def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> di
     """
     of_columns = prefixes(style).of_columns
     inputs = [*map(attrgetter("input"), examples)]
+    parted = any(SEPARATOR in text for text in inputs)
 
     def column(name: str) -> Ragged:
         if name == SAMPLES:
@@ -102,7 +103,7 @@ def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> di
             targets = [*map(attrgetter(TARGETS[name]), examples)]
             return _ended([*filter(None, targets)], [*map(bool, targets)], encode)
         texts = [prefix + text for text in inputs]
-        if any(SEPARATOR in text for text in texts):
+        if parted:
             return _of_rows(map(encode.parts, texts), encode)
         return _ended(texts, None, encode)
 

@@ -128,8 +128,7 @@ def write_ct2(
         translator = ctranslate2.Translator(str(folder), device="cpu")
         # A processor without products of 16 bits, as AMD's, takes those of 8 for them.
         computed = "int8" if translator.compute_type.startswith("int8") else quantization
-        tolerance = max(TOLERANCES[quantization], TOLERANCES[computed])
-        found = _compare(tree, translator, weights, names, tolerance)
+        found = _compare(tree, translator, weights, names, TOLERANCES[computed])
         if not found.error <= found.allowed:
             raise UsageError(
                 f"what CTranslate2 {ctranslate2.__version__} computes ({quantization}) is not what "
