@@ -1,6 +1,7 @@
 """Vocabularies of all kinds beside transformers' recorded ids; in stores, SeqIO and conversions."""
 
 import dataclasses
+import io
 import json
 import random
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import script_texts
+import sentencepiece
 import tokenizers
 import toy
 from record_tokenizers import ADDED, FOLDER, GOLDEN, t5_folder
@@ -24,7 +26,7 @@ from dss_jax.core import config
 from dss_jax.core.errors import UsageError
 from dss_jax.core.registry import load_task
 from dss_jax.data.columns import Examples
-from dss_jax.data.file_tokenizers import FastTokenizer
+from dss_jax.data.file_tokenizers import FastTokenizer, FileTokenizer
 from dss_jax.data.joint import joint_pair
 from dss_jax.data.store import TokenStore
 from dss_jax.data.store_writer import SplitBuilder, write_store
@@ -40,6 +42,13 @@ from dss_jax.interop.tokenizer_json import added_token, tokenizer_json
 from dss_jax.interop.vocabularies import vocabulary_size, with_vocabulary
 from dss_jax.interop.weights import Weights
 
+PREFIXES = [
+    ("[label] ", "[rationale] "),
+    ("predict: ", "two words: ", "two  gaps: ", "line:\n", "<", "tab\t ", ""),
+    ("two  gaps ", "line\n one ", "x "),
+    ("one ", "two  "),
+    ("a", "b"),
+]
 NAMES = ("t5", "t5_added", "llama", "code", "byt5")
 
 
@@ -165,11 +174,39 @@ def of_white_space(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return FastTokenizer(folder, files_of(folder))
 
 
-@pytest.mark.parametrize("name", [*NAMES, "white_space"])
+@pytest.fixture(scope="module")
+def joining(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """As T5's, with a rule of its own that joins words: a space before U+0301 becomes x."""
+    folder, model = tmp_path_factory.mktemp("joining"), io.BytesIO()
+    (folder / "rules.tsv").write_text("20 301\t78\n")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c x"] * 10),
+        model_writer=model,
+        vocab_size=20,
+        hard_vocab_limit=False,
+        normalization_rule_tsv=str(folder / "rules.tsv"),
+    )
+    rules = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue()).normalizer_spec
+    pieces = [("<unk>", 0.0), *((chr(i), -2.0 - i / 1000) for i in range(33, 127)), ("▁", -2.0), ("]x", -1.0)]
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=0))
+    backend.normalizer = tokenizers.normalizers.Precompiled(rules.precompiled_charsmap)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.WhitespaceSplit(),
+            tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always"),
+        ]
+    )
+    backend.add_special_tokens(["</s>"])
+    assert backend.encode("b \u0301a").tokens == [*"▁bxa"]
+    backend.save(str(folder / FAST))
+    return FastTokenizer(folder, files_of(folder))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "white_space", "joining"])
 def test_texts_cut_into_words_are_those_whole(
-    name: str, opened: dict[str, Tokenizer], of_white_space: Tokenizer
+    name: str, opened: dict[str, Tokenizer], of_white_space: Tokenizer, joining: Tokenizer
 ) -> None:
-    own = of_white_space if name == "white_space" else opened[name]
+    own = {"white_space": of_white_space, "joining": joining}.get(name) or opened[name]
     bits = [
         "a",
         "fish",
@@ -191,6 +228,13 @@ def test_texts_cut_into_words_are_those_whole(
     rows = zip(*(line.tolist() for line in lines), strict=True)
     texts = ["".join(word + "".join(gap) for word, gap in zip(*row, strict=True)) for row in rows]
     assert own.encode_all(texts) == [*map(own.encode, texts)]
+    assert isinstance(own, FileTokenizer)
+    texts = texts[:500]
+    for prefixes in PREFIXES:
+        for prefix, found in zip(prefixes, own.behind(prefixes, texts), strict=True):
+            rows = [found[row].tolist() for row in range(len(found))]
+            assert rows == [own.encode(prefix + text) for text in texts], prefix
+        assert [len(one) for one in own.behind(prefixes, [])] == [0] * len(prefixes)
 
 
 def test_any_ids_are_a_text(opened: dict[str, Tokenizer]) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.texts import utf8, well_formed
-from dss_jax.data.ragged import Ragged, Slices, join_rows
+from dss_jax.data.joint import side_by_side
+from dss_jax.data.ragged import Ragged, Slices, join_rows, joined
 from dss_jax.data.text_rows import byte_rows, text_column
 from dss_jax.data.tokenizer import SEPARATOR, Tokenizer
 from dss_jax.data.tokenizer_files import (
@@ -62,6 +63,10 @@ class FileTokenizer(Tokenizer):
     def arrays(self, texts: Sequence[str]) -> Ragged:
         """Ids of each text, int32."""
 
+    def behind(self, prefixes: Sequence[str], texts: Sequence[str]) -> list[Ragged]:
+        """For each prefix the ids of each text behind it, as `arrays` has them."""
+        return [self.arrays([prefix + text for text in texts]) for prefix in prefixes]
+
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         found = self.arrays(texts)
         return [found[row].tolist() for row in range(len(found))]
@@ -93,30 +98,26 @@ class _Words(dict[str, int]):
 
     def __init__(self) -> None:
         self.flat, self.ends = np.zeros(1, np.int32), np.zeros(1, np.int64)
-        self.new, self.long = list[str](), list[str]()
-
-    def __missing__(self, word: str) -> int:
-        if len(word) > LONGEST_WORD:
-            self.long.append(word)
-            return -len(self.long)
-        self.new.append(word)
-        return self.setdefault(word, len(self))
 
     def ids(
         self, words: list[str], places: np.ndarray, encoded: Callable[[list[str]], Ragged]
     ) -> tuple[Any, Any]:
-        """Of words at these places of `words` one after another, and how many each has. What it
-        takes hangs on these words alone, not on how many are remembered.
+        """Of words at these places of `words`, which are distinct, one after another, and how many
+        each has. What it takes hangs on these words alone, not on how many are remembered.
         """
-        at = np.fromiter(map(self.__getitem__, words), np.int64, len(words))
-        at = np.where(at < 0, len(self) - 1 - at, at)[places]
-        if new := self.new + self.long:
+        known = len(self)
+        new = [word for word in words if word not in self]
+        long = {word for word in new if len(word) > LONGEST_WORD}
+        if new:
+            new.sort(key=long.__contains__)
             found = encoded(new)
-            known = len(self) - len(self.new)
             end = self.ends[known]
             self.flat = _behind(self.flat, end, found.values)
             self.ends = _behind(self.ends, known + 1, end + found.ends)
-            self.new, self.long = [], []
+            self.update(zip(new, range(known, known + len(new)), strict=True))
+        at = np.fromiter(map(self.__getitem__, words), np.int64, len(words))[places]
+        for word in long:
+            del self[word]
         starts, ends = self.ends[:-1], self.ends[1:]
         lengths = ends[at] - starts[at]
         return join_rows(Slices(self.flat, starts, ends), at, lengths), lengths
@@ -222,7 +223,10 @@ class FastTokenizer(FileTokenizer):
 
     def arrays(self, texts: Sequence[str]) -> Ragged:
         # The library takes three times as long as SentencePiece; most words come again.
-        words = self._cut(texts)
+        return self._of_words(self._cut(texts))
+
+    def _of_words(self, words: Any) -> Ragged:
+        """Ids of each row of words, a list array of Arrow's."""
         places = words.flatten().dictionary_encode()
         with self._lock:
             known = self._words
@@ -234,8 +238,34 @@ class FastTokenizer(FileTokenizer):
                 self._words = known
         ends = np.concatenate([[0], np.cumsum(lengths)])[words.offsets.to_numpy()]
         if self.begin:
-            ids = np.insert(ids, np.repeat(ends[:-1], len(self.begin)), self.begin * len(texts))
+            ids = np.insert(ids, np.repeat(ends[:-1], len(self.begin)), self.begin * len(words))
         return Ragged(ids, ends + len(self.begin) * np.arange(len(ends)))
+
+    def behind(self, prefixes: Sequence[str], texts: Sequence[str]) -> list[Ragged]:
+        # Texts are cut and looked up behind one of them: where the others end as it does, what
+        # follows is the same, but in texts that are not cut at all.
+        first, *others = prefixes
+        words = self._cut([first + text for text in texts])
+        found = self._of_words(words)
+        heads = self._cut([prefix + "a" for prefix in prefixes]).to_pylist()
+        if len({row.pop() for row in heads}) > 1 or not all(heads):
+            return [found, *super().behind(others, texts)]
+        cut = np.diff(words.offsets.to_numpy()) > len(heads[0])
+        uncut = [text for text, is_cut in zip(texts, cut, strict=True) if not is_cut]
+        order = np.argsort(np.argsort(~cut, kind="stable"))
+        ids = [self.begin + self._encoded(head).values.tolist() for head in heads]
+        tails = Slices(found.values, found.starts + len(ids[0]), found.ends).take(cut)
+        tails = side_by_side([tails])
+
+        def column(prefix: str, head: list[int]) -> Ragged:
+            values = np.insert(tails.values, np.repeat(tails.starts, len(head)), head * len(tails))
+            made = Ragged(values, tails.offsets + len(head) * np.arange(len(tails.offsets)))
+            if not uncut:
+                return made
+            both = joined([made, self.arrays([prefix + text for text in uncut])])
+            return side_by_side([both.take(order)])
+
+        return [found, *map(column, others, ids[1:])]
 
     def decode(self, ids: Iterable[int]) -> str:
         known = [int(i) for i in ids]

@@ -23,7 +23,8 @@ from dss_jax.core.prefixes import prefixes
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import Example
 from dss_jax.data.file_tokenizers import open_tokenizer
-from dss_jax.data.ragged import Ragged, join_rows
+from dss_jax.data.joint import side_by_side
+from dss_jax.data.ragged import Ragged
 from dss_jax.data.store import SAMPLES, TARGETS, TOKEN_COLUMNS
 from dss_jax.data.tokenizer import SEPARATOR
 
@@ -36,11 +37,13 @@ class Encode(NamedTuple):
 
     Attributes:
       encode: texts -> ids of each, int32, without end-of-sequence.
+      behind: prefixes, texts -> for each prefix the ids of each text behind it.
       parts: what of an input is encoded by itself.
       eos_id: of end-of-sequence.
     """
 
     encode: Callable[[Sequence[str]], Ragged]
+    behind: Callable[[Sequence[str], Sequence[str]], Sequence[Ragged]]
     parts: Callable[[str], list[str]]
     eos_id: int
 
@@ -75,7 +78,10 @@ def encoder(vocabulary: Content, extra_ids: int) -> Encode:
         values, lengths = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
         return Ragged(values, np.cumsum([0, *lengths]))
 
-    return Encode(encode, lambda text: text.split(SEPARATOR), model.eos_id)
+    def behind(prefixes: Sequence[str], texts: Sequence[str]) -> list[Ragged]:
+        return [encode([prefix + text for text in texts]) for prefix in prefixes]
+
+    return Encode(encode, behind, lambda text: text.split(SEPARATOR), model.eos_id)
 
 
 def _of_tokenizer(files: Sequence[tuple[str, bytes]]) -> Encode:
@@ -84,7 +90,7 @@ def _of_tokenizer(files: Sequence[tuple[str, bytes]]) -> Encode:
         for name, content in files:
             (Path(folder) / name).write_bytes(content)
         own = open_tokenizer(Path(folder))
-    return Encode(own.arrays, own.parts, own.eos_id)
+    return Encode(own.arrays, own.behind, own.parts, own.eos_id)
 
 
 def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> dict[str, Ragged]:
@@ -94,18 +100,21 @@ def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> di
     """
     of_columns = prefixes(style).of_columns
     inputs = [*map(attrgetter("input"), examples)]
-    parted = any(SEPARATOR in text for text in inputs)
+    rest = None
+    if any(SEPARATOR in text for text in inputs):
+        parts = [*map(encode.parts, inputs)]
+        inputs = [first for first, *_ in parts]
+        rest = _of_rows((behind for _, *behind in parts), encode)
+    of_inputs = dict(zip(of_columns, encode.behind([*of_columns.values()], inputs), strict=True))
 
     def column(name: str) -> Ragged:
         if name == SAMPLES:
             return _of_rows(map(attrgetter("rationales"), examples), encode)
-        if (prefix := of_columns.get(name)) is None:
+        if name not in of_inputs:
             targets = [*map(attrgetter(TARGETS[name]), examples)]
             return _ended([*filter(None, targets)], [*map(bool, targets)], encode)
-        texts = [prefix + text for text in inputs]
-        if parted:
-            return _of_rows(map(encode.parts, texts), encode)
-        return _ended(texts, None, encode)
+        firsts = _with_end(of_inputs.pop(name), encode.eos_id)
+        return firsts if rest is None else side_by_side([firsts, rest])
 
     return {name: column(name) for name in (*TOKEN_COLUMNS, SAMPLES)}
 
@@ -120,19 +129,19 @@ def _of_rows(rows: Iterable[Sequence[str]], encode: Encode) -> Ragged:
     return _ended(texts, counts, encode)
 
 
-def _ended(texts: list[str], counts: list[int] | list[bool] | None, encode: Encode) -> Ragged:
-    """As `_of_rows`, of the texts of all rows and how many each has; None: one, an input."""
-    # Targets come again, as labels do: each is encoded once. To look inputs up takes time.
-    distinct = dict.fromkeys(texts if counts else ())
+def _ended(texts: list[str], counts: list[int] | list[bool], encode: Encode) -> Ragged:
+    """As `_of_rows`, of the texts of all rows and how many each has."""
+    # Targets come again, as labels do: each is encoded once.
+    distinct = dict.fromkeys(texts)
     few = 0 < len(distinct) < 0.9 * len(texts)
-    ids = encode([*distinct] if few else texts)
-    offsets = ids.offsets + np.arange(len(ids.offsets))
-    ended = Ragged(np.insert(ids.values, ids.ends, encode.eos_id), offsets)
+    ended = _with_end(encode([*distinct] if few else texts), encode.eos_id)
     if few:
         numbers = {text: number for number, text in enumerate(distinct)}
         at = np.fromiter(map(numbers.__getitem__, texts), np.int64, len(texts))
-        lengths = ended.lengths()[at]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        ended = Ragged(join_rows(ended, at, lengths), offsets)
-    last = slice(None) if counts is None else np.cumsum([0, *counts])
-    return Ragged(ended.values, ended.offsets[last])
+        ended = side_by_side([ended.take(at)])
+    return Ragged(ended.values, ended.offsets[np.cumsum([0, *counts])])
+
+
+def _with_end(ids: Ragged, eos_id: int) -> Ragged:
+    offsets = ids.offsets + np.arange(len(ids.offsets))
+    return Ragged(np.insert(ids.values, ids.ends, eos_id), offsets)
