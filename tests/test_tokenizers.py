@@ -168,7 +168,7 @@ def of_white_space(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=alphabet, special_tokens=["</s>"]
     )
-    backend.train_from_iterator(["a\n \tb\n \n\n  c \t\td"] * 50, trainer)
+    backend.train_from_iterator(["a\n \tb\n \n\n  c \t\td", "e\n\n\n\nf"] * 50, trainer)
     folder = tmp_path_factory.mktemp("white_space")
     backend.save(str(folder / FAST))
     return FastTokenizer(folder, files_of(folder))
@@ -187,7 +187,12 @@ def joining(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
         normalization_rule_tsv=str(folder / "rules.tsv"),
     )
     rules = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue()).normalizer_spec
-    pieces = [("<unk>", 0.0), *((chr(i), -2.0 - i / 1000) for i in range(33, 127)), ("▁", -2.0), ("]x", -1.0)]
+    pieces = [
+        ("<unk>", 0.0),
+        *((chr(i), -2.0 - i / 1000) for i in range(33, 127)),
+        ("▁", -2.0),
+        ("]x", -1.0),
+    ]
     backend = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=0))
     backend.normalizer = tokenizers.normalizers.Precompiled(rules.precompiled_charsmap)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
@@ -225,11 +230,15 @@ def test_texts_cut_into_words_are_those_whole(
     ]
     spaces, rng = [*"    \n\n\t\r\xa0\u3000", ""], np.random.default_rng(0)
     lines = rng.choice(bits, (3000, 4)), rng.choice(spaces, (3000, 4, 3))
-    rows = zip(*(line.tolist() for line in lines), strict=True)
-    texts = ["".join(word + "".join(gap) for word, gap in zip(*row, strict=True)) for row in rows]
+    few = rng.choice(["a", "fish."], (300, 4)), rng.choice([" ", *"\n" * 3, ""], (300, 4, 4))
+    texts = [
+        "".join(word + "".join(gap) for word, gap in zip(*row, strict=True))
+        for words, gaps in (lines, few)
+        for row in zip(words.tolist(), gaps.tolist(), strict=True)
+    ]
     assert own.encode_all(texts) == [*map(own.encode, texts)]
     assert isinstance(own, FileTokenizer)
-    texts = texts[:500]
+    texts = texts[-500:]
     for prefixes in PREFIXES:
         for prefix, found in zip(prefixes, own.behind(prefixes, texts), strict=True):
             rows = [found[row].tolist() for row in range(len(found))]

@@ -6,6 +6,7 @@ Rows come in parts. A part is tokenised by itself, here or by a worker of Apache
 
 import json
 import logging
+import re
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ PROGRESS_SECONDS = 2.0
 
 CHARACTERS_OF = ("input", "label", "teacher_label", "rationale")
 """Text columns whose characters are counted."""
+
+_ESCAPED = re.compile(r'["\\\x00-\x1f]').search
 
 Tokenise = Callable[[Any], Columns]
 """A part's rows, or what tells them -> its columns. Can be pickled, as can the part."""
@@ -72,15 +75,19 @@ class TaskRows:
         from dss_jax.data.seqio_tokens import encoder, token_columns
 
         texts = {column: [*map(attrgetter(column), examples)] for column in TEXT_COLUMNS}
-        allowed, quoted = texts["allowed_labels"], json.encoder.encode_basestring
-        # As json.dumps, which takes five times as long for a list as for what is in it.
-        shown = {own: f"[{', '.join(map(quoted, own))}]" for own in dict.fromkeys(allowed)}
-        texts["allowed_labels"] = [*map(shown.__getitem__, allowed)]
+        texts["allowed_labels"] = [*map(_listed, texts["allowed_labels"])]
         encode = encoder(self.vocabulary, self.extra_ids)
         return {
             **token_columns(examples, encode, self.style),
             **{column: text_column(own) for column, own in texts.items()},
         }
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """As JSON, in a quarter of json's own time where no label needs an escape."""
+    if not labels or _ESCAPED("".join(labels)):
+        return json.dumps(labels, ensure_ascii=False)
+    return '["' + '", "'.join(labels) + '"]'
 
 
 def content_of(vocabulary: Path) -> bytes | tuple[tuple[str, bytes], ...]:

@@ -82,7 +82,8 @@ class Joined(_Columns):
         self._parts = parts
 
     def __getitem__(self, column: str) -> Ragged:
-        return joined([part[column] for part in self._parts])
+        parts = [part[column] for part in self._parts]
+        return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def write_store(

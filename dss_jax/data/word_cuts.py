@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,31 +15,31 @@ _SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
 _JOINS = r"[^\pL\pN\pP\pS\pZ\p{Cc}]|[\x{e33}\x{eb3}\x{ff9e}\x{ff9f}]"
 """Characters that may change together with the space before them (UAX 29: Extend, SpacingMark)."""
 
-_SPACES = "\t-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-"""White space that is not the space."""
+_SPACES = "\t\v-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""White space that is neither the space nor a line's end."""
 
 
 class _Cut(NamedTuple):
     """How texts are cut.
 
     Attributes:
-      spaces: each stands between two words.
-      mark: put in the place of such a space; its first character is where Arrow cuts.
+      marked: what stands between two words -> what is put in its place before Arrow cuts.
+      mark: where Arrow cuts.
       odd: pattern, for RE2 too, of texts that are not cut so.
       rest: what cuts those.
     """
 
-    spaces: str = ""
+    marked: Mapping[str, str] = {}
     mark: str = " "
     odd: str = ""
     rest: Callable[[str], list[str]] = lambda text: [text]
 
 
-_T5 = _Cut(spaces="\n", odd="$^")
+_T5 = _Cut(marked={"\n": " "}, odd="$^")
 _SPACE_FIRST = _Cut(  # GPT-2, RoBERTa, CodeT5.
-    spaces=" ",
-    mark="\0 ",
-    odd=f"^ | $|  | [{_SPACES}]|[{_SPACES}] |\0",
+    marked={" ": "\0 ", "\n": "\0\n", "\n\0\n": "\n\n"},
+    mark="\0",
+    odd=f"^ | $|  | \n|\n |\n{{3}}|[ \n][{_SPACES}]|[{_SPACES}][ \n]|\0",
     rest=re.compile(r"\s*\S+|\s+").findall,
 )
 _NO_RUNS = _Cut(odd="^ | $|  |\u2581")
@@ -118,9 +118,9 @@ def cutter(backend: Any) -> Callable[[Sequence[str]], Any]:
         odd = compute.match_substring_regex(column, f"{cut.odd}|{whole}")
         odd = odd.to_numpy(zero_copy_only=False)
         plain = column.filter(~odd)
-        for space in cut.spaces:
-            plain = compute.replace_substring(plain, space, cut.mark)
-        found = compute.split_pattern(plain, cut.mark[:1])
+        for space, mark in cut.marked.items():
+            plain = compute.replace_substring(plain, space, mark)
+        found = compute.split_pattern(plain, cut.mark)
         if not odd.any():
             return found
         rest = column.filter(odd)
