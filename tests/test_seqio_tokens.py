@@ -237,6 +237,14 @@ def test_inputs_of_rows_without_a_target_are_those_of_rows_with_one(tied: Path) 
         assert not found[column].lengths().any()
 
 
+@settings(max_examples=30, deadline=None)
+@given(labels=st.lists(st.text('ab",\\\x00\t\n\x1f\x7f[]', max_size=3), max_size=3))
+def test_allowed_labels_are_json(labels: list[str]) -> None:
+    row = Example(id="", input="?", allowed_labels=tuple(labels))
+    found = bytes(store_columns([row])["allowed_labels"][0]).decode()
+    assert found == json.dumps(labels, ensure_ascii=False)
+
+
 def test_several_rationales_are_those_of_single_ones() -> None:
     texts = [text for text in TRICKY if text]
     single = store_columns([Example(id=t, input="x", rationale=t) for t in texts])

@@ -85,9 +85,9 @@ class TaskRows:
 
 def _listed(labels: Sequence[str]) -> str:
     """As JSON, in a quarter of json's own time where no label needs an escape."""
-    if not labels or _ESCAPED("".join(labels)):
+    if _ESCAPED("".join(labels)):
         return json.dumps(labels, ensure_ascii=False)
-    return '["' + '", "'.join(labels) + '"]'
+    return '["' + '", "'.join(labels) + '"]' if labels else "[]"
 
 
 def content_of(vocabulary: Path) -> bytes | tuple[tuple[str, bytes], ...]:
