@@ -3,7 +3,8 @@ whose data are made so that rationales help by their order, by their words, or n
 
   python benchmarks/ask/known_answers.py --budget 6 --out benchmarks/results/ask-known.json
 
-Each repeat has seeds of its own. Goes on where it stopped. Who cannot tell is never wrong.
+Each repeat has seeds of its own. Goes on where it stopped: what `--out` has is not asked again, and
+what was broken off goes on in its folder. Who cannot tell is never wrong.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -53,35 +55,35 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=6, help="minutes of an experiment")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--folder", type=Path, default=Path("runs/ask_known"))
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    rows = []
-    for repeat in range(args.repeats):
-        for task, right in RIGHT.items():
-            saved = asked(task, repeat, args.budget, args.folder / f"{task}_{repeat}")
-            said = verdict(saved)
-            gain = saved["answer"]["contrasts"]["helps"]
-            rows.append(
-                {
-                    "task": task,
-                    "repeat": repeat,
-                    "said": said,
-                    "wrong": said not in right | UNKNOWN,
-                    "gain": gain["estimate"]["value"],
-                    "interval": [gain["low"], gain["high"]],
-                    "seeds": gain["estimate"]["seeds"],
-                    "minutes": saved["minutes"],
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
+    rows = json.loads(args.out.read_text())["experiments"] if args.out.exists() else []
+    done = {(row["task"], row["repeat"]) for row in rows}
+    for repeat, (task, right) in product(range(args.repeats), RIGHT.items()):
+        if (task, repeat) in done:
+            continue
+        saved = asked(task, repeat, args.budget, args.folder / f"{task}_{repeat}")
+        said = verdict(saved)
+        gain = saved["answer"]["contrasts"]["helps"]
+        rows.append(
+            {
+                "task": task,
+                "repeat": repeat,
+                "said": said,
+                "wrong": said not in right | UNKNOWN,
+                "gain": gain["estimate"]["value"],
+                "interval": [gain["low"], gain["high"]],
+                "seeds": gain["estimate"]["seeds"],
+                "minutes": saved["minutes"],
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+        report = {"budget": args.budget, "experiments": rows}
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
     for task in RIGHT:
         own = [row for row in rows if row["task"] == task]
         print(
             task, dict(Counter(row["said"] for row in own)), f"{sum(r['wrong'] for r in own)} wrong"
-        )
-    if args.out:
-        args.out.write_text(
-            json.dumps({"budget": args.budget, "experiments": rows}, indent=1) + "\n"
         )
 
 
