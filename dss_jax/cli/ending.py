@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a command soon, whatever it is doing."""
 
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,14 @@ does not, and Python has no other to do it."""
 
 AGAIN = 0.05
 """Seconds after which a signal comes again whose exception was dropped."""
+
+
+OF_THREADS = ("asyncio", "concurrent.futures")
+"""Loggers of what callbacks in other threads raise."""
+
+
+def _before_a_stop(_: logging.LogRecord) -> bool:
+    return not signals.told
 
 
 @contextmanager
@@ -49,7 +58,15 @@ def ends_soon() -> Iterator[None]:
         else:
             dropped(what)
 
+    def in_thread(what: Any) -> None:
+        """Threads of what the signal has ended find things closed: Orbax's, in a restore."""
+        if not signals.told:
+            shown(what)
+
     dropped, sys.unraisablehook = sys.unraisablehook, unraised
+    shown, threading.excepthook = threading.excepthook, in_thread
+    for name in OF_THREADS:
+        logging.getLogger(name).addFilter(_before_a_stop)
     both = (signal.SIGINT, signal.SIGTERM)
     taken = [n for n in both if signal.getsignal(n) is not signal.SIG_IGN]  # As under nohup.
     reader, writer = socket.socketpair()
@@ -62,7 +79,9 @@ def ends_soon() -> Iterator[None]:
             with processes.handled(taken, handle):
                 yield
         finally:
-            sys.unraisablehook = dropped
+            sys.unraisablehook, threading.excepthook = dropped, shown
+            for name in OF_THREADS:
+                logging.getLogger(name).removeFilter(_before_a_stop)
             signal.set_wakeup_fd(wakeup)
             writer.shutdown(socket.SHUT_WR)
             thread.join()
