@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import ipaddress
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from dss_jax.serve.forms import CompletionForm
 from dss_jax.serve.limits import ServeLimits
 from dss_jax.serve.server import bind, run
 from dss_jax.serve.service import Served, Service
-from dss_jax.student.student import Prediction
+from dss_jax.student.student import GeneratedIds, Prediction
 
 TEXTS = [one["input"] for one in EXAMPLES]
 LABELS = [one["allowed_labels"] for one in EXAMPLES]
@@ -440,12 +441,15 @@ class TestOperation:
         with bind("127.0.0.1", 0) as listening, pytest.raises(ZeroDivisionError):
             run(Service(served), listening)
 
-    def test_a_failure_is_our_own_and_in_the_log(self) -> None:
+    @pytest.mark.parametrize(
+        "failing", [lambda *_: 1 / 0, lambda ids, _: [GeneratedIds([5], math.nan, True)] * len(ids)]
+    )
+    def test_a_failure_is_our_own_and_in_the_log(self, failing: Any) -> None:
         student, engine = make_student()
         with client_of(student) as client:
             while not client.service.ready:
                 time.sleep(0.001)
-            engine.generate = lambda *_: 1 / 0  # type: ignore[method-assign]
+            engine.generate = failing  # type: ignore[method-assign]
             with heard() as said:
                 answer = client.post("/v1/predict", json={"input": "a text of mine"})
             refused(answer, 500, "the server's log says why")

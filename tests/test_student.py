@@ -18,7 +18,7 @@ import dss_jax
 from dss_jax.cli.main import main
 from dss_jax.core import student_card
 from dss_jax.core.config import Method
-from dss_jax.core.errors import UsageError
+from dss_jax.core.errors import Diverged, UsageError
 from dss_jax.core.student_card import StudentCard
 from dss_jax.interop.formats import read_weights, write_weights
 from dss_jax.interop.weights import Leaf
@@ -116,15 +116,6 @@ def test_labels_that_the_vocabulary_writes_alike_are_refused(student: Student) -
         student.predict(TEXTS[:2], labels=[["1"], ["正面", "1", "负面"]])
     (one,) = student.predict(TEXTS[:1], labels=["1", "1 ", "负面"])
     assert one.probabilities["1"] == one.probabilities["1 "]
-
-
-def test_a_student_that_is_no_number_answers_nothing(
-    student: Student, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nan = [np.full(2, np.nan, np.float32)]
-    monkeypatch.setattr(student._engine, "rank", lambda *_: nan)
-    with pytest.raises(UsageError, match=r"no number \(NaN\): its parameters are damaged"):
-        student.predict(TEXTS[0], labels=["1", "2"])
 
 
 def test_later_rows_may_have_other_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,9 +276,9 @@ def test_what_is_no_number_is_no_answer(
 
     monkeypatch.setattr(student._engine, "generate", generate)
     monkeypatch.setattr(student, "card", dataclasses.replace(student.card, form=form))
-    with nullcontext() if longest == 3 else pytest.raises(UsageError, match="is no number"):
+    with nullcontext() if longest == 3 else pytest.raises(Diverged, match="is no number"):
         student.predict("a", explain=True)
-    with pytest.raises(UsageError, match="is no number"):
+    with pytest.raises(Diverged, match="is no number"):
         student.complete(["a"], longest)
 
 
@@ -295,7 +286,7 @@ def test_labels_of_no_number_are_no_answer(
     student: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(student._engine, "rank", lambda inputs, labels: [[np.nan, -1.0]])
-    with pytest.raises(UsageError, match="is no number"):
+    with pytest.raises(Diverged, match="is no number"):
         student.predict("a", labels=["yes", "no"])
 
 

@@ -50,8 +50,8 @@ class Mistakes:
 
 
 class Diverged(Said):
-    """Training cannot go on: loss or gradient is not finite, batch after batch. Its text is printed
-    without a traceback.
+    """What is computed is not finite: loss or gradient batch after batch, scores, what a student
+    gives. Its text is printed without a traceback.
     """
 
     status = 1

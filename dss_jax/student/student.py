@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from dss_jax.core.errors import UsageError
+from dss_jax.core.errors import Diverged, UsageError
 from dss_jax.core.method_config import JOINT
 from dss_jax.core.scoring import normal_text
 from dss_jax.core.student_card import StudentCard
@@ -144,7 +144,8 @@ class Student:
 
         Raises:
           UsageError: there is no rationale to give, or the labels do not go with inputs, student
-            or vocabulary; or its parameters are no numbers.
+            or vocabulary.
+          Diverged: what it gives is no number.
         """
         card = self.card
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
@@ -290,7 +291,7 @@ class Student:
 
     def _check_numbers(self, log_probs: Iterable[float]) -> None:
         if any(one != one for one in log_probs):
-            raise UsageError(
+            raise Diverged(
                 f"{self.folder}: what this student gives is no number (NaN): its parameters are "
                 "damaged. Convert or train it again."
             )
