@@ -70,6 +70,8 @@ def served(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
+            while not (cold or service.ready):  # The browser would log that it is not.
+                time.sleep(0.01)
             yield url_of(listening), engine
         finally:
             engine.hold.set()
@@ -124,6 +126,7 @@ class TestBrowser:
         )
         page.choose(1)
         page.shows("result")
+        assert not page.find("reads").is_displayed()
         assert page.find("label").text == wanted.label
         shares = sorted(wanted.probabilities.values(), reverse=True)
         assert page.texts("#bars .number") == [f"{100 * share:.1f} %" for share in shares]
@@ -137,6 +140,24 @@ class TestBrowser:
         assert f"student {'right' if right else 'wrong'}" in page.find("verdict").text
         assert "teacher right" in page.find("verdict").text
         assert page.errors() == []
+
+    def test_a_student_that_reads_a_rationale_is_given_one(self, driver: Any) -> None:
+        card = dataclasses.replace(CARD, form="rationale_input", rationale_prefix=None)
+        with served(card) as (url, _):
+            page = Browser(driver, url)
+            page.shows("reads")
+            page.choose(1)
+            page.shows("result")
+            assert page.find("reads").get_attribute("value") == EXAMPLES[0]["rationale"]
+            page.find("reads").clear()
+            page.find("reads").send_keys(" He eats one. ")
+            page.find("ask").click()
+            both = f"{EXAMPLES[0]['input']}</s>He eats one."
+            wanted = make_student(card)[0].predict(both, labels=EXAMPLES[0]["allowed_labels"])[0]
+            shares = sorted(wanted.probabilities.values(), reverse=True)
+            shown = [f"{100 * share:.1f} %" for share in shares]
+            page.until(lambda: page.texts("#bars .number") == shown)
+            assert page.find("label").text == wanted.label
 
     def test_widths_of_bars_are_the_probabilities(self, page: Browser) -> None:
         page.choose(2)

@@ -100,7 +100,7 @@ def _add_student(app: FastAPI, service: Service) -> None:
     @app.get("/v1/model", tags=["student"])
     async def model() -> ModelAnswer:
         """What the student was trained for, with examples, and what the server takes."""
-        names = ["task", "description", "method", "metric", "explains", "row_labels"]
+        names = ["task", "description", "method", "form", "metric", "explains", "row_labels"]
         names += ["label_prefix", "rationale_prefix"]
         return ModelAnswer(
             id=served.name,

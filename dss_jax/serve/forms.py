@@ -134,6 +134,9 @@ class ModelAnswer(BaseModel):
     task: str
     description: str
     method: str
+    form: str = Field(
+        description='of Method.form; of "rationale_input" an input is "INPUT</s>RATIONALE"'
+    )
     metric: str
     explains: bool
     label_prefix: str = Field(description="of prompts of /v1/completions that ask for a label")

@@ -65,6 +65,8 @@
     }
   };
 
+  const readsRationale = () => card.form === "rationale_input";
+
   const lines = (text) => [...new Set(text.split("\n").map((line) => line.trim()).filter((line) => line))];
 
   const same = (one, other) => one.trim().toLowerCase() === other.trim().toLowerCase();
@@ -139,7 +141,8 @@
       if (card === null) return;
     }
     const number = ++asking;
-    const body = { input: at("input").value, explain: at("explain").checked };
+    const read = at("reads").value.trim();
+    const body = { input: at("input").value + (read && `</s>${read}`), explain: at("explain").checked };
     const labels = lines(at("labels").value);
     if (labels.length) body.labels = labels;
     const asked = example();
@@ -164,6 +167,7 @@
     const found = card.examples[Number(at("examples").value || NaN)];
     if (!found) return;
     at("input").value = found.input;
+    at("reads").value = readsRationale() ? found.rationale : "";
     at("labels").value = (found.allowed_labels || []).join("\n");
     ask();
   };
@@ -177,6 +181,7 @@
     at("facts").replaceChildren(...facts.filter((text) => text).map((text) => element("li", text)));
     at("labels").placeholder = card.labels.join("\n");
     at("labels-note").textContent = card.labels.length ? "(empty: the task's)" : "(empty: any text)";
+    at("reads-field").hidden = !readsRationale();
     at("explain").disabled = !card.explains;
     at("explain").checked = card.explains;
     at("explain").parentElement.title = card.explains ? "" : "This student was not trained to explain.";
