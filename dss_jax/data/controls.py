@@ -8,8 +8,9 @@ Shape letters: n rows, T tokens of all rationales, ends left out.
 import numpy as np
 
 from dss_jax.core.method_config import Method
+from dss_jax.data.beside import side_by_side
 from dss_jax.data.columns import only, permutation
-from dss_jax.data.joint import endings, side_by_side, unended
+from dss_jax.data.joint import endings, unended
 from dss_jax.data.ragged import Ragged, Slices
 
 DRAW = 2**32

@@ -12,9 +12,9 @@ import numpy as np
 
 from dss_jax.core import config
 from dss_jax.core.errors import UsageError
+from dss_jax.data.beside import side_by_side
 from dss_jax.data.columns import only, permutation
 from dss_jax.data.controls import DRAW
-from dss_jax.data.joint import side_by_side
 from dss_jax.data.store import StoreSplit, TokenStore
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import numpy as np
 
 from dss_jax.core.errors import UsageError
 from dss_jax.core.texts import utf8, well_formed
-from dss_jax.data.joint import side_by_side
+from dss_jax.data.beside import side_by_side
 from dss_jax.data.ragged import Ragged, Slices, join_rows, joined
 from dss_jax.data.text_rows import byte_rows, text_column
 from dss_jax.data.tokenizer import SEPARATOR, Tokenizer

@@ -2,27 +2,15 @@
 input, one of several rationales drawn. Shape letters as in `columns`.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
+from dss_jax.data.beside import side_by_side
 from dss_jax.data.columns import Pair, only
-from dss_jax.data.ragged import Ragged, Slices, join_rows
+from dss_jax.data.ragged import Ragged, Slices
 from dss_jax.data.store import SAMPLES, StoreSplit
 
 ANSWER, BECAUSE = "Answer:", "Rationale:"
 """In a target that holds both, what comes before the label, or before the rationale."""
-
-
-def side_by_side(parts: Sequence[Slices]) -> Ragged:
-    """Columns joined row by row: row i is row i of each part, one after another."""
-    lengths = np.stack([part.lengths() for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(lengths.sum(axis=0))])
-    values = np.zeros(offsets[-1], np.int32)
-    for part, own, before in zip(parts, lengths, np.cumsum(lengths, axis=0) - lengths, strict=True):
-        at = np.repeat(offsets[:-1] + before - (np.cumsum(own) - own), own) + np.arange(own.sum())
-        values[at] = join_rows(part, np.arange(len(part)), own)
-    return Ragged(values, offsets)
 
 
 def unended(tokens: Slices) -> Slices:

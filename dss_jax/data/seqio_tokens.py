@@ -22,8 +22,8 @@ from dss_jax.core.machine import processors
 from dss_jax.core.prefixes import prefixes
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import Example
+from dss_jax.data.beside import side_by_side
 from dss_jax.data.file_tokenizers import open_tokenizer
-from dss_jax.data.joint import side_by_side
 from dss_jax.data.ragged import Ragged
 from dss_jax.data.store import SAMPLES, TARGETS, TOKEN_COLUMNS
 from dss_jax.data.tokenizer import SEPARATOR
