@@ -100,12 +100,18 @@ def token_columns(examples: Sequence[Example], encode: Encode, style: str) -> di
     """
     of_columns = prefixes(style).of_columns
     inputs = [*map(attrgetter("input"), examples)]
-    rest = None
+    behind, rest = functools.partial(encode.behind, [*of_columns.values()]), None
     if any(SEPARATOR in text for text in inputs):
-        parts = [*map(encode.parts, inputs)]
-        inputs = [first for first, *_ in parts]
-        rest = _of_rows((behind for _, *behind in parts), encode)
-    of_inputs = dict(zip(of_columns, encode.behind([*of_columns.values()], inputs), strict=True))
+        parts = map(encode.parts, inputs)
+        inputs, counts, others = [], list[int](), list[str]()
+        for first, *behind_it in parts:
+            inputs.append(first)
+            others += behind_it
+            counts.append(len(behind_it))
+        rest = _ended(others, counts, encode)
+    # Whole inputs hardly come again, and to look them up takes time.
+    found = behind(inputs) if rest is None else _each_once(inputs, behind)
+    of_inputs = dict(zip(of_columns, found, strict=True))
 
     def column(name: str) -> Ragged:
         if name == SAMPLES:
@@ -131,15 +137,19 @@ def _of_rows(rows: Iterable[Sequence[str]], encode: Encode) -> Ragged:
 
 def _ended(texts: list[str], counts: list[int] | list[bool], encode: Encode) -> Ragged:
     """As `_of_rows`, of the texts of all rows and how many each has."""
-    # Targets come again, as labels do: each is encoded once.
-    distinct = dict.fromkeys(texts)
-    few = 0 < len(distinct) < 0.9 * len(texts)
-    ended = _with_end(encode([*distinct] if few else texts), encode.eos_id)
-    if few:
-        numbers = {text: number for number, text in enumerate(distinct)}
-        at = np.fromiter(map(numbers.__getitem__, texts), np.int64, len(texts))
-        ended = side_by_side([ended.take(at)])
+    (ended,) = _each_once(texts, lambda own: [_with_end(encode(own), encode.eos_id)])
     return Ragged(ended.values, ended.offsets[np.cumsum([0, *counts])])
+
+
+def _each_once(
+    texts: Sequence[str], columns: Callable[[Sequence[str]], Sequence[Ragged]]
+) -> Sequence[Ragged]:
+    """`columns` of texts; where texts come again, as labels and premises do, of each once."""
+    numbers = dict[str, int]()
+    at = np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
+    if len(numbers) > 0.9 * len(texts):
+        return columns(texts)
+    return [side_by_side([found.take(at)]) for found in columns([*numbers])]
 
 
 def _with_end(ids: Ragged, eos_id: int) -> Ragged:
