@@ -230,7 +230,10 @@ def test_texts_cut_into_words_are_those_whole(
     ]
     spaces, rng = [*"    \n\n\t\r\xa0\u3000", ""], np.random.default_rng(0)
     lines = rng.choice(bits, (3000, 4)), rng.choice(spaces, (3000, 4, 3))
-    few = rng.choice(["a", "fish."], (300, 4)), rng.choice([" ", *"\n" * 3, ""], (300, 4, 4))
+    few = (
+        rng.choice(["a", "fish.", "</s>"], (300, 4)),
+        rng.choice([" ", *"\n" * 3, ""], (300, 4, 4)),
+    )
     texts = [
         "".join(word + "".join(gap) for word, gap in zip(*row, strict=True))
         for words, gaps in (lines, few)

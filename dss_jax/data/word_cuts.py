@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dss_jax.data.text_rows import arrow_texts
+from dss_jax.data.tokenizer import SEPARATOR
 
 _SAME_ALONE = ("Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Lowercase")
 """Normalizers that make the same of a word alone as in its text."""
@@ -97,6 +98,14 @@ def _cut_of(backend: Any, added: Collection[Any]) -> _Cut:
     return _Cut() if within else _LLAMA if llama else _NO_RUNS
 
 
+def _own_word(added: Collection[Any]) -> str:
+    """`SEPARATOR`, where it is a token by itself whatever stands beside it; else ""."""
+    holding = [token for token in added if SEPARATOR in token.content]
+    alone = [token.content for token in holding] == [SEPARATOR]
+    alone = alone and not any(t.lstrip or t.rstrip or t.single_word for t in holding)
+    return SEPARATOR if alone else ""
+
+
 def cutter(backend: Any) -> Callable[[Sequence[str]], Any]:
     """What cuts texts for a tokenizer of the library into words whose ids, each encoded alone, are
     together those of the text: a list array of Arrow's, a row for each text.
@@ -111,14 +120,18 @@ def cutter(backend: Any) -> Callable[[Sequence[str]], Any]:
         for one in added
         if cut is not _T5 or _meets_space(one, one.content)
     }
+    end = _own_word(added) if cut is _SPACE_FIRST else ""
+    marked = {end: f"\0{end}\0"} | {**cut.marked} if end else cut.marked
     whole = f"[\x1c-\x1f{''.join(sorted(firsts))}]|[ \n](?:{_JOINS})"
 
     def words(texts: Sequence[str]) -> Any:
         column = arrow_texts(texts)
-        odd = compute.match_substring_regex(column, f"{cut.odd}|{whole}")
+        # What stands beside it is as at a line's end.
+        looked = compute.replace_substring(column, end, "\n") if end else column
+        odd = compute.match_substring_regex(looked, f"{cut.odd}|{whole}")
         odd = odd.to_numpy(zero_copy_only=False)
         plain = column.filter(~odd)
-        for space, mark in cut.marked.items():
+        for space, mark in marked.items():
             plain = compute.replace_substring(plain, space, mark)
         found = compute.split_pattern(plain, cut.mark)
         if not odd.any():
