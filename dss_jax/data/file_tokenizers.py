@@ -52,6 +52,13 @@ _MARK = b"\xff"
 """No text has it in UTF-8."""
 
 
+def behind_each(
+    arrays: Callable[[Sequence[str]], Ragged], prefixes: Sequence[str], texts: Sequence[str]
+) -> list[Ragged]:
+    """For each prefix what `arrays` gives for the texts behind it."""
+    return [arrays([prefix + text for text in texts]) for prefix in prefixes]
+
+
 class FileTokenizer(Tokenizer):
     """A tokenizer of Hugging Face's."""
 
@@ -65,7 +72,7 @@ class FileTokenizer(Tokenizer):
 
     def behind(self, prefixes: Sequence[str], texts: Sequence[str]) -> list[Ragged]:
         """For each prefix the ids of each text behind it, as `arrays` has them."""
-        return [self.arrays([prefix + text for text in texts]) for prefix in prefixes]
+        return behind_each(self.arrays, prefixes, texts)
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         found = self.arrays(texts)

@@ -23,7 +23,7 @@ from dss_jax.core.prefixes import prefixes
 from dss_jax.core.texts import utf8
 from dss_jax.core.types import Example
 from dss_jax.data.beside import side_by_side
-from dss_jax.data.file_tokenizers import open_tokenizer
+from dss_jax.data.file_tokenizers import behind_each, open_tokenizer
 from dss_jax.data.ragged import Ragged
 from dss_jax.data.store import SAMPLES, TARGETS, TOKEN_COLUMNS
 from dss_jax.data.tokenizer import SEPARATOR
@@ -78,9 +78,7 @@ def encoder(vocabulary: Content, extra_ids: int) -> Encode:
         values, lengths = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
         return Ragged(values, np.cumsum([0, *lengths]))
 
-    def behind(prefixes: Sequence[str], texts: Sequence[str]) -> list[Ragged]:
-        return [encode([prefix + text for text in texts]) for prefix in prefixes]
-
+    behind = functools.partial(behind_each, encode)
     return Encode(encode, behind, lambda text: text.split(SEPARATOR), model.eos_id)
 
 
