@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from reporting import RESULTS, command, digits, in_file_name, processor, write_report
@@ -207,6 +208,7 @@ class Bench:
         import jax
         from decode import Timed
 
+        from dss_jax.evaluate import workers
         from dss_jax.evaluate.engine import Engine
         from dss_jax.model.t5 import T5
         from dss_jax.train.sharding import make_mesh
@@ -221,7 +223,13 @@ class Bench:
             batch_size=self.run.evaluate.batch_size,
         )
         inputs = self.split.tokens(f"{role}_inputs")
-        return lambda: engine(self.params, inputs, self.rows)
+
+        def once() -> None:
+            # One batch after another, as it was then.
+            with mock.patch.object(workers, "WORKERS", 1):
+                engine(self.params, inputs, self.rows)
+
+        return once
 
     def ours(self, role: str, name: str) -> Arm:
         """Texts in, answers out, as `dss predict` has them."""

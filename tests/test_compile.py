@@ -21,7 +21,7 @@ from dss_jax.core.startup import StartClock, process_start
 from dss_jax.layouts.batches import TrainBatches
 from dss_jax.layouts.blocks import Block
 from dss_jax.train import compile as compiling
-from dss_jax.train.compile import Compiled, first_together, keep_compiled_code, shapes_of
+from dss_jax.train.compile import Compiled, keep_compiled_code, shapes_of
 
 MESH = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
 
@@ -95,32 +95,6 @@ class TestCompiled:
                 parts = [batches(step) for batches in all_batches]
                 whole = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
                 assert shapes_of(whole) in announced
-
-
-class TestFirstTogether:
-    def test_alone_a_function_stays_as_it_is(self) -> None:
-        function = jax.jit(jnp.sin)
-        assert first_together(function) is function
-
-    def test_processes_meet_between_compilation_and_first_run(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        done: list[str] = []
-        monkeypatch.setattr(processes, "count", lambda: 2)
-        monkeypatch.setattr(processes, "barrier", lambda: done.append("met"))
-
-        @jax.jit
-        def total(tree: dict, n: int) -> jax.Array:
-            done.append("traced")
-            jax.debug.callback(lambda: done.append("ran"))
-            return sum(map(jnp.sum, jax.tree.leaves(tree)), n)
-
-        call = first_together(total)
-        for tree in ({"a": np.ones(2)}, {"a": np.ones(2)}, {"a": np.ones(3)}, {"b": np.ones(3)}):
-            assert call(tree, 1) == 1 + sum(map(np.sum, tree.values()))
-            jax.effects_barrier()
-        first = ["traced", "met", "ran"]  # It is not traced again to run.
-        assert done == [*first, "ran", *first, *first]
 
 
 class TestUsefulWork:

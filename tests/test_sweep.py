@@ -15,7 +15,7 @@ import pytest
 
 from dss_jax.cli import demo, gin_config, options, sweep, sweep_options
 from dss_jax.cli.main import main
-from dss_jax.core import config, locks
+from dss_jax.core import config, locks, machine
 from dss_jax.core.errors import UsageError
 from dss_jax.core.sweep_config import Cell, Sweep, cells_of, of_sizes, sizes_in
 from dss_jax.run import run_folder
@@ -370,6 +370,9 @@ def test_cores_are_shared_out(monkeypatch) -> None:
     assert cores(4) == [{4}, {5}, {6}, {4}]
     assert slots_of_small(7) == [{}, {}, {}]
     assert slots_of_small(2) == [{}, {}]
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(machine, "ACCELERATORS", (os.devnull,))
+    assert slots_of_small(7) == [{}]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system knows no affinity")

@@ -15,8 +15,8 @@ CGROUP = Path("/sys/fs/cgroup")
 GLIBC = {-8: 1, -4: 0, -1: 2**31 - 1}
 """M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h."""
 
-ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
-"""Of NVIDIA, AMD, TPUs up to v4, and from v5 on."""
+ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
+"""Of NVIDIA, of any GPU in Windows' subsystem, AMD, TPUs up to v4, and from v5 on."""
 
 
 @functools.cache

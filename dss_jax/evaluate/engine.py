@@ -145,7 +145,7 @@ class Engine:
         self, params: Any, tokens_BxS: np.ndarray, ids_B: np.ndarray, longest: int
     ) -> Iterator[tuple[np.ndarray, Decoded]]:
         """Decodes a batch: places in it and their results, the last ones of a place count."""
-        start, advance, take_rows, finish = self._functions = self._functions or self._made(params)
+        start, advance, take_rows, finish = self._functions
         prepared, state = start(params, *put_whole((tokens_BxS, ids_B), self.mesh))
         places, first = np.arange(len(ids_B)), len(ids_B)
         for until in range(CHUNK, longest + CHUNK, CHUNK):
@@ -188,11 +188,15 @@ class Engine:
         out = Decoded(np.zeros((n, width, self.max_decode_length), np.int32), log_probs, scores)
         if not n:
             return out
+        from dss_jax.evaluate.workers import for_each
+
+        self._functions = self._functions or self._made(params)
         numbers = rows if ids is None else ids
         lengths = tuple(lengths or self.lengths_for(inputs, rows))
         row_lengths, last = inputs.lengths()[rows], longest or self.max_decode_length
         order = np.argsort(-row_lengths, kind="stable")
-        for at in eval_batches(order, rows_at_once(n, self.batch_size, self.mesh)):
+
+        def decode(at: np.ndarray) -> None:
             needed = int(row_lengths[at[at >= 0]].max())
             length = next((s for s in lengths if s >= needed), lengths[-1])
             chosen, pad = np.where(at < 0, -1, rows[at]), self._model.config.pad_token_id
@@ -202,6 +206,9 @@ class Engine:
                 there = at[places] >= 0
                 for whole, part in zip(out, decoded, strict=True):
                     whole[at[places][there]] = np.asarray(part)[there]
+
+        batches = eval_batches(order, rows_at_once(n, self.batch_size, self.mesh))
+        for_each(decode, batches, self.mesh)
         return out
 
 

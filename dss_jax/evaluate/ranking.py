@@ -24,6 +24,7 @@ from dss_jax.data.ragged import Slices, join_rows
 from dss_jax.data.store import StoreSplit
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.evaluate.trie import Ids, Trie, trie_of, trie_stream
+from dss_jax.evaluate.workers import for_each
 from dss_jax.layouts.batches import eval_batches
 from dss_jax.layouts.blocks import Block
 from dss_jax.layouts.flat import stream_rows
@@ -115,7 +116,8 @@ class TrieRanker:
         nodes = np.array([len(trie.tokens) for trie in tries], int)
         fitting = fitting_rows(self._config, nodes) * self._streams
         most = min(self._batch_size, 1 << (fitting.bit_length() - 1))
-        for streams, shape in rank_batches(lengths, nodes, most, self._streams):
+
+        def score(streams: np.ndarray, shape: RankShape) -> None:
             parts = [self._stream(inputs, rows, lengths, tries, at, shape) for at in streams]
             batch = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
             by_row = [x.reshape(-1, *x.shape[2:]) for x in batch[1:3]]
@@ -127,6 +129,9 @@ class TrieRanker:
                     edges = len(tries[n].edges)
                     found[n] = tries[n].scores(scores_N[first : first + edges])
                     first += edges
+
+        batches = rank_batches(lengths, nodes, most, self._streams)
+        for_each(lambda one: score(*one), batches, self._mesh)
         return found
 
     def _tries_of(self, labels: Sequence[Sequence[Ids]]) -> list[Trie]:

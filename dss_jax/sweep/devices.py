@@ -7,11 +7,10 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 from dss_jax.core.checks import at_least
 from dss_jax.core.errors import UsageError
-from dss_jax.core.machine import processors
+from dss_jax.core.machine import computes_on_cpus, processors
 
 Environment = dict[str, str]
 
@@ -107,7 +106,6 @@ def slots_of_small(runs: int) -> list[Environment]:
     TPU.
     """
     alone = slots(None, 1, 1)
-    tpu = os.environ.get("JAX_PLATFORMS") != "cpu" and find_spec("libtpu") is not None
-    if any(alone) or tpu:
+    if any(alone) or not computes_on_cpus():
         return alone
     return slots(None, 1, min(runs, processors()))

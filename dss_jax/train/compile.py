@@ -165,27 +165,6 @@ def cache_counts() -> CacheCounts:
     return counts
 
 
-def first_together(function: Callable) -> Callable:
-    """A jitted function that all processes begin to run together: see `processes.barrier`.
-
-    Every process must call it, with the same shapes in the same order.
-    """
-    if processes.count() == 1:
-        return function
-    met: set[tuple] = set()
-
-    def call(*args: Any) -> Any:
-        leaves, structure = jax.tree.flatten(args)
-        key = structure, tuple(map(jax.typeof, leaves))
-        if key not in met:
-            function.lower(*args).compile()  # type: ignore[attr-defined]  # JAX keeps it.
-            processes.barrier()
-            met.add(key)
-        return function(*args)
-
-    return call
-
-
 def fingerprint(run: config.Run, mesh: Mesh, first: Any) -> str:
     """All that a step is made from, but for its name and the shapes of a batch.
 
@@ -271,11 +250,16 @@ class Compiled:
         call it, and begin the first call of each shape together.
         """
         key = shapes_of(batch)
-        if key not in self._compiled:
+        if (known := self._compiled.get(key)) is None:
             made: Future[Callable] = Future()
-            made.set_result(self._compile(batch))
-            self._compiled[key] = made
-        function = self._compiled[key].result()
+            # Threads that meet a shape at the same time wait for the first of them.
+            if (known := self._compiled.setdefault(key, made)) is made:
+                try:
+                    made.set_result(self._compile(batch))
+                except BaseException as error:
+                    del self._compiled[key]
+                    made.set_exception(error)
+        function = known.result()
         if key not in self._met:
             processes.barrier()
             self._met.add(key)

@@ -23,7 +23,7 @@ from dss_jax.model.build import model_of
 from dss_jax.model.t5 import T5
 from dss_jax.train import loss as losses
 from dss_jax.train import sharding
-from dss_jax.train.compile import Compiled, first_together, step_options
+from dss_jax.train.compile import Compiled, abstract, step_options
 
 Metrics = dict[str, jax.Array]
 TaskWeights = tuple[float | jax.Array, float | jax.Array]
@@ -259,7 +259,7 @@ class Program:
         first, plain = self.abstract_state, self.abstract_params
         self.train_step = Compiled.kept("train step", run, mesh, train_step.lower, first)
         self.eval_step = Compiled.kept("losses", run, mesh, eval_step.lower, plain)
-        self._drawing: dict[frozenset[str], Callable] = {}
+        self._drawing: dict[frozenset[str], Compiled] = {}
 
     def merge(self, params: dict) -> dict:
         """Parameters of the state -> of the plain model; without LoRA the same."""
@@ -296,10 +296,11 @@ class Program:
             opt_state = self._optimizer.init(lora.split(nested(drawn | there))[0])
             return {n: drawn[n] for n in missing}, opt_state
 
+        step, seed_array, none = self._scalars(seed)
         if missing not in self._drawing:
             out = {name: places[name] for name in missing}, self._placed.opt_state
-            self._drawing[missing] = first_together(jax.jit(draw, out_shardings=out))
-        step, seed_array, none = self._scalars(seed)
+            lower = functools.partial(jax.jit(draw, out_shardings=out).lower, abstract(seed_array))
+            self._drawing[missing] = Compiled(lower, self.mesh)
         with sharding.on_mesh(self.mesh, self._run.mesh.logical_axis_rules):
             drawn, opt_state = self._drawing[missing](seed_array, there)
         return TrainState(step, nested(there | drawn), opt_state, seed_array, none)
