@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dss_jax.core import config
-from dss_jax.evaluate.workers import WORKERS, for_each, workers
+from dss_jax.evaluate.workers import WORKERS, for_each, share_of, workers
 from dss_jax.train.compile import Compiled
 from dss_jax.train.sharding import make_mesh
 
@@ -25,6 +25,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_core_has_a_batch_of_its_own_on_one_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert workers(MESH) == 2
     assert workers(make_mesh(config.Mesh(), jax.devices()[:2])) == 1
+    assert [share_of(rows, MESH) for rows in (256, 5, 1)] == [128, 3, 1], "together as many rows"
     monkeypatch.setenv("NPROC", "64")
     assert workers(MESH) == WORKERS
 

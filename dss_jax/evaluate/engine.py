@@ -89,8 +89,11 @@ class Engine:
           batch_size: inputs decoded at once, over all devices; cut to `input_length`.
           shapes: how many padded input lengths, and how many smaller batches, at most.
         """
+        from dss_jax.evaluate.workers import share_of
+
         search = replace(search, eos_id=model.config.eos_token_id)
-        self.mesh, self.batch_size, self.max_decode_length = mesh, batch_size, max_decode_length
+        self.mesh, self.max_decode_length = mesh, max_decode_length
+        self.batch_size = share_of(batch_size, mesh)
         self._model, self._rules, self._search, self._shapes = model, rules, search, shapes
         self._limit, self._sizes = input_length, (input_length, length_multiple, shapes)
         self._functions: tuple[Compiled, ...] = ()

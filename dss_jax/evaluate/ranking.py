@@ -24,7 +24,7 @@ from dss_jax.data.ragged import Slices, join_rows
 from dss_jax.data.store import StoreSplit
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.evaluate.trie import Ids, Trie, trie_of, trie_stream
-from dss_jax.evaluate.workers import for_each
+from dss_jax.evaluate.workers import for_each, share_of
 from dss_jax.layouts.batches import eval_batches
 from dss_jax.layouts.blocks import Block
 from dss_jax.layouts.flat import stream_rows
@@ -89,7 +89,7 @@ class TrieRanker:
         """Nothing is compiled yet. `params`: those of the plain model, or their shapes, dtypes and
         shardings.
         """
-        self._mesh, self._batch_size = mesh, run.evaluate.batch_size
+        self._mesh, self._batch_size = mesh, share_of(run.evaluate.batch_size, mesh)
         self._limit, self._config = run.data.input_length, model.config
         self._streams = data_parallelism(mesh)
         jitted = jax.jit(

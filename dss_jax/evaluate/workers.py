@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from dss_jax.core.machine import processors
 
 WORKERS = 4
-"""Batches side by side at most, whose memory adds up. More than two cores were not at hand."""
+"""Batches side by side at most. More than two cores were not at hand."""
 
 Item = TypeVar("Item")
 
@@ -28,6 +28,13 @@ def workers(mesh: Mesh) -> int:
     if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu":
         return 1
     return min(WORKERS, int(os.environ.get("NPROC") or processors()))
+
+
+def share_of(batch_size: int, mesh: Mesh) -> int:
+    """Rows of each of the batches that are worked on at once, of so many rows together: memory is
+    that of one whole batch.
+    """
+    return -(-batch_size // max(1, workers(mesh)))
 
 
 def for_each(work: Callable[[Item], None], items: Iterable[Item], mesh: Mesh) -> None:

@@ -18,14 +18,15 @@ from dss_jax.data.ragged import Ragged
 from dss_jax.data.tokenizer import Tokenizer
 from dss_jax.evaluate.engine import Engine
 from dss_jax.evaluate.ranking import TrieRanker
+from dss_jax.evaluate.workers import workers
 from dss_jax.interop.open_model import OpenedModel, open_model
 from dss_jax.model.matmul import on_cpu
 from dss_jax.model.sampling import SampleSearch
 from dss_jax.run.run_folder import CONFIG
 from dss_jax.student.student import WARM_UP, GeneratedIds, Ids
 
-BATCH_SIZES = {"cpu": 64}
-"""Inputs at once, by platform; 256 on others."""
+BATCH_SIZE, CPU_BATCH_SIZE, CPU_BATCHES = 256, 64, 2
+"""Inputs at once; on a CPU so many in a batch at most, and the memory of so many such batches."""
 
 DTYPES = ("float32", "bfloat16")
 
@@ -80,10 +81,10 @@ class XlaEngine:
         mesh mean.
         """
         self.origin, self._params, mesh = opened.origin, opened.params, opened.mesh
-        platform = mesh.devices.flat[0].platform
-        evaluate = dataclasses.replace(
-            run.evaluate, batch_size=BATCH_SIZES.get(platform, 256), decode="greedy"
-        )
+        batch_size = BATCH_SIZE
+        if mesh.devices.flat[0].platform == "cpu":
+            batch_size = CPU_BATCH_SIZE * max(1, min(CPU_BATCHES, workers(mesh)))
+        evaluate = dataclasses.replace(run.evaluate, batch_size=batch_size, decode="greedy")
         run = dataclasses.replace(run, model=opened.model.config, evaluate=evaluate)
         self._run, self._model, self._mesh = run, opened.model, mesh
         self._lengths = padded_lengths(run.data.input_length)
