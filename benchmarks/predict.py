@@ -22,6 +22,7 @@ JSON file and a picture.
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import shutil
@@ -214,22 +215,19 @@ class Bench:
         from dss_jax.train.sharding import make_mesh
 
         lengths = self.lengths[role][self.rows]
-        engine = Engine(
-            T5(self.run.model),
-            make_mesh(config.Mesh(), jax.devices()[:1]),
-            self.run.mesh.logical_axis_rules,
-            Timed(lengths=tuple(map(int, lengths))),
-            max_decode_length=self.run.evaluate.max_decode_length if role == "label" else 128,
-            batch_size=self.run.evaluate.batch_size,
-        )
+        # One batch after another, as it was then.
+        alone = functools.partial(mock.patch.object, workers, "WORKERS", 1)
+        with alone():
+            engine = Engine(
+                T5(self.run.model),
+                make_mesh(config.Mesh(), jax.devices()[:1]),
+                self.run.mesh.logical_axis_rules,
+                Timed(lengths=tuple(map(int, lengths))),
+                max_decode_length=self.run.evaluate.max_decode_length if role == "label" else 128,
+                batch_size=self.run.evaluate.batch_size,
+            )
         inputs = self.split.tokens(f"{role}_inputs")
-
-        def once() -> None:
-            # One batch after another, as it was then.
-            with mock.patch.object(workers, "WORKERS", 1):
-                engine(self.params, inputs, self.rows)
-
-        return once
+        return alone()(lambda: engine(self.params, inputs, self.rows))
 
     def ours(self, role: str, name: str) -> Arm:
         """Texts in, answers out, as `dss predict` has them."""

@@ -27,14 +27,14 @@ def workers(mesh: Mesh) -> int:
     """
     if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu":
         return 1
-    return min(WORKERS, int(os.environ.get("NPROC") or processors()))
+    return max(1, min(WORKERS, int(os.environ.get("NPROC") or processors())))
 
 
 def share_of(batch_size: int, mesh: Mesh) -> int:
     """Rows of each of the batches that are worked on at once, of so many rows together: memory is
     that of one whole batch.
     """
-    return -(-batch_size // max(1, workers(mesh)))
+    return -(-batch_size // workers(mesh))
 
 
 def for_each(work: Callable[[Item], None], items: Iterable[Item], mesh: Mesh) -> None:

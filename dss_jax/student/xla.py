@@ -83,7 +83,7 @@ class XlaEngine:
         self.origin, self._params, mesh = opened.origin, opened.params, opened.mesh
         batch_size = BATCH_SIZE
         if mesh.devices.flat[0].platform == "cpu":
-            batch_size = CPU_BATCH_SIZE * max(1, min(CPU_BATCHES, workers(mesh)))
+            batch_size = CPU_BATCH_SIZE * min(CPU_BATCHES, workers(mesh))
         evaluate = dataclasses.replace(run.evaluate, batch_size=batch_size, decode="greedy")
         run = dataclasses.replace(run, model=opened.model.config, evaluate=evaluate)
         self._run, self._model, self._mesh = run, opened.model, mesh
