@@ -391,3 +391,13 @@ def test_mistakes_on_the_command_line(run: Path, tmp_path: Path, capsys) -> None
         assert main(["convert", "--from", "orbax", str(run), "--to", *arguments]) == 2, arguments
         assert says in capsys.readouterr().err
         assert not Path(new).exists()
+
+
+def test_a_card_whose_examples_have_no_labels_is_converted(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    card = json.loads((copy / "student.json").read_text())
+    card["examples"] = [{"input": one["input"]} for one in card["examples"]]
+    (copy / "student.json").write_text(json.dumps(card))
+    assert main([*CONVERT, str(tmp_path / "student"), "--from", "orbax", str(copy)]) == 0
+    assert load(tmp_path / "student").card.examples[0]["label"] == ""

@@ -367,6 +367,16 @@ def test_what_is_asked_wrongly(student: Student, copy: Path) -> None:
             "student.json cannot be read as .* two fields are called 'task'",
         ),
         (
+            lambda f: (f / "student.json").write_text('{"format": 1, "examples": [{"a": ""}]}'),
+            "student.json cannot be read as .* input of an example must be text, not None",
+        ),
+        (
+            lambda f: (f / "student.json").write_text(
+                '{"format": 1, "examples": [{"input": "x", "allowed_labels": "yes"}]}'
+            ),
+            "allowed_labels of an example must be a list such as",
+        ),
+        (
             lambda f: (f / "t5_config.json").write_text('{"extra_ids": 1, "extra_ids": 2}'),
             "t5_config.json cannot be read .*two fields are called 'extra_ids'",
         ),
@@ -378,8 +388,8 @@ def test_what_is_asked_wrongly(student: Student, copy: Path) -> None:
         (lambda f: _cut(f), r"checkpoints/1 is damaged: params/\S+ has [\d,]+ bytes, not"),
     ],
     ids=[
-        *("folder", "checkpoints", "vocabulary", "spiece", "card", "card twice", "shape twice"),
-        *("spans", "unfit", "truncated"),
+        *("folder", "checkpoints", "vocabulary", "spiece", "card", "card twice", "no input"),
+        *("allowed", "shape twice", "spans", "unfit", "truncated"),
     ],
 )
 def test_a_folder_that_is_no_student_says_what_is_wrong(copy: Path, change, message: str) -> None:

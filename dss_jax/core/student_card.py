@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dss_jax.core import strict_json
-from dss_jax.core.checks import Section, setting
+from dss_jax.core.checks import Rule, Section, setting
 from dss_jax.core.config import Run
 from dss_jax.core.errors import UsageError
 from dss_jax.core.method_config import FORMS, JOINT
@@ -44,7 +44,7 @@ class StudentCard(Section):
       max_decode_length, max_rationale_length: longest label and rationale, in tokens.
       metric: name of the task's scorer.
       examples: rows of the test split: input, label, allowed_labels, teacher_label, rationale (the
-        teacher's); "" where unknown.
+        teacher's); "" where unknown, which a card written by hand may leave out.
     """
 
     task: str = ""
@@ -62,6 +62,10 @@ class StudentCard(Section):
     metric: str = "text_accuracy"
     examples: tuple[dict, ...] = ()
 
+    def check(self) -> None:
+        whole = tuple(map(_whole_example, self.examples))
+        object.__setattr__(self, "examples", whole)
+
     @property
     def explains(self) -> bool:
         """Whether it was trained to give rationales."""
@@ -71,6 +75,17 @@ class StudentCard(Section):
     def longest_label(self) -> int:
         """Most tokens of the text that a label is read from."""
         return self.max_decode_length + (self.max_rationale_length if self.form in JOINT else 0)
+
+
+def _whole_example(example: dict[str, Any]) -> dict[str, Any]:
+    """With all of the fields; UsageError: one is of another kind, or there is no input."""
+    rule, texts = Rule(), ("input", "label", "teacher_label", "rationale")
+    found = {"input": None, **dict.fromkeys(texts[1:], ""), "allowed_labels": []} | example
+    for name in texts:
+        rule.check(f"{name} of an example", found[name], str)
+    allowed = rule.tidy(found["allowed_labels"])
+    rule.check("allowed_labels of an example", allowed, tuple[str, ...])
+    return found
 
 
 def of_run(run: Run, metric: str, **known: Any) -> StudentCard:
