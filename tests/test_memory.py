@@ -115,6 +115,19 @@ def test_plans_go_from_quick_to_small(monkeypatch: pytest.MonkeyPatch) -> None:
         plan(run, roomy, 3)
 
 
+def test_a_tpu_has_the_gradients_three_times_with_microbatches() -> None:
+    whole, parts = (_run("t5_tiny", **TINY, Train__microbatches=n) for n in (1, 4))
+    boxed = boxed_state(whole)
+
+    def gradients(run: config.Run, platform: str) -> int:
+        return memory.estimate(run, boxed, None, platform).gradients
+
+    parameters = memory.estimate(whole, boxed).parameters
+    assert gradients(parts, "tpu") == 3 * parameters
+    assert gradients(parts, "gpu") in (parameters, 2 * parameters)
+    assert gradients(whole, "tpu") in (0, parameters)
+
+
 def test_fewer_heads_than_devices_are_one_on_each() -> None:
     gemma = tuple({**dict(GEMMA), "num_kv_heads": 1}.items())
     run = _run("t5_1_1_tiny", T5Config__gemma=gemma, Mesh__model=2)
