@@ -26,6 +26,9 @@ FORMAT = 1
 EXAMPLES = 20
 """Rows of the test split that are shown with a student."""
 
+TEXTS = ("input", "label", "teacher_label", "rationale")
+"""Fields of such a row that are text; all but the first may be left out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudentCard(Section):
@@ -79,9 +82,9 @@ class StudentCard(Section):
 
 def _whole_example(example: dict[str, Any]) -> dict[str, Any]:
     """With all of the fields; UsageError: one is of another kind, or there is no input."""
-    rule, texts = Rule(), ("input", "label", "teacher_label", "rationale")
-    found = {"input": None, **dict.fromkeys(texts[1:], ""), "allowed_labels": []} | example
-    for name in texts:
+    rule = Rule()
+    found = dict.fromkeys(TEXTS, "") | {"input": None, "allowed_labels": []} | example
+    for name in TEXTS:
         rule.check(f"{name} of an example", found[name], str)
     allowed = rule.tidy(found["allowed_labels"])
     rule.check("allowed_labels of an example", allowed, tuple[str, ...])

@@ -56,7 +56,7 @@ def _some(column: TextColumn) -> Iterator[str]:
 
 
 def _example(split: StoreSplit, row: int) -> dict[str, Any]:
-    columns = ("input", "label", "teacher_label", "rationale")
-    texts = {c: split.text(c)[row] if split.has(c) else "" for c in columns}
-    allowed = split.text("allowed_labels")[row] if split.has("allowed_labels") else "[]"
-    return {**texts, "allowed_labels": json.loads(allowed)}
+    found: dict[str, Any] = {c: split.text(c)[row] for c in student_card.TEXTS if split.has(c)}
+    if split.has("allowed_labels"):
+        found["allowed_labels"] = json.loads(split.text("allowed_labels")[row])
+    return found

@@ -220,11 +220,12 @@ def estimate(
     logits = targets * (local.model.vocab_size or 0) * FLOAT32
     layer = int(WORKING[local.model.remat_policy] * max(kept["encoder"], kept["decoder"]))
     gathered = _gathered(state, sizes, jnp.dtype(run.model.dtype).itemsize)
-    summed, of_part, more = trained if parts > 1 else 0, trained, 1.0
+    # How often the gradients are there, in each of the two moments.
+    at_loss, at_layers, more = (1, 2, 1.0) if parts > 1 else (0, 1, 1.0)
     if (platform or jax.default_backend()) == "tpu":
         more, gathered = TPU_MORE, gathered + _cast(state, run.model.dtype)
         if parts > 1:
-            summed, of_part = TPU_COPIES * trained, 0
+            at_loss = at_layers = TPU_COPIES
 
     def moment(gradients: int, activations: int, working: int) -> Memory:
         return Memory(
@@ -235,8 +236,8 @@ def estimate(
             working=working + gathered,
         )
 
-    of_loss = moment(summed, kept["step"], logits)
-    of_layers = moment(summed + of_part, kept["step"] - logits, layer)
+    of_loss = moment(at_loss * trained, kept["step"], logits)
+    of_layers = moment(at_layers * trained, kept["step"] - logits, layer)
     return max(of_loss, of_layers, key=lambda memory: memory.total)
 
 
@@ -248,7 +249,6 @@ gradients are new."""
 TPU_MORE = 1.25
 """What activations take on a TPU, beside their size: tiles that are not full, copies in another
 layout. Of t5_1_1_small and base on v5e it is 1.16 to 1.30 (docs/compiled.md)."""
-
 
 TPU_COPIES = 3
 """Gradients that a TPU's program with microbatches has at once, from the loss on: their sum, the
