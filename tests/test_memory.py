@@ -95,7 +95,9 @@ def test_plans_go_from_quick_to_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(memory, "_per_row", per_row)
     run = _run("t5_1_1_tiny", **TINY)
-    runs = candidates(run, 4)
+    first = candidates(run, 4, "tpu")[0].mesh
+    assert (first.data, first.fsdp, first.model) == (1, 4, 1), "the update of the state, divided"
+    runs = candidates(run, 4, "gpu")
     assert (runs[0].mesh.data, runs[0].mesh.fsdp, runs[0].mesh.model) == (4, 1, 1)
     assert (runs[0].model.remat_policy, runs[0].train.microbatches) == ("none", 1)
     for candidate in runs:

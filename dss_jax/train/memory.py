@@ -288,9 +288,12 @@ MAX_COUNT = 512
 
 REMAT_COST = {"none": 1.0, "minimal": 1.1, "full": 1.3}
 MICROBATCH_COST, FSDP_COST, MODEL_COST = 1.03, 1.05, 1.15
+UPDATE_SHARE = {"tpu": 0.3, "gpu": 0.0}
 """Rules of thumb for the time of a step: full remat is a second forward pass; each doubling of
-the microbatches makes products smaller; FSDP gathers parameters, once; each doubling of the model
-axis adds sums inside every layer. They only decide the order in which plans are tried."""
+the microbatches makes products smaller; FSDP gathers parameters, once, and divides the optimizer's
+share of the step, which on a TPU is large (docs/compiled.md, "Every size"; of GPUs not known); each
+doubling of the model axis adds sums inside every layer. They only decide the order in which plans
+are tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,16 +307,17 @@ class Plan:
         return self.memory.total <= device.usable
 
 
-def _cost(run: config.Run) -> float:
+def _cost(run: config.Run, platform: str) -> float:
     remat, parts = REMAT_COST[run.model.remat_policy], run.train.microbatches
     of_batch = remat * MICROBATCH_COST ** math.log2(parts)
     of_fsdp = FSDP_COST if run.mesh.fsdp > 1 else 1.0
+    of_fsdp -= UPDATE_SHARE[platform] * (1 - 1 / run.mesh.fsdp)
     return of_batch * of_fsdp * MODEL_COST ** math.log2(run.mesh.model)
 
 
-def candidates(run: config.Run, count: int) -> list[config.Run]:
+def candidates(run: config.Run, count: int, platform: str) -> list[config.Run]:
     """The run on every mesh of `count` devices that can share it, with each remat policy and 1, 2,
-    4 ... microbatches; the quickest first.
+    4 ... microbatches; the quickest on a platform, "tpu" or "gpu", first.
     """
     m, batch = run.model, run.data.batch_size
     gemma = _shared(m).values()
@@ -336,7 +340,7 @@ def candidates(run: config.Run, count: int) -> list[config.Run]:
                         own = replace(m, remat_policy=policy)
                         yield replace(run, mesh=mesh, train=train, model=own)
 
-    return sorted(all_of(), key=_cost)
+    return sorted(all_of(), key=lambda one: _cost(one, platform))
 
 
 def plan(run: config.Run, device: Device, count: int, boxed: TrainState | None = None) -> Plan:
@@ -351,7 +355,7 @@ def plan(run: config.Run, device: Device, count: int, boxed: TrainState | None =
     """
     boxed = boxed_state(run) if boxed is None else boxed
     plans, platform = [], "tpu" if device.title.startswith("TPU") else "gpu"
-    for candidate in candidates(run, count):
+    for candidate in candidates(run, count, platform):
         plans.append(Plan(run=candidate, memory=estimate(candidate, boxed, None, platform)))
         if plans[-1].fits(device):
             return plans[-1]
