@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from reporting import RESULTS, command, processor, write_report
 
 HERE = Path(__file__).resolve().parent
-FILE, PICTURE = RESULTS / "compiled.json", RESULTS / "compiled.svg"
+FILE, PICTURE = RESULTS / "compiled.json", RESULTS / "compiled.png"
 BATCH = 64
 T5X = ("t5x", "t5x-scalable")
 OURS = ("before", "now", "fsdp")
@@ -303,7 +303,6 @@ def draw(cells: dict[str, dict[str, Any]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "compiled"  # The same file each time.
     from matplotlib import pyplot
 
     arms = [c for c in CELLS[: len(PACKED)] if "cycles" in cells.get(c.name, {})]
@@ -319,7 +318,7 @@ def draw(cells: dict[str, dict[str, Any]], file: Path) -> None:
     axes.set_xlabel(f"estimated cycles, millions: {first.chips}, {first.model}, {first.task}")
     axes.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
+    figure.savefig(file, dpi=150)
 
 
 def main(arguments: list[str]) -> int:
