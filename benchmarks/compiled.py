@@ -34,7 +34,7 @@ FILE, PICTURE = RESULTS / "compiled.json", RESULTS / "compiled.png"
 BATCH = 64
 T5X = ("t5x", "t5x-scalable")
 OURS = ("before", "now", "fsdp")
-"""All are data parallel; "fsdp" is "now" with the mesh that `dss fit` gives a TPU slice."""
+"""All but "fsdp" are data parallel: that is "now" with the mesh that `dss fit` gives TPU slices."""
 PACKED = (*OURS, *T5X)
 
 
