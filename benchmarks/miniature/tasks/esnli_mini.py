@@ -18,4 +18,5 @@ TASK = DistillationTask(
     ),
     to_example=plain_example,
     scorer=TEXT_ACCURACY,
+    labels=("contradiction", "entailment", "neutral"),
 )
