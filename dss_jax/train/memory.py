@@ -249,8 +249,8 @@ gradients are new."""
 TPU_MORE = 1.55
 """What activations take on a TPU, beside their size: tiles that are not full, copies in another
 layout, and room between arrays (libtpu asks for a third more than what lives at once). By libtpu's
-own figures it is 1.2 to 1.5 of most models, and up to 2.5; with 1.55 all sizes but one are within
-15 % (docs/compiled.md)."""
+own figures it is 1.2 to 1.5 of most models, and up to 2.5; with 1.55 every size that was compiled
+is within 15 % (docs/compiled.md)."""
 
 TPU_COPIES = 3
 """Gradients that a TPU's program with microbatches has at once, from the loss on: their sum, the
