@@ -93,12 +93,13 @@ def _lowered(spec: dict[str, Any]) -> tuple[Any, list]:
     devices = list(_devices(spec))
     kinds = ("model", spec["model"]), ("method", "dss"), ("task", spec["task"])
     files = [gin_config.named_file(kind, name, []) for kind, name in kinds]
+    fsdp = len(devices) if spec["arm"] == "fsdp" else 1
     bindings = [
         f"Data.batch_size = {BATCH}",
         f"Data.layout = '{spec['layout']}'",
         "T5Config.dtype = 'bfloat16'",
-        f"Mesh.data = {1 if spec['arm'] == 'fsdp' else len(devices)}",
-        f"Mesh.fsdp = {len(devices) if spec['arm'] == 'fsdp' else 1}",
+        f"Mesh.data = {len(devices) // fsdp}",
+        f"Mesh.fsdp = {fsdp}",
         f"Task.data_dir = '{spec['data']}'",
         f"Vocabulary.path = '{spec['vocabulary']}'",
     ]

@@ -255,8 +255,8 @@ is within 15 % (docs/compiled.md)."""
 TPU_COPIES = 3
 """Gradients that a TPU's program with microbatches has at once, from the loss on: their sum, the
 part's, of which the zeros are written before the forward pass, and one more, by libtpu's own
-figures of t5_1_1_small and base on v5e: these are within 7 % of the estimate with 3, and with 2 it
-was 13 to 22 % too low (docs/compiled.md)."""
+figures of t5_1_1_small and base on v5e: these are within 12 % of the estimate with 3, and with 2,
+and activations of 1.25 times their size, it was 13 to 22 % too low (docs/compiled.md)."""
 
 
 def _cast(state: TrainState, dtype: str) -> int:
